@@ -112,9 +112,7 @@ impl From<PeerId> for DeviceId {
 }
 
 /// An inode number, the same on every member; 1 is the root.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Ino(pub u64);
 
 impl Ino {
@@ -177,7 +175,10 @@ mod tests {
 
     #[test]
     fn op_keys_sort_as_ops_do() {
-        let op = |stamp, device| OpId { stamp: Stamp(stamp), device: DeviceId(device) };
+        let op = |stamp, device| OpId {
+            stamp: Stamp(stamp),
+            device: DeviceId(device),
+        };
         let ops = [op(1, 9), op(2, 1), op(2, 2), op(300, 0)];
         for pair in ops.windows(2) {
             assert!(pair[0] < pair[1] && pair[0].to_key() < pair[1].to_key());

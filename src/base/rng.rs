@@ -21,12 +21,16 @@ impl std::fmt::Debug for Rng {
 impl Rng {
     /// Returns a generator seeded by the machine's entropy.
     pub fn from_entropy() -> Self {
-        Self { inner: Arc::new(Mutex::new(ChaCha20Rng::from_entropy())) }
+        Self {
+            inner: Arc::new(Mutex::new(ChaCha20Rng::from_entropy())),
+        }
     }
 
     /// Returns a generator that always yields the same stream for one seed: tests and simulations.
     pub fn from_seed(seed: u64) -> Self {
-        Self { inner: Arc::new(Mutex::new(ChaCha20Rng::seed_from_u64(seed))) }
+        Self {
+            inner: Arc::new(Mutex::new(ChaCha20Rng::seed_from_u64(seed))),
+        }
     }
 
     /// Returns random bytes.

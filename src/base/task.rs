@@ -7,7 +7,10 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 
 /// Spawns a future on the current runtime.
-#[expect(clippy::disallowed_methods, reason = "the one place that spawns futures")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that spawns futures"
+)]
 pub fn spawn<F>(future: F) -> tokio::task::JoinHandle<F::Output>
 where
     F: Future + Send + 'static,
@@ -18,7 +21,9 @@ where
 
 /// Starts a named thread.
 pub fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(body)
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
 }
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -31,7 +36,9 @@ pub struct Pool {
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pool").field("inline", &self.queue.is_none()).finish()
+        f.debug_struct("Pool")
+            .field("inline", &self.queue.is_none())
+            .finish()
     }
 }
 
@@ -62,7 +69,9 @@ impl Pool {
                 }
             })?;
         }
-        Ok(Self { queue: Some(sender) })
+        Ok(Self {
+            queue: Some(sender),
+        })
     }
 
     /// Runs `job`, later and elsewhere for a pool with threads.

@@ -50,9 +50,14 @@ pub struct SystemClock {
 
 impl SystemClock {
     /// Returns the clock; its monotonic time starts at zero now.
-    #[expect(clippy::disallowed_methods, reason = "the one place that asks the machine for time")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that asks the machine for time"
+    )]
     pub fn new() -> Self {
-        Self { started: std::time::Instant::now() }
+        Self {
+            started: std::time::Instant::now(),
+        }
     }
 }
 
@@ -63,7 +68,10 @@ impl Default for SystemClock {
 }
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "the one place that asks the machine for time")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that asks the machine for time"
+    )]
     fn wall(&self) -> Timespec {
         match std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
             Ok(since) => Timespec {
@@ -91,16 +99,27 @@ pub struct SimClock {
 
 impl SimClock {
     /// Returns a clock that shows `start_ms` (since 1970) now and follows the runtime's time.
-    #[expect(clippy::disallowed_methods, reason = "the simulated clock reads the paused runtime")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the simulated clock reads the paused runtime"
+    )]
     pub fn new(start_ms: u64) -> Arc<Self> {
-        let runtime_start =
-            tokio::runtime::Handle::try_current().ok().map(|_| tokio::time::Instant::now());
-        Arc::new(Self { start_ms, runtime_start, extra_ms: AtomicU64::new(0) })
+        let runtime_start = tokio::runtime::Handle::try_current()
+            .ok()
+            .map(|_| tokio::time::Instant::now());
+        Arc::new(Self {
+            start_ms,
+            runtime_start,
+            extra_ms: AtomicU64::new(0),
+        })
     }
 
     /// Moves this clock alone forwards: skew, or time passing where there is no runtime.
     pub fn advance(&self, by: Duration) {
-        self.extra_ms.fetch_add(u64::try_from(by.as_millis()).unwrap_or(0), Ordering::Relaxed);
+        self.extra_ms.fetch_add(
+            u64::try_from(by.as_millis()).unwrap_or(0),
+            Ordering::Relaxed,
+        );
     }
 }
 
@@ -114,7 +133,9 @@ impl Clock for SimClock {
     }
 
     fn monotonic(&self) -> Duration {
-        let elapsed = self.runtime_start.map_or(Duration::ZERO, |start| start.elapsed());
+        let elapsed = self
+            .runtime_start
+            .map_or(Duration::ZERO, |start| start.elapsed());
         elapsed + Duration::from_millis(self.extra_ms.load(Ordering::Relaxed))
     }
 }
@@ -131,9 +152,14 @@ pub async fn sleep(duration: Duration) {
 }
 
 /// Runs `future` for at most `duration` of the runtime's time.
-#[expect(clippy::disallowed_methods, reason = "the one place that sets deadlines")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that sets deadlines"
+)]
 pub async fn timeout<F: Future>(duration: Duration, future: F) -> Result<F::Output, Elapsed> {
-    tokio::time::timeout(duration, future).await.map_err(|_| Elapsed)
+    tokio::time::timeout(duration, future)
+        .await
+        .map_err(|_| Elapsed)
 }
 
 /// A hybrid logical clock reading: milliseconds since 1970 above a 20-bit counter.
@@ -174,7 +200,9 @@ pub struct Hlc {
 impl Hlc {
     /// Returns a clock that has seen everything up to `last`.
     pub fn new(last: Stamp) -> Self {
-        Self { last: AtomicU64::new(last.0) }
+        Self {
+            last: AtomicU64::new(last.0),
+        }
     }
 
     /// Returns a fresh stamp.
@@ -183,7 +211,9 @@ impl Hlc {
         let issue = |last: u64| wall.max(last.saturating_add(1));
         let previous = self
             .last
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(issue(last)))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+                Some(issue(last))
+            })
             .unwrap_or_else(|last| last);
         Stamp(issue(previous))
     }

@@ -1,0 +1,9 @@
+//! The integration tests of the library, one binary: each module is one rung of the ladder.
+
+mod fs_model;
+mod node_join;
+mod sim;
+mod store_crash;
+mod tidy;
+mod volume_laws;
+mod wire_decode;

@@ -1,0 +1,391 @@
+//! A network in memory: seeded delay, loss, partitions, death and return of whole machines.
+//!
+//! All waiting goes through the runtime's time, all chance through one seeded generator, and all
+//! order through ordered maps, so that under paused time on one thread a seed replays everything.
+//! What a real network does to QUIC is kept, and only that:
+//!
+//! - A message takes a random delay, so messages overtake each other.
+//! - Across a partition messages wait, as retransmissions would; a connection that stays cut for
+//!   [`IDLE_TIMEOUT`](super::IDLE_TIMEOUT) dies on both sides, each on its own.
+//! - A killed machine says nothing: its peers notice after [`IDLE_TIMEOUT`](super::IDLE_TIMEOUT). A transport that is
+//!   closed tells its peers.
+//! - A lost request ends as [`TransportError::TimedOut`] after [`RPC_TIMEOUT`]; so does a lost
+//!   reply, and then the request was executed. Duplicates come from callers that retry.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+
+use super::{CONNECT_TIMEOUT, Connection, Transport, TransportError};
+use crate::base::limits::RPC_TIMEOUT;
+use crate::base::time::sleep;
+use crate::base::{PeerId, Rng};
+
+mod link;
+
+use link::{Link, SimConnection};
+
+/// Connections that wait for `accept`; more are refused.
+const BACKLOG_MAX: usize = 256;
+
+/// The network that simulated transports talk through; clones are the same network.
+///
+/// Its methods that cut, kill or heal must be called within a tokio runtime.
+#[derive(Clone)]
+pub struct SimNet {
+    net: Arc<Net>,
+}
+
+/// What the network carried so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SimStats {
+    /// Requests and replies that set out.
+    pub messages: u64,
+    /// Those that were lost.
+    pub lost: u64,
+    /// Bytes of all that set out, bodies and payloads.
+    pub bytes: u64,
+    /// Connections that were made.
+    pub connections: u64,
+}
+
+impl SimNet {
+    /// Returns a network without loss and with a delay of 1 ms each way.
+    pub fn new(seed: u64) -> Self {
+        let (topology, _) = watch::channel(0);
+        Self {
+            net: Arc::new(Net {
+                rng: Rng::from_seed(seed),
+                topology,
+                state: Mutex::new(State {
+                    delay_min: Duration::from_millis(1),
+                    delay_max: Duration::from_millis(1),
+                    loss_permille: 0,
+                    bytes_per_second: None,
+                    endpoints: BTreeMap::new(),
+                    cut: BTreeSet::new(),
+                    links: BTreeMap::new(),
+                    link_next: 0,
+                    stats: SimStats::default(),
+                }),
+            }),
+        }
+    }
+
+    /// Starts a machine at `addr` whose handshakes prove `peer` and show `spki`.
+    ///
+    /// A machine that is still there is killed first, so this is also how one restarts.
+    pub fn transport(&self, addr: SocketAddr, peer: PeerId, spki: Vec<u8>) -> Arc<dyn Transport> {
+        self.kill(addr);
+        let (backlog, accepted) = mpsc::channel(BACKLOG_MAX);
+        let (down, _) = watch::channel(false);
+        let endpoint = Arc::new(Endpoint {
+            addr,
+            peer,
+            spki,
+            backlog,
+            down,
+        });
+        let mut state = self.net.state.lock();
+        state.endpoints.insert(addr, Arc::clone(&endpoint));
+        Arc::new(SimTransport {
+            net: Arc::clone(&self.net),
+            endpoint,
+            accepted: tokio::sync::Mutex::new(accepted),
+        })
+    }
+
+    /// Sets how long a message travels one way, evenly between two bounds.
+    pub fn set_delay(&self, min: Duration, max: Duration) {
+        let mut state = self.net.state.lock();
+        state.delay_min = min.min(max);
+        state.delay_max = min.max(max);
+    }
+
+    /// Sets how many of a thousand messages and connection attempts are lost.
+    pub fn set_loss_permille(&self, permille: u32) {
+        self.net.state.lock().loss_permille = permille;
+    }
+
+    /// Sets how fast a message flows once it is on its way; `None` is at once.
+    pub fn set_bytes_per_second(&self, rate: Option<u64>) {
+        self.net.state.lock().bytes_per_second = rate;
+    }
+
+    /// Cuts every path between an address of `left` and one of `right`, both ways.
+    pub fn partition(&self, left: &[SocketAddr], right: &[SocketAddr]) {
+        self.net.cut(pairs(left, right).chain(pairs(right, left)));
+    }
+
+    /// Cuts the paths from `from` to `to` alone: `to` is still heard by `from`.
+    pub fn partition_one_way(&self, from: &[SocketAddr], to: &[SocketAddr]) {
+        self.net.cut(pairs(from, to));
+    }
+
+    /// Mends every cut, and ends all loss.
+    pub fn heal(&self) {
+        let mut state = self.net.state.lock();
+        state.loss_permille = 0;
+        state.cut.clear();
+        let links = state.live_links();
+        drop(state);
+        for link in links {
+            link.heard_again();
+        }
+        self.net.topology.send_modify(|version| *version += 1);
+    }
+
+    /// Pulls the plug of the machine at `addr`: it says nothing more and its peers are not told.
+    pub fn kill(&self, addr: SocketAddr) {
+        let mut state = self.net.state.lock();
+        let Some(endpoint) = state.endpoints.remove(&addr) else {
+            return;
+        };
+        let links = state.live_links();
+        drop(state);
+        endpoint.down.send_replace(true);
+        for link in links {
+            link.machine_died(addr);
+        }
+        self.net.topology.send_modify(|version| *version += 1);
+    }
+
+    /// Returns the addresses of the machines that run, in order.
+    pub fn alive(&self) -> Vec<SocketAddr> {
+        self.net.state.lock().endpoints.keys().copied().collect()
+    }
+
+    /// Returns what the network carried so far.
+    pub fn stats(&self) -> SimStats {
+        self.net.state.lock().stats
+    }
+}
+
+impl std::fmt::Debug for SimNet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SimNet")
+            .field("alive", &self.alive())
+            .finish()
+    }
+}
+
+fn pairs<'a>(
+    from: &'a [SocketAddr],
+    to: &'a [SocketAddr],
+) -> impl Iterator<Item = (SocketAddr, SocketAddr)> + 'a {
+    from.iter()
+        .flat_map(move |from| to.iter().map(move |to| (*from, *to)))
+}
+
+struct Net {
+    rng: Rng,
+    /// Counts the changes of `cut` and `endpoints`, for those who wait for one.
+    topology: watch::Sender<u64>,
+    state: Mutex<State>,
+}
+
+struct State {
+    delay_min: Duration,
+    delay_max: Duration,
+    loss_permille: u32,
+    bytes_per_second: Option<u64>,
+    endpoints: BTreeMap<SocketAddr, Arc<Endpoint>>,
+    /// Paths (from, to) on which nothing moves.
+    cut: BTreeSet<(SocketAddr, SocketAddr)>,
+    links: BTreeMap<u64, Weak<Link>>,
+    link_next: u64,
+    stats: SimStats,
+}
+
+impl State {
+    fn live_links(&mut self) -> Vec<Arc<Link>> {
+        self.links.retain(|_, link| link.strong_count() > 0);
+        self.links.values().filter_map(Weak::upgrade).collect()
+    }
+}
+
+impl Net {
+    fn cut(&self, paths: impl Iterator<Item = (SocketAddr, SocketAddr)>) {
+        let mut state = self.state.lock();
+        state.cut.extend(paths);
+        let mut links = state.live_links();
+        links.retain(|link| {
+            let (a, b) = link.addrs();
+            state.cut.contains(&(a, b)) || state.cut.contains(&(b, a))
+        });
+        drop(state);
+        for link in links {
+            link.fell_silent();
+        }
+        self.topology.send_modify(|version| *version += 1);
+    }
+
+    fn is_cut(&self, from: SocketAddr, to: SocketAddr) -> bool {
+        self.state.lock().cut.contains(&(from, to))
+    }
+
+    fn delay(&self) -> Duration {
+        let (min, max) = {
+            let state = self.state.lock();
+            (state.delay_min, state.delay_max)
+        };
+        let span_us = u64::try_from((max - min).as_micros()).unwrap_or(u64::MAX);
+        min + Duration::from_micros(self.rng.below(span_us.saturating_add(1)))
+    }
+
+    fn is_lost(&self) -> bool {
+        let permille = u64::from(self.state.lock().loss_permille);
+        // No draw without loss: turning loss on must not change the delays before it.
+        permille > 0 && self.rng.below(1000) < permille
+    }
+
+    /// Carries a message of `bytes` from one address to another; false where it got lost on the
+    /// way, which is told after [`RPC_TIMEOUT`]. Waits while the path is cut.
+    async fn carry(&self, from: SocketAddr, to: SocketAddr, bytes: usize) -> bool {
+        let lost = self.is_lost();
+        let flow = {
+            let mut state = self.state.lock();
+            state.stats.messages += 1;
+            state.stats.lost += u64::from(lost);
+            state.stats.bytes += bytes as u64;
+            state.bytes_per_second.map_or(Duration::ZERO, |rate| {
+                Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64)
+            })
+        };
+        if lost {
+            sleep(RPC_TIMEOUT).await;
+            return false;
+        }
+        sleep(self.delay() + flow).await;
+        let mut topology = self.topology.subscribe();
+        while self.is_cut(from, to) {
+            // The sender lives in `self`.
+            let _ = topology.changed().await;
+        }
+        true
+    }
+}
+
+struct Endpoint {
+    addr: SocketAddr,
+    peer: PeerId,
+    spki: Vec<u8>,
+    backlog: mpsc::Sender<Arc<dyn Connection>>,
+    down: watch::Sender<bool>,
+}
+
+impl Endpoint {
+    async fn went_down(&self) {
+        // The sender lives in `self`.
+        let _ = self.down.subscribe().wait_for(|down| *down).await;
+    }
+}
+
+struct SimTransport {
+    net: Arc<Net>,
+    endpoint: Arc<Endpoint>,
+    accepted: tokio::sync::Mutex<mpsc::Receiver<Arc<dyn Connection>>>,
+}
+
+impl SimTransport {
+    async fn dial(&self, addr: SocketAddr) -> Result<Arc<dyn Connection>, TransportError> {
+        let here = self.endpoint.addr;
+        let out = self.net.delay();
+        let reachable = |state: &State| {
+            !state.cut.contains(&(here, addr)) && !state.cut.contains(&(addr, here))
+        };
+        sleep(out).await;
+        let lost = self.net.is_lost();
+        let target = {
+            let state = self.net.state.lock();
+            let target = state.endpoints.get(&addr).cloned();
+            target.filter(|_| !lost && reachable(&state))
+        };
+        let Some(target) = target else {
+            sleep(CONNECT_TIMEOUT.saturating_sub(out)).await;
+            return Err(TransportError::Unreachable { addr });
+        };
+        sleep(self.net.delay()).await;
+        if *target.down.borrow() {
+            sleep(CONNECT_TIMEOUT.saturating_sub(out * 2)).await;
+            return Err(TransportError::Unreachable { addr });
+        }
+        let (ours, theirs) = self.link(&target);
+        if target.backlog.try_send(Arc::new(theirs)).is_err() {
+            return Err(TransportError::Unreachable { addr });
+        }
+        Ok(Arc::new(ours))
+    }
+
+    /// Makes a connection between this machine and another.
+    fn link(&self, target: &Endpoint) -> (SimConnection, SimConnection) {
+        let link = Link::new(&self.net, &self.endpoint, target);
+        let mut state = self.net.state.lock();
+        let number = state.link_next;
+        state.link_next += 1;
+        state.stats.connections += 1;
+        state.links.insert(number, Arc::downgrade(&link));
+        let cut = state.cut.contains(&(self.endpoint.addr, target.addr))
+            || state.cut.contains(&(target.addr, self.endpoint.addr));
+        drop(state);
+        if cut {
+            link.fell_silent();
+        }
+        SimConnection::pair(link)
+    }
+}
+
+#[async_trait]
+impl Transport for SimTransport {
+    fn local_addr(&self) -> SocketAddr {
+        self.endpoint.addr
+    }
+
+    async fn connect(&self, addr: SocketAddr) -> Result<Arc<dyn Connection>, TransportError> {
+        tokio::select! {
+            biased;
+            () = self.endpoint.went_down() => Err(TransportError::Closed {
+                reason: "this transport was closed".to_owned(),
+            }),
+            dialled = self.dial(addr) => dialled,
+        }
+    }
+
+    async fn accept(&self) -> Option<Arc<dyn Connection>> {
+        let mut accepted = self.accepted.lock().await;
+        tokio::select! {
+            biased;
+            () = self.endpoint.went_down() => None,
+            connection = accepted.recv() => connection,
+        }
+    }
+
+    async fn close(&self) {
+        let here = self.endpoint.addr;
+        let links = {
+            let mut state = self.net.state.lock();
+            // A machine that was restarted at this address is somebody else.
+            let ours = state
+                .endpoints
+                .get(&here)
+                .is_some_and(|endpoint| Arc::ptr_eq(endpoint, &self.endpoint));
+            if !ours {
+                return;
+            }
+            state.endpoints.remove(&here);
+            state.live_links()
+        };
+        self.endpoint.down.send_replace(true);
+        for link in links {
+            link.machine_closed(here);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

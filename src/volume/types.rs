@@ -1,0 +1,225 @@
+//! The rows of the view as the rooms above see them.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::base::{ChunkId, DeviceId, Ino, OpId, Timespec};
+
+/// What an inode is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link.
+    Symlink,
+    /// A named pipe.
+    Fifo,
+    /// A Unix socket.
+    Socket,
+    /// A character device.
+    CharDev,
+    /// A block device.
+    BlockDev,
+}
+
+/// One name of an inode: the directory that holds it and the bytes of the name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Place {
+    /// The directory.
+    pub parent: Ino,
+    /// The name in it.
+    pub name: Bytes,
+}
+
+/// A file, directory or other node: everything but its contents, names and extended attributes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inode {
+    /// Its number, the same on every member.
+    pub ino: Ino,
+    /// What it is.
+    pub kind: FileKind,
+    /// Permission bits with setuid, setgid and sticky: `0o7777` at most.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number of a character or block device, else 0.
+    pub rdev: u64,
+    /// Bytes of a file; length of the target of a symlink; 0 for others.
+    pub size: u64,
+    /// Bytes of a file that extents cover: what is not a hole.
+    pub stored: u64,
+    /// Names of it, as `st_nlink`: 2 + subdirectories for a directory; 0 once removed.
+    pub nlink: u32,
+    /// Entries of a directory, without `.` and `..`; 0 for others.
+    pub entries: u64,
+    /// Extended attributes that it has.
+    pub xattrs: u32,
+    /// Last change of content.
+    pub mtime: Timespec,
+    /// Last change of anything.
+    pub ctime: Timespec,
+    /// Birth.
+    pub btime: Timespec,
+    /// Target of a symlink.
+    pub target: Option<Bytes>,
+    /// The op that made the present content: what a write names as its base.
+    pub version: OpId,
+    /// The op that changed any attribute last.
+    pub meta: OpId,
+    /// The op that made it.
+    pub created_by: OpId,
+    /// Where it is, for a directory and for what has one name; where it was last, for what has
+    /// none. With more names: one of the places that it had. `None` for the root.
+    pub home: Option<Place>,
+}
+
+impl Inode {
+    /// Returns true for a directory.
+    pub fn is_dir(&self) -> bool {
+        self.kind == FileKind::Dir
+    }
+
+    /// Returns true when no name is left: kept while open, or until no write can bring it back.
+    pub fn is_orphan(&self) -> bool {
+        self.nlink == 0
+    }
+}
+
+/// An entry of a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dirent {
+    /// The name.
+    pub name: Bytes,
+    /// The inode that it names.
+    pub ino: Ino,
+    /// What that inode is.
+    pub kind: FileKind,
+}
+
+/// Where an entry stands in its directory: the keyed hash of its name. The order of a directory,
+/// stable under concurrent change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct DirKey(pub [u8; 16]);
+
+/// Where bytes of a file are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source {
+    /// Here, in the row.
+    Inline(Bytes),
+    /// In a chunk, from `skip` bytes into its plaintext.
+    Chunk {
+        /// The sealed chunk.
+        id: ChunkId,
+        /// Bytes of its plaintext to leave out.
+        skip: u32,
+    },
+}
+
+/// A range of a file that is not a hole. The extents of a file never overlap and lie within its
+/// size; no extent is longer than [`crate::base::limits::CHUNK_BYTES`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// First byte in the file.
+    pub offset: u64,
+    /// Bytes covered; never 0.
+    pub len: u64,
+    /// Where they are.
+    pub src: Source,
+}
+
+impl Extent {
+    /// Returns the first byte after it.
+    pub fn end(&self) -> u64 {
+        self.offset.saturating_add(self.len)
+    }
+}
+
+/// A range that a write puts in place of what was there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece {
+    /// First byte in the file; for an append, from the start of what is appended.
+    pub offset: u64,
+    /// Bytes replaced. At most [`crate::base::limits::CHUNK_BYTES`], but for holes.
+    pub len: u64,
+    /// Where the new bytes are; `None` makes a hole.
+    pub src: Option<Source>,
+}
+
+/// What a conflict was about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ConflictKind {
+    /// Two things at one name: the later one has a conflict name.
+    Name,
+    /// Two writes from one version: the losing content is in a file of its own.
+    Content,
+    /// A removed file was written elsewhere: it is back.
+    WriteAgainstUnlink,
+    /// A removed directory got entries elsewhere: it is back.
+    DirRevived,
+    /// Directories at one name became one.
+    DirsMerged,
+    /// A removal of a directory that had got entries elsewhere: it stays.
+    RmdirDropped,
+    /// A move into its own subtree: dropped.
+    CycleDropped,
+    /// A file that a rename replaced had been changed elsewhere: it is kept.
+    ReplacedKept,
+    /// One file moved twice: it is at the later place.
+    MovedTwice,
+}
+
+/// A conflict: what crossed, and where both sides are now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// The op at which the two met; names the conflict.
+    pub op: OpId,
+    /// What it was about.
+    pub kind: ConflictKind,
+    /// The inode that kept the place.
+    pub ino: Ino,
+    /// The place that was contended.
+    pub place: Option<Place>,
+    /// The inode that stands aside, where there is one.
+    pub other: Option<Ino>,
+    /// The name that it got beside `place`.
+    pub other_name: Option<Bytes>,
+    /// Whose side stands aside.
+    pub device: DeviceId,
+    /// True once someone said that it is settled.
+    pub resolved: bool,
+}
+
+/// What a merge changed in the view: what a kernel cache has to forget.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Attributes of an inode.
+    Attr(Ino),
+    /// The content of a file, and attributes.
+    Content(Ino),
+    /// An entry of a directory.
+    Entry {
+        /// The directory.
+        parent: Ino,
+        /// The name in it.
+        name: Bytes,
+        /// The inode that the name no longer names.
+        gone: Option<Ino>,
+    },
+}
+
+/// Sums over the volume, kept as ops are applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Counts {
+    /// Inodes, those without a name that are still kept included.
+    pub inodes: u64,
+    /// Bytes of files that are not holes.
+    pub bytes: u64,
+    /// Conflicts that nobody has settled.
+    pub conflicts: u64,
+    /// Ops not yet sealed into a segment.
+    pub drafts: u64,
+}

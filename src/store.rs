@@ -1,1 +1,146 @@
-//! (room)
+//! The local disk: the row database and the sealed chunks of one peer, each with a memory twin.
+//!
+//! Owns: [`Rows`] (an ordered, transactional key/value table set), [`Chunks`] (sealed chunks by
+//! id), [`Store`] (the two together), [`state::StateDir`] (the folder they live in, its lock and its
+//! format version), [`codec`] (how row values are encoded), [`memory::MemoryDisk`] (the twin, which
+//! can also crash). Must never know: the network, what rows mean, plaintext of chunks.
+//!
+//! Order of durability: a chunk is durable before the rows that name it, so callers that need both
+//! use [`Store::sync`]. Between syncs the operating system may write anything; what survives a power
+//! cut is everything synced, and of the rows committed later a prefix in commit order. A process
+//! that is killed loses nothing that was committed or put.
+
+pub mod codec;
+pub mod memory;
+
+mod batch;
+mod error;
+mod table;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+pub use batch::Batch;
+pub use error::StoreError;
+pub use table::Table;
+
+use crate::base::ChunkId;
+
+/// Longest key of a row: what the row database can hold less the table tag.
+pub const KEY_MAX_BYTES: usize = 4096;
+
+/// Largest value of a row: a full segment with room for its header and seal.
+pub const VALUE_MAX_BYTES: usize = 8 << 20;
+
+/// Largest sealed chunk that [`Chunks::put`] takes: a full chunk with room for its seal.
+pub const SEALED_MAX_BYTES: usize = (crate::base::limits::CHUNK_BYTES as usize) + 4096;
+
+/// An ordered set of tables with atomic batches.
+///
+/// Reads see every batch committed before them. The order of commits is the order of recovery: of
+/// the batches that were not yet synced a crash keeps a prefix.
+pub trait Rows: Send + Sync + std::fmt::Debug {
+    /// Returns the value of a row, `None` where there is no such row.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Calls `f` for each row with `start <= key < end` in ascending key order until it breaks.
+    ///
+    /// The scan sees the rows as they were when it began; `f` may read and commit.
+    fn scan(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: Option<&[u8]>,
+        f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
+
+    /// Calls `f` for the same rows as [`Rows::scan`], in descending key order.
+    fn scan_rev(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: Option<&[u8]>,
+        f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
+
+    /// Applies all changes of a batch or none; visible at once, durable at the next sync.
+    ///
+    /// [`StoreError::Full`] leaves the rows as they were. Each other error poisons the store.
+    fn commit(&self, batch: Batch) -> Result<(), StoreError>;
+
+    /// Makes everything that was committed before this call durable.
+    ///
+    /// Concurrent callers share one flush of the disk. A failure poisons the store: what the disk
+    /// holds is unknown from then on, so writes are refused and reads still served.
+    fn sync(&self) -> Result<(), StoreError>;
+}
+
+/// How much the chunk store holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ChunkUsage {
+    /// Chunks held.
+    pub count: u64,
+    /// Sum of their sealed lengths.
+    pub bytes: u64,
+}
+
+/// Sealed chunks by id.
+///
+/// The store does not hash what it takes and gives: [`Chunks::get`] after a disk fault can return
+/// bytes that do not match the id, so the caller that needs certainty checks `BLAKE3(bytes) == id`,
+/// deletes what fails and fetches it anew.
+pub trait Chunks: Send + Sync + std::fmt::Debug {
+    /// Stores a chunk; does nothing where it is already held. Durable at the next sync.
+    ///
+    /// [`StoreError::Full`] leaves the store as it was.
+    fn put(&self, id: ChunkId, sealed: &[u8]) -> Result<(), StoreError>;
+
+    /// Returns the sealed bytes as they lie on the disk, `None` where the chunk is not held.
+    ///
+    /// [`StoreError::Corrupt`] says that the disk holds fewer bytes than it should.
+    fn get(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError>;
+
+    /// Returns the sealed length without reading the chunk, `None` where it is not held.
+    fn len(&self, id: ChunkId) -> Result<Option<u64>, StoreError>;
+
+    /// Forgets a chunk; its space returns to the disk after the next sync.
+    fn delete(&self, id: ChunkId) -> Result<(), StoreError>;
+
+    /// Makes the bytes of everything that was put before this call durable.
+    ///
+    /// The index lies in the rows: [`Store::sync`] makes both durable, in the right order.
+    fn sync(&self) -> Result<(), StoreError>;
+
+    /// Calls `f` with the id and sealed length of each chunk, in id order, until it breaks.
+    fn for_each(
+        &self,
+        f: &mut dyn FnMut(ChunkId, u64) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
+
+    /// Returns how much is held.
+    fn usage(&self) -> ChunkUsage;
+}
+
+/// The rows and the chunks of one peer.
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// The row database.
+    pub rows: Arc<dyn Rows>,
+    /// The chunk store.
+    pub chunks: Arc<dyn Chunks>,
+}
+
+impl Store {
+    /// Returns an empty store in memory, for tests; [`memory::MemoryDisk`] is the one that crashes.
+    pub fn memory() -> Self {
+        memory::MemoryDisk::plain().store()
+    }
+
+    /// Makes everything durable that was put and committed before: chunks first, then rows.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.chunks.sync()?;
+        self.rows.sync()
+    }
+}

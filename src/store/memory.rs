@@ -1,0 +1,491 @@
+//! The memory twins of rows and chunks, and a disk in memory that can crash, fill up and rot.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::batch::{Batch, stored_key, stored_range};
+use super::{
+    ChunkUsage, Chunks, KEY_MAX_BYTES, Rows, SEALED_MAX_BYTES, Store, StoreError, Table,
+    VALUE_MAX_BYTES,
+};
+use crate::base::{ChunkId, Rng};
+
+type RowMap = BTreeMap<Vec<u8>, Vec<u8>>;
+type ChunkMap = BTreeMap<ChunkId, Bytes>;
+
+/// A disk in memory that holds one store.
+///
+/// [`MemoryDisk::crash`] gives the disk as a power cut may leave it: everything synced, a prefix of
+/// the later batches of rows, any subset of the later puts and deletes of chunks.
+#[derive(Debug, Clone)]
+pub struct MemoryDisk {
+    state: Arc<Mutex<DiskState>>,
+}
+
+#[derive(Debug, Default)]
+struct DiskState {
+    rows: Arc<RowMap>,
+    chunks: ChunkMap,
+    chunk_bytes: u64,
+    row_bytes: u64,
+    /// What would survive a power cut; `None` where nobody will ask.
+    durable: Option<Durable>,
+    capacity: Option<u64>,
+    failing_syncs: bool,
+    poisoned: bool,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Durable {
+    rows: RowMap,
+    /// Batches committed since the last sync of the rows, in order.
+    unsynced: Vec<Batch>,
+    chunks: ChunkMap,
+    /// Chunks put or deleted since the last sync of the chunks.
+    touched: BTreeSet<ChunkId>,
+}
+
+impl MemoryDisk {
+    /// Returns an empty disk that remembers what is durable, so that it can crash.
+    pub fn new() -> Self {
+        Self::with_state(DiskState {
+            durable: Some(Durable::default()),
+            ..DiskState::default()
+        })
+    }
+
+    /// Returns an empty disk for tests that never crash it; [`MemoryDisk::crash`] empties it.
+    pub(super) fn plain() -> Self {
+        Self::with_state(DiskState::default())
+    }
+
+    fn with_state(state: DiskState) -> Self {
+        Self {
+            state: Arc::new(Mutex::new(state)),
+        }
+    }
+
+    /// Returns the store on this disk. All stores of one disk share their contents.
+    pub fn store(&self) -> Store {
+        Store {
+            rows: Arc::new(MemoryRows(Arc::clone(&self.state))),
+            chunks: Arc::new(MemoryChunks(Arc::clone(&self.state))),
+        }
+    }
+
+    /// Returns the disk that a power cut at this moment leaves, chosen by `rng` among all possible.
+    ///
+    /// This disk and its stores stay as they are, for whoever still runs on them.
+    pub fn crash(&self, rng: &Rng) -> Self {
+        let state = self.state.lock();
+        let Some(durable) = &state.durable else {
+            return Self::plain();
+        };
+        let mut rows = durable.rows.clone();
+        let kept = rng.below(durable.unsynced.len() as u64 + 1);
+        for batch in durable.unsynced.iter().take(kept as usize) {
+            apply(&mut rows, batch.clone());
+        }
+        let mut chunks = durable.chunks.clone();
+        for id in &durable.touched {
+            if rng.below(2) == 0 {
+                continue;
+            }
+            match state.chunks.get(id) {
+                Some(bytes) => chunks.insert(*id, bytes.clone()),
+                None => chunks.remove(id),
+            };
+        }
+        let survived = Durable {
+            rows: rows.clone(),
+            unsynced: Vec::new(),
+            chunks: chunks.clone(),
+            touched: BTreeSet::new(),
+        };
+        Self::with_state(DiskState {
+            chunk_bytes: chunks.values().map(|bytes| bytes.len() as u64).sum(),
+            row_bytes: rows.iter().map(|(k, v)| (k.len() + v.len()) as u64).sum(),
+            rows: Arc::new(rows),
+            chunks,
+            durable: Some(survived),
+            capacity: state.capacity,
+            failing_syncs: false,
+            poisoned: false,
+        })
+    }
+
+    /// Limits what rows and chunks together may take; more is [`StoreError::Full`].
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.state.lock().capacity = bytes;
+    }
+
+    /// Makes each sync fail from now on, or work again; the first failure poisons the store.
+    pub fn fail_syncs(&self, failing: bool) {
+        self.state.lock().failing_syncs = failing;
+    }
+
+    /// Flips one bit of a held chunk, on the disk for good; tells whether it is held.
+    pub fn rot(&self, id: ChunkId) -> bool {
+        let mut state = self.state.lock();
+        let Some(bytes) = state.chunks.get(&id) else {
+            return false;
+        };
+        let mut rotten = bytes.to_vec();
+        if let Some(last) = rotten.last_mut() {
+            *last ^= 1;
+        }
+        let rotten = Bytes::from(rotten);
+        if let Some(durable) = &mut state.durable
+            && durable.chunks.contains_key(&id)
+        {
+            durable.chunks.insert(id, rotten.clone());
+        }
+        state.chunks.insert(id, rotten);
+        true
+    }
+}
+
+impl Default for MemoryDisk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl DiskState {
+    fn check_writable(&self, more_bytes: u64) -> Result<(), StoreError> {
+        if self.poisoned {
+            return Err(StoreError::Poisoned);
+        }
+        match self.capacity {
+            Some(capacity) if self.row_bytes + self.chunk_bytes + more_bytes > capacity => {
+                Err(StoreError::Full)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_sync(&mut self) -> Result<(), StoreError> {
+        self.poisoned |= self.failing_syncs;
+        if self.poisoned {
+            return Err(StoreError::Poisoned);
+        }
+        Ok(())
+    }
+}
+
+/// The rows of a [`MemoryDisk`].
+#[derive(Debug, Clone)]
+struct MemoryRows(Arc<Mutex<DiskState>>);
+
+impl MemoryRows {
+    /// A scan holds no lock while its callback runs, which may read and commit.
+    fn snapshot(&self) -> Arc<RowMap> {
+        Arc::clone(&self.0.lock().rows)
+    }
+}
+
+impl Rows for MemoryRows {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.0.lock().rows.get(&stored_key(table, key)).cloned())
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: Option<&[u8]>,
+        f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let (start, end) = stored_range(table, start, end);
+        if start < end {
+            visit(self.snapshot().range(start..end), f);
+        }
+        Ok(())
+    }
+
+    fn scan_rev(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: Option<&[u8]>,
+        f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let (start, end) = stored_range(table, start, end);
+        if start < end {
+            visit(self.snapshot().range(start..end).rev(), f);
+        }
+        Ok(())
+    }
+
+    fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        let added = check_batch(&batch)?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut state = self.0.lock();
+        // A batch without values only frees room, so a full disk takes it.
+        state.check_writable(added)?;
+        if let Some(durable) = &mut state.durable {
+            durable.unsynced.push(batch.clone());
+        }
+        let (more, less) = apply(Arc::make_mut(&mut state.rows), batch);
+        state.row_bytes = (state.row_bytes + more).saturating_sub(less);
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        let mut state = self.0.lock();
+        state.check_sync()?;
+        if let Some(durable) = &mut state.durable {
+            for batch in std::mem::take(&mut durable.unsynced) {
+                apply(&mut durable.rows, batch);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The chunks of a [`MemoryDisk`].
+#[derive(Debug, Clone)]
+struct MemoryChunks(Arc<Mutex<DiskState>>);
+
+impl Chunks for MemoryChunks {
+    fn put(&self, id: ChunkId, sealed: &[u8]) -> Result<(), StoreError> {
+        check_sealed(sealed)?;
+        let mut state = self.0.lock();
+        if state.chunks.contains_key(&id) {
+            return Ok(());
+        }
+        state.check_writable(sealed.len() as u64)?;
+        state.chunks.insert(id, Bytes::copy_from_slice(sealed));
+        state.chunk_bytes += sealed.len() as u64;
+        if let Some(durable) = &mut state.durable {
+            durable.touched.insert(id);
+        }
+        Ok(())
+    }
+
+    fn get(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.0.lock().chunks.get(&id).cloned())
+    }
+
+    fn len(&self, id: ChunkId) -> Result<Option<u64>, StoreError> {
+        Ok(self
+            .0
+            .lock()
+            .chunks
+            .get(&id)
+            .map(|bytes| bytes.len() as u64))
+    }
+
+    fn delete(&self, id: ChunkId) -> Result<(), StoreError> {
+        let mut state = self.0.lock();
+        if state.poisoned {
+            return Err(StoreError::Poisoned);
+        }
+        if let Some(bytes) = state.chunks.remove(&id) {
+            state.chunk_bytes -= bytes.len() as u64;
+            if let Some(durable) = &mut state.durable {
+                durable.touched.insert(id);
+            }
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        let mut state = self.0.lock();
+        state.check_sync()?;
+        let DiskState {
+            chunks, durable, ..
+        } = &mut *state;
+        if let Some(durable) = durable {
+            for id in std::mem::take(&mut durable.touched) {
+                match chunks.get(&id) {
+                    Some(bytes) => durable.chunks.insert(id, bytes.clone()),
+                    None => durable.chunks.remove(&id),
+                };
+            }
+        }
+        Ok(())
+    }
+
+    fn for_each(
+        &self,
+        f: &mut dyn FnMut(ChunkId, u64) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let held: Vec<(ChunkId, u64)> = {
+            let state = self.0.lock();
+            let lens = state.chunks.iter().map(|(id, b)| (*id, b.len() as u64));
+            lens.collect()
+        };
+        for (id, len) in held {
+            if f(id, len).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn usage(&self) -> ChunkUsage {
+        let state = self.0.lock();
+        ChunkUsage {
+            count: state.chunks.len() as u64,
+            bytes: state.chunk_bytes,
+        }
+    }
+}
+
+fn visit<'a>(
+    rows: impl Iterator<Item = (&'a Vec<u8>, &'a Vec<u8>)>,
+    f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+) {
+    for (key, value) in rows {
+        if f(key.get(1..).unwrap_or_default(), value).is_break() {
+            break;
+        }
+    }
+}
+
+/// Applies a batch; returns the bytes added and removed.
+fn apply(rows: &mut RowMap, batch: Batch) -> (u64, u64) {
+    let (mut more, mut less) = (0, 0);
+    for (key, value) in batch.into_changes() {
+        let key_len = key.len();
+        let replaced = match value {
+            Some(value) => {
+                more += (key_len + value.len()) as u64;
+                rows.insert(key, value)
+            }
+            None => rows.remove(&key),
+        };
+        less += replaced.map_or(0, |old| (key_len + old.len()) as u64);
+    }
+    (more, less)
+}
+
+/// Refuses keys and values beyond the limits; returns the bytes of the values.
+pub(super) fn check_batch(batch: &Batch) -> Result<u64, StoreError> {
+    let mut bytes = 0;
+    for (key, value) in batch.changes() {
+        let len = value.as_ref().map_or(0, Vec::len);
+        for (len, max) in [(key.len(), KEY_MAX_BYTES + 1), (len, VALUE_MAX_BYTES)] {
+            if len > max {
+                return Err(StoreError::TooLarge { len, max });
+            }
+        }
+        bytes += len as u64;
+    }
+    Ok(bytes)
+}
+
+/// Refuses a sealed chunk beyond the limit.
+pub(super) fn check_sealed(sealed: &[u8]) -> Result<(), StoreError> {
+    if sealed.len() > SEALED_MAX_BYTES {
+        return Err(StoreError::TooLarge {
+            len: sealed.len(),
+            max: SEALED_MAX_BYTES,
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(store: &Store, key: &[u8]) -> Option<Vec<u8>> {
+        store.rows.get(Table::Meta, key).unwrap()
+    }
+
+    #[test]
+    fn a_crash_keeps_what_was_synced_and_a_prefix_of_the_rest() {
+        for seed in 0..64 {
+            let rng = Rng::from_seed(seed);
+            let disk = MemoryDisk::new();
+            let store = disk.store();
+            for n in 0..20u8 {
+                let mut batch = Batch::new();
+                batch.put(Table::Meta, [n], [n]);
+                store.rows.commit(batch).unwrap();
+                store.chunks.put(ChunkId([n; 32]), &[n]).unwrap();
+                if n == 9 {
+                    store.sync().unwrap();
+                }
+            }
+            let after = disk.crash(&rng).store();
+            let kept = (0..20u8).take_while(|n| value(&after, &[*n]).is_some());
+            let kept = kept.count() as u8;
+            assert!(kept >= 10, "seed {seed}");
+            assert!(
+                (kept..20).all(|n| value(&after, &[n]).is_none()),
+                "seed {seed}"
+            );
+            for n in 0..10 {
+                assert!(after.chunks.get(ChunkId([n; 32])).unwrap().is_some());
+            }
+            assert_eq!(store.chunks.usage().count, 20);
+        }
+    }
+
+    #[test]
+    fn scans_see_a_snapshot_and_may_write() {
+        let store = Store::memory();
+        let mut batch = Batch::new();
+        for n in 0..10u8 {
+            batch.put(Table::Inode, [n], [n]);
+        }
+        batch.put(Table::Dirent, [0], [0]);
+        store.rows.commit(batch).unwrap();
+        let mut seen = Vec::new();
+        let mut visit = |key: &[u8], _: &[u8]| {
+            let mut batch = Batch::new();
+            batch.delete(Table::Inode, [key[0] + 1]);
+            store.rows.commit(batch).unwrap();
+            seen.push(key[0]);
+            ControlFlow::Continue(())
+        };
+        store
+            .rows
+            .scan(Table::Inode, &[2], Some(&[5]), &mut visit)
+            .unwrap();
+        assert_eq!(seen, [2, 3, 4]);
+        let mut seen = Vec::new();
+        let mut visit = |key: &[u8], _: &[u8]| {
+            seen.push(key[0]);
+            ControlFlow::Continue(())
+        };
+        store
+            .rows
+            .scan_rev(Table::Inode, &[], None, &mut visit)
+            .unwrap();
+        assert_eq!(seen, [9, 8, 7, 6, 2, 1, 0]);
+    }
+
+    #[test]
+    fn a_full_disk_changes_nothing_and_a_failed_sync_poisons() {
+        let disk = MemoryDisk::new();
+        let store = disk.store();
+        disk.set_capacity(Some(100));
+        let id = ChunkId([1; 32]);
+        assert!(matches!(
+            store.chunks.put(id, &[0; 200]),
+            Err(StoreError::Full)
+        ));
+        store.chunks.put(id, &[0; 50]).unwrap();
+        assert!(disk.rot(id));
+        disk.fail_syncs(true);
+        assert!(matches!(store.sync(), Err(StoreError::Poisoned)));
+        disk.fail_syncs(false);
+        let mut batch = Batch::new();
+        batch.put(Table::Meta, b"k", b"v");
+        assert!(matches!(
+            store.rows.commit(batch),
+            Err(StoreError::Poisoned)
+        ));
+        assert!(store.chunks.get(id).unwrap().is_some());
+    }
+}

@@ -1,0 +1,539 @@
+//! The secrets of a volume, by epoch, and what they seal: chunks, segments, names.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::{CryptoError, Result, aead};
+use crate::base::{ChunkId, Ino, Rng};
+
+/// Length that [`VolumeKeys::seal_chunk`] adds to the plaintext.
+pub const SEALED_OVERHEAD_BYTES: usize = CHUNK_HEADER_BYTES + aead::TAG_BYTES;
+
+/// Length that [`VolumeKeys::seal_segment`] adds to the plaintext.
+pub const SEGMENT_OVERHEAD_BYTES: usize = SEGMENT_HEADER_BYTES + aead::TAG_BYTES;
+
+/// Most epochs of a volume: one key a removal of a member, 36 KiB of keys in all.
+pub const EPOCHS_MAX: usize = 1024;
+
+/// A chunk as it is stored and sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedChunk {
+    /// The BLAKE3 of `bytes`.
+    pub id: ChunkId,
+    /// Version u8, epoch u32 LE, keyed hash of the plaintext [32], ciphertext, tag [16].
+    pub bytes: Bytes,
+}
+
+/// Returns the id of sealed bytes, which anybody can check.
+pub fn chunk_id(sealed: &[u8]) -> ChunkId {
+    ChunkId(blake3::hash(sealed).into())
+}
+
+/// The volume's secrets: one 32-byte secret an epoch, all of them held together.
+///
+/// Sealing uses the newest epoch, opening the one that the sealed bytes name. Whoever gets the keys
+/// of an epoch gets those of all before it, and reads what came before; [`VolumeKeys::rotate`]
+/// starts an epoch that those who are removed never learn of.
+///
+/// An epoch's number counts in its upper 12 bits and is random in the lower 20, so that two admins
+/// who rotate at the same time start two epochs; [`VolumeKeys::adopt`] then unites them.
+pub struct VolumeKeys {
+    ring: RwLock<Arc<Ring>>,
+}
+
+struct Ring {
+    epochs: BTreeMap<u32, EpochKeys>,
+    newest: u32,
+    /// Follows from the first epoch's secret, which every member holds.
+    name_key: Zeroizing<[u8; 32]>,
+}
+
+/// What is derived from an epoch's secret, one key for each use.
+#[derive(Clone)]
+struct EpochKeys {
+    secret: [u8; 32],
+    /// Keys the hash of a chunk's plaintext.
+    chunk_hash: [u8; 32],
+    /// Keys the hash that turns that hash into the chunk's AES key.
+    chunk_seal: [u8; 32],
+    /// Keys the hash that turns a segment's salt into its AES key.
+    segment_seal: [u8; 32],
+}
+
+impl Drop for EpochKeys {
+    fn drop(&mut self) {
+        self.secret.zeroize();
+        self.chunk_hash.zeroize();
+        self.chunk_seal.zeroize();
+        self.segment_seal.zeroize();
+    }
+}
+
+impl EpochKeys {
+    fn new(secret: &[u8; 32]) -> Self {
+        Self {
+            secret: *secret,
+            chunk_hash: blake3::derive_key("dfs/1 chunk hash", secret),
+            chunk_seal: blake3::derive_key("dfs/1 chunk key", secret),
+            segment_seal: blake3::derive_key("dfs/1 segment key", secret),
+        }
+    }
+}
+
+impl Ring {
+    fn new(epochs: BTreeMap<u32, EpochKeys>) -> Option<Self> {
+        let first = epochs.get(&FIRST_EPOCH)?;
+        let name_key = Zeroizing::new(blake3::derive_key("dfs/1 name hash", &first.secret));
+        let newest = *epochs.last_key_value()?.0;
+        Some(Self {
+            epochs,
+            newest,
+            name_key,
+        })
+    }
+
+    fn epoch(&self, epoch: u32) -> Result<&EpochKeys> {
+        self.epochs
+            .get(&epoch)
+            .ok_or(CryptoError::UnknownEpoch(epoch))
+    }
+
+    fn newest(&self) -> &EpochKeys {
+        self.epochs
+            .get(&self.newest)
+            .expect("the newest epoch was read from the map that holds it")
+    }
+}
+
+impl VolumeKeys {
+    /// Returns the keys of a new volume: its first epoch.
+    pub fn generate(rng: &Rng) -> Self {
+        let secret = Zeroizing::new(rng.bytes::<32>());
+        let epochs = BTreeMap::from([(FIRST_EPOCH, EpochKeys::new(&secret))]);
+        Self::from_ring(Ring::new(epochs).expect("the first epoch is there"))
+    }
+
+    /// Returns all secrets in clear, to be wrapped for a member or sealed into the state folder.
+    ///
+    /// Layout: version u8, count u32 LE, then for each epoch its number u32 LE and secret [32],
+    /// ascending.
+    pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        let ring = self.ring();
+        // Reserved at once: growth would leave copies of the secrets behind.
+        let length = 1 + 4 + ring.epochs.len() * EPOCH_BYTES;
+        let mut bytes = Zeroizing::new(Vec::with_capacity(length));
+        bytes.push(KEYS_VERSION);
+        bytes.extend_from_slice(&(ring.epochs.len() as u32).to_le_bytes());
+        for (epoch, keys) in &ring.epochs {
+            bytes.extend_from_slice(&epoch.to_le_bytes());
+            bytes.extend_from_slice(&keys.secret);
+        }
+        bytes
+    }
+
+    /// Returns the keys of [`VolumeKeys::to_bytes`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        const MALFORMED: CryptoError = CryptoError::Malformed {
+            what: "volume keys",
+        };
+        let (&version, rest) = bytes.split_first().ok_or(MALFORMED)?;
+        check_version("volume keys", version, KEYS_VERSION)?;
+        let (count, rest) = rest.split_first_chunk::<4>().ok_or(MALFORMED)?;
+        let count = usize::try_from(u32::from_le_bytes(*count)).map_err(|_| MALFORMED)?;
+        if count > EPOCHS_MAX || rest.len() != count * EPOCH_BYTES {
+            return Err(MALFORMED);
+        }
+        let mut epochs = BTreeMap::new();
+        for entry in rest.chunks_exact(EPOCH_BYTES) {
+            let (epoch, secret) = entry.split_first_chunk::<4>().ok_or(MALFORMED)?;
+            let secret: &[u8; 32] = secret.try_into().map_err(|_| MALFORMED)?;
+            let epoch = u32::from_le_bytes(*epoch);
+            if epochs
+                .last_key_value()
+                .is_some_and(|(last, _)| *last >= epoch)
+            {
+                return Err(MALFORMED);
+            }
+            epochs.insert(epoch, EpochKeys::new(secret));
+        }
+        Ring::new(epochs).map(Self::from_ring).ok_or(MALFORMED)
+    }
+
+    /// Returns the epoch that seals from now on.
+    pub fn epoch(&self) -> u32 {
+        self.ring().newest
+    }
+
+    /// Starts a new epoch with a fresh secret and returns its number.
+    ///
+    /// Fails with [`CryptoError::EpochsExhausted`] after [`EPOCHS_MAX`] epochs.
+    pub fn rotate(&self, rng: &Rng) -> Result<u32> {
+        let secret = Zeroizing::new(rng.bytes::<32>());
+        let [low, mid, high, _] = rng.bytes::<4>();
+        let random = u32::from_le_bytes([low, mid, high, 0]) >> (24 - EPOCH_RANDOM_BITS);
+        let mut ring = self.ring.write();
+        let count = (ring.newest >> EPOCH_RANDOM_BITS) + 1;
+        if ring.epochs.len() >= EPOCHS_MAX || count >= 1 << (32 - EPOCH_RANDOM_BITS) {
+            return Err(CryptoError::EpochsExhausted);
+        }
+        let epoch = (count << EPOCH_RANDOM_BITS) | random;
+        let mut epochs = ring.epochs.clone();
+        epochs.insert(epoch, EpochKeys::new(&secret));
+        *ring = Arc::new(Ring::new(epochs).expect("the first epoch is still there"));
+        Ok(epoch)
+    }
+
+    /// Takes over the epochs that `other` has and this has not; returns whether there were any.
+    ///
+    /// Changes nothing where the keys are those of another volume, or where one epoch has two
+    /// secrets ([`CryptoError::EpochConflict`]: two admins rotated at once and drew the same 20
+    /// random bits; rotating again on either side gets out of it).
+    pub fn adopt(&self, other: &Self) -> Result<bool> {
+        let theirs = other.ring();
+        let mut ring = self.ring.write();
+        let mut epochs = ring.epochs.clone();
+        for (&epoch, keys) in &theirs.epochs {
+            let known = epochs.entry(epoch).or_insert_with(|| keys.clone());
+            if known.secret != keys.secret {
+                return Err(match epoch {
+                    FIRST_EPOCH => CryptoError::OtherVolume,
+                    _ => CryptoError::EpochConflict(epoch),
+                });
+            }
+        }
+        if epochs.len() > EPOCHS_MAX {
+            return Err(CryptoError::EpochsExhausted);
+        }
+        let grown = epochs.len() > ring.epochs.len();
+        if grown {
+            *ring = Arc::new(Ring::new(epochs).expect("the first epoch is still there"));
+        }
+        Ok(grown)
+    }
+
+    /// Returns a chunk's plaintext sealed under the newest epoch.
+    ///
+    /// Deterministic: within an epoch equal plaintexts seal to equal bytes, so a volume stores them
+    /// once. The AES key follows from a keyed hash of the plaintext, so it seals nothing else and
+    /// its nonce can be constant; without the volume's secret nobody can test for a content.
+    pub fn seal_chunk(&self, plain: &[u8]) -> SealedChunk {
+        let ring = self.ring();
+        let keys = ring.newest();
+        let hash = blake3::keyed_hash(&keys.chunk_hash, plain);
+        let mut header = [0; CHUNK_HEADER_BYTES];
+        write_header(&mut header, CHUNK_VERSION, ring.newest, hash.as_bytes());
+        let cipher = aead::cipher(&subkey(&keys.chunk_seal, hash.as_bytes()));
+        let nonce = aead::ONE_MESSAGE_NONCE;
+        let bytes = Bytes::from(aead::seal(&cipher, &nonce, &header, &header, plain));
+        SealedChunk {
+            id: chunk_id(&bytes),
+            bytes,
+        }
+    }
+
+    /// Returns the plaintext of a sealed chunk.
+    ///
+    /// That the bytes are those of the wanted [`ChunkId`] is for the caller to check, with
+    /// [`chunk_id`]; this says only that a holder of the volume's keys sealed them.
+    pub fn open_chunk(&self, sealed: &[u8]) -> Result<Vec<u8>> {
+        let (header, body) = sealed
+            .split_first_chunk::<CHUNK_HEADER_BYTES>()
+            .ok_or(CryptoError::Malformed { what: CHUNK })?;
+        let (epoch, hash) = read_header(header, CHUNK, CHUNK_VERSION)?;
+        let ring = self.ring();
+        let cipher = aead::cipher(&subkey(&ring.epoch(epoch)?.chunk_seal, hash));
+        aead::open(&cipher, &aead::ONE_MESSAGE_NONCE, header, body)
+    }
+
+    /// Returns a segment's body sealed under the newest epoch, for the place that `aad` names.
+    ///
+    /// Layout: version u8, epoch u32 LE, random salt [24], ciphertext, tag [16]; the AES key
+    /// follows from the salt.
+    pub fn seal_segment(&self, rng: &Rng, aad: &[u8], plain: &[u8]) -> Vec<u8> {
+        let ring = self.ring();
+        let salt = rng.bytes::<SEGMENT_SALT_BYTES>();
+        let mut header = [0; SEGMENT_HEADER_BYTES];
+        write_header(&mut header, SEGMENT_VERSION, ring.newest, &salt);
+        let cipher = aead::cipher(&subkey(&ring.newest().segment_seal, &salt));
+        let nonce = aead::ONE_MESSAGE_NONCE;
+        aead::seal(&cipher, &nonce, &header, &aead::bind(&header, aad), plain)
+    }
+
+    /// Returns the plaintext of a segment's body that was sealed for the same `aad`.
+    pub fn open_segment(&self, aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>> {
+        let (header, body) = sealed
+            .split_first_chunk::<SEGMENT_HEADER_BYTES>()
+            .ok_or(CryptoError::Malformed { what: SEGMENT })?;
+        let (epoch, salt) = read_header(header, SEGMENT, SEGMENT_VERSION)?;
+        let ring = self.ring();
+        let cipher = aead::cipher(&subkey(&ring.epoch(epoch)?.segment_seal, salt));
+        aead::open(
+            &cipher,
+            &aead::ONE_MESSAGE_NONCE,
+            &aead::bind(header, aad),
+            body,
+        )
+    }
+
+    /// Returns the epoch that sealed bytes (a chunk, a segment's body) name, without opening them.
+    pub fn epoch_of(sealed: &[u8]) -> Option<u32> {
+        let (_, rest) = sealed.split_first()?;
+        rest.first_chunk::<4>()
+            .map(|epoch| u32::from_le_bytes(*epoch))
+    }
+
+    /// Returns the keyed hash of a name in a folder (or of an attribute of an inode).
+    ///
+    /// The same in every epoch and on every member: rows are found by it, and folders are read in
+    /// its order.
+    pub fn name_hash(&self, parent: Ino, name: &[u8]) -> [u8; 16] {
+        let mut hasher = blake3::Hasher::new_keyed(&self.ring().name_key);
+        hasher.update(&parent.0.to_le_bytes());
+        hasher.update(name);
+        let mut hash = [0; 16];
+        hasher.finalize_xof().fill(&mut hash);
+        hash
+    }
+
+    fn from_ring(ring: Ring) -> Self {
+        Self {
+            ring: RwLock::new(Arc::new(ring)),
+        }
+    }
+
+    /// Returns the keys as they are now; the lock is not held while they work.
+    fn ring(&self) -> Arc<Ring> {
+        Arc::clone(&self.ring.read())
+    }
+}
+
+impl fmt::Debug for VolumeKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VolumeKeys(epoch {:#x})", self.epoch())
+    }
+}
+
+const CHUNK: &str = "sealed chunk";
+const SEGMENT: &str = "sealed segment";
+
+const KEYS_VERSION: u8 = 1;
+const CHUNK_VERSION: u8 = 1;
+const SEGMENT_VERSION: u8 = 1;
+
+const FIRST_EPOCH: u32 = 0;
+const EPOCH_RANDOM_BITS: u32 = 20;
+const EPOCH_BYTES: usize = 4 + 32;
+
+/// Version and epoch, which every header begins with.
+const PREFIX_BYTES: usize = 1 + 4;
+const CHUNK_HEADER_BYTES: usize = PREFIX_BYTES + 32;
+/// 192 bits: no two segments of a volume ever draw the same salt.
+const SEGMENT_SALT_BYTES: usize = 24;
+const SEGMENT_HEADER_BYTES: usize = PREFIX_BYTES + SEGMENT_SALT_BYTES;
+
+fn write_header(header: &mut [u8], version: u8, epoch: u32, own: &[u8]) {
+    let (prefix, rest) = header.split_at_mut(PREFIX_BYTES);
+    prefix[0] = version;
+    prefix[1..].copy_from_slice(&epoch.to_le_bytes());
+    rest.copy_from_slice(own);
+}
+
+/// Returns the epoch and what follows it.
+fn read_header<'a>(header: &'a [u8], what: &'static str, known: u8) -> Result<(u32, &'a [u8])> {
+    let (prefix, own) = header
+        .split_first_chunk::<PREFIX_BYTES>()
+        .ok_or(CryptoError::Malformed { what })?;
+    let [version, epoch @ ..] = prefix;
+    check_version(what, *version, known)?;
+    Ok((u32::from_le_bytes(*epoch), own))
+}
+
+fn check_version(what: &'static str, found: u8, known: u8) -> Result<()> {
+    if found > known {
+        return Err(CryptoError::TooNew {
+            what,
+            found: found.into(),
+            known: known.into(),
+        });
+    }
+    if found < known {
+        return Err(CryptoError::Malformed { what });
+    }
+    Ok(())
+}
+
+fn subkey(key: &[u8; 32], input: &[u8]) -> Zeroizing<[u8; 32]> {
+    Zeroizing::new(blake3::keyed_hash(key, input).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::id::to_hex;
+
+    fn keys(seed: u64) -> VolumeKeys {
+        VolumeKeys::generate(&Rng::from_seed(seed))
+    }
+
+    #[test]
+    fn chunks_round_trip_and_equal_ones_seal_alike() {
+        let keys = keys(1);
+        for length in [0, 1, 15, 16, 17, 4096, 1 << 20] {
+            let plain: Vec<u8> = (0..length).map(|at| (at * 7 % 251) as u8).collect();
+            let sealed = keys.seal_chunk(&plain);
+            assert_eq!(sealed.bytes.len(), length + SEALED_OVERHEAD_BYTES);
+            assert_eq!(sealed.id, chunk_id(&sealed.bytes));
+            assert_eq!(keys.open_chunk(&sealed.bytes).unwrap(), plain);
+            assert_eq!(keys.seal_chunk(&plain), sealed);
+        }
+        assert_ne!(keys.seal_chunk(b"a").id, keys.seal_chunk(b"b").id);
+    }
+
+    #[test]
+    fn the_chunk_format_stays_as_it_is() {
+        let bytes = [&[KEYS_VERSION, 1, 0, 0, 0, 0, 0, 0, 0][..], &[9; 32]].concat();
+        let keys = VolumeKeys::from_bytes(&bytes).unwrap();
+        let sealed = keys.seal_chunk(b"dfs");
+        assert_eq!(to_hex(&sealed.bytes), CHUNK_ANSWER);
+        assert_eq!(to_hex(&keys.name_hash(Ino::ROOT, b"dfs")), NAME_ANSWER);
+    }
+
+    const CHUNK_ANSWER: &str = "0100000000f75fbadfbb0c2327dbf1ba7d73625ff139e5196f305ca31649e84c2924f2183d8dfaea61a183a03981943ff7b0a28a6472659d";
+    const NAME_ANSWER: &str = "589051143698336338eb6e47192622ab";
+
+    #[test]
+    fn every_flipped_byte_of_a_chunk_is_refused() {
+        let keys = keys(1);
+        let sealed = keys.seal_chunk(b"contents of a chunk").bytes;
+        for index in 0..sealed.len() {
+            let mut changed = sealed.to_vec();
+            changed[index] ^= 4;
+            let expected = match index {
+                0 => CryptoError::TooNew {
+                    what: CHUNK,
+                    found: 5,
+                    known: 1,
+                },
+                1..5 => CryptoError::UnknownEpoch(4 << (8 * (index - 1))),
+                _ => CryptoError::Unauthentic,
+            };
+            assert_eq!(keys.open_chunk(&changed), Err(expected), "byte {index}");
+            assert!(keys.open_chunk(&sealed[..index]).is_err());
+        }
+    }
+
+    #[test]
+    fn other_volumes_neither_open_nor_recognize_a_chunk() {
+        let sealed = keys(1).seal_chunk(b"same");
+        assert_eq!(
+            keys(2).open_chunk(&sealed.bytes),
+            Err(CryptoError::Unauthentic)
+        );
+        assert_ne!(keys(2).seal_chunk(b"same").id, sealed.id);
+    }
+
+    #[test]
+    fn segments_open_in_their_place_only() {
+        let (keys, rng) = (keys(1), Rng::from_seed(9));
+        let sealed = keys.seal_segment(&rng, b"device 1, segment 2", b"ops");
+        assert_eq!(sealed.len(), 3 + SEGMENT_OVERHEAD_BYTES);
+        assert_eq!(
+            keys.open_segment(b"device 1, segment 2", &sealed).unwrap(),
+            b"ops"
+        );
+        assert_eq!(
+            keys.open_segment(b"device 1, segment 3", &sealed),
+            Err(CryptoError::Unauthentic)
+        );
+        assert_ne!(
+            keys.seal_segment(&rng, b"device 1, segment 2", b"ops"),
+            sealed
+        );
+        for index in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[index] ^= 1;
+            assert!(keys.open_segment(b"device 1, segment 2", &changed).is_err());
+            assert!(
+                keys.open_segment(b"device 1, segment 2", &sealed[..index])
+                    .is_err()
+            );
+        }
+    }
+
+    #[test]
+    fn a_new_epoch_reads_the_old_ones_and_the_old_ones_not_it() {
+        let (keys, rng) = (keys(1), Rng::from_seed(5));
+        let before = VolumeKeys::from_bytes(&keys.to_bytes()).unwrap();
+        let old = keys.seal_chunk(b"x");
+        let epoch = keys.rotate(&rng).unwrap();
+        assert_eq!(keys.epoch(), epoch);
+        let new = keys.seal_chunk(b"x");
+        assert_ne!(old.id, new.id);
+        assert_eq!(VolumeKeys::epoch_of(&new.bytes), Some(epoch));
+        assert_eq!(keys.open_chunk(&old.bytes).unwrap(), b"x");
+        assert_eq!(
+            before.open_chunk(&new.bytes),
+            Err(CryptoError::UnknownEpoch(epoch))
+        );
+        assert_eq!(keys.name_hash(Ino(3), b"n"), before.name_hash(Ino(3), b"n"));
+        assert!(before.adopt(&keys).unwrap());
+        assert_eq!(before.open_chunk(&new.bytes).unwrap(), b"x");
+        assert!(!before.adopt(&keys).unwrap());
+    }
+
+    #[test]
+    fn epochs_started_at_the_same_time_unite() {
+        let one = keys(1);
+        let two = VolumeKeys::from_bytes(&one.to_bytes()).unwrap();
+        one.rotate(&Rng::from_seed(10)).unwrap();
+        two.rotate(&Rng::from_seed(11)).unwrap();
+        let sealed = [one.seal_chunk(b"1"), two.seal_chunk(b"2")];
+        one.adopt(&two).unwrap();
+        two.adopt(&one).unwrap();
+        assert_eq!(one.epoch(), two.epoch());
+        assert_eq!(*one.to_bytes(), *two.to_bytes());
+        for chunk in sealed {
+            one.open_chunk(&chunk.bytes).unwrap();
+            two.open_chunk(&chunk.bytes).unwrap();
+        }
+        assert_eq!(one.adopt(&keys(2)), Err(CryptoError::OtherVolume));
+    }
+
+    #[test]
+    fn names_hash_by_folder_and_volume() {
+        let keys = keys(1);
+        let hash = keys.name_hash(Ino(1), b"name");
+        assert_eq!(hash, keys.name_hash(Ino(1), b"name"));
+        assert_ne!(hash, keys.name_hash(Ino(2), b"name"));
+        assert_ne!(hash, keys.name_hash(Ino(1), b"nam"));
+        assert_ne!(hash, self::keys(2).name_hash(Ino(1), b"name"));
+    }
+
+    #[test]
+    fn damaged_key_bytes_are_refused() {
+        let keys = keys(1);
+        keys.rotate(&Rng::from_seed(2)).unwrap();
+        let bytes = keys.to_bytes();
+        for cut in 0..bytes.len() {
+            assert!(
+                VolumeKeys::from_bytes(&bytes[..cut]).is_err(),
+                "cut at {cut}"
+            );
+        }
+        let mut swapped = bytes.to_vec();
+        swapped[5..].rotate_left(EPOCH_BYTES);
+        assert!(VolumeKeys::from_bytes(&swapped).is_err());
+        let mut newer = bytes.to_vec();
+        newer[0] = 9;
+        assert!(matches!(
+            VolumeKeys::from_bytes(&newer),
+            Err(CryptoError::TooNew { found: 9, .. })
+        ));
+        assert!(VolumeKeys::from_bytes(&[1, 0, 0, 0, 0]).is_err());
+    }
+}

@@ -1,1 +1,289 @@
-//! (to be filled)
+//! Whatever bytes arrive, decoding neither panics nor fills memory, and messages round-trip.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use dfs::base::limits::MESSAGE_BODY_MAX_BYTES;
+use dfs::base::{ChunkId, DeviceId, PeerId, Stamp, VolumeId};
+use dfs::crypto::{PublicIdentity, Signature};
+use dfs::wire::{
+    ChunkLen, ChunkRefusal, ChunkRequest, ChunkResponse, Hello, InviteRefusal, JoinInfo,
+    NodeRecord, Redeem, Redeemed, Refusal, Request, Response, SealedSegment, SegmentHeader,
+    SignedRecord, StatementBytes, SyncState, WIRE_VERSION, WireError, limits,
+};
+use proptest::prelude::*;
+
+fn segment(seg_no: u64, body: usize) -> SealedSegment {
+    SealedSegment {
+        header: SegmentHeader {
+            volume: VolumeId([1; 32]),
+            device: DeviceId(0x0123_4567_89ab_cdef),
+            seg_no,
+            prev: [2; 32],
+            first: Stamp::from_ms(1_000),
+            last: Stamp::from_ms(2_000),
+            op_count: 3,
+            epoch: 4,
+        },
+        body: Bytes::from(vec![5; body]),
+        signature: Signature([6; 64]),
+    }
+}
+
+fn record() -> SignedRecord {
+    let record = NodeRecord {
+        volume: VolumeId([1; 32]),
+        peer: PeerId([7; 32]),
+        signed_ms: 1 << 40,
+        name: "desk".to_owned(),
+        addrs: vec!["192.0.2.1:4750".parse().unwrap(), "[2001:db8::1]:1".parse().unwrap()],
+        capacity_bytes: 1 << 40,
+        free_bytes: 12,
+    };
+    assert_eq!(NodeRecord::decode(&record.encode()), Ok(record.clone()));
+    SignedRecord {
+        record: dfs::wire::bounded::BoundedBytes::new(record.encode()).unwrap(),
+        signature: Signature([8; 64]),
+    }
+}
+
+fn hello() -> Hello {
+    Hello {
+        volume: VolumeId([1; 32]),
+        incarnation: 9,
+        clock_ms: 1 << 40,
+        roster_digest: [3; 32],
+        record: record(),
+        observed: SocketAddr::from(([127, 0, 0, 1], 4750)),
+        vector: BTreeMap::from([(DeviceId(1), 5), (DeviceId(2), 1 << 50)]),
+    }
+}
+
+fn state() -> SyncState {
+    SyncState {
+        clock_ms: 1,
+        roster_digest: [0; 32],
+        free_bytes: 2,
+        vector: BTreeMap::from([(DeviceId(1), 5)]),
+    }
+}
+
+fn statements() -> Vec<StatementBytes> {
+    vec![StatementBytes::new(vec![1; 700]).unwrap(), StatementBytes::new(vec![]).unwrap()]
+}
+
+fn requests() -> Vec<Request> {
+    vec![
+        Request::Hello(hello()),
+        Request::Join {
+            volume: VolumeId([1; 32]),
+            clock_ms: 7,
+        },
+        Request::Redeem(Redeem {
+            volume: VolumeId([1; 32]),
+            secret: [3; 32],
+            identity: PublicIdentity {
+                spki: vec![1; 294],
+                signing: [2; 32],
+                certificate: vec![3; 256],
+            },
+            name: "desk".to_owned(),
+        }),
+        Request::Sync(state()),
+        Request::Push {
+            segments: vec![segment(1, 0), segment(2, 5_000)],
+        },
+        Request::Pull {
+            from: BTreeMap::from([(DeviceId(1), 5)]),
+        },
+        Request::RosterPush {
+            statements: statements(),
+        },
+        Request::RosterPull { skip: 3 },
+        Request::FindNode { key: [4; 32] },
+        Request::PutRecords {
+            records: vec![record(); 2],
+        },
+        Request::Chunk(ChunkRequest::Put {
+            chunks: vec![ChunkLen {
+                id: ChunkId([1; 32]),
+                len: 1 << 20,
+            }],
+        }),
+        Request::Chunk(ChunkRequest::Get {
+            id: ChunkId([1; 32]),
+        }),
+        Request::Chunk(ChunkRequest::Have {
+            ids: vec![ChunkId([1; 32]); 3],
+        }),
+    ]
+}
+
+fn responses() -> Vec<Response> {
+    vec![
+        Response::Hello(hello()),
+        Response::Join(JoinInfo {
+            clock_ms: 1,
+            statements: statements(),
+            total: 2,
+            admins: vec![record()],
+        }),
+        Response::Redeemed(Redeemed {
+            statements: statements(),
+            wrapped_keys: dfs::wire::bounded::BoundedBytes::new(vec![1; 300]),
+        }),
+        Response::Sync(state()),
+        Response::Segments {
+            segments: vec![segment(1, 100)],
+        },
+        Response::Roster {
+            statements: statements(),
+            total: 2,
+        },
+        Response::Nodes {
+            records: vec![record()],
+        },
+        Response::Chunk(ChunkResponse::Stored {
+            refused: vec![None, Some(ChunkRefusal::Full)],
+        }),
+        Response::Chunk(ChunkResponse::Found),
+        Response::Chunk(ChunkResponse::Missing),
+        Response::Chunk(ChunkResponse::Have {
+            kept: vec![true, false],
+        }),
+        Response::Chunk(ChunkResponse::Refused(ChunkRefusal::Busy)),
+        Response::Done,
+        Response::Refused(Refusal::ClockSkew { skew_ms: 700_000 }),
+        Response::Refused(Refusal::Invite(InviteRefusal::Used)),
+    ]
+}
+
+#[test]
+fn every_message_round_trips() {
+    for request in requests() {
+        assert_eq!(Request::decode(&request.encode()), Ok(request));
+    }
+    for response in responses() {
+        assert_eq!(Response::decode(&response.encode()), Ok(response));
+    }
+}
+
+#[test]
+fn every_truncation_and_every_tail_is_refused() {
+    let all = requests().into_iter().map(|message| message.encode());
+    for bytes in all {
+        for cut in 0..bytes.len() {
+            assert!(Request::decode(&bytes[..cut]).is_err());
+        }
+        let mut longer = bytes.to_vec();
+        longer.push(0);
+        assert!(Request::decode(&longer).is_err());
+    }
+}
+
+#[test]
+fn other_versions_are_told_apart() {
+    let mut bytes = Response::Done.encode().to_vec();
+    bytes[0] = WIRE_VERSION + 1;
+    assert_eq!(
+        Response::decode(&bytes),
+        Err(WireError::TooNew {
+            found: WIRE_VERSION + 1
+        })
+    );
+    bytes[0] = 0;
+    assert!(matches!(Response::decode(&bytes), Err(WireError::Malformed { .. })));
+    assert_eq!(Response::decode(&[]), Err(WireError::Empty));
+    let large = vec![WIRE_VERSION; MESSAGE_BODY_MAX_BYTES + 1];
+    assert!(matches!(Request::decode(&large), Err(WireError::TooLarge { .. })));
+}
+
+#[test]
+fn lists_over_their_limit_are_refused() {
+    let long = Request::Chunk(ChunkRequest::Have {
+        ids: vec![ChunkId([0; 32]); limits::HAVE_MAX + 1],
+    });
+    assert!(Request::decode(&long.encode()).is_err());
+    let many = (0..=limits::VECTOR_MAX as u64).map(|device| (DeviceId(device), 1));
+    let sync = Request::Sync(SyncState {
+        vector: many.collect(),
+        ..state()
+    });
+    assert!(Request::decode(&sync.encode()).is_err());
+    let empty = StatementBytes::new(vec![]).unwrap();
+    let push = Request::RosterPush {
+        statements: vec![empty; limits::STATEMENTS_MAX + 1],
+    };
+    assert!(Request::decode(&push.encode()).is_err());
+    assert!(StatementBytes::new(vec![0; limits::STATEMENT_MAX_BYTES + 1]).is_none());
+}
+
+#[test]
+fn a_vector_has_one_encoding() {
+    let request = Request::Pull {
+        from: BTreeMap::from([(DeviceId(1), 5), (DeviceId(2), 5)]),
+    };
+    let mut bytes = request.encode().to_vec();
+    let len = bytes.len();
+    bytes.swap(len - 4, len - 2);
+    assert!(Request::decode(&bytes).is_err());
+}
+
+#[test]
+fn a_segment_of_the_largest_body_fits_a_message() {
+    let push = Request::Push {
+        segments: vec![segment(1, SealedSegment::BODY_MAX_BYTES)],
+    };
+    assert_eq!(Request::decode(&push.encode()), Ok(push));
+}
+
+#[test]
+fn stored_segments_round_trip_and_their_hash_covers_all_of_them() {
+    let one = segment(7, 300);
+    let bytes = Bytes::from(one.to_bytes());
+    assert_eq!(bytes.len(), SealedSegment::OVERHEAD_BYTES + 300);
+    assert_eq!(SealedSegment::from_bytes(&bytes), Ok(one.clone()));
+    for cut in 0..SealedSegment::OVERHEAD_BYTES {
+        assert!(SealedSegment::from_bytes(&bytes.slice(..cut)).is_err());
+    }
+    for at in 1..bytes.len() {
+        let mut changed = bytes.to_vec();
+        changed[at] ^= 1;
+        let changed = SealedSegment::from_bytes(&changed.into()).unwrap();
+        assert_ne!(changed.hash(), one.hash(), "byte {at}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let _ = Request::decode(&bytes);
+        let _ = Response::decode(&bytes);
+        let _ = NodeRecord::decode(&bytes);
+        let _ = SealedSegment::from_bytes(&bytes.clone().into());
+        if let Some(first) = bytes.first_mut() {
+            *first = WIRE_VERSION;
+        }
+        let _ = Request::decode(&bytes);
+        let _ = Response::decode(&bytes);
+        let _ = NodeRecord::decode(&bytes);
+    }
+
+    #[test]
+    fn changed_messages_never_panic_and_decode_to_what_encodes(
+        pick in any::<prop::sample::Index>(),
+        at in any::<prop::sample::Index>(),
+        value in any::<u8>(),
+    ) {
+        let requests = requests();
+        let mut bytes = pick.get(&requests).encode().to_vec();
+        let at = at.index(bytes.len());
+        bytes[at] = value;
+        if let Ok(decoded) = Request::decode(&bytes) {
+            prop_assert_eq!(Request::decode(&decoded.encode()), Ok(decoded));
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The greatest length of each list in a message, each with its arithmetic.
+
+/// Longest name of a peer, in bytes: a host name label.
+pub const NAME_MAX_BYTES: usize = 64;
+
+/// Most addresses of a peer: IPv4 and IPv6 on four interfaces.
+pub const ADDRS_MAX: usize = 8;
+
+/// Most devices in a version vector: 18 bytes each at most, so 74 KiB.
+pub const VECTOR_MAX: usize = 4096;
+
+/// Most roster statements in one message; at under a KiB each they stay within 1 MiB.
+pub const STATEMENTS_MAX: usize = 1024;
+
+/// Most bytes of statements that a sender puts into one message; the rest goes into the next.
+pub const STATEMENTS_BATCH_BYTES: usize = 1 << 20;
+
+/// Largest single roster statement: an identity is about 700 bytes.
+pub const STATEMENT_MAX_BYTES: usize = 4 << 10;
+
+/// Most segments in one message: small ones, as each costs its receiver a signature check (50 us).
+pub const SEGMENTS_MAX: usize = 512;
+
+/// Most bytes of segments that a sender puts into one message (but always one segment): two such
+/// batches stay below the 4 MiB of a message body.
+pub const SEGMENTS_BATCH_BYTES: usize = 2 << 20;
+
+/// Most ranges of logs asked for at once.
+pub const WANTS_MAX: usize = 256;
+
+/// Most chunks in one put: their bytes are bounded by the payload's limit first.
+pub const CHUNKS_MAX: usize = 1024;
+
+/// Most chunks asked about at once: 32 bytes each, 128 KiB.
+pub const HAVE_MAX: usize = 4096;
+
+/// Most node records in one message: Kademlia's k and some, each under 512 bytes.
+pub const RECORDS_MAX: usize = 32;
+
+/// Largest encoded node record.
+pub const RECORD_MAX_BYTES: usize = 1024;
+
+/// Largest set of volume keys wrapped for one new member: an RSA block and an AES-GCM envelope.
+pub const WRAPPED_KEYS_MAX_BYTES: usize = 64 << 10;

@@ -1,0 +1,212 @@
+//! Requests and replies: every message that passes between two peers.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::bounded::{self, BoundedBytes};
+use super::chunk::{ChunkRequest, ChunkResponse};
+use super::codec::{self, WireError};
+use super::hello::{Hello, Refusal};
+use super::limits::{
+    NAME_MAX_BYTES, RECORDS_MAX, SEGMENTS_MAX, STATEMENT_MAX_BYTES, STATEMENTS_MAX, VECTOR_MAX,
+    WANTS_MAX, WRAPPED_KEYS_MAX_BYTES,
+};
+use super::record::SignedRecord;
+use super::segment::SealedSegment;
+use crate::base::{DeviceId, VolumeId};
+use crate::crypto::PublicIdentity;
+
+/// For each device the number of the last segment that is here, all before it included.
+pub type Vector = BTreeMap<DeviceId, u64>;
+
+/// An encoded, signed roster statement; the node room knows what is in it.
+pub type StatementBytes = BoundedBytes<STATEMENT_MAX_BYTES>;
+
+/// What one peer asks another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Opens the session. Answer: [`Response::Hello`].
+    Hello(Hello),
+    /// Asks, as a stranger who knows the volume's id, for its roster. Answer: [`Response::Join`].
+    Join {
+        /// The volume.
+        volume: VolumeId,
+        /// The asking peer's wall clock, milliseconds since 1970.
+        clock_ms: u64,
+    },
+    /// Redeems an invite. Answer: [`Response::Redeemed`].
+    Redeem(Redeem),
+    /// Compares what the two know, and shows that both live. Answer: [`Response::Sync`].
+    Sync(SyncState),
+    /// Hands over the next segments of a log. Answer: [`Response::Sync`] once they are durable.
+    Push {
+        /// Segments of one or more devices, ascending within each.
+        #[serde(deserialize_with = "bounded::list::<_, _, SEGMENTS_MAX>")]
+        segments: Vec<SealedSegment>,
+    },
+    /// Asks for segments. Answer: [`Response::Segments`].
+    Pull {
+        /// For each device the first number that is wanted.
+        #[serde(deserialize_with = "bounded::map::<_, _, _, WANTS_MAX>")]
+        from: Vector,
+    },
+    /// Hands over roster statements. Answer: [`Response::Done`].
+    RosterPush {
+        /// The statements.
+        #[serde(deserialize_with = "bounded::list::<_, _, STATEMENTS_MAX>")]
+        statements: Vec<StatementBytes>,
+    },
+    /// Asks for roster statements. Answer: [`Response::Roster`].
+    RosterPull {
+        /// How many statements of the answering peer's order to skip.
+        skip: u32,
+    },
+    /// Asks for the records of the peers closest to a key. Answer: [`Response::Nodes`].
+    FindNode {
+        /// The key.
+        key: [u8; 32],
+    },
+    /// Hands over node records to keep and pass on. Answer: [`Response::Done`].
+    PutRecords {
+        /// The records.
+        #[serde(deserialize_with = "bounded::list::<_, _, RECORDS_MAX>")]
+        records: Vec<SignedRecord>,
+    },
+    /// Something about chunks. Answer: [`Response::Chunk`].
+    Chunk(ChunkRequest),
+}
+
+/// The answer to a [`Request`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Response {
+    /// The session is open.
+    Hello(Hello),
+    /// What a stranger may know.
+    Join(JoinInfo),
+    /// The asking peer is a member now.
+    Redeemed(Redeemed),
+    /// What the answering peer knows.
+    Sync(SyncState),
+    /// Segments from the start of the wanted ranges, as many as fit one message.
+    Segments {
+        /// The segments, ascending within each device.
+        #[serde(deserialize_with = "bounded::list::<_, _, SEGMENTS_MAX>")]
+        segments: Vec<SealedSegment>,
+    },
+    /// Roster statements.
+    Roster {
+        /// The statements from the place asked for.
+        #[serde(deserialize_with = "bounded::list::<_, _, STATEMENTS_MAX>")]
+        statements: Vec<StatementBytes>,
+        /// How many statements there are in all.
+        total: u32,
+    },
+    /// The closest peers known.
+    Nodes {
+        /// Their records, closest first.
+        #[serde(deserialize_with = "bounded::list::<_, _, RECORDS_MAX>")]
+        records: Vec<SignedRecord>,
+    },
+    /// The answer of the chunk handler.
+    Chunk(ChunkResponse),
+    /// Done, with nothing to say.
+    Done,
+    /// The request is refused.
+    Refused(Refusal),
+}
+
+/// What a peer knows: exchanged every few seconds and when it changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncState {
+    /// The peer's wall clock, milliseconds since 1970.
+    pub clock_ms: u64,
+    /// Digest of the roster statements that the peer knows.
+    pub roster_digest: [u8; 32],
+    /// Bytes that the peer could still take.
+    pub free_bytes: u64,
+    /// The segments that the peer has, durably.
+    #[serde(deserialize_with = "bounded::map::<_, _, _, VECTOR_MAX>")]
+    pub vector: Vector,
+}
+
+/// What a stranger who knows the volume's id is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinInfo {
+    /// The answering peer's wall clock, milliseconds since 1970.
+    pub clock_ms: u64,
+    /// The first statements of the roster; the rest by [`Request::RosterPull`].
+    #[serde(deserialize_with = "bounded::list::<_, _, STATEMENTS_MAX>")]
+    pub statements: Vec<StatementBytes>,
+    /// How many statements there are in all.
+    pub total: u32,
+    /// Records of the admins that the peer knows: where an invite can be redeemed.
+    #[serde(deserialize_with = "bounded::list::<_, _, RECORDS_MAX>")]
+    pub admins: Vec<SignedRecord>,
+}
+
+/// A request to become a member: sent to a verified admin alone, as it holds the secret.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redeem {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The secret of the invite.
+    pub secret: [u8; 32],
+    /// The new member's keys.
+    pub identity: PublicIdentity,
+    /// The new member's name for people.
+    #[serde(deserialize_with = "bounded::text::<_, NAME_MAX_BYTES>")]
+    pub name: String,
+}
+
+impl std::fmt::Debug for Redeem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Redeem")
+            .field("volume", &self.volume)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a new member gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redeemed {
+    /// The statements that admit the new member.
+    #[serde(deserialize_with = "bounded::list::<_, _, STATEMENTS_MAX>")]
+    pub statements: Vec<StatementBytes>,
+    /// The volume keys, wrapped for the new member; `None` for a storage peer.
+    pub wrapped_keys: Option<BoundedBytes<WRAPPED_KEYS_MAX_BYTES>>,
+}
+
+impl Request {
+    /// Returns the bytes of the request.
+    pub fn encode(&self) -> Bytes {
+        codec::encode(self)
+    }
+
+    /// Returns the request of its bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`] for anything that is not a request of a known version within its limits.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        codec::decode(bytes, "a request")
+    }
+}
+
+impl Response {
+    /// Returns the bytes of the reply.
+    pub fn encode(&self) -> Bytes {
+        codec::encode(self)
+    }
+
+    /// Returns the reply of its bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`] for anything that is not a reply of a known version within its limits.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        codec::decode(bytes, "a reply")
+    }
+}

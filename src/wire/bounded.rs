@@ -125,7 +125,10 @@ where
             if entries.len() >= MAX {
                 return Err(A::Error::custom("a map is longer than its limit"));
             }
-            if entries.last_key_value().is_some_and(|(last, _)| *last >= key) {
+            if entries
+                .last_key_value()
+                .is_some_and(|(last, _)| *last >= key)
+            {
                 return Err(A::Error::custom("the keys of a map do not ascend"));
             }
             entries.insert(key, value);

@@ -37,7 +37,10 @@ fn record() -> SignedRecord {
         peer: PeerId([7; 32]),
         signed_ms: 1 << 40,
         name: "desk".to_owned(),
-        addrs: vec!["192.0.2.1:4750".parse().unwrap(), "[2001:db8::1]:1".parse().unwrap()],
+        addrs: vec![
+            "192.0.2.1:4750".parse().unwrap(),
+            "[2001:db8::1]:1".parse().unwrap(),
+        ],
         capacity_bytes: 1 << 40,
         free_bytes: 12,
     };
@@ -70,7 +73,10 @@ fn state() -> SyncState {
 }
 
 fn statements() -> Vec<StatementBytes> {
-    vec![StatementBytes::new(vec![1; 700]).unwrap(), StatementBytes::new(vec![]).unwrap()]
+    vec![
+        StatementBytes::new(vec![1; 700]).unwrap(),
+        StatementBytes::new(vec![]).unwrap(),
+    ]
 }
 
 fn requests() -> Vec<Request> {
@@ -193,10 +199,16 @@ fn other_versions_are_told_apart() {
         })
     );
     bytes[0] = 0;
-    assert!(matches!(Response::decode(&bytes), Err(WireError::Malformed { .. })));
+    assert!(matches!(
+        Response::decode(&bytes),
+        Err(WireError::Malformed { .. })
+    ));
     assert_eq!(Response::decode(&[]), Err(WireError::Empty));
     let large = vec![WIRE_VERSION; MESSAGE_BODY_MAX_BYTES + 1];
-    assert!(matches!(Request::decode(&large), Err(WireError::TooLarge { .. })));
+    assert!(matches!(
+        Request::decode(&large),
+        Err(WireError::TooLarge { .. })
+    ));
 }
 
 #[test]

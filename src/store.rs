@@ -12,21 +12,30 @@
 
 pub mod codec;
 pub mod memory;
+pub mod state;
 
 mod batch;
 mod error;
+mod group;
+mod journal;
+mod local;
+mod space;
 mod table;
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 pub use batch::Batch;
 pub use error::StoreError;
+pub use state::StateDir;
 pub use table::Table;
 
-use crate::base::ChunkId;
+use crate::base::time::SystemClock;
+use crate::base::{ChunkId, Clock};
+use crate::crypto::LocalKey;
 
 /// Longest key of a row: what the row database can hold less the table tag.
 pub const KEY_MAX_BYTES: usize = 4096;
@@ -132,7 +141,47 @@ pub struct Store {
     pub chunks: Arc<dyn Chunks>,
 }
 
+/// What may be chosen about a store on the local disk; nothing here changes the format.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// Memory for blocks of the row database.
+    pub row_cache_bytes: u64,
+    /// Rows are gathered in memory up to this size before they go to the tree.
+    pub memtable_bytes: u64,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            row_cache_bytes: 64 << 20,
+            memtable_bytes: 16 << 20,
+        }
+    }
+}
+
 impl Store {
+    /// Opens or creates the store in a state folder, which the caller holds as a [`StateDir`].
+    ///
+    /// Brings back everything that was synced, and of the later commits a prefix.
+    pub fn open(folder: &Path, key: &LocalKey) -> Result<Self, StoreError> {
+        Self::open_with(folder, key, &StoreOptions::default())
+    }
+
+    /// Opens or creates the store as [`Store::open`] does, with chosen sizes.
+    pub fn open_with(
+        folder: &Path,
+        key: &LocalKey,
+        options: &StoreOptions,
+    ) -> Result<Self, StoreError> {
+        let epoch = state::next_epoch(folder, SystemClock::new().wall_ms())?;
+        let rows = folder.join(state::ROWS_FOLDER);
+        let rows = local::LocalRows::open(&rows, key.sealer(epoch), options)?;
+        Ok(Self {
+            rows: Arc::new(rows),
+            chunks: Self::memory().chunks,
+        })
+    }
+
     /// Returns an empty store in memory, for tests; [`memory::MemoryDisk`] is the one that crashes.
     pub fn memory() -> Self {
         memory::MemoryDisk::plain().store()

@@ -82,7 +82,6 @@ pub enum StoreError {
 impl StoreError {
     /// Returns the error for a failed operation on a path: [`StoreError::Full`] where the disk has
     /// no room, else [`StoreError::Io`].
-    #[expect(dead_code, reason = "the rows and chunks on disk use it")]
     pub(crate) fn io(op: &'static str, path: &Path, source: io::Error) -> Self {
         if is_full(&source) {
             return Self::Full;

@@ -1,0 +1,409 @@
+//! The state folder of a peer: who may enter, who holds it, which format it has, what lies where.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::StoreError;
+
+/// Format version of the state folder that this release writes; it reads this and all before it.
+pub const STATE_VERSION: u32 = 1;
+
+/// A state folder that this process holds until the value is dropped.
+///
+/// The folder belongs to the user of this process and nobody else may enter it. Its lock goes with
+/// the open file, so it is free again when the holder ends, however it ends; a process that forks
+/// hands it on to its child.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    /// Held, never read.
+    _lock: File,
+}
+
+impl StateDir {
+    /// Takes hold of the state folder at `path`, making it where it is missing or empty.
+    ///
+    /// Fails with [`StoreError::InUse`] where another process holds it, [`StoreError::TooNew`]
+    /// where a newer release wrote it, [`StoreError::NotPrivate`] where others may enter it,
+    /// [`StoreError::NotWritable`] where this user may not write to it, [`StoreError::NotState`]
+    /// where it holds something else.
+    pub fn open_or_create(path: &Path) -> Result<Self, StoreError> {
+        create_private(path)?;
+        let fresh = check_folder(path)?;
+        let lock = take_lock(path)?;
+        let state = Self {
+            path: path.to_owned(),
+            _lock: lock,
+        };
+        if fresh {
+            let mut format = FORMAT_MAGIC.to_vec();
+            format.extend_from_slice(&STATE_VERSION.to_le_bytes());
+            write_private(&state.file(FORMAT_FILE), &format)?;
+        }
+        state.check_format()?;
+        for folder in [state.rows(), state.chunks(), state.logs()] {
+            create_private(&folder)?;
+        }
+        sync_folder(path)?;
+        Ok(state)
+    }
+
+    /// Returns the path of the folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the path of the identity's secret key; [`read_private`] and [`write_private`] go
+    /// with it.
+    pub fn identity_key(&self) -> PathBuf {
+        self.file("identity.key")
+    }
+
+    /// Returns the path of the socket on which the daemon takes commands.
+    pub fn control_socket(&self) -> PathBuf {
+        self.file("control.sock")
+    }
+
+    /// Returns the path of the settings that outlast a run.
+    pub fn config(&self) -> PathBuf {
+        self.file("config")
+    }
+
+    /// Returns the folder of the row database.
+    pub fn rows(&self) -> PathBuf {
+        self.path.join(ROWS_FOLDER)
+    }
+
+    /// Returns the folder of the chunk files.
+    pub fn chunks(&self) -> PathBuf {
+        self.path.join(CHUNKS_FOLDER)
+    }
+
+    /// Returns the folder of the activity logs.
+    pub fn logs(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    fn check_format(&self) -> Result<(), StoreError> {
+        let path = self.file(FORMAT_FILE);
+        let bytes = read_limited(&path, FORMAT_BYTES)?.ok_or(StoreError::NotState {
+            path: self.path.clone(),
+        })?;
+        let version = bytes
+            .strip_prefix(FORMAT_MAGIC)
+            .and_then(|version| Some(u32::from_le_bytes(version.try_into().ok()?)))
+            .ok_or(StoreError::Corrupt {
+                what: "the format file of the state folder",
+            })?;
+        match version {
+            STATE_VERSION => Ok(()),
+            0 => Err(StoreError::Corrupt {
+                what: "the format file of the state folder",
+            }),
+            found => Err(StoreError::TooNew {
+                found,
+                known: STATE_VERSION,
+            }),
+        }
+    }
+}
+
+/// Returns a file that only its owner may read, `None` where there is none.
+///
+/// Fails with [`StoreError::NotPrivate`] where others may read or change it.
+pub fn read_private(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    let io = |e| StoreError::io("look at", path, e);
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if !meta.is_file() || !is_private(&meta) => Err(StoreError::NotPrivate {
+            path: path.to_owned(),
+        }),
+        Ok(_) => read_limited(path, PRIVATE_MAX_BYTES),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(io(e)),
+    }
+}
+
+/// Replaces a file by one that only its owner may read: the old or the new content survives a
+/// crash, the new one from the moment this returns.
+pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let io = |e| StoreError::io("write", path, e);
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let temporary = PathBuf::from(temporary);
+    // One that a crash left behind may have other permissions.
+    match std::fs::remove_file(&temporary) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io(e)),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(io)?;
+    file.write_all(bytes).map_err(io)?;
+    file.sync_all().map_err(io)?;
+    std::fs::rename(&temporary, path).map_err(io)?;
+    match path.parent() {
+        Some(folder) => sync_folder(folder),
+        None => Ok(()),
+    }
+}
+
+/// Makes the entries of a folder durable.
+pub(super) fn sync_folder(path: &Path) -> Result<(), StoreError> {
+    File::open(path)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|e| StoreError::io("sync", path, e))
+}
+
+/// Counts the number of times that the store was opened up and returns it, durably.
+///
+/// Row nonces start with it, so it never repeats: not after a crash, and not when the folder is put
+/// back from a copy either, because it is at least the number of seconds since 2020 (which fits in
+/// 32 bits until 2156).
+pub(super) fn next_epoch(folder: &Path, now_ms: u64) -> Result<u32, StoreError> {
+    let path = folder.join(EPOCH_FILE);
+    let corrupt = || StoreError::Corrupt {
+        what: "the epoch file of the state folder",
+    };
+    let last = match read_limited(&path, 4)? {
+        Some(bytes) => u32::from_le_bytes(bytes.try_into().map_err(|_| corrupt())?),
+        None => 0,
+    };
+    let seconds = (now_ms / 1000).saturating_sub(EPOCH_ZERO_SECS);
+    let next = last.checked_add(1).ok_or_else(corrupt)?;
+    let epoch = next.max(u32::try_from(seconds).unwrap_or(0));
+    write_private(&path, &epoch.to_le_bytes())?;
+    Ok(epoch)
+}
+
+/// Makes a folder for its owner alone where there is none, and the folders above it.
+fn create_private(path: &Path) -> Result<(), StoreError> {
+    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent).map_err(|e| refused("create", path, e))?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(refused("create", path, e)),
+        _ => Ok(()),
+    }
+}
+
+/// Checks owner, permissions and contents; returns whether the folder is still to be set up.
+fn check_folder(path: &Path) -> Result<bool, StoreError> {
+    let meta = std::fs::metadata(path).map_err(|e| refused("look at", path, e))?;
+    if !meta.is_dir() {
+        return Err(StoreError::NotState {
+            path: path.to_owned(),
+        });
+    }
+    let (mut is_state, mut is_foreign) = (false, false);
+    let entries = std::fs::read_dir(path).map_err(|e| refused("list", path, e))?;
+    for entry in entries {
+        let name = entry.map_err(|e| refused("list", path, e))?.file_name();
+        is_state |= name == FORMAT_FILE;
+        is_foreign |= !SETUP_NAMES.iter().any(|known| name == *known);
+    }
+    if !is_private(&meta) {
+        // What is empty has no secret to lose yet, so it is taken over.
+        let owner = meta.uid() == rustix::process::geteuid().as_raw();
+        if is_state || is_foreign || !owner {
+            return Err(StoreError::NotPrivate {
+                path: path.to_owned(),
+            });
+        }
+        std::fs::set_permissions(path, Permissions::from_mode(0o700))
+            .map_err(|e| refused("protect", path, e))?;
+    }
+    if is_foreign && !is_state {
+        return Err(StoreError::NotState {
+            path: path.to_owned(),
+        });
+    }
+    Ok(!is_state)
+}
+
+fn take_lock(folder: &Path) -> Result<File, StoreError> {
+    let path = folder.join(LOCK_FILE);
+    let mut lock = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|e| refused("open", folder, e))?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            return Err(StoreError::InUse {
+                path: folder.to_owned(),
+            });
+        }
+        Err(e) => return Err(StoreError::io("lock", &path, e.into())),
+    }
+    // For people who look who holds it; nothing depends on it.
+    let written = lock
+        .set_len(0)
+        .and_then(|()| writeln!(lock, "{}", std::process::id()));
+    written.map_err(|e| refused("write", folder, e))?;
+    Ok(lock)
+}
+
+fn is_private(meta: &std::fs::Metadata) -> bool {
+    meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o077 == 0
+}
+
+/// Returns the bytes of a file of at most `max` bytes, `None` where there is none.
+fn read_limited(path: &Path, max: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    let io = |e| StoreError::io("read", path, e);
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(io(e)),
+    };
+    let mut bytes = Vec::new();
+    file.take(max + 1).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > max {
+        return Err(StoreError::Corrupt {
+            what: "a file of the state folder is longer than it may be",
+        });
+    }
+    Ok(Some(bytes))
+}
+
+fn refused(op: &'static str, path: &Path, source: io::Error) -> StoreError {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            StoreError::NotWritable {
+                path: path.to_owned(),
+            }
+        }
+        _ => StoreError::io(op, path, source),
+    }
+}
+
+/// Folder of the row database below the state folder.
+pub(super) const ROWS_FOLDER: &str = "rows";
+
+/// Folder of the chunk files below the state folder.
+pub(super) const CHUNKS_FOLDER: &str = "chunks";
+
+const FORMAT_FILE: &str = "format";
+const FORMAT_MAGIC: &[u8] = b"dfsstate";
+const FORMAT_BYTES: u64 = FORMAT_MAGIC.len() as u64 + 4;
+const LOCK_FILE: &str = "lock";
+const EPOCH_FILE: &str = "epoch";
+
+/// 2020-01-01T00:00:00Z in seconds since 1970.
+const EPOCH_ZERO_SECS: u64 = 1_577_836_800;
+
+/// What a first opening that was cut short, or a file system, leaves in a folder without format.
+const SETUP_NAMES: [&str; 3] = [LOCK_FILE, "format.tmp", "lost+found"];
+
+/// Longest private file: an identity with its certificate is a few thousand bytes.
+const PRIVATE_MAX_BYTES: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().mode() & 0o777
+    }
+
+    #[test]
+    fn a_new_folder_is_private_and_held_by_one() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a/b/state");
+        let state = StateDir::open_or_create(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
+        assert_eq!(mode(&state.rows()), 0o700);
+        assert!(matches!(
+            StateDir::open_or_create(&path),
+            Err(StoreError::InUse { .. })
+        ));
+        drop(state);
+        StateDir::open_or_create(&path).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_others_may_enter_is_refused_unless_empty() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("state");
+        std::fs::create_dir(&path).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        drop(StateDir::open_or_create(&path).unwrap());
+        assert_eq!(mode(&path), 0o700);
+        std::fs::set_permissions(&path, Permissions::from_mode(0o750)).unwrap();
+        assert!(matches!(
+            StateDir::open_or_create(&path),
+            Err(StoreError::NotPrivate { .. })
+        ));
+    }
+
+    #[test]
+    fn a_folder_of_something_else_or_of_a_newer_release_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("state");
+        drop(StateDir::open_or_create(&path).unwrap());
+        write_private(&path.join("format"), b"dfsstate\x02\0\0\0").unwrap();
+        assert!(matches!(
+            StateDir::open_or_create(&path),
+            Err(StoreError::TooNew { found: 2, known: 1 })
+        ));
+        for wrong in [
+            &b"dfsstate"[..],
+            b"",
+            b"dfsstate\0\0\0\0",
+            b"something else",
+        ] {
+            write_private(&path.join("format"), wrong).unwrap();
+            assert!(matches!(
+                StateDir::open_or_create(&path),
+                Err(StoreError::Corrupt { .. })
+            ));
+        }
+        let other = root.path().join("other");
+        create_private(&other).unwrap();
+        std::fs::write(other.join("thesis.txt"), b"text").unwrap();
+        assert!(matches!(
+            StateDir::open_or_create(&other),
+            Err(StoreError::NotState { .. })
+        ));
+    }
+
+    #[test]
+    fn a_secret_that_others_may_read_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("identity.key");
+        assert!(read_private(&path).unwrap().is_none());
+        write_private(&path, b"secret").unwrap();
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(read_private(&path).unwrap().unwrap(), b"secret");
+        std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(
+            read_private(&path),
+            Err(StoreError::NotPrivate { .. })
+        ));
+    }
+
+    #[test]
+    fn epochs_only_grow() {
+        let root = tempfile::tempdir().unwrap();
+        let now_ms = (EPOCH_ZERO_SECS + 500) * 1000;
+        assert_eq!(next_epoch(root.path(), now_ms).unwrap(), 500);
+        assert_eq!(next_epoch(root.path(), now_ms).unwrap(), 501);
+        assert_eq!(next_epoch(root.path(), 0).unwrap(), 502);
+        write_private(&root.path().join(EPOCH_FILE), b"xy").unwrap();
+        assert!(next_epoch(root.path(), now_ms).is_err());
+    }
+}

@@ -1,0 +1,310 @@
+//! Notices to the kernel: what it must drop from its caches since it changed elsewhere.
+//!
+//! The kernel may hold a notice back until a request is answered that has the inode locked. So one
+//! thread sends them, under no lock, and handlers never wait for it. Notices that wait merge: what
+//! is pending is a set of inodes and names, as large as the number of different ones.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use fuser::{INodeNo, Notifier};
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::Notify;
+
+use crate::base::{Ino, task};
+use crate::fs::Invalidation;
+
+/// Takes notices for the kernel from anywhere; clones feed the same queue.
+///
+/// [`Invalidator::push`] never waits, so it may be called wherever a change was applied. Whoever
+/// applies many of them awaits [`Invalidator::has_room`] between batches: that is what bounds the
+/// queue.
+#[derive(Debug, Clone)]
+pub struct Invalidator {
+    shared: Arc<Shared>,
+}
+
+impl Invalidator {
+    /// Adds a notice. One for the same inode or name that still waits is merged with it.
+    pub fn push(&self, invalidation: Invalidation) {
+        let mut queue = self.shared.queue.lock();
+        if !queue.closed {
+            queue.pending.add(invalidation);
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Resolves when few enough notices wait that another batch may be pushed.
+    pub async fn has_room(&self) {
+        loop {
+            let drained = self.shared.drained.notified();
+            if self.shared.queue.lock().pending.len() < PENDING_MAX {
+                return;
+            }
+            drained.await;
+        }
+    }
+
+    /// Ends the thread; notices from now on go nowhere.
+    pub(super) fn close(&self) {
+        let mut queue = self.shared.queue.lock();
+        queue.closed = true;
+        queue.pending = Pending::default();
+        self.shared.wake.notify_one();
+        self.shared.drained.notify_waiters();
+    }
+
+    /// Starts the thread that sends.
+    pub(super) fn start(kernel: impl Kernel) -> io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let of_thread = Arc::clone(&shared);
+        task::thread("fuse-notify", move || of_thread.run(&kernel))?;
+        Ok(Self { shared })
+    }
+}
+
+/// The three notices that FUSE knows, as the thread needs them: fuser's, and one for tests.
+pub(super) trait Kernel: Send + 'static {
+    /// Drops the attributes of an inode and, with `content`, its pages.
+    fn inval_inode(&self, ino: Ino, content: bool) -> io::Result<()>;
+    /// Drops a name.
+    fn inval_entry(&self, parent: Ino, name: &[u8]) -> io::Result<()>;
+    /// Drops a name and tells who watches that it is gone.
+    fn delete(&self, parent: Ino, child: Ino, name: &[u8]) -> io::Result<()>;
+}
+
+impl Kernel for Notifier {
+    fn inval_inode(&self, ino: Ino, content: bool) -> io::Result<()> {
+        // A negative offset means attributes alone, a length of 0 means to the end.
+        let offset = if content { 0 } else { -1 };
+        self.inval_inode(INodeNo(ino.0), offset, 0)
+    }
+
+    fn inval_entry(&self, parent: Ino, name: &[u8]) -> io::Result<()> {
+        self.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name))
+    }
+
+    fn delete(&self, parent: Ino, child: Ino, name: &[u8]) -> io::Result<()> {
+        self.delete(INodeNo(parent.0), INodeNo(child.0), OsStr::from_bytes(name))
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    /// There is something to send, or the queue was closed.
+    wake: Condvar,
+    /// What was pending is being sent.
+    drained: Notify,
+}
+
+impl Shared {
+    fn run(&self, kernel: &impl Kernel) {
+        loop {
+            let pending = {
+                let mut queue = self.queue.lock();
+                while queue.pending.is_empty() && !queue.closed {
+                    self.wake.wait(&mut queue);
+                }
+                if queue.closed {
+                    return;
+                }
+                std::mem::take(&mut queue.pending)
+            };
+            pending.send(kernel);
+            self.drained.notify_waiters();
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    pending: Pending,
+    closed: bool,
+}
+
+/// Notices that wait, each inode and each name once.
+#[derive(Debug, Default)]
+struct Pending {
+    /// Whether the pages go, too.
+    inodes: BTreeMap<Ino, bool>,
+    /// What the name stood for, where it is gone.
+    entries: BTreeMap<(Ino, Vec<u8>), Option<Ino>>,
+}
+
+impl Pending {
+    fn add(&mut self, invalidation: Invalidation) {
+        match invalidation {
+            Invalidation::Attr(ino) => self.add_inode(ino, false),
+            Invalidation::Content(ino) => self.add_inode(ino, true),
+            Invalidation::Entry { parent, name } => {
+                self.entries.insert((parent, name), None);
+                self.add_inode(parent, true);
+            }
+            Invalidation::Delete {
+                parent,
+                child,
+                name,
+            } => {
+                self.entries.insert((parent, name), Some(child));
+                self.add_inode(parent, true);
+            }
+        }
+    }
+
+    /// A changed directory loses its cached listing with its pages: the notice of a name does not
+    /// reach it where the kernel does not know the name.
+    fn add_inode(&mut self, ino: Ino, content: bool) {
+        *self.inodes.entry(ino).or_default() |= content;
+    }
+
+    fn is_empty(&self) -> bool {
+        self.inodes.is_empty() && self.entries.is_empty()
+    }
+
+    fn len(&self) -> usize {
+        self.inodes.len() + self.entries.len()
+    }
+
+    fn send(self, kernel: &impl Kernel) {
+        for ((parent, name), child) in self.entries {
+            let deleted = child.map(|child| kernel.delete(parent, child, &name));
+            // The kernel refuses a deletion where the name stands for something else there, or for
+            // a folder in use; to drop the name is then the part that counts.
+            if !matches!(deleted, Some(Ok(()))) {
+                log_failure(kernel.inval_entry(parent, &name));
+            }
+        }
+        for (ino, content) in self.inodes {
+            log_failure(kernel.inval_inode(ino, content));
+        }
+    }
+}
+
+/// A notice fails when the mount has gone, which the session notices by itself, or where the kernel
+/// cannot drop what is in use, which it then looks up anew when its time is up.
+fn log_failure(result: io::Result<()>) {
+    if let Err(error) = result {
+        tracing::debug!(%error, "the kernel did not take a notice");
+    }
+}
+
+/// Different notices that wait at most before whoever applies changes has to wait: about 10 MB.
+const PENDING_MAX: usize = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    #[derive(Debug, PartialEq, Eq)]
+    enum Sent {
+        Inode(Ino, bool),
+        Entry(Ino, Vec<u8>),
+        Delete(Ino, Ino, Vec<u8>),
+    }
+
+    /// Waits for a permit before each notice, as a kernel with a locked inode does.
+    struct SlowKernel {
+        permits: mpsc::Receiver<()>,
+        sent: mpsc::Sender<Sent>,
+    }
+
+    impl SlowKernel {
+        fn send(&self, sent: Sent) -> io::Result<()> {
+            self.permits.recv().map_err(io::Error::other)?;
+            self.sent.send(sent).map_err(io::Error::other)
+        }
+    }
+
+    impl Kernel for SlowKernel {
+        fn inval_inode(&self, ino: Ino, content: bool) -> io::Result<()> {
+            self.send(Sent::Inode(ino, content))
+        }
+        fn inval_entry(&self, parent: Ino, name: &[u8]) -> io::Result<()> {
+            self.send(Sent::Entry(parent, name.to_vec()))
+        }
+        fn delete(&self, parent: Ino, child: Ino, name: &[u8]) -> io::Result<()> {
+            self.send(Sent::Delete(parent, child, name.to_vec()))?;
+            match name {
+                b"refused" => Err(io::ErrorKind::ResourceBusy.into()),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    #[test]
+    fn notices_merge_while_the_kernel_keeps_one_waiting() {
+        let (permit, permits) = mpsc::channel();
+        let (sender, sent) = mpsc::channel();
+        let invalidator = Invalidator::start(SlowKernel {
+            permits,
+            sent: sender,
+        })
+        .unwrap();
+        // The thread takes this one, perhaps with some that follow, and waits for a permit; what
+        // comes meanwhile merges into one more round.
+        invalidator.push(Invalidation::Attr(Ino(9)));
+        for _ in 0..100 {
+            invalidator.push(Invalidation::Attr(Ino(5)));
+            invalidator.push(Invalidation::Content(Ino(5)));
+            invalidator.push(Invalidation::Entry {
+                parent: Ino(7),
+                name: b"a".to_vec(),
+            });
+            invalidator.push(Invalidation::Delete {
+                parent: Ino(7),
+                child: Ino(8),
+                name: b"refused".to_vec(),
+            });
+        }
+        let expected = [
+            Sent::Inode(Ino(9), false),
+            Sent::Inode(Ino(5), true),
+            Sent::Inode(Ino(7), true),
+            Sent::Entry(Ino(7), b"a".to_vec()),
+            Sent::Delete(Ino(7), Ino(8), b"refused".to_vec()),
+            Sent::Entry(Ino(7), b"refused".to_vec()),
+        ];
+        let mut all = Vec::new();
+        while !expected.iter().all(|one| all.contains(one)) {
+            permit.send(()).unwrap();
+            all.push(sent.recv_timeout(Duration::from_secs(10)).unwrap());
+        }
+        assert!(all.len() <= 2 * expected.len(), "not merged: {all:?}");
+        invalidator.close();
+        invalidator.push(Invalidation::Attr(Ino(1)));
+        drop(permit);
+        assert!(sent.recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_makes_the_applier_wait_until_it_drains() {
+        let (permit, permits) = mpsc::channel();
+        let (sender, sent) = mpsc::channel();
+        let invalidator = Invalidator::start(SlowKernel {
+            permits,
+            sent: sender,
+        })
+        .unwrap();
+        invalidator.has_room().await;
+        invalidator.push(Invalidation::Attr(Ino(0)));
+        for ino in 0..=PENDING_MAX as u64 {
+            invalidator.push(Invalidation::Attr(Ino(ino)));
+        }
+        let room = invalidator.has_room();
+        tokio::pin!(room);
+        let waits = std::future::poll_fn(|context| {
+            std::task::Poll::Ready(room.as_mut().poll(context).is_pending())
+        });
+        assert!(waits.await);
+        drop(permit);
+        room.await;
+        drop(sent);
+        invalidator.close();
+    }
+}

@@ -1,0 +1,157 @@
+//! The life of a mount: made, served by its threads, gone by our will or the user's.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fuser::{Config, Session, SessionACL};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::FuseError;
+use super::mount::{Prepared, device_of, raise_readahead};
+use super::mountpoint::{abort, detach, unmount};
+use super::notify::Invalidator;
+use super::skin::Skin;
+use crate::base::task::{self, Pool};
+use crate::fs::Fs;
+
+/// Mounts `fs`; it is served when this returns.
+///
+/// `runtime` is where reads wait for peers. The mount lasts until [`Mounted::close`], until the
+/// value is dropped, or until the user unmounts.
+pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounted, FuseError> {
+    let threads = prepared.options.thread_count();
+    let disk = Pool::threads("fuse-disk", DISK_THREADS, DISK_QUEUE_MAX).map_err(failed_thread)?;
+    let skin = Skin::new(fs, runtime, disk);
+    let connection = prepared.connect()?;
+    // From here on an error must not leave the mount behind.
+    let mut mounted = Mounted {
+        mountpoint: prepared.mountpoint.clone(),
+        device: device_of(&prepared.mountpoint),
+        invalidator: None,
+        ended: watch::channel(None).1,
+    };
+    let mut config = Config::default();
+    config.n_threads = Some(threads);
+    // The kernel checks who may enter (allow_other, default_permissions). fuser's own check would
+    // refuse what the kernel does in the name of somebody else.
+    config.acl = SessionACL::All;
+    let session = Session::from_fd(skin, connection, SessionACL::All, config)
+        .map_err(FuseError::Handshake)?;
+    mounted.invalidator = Some(Invalidator::start(session.notifier()).map_err(failed_thread)?);
+    let (end, ended) = watch::channel(None);
+    mounted.ended = ended;
+    task::thread("fuse-session", move || {
+        let outcome = session.run().map_err(|error| error.to_string());
+        end.send_replace(Some(outcome));
+    })
+    .map_err(failed_thread)?;
+    if let Some(device) = &mounted.device {
+        raise_readahead(device);
+    }
+    tracing::info!(mountpoint = %mounted.mountpoint.display(), threads, "mounted");
+    Ok(mounted)
+}
+
+/// A mount that is served. Dropping it takes it away at once, whoever uses it.
+#[derive(Debug)]
+pub struct Mounted {
+    mountpoint: PathBuf,
+    /// `major:minor` of the mount: whether what lies at the mountpoint is still ours.
+    device: Option<String>,
+    /// `None` while the session starts.
+    invalidator: Option<Invalidator>,
+    ended: watch::Receiver<Option<Result<(), String>>>,
+}
+
+impl Mounted {
+    /// Returns the mountpoint as an absolute path without links.
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// Returns where to send notices of remote changes.
+    ///
+    /// # Panics
+    ///
+    /// Never: a value that [`mount`] returned has one.
+    pub fn invalidator(&self) -> Invalidator {
+        self.invalidator
+            .clone()
+            .expect("mount() returns after it was started")
+    }
+
+    /// Resolves when the mount has gone: the user unmounted it, or the connection broke.
+    pub async fn ended(&self) -> Result<(), FuseError> {
+        let mut ended = self.ended.clone();
+        let outcome = ended.wait_for(Option::is_some).await;
+        match outcome.as_deref() {
+            Ok(Some(Err(reason))) => Err(FuseError::Broken {
+                reason: reason.clone(),
+            }),
+            // A thread that ended without a word has ended all the same.
+            Ok(Some(Ok(())) | None) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Takes the mount away and resolves when the last request is answered.
+    ///
+    /// Where somebody uses it, it goes out of the tree at once and open files there fail from now
+    /// on; the outcome is then [`FuseError::Busy`], for the log. What was written is in `fs`
+    /// either way, and `Fs::sync_all` comes after this.
+    pub async fn close(self) -> Result<(), FuseError> {
+        // The kernel writes mapped pages back before it lets go, so the runtime must stay free.
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let path = self.mountpoint.clone();
+        let present = self.is_present();
+        task::thread("fuse-unmount", move || {
+            let outcome = match present {
+                true => unmount(&path).inspect_err(|_| {
+                    if let Err(error) = abort(&path) {
+                        tracing::warn!(%error, "the mount stays");
+                    }
+                }),
+                false => Ok(()),
+            };
+            let _ = sender.send(outcome);
+        })
+        .map_err(failed_thread)?;
+        let outcome = receiver.await.unwrap_or(Ok(()));
+        if !self.is_present() {
+            self.ended().await?;
+        }
+        outcome
+    }
+
+    /// Returns whether what lies uppermost at the mountpoint is this mount.
+    fn is_present(&self) -> bool {
+        self.device.is_some() && device_of(&self.mountpoint) == self.device
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Some(invalidator) = &self.invalidator {
+            invalidator.close();
+        }
+        if self.is_present()
+            && let Err(error) = abort(&self.mountpoint).or_else(|_| detach(&self.mountpoint))
+        {
+            tracing::warn!(%error, "the mount stays");
+        }
+    }
+}
+
+fn failed_thread(source: std::io::Error) -> FuseError {
+    FuseError::Io {
+        what: "start a thread for",
+        path: "fuse".into(),
+        source,
+    }
+}
+
+/// Flushes to disk that wait side by side, so that one disk flush serves several.
+const DISK_THREADS: usize = 4;
+
+/// Flushes that wait for a thread before the serving thread waits, too.
+const DISK_QUEUE_MAX: usize = 256;

@@ -1,0 +1,743 @@
+//! The handlers: one short body each, alike, with no decision that `fs` could take.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use tokio::runtime::Handle;
+
+use super::convert::{caller, fh, file_attr, file_type, ino, no_entry, open_flags, set_time};
+use super::errno::{errno, is_ordinary};
+use crate::base::{task, task::Pool};
+use crate::fs::{
+    self, Entry, Fallocate, Fs, FsError, PendingRead, ReadPlan, RenameMode, Reply, Seek, SetAttr,
+    XattrMode,
+};
+
+/// Answers the kernel from an [`Fs`].
+#[derive(Debug)]
+pub(super) struct Skin {
+    fs: Arc<Fs>,
+    /// Where reads wait for peers.
+    runtime: Handle,
+    /// Where flushes wait for the disk.
+    disk: Pool,
+}
+
+impl Skin {
+    pub(super) fn new(fs: Arc<Fs>, runtime: Handle, disk: Pool) -> Self {
+        Self { fs, runtime, disk }
+    }
+
+    /// Runs one operation on this thread; a panic in it fails this operation alone.
+    fn run<T>(
+        &self,
+        what: &'static str,
+        operation: impl FnOnce(&Fs) -> Result<T, FsError>,
+    ) -> Result<T, Errno> {
+        run(&self.fs, what, operation)
+    }
+
+    /// Runs an operation that waits for the disk on the pool, and answers from there.
+    fn run_on_disk(
+        &self,
+        what: &'static str,
+        reply: ReplyEmpty,
+        operation: impl FnOnce(&Fs) -> Result<(), FsError> + Send + 'static,
+    ) {
+        let fs = Arc::clone(&self.fs);
+        self.disk
+            .run(move || answer(reply, run(&fs, what, operation)));
+    }
+
+    /// Answers a read when its bytes have come. `fs` bounds the wait; the bound here is for a `fs`
+    /// that does not, since a reply that never comes makes a process that cannot be killed.
+    fn read_later(&self, pending: PendingRead, reply: ReplyData) {
+        let deadline = self.fs.config().fetch_timeout + READ_GRACE;
+        let _context = self.runtime.enter();
+        task::spawn(async move {
+            let outcome = crate::base::time::timeout(deadline, pending.complete()).await;
+            match outcome.unwrap_or(Err(FsError::TimedOut)) {
+                Ok(pieces) => answer_data(reply, &pieces),
+                Err(error) => reply.error(failure("read", &error)),
+            }
+        });
+    }
+}
+
+fn run<T>(
+    fs: &Fs,
+    what: &'static str,
+    operation: impl FnOnce(&Fs) -> Result<T, FsError>,
+) -> Result<T, Errno> {
+    match catch_unwind(AssertUnwindSafe(|| operation(fs))) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(failure(what, &error)),
+        Err(_) => {
+            tracing::error!(what, "the handler panicked");
+            Err(Errno::EIO)
+        }
+    }
+}
+
+fn failure(what: &'static str, error: &FsError) -> Errno {
+    if is_ordinary(error) {
+        tracing::trace!(what, %error);
+    } else {
+        tracing::warn!(what, %error, "an operation failed");
+    }
+    errno(error)
+}
+
+fn answer(reply: ReplyEmpty, outcome: Result<(), Errno>) {
+    match outcome {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn answer_entry(reply: ReplyEntry, outcome: Result<Entry, Errno>) {
+    match outcome {
+        Ok(entry) => reply.entry_with_ttls(
+            &entry.attr_ttl,
+            &entry.entry_ttl,
+            &file_attr(&entry.attr),
+            Generation(entry.generation),
+        ),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn answer_data(reply: ReplyData, pieces: &[Bytes]) {
+    match pieces {
+        [] => reply.data(&[]),
+        [piece] => reply.data(piece),
+        pieces => reply.data(&pieces.concat()),
+    }
+}
+
+/// Answers for a value of which the caller first asks the size (`room` 0) and then the bytes.
+fn answer_xattr(reply: ReplyXattr, room: u32, outcome: Result<impl AsRef<[u8]>, Errno>) {
+    let value = match outcome {
+        Ok(value) => value,
+        Err(errno) => return reply.error(errno),
+    };
+    let value = value.as_ref();
+    match u32::try_from(value.len()) {
+        Ok(len) if room == 0 => reply.size(len),
+        Ok(len) if len <= room => reply.data(value),
+        _ => reply.error(Errno::ERANGE),
+    }
+}
+
+/// How long a read may exceed the time that `fs` grants it.
+const READ_GRACE: Duration = Duration::from_secs(5);
+
+/// The largest range that one copy_file_range answers for: fuser answers in 32 bits, and a copy is
+/// one operation on the serving thread. The caller asks again for the rest.
+const COPY_MAX_BYTES: u64 = 1 << 30;
+
+/// Largest write that one request carries; the kernel's own limit.
+const WRITE_MAX_BYTES: u32 = 1 << 20;
+
+/// Reads ahead and asynchronous requests that the kernel keeps in flight.
+const BACKGROUND_MAX: u16 = 64;
+
+/// What is asked of the kernel, each where it knows it; the rest is as fuser sets it.
+///
+/// Not among them, on purpose: WRITEBACK_CACHE (the kernel would trust its own size and times and
+/// not show a change of another peer), DO_READDIRPLUS (forced, a plain `ls` is ten times slower),
+/// AUTO_INVAL_DATA (every own write would drop the page cache by its new mtime; content changed
+/// elsewhere is told by notices, as EXPLICIT_INVAL_DATA promises).
+const CAPABILITIES: [InitFlags; 10] = [
+    InitFlags::FUSE_ASYNC_DIO,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_ATOMIC_O_TRUNC,
+    // Both: the kernel ignores AUTO alone.
+    InitFlags::FUSE_DO_READDIRPLUS.union(InitFlags::FUSE_READDIRPLUS_AUTO),
+    InitFlags::FUSE_CACHE_SYMLINKS,
+    InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+    InitFlags::FUSE_DONT_MASK,
+    InitFlags::FUSE_POSIX_ACL,
+    // Version 2 lets the kernel remember that a file has no capabilities; without it each write
+    // is preceded by a getxattr. Its flag of setattr does not reach us, see `setattr`.
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    InitFlags::FUSE_EXPORT_SUPPORT,
+];
+
+impl Filesystem for Skin {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for capability in CAPABILITIES {
+            if let Err(missing) = config.add_capabilities(capability) {
+                tracing::debug!(?missing, "the kernel lacks a capability");
+            }
+        }
+        // Each setter refuses by naming the largest value that it takes.
+        if let Err(largest) = config.set_max_write(WRITE_MAX_BYTES) {
+            let _ = config.set_max_write(largest);
+        }
+        if let Err(largest) = config.set_max_readahead(WRITE_MAX_BYTES) {
+            let _ = config.set_max_readahead(largest);
+        }
+        let _ = config.set_max_background(BACKGROUND_MAX);
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.run("lookup", |fs| fs.lookup(ino(parent), name.as_bytes())) {
+            // An entry with inode 0 says "not there, and you may remember it".
+            Err(Errno::ENOENT) => {
+                let ttl = self.fs.config().negative_ttl;
+                reply.entry(&ttl, &no_entry(), Generation(0));
+            }
+            outcome => answer_entry(reply, outcome),
+        }
+    }
+
+    fn forget(&self, _req: &Request, number: INodeNo, nlookup: u64) {
+        let _ = self.run("forget", |fs| {
+            fs.forget(ino(number), nlookup);
+            Ok(())
+        });
+    }
+
+    fn getattr(&self, _req: &Request, number: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        match self.run("getattr", |fs| fs.getattr(ino(number))) {
+            Ok(found) => reply.attr(&found.ttl, &file_attr(&found.attr)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        number: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            mode,
+            uid,
+            gid,
+            size,
+            atime: atime.map(set_time),
+            mtime: mtime.map(set_time),
+            fh: handle.map(fh),
+            // What the kernel's FATTR_KILL_SUIDGID says, which fuser keeps to itself: always for a
+            // change of owner, for a truncation unless the caller has CAP_FSETID, as root has.
+            kill_privileges: uid.is_some() || gid.is_some() || (size.is_some() && req.uid() != 0),
+        };
+        match self.run("setattr", |fs| fs.setattr(caller(req, 0), ino(number), set)) {
+            Ok(changed) => reply.attr(&changed.ttl, &file_attr(&changed.attr)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readlink(&self, _req: &Request, number: INodeNo, reply: ReplyData) {
+        match self.run("readlink", |fs| fs.readlink(ino(number))) {
+            Ok(target) => reply.data(&target),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let caller = caller(req, umask);
+        let outcome = self.run("mknod", |fs| {
+            fs.mknod(caller, ino(parent), name.as_bytes(), mode, rdev)
+        });
+        answer_entry(reply, outcome);
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let caller = caller(req, umask);
+        let outcome = self.run("mkdir", |fs| {
+            fs.mkdir(caller, ino(parent), name.as_bytes(), mode)
+        });
+        answer_entry(reply, outcome);
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer(
+            reply,
+            self.run("unlink", |fs| fs.unlink(ino(parent), name.as_bytes())),
+        );
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer(
+            reply,
+            self.run("rmdir", |fs| fs.rmdir(ino(parent), name.as_bytes())),
+        );
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        link_name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let target = target.as_os_str().as_bytes();
+        let outcome = self.run("symlink", |fs| {
+            fs.symlink(caller(req, 0), ino(parent), link_name.as_bytes(), target)
+        });
+        answer_entry(reply, outcome);
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mode = if flags.is_empty() {
+            RenameMode::Replace
+        } else if flags == RenameFlags::RENAME_NOREPLACE {
+            RenameMode::NoReplace
+        } else if flags == RenameFlags::RENAME_EXCHANGE {
+            RenameMode::Exchange
+        } else {
+            return reply.error(Errno::EINVAL);
+        };
+        let from = (ino(parent), name.as_bytes());
+        let to = (ino(newparent), newname.as_bytes());
+        answer(reply, self.run("rename", |fs| fs.rename(from, to, mode)));
+    }
+
+    fn link(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let outcome = self.run("link", |fs| {
+            fs.link(ino(number), ino(newparent), newname.as_bytes())
+        });
+        answer_entry(reply, outcome);
+    }
+
+    fn open(&self, req: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let flags = fs::OpenFlags::from_raw(flags.0);
+        match self.run("open", |fs| fs.open(caller(req, 0), ino(number), flags)) {
+            Ok(opened) => {
+                let handle = FileHandle(opened.fh.0);
+                reply.opened(handle, open_flags(opened.keep_cache));
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let caller = caller(req, umask);
+        let flags = fs::OpenFlags::from_raw(flags);
+        let outcome = self.run("create", |fs| {
+            fs.create(caller, ino(parent), name.as_bytes(), mode, flags)
+        });
+        match outcome {
+            // One duration serves name and attributes in this reply: the shorter is right for both.
+            Ok(created) => reply.created(
+                &created.entry.attr_ttl.min(created.entry.entry_ttl),
+                &file_attr(&created.entry.attr),
+                Generation(created.entry.generation),
+                FileHandle(created.opened.fh.0),
+                open_flags(created.opened.keep_cache),
+            ),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let outcome = self.run("read", |fs| {
+            fs.read(ino(number), fh(handle), offset, size as usize)
+        });
+        match outcome {
+            Ok(ReadPlan::Ready(pieces)) => answer_data(reply, &pieces),
+            Ok(ReadPlan::Wait(pending)) => self.read_later(pending, reply),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let flags = fs::WriteFlags {
+            kill_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            from_cache: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+        };
+        let outcome = self.run("write", |fs| {
+            fs.write(ino(number), fh(handle), offset, data, flags)
+        });
+        match outcome.map(u32::try_from) {
+            Ok(Ok(written)) => reply.written(written),
+            // No request is as large as 4 GiB.
+            Ok(Err(_)) => reply.error(Errno::EIO),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn flush(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        answer(
+            reply,
+            self.run("flush", |fs| fs.flush(ino(number), fh(handle))),
+        );
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        answer(
+            reply,
+            self.run("release", |fs| fs.release(ino(number), fh(handle))),
+        );
+    }
+
+    fn fsync(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.run_on_disk("fsync", reply, move |fs| fs.fsync(ino(number), fh(handle)));
+    }
+
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.run_on_disk("fsyncdir", reply, move |fs| {
+            fs.fsyncdir(ino(number), fh(handle))
+        });
+    }
+
+    fn opendir(&self, _req: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.run("opendir", |fs| fs.opendir(ino(number))) {
+            Ok(opened) => reply.opened(
+                FileHandle(opened.fh.0),
+                open_flags(opened.keep_cache) | FopenFlags::FOPEN_CACHE_DIR,
+            ),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let outcome = self.run("readdir", |fs| {
+            fs.readdir(ino(number), fh(handle), offset, &mut |entry| {
+                let (ino, name) = (INodeNo(entry.ino.0), OsStr::from_bytes(entry.name));
+                if reply.add(ino, entry.cookie, file_type(entry.kind), name) {
+                    Reply::Full
+                } else {
+                    Reply::Taken
+                }
+            })
+        });
+        match outcome {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let outcome = self.run("readdirplus", |fs| {
+            fs.readdirplus(ino(number), fh(handle), offset, &mut |found| {
+                let ino = INodeNo(found.ino.0);
+                let name = OsStr::from_bytes(found.name);
+                let (ttl, attr, generation) = match found.entry {
+                    Some(entry) => (
+                        entry.attr_ttl.min(entry.entry_ttl),
+                        file_attr(&entry.attr),
+                        entry.generation,
+                    ),
+                    // `.` and `..`: the kernel takes their number and kind and nothing else.
+                    None => {
+                        let mut attr = no_entry();
+                        attr.ino = ino;
+                        attr.kind = file_type(found.kind);
+                        (Duration::ZERO, attr, 0)
+                    }
+                };
+                if reply.add(ino, found.cookie, name, &ttl, &attr, Generation(generation)) {
+                    Reply::Full
+                } else {
+                    Reply::Taken
+                }
+            })
+        });
+        match outcome {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        answer(
+            reply,
+            self.run("releasedir", |fs| fs.releasedir(ino(number), fh(handle))),
+        );
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        match self.run("statfs", Fs::statfs) {
+            Ok(space) => reply.statfs(
+                space.blocks,
+                space.blocks_free,
+                space.blocks_free,
+                space.files,
+                space.files_free,
+                space.block_bytes,
+                space.name_bytes_max,
+                space.block_bytes,
+            ),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        number: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let outcome = self.run("setxattr", |fs| {
+            let mode = XattrMode::from_raw(flags).ok_or(FsError::Invalid { what: "flags" })?;
+            fs.setxattr(caller(req, 0), ino(number), name.as_bytes(), value, mode)
+        });
+        answer(reply, outcome);
+    }
+
+    fn getxattr(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        let outcome = self.run("getxattr", |fs| fs.getxattr(ino(number), name.as_bytes()));
+        answer_xattr(reply, size, outcome);
+    }
+
+    fn listxattr(&self, _req: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
+        let outcome = self.run("listxattr", |fs| fs.listxattr(ino(number)));
+        answer_xattr(reply, size, outcome);
+    }
+
+    fn removexattr(&self, _req: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer(
+            reply,
+            self.run("removexattr", |fs| {
+                fs.removexattr(ino(number), name.as_bytes())
+            }),
+        );
+    }
+
+    /// Answers as a filesystem without any does; the default would warn about each.
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn fallocate(
+        &self,
+        req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let outcome = self.run("fallocate", |fs| {
+            let mode = Fallocate::from_raw(mode).ok_or(FsError::Unsupported)?;
+            fs.fallocate(
+                caller(req, 0),
+                ino(number),
+                fh(handle),
+                offset,
+                length,
+                mode,
+            )
+        });
+        answer(reply, outcome);
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let outcome = self.run("lseek", |fs| {
+            let seek = match whence {
+                libc::SEEK_DATA => Seek::Data,
+                libc::SEEK_HOLE => Seek::Hole,
+                // The kernel answers the others itself.
+                _ => return Err(FsError::Invalid { what: "whence" }),
+            };
+            let offset = u64::try_from(offset).map_err(|_| FsError::NoSuchRange)?;
+            fs.lseek(ino(number), fh(handle), offset, seek)
+        });
+        match outcome.map(i64::try_from) {
+            Ok(Ok(offset)) => reply.offset(offset),
+            Ok(Err(_)) => reply.error(Errno::EOVERFLOW),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let outcome = self.run("copy_file_range", |fs| {
+            fs.copy_file_range(
+                (ino(ino_in), fh(fh_in), offset_in),
+                (ino(ino_out), fh(fh_out), offset_out),
+                len.min(COPY_MAX_BYTES),
+            )
+        });
+        match outcome.map(u32::try_from) {
+            Ok(Ok(copied)) => reply.written(copied),
+            Ok(Err(_)) => reply.error(Errno::EIO),
+            Err(errno) => reply.error(errno),
+        }
+    }
+}

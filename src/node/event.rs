@@ -1,0 +1,98 @@
+//! What a node tells its owner, and what its owner does for it.
+
+use std::net::SocketAddr;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::Role;
+use crate::base::{DeviceId, PeerId};
+use crate::crypto::PublicIdentity;
+use crate::wire::{ChunkRequest, ChunkResponse, Refusal, Vector};
+
+/// Something that happened at the node. A subscriber that falls behind loses the oldest events and
+/// is told so by its receiver; every event can be made up for by asking for the state itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeEvent {
+    /// A session with a peer stands, or a suspected one answers again.
+    PeerUp(PeerId),
+    /// A peer does not answer any more, or its session ended.
+    PeerDown(PeerId),
+    /// Segments of another peer's device were stored, durably, up to this number.
+    Segments {
+        /// The author.
+        device: DeviceId,
+        /// The last number that is here.
+        seg_no: u64,
+    },
+    /// A peer has this device's own segments, durably, up to this number.
+    Acknowledged {
+        /// The peer.
+        peer: PeerId,
+        /// The last number that it has.
+        seg_no: u64,
+    },
+    /// The roster changed: members came, left, or were removed.
+    RosterChanged,
+    /// A peer refuses a session with this one.
+    Refused {
+        /// Where it is.
+        addr: SocketAddr,
+        /// Its reason.
+        refusal: Refusal,
+    },
+}
+
+/// How a peer stands to this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PeerState {
+    /// A session stands, and the peer answered in the last seconds.
+    Connected,
+    /// A session stands, but the peer has not answered for [`super::SUSPECT_AFTER`].
+    Suspect,
+    /// There is no session.
+    Offline,
+}
+
+/// What is known of a peer of the roster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// The peer.
+    pub id: PeerId,
+    /// Name for people.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// Where it is or was reached last; `None` where no address is known.
+    pub addr: Option<SocketAddr>,
+    /// How it stands to this peer.
+    pub state: PeerState,
+    /// Round-trip time of the session, milliseconds.
+    pub rtt_ms: Option<u64>,
+    /// Wall time of its last answer, milliseconds since 1970; `None` for never.
+    pub last_contact_ms: Option<u64>,
+    /// Bytes that it gives to the swarm, by its own word.
+    pub capacity_bytes: u64,
+    /// Bytes of them that are free, by its own word.
+    pub free_bytes: u64,
+    /// The segments that it had when it last told.
+    pub vector: Vector,
+    /// Why it refuses a session, where it does.
+    pub refusal: Option<Refusal>,
+}
+
+/// Serves what other peers ask about chunks.
+#[async_trait]
+pub trait ChunkHandler: Send + Sync + 'static {
+    /// Answers one request of a member; `payload` is the raw bytes behind it, and the returned
+    /// bytes travel raw behind the answer. Many run at once, bounded for each peer.
+    async fn handle(
+        &self,
+        from: PeerId,
+        request: ChunkRequest,
+        payload: Bytes,
+    ) -> (ChunkResponse, Bytes);
+}
+
+/// Wraps the volume keys for a new member (OAEP); `None` where they are not at hand.
+pub type KeyWrapper = Box<dyn Fn(&PublicIdentity) -> Option<Vec<u8>> + Send + Sync>;

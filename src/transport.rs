@@ -23,8 +23,11 @@ use bytes::Bytes;
 use crate::base::PeerId;
 use crate::base::limits::{MESSAGE_BODY_MAX_BYTES, MESSAGE_PAYLOAD_MAX_BYTES};
 
+mod frame;
+pub mod quic;
 pub mod sim;
 
+pub use quic::Quic;
 pub use sim::SimNet;
 
 /// Longest wait for a connection to an address that does not answer.

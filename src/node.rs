@@ -7,19 +7,22 @@ mod config;
 mod error;
 mod event;
 pub mod log;
+pub mod roster;
+pub mod token;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 pub use config::NodeConfig;
 pub use error::NodeError;
 pub use event::{ChunkHandler, KeyWrapper, NodeEvent, PeerInfo, PeerState};
 pub use log::{Accepted, LogError, LogHead, LogStore};
+pub use roster::{Member, Role, Roster, RosterError};
+pub use token::{InviteSecret, InviteToken, TokenError};
 
 use crate::base::{Clock, PeerId, Rng, VolumeId};
 use crate::store::Store;
@@ -28,19 +31,6 @@ use crate::wire::{Request, Response, SealedSegment};
 
 /// How long a peer may be silent before it is suspected.
 pub const SUSPECT_AFTER: Duration = Duration::from_secs(6);
-
-/// What a peer may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Role {
-    /// Reads, writes, admits and removes.
-    Admin,
-    /// Reads and writes.
-    Writer,
-    /// Reads.
-    Reader,
-    /// Keeps sealed bytes, without any key.
-    Storage,
-}
 
 /// A running peer.
 pub struct Node {

@@ -1,0 +1,433 @@
+//! Who belongs to a volume: a set of signed statements, the same on every peer.
+//!
+//! [`Roster`] keeps statements whose signatures lead back to the genesis, and a few whose issuer is
+//! not known yet. Merging is the union of two sets, so it does not matter in which order statements
+//! arrive; what a set means is computed from it (see `view`): members, invites, keys left for
+//! members. Statements are never dropped and never change, so two rosters with one
+//! [`Roster::digest`] say the same.
+//!
+//! Storage peers keep and check rosters too: nothing in them is sealed but the keys in
+//! [`Claim::Grant`], which are wrapped for one member each. A roster tells who the members are, what
+//! they are called, and who admitted whom.
+
+mod issue;
+mod statement;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::{DeviceId, PeerId, Stamp, VolumeId};
+use crate::crypto::{CryptoError, PublicIdentity};
+use crate::store::codec;
+
+pub use issue::Issuer;
+use statement::Statement;
+pub use statement::{
+    Claim, InviteId, KEEP_MAX, MEMBER_NAME_MAX_BYTES, STATEMENT_MAX_BYTES, StatementId,
+};
+use view::{Statements, View};
+
+/// Most statements of a roster: 4096 members, each invited, admitted, granted keys and removed.
+pub const STATEMENTS_MAX: usize = 16_384;
+
+/// Most peers that are or were members: one entry each in every version vector.
+pub const MEMBERS_MAX: usize = 4096;
+
+/// Most statements that are kept although their issuer is not known yet: a batch that came before
+/// what it builds on. What is dropped comes again with the next exchange.
+pub const UNATTACHED_MAX: usize = 256;
+
+/// Largest roster in bytes.
+pub const ROSTER_MAX_BYTES: usize = 64 << 20;
+
+/// What a member may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Role {
+    /// Keeps sealed bytes for the others and holds no keys.
+    Storage,
+    /// Reads.
+    Reader,
+    /// Reads and writes.
+    Writer,
+    /// Reads, writes, admits and removes.
+    Admin,
+}
+
+impl Role {
+    /// All roles, the least first.
+    pub const ALL: [Self; 4] = [Self::Storage, Self::Reader, Self::Writer, Self::Admin];
+
+    /// Says whether members with this role hold the volume's keys.
+    pub fn reads(self) -> bool {
+        self >= Self::Reader
+    }
+
+    /// Says whether the others take this member's segments.
+    pub fn writes(self) -> bool {
+        self >= Self::Writer
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Storage => "storage",
+            Self::Reader => "reader",
+            Self::Writer => "writer",
+            Self::Admin => "admin",
+        })
+    }
+}
+
+/// Says that a text names no role.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a role is one of admin, writer, reader, storage")]
+pub struct ParseRoleError;
+
+impl FromStr for Role {
+    type Err = ParseRoleError;
+    fn from_str(text: &str) -> Result<Self, ParseRoleError> {
+        Self::ALL
+            .into_iter()
+            .find(|role| role.to_string() == text)
+            .ok_or(ParseRoleError)
+    }
+}
+
+/// A peer that is, or was, a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The peer.
+    pub id: PeerId,
+    /// Its keys, checked.
+    pub identity: PublicIdentity,
+    /// What it may do.
+    pub role: Role,
+    /// Its name for people; names need not differ.
+    pub name: String,
+    /// When it was admitted.
+    pub admitted: Stamp,
+    /// The statement that admitted it.
+    pub admission: StatementId,
+}
+
+/// Says why a statement is not taken, or not issued.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RosterError {
+    /// Only admins issue statements.
+    #[error("only an admin of the volume may do this")]
+    NotAdmin,
+    /// The volume would have no admin left.
+    #[error("the last admin of the volume cannot be removed")]
+    LastAdmin,
+    /// A name is empty, too long, or cannot be shown.
+    #[error("a member's name has 1 to {MEMBER_NAME_MAX_BYTES} bytes and no control characters")]
+    BadName,
+    /// The peer is a member already.
+    #[error("peer {} is a member already", .0.short())]
+    AlreadyMember(PeerId),
+    /// The peer is not a member.
+    #[error("peer {} is not a member", .0.short())]
+    NotMember(PeerId),
+    /// Another peer has the same device id.
+    #[error("another member has the device id {:016x}", .0.0)]
+    DuplicateDevice(DeviceId),
+    /// No admin has issued this invite.
+    #[error("the invite is not known to the volume")]
+    InviteUnknown,
+    /// The invite has admitted a peer.
+    #[error("the invite was used already, by peer {}", by.short())]
+    InviteUsed {
+        /// The peer that it admitted.
+        by: PeerId,
+    },
+    /// The invite's time is over.
+    #[error("the invite has expired")]
+    InviteExpired,
+    /// The roster has as many statements or members as it can.
+    #[error("the roster is full")]
+    Full,
+    /// The bytes have not the shape of what they should be.
+    #[error("malformed {what}")]
+    Malformed {
+        /// What they should be.
+        what: &'static str,
+    },
+    /// The bytes were made by a newer release.
+    #[error("a roster statement has version {found}, this release knows {known}")]
+    TooNew {
+        /// Their version.
+        found: u8,
+        /// The newest version that is known here.
+        known: u8,
+    },
+    /// A signature or a certificate in a statement does not hold.
+    #[error("a roster statement is not authentic: {0}")]
+    Signature(CryptoError),
+}
+
+/// What a merge did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Merged {
+    /// Statements that are new here and hang below the genesis; above zero, the digest changed.
+    pub added: usize,
+    /// Statements that are kept aside now, for their issuer is not known.
+    pub unattached: usize,
+    /// Statements that are malformed, not authentic, or beyond a limit.
+    pub refused: usize,
+}
+
+/// Who belongs to a volume; see the module's text.
+#[derive(Clone)]
+pub struct Roster {
+    volume: VolumeId,
+    /// Statements that hang below the genesis by signatures that hold.
+    attached: Statements,
+    /// Statements that nothing is known of but their shape.
+    unattached: Statements,
+    /// What `attached` means; computed anew when that changes.
+    view: View,
+}
+
+impl Roster {
+    /// Returns the roster of a volume of which only the id is known; statements come by merging.
+    pub fn empty(volume: VolumeId) -> Self {
+        Self {
+            volume,
+            attached: BTreeMap::new(),
+            unattached: BTreeMap::new(),
+            view: View::default(),
+        }
+    }
+
+    /// Returns the volume.
+    pub fn volume(&self) -> VolumeId {
+        self.volume
+    }
+
+    /// Says whether the genesis is here: without it there are no members.
+    pub fn has_genesis(&self) -> bool {
+        self.attached.contains_key(&self.genesis())
+    }
+
+    /// Returns a member.
+    pub fn member(&self, peer: &PeerId) -> Option<&Member> {
+        self.view.members.get(peer)
+    }
+
+    /// Returns what a peer may do, `None` for one that is not a member.
+    pub fn role_of(&self, peer: &PeerId) -> Option<Role> {
+        self.member(peer).map(|member| member.role)
+    }
+
+    /// Returns a peer that was a member and is not now.
+    pub fn former(&self, peer: &PeerId) -> Option<&Member> {
+        self.view.former.get(peer)
+    }
+
+    /// Returns the members, ascending by id.
+    pub fn members(&self) -> impl ExactSizeIterator<Item = &Member> {
+        self.view.members.values()
+    }
+
+    /// Returns the peer that authors ops as `device`, a member now or once: what a member wrote
+    /// before it was removed can still be verified.
+    pub fn author(&self, device: DeviceId) -> Option<&Member> {
+        let peer = self.view.devices.get(&device)?;
+        self.member(peer).or_else(|| self.former(peer))
+    }
+
+    /// Returns the wrapped keys that admins have left for a peer, in the order of their seniority.
+    pub fn grants(&self, peer: &PeerId) -> impl Iterator<Item = &[u8]> {
+        let ids = self.view.grants.get(peer).into_iter().flatten();
+        ids.filter_map(|id| match &self.attached.get(id)?.content.claim {
+            Claim::Grant { wrapped, .. } => Some(wrapped.as_slice()),
+            _ => None,
+        })
+    }
+
+    /// Returns the role that an invite gives at a time (milliseconds since 1970).
+    ///
+    /// Fails where it is unknown, used or expired.
+    pub fn invite_role(&self, invite: InviteId, now_ms: u64) -> Result<Role, RosterError> {
+        if let Some(by) = self.view.redeemed.get(&invite) {
+            return Err(RosterError::InviteUsed { by: *by });
+        }
+        let issued = self.view.invites.get(&invite);
+        let issued = issued.ok_or(RosterError::InviteUnknown)?;
+        if now_ms >= issued.expires_ms {
+            return Err(RosterError::InviteExpired);
+        }
+        Ok(issued.role)
+    }
+
+    /// Returns a hash over the statements (but those kept aside): equal for equal rosters.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        for id in self.attached.keys() {
+            hasher.update(&id.0);
+        }
+        hasher.finalize().into()
+    }
+
+    /// Returns how many statements there are, those kept aside not counted.
+    pub fn statement_count(&self) -> usize {
+        self.attached.len()
+    }
+
+    /// Returns the bytes of the statements, each behind the one that it takes its authority from:
+    /// sent in this order, in batches of any size, none of them has to be kept aside.
+    pub fn statements(&self) -> impl Iterator<Item = &[u8]> {
+        let order = self.view.order.iter();
+        order.filter_map(|id| Some(self.attached.get(id)?.bytes.as_slice()))
+    }
+
+    /// Takes over statements, which may come from anybody and in any order.
+    pub fn merge<'a>(&mut self, statements: impl IntoIterator<Item = &'a [u8]>) -> Merged {
+        let mut merged = Merged::default();
+        let mut came: Vec<Arc<Statement>> = Vec::new();
+        for bytes in statements {
+            match Statement::decode(bytes) {
+                Ok(statement) if self.attached.contains_key(&statement.id) => {}
+                Ok(statement) => came.push(Arc::new(statement)),
+                Err(_) => merged.refused += 1,
+            }
+        }
+        if came.is_empty() {
+            merged.unattached = self.unattached.len();
+            return merged;
+        }
+        // What was kept aside may belong below what came now.
+        let mut waiting = std::mem::take(&mut self.unattached);
+        waiting.extend(came.into_iter().map(|statement| (statement.id, statement)));
+        self.attach_all(waiting, &mut merged);
+        if merged.added > 0 {
+            self.judge();
+        }
+        merged
+    }
+
+    /// Takes over the statements of another roster of the same volume.
+    pub fn merge_roster(&mut self, other: &Self) -> Merged {
+        let aside = other.unattached.values();
+        self.merge(
+            other
+                .statements()
+                .chain(aside.map(|statement| statement.bytes.as_slice())),
+        )
+    }
+
+    /// Returns the whole roster as bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let aside = self.unattached.values();
+        let aside = aside.map(|statement| statement.bytes.as_slice());
+        let statements: Vec<&[u8]> = self.statements().chain(aside).collect();
+        codec::encode(&(BYTES_VERSION, self.volume, statements))
+    }
+
+    /// Returns the roster of [`Roster::to_bytes`]; every signature is checked again.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, RosterError> {
+        const MALFORMED: RosterError = RosterError::Malformed { what: "roster" };
+        if let Some(&found) = bytes.first().filter(|found| **found > BYTES_VERSION) {
+            return Err(RosterError::TooNew {
+                found,
+                known: BYTES_VERSION,
+            });
+        }
+        let (version, volume, statements): (u8, VolumeId, Vec<Vec<u8>>) =
+            codec::decode(bytes, ROSTER_MAX_BYTES).map_err(|_| MALFORMED)?;
+        let mut roster = Self::empty(volume);
+        let merged = roster.merge(statements.iter().map(Vec::as_slice));
+        if version != BYTES_VERSION || merged.refused > 0 {
+            return Err(MALFORMED);
+        }
+        Ok(roster)
+    }
+
+    /// Attaches what can be attached, round by round; keeps a bounded rest aside.
+    fn attach_all(&mut self, mut waiting: Statements, merged: &mut Merged) {
+        loop {
+            let mut rest = Statements::new();
+            let before = waiting.len();
+            for (id, statement) in waiting {
+                match self.verify(&statement) {
+                    Some(true) if self.attached.len() < STATEMENTS_MAX => {
+                        self.attach(statement);
+                        merged.added += 1;
+                    }
+                    Some(_) => merged.refused += 1,
+                    None => {
+                        rest.insert(id, statement);
+                    }
+                }
+            }
+            let progress = rest.len() < before;
+            waiting = rest;
+            if !progress {
+                break;
+            }
+        }
+        // Those with the smallest ids: the same ones in whichever order they came.
+        while waiting.len() > UNATTACHED_MAX {
+            waiting.pop_last();
+            merged.refused += 1;
+        }
+        merged.unattached = waiting.len();
+        self.unattached = waiting;
+    }
+
+    /// Says whether a statement belongs below the genesis; `None` where its authority is not here.
+    fn verify(&self, statement: &Statement) -> Option<bool> {
+        let issuer = match statement.content.authority {
+            None if statement.id == self.genesis() => statement,
+            None => return Some(false),
+            Some(authority) => self.attached.get(&authority)?,
+        };
+        Some(match issuer.content.claim.admission() {
+            Some((identity, Role::Admin, _)) => statement.verify(identity).is_ok(),
+            _ => false,
+        })
+    }
+
+    fn attach(&mut self, statement: Arc<Statement>) {
+        self.attached.insert(statement.id, statement);
+    }
+
+    fn judge(&mut self) {
+        self.view = view::evaluate(&self.attached, self.genesis());
+    }
+
+    fn genesis(&self) -> StatementId {
+        StatementId(self.volume.0)
+    }
+}
+
+impl PartialEq for Roster {
+    fn eq(&self, other: &Self) -> bool {
+        self.volume == other.volume
+            && self.attached.keys().eq(other.attached.keys())
+            && self.unattached.keys().eq(other.unattached.keys())
+    }
+}
+
+impl Eq for Roster {}
+
+impl fmt::Debug for Roster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Roster")
+            .field("volume", &self.volume)
+            .field("members", &self.view.members.len())
+            .field("statements", &self.attached.len())
+            .field("unattached", &self.unattached.len())
+            .finish()
+    }
+}
+
+const BYTES_VERSION: u8 = 1;

@@ -1,0 +1,230 @@
+//! One statement of the roster: what it claims, and its bytes.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Role, RosterError};
+use crate::base::{PeerId, Stamp};
+use crate::crypto::{Identity, PublicIdentity, Signature};
+use crate::store::codec;
+
+/// Largest statement: an identity has about 620 bytes, wrapped keys of one epoch 315.
+pub const STATEMENT_MAX_BYTES: usize = 4 << 10;
+
+/// Longest name of a member, in bytes: a host name label.
+pub const MEMBER_NAME_MAX_BYTES: usize = 64;
+
+/// Most heads that a removal keeps: one, or a few where an admin's state was restored from a copy.
+pub const KEEP_MAX: usize = 16;
+
+/// Names a statement: the BLAKE3 of its bytes, signature included.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct StatementId(pub [u8; 32]);
+
+impl fmt::Debug for StatementId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, ..] = self.0;
+        write!(f, "StatementId({a:02x}{b:02x}{c:02x}{d:02x})")
+    }
+}
+
+/// Names an invite: a hash of its secret, so that the roster gives nothing away.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct InviteId(pub [u8; 32]);
+
+impl InviteId {
+    /// Returns the name of the invite that has this secret.
+    pub fn of_secret(secret: &[u8]) -> Self {
+        Self(blake3::derive_key("dfs/1 invite", secret))
+    }
+}
+
+impl fmt::Debug for InviteId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, ..] = self.0;
+        write!(f, "InviteId({a:02x}{b:02x}{c:02x}{d:02x})")
+    }
+}
+
+/// What a statement says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Claim {
+    /// The volume exists, and who makes it is its first admin. The hash of this statement is the
+    /// volume's id.
+    Genesis {
+        /// Who makes the volume.
+        identity: PublicIdentity,
+        /// The maker's name for people.
+        name: String,
+        /// Tells volumes of one maker apart.
+        salt: [u8; 16],
+    },
+    /// A peer is a member.
+    Admit {
+        /// The member.
+        identity: PublicIdentity,
+        /// What it may do.
+        role: Role,
+        /// Its name for people.
+        name: String,
+        /// The invite that was redeemed, if one was.
+        invite: Option<InviteId>,
+    },
+    /// Who knows a secret may become a member, once.
+    Invite {
+        /// The secret's hash.
+        invite: InviteId,
+        /// The role that it gives.
+        role: Role,
+        /// When it ends, milliseconds since 1970.
+        expires_ms: u64,
+    },
+    /// An admission ends.
+    Remove {
+        /// The admission (or the genesis) that ends.
+        admission: StatementId,
+        /// The newest statements made under that admission that go on to hold, with all that they
+        /// follow. Others are void where the remover is senior.
+        keep: Vec<StatementId>,
+    },
+    /// The keys of an epoch for a member.
+    Grant {
+        /// The member.
+        peer: PeerId,
+        /// The keys, wrapped for it.
+        wrapped: Vec<u8>,
+    },
+}
+
+impl Claim {
+    /// Returns whom this makes a member, and as what.
+    pub(super) fn admission(&self) -> Option<(&PublicIdentity, Role, &str)> {
+        match self {
+            Self::Genesis { identity, name, .. } => Some((identity, Role::Admin, name)),
+            Self::Admit {
+                identity,
+                role,
+                name,
+                ..
+            } => Some((identity, *role, name)),
+            Self::Invite { .. } | Self::Remove { .. } | Self::Grant { .. } => None,
+        }
+    }
+}
+
+/// What is signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Content {
+    /// The admission by which the issuer is an admin; `None` for the genesis.
+    pub(super) authority: Option<StatementId>,
+    /// The issuer's statement before this one, under the same authority.
+    pub(super) prev: Option<StatementId>,
+    /// When it was issued.
+    pub(super) stamp: Stamp,
+    pub(super) claim: Claim,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Signed {
+    content: Content,
+    signature: Signature,
+}
+
+/// A statement of the right shape; whether its signature holds is known once its authority is.
+#[derive(Debug)]
+pub(super) struct Statement {
+    pub(super) id: StatementId,
+    pub(super) bytes: Vec<u8>,
+    pub(super) content: Content,
+    signature: Signature,
+}
+
+impl Statement {
+    /// Returns the statement that `identity` signs.
+    pub(super) fn sign(identity: &Identity, content: Content) -> Result<Self, RosterError> {
+        content.check()?;
+        let signature = identity.sign(DOMAIN, &codec::encode(&content));
+        let signed = Signed { content, signature };
+        let mut bytes = vec![VERSION];
+        bytes.extend_from_slice(&codec::encode(&signed));
+        if bytes.len() > STATEMENT_MAX_BYTES {
+            return Err(MALFORMED);
+        }
+        Ok(Self::new(bytes, signed))
+    }
+
+    /// Returns the statement of its bytes, which may come from anybody.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, RosterError> {
+        let (&version, body) = bytes.split_first().ok_or(MALFORMED)?;
+        if version > VERSION {
+            return Err(RosterError::TooNew {
+                found: version,
+                known: VERSION,
+            });
+        }
+        let signed: Signed = codec::decode(body, STATEMENT_MAX_BYTES - 1).map_err(|_| MALFORMED)?;
+        // One statement must have one id, so its encoding must be the canonical one.
+        if version != VERSION || codec::encode(&signed) != body {
+            return Err(MALFORMED);
+        }
+        signed.content.check()?;
+        Ok(Self::new(bytes.to_vec(), signed))
+    }
+
+    /// Checks that `issuer` has signed this, and that a peer that it admits is what it says.
+    pub(super) fn verify(&self, issuer: &PublicIdentity) -> Result<(), RosterError> {
+        issuer
+            .verify(DOMAIN, &codec::encode(&self.content), &self.signature)
+            .map_err(RosterError::Signature)?;
+        match self.content.claim.admission() {
+            Some((identity, ..)) => identity.check().map_err(RosterError::Signature),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns what the statements of one issuer are ordered by.
+    pub(super) fn order(&self) -> (Stamp, StatementId) {
+        (self.content.stamp, self.id)
+    }
+
+    fn new(bytes: Vec<u8>, signed: Signed) -> Self {
+        Self {
+            id: StatementId(blake3::hash(&bytes).into()),
+            bytes,
+            content: signed.content,
+            signature: signed.signature,
+        }
+    }
+}
+
+impl Content {
+    /// Checks what follows from the content alone.
+    fn check(&self) -> Result<(), RosterError> {
+        let is_genesis = matches!(self.claim, Claim::Genesis { .. });
+        if is_genesis != self.authority.is_none() || is_genesis && self.prev.is_some() {
+            return Err(MALFORMED);
+        }
+        if let Some((_, _, name)) = self.claim.admission() {
+            check_name(name)?;
+        }
+        match &self.claim {
+            Claim::Remove { keep, .. } if keep.len() > KEEP_MAX => Err(MALFORMED),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Checks that a name can be shown: neither empty nor long, and nothing that moves a cursor.
+pub(super) fn check_name(name: &str) -> Result<(), RosterError> {
+    if name.is_empty() || name.len() > MEMBER_NAME_MAX_BYTES || name.chars().any(char::is_control) {
+        return Err(RosterError::BadName);
+    }
+    Ok(())
+}
+
+const VERSION: u8 = 1;
+const DOMAIN: &str = "dfs/1 roster statement";
+const MALFORMED: RosterError = RosterError::Malformed {
+    what: "roster statement",
+};

@@ -26,19 +26,18 @@ use serde::{Deserialize, Serialize};
 use crate::base::{DeviceId, PeerId, Stamp, VolumeId};
 use crate::crypto::{CryptoError, PublicIdentity};
 use crate::store::codec;
+use crate::wire::limits::{NAME_MAX_BYTES, VECTOR_MAX};
 
 pub use issue::Issuer;
 use statement::Statement;
-pub use statement::{
-    Claim, InviteId, KEEP_MAX, MEMBER_NAME_MAX_BYTES, STATEMENT_MAX_BYTES, StatementId,
-};
+pub use statement::{Claim, InviteId, KEEP_MAX, StatementId};
 use view::{Statements, View};
 
 /// Most statements of a roster: 4096 members, each invited, admitted, granted keys and removed.
 pub const STATEMENTS_MAX: usize = 16_384;
 
 /// Most peers that are or were members: one entry each in every version vector.
-pub const MEMBERS_MAX: usize = 4096;
+pub const MEMBERS_MAX: usize = VECTOR_MAX;
 
 /// Most statements that are kept although their issuer is not known yet: a batch that came before
 /// what it builds on. What is dropped comes again with the next exchange.
@@ -128,7 +127,7 @@ pub enum RosterError {
     #[error("the last admin of the volume cannot be removed")]
     LastAdmin,
     /// A name is empty, too long, or cannot be shown.
-    #[error("a member's name has 1 to {MEMBER_NAME_MAX_BYTES} bytes and no control characters")]
+    #[error("a member's name has 1 to {NAME_MAX_BYTES} bytes and no control characters")]
     BadName,
     /// The peer is a member already.
     #[error("peer {} is a member already", .0.short())]

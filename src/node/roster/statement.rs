@@ -8,12 +8,7 @@ use super::{Role, RosterError};
 use crate::base::{PeerId, Stamp};
 use crate::crypto::{Identity, PublicIdentity, Signature};
 use crate::store::codec;
-
-/// Largest statement: an identity has about 620 bytes, wrapped keys of one epoch 315.
-pub const STATEMENT_MAX_BYTES: usize = 4 << 10;
-
-/// Longest name of a member, in bytes: a host name label.
-pub const MEMBER_NAME_MAX_BYTES: usize = 64;
+use crate::wire::limits::{NAME_MAX_BYTES, STATEMENT_MAX_BYTES};
 
 /// Most heads that a removal keeps: one, or a few where an admin's state was restored from a copy.
 pub const KEEP_MAX: usize = 16;
@@ -217,7 +212,7 @@ impl Content {
 
 /// Checks that a name can be shown: neither empty nor long, and nothing that moves a cursor.
 pub(super) fn check_name(name: &str) -> Result<(), RosterError> {
-    if name.is_empty() || name.len() > MEMBER_NAME_MAX_BYTES || name.chars().any(char::is_control) {
+    if name.is_empty() || name.len() > NAME_MAX_BYTES || name.chars().any(char::is_control) {
         return Err(RosterError::BadName);
     }
     Ok(())

@@ -6,6 +6,7 @@ use proptest::sample::Index;
 use super::*;
 use crate::base::Rng;
 use crate::crypto::Identity;
+use crate::wire::limits::STATEMENT_MAX_BYTES;
 
 static PEERS: LazyLock<Vec<Identity>> = LazyLock::new(|| {
     (0..7)

@@ -10,7 +10,9 @@
 //! cut is everything synced, and of the rows committed later a prefix in commit order. A process
 //! that is killed loses nothing that was committed or put.
 
+pub mod chunks;
 pub mod codec;
+pub mod disk;
 pub mod memory;
 pub mod state;
 
@@ -33,6 +35,8 @@ pub use error::StoreError;
 pub use state::StateDir;
 pub use table::Table;
 
+use self::chunks::LocalChunks;
+use self::disk::Folder;
 use crate::base::time::SystemClock;
 use crate::base::{ChunkId, Clock};
 use crate::crypto::LocalKey;
@@ -148,6 +152,8 @@ pub struct StoreOptions {
     pub row_cache_bytes: u64,
     /// Rows are gathered in memory up to this size before they go to the tree.
     pub memtable_bytes: u64,
+    /// A chunk file that is as long as this is followed by a new one.
+    pub chunk_file_max_bytes: u64,
 }
 
 impl Default for StoreOptions {
@@ -155,6 +161,7 @@ impl Default for StoreOptions {
         Self {
             row_cache_bytes: 64 << 20,
             memtable_bytes: 16 << 20,
+            chunk_file_max_bytes: 256 << 20,
         }
     }
 }
@@ -175,10 +182,13 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let epoch = state::next_epoch(folder, SystemClock::new().wall_ms())?;
         let rows = folder.join(state::ROWS_FOLDER);
-        let rows = local::LocalRows::open(&rows, key.sealer(epoch), options)?;
+        let rows: Arc<dyn Rows> =
+            Arc::new(local::LocalRows::open(&rows, key.sealer(epoch), options)?);
+        let chunks = Arc::new(Folder::new(&folder.join(state::CHUNKS_FOLDER)));
+        let chunks = LocalChunks::open(chunks, Arc::clone(&rows), options.chunk_file_max_bytes)?;
         Ok(Self {
-            rows: Arc::new(rows),
-            chunks: Self::memory().chunks,
+            rows,
+            chunks: Arc::new(chunks),
         })
     }
 

@@ -4,14 +4,16 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
 
 use super::batch::{Batch, stored_key, stored_range};
+use super::disk::Folder;
 use super::group::GroupSync;
 use super::journal::{self, JournalSync};
 use super::memory::check_batch;
-use super::space::Space;
+use super::space::{Reserve, Space};
 use super::{Rows, StoreError, StoreOptions, Table};
 use crate::crypto::RowSealer;
 
@@ -75,7 +77,11 @@ impl LocalRows {
             sealer,
             group: GroupSync::default(),
             journal: JournalSync::new(folder.to_owned()),
-            space: Space::for_rows(folder.to_owned()),
+            space: Space::new(
+                Arc::new(Folder::new(folder)),
+                folder.to_owned(),
+                Reserve::ROWS,
+            ),
             folder: folder.to_owned(),
             database,
         })

@@ -1,40 +1,54 @@
 //! The last room on a disk is kept back, so that a full disk never stops what frees room.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::StoreError;
+use super::disk::{Disk, Room};
 
-/// Room that rows must leave: a flush of the memtables and a compaction behind it, which the row
-/// database does by itself and which must not fail half way.
-const ROW_RESERVE_BYTES: u64 = 96 << 20;
-
-/// The free room is asked for again after this many bytes written.
-const RECHECK_BYTES: u64 = 1 << 20;
-
-/// Watches the free room of the disk below a folder.
+/// Watches the free room of a disk.
 #[derive(Debug)]
 pub(super) struct Space {
+    disk: Arc<dyn Disk>,
+    /// For messages.
     folder: PathBuf,
     /// Bytes that may be written before the next look at the disk.
     credit: AtomicU64,
-    reserve_bytes: u64,
+    reserve: Reserve,
+}
+
+/// How much room must be left.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reserve {
+    bytes: u64,
     /// The reserve takes at most this fraction of the disk.
-    reserve_fraction: u64,
+    fraction: u64,
+}
+
+impl Reserve {
+    /// Room that chunks must leave: rows go on when contents are refused already, so that files
+    /// can still be removed.
+    pub(super) const CHUNKS: Self = Self {
+        bytes: 192 << 20,
+        fraction: 16,
+    };
+
+    /// Room that rows must leave: a flush of the memtables and a compaction behind it, which the
+    /// row database does by itself and which must not fail half way.
+    pub(super) const ROWS: Self = Self {
+        bytes: 96 << 20,
+        fraction: 32,
+    };
 }
 
 impl Space {
-    /// Watches for rows.
-    pub(super) fn for_rows(folder: PathBuf) -> Self {
-        Self::new(folder, ROW_RESERVE_BYTES, 32)
-    }
-
-    fn new(folder: PathBuf, reserve_bytes: u64, reserve_fraction: u64) -> Self {
+    pub(super) fn new(disk: Arc<dyn Disk>, folder: PathBuf, reserve: Reserve) -> Self {
         Self {
+            disk,
             folder,
             credit: AtomicU64::new(0),
-            reserve_bytes,
-            reserve_fraction,
+            reserve,
         }
     }
 
@@ -47,11 +61,10 @@ impl Space {
         if spent.is_ok() {
             return Ok(());
         }
-        let stat = rustix::fs::statvfs(&self.folder)
-            .map_err(|e| StoreError::io("ask for the free space of", &self.folder, e.into()))?;
-        let total = stat.f_blocks.saturating_mul(stat.f_frsize);
-        let available = stat.f_bavail.saturating_mul(stat.f_frsize);
-        let reserve = self.reserve_bytes.min(total / self.reserve_fraction);
+        let room = self.disk.room();
+        let Room { available, total } =
+            room.map_err(|e| StoreError::io("ask for the free space of", &self.folder, e))?;
+        let reserve = self.reserve.bytes.min(total / self.reserve.fraction);
         let usable = available.saturating_sub(reserve);
         if usable < bytes {
             return Err(StoreError::Full);
@@ -61,3 +74,7 @@ impl Space {
         Ok(())
     }
 }
+
+/// The free room is asked for again after this many bytes written: a look at the disk costs 2 us,
+/// and other programs take room, too.
+const RECHECK_BYTES: u64 = 2 << 20;

@@ -1,0 +1,462 @@
+//! Sealed chunks in append-only files, with their index in the rows.
+//!
+//! A chunk is one record of a chunk file, written with one call, and one index row that names the
+//! place. The row is committed right after the bytes, so a killed process loses nothing; but a power
+//! cut may keep the row and lose the bytes. Therefore each chunk is **fresh** (a second row says so)
+//! until its bytes are synced, and opening reads the fresh ones and forgets those whose bytes do not
+//! match their id. A deleted chunk is **dead** (a row says so) until its room is given back, which
+//! waits until the deletion itself is durable: no durable index row ever names room given back.
+//!
+//! Departures: room is given back by punching holes; a file goes as a whole when nothing in it is
+//! alive. Nothing is ever moved.
+
+mod layout;
+mod recover;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use lru::LruCache;
+use parking_lot::{Condvar, Mutex};
+
+use self::layout::{FIRST_OFFSET, Place, Totals};
+use super::batch::Batch;
+use super::disk::{Disk, DiskFile};
+use super::group::GroupSync;
+use super::memory::check_sealed;
+use super::space::{Reserve, Space};
+use super::{ChunkUsage, Chunks, Rows, StoreError, Table};
+use crate::base::ChunkId;
+
+/// The chunks in the files of a [`Disk`].
+#[derive(Debug)]
+pub struct LocalChunks {
+    disk: Arc<dyn Disk>,
+    rows: Arc<dyn Rows>,
+    file_max_bytes: u64,
+    space: Space,
+    group: GroupSync,
+    /// Taken before the lock of `handles`, never the other way round. Held while the rows of a put
+    /// or a deletion are committed, so that the totals in the rows follow those in memory.
+    state: Mutex<State>,
+    /// Signalled when a chunk is no longer busy.
+    idle: Condvar,
+    handles: Mutex<LruCache<u32, Arc<dyn DiskFile>>>,
+    /// Counted up before room is given back, so that a reader notices that it may have read zeros.
+    reclaims: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    files: BTreeMap<u32, FileState>,
+    /// Where the next record goes; `None` before the first put.
+    tail: Option<Tail>,
+    /// Chunks that are being put or deleted by someone.
+    busy: HashSet<ChunkId>,
+    /// Chunks whose rows are committed and whose bytes are not yet synced.
+    fresh: BTreeSet<Place>,
+    /// Files of the fresh chunks.
+    dirty: BTreeMap<u32, Arc<dyn DiskFile>>,
+    /// Places of deleted chunks whose room is not yet given back.
+    dead: Vec<Place>,
+    /// A file was made since the names were synced.
+    new_names: bool,
+}
+
+#[derive(Debug, Default)]
+struct FileState {
+    totals: Totals,
+    /// Records that are being written and have no rows yet.
+    writing: u32,
+}
+
+#[derive(Debug, Clone)]
+struct Tail {
+    number: u32,
+    offset: u64,
+    file: Arc<dyn DiskFile>,
+}
+
+impl LocalChunks {
+    /// Opens the chunk files of `disk` by their index in `rows`.
+    ///
+    /// A file that reaches `file_max_bytes` is followed by a new one.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        rows: Arc<dyn Rows>,
+        file_max_bytes: u64,
+    ) -> Result<Self, StoreError> {
+        let state = recover::recover(&*disk, &*rows)?;
+        let chunks = Self {
+            space: Space::new(Arc::clone(&disk), FOLDER.into(), Reserve::CHUNKS),
+            disk,
+            rows,
+            file_max_bytes,
+            group: GroupSync::default(),
+            state: Mutex::new(state),
+            idle: Condvar::new(),
+            handles: Mutex::new(LruCache::new(HANDLES_MAX)),
+            reclaims: AtomicU64::new(0),
+        };
+        // What is fresh or dead since before is worth a sync.
+        chunks.group.wrote();
+        Ok(chunks)
+    }
+
+    fn place(&self, id: ChunkId) -> Result<Option<Place>, StoreError> {
+        match self.rows.get(Table::ChunkIndex, id.as_bytes())? {
+            Some(row) => Place::from_row(&row).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn handle(&self, number: u32) -> Result<Arc<dyn DiskFile>, StoreError> {
+        if let Some(file) = self.handles.lock().get(&number) {
+            return Ok(Arc::clone(file));
+        }
+        let file = match self.disk.open(&layout::file_name(number), false) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(LOST),
+            opened => opened.map_err(|e| failed("open", e))?,
+        };
+        self.handles.lock().put(number, Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// Waits until nobody else puts or deletes this chunk, and keeps others waiting in turn.
+    fn claim(&self, id: ChunkId) -> Claim<'_> {
+        let mut state = self.state.lock();
+        while !state.busy.insert(id) {
+            self.idle.wait(&mut state);
+        }
+        Claim { chunks: self, id }
+    }
+
+    /// Reserves room for a record at the tail, in a new file where the last one is full.
+    fn allocate(&self, len: u32) -> Result<(Place, Arc<dyn DiskFile>), StoreError> {
+        let mut state = self.state.lock();
+        let tail = match state.tail.take() {
+            Some(tail) if tail.offset < self.file_max_bytes => tail,
+            full => self.next_file(full, &mut state)?,
+        };
+        let place = Place {
+            file: tail.number,
+            offset: tail.offset,
+            len,
+        };
+        state.files.entry(place.file).or_default().writing += 1;
+        let file = Arc::clone(&tail.file);
+        state.tail = Some(Tail {
+            offset: place.end(),
+            ..tail
+        });
+        Ok((place, file))
+    }
+
+    fn next_file(&self, full: Option<Tail>, state: &mut State) -> Result<Tail, StoreError> {
+        let last = state
+            .files
+            .last_key_value()
+            .map_or(0, |(number, _)| *number);
+        let number = last + 1;
+        let made = self
+            .disk
+            .open(&layout::file_name(number), true)
+            .and_then(|file| {
+                file.write_at(&layout::file_header(number), &[], 0)?;
+                Ok(file)
+            });
+        match made {
+            Ok(file) => {
+                state.new_names = true;
+                self.handles.lock().put(number, Arc::clone(&file));
+                Ok(Tail {
+                    number,
+                    offset: FIRST_OFFSET,
+                    file,
+                })
+            }
+            Err(e) => {
+                state.tail = full;
+                Err(failed("make", e))
+            }
+        }
+    }
+
+    /// Gives back what [`LocalChunks::allocate`] reserved for a record that did not come to be.
+    fn abandon(&self, place: Place, file: &dyn DiskFile) {
+        // No row names this room, so it may go at once; what cannot be given back stays a hole.
+        let _ = file.punch(place.offset, place.end() - place.offset);
+        let mut state = self.state.lock();
+        if let Some(file) = state.files.get_mut(&place.file) {
+            file.writing = file.writing.saturating_sub(1);
+        }
+        if let Some(tail) = &mut state.tail
+            && tail.number == place.file
+            && tail.offset == place.end()
+        {
+            tail.offset = place.offset;
+        }
+    }
+
+    /// Commits the rows of a record whose bytes are written.
+    fn enter(
+        &self,
+        id: ChunkId,
+        place: Place,
+        file: &Arc<dyn DiskFile>,
+    ) -> Result<usize, StoreError> {
+        let mut state = self.state.lock();
+        let entry = state.files.entry(place.file).or_default();
+        let mut totals = entry.totals;
+        totals.add(place);
+        let mut batch = Batch::new();
+        batch.put(Table::ChunkIndex, id.as_bytes(), place.to_row());
+        batch.put(
+            Table::ChunkFresh,
+            place.to_key(),
+            layout::fresh_row(id, place),
+        );
+        batch.put(Table::ChunkFile, place.file.to_be_bytes(), totals.to_row());
+        self.rows.commit(batch)?;
+        entry.totals = totals;
+        entry.writing = entry.writing.saturating_sub(1);
+        state.fresh.insert(place);
+        state.dirty.insert(place.file, Arc::clone(file));
+        Ok(state.fresh.len())
+    }
+
+    /// Makes the bytes of the fresh chunks durable and gives back the room of the dead ones.
+    fn flush(&self) -> Result<(), StoreError> {
+        let (dirty, fresh, dead, new_names) = {
+            let mut state = self.state.lock();
+            (
+                std::mem::take(&mut state.dirty),
+                std::mem::take(&mut state.fresh),
+                std::mem::take(&mut state.dead),
+                std::mem::take(&mut state.new_names),
+            )
+        };
+        if new_names {
+            self.disk.sync_names().map_err(|e| failed("sync", e))?;
+        }
+        for file in dirty.values() {
+            file.sync_data().map_err(|e| failed("sync", e))?;
+        }
+        if !fresh.is_empty() {
+            let mut batch = Batch::new();
+            for place in fresh {
+                batch.delete(Table::ChunkFresh, place.to_key());
+            }
+            self.rows.commit(batch)?;
+        }
+        if !dead.is_empty() {
+            self.reclaim(dead)?;
+        }
+        Ok(())
+    }
+
+    /// Gives back the room of deleted chunks, and whole files where nothing is alive in them.
+    fn reclaim(&self, dead: Vec<Place>) -> Result<(), StoreError> {
+        // From here on no crash brings an index row of these back.
+        self.rows.sync()?;
+        self.reclaims.fetch_add(1, Ordering::AcqRel);
+        let gone = self.drop_dead_files(&dead)?;
+        let mut batch = Batch::new();
+        for place in dead {
+            if !gone.contains(&place.file) {
+                match self.handle(place.file) {
+                    Ok(file) => file
+                        .punch(place.offset, place.end() - place.offset)
+                        .map_err(|e| failed("give back room of", e))?,
+                    // A file that the disk lost has no room to give back.
+                    Err(StoreError::Corrupt { .. }) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            batch.delete(Table::ChunkDead, place.to_key());
+        }
+        for number in gone {
+            batch.delete(Table::ChunkFile, number.to_be_bytes());
+        }
+        self.rows.commit(batch)
+    }
+
+    /// Removes those files of the dead places in which nothing is alive.
+    fn drop_dead_files(&self, dead: &[Place]) -> Result<BTreeSet<u32>, StoreError> {
+        let mut gone = BTreeSet::new();
+        {
+            let mut state = self.state.lock();
+            let tail = state.tail.as_ref().map(|tail| tail.number);
+            // What was deleted after this flush began may come back, and its file with it.
+            let waiting: BTreeSet<u32> = state.dead.iter().map(|place| place.file).collect();
+            for place in dead {
+                let idle = |file: &FileState| file.totals.count == 0 && file.writing == 0;
+                if Some(place.file) != tail
+                    && !waiting.contains(&place.file)
+                    && state.files.get(&place.file).is_some_and(idle)
+                {
+                    gone.insert(place.file);
+                    state.files.remove(&place.file);
+                }
+            }
+        }
+        for number in &gone {
+            self.handles.lock().pop(number);
+            match self.disk.remove(&layout::file_name(*number)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed("remove", e)),
+                _ => {}
+            }
+        }
+        Ok(gone)
+    }
+}
+
+impl Chunks for LocalChunks {
+    fn put(&self, id: ChunkId, sealed: &[u8]) -> Result<(), StoreError> {
+        check_sealed(sealed)?;
+        let fresh_count = {
+            let _claim = self.claim(id);
+            if self.place(id)?.is_some() {
+                return Ok(());
+            }
+            self.group.check()?;
+            self.space.take(sealed.len() as u64)?;
+            let (place, file) = self.allocate(sealed.len() as u32)?;
+            let header = layout::record_header(id, place);
+            let entered = file
+                .write_at(&header, sealed, place.offset)
+                .map_err(|e| failed("write", e))
+                .and_then(|()| self.enter(id, place, &file));
+            if entered.is_err() {
+                self.abandon(place, &*file);
+            }
+            entered?
+        };
+        self.group.wrote();
+        if fresh_count >= FRESH_MAX {
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    fn get(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError> {
+        loop {
+            let reclaims = self.reclaims.load(Ordering::Acquire);
+            let Some(place) = self.place(id)? else {
+                return Ok(None);
+            };
+            let read = self.handle(place.file).and_then(|file| {
+                file.read_at(place.len as usize, place.body())
+                    .map_err(|e| failed("read", e))
+            });
+            // The chunk may have been deleted since the index was read, and its room given back.
+            if self.reclaims.load(Ordering::Acquire) != reclaims && self.place(id)? != Some(place) {
+                continue;
+            }
+            let bytes = read?;
+            if bytes.len() != place.len as usize {
+                return Err(LOST);
+            }
+            return Ok(Some(bytes));
+        }
+    }
+
+    fn len(&self, id: ChunkId) -> Result<Option<u64>, StoreError> {
+        Ok(self.place(id)?.map(|place| u64::from(place.len)))
+    }
+
+    fn delete(&self, id: ChunkId) -> Result<(), StoreError> {
+        let _claim = self.claim(id);
+        let Some(place) = self.place(id)? else {
+            return Ok(());
+        };
+        self.group.check()?;
+        {
+            let mut state = self.state.lock();
+            let entry = state.files.entry(place.file).or_default();
+            let mut totals = entry.totals;
+            totals.remove(place);
+            let mut batch = Batch::new();
+            batch.delete(Table::ChunkIndex, id.as_bytes());
+            batch.delete(Table::ChunkFresh, place.to_key());
+            batch.put(Table::ChunkDead, place.to_key(), place.len.to_le_bytes());
+            batch.put(Table::ChunkFile, place.file.to_be_bytes(), totals.to_row());
+            self.rows.commit(batch)?;
+            entry.totals = totals;
+            state.fresh.remove(&place);
+            state.dead.push(place);
+        }
+        self.group.wrote();
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.group.sync(|| self.flush())
+    }
+
+    fn for_each(
+        &self,
+        f: &mut dyn FnMut(ChunkId, u64) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let mut result = Ok(());
+        let mut visit = |key: &[u8], row: &[u8]| {
+            let id = ChunkId::from_slice(key).ok_or(StoreError::Corrupt {
+                what: "a key of the chunk index",
+            });
+            match id.and_then(|id| Ok((id, Place::from_row(row)?))) {
+                Ok((id, place)) => f(id, u64::from(place.len)),
+                Err(e) => {
+                    result = Err(e);
+                    ControlFlow::Break(())
+                }
+            }
+        };
+        self.rows.scan(Table::ChunkIndex, &[], None, &mut visit)?;
+        result
+    }
+
+    fn usage(&self) -> ChunkUsage {
+        let state = self.state.lock();
+        let mut usage = ChunkUsage::default();
+        for file in state.files.values() {
+            usage.count += file.totals.count;
+            usage.bytes += file.totals.bytes;
+        }
+        usage
+    }
+}
+
+/// The right to put or delete one chunk, until dropped.
+struct Claim<'a> {
+    chunks: &'a LocalChunks,
+    id: ChunkId,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.chunks.state.lock().busy.remove(&self.id);
+        self.chunks.idle.notify_all();
+    }
+}
+
+fn failed(op: &'static str, source: io::Error) -> StoreError {
+    StoreError::io(op, Path::new(FOLDER), source)
+}
+
+/// What messages call the chunk files; a [`Disk`] has no path.
+const FOLDER: &str = "the chunk files";
+
+const LOST: StoreError = StoreError::Corrupt {
+    what: "a chunk file is shorter than its index says, or missing",
+};
+
+/// Chunk files kept open: 32 GiB of chunks at 256 MiB each, of the 1024 descriptors of a process.
+const HANDLES_MAX: std::num::NonZeroUsize = std::num::NonZeroUsize::new(128).unwrap();
+
+/// So many chunks may wait for a sync; a gigabyte that opening would have to read and hash.
+const FRESH_MAX: usize = 1024;

@@ -1,0 +1,234 @@
+//! Where things lie in a chunk file, and the rows that say so. docs/format.md has the byte maps.
+
+use crate::base::ChunkId;
+use crate::store::StoreError;
+
+/// Records begin at multiples of this: a page of memory and a block of the file system, so that no
+/// two chunks share one and the room of each can be given back by itself.
+pub(super) const ALIGN_BYTES: u64 = 4096;
+
+/// Where the first record of a file begins.
+pub(super) const FIRST_OFFSET: u64 = ALIGN_BYTES;
+
+/// What lies before the sealed bytes of each chunk.
+pub(super) const RECORD_HEADER_BYTES: u64 = 4 + 4 + 32 + 8;
+
+/// Version of the chunk files.
+const FILE_VERSION: u32 = 1;
+const FILE_MAGIC: [u8; 8] = *b"dfschunk";
+const FILE_SUFFIX: &str = ".chunks";
+
+/// "dfsc" in the order of the bytes: the start of a record, for whoever must search for it.
+const RECORD_MAGIC: [u8; 4] = *b"dfsc";
+
+/// Where a chunk lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    /// Number of the chunk file.
+    pub(super) file: u32,
+    /// Where its record begins.
+    pub(super) offset: u64,
+    /// Length of its sealed bytes.
+    pub(super) len: u32,
+}
+
+impl Place {
+    /// Returns where the sealed bytes begin.
+    pub(super) fn body(self) -> u64 {
+        self.offset + RECORD_HEADER_BYTES
+    }
+
+    /// Returns where the next record may begin.
+    pub(super) fn end(self) -> u64 {
+        (self.body() + u64::from(self.len)).next_multiple_of(ALIGN_BYTES)
+    }
+
+    /// Returns the value of its index row.
+    pub(super) fn to_row(self) -> Vec<u8> {
+        let mut row = Vec::with_capacity(16);
+        row.extend_from_slice(&self.file.to_le_bytes());
+        row.extend_from_slice(&self.len.to_le_bytes());
+        row.extend_from_slice(&self.offset.to_le_bytes());
+        row
+    }
+
+    /// Returns the place that an index row names.
+    pub(super) fn from_row(row: &[u8]) -> Result<Self, StoreError> {
+        let place = || {
+            let (file, rest) = row.split_first_chunk()?;
+            let (len, rest) = rest.split_first_chunk()?;
+            Some(Self {
+                file: u32::from_le_bytes(*file),
+                len: u32::from_le_bytes(*len),
+                offset: u64::from_le_bytes(rest.try_into().ok()?),
+            })
+        };
+        place().and_then(Self::checked).ok_or(BAD_ROW)
+    }
+
+    /// Returns the key of its row among the fresh or the dead.
+    pub(super) fn to_key(self) -> [u8; 12] {
+        let mut key = [0; 12];
+        let (file, offset) = key.split_at_mut(4);
+        file.copy_from_slice(&self.file.to_be_bytes());
+        offset.copy_from_slice(&self.offset.to_be_bytes());
+        key
+    }
+
+    /// Returns the place that the key of a fresh or dead row and its length name.
+    pub(super) fn from_key(key: &[u8], len: &[u8]) -> Result<Self, StoreError> {
+        let place = || {
+            let (file, offset) = key.split_first_chunk()?;
+            Some(Self {
+                file: u32::from_be_bytes(*file),
+                offset: u64::from_be_bytes(offset.try_into().ok()?),
+                len: u32::from_le_bytes(len.try_into().ok()?),
+            })
+        };
+        place().and_then(Self::checked).ok_or(BAD_ROW)
+    }
+
+    /// Offsets beyond what a file can have would overflow the arithmetic above.
+    fn checked(self) -> Option<Self> {
+        let sane = self.offset <= i64::MAX as u64 - (1 << 33)
+            && self.offset.is_multiple_of(ALIGN_BYTES)
+            && self.len as usize <= crate::store::SEALED_MAX_BYTES;
+        sane.then_some(self)
+    }
+}
+
+/// How much of a file is in use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub(super) count: u64,
+    pub(super) bytes: u64,
+}
+
+impl Totals {
+    /// Returns the value of its row.
+    pub(super) fn to_row(self) -> Vec<u8> {
+        [self.count.to_le_bytes(), self.bytes.to_le_bytes()].concat()
+    }
+
+    /// Returns the totals that a row names.
+    pub(super) fn from_row(row: &[u8]) -> Result<Self, StoreError> {
+        let totals = || {
+            let (count, bytes) = row.split_first_chunk()?;
+            Some(Self {
+                count: u64::from_le_bytes(*count),
+                bytes: u64::from_le_bytes(bytes.try_into().ok()?),
+            })
+        };
+        totals().ok_or(BAD_ROW)
+    }
+
+    pub(super) fn add(&mut self, place: Place) {
+        self.count += 1;
+        self.bytes += u64::from(place.len);
+    }
+
+    pub(super) fn remove(&mut self, place: Place) {
+        self.count = self.count.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(u64::from(place.len));
+    }
+}
+
+/// Returns the value of a fresh row: the id, then the length.
+pub(super) fn fresh_row(id: ChunkId, place: Place) -> Vec<u8> {
+    [&id.0[..], &place.len.to_le_bytes()].concat()
+}
+
+/// Returns what a fresh row names.
+pub(super) fn parse_fresh(key: &[u8], row: &[u8]) -> Result<(ChunkId, Place), StoreError> {
+    let (id, len) = row.split_first_chunk().ok_or(BAD_ROW)?;
+    Ok((ChunkId(*id), Place::from_key(key, len)?))
+}
+
+/// Returns the header of a record.
+pub(super) fn record_header(id: ChunkId, place: Place) -> [u8; RECORD_HEADER_BYTES as usize] {
+    let mut header = [0; RECORD_HEADER_BYTES as usize];
+    let (magic, rest) = header.split_at_mut(4);
+    magic.copy_from_slice(&RECORD_MAGIC);
+    let (len, rest) = rest.split_at_mut(4);
+    len.copy_from_slice(&place.len.to_le_bytes());
+    let (name, _) = rest.split_at_mut(32);
+    name.copy_from_slice(&id.0);
+    header
+}
+
+/// Returns the header of a file.
+pub(super) fn file_header(file: u32) -> Vec<u8> {
+    let mut header = FILE_MAGIC.to_vec();
+    header.extend_from_slice(&FILE_VERSION.to_le_bytes());
+    header.extend_from_slice(&file.to_le_bytes());
+    header
+}
+
+/// Returns the name of a file.
+pub(super) fn file_name(file: u32) -> String {
+    format!("{file:08x}{FILE_SUFFIX}")
+}
+
+/// Returns the number in the name of a file, `None` where it is not one of ours.
+pub(super) fn file_number(name: &str) -> Option<u32> {
+    let digits = name.strip_suffix(FILE_SUFFIX)?;
+    let number = u32::from_str_radix(digits, 16).ok()?;
+    (file_name(number) == name).then_some(number)
+}
+
+const BAD_ROW: StoreError = StoreError::Corrupt {
+    what: "a row of the chunk index",
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_never_share_a_page_and_waste_less_than_one() {
+        for len in (0..20_000).chain([(1 << 20) - 1, 1 << 20, (1 << 20) + 69]) {
+            let place = Place {
+                file: 1,
+                offset: 3 * ALIGN_BYTES,
+                len,
+            };
+            let used = RECORD_HEADER_BYTES + u64::from(len);
+            let end = place.end();
+            assert!(end.is_multiple_of(ALIGN_BYTES));
+            assert!(end >= place.offset + used && end < place.offset + used + ALIGN_BYTES);
+        }
+    }
+
+    #[test]
+    fn rows_round_trip_and_nonsense_is_refused() {
+        let place = Place {
+            file: 7,
+            offset: 5 * ALIGN_BYTES,
+            len: 1234,
+        };
+        assert_eq!(Place::from_row(&place.to_row()).unwrap(), place);
+        let fresh = fresh_row(ChunkId([9; 32]), place);
+        let parsed = parse_fresh(&place.to_key(), &fresh).unwrap();
+        assert_eq!(parsed, (ChunkId([9; 32]), place));
+        let totals = Totals { count: 3, bytes: 9 };
+        assert_eq!(Totals::from_row(&totals.to_row()).unwrap(), totals);
+        for row in [&[][..], &[1; 15], &[1; 17], &[0xff; 16]] {
+            assert!(Place::from_row(row).is_err());
+            assert!(parse_fresh(row, row).is_err());
+        }
+        assert!(Totals::from_row(&[1; 17]).is_err());
+    }
+
+    #[test]
+    fn file_names_are_exact() {
+        assert_eq!(file_number(&file_name(0xab)), Some(0xab));
+        for name in [
+            "ab.chunks",
+            "000000AB.chunks",
+            "000000ab",
+            "+00000ab.chunks",
+        ] {
+            assert_eq!(file_number(name), None);
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! What the chunk files need of a disk, as a trait: the folder itself, or a model that crashes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::fs::FallocateFlags;
+
+/// A flat folder of files.
+///
+/// What a crash may do to it: a file that was made or removed since the last
+/// [`Disk::sync_names`] may be there or not. Of the bytes written to a file since its last
+/// [`DiskFile::sync_data`] each sector may be there or not; synced bytes stay.
+pub trait Disk: Send + Sync + std::fmt::Debug {
+    /// Opens a file for reading and writing, making it where `create` is set and it is missing.
+    fn open(&self, name: &str, create: bool) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Removes a file; those who have it open may go on reading it.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Returns the names of all files.
+    fn names(&self) -> io::Result<Vec<String>>;
+
+    /// Makes durable which files there are.
+    fn sync_names(&self) -> io::Result<()>;
+
+    /// Returns how much room there is.
+    fn room(&self) -> io::Result<Room>;
+}
+
+/// The room of a disk, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// What may still be written.
+    pub available: u64,
+    /// What the disk holds in all.
+    pub total: u64,
+}
+
+/// A file of a [`Disk`].
+pub trait DiskFile: Send + Sync + std::fmt::Debug {
+    /// Writes two pieces, one behind the other, from `offset` on.
+    fn write_at(&self, first: &[u8], second: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Returns `len` bytes from `offset` on, fewer where the file ends before.
+    fn read_at(&self, len: usize, offset: u64) -> io::Result<Bytes>;
+
+    /// Makes everything that was written before durable.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// Gives the room of a range back to the disk; it reads as zeros from then on.
+    ///
+    /// Does nothing where the file system cannot.
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
+
+    /// Returns the length in bytes.
+    fn size(&self) -> io::Result<u64>;
+}
+
+/// A folder of the local file system.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// Returns the folder at `path`, which is there.
+    pub fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+        }
+    }
+}
+
+impl Disk for Folder {
+    fn open(&self, name: &str, create: bool) -> io::Result<Arc<dyn DiskFile>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(create)
+            .truncate(false)
+            .mode(0o600)
+            .open(self.path.join(name))?;
+        Ok(Arc::new(LocalFile(file)))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.path.join(name))
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            // A name that is not text is not one of ours.
+            names.extend(entry?.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+
+    fn room(&self) -> io::Result<Room> {
+        let stat = rustix::fs::statvfs(&self.path)?;
+        Ok(Room {
+            available: stat.f_bavail.saturating_mul(stat.f_frsize),
+            total: stat.f_blocks.saturating_mul(stat.f_frsize),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct LocalFile(File);
+
+impl DiskFile for LocalFile {
+    fn write_at(&self, first: &[u8], second: &[u8], offset: u64) -> io::Result<()> {
+        let (mut first, mut second, mut offset) = (first, second, offset);
+        while !first.is_empty() || !second.is_empty() {
+            let pieces = [IoSlice::new(first), IoSlice::new(second)];
+            let written = match rustix::io::pwritev(&self.0, &pieces, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => written,
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(e) => return Err(e.into()),
+            };
+            offset += written as u64;
+            let of_first = written.min(first.len());
+            first = first.get(of_first..).unwrap_or_default();
+            second = second.get(written - of_first..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    fn read_at(&self, len: usize, offset: u64) -> io::Result<Bytes> {
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let at = offset + bytes.len() as u64;
+            let spare = rustix::buffer::spare_capacity(&mut bytes);
+            match rustix::io::pread(&self.0, spare, at) {
+                Ok(0) => break,
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        // The allocation may be a little larger than asked for.
+        bytes.truncate(len);
+        Ok(Bytes::from(bytes))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.0, flags, offset, len) {
+            Ok(()) | Err(rustix::io::Errno::NOTSUP | rustix::io::Errno::NOSYS) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_lie_one_behind_the_other_and_holes_read_as_zeros() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Folder::new(folder.path());
+        assert!(disk.open("a", false).is_err());
+        let file = disk.open("a", true).unwrap();
+        file.write_at(b"head", &[7; 8192], 4096).unwrap();
+        assert_eq!(file.size().unwrap(), 4096 + 4 + 8192);
+        assert_eq!(&file.read_at(6, 4095).unwrap()[..], b"\0head\x07");
+        assert_eq!(file.read_at(100, 4096 + 8192).unwrap().len(), 4);
+        file.punch(4096, 4096).unwrap();
+        assert_eq!(&file.read_at(5, 8191).unwrap()[1..], &[7; 4]);
+        file.sync_data().unwrap();
+        disk.sync_names().unwrap();
+        assert_eq!(disk.names().unwrap(), ["a"]);
+        disk.remove("a").unwrap();
+        assert!(disk.names().unwrap().is_empty());
+        assert_eq!(file.read_at(1, 9000).unwrap().len(), 1);
+    }
+}

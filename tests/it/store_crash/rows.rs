@@ -1,0 +1,254 @@
+//! Rows: what was never synced is cut, torn and garbled; the rest must come back as a prefix.
+
+use std::fs;
+use std::io::{Read, Seek, SeekFrom};
+use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use dfs::base::Rng;
+use dfs::crypto::{Identity, LocalKey};
+use dfs::store::{Batch, StateDir, Store, StoreError, StoreOptions, Table};
+
+/// The key of all folders here; making one takes a moment.
+pub(super) fn key() -> &'static LocalKey {
+    static KEY: OnceLock<LocalKey> = OnceLock::new();
+    KEY.get_or_init(|| Identity::generate(&Rng::from_seed(1)).unwrap().local_key())
+}
+
+/// Commits batch `n`: three rows, one of them the count of batches so far.
+pub(super) fn commit(store: &Store, n: u64) -> Result<(), StoreError> {
+    let mut batch = Batch::new();
+    batch.put(Table::Op, n.to_be_bytes(), value(n));
+    batch.put(Table::Inode, n.to_be_bytes(), n.to_le_bytes());
+    batch.put(Table::Meta, b"count", (n + 1).to_le_bytes());
+    if n.is_multiple_of(5) && n > 0 {
+        batch.delete(Table::Inode, (n - 1).to_be_bytes());
+    }
+    store.rows.commit(batch)
+}
+
+/// Sizes that end anywhere in a sector, now and then outside the tree.
+fn value(n: u64) -> Vec<u8> {
+    vec![n as u8; (n * 37 % 900 + if n % 7 == 3 { 3000 } else { 0 }) as usize]
+}
+
+/// Checks that the rows are those of the first batches and no other, and returns how many.
+pub(super) fn prefix_len(store: &Store, what: &str) -> u64 {
+    let count = store.rows.get(Table::Meta, b"count").expect(what);
+    let count = count.map_or(0, |count| u64::from_le_bytes(count.try_into().unwrap()));
+    let mut next = 0;
+    let mut visit = |key: &[u8], row: &[u8]| {
+        assert_eq!(key, u64::to_be_bytes(next), "{what}");
+        assert_eq!(row, value(next), "{what}");
+        next += 1;
+        ControlFlow::Continue(())
+    };
+    store
+        .rows
+        .scan(Table::Op, &[], None, &mut visit)
+        .expect(what);
+    assert_eq!(next, count, "{what}: a batch is there in part");
+    for n in 0..count {
+        let deleted = (n + 1).is_multiple_of(5) && n + 1 < count;
+        let row = store.rows.get(Table::Inode, &n.to_be_bytes()).expect(what);
+        assert_eq!(row.is_none(), deleted, "{what}");
+    }
+    count
+}
+
+fn journal(state: &Path) -> PathBuf {
+    let files = fs::read_dir(state.join("rows")).unwrap();
+    let journals = files.map(|entry| entry.unwrap().path());
+    journals
+        .filter(|path| path.extension().is_some_and(|ext| ext == "jnl"))
+        .max_by_key(|path| {
+            path.file_stem()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .parse::<u64>()
+                .unwrap()
+        })
+        .unwrap()
+}
+
+/// Returns where the written part of a journal ends, which is not before `from`.
+fn written_end(path: &Path, from: u64) -> u64 {
+    let mut file = fs::File::open(path).unwrap();
+    file.seek(SeekFrom::Start(from)).unwrap();
+    let mut rest = Vec::new();
+    file.take(4 << 20).read_to_end(&mut rest).unwrap();
+    let zeros = rest.iter().rev().take_while(|byte| **byte == 0).count();
+    from + (rest.len() - zeros) as u64
+}
+
+/// Copies a state folder; of journals only what is written, their length stays.
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    fs::set_permissions(to, fs::metadata(from).unwrap().permissions()).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_folder(&path, &target);
+        } else if path.extension().is_some_and(|ext| ext == "jnl") {
+            let mut bytes = vec![0; written_end(&path, 0) as usize];
+            let journal = fs::File::open(&path).unwrap();
+            journal.read_exact_at(&mut bytes, 0).unwrap();
+            fs::write(&target, &bytes).unwrap();
+            let copy = fs::OpenOptions::new().write(true).open(&target).unwrap();
+            copy.set_len(journal.metadata().unwrap().len()).unwrap();
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+/// What a power cut does to the part of a journal that was never synced.
+#[derive(Debug, Clone, Copy)]
+enum Damage {
+    /// The file ends here.
+    Cut(u64),
+    /// Nothing from here on was written.
+    Zeros(u64),
+    /// Only the sectors that the seed picks were written.
+    Sectors(u64),
+    /// A sector holds something else.
+    Garbage(u64),
+}
+
+fn damage(path: &Path, synced: u64, end: u64, damage: Damage) {
+    const SECTOR: u64 = 512;
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    let fill = |from: u64, to: u64, byte: u8| {
+        let from = from.max(synced);
+        if from < to {
+            file.write_all_at(&vec![byte; (to - from) as usize], from)
+                .unwrap();
+        }
+    };
+    match damage {
+        Damage::Cut(at) => file.set_len(at).unwrap(),
+        Damage::Zeros(at) => fill(at, end, 0),
+        Damage::Sectors(seed) => {
+            let rng = Rng::from_seed(seed);
+            for sector in synced / SECTOR..=end / SECTOR {
+                if rng.below(3) == 0 {
+                    fill(sector * SECTOR, ((sector + 1) * SECTOR).min(end), 0);
+                }
+            }
+        }
+        Damage::Garbage(at) => {
+            let sector = at / SECTOR;
+            fill(sector * SECTOR, ((sector + 1) * SECTOR).min(end), at as u8);
+        }
+    }
+}
+
+/// Writes batches with a sync in between, then opens the folder under many damages.
+fn check_damages(options: &StoreOptions, batches: u64, synced_batches: u64, stride: usize) {
+    let root = tempfile::tempdir().unwrap();
+    let state = root.path().join("state");
+    let held = StateDir::open_or_create(&state).unwrap();
+    let store = Store::open_with(&state, key(), options).unwrap();
+    let (mut synced_end, mut ends) = (0, Vec::new());
+    for n in 0..batches {
+        commit(&store, n).unwrap();
+        ends.push(written_end(
+            &journal(&state),
+            ends.last().copied().unwrap_or(0),
+        ));
+        if n + 1 == synced_batches {
+            store.sync().unwrap();
+            synced_end = ends[n as usize];
+        }
+    }
+    let end = *ends.last().unwrap();
+    let image = root.path().join("image");
+    copy_folder(&state, &image);
+    drop((store, held));
+
+    let mut damages = vec![Damage::Cut(end), Damage::Cut(synced_end)];
+    for at in (synced_end..end).step_by(stride) {
+        damages.extend([Damage::Cut(at), Damage::Zeros(at)]);
+        damages.extend([Damage::Sectors(at), Damage::Garbage(at)]);
+    }
+    for boundary in &ends {
+        for at in [boundary - 1, *boundary, boundary + 1] {
+            if at >= synced_end && at <= end {
+                damages.extend([Damage::Cut(at), Damage::Zeros(at)]);
+            }
+        }
+    }
+    for (number, case) in damages.into_iter().enumerate() {
+        let what = format!("{case:?} of {synced_end}..{end}");
+        let copy = root.path().join(number.to_string());
+        copy_folder(&image, &copy);
+        damage(&journal(&copy), synced_end, end, case);
+        let held = StateDir::open_or_create(&copy).expect(&what);
+        let store = Store::open_with(&copy, key(), options).expect(&what);
+        let survived = prefix_len(&store, &what);
+        assert!(survived >= synced_batches, "{what}: a synced batch is lost");
+        if let Damage::Cut(at) | Damage::Zeros(at) = case {
+            let whole = ends.iter().filter(|end| **end <= at).count() as u64;
+            assert!(
+                survived >= whole,
+                "{what}: {survived} of {whole} whole batches"
+            );
+        }
+        // It goes on behind the prefix, and that holds, too.
+        for n in survived..survived + 3 {
+            commit(&store, n).expect(&what);
+        }
+        store.sync().expect(&what);
+        drop((store, held));
+        let store = Store::open_with(&copy, key(), options).expect(&what);
+        assert_eq!(prefix_len(&store, &what), survived + 3, "{what}");
+        drop(store);
+        fs::remove_dir_all(&copy).unwrap();
+    }
+}
+
+#[test]
+fn rows_that_were_synced_survive_any_damage_behind_them() {
+    check_damages(&StoreOptions::default(), 40, 25, 397);
+}
+
+#[test]
+fn rows_survive_damage_when_nothing_was_ever_synced() {
+    check_damages(&StoreOptions::default(), 12, 0, 701);
+}
+
+#[test]
+fn a_damaged_row_is_an_error_and_not_a_panic() {
+    let root = tempfile::tempdir().unwrap();
+    let state = root.path().join("state");
+    let _held = StateDir::open_or_create(&state).unwrap();
+    let store = Store::open(&state, key()).unwrap();
+    for n in 0..20 {
+        commit(&store, n).unwrap();
+    }
+    store.sync().unwrap();
+    drop(store);
+    // Synced bytes that rot are cut off like a torn end: what is left is still a prefix.
+    let path = journal(&state);
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&[0xff; 16], 5000).unwrap();
+    let store = Store::open(&state, key()).unwrap();
+    assert!(prefix_len(&store, "a rotten journal") < 20);
+    drop(store);
+    // Other files of the database.
+    for entry in fs::read_dir(state.join("rows/keyspaces/0")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            fs::write(&path, b"nonsense").unwrap();
+        }
+    }
+    assert!(Store::open(&state, key()).is_err());
+}

@@ -25,7 +25,7 @@ pub const EPOCHS_MAX: usize = 1024;
 pub struct SealedChunk {
     /// The BLAKE3 of `bytes`.
     pub id: ChunkId,
-    /// Version u8, epoch u32 LE, keyed hash of the plaintext [32], ciphertext, tag [16].
+    /// Version u8, epoch u32 LE, keyed hash of the plaintext `[32]`, ciphertext, tag `[16]`.
     pub bytes: Bytes,
 }
 
@@ -120,7 +120,7 @@ impl VolumeKeys {
 
     /// Returns all secrets in clear, to be wrapped for a member or sealed into the state folder.
     ///
-    /// Layout: version u8, count u32 LE, then for each epoch its number u32 LE and secret [32],
+    /// Layout: version u8, count u32 LE, then for each epoch its number u32 LE and secret `[32]`,
     /// ascending.
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let ring = self.ring();
@@ -200,7 +200,7 @@ impl VolumeKeys {
 
     /// Returns one epoch's secret in clear, to be wrapped for those who hold the epochs before it.
     ///
-    /// Layout: version u8, epoch u32 LE, secret [32].
+    /// Layout: version u8, epoch u32 LE, secret `[32]`.
     pub fn epoch_to_bytes(&self, epoch: u32) -> Result<Zeroizing<Vec<u8>>> {
         let ring = self.ring();
         let mut bytes = Zeroizing::new(Vec::with_capacity(1 + EPOCH_BYTES));
@@ -281,7 +281,7 @@ impl VolumeKeys {
 
     /// Returns a segment's body sealed under the newest epoch, for the place that `aad` names.
     ///
-    /// Layout: version u8, epoch u32 LE, random salt [24], ciphertext, tag [16]; the AES key
+    /// Layout: version u8, epoch u32 LE, random salt `[24]`, ciphertext, tag `[16]`; the AES key
     /// follows from the salt.
     pub fn seal_segment(&self, rng: &Rng, aad: &[u8], plain: &[u8]) -> Vec<u8> {
         let ring = self.ring();

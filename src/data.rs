@@ -1,1 +1,443 @@
-//! (room)
+//! Contents: plaintext chunks in and out of the sealed ones.
+//!
+//! Owns: the sealing pipeline ([`Data::seal`]), the plaintext cache in memory (`cache.rs`), the
+//! sharing of one opening among its readers (`flight.rs`), [`Readahead`] and background prefetch.
+//! Must never know: files, extents, which peer holds what.
+//!
+//! ```text
+//!   seal ──> pool: seal ──> replica.put ──> cache ──> ticket
+//!   read ──> cache ──> replica.get_local ──> open ──> cache      (any thread)
+//!                 └──> replica.fetch ──> open ──> cache          (runtime)
+//! ```
+
+mod cache;
+mod flight;
+mod readahead;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::mpsc as blocking;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{Semaphore, mpsc};
+
+pub use self::readahead::Readahead;
+
+use self::cache::Cache;
+use self::flight::Flight;
+use crate::base::limits::{CHUNK_BYTES, FETCH_TIMEOUT};
+use crate::base::task::{Pool, spawn};
+use crate::base::time::timeout;
+use crate::base::{ChunkId, Clock};
+use crate::crypto::{CryptoError, VolumeKeys};
+use crate::replica::{Replica, ReplicaError};
+
+/// Chunks being sealed at once: 16 of 1 MiB, plain and sealed, are 32 MiB.
+pub const SEALS_IN_FLIGHT_MAX: usize = 16;
+
+/// Chunks being prefetched at once: enough to keep several holders busy, 16 MiB in all.
+pub const PREFETCH_PARALLEL: usize = 8;
+
+/// Chunks that may wait to be prefetched; more are not remembered, as prefetching is a hint.
+pub const PREFETCH_QUEUE_MAX: usize = 256;
+
+/// Says why contents cannot be read or kept.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum DataError {
+    /// The chunk cannot be had or kept: missing, corrupt, unreachable, late, or the disk failed.
+    #[error(transparent)]
+    Replica(#[from] ReplicaError),
+    /// The bytes are those that the id names, but this volume's keys do not open them.
+    #[error("chunk {id} does not open: {source}")]
+    Open {
+        /// The chunk.
+        id: ChunkId,
+        /// Why not.
+        source: CryptoError,
+    },
+    /// A plaintext is larger than a chunk.
+    #[error("{len} bytes do not fit a chunk")]
+    TooLarge {
+        /// Length given.
+        len: usize,
+    },
+    /// The work was given up: the program is ending, or has a mistake that was logged.
+    #[error("the work on a chunk was given up")]
+    Aborted,
+}
+
+/// Names a sealed chunk and says how long its plaintext is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkRef {
+    /// The sealed chunk.
+    pub id: ChunkId,
+    /// Bytes of the plaintext.
+    pub len: u32,
+}
+
+/// The plaintext side of the chunks of one volume.
+///
+/// `seal` and `read_local` may block the calling thread for as long as the local disk or the pool
+/// takes, never for a peer; call them from a thread that the pool does not need. `read` is for the
+/// runtime.
+pub struct Data {
+    keys: Arc<VolumeKeys>,
+    replica: Arc<Replica>,
+    pool: Pool,
+    clock: Arc<dyn Clock>,
+    /// Innermost lock.
+    cache: Mutex<Cache>,
+    /// Chunks that are being opened. Taken before `cache`, never held across an await.
+    flights: Mutex<BTreeMap<ChunkId, Arc<Flight>>>,
+    seals: Arc<Gate>,
+    prefetches: mpsc::Sender<ChunkId>,
+    /// Taken by [`Data::run`].
+    prefetch_queue: Mutex<Option<mpsc::Receiver<ChunkId>>>,
+}
+
+impl std::fmt::Debug for Data {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Data")
+            .field("replica", &self.replica)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Data {
+    /// Returns the contents over `replica`, with at most `memory_cache_bytes` of plaintext in memory.
+    pub fn new(
+        keys: Arc<VolumeKeys>,
+        replica: Arc<Replica>,
+        pool: Pool,
+        clock: Arc<dyn Clock>,
+        memory_cache_bytes: u64,
+    ) -> Arc<Self> {
+        let (prefetches, prefetch_queue) = mpsc::channel(PREFETCH_QUEUE_MAX);
+        Arc::new(Self {
+            keys,
+            replica,
+            pool,
+            clock,
+            cache: Mutex::new(Cache::new(memory_cache_bytes)),
+            flights: Mutex::new(BTreeMap::new()),
+            seals: Arc::new(Gate::new(SEALS_IN_FLIGHT_MAX)),
+            prefetches,
+            prefetch_queue: Mutex::new(Some(prefetch_queue)),
+        })
+    }
+
+    /// Seals a plaintext of at most [`CHUNK_BYTES`] on the pool, stores it, queues it for its
+    /// holders and keeps the plaintext in the cache.
+    ///
+    /// Blocks while [`SEALS_IN_FLIGHT_MAX`] chunks are being sealed. The chunk is in the store
+    /// when the ticket says so, and durable at the store's next sync.
+    pub fn seal(self: &Arc<Self>, plain: Bytes) -> SealTicket {
+        let (sender, receiver) = blocking::sync_channel(1);
+        let ticket = SealTicket { receiver };
+        if plain.len() as u64 > CHUNK_BYTES {
+            let _ = sender.send(Err(DataError::TooLarge { len: plain.len() }));
+            return ticket;
+        }
+        let pass = Gate::enter(&self.seals);
+        let data = Arc::clone(self);
+        self.pool.run(move || {
+            let outcome = data.seal_now(plain);
+            drop(pass);
+            let _ = sender.send(outcome);
+        });
+        ticket
+    }
+
+    fn seal_now(&self, plain: Bytes) -> Result<ChunkRef, DataError> {
+        // At most CHUNK_BYTES, which `seal` checked.
+        let len = plain.len() as u32;
+        let sealed = self.keys.seal_chunk(&plain);
+        self.replica.put(sealed.id, &sealed.bytes)?;
+        self.cache.lock().insert(sealed.id, plain);
+        Ok(ChunkRef { id: sealed.id, len })
+    }
+
+    /// Returns a part of a chunk's plaintext from memory or the local disk; `None` where the chunk
+    /// must come from a peer.
+    ///
+    /// The part of `range` beyond the plaintext's end is cut off. The answer shares the memory of
+    /// the whole chunk. A local copy that is corrupt is dropped and counts as not here.
+    pub fn read_local(&self, id: ChunkId, range: Range<usize>) -> Result<Option<Bytes>, DataError> {
+        let flight = match self.board(id) {
+            Boarded::Cached(plain) => return Ok(Some(slice(&plain, range))),
+            Boarded::Passenger(flight) => {
+                let outcome = flight.wait_local().unwrap_or(Ok(None));
+                return outcome.map(|plain| plain.map(|plain| slice(&plain, range)));
+            }
+            Boarded::Pilot(flight) => flight,
+        };
+        let lead = Lead {
+            data: self,
+            id,
+            flight: &flight,
+        };
+        let outcome = self.open_local(id);
+        lead.land(outcome.clone());
+        outcome.map(|plain| plain.map(|plain| slice(&plain, range)))
+    }
+
+    /// Returns a part of a chunk's plaintext from memory, the local disk or a peer, within `limit`.
+    ///
+    /// Readers of one chunk share one opening. Ranges are cut off as for [`Data::read_local`].
+    pub async fn read(
+        self: &Arc<Self>,
+        id: ChunkId,
+        range: Range<usize>,
+        limit: Duration,
+    ) -> Result<Bytes, DataError> {
+        let end = self.clock.monotonic() + limit;
+        let timed_out = || DataError::from(ReplicaError::TimedOut { id });
+        loop {
+            let left = end.saturating_sub(self.clock.monotonic());
+            let (flight, is_pilot) = match self.board(id) {
+                Boarded::Cached(plain) => return Ok(slice(&plain, range)),
+                Boarded::Passenger(flight) => (flight, false),
+                Boarded::Pilot(flight) => {
+                    let (data, flown) = (Arc::clone(self), Arc::clone(&flight));
+                    // In the background: a reader that is interrupted leaves the others theirs.
+                    spawn(async move { data.fly(id, &flown, left).await });
+                    (flight, true)
+                }
+            };
+            match timeout(left, flight.wait())
+                .await
+                .map_err(|_| timed_out())?
+            {
+                Ok(Some(plain)) => return Ok(slice(&plain, range)),
+                // Another reader looked only here, or had less time.
+                Ok(None) => {}
+                Err(DataError::Replica(ReplicaError::TimedOut { .. })) if !is_pilot => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Brings chunks into memory in the background: a hint, dropped where there is too much.
+    /// Nothing happens unless [`Data::run`] is running.
+    pub fn prefetch(&self, ids: &[ChunkId]) {
+        for id in ids {
+            if !self.cache.lock().contains(id) && !self.flights.lock().contains_key(id) {
+                let _ = self.prefetches.try_send(*id);
+            }
+        }
+    }
+
+    /// Works off what is to be prefetched, until the future is dropped.
+    pub async fn run(self: Arc<Self>) {
+        let Some(mut queue) = self.prefetch_queue.lock().take() else {
+            return;
+        };
+        let slots = Arc::new(Semaphore::new(PREFETCH_PARALLEL));
+        while let Some(id) = queue.recv().await {
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+                return;
+            };
+            let data = Arc::clone(&self);
+            spawn(async move {
+                if let Err(error) = data.read(id, 0..0, FETCH_TIMEOUT).await {
+                    tracing::debug!(%id, %error, "a chunk is not prefetched");
+                }
+                drop(slot);
+            });
+        }
+    }
+
+    /// Tells whether a chunk's plaintext is in memory.
+    pub fn is_cached(&self, id: &ChunkId) -> bool {
+        self.cache.lock().contains(id)
+    }
+
+    /// Returns the bytes of plaintext in memory.
+    pub fn cached_bytes(&self) -> u64 {
+        self.cache.lock().bytes()
+    }
+
+    /// Drops a chunk's plaintext from memory.
+    pub fn forget_cached(&self, id: &ChunkId) {
+        self.cache.lock().remove(id);
+    }
+
+    /// Drops all plaintext from memory.
+    pub fn clear_cache(&self) {
+        self.cache.lock().clear();
+    }
+
+    /// Returns the sealed side.
+    pub fn replica(&self) -> &Arc<Replica> {
+        &self.replica
+    }
+
+    /// Finds a chunk in memory, or its opening under way, or begins one.
+    fn board(&self, id: ChunkId) -> Boarded {
+        let mut flights = self.flights.lock();
+        if let Some(plain) = self.cache.lock().get(&id) {
+            return Boarded::Cached(plain);
+        }
+        if let Some(flight) = flights.get(&id) {
+            return Boarded::Passenger(Arc::clone(flight));
+        }
+        let flight = Arc::new(Flight::new());
+        flights.insert(id, Arc::clone(&flight));
+        Boarded::Pilot(flight)
+    }
+
+    /// Opens a chunk for everyone who waits for it.
+    async fn fly(self: &Arc<Self>, id: ChunkId, flight: &Arc<Flight>, limit: Duration) {
+        let lead = Lead {
+            data: self,
+            id,
+            flight,
+        };
+        let (data, flown) = (Arc::clone(self), Arc::clone(flight));
+        // The stage ends inside the job: with an inline pool no thread ever sees it begun.
+        let local = move || {
+            let outcome = data.open_local(id);
+            if let Ok(None) = outcome {
+                flown.go_remote();
+            } else {
+                Lead {
+                    data: &data,
+                    id,
+                    flight: &flown,
+                }
+                .land(outcome.clone());
+            }
+            matches!(outcome, Ok(None))
+        };
+        if self.pool.call(local).await != Some(true) {
+            return;
+        }
+        let sealed = match self.replica.fetch(id, limit).await {
+            Ok(sealed) => sealed,
+            Err(error) => return lead.land(Err(error.into())),
+        };
+        let data = Arc::clone(self);
+        let opened = self.pool.call(move || data.open(id, &sealed)).await;
+        lead.land(opened.unwrap_or(Err(DataError::Aborted)).map(Some));
+    }
+
+    fn open_local(&self, id: ChunkId) -> Result<Option<Bytes>, DataError> {
+        match self.replica.get_local(id) {
+            Ok(Some(sealed)) => self.open(id, &sealed).map(Some),
+            Ok(None) | Err(ReplicaError::Corrupt { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Opens sealed bytes that were checked against their id, and keeps the plaintext.
+    fn open(&self, id: ChunkId, sealed: &[u8]) -> Result<Bytes, DataError> {
+        let plain = self
+            .keys
+            .open_chunk(sealed)
+            .map_err(|source| DataError::Open { id, source })?;
+        let plain = Bytes::from(plain);
+        self.cache.lock().insert(id, plain.clone());
+        Ok(plain)
+    }
+}
+
+/// A chunk on its way into the store.
+#[derive(Debug)]
+#[must_use = "the chunk is stored only when `wait` says so"]
+pub struct SealTicket {
+    receiver: blocking::Receiver<Result<ChunkRef, DataError>>,
+}
+
+impl SealTicket {
+    /// Blocks until the chunk is in the store.
+    pub fn wait(self) -> Result<ChunkRef, DataError> {
+        self.receiver.recv().unwrap_or(Err(DataError::Aborted))
+    }
+}
+
+/// What a reader finds.
+enum Boarded {
+    /// The plaintext is in memory.
+    Cached(Bytes),
+    /// Another reader opens the chunk.
+    Passenger(Arc<Flight>),
+    /// This reader is to open it.
+    Pilot(Arc<Flight>),
+}
+
+/// The duty to end a flight, however its pilot ends.
+struct Lead<'a> {
+    data: &'a Data,
+    id: ChunkId,
+    flight: &'a Arc<Flight>,
+}
+
+impl Lead<'_> {
+    fn land(&self, outcome: Result<Option<Bytes>, DataError>) {
+        // Taken off the board first: who comes later finds the cache or begins anew.
+        let mut flights = self.data.flights.lock();
+        if flights
+            .get(&self.id)
+            .is_some_and(|flight| Arc::ptr_eq(flight, self.flight))
+        {
+            flights.remove(&self.id);
+        }
+        drop(flights);
+        self.flight.land(outcome);
+    }
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        if !self.flight.is_done() {
+            self.land(Err(DataError::Aborted));
+        }
+    }
+}
+
+/// Lets a limited number in; the others block.
+#[derive(Debug)]
+struct Gate {
+    free: Mutex<usize>,
+    left: Condvar,
+}
+
+impl Gate {
+    fn new(free: usize) -> Self {
+        Self {
+            free: Mutex::new(free),
+            left: Condvar::new(),
+        }
+    }
+
+    fn enter(gate: &Arc<Self>) -> Pass {
+        let mut free = gate.free.lock();
+        while *free == 0 {
+            gate.left.wait(&mut free);
+        }
+        *free -= 1;
+        Pass(Arc::clone(gate))
+    }
+}
+
+/// A place behind a [`Gate`], given back when dropped.
+#[derive(Debug)]
+struct Pass(Arc<Gate>);
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        *self.0.free.lock() += 1;
+        self.0.left.notify_one();
+    }
+}
+
+fn slice(plain: &Bytes, range: Range<usize>) -> Bytes {
+    let start = range.start.min(plain.len());
+    let end = range.end.clamp(start, plain.len());
+    plain.slice(start..end)
+}

@@ -1,1 +1,386 @@
-//! (room)
+//! Replication: where sealed chunks belong, bringing them there, and getting them back.
+//!
+//! Owns: [`placement`] (which peers hold a chunk), the books of what is here and why
+//! (`ledger.rs`), the background push to the holders (`push.rs`), the check of everything held
+//! after a change of the roster (`recheck.rs`), fetching with hedging (`fetch.rs`), serving other
+//! peers (`serve.rs`). Must never know: keys, plaintext, files.
+//!
+//! ```text
+//!   put ──> store + Held row + Pending rows ──> one worker a peer: Hold? ──> Put ──> confirmed
+//!   fetch ──> expected holders, hedged ──> other links ──> lookup ──> verified, kept as cache
+//! ```
+//!
+//! Invariants:
+//! 1. Bytes that came from another peer are hashed before anything else is done with them.
+//! 2. A chunk made here is never evicted before R peers confirmed that they hold it durably.
+//! 3. A holder confirms only what is synced to its disk.
+//! 4. `Pending` has a row for (peer, chunk) exactly where the chunk's `Held` row queues that peer.
+
+pub mod limits;
+pub mod peers;
+pub mod placement;
+
+mod fetch;
+mod ledger;
+mod push;
+mod recheck;
+mod serve;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, watch};
+
+pub use self::peers::Peers;
+
+use self::ledger::{Kind, Ledger};
+use self::view::View;
+use crate::base::task::Pool;
+use crate::base::time::timeout;
+use crate::base::{ChunkId, Clock, PeerId};
+use crate::store::{Store, StoreError};
+
+/// Says why a chunk cannot be had or kept.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReplicaError {
+    /// Every peer that could hold the chunk was asked, and none has it.
+    #[error("no peer has chunk {id}")]
+    Missing {
+        /// The chunk.
+        id: ChunkId,
+    },
+    /// Holders of the chunk cannot be reached, and no other peer has it.
+    #[error("{unreachable} holders of chunk {id} cannot be reached")]
+    Unreachable {
+        /// The chunk.
+        id: ChunkId,
+        /// How many of the expected holders gave no answer.
+        unreachable: usize,
+    },
+    /// What holders sent, or the local disk holds, is not the chunk, and no good copy was found.
+    #[error("the copies of chunk {id} that were found are corrupt")]
+    Corrupt {
+        /// The chunk.
+        id: ChunkId,
+    },
+    /// The deadline passed first.
+    #[error("chunk {id} was not received in time")]
+    TimedOut {
+        /// The chunk.
+        id: ChunkId,
+    },
+    /// The local store failed.
+    #[error(transparent)]
+    Store(Arc<StoreError>),
+}
+
+impl From<StoreError> for ReplicaError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
+/// What this peer gives to the swarm, and keeps for itself.
+#[derive(Debug, Clone, Copy)]
+pub struct ReplicaConfig {
+    /// Bytes of sealed chunks that this peer holds for others before it says that it is full.
+    /// What is made here is always kept.
+    pub capacity_bytes: u64,
+    /// Bytes of sealed chunks that are kept only because they were read.
+    pub cache_bytes: u64,
+}
+
+impl Default for ReplicaConfig {
+    fn default() -> Self {
+        Self {
+            capacity_bytes: u64::MAX,
+            cache_bytes: limits::DISK_CACHE_BYTES,
+        }
+    }
+}
+
+/// What is known of one chunk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChunkStatus {
+    /// Its sealed bytes are on this peer's disk.
+    pub local: bool,
+    /// Peers known to hold it, this one included where it is a holder; for a chunk that is not
+    /// here, the expected ones.
+    pub holders: Vec<PeerId>,
+    /// How many holders there should be now.
+    pub wanted: usize,
+    /// Length of the sealed bytes; 0 where the chunk is not here.
+    pub len: u64,
+    /// It is not yet known to be on as many holders as wanted.
+    pub pending: bool,
+}
+
+/// Totals of what is on this peer's disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Chunks that this peer must keep.
+    pub held_count: u64,
+    /// Their sealed bytes.
+    pub held_bytes: u64,
+    /// Chunks that may be evicted.
+    pub cached_count: u64,
+    /// Their sealed bytes.
+    pub cached_bytes: u64,
+    /// Chunks not yet known to be on R holders.
+    pub pending_count: u64,
+    /// Their sealed bytes.
+    pub pending_bytes: u64,
+}
+
+/// How far replication is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SyncProgress {
+    /// Chunks not yet known to be on R holders.
+    pub pending_count: u64,
+    /// Their sealed bytes.
+    pub pending_bytes: u64,
+    /// The roster changed and what is held is still being checked against it, so that the numbers
+    /// may grow.
+    pub checking: bool,
+    /// What waits for peers that have no session, in the order of their ids.
+    pub blocked: Vec<Blocked>,
+}
+
+impl SyncProgress {
+    /// Tells whether everything is on R holders.
+    pub fn is_synced(&self) -> bool {
+        self.pending_count == 0 && !self.checking
+    }
+}
+
+/// What waits for one unreachable peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blocked {
+    /// The peer.
+    pub peer: PeerId,
+    /// Chunks that it is to hold.
+    pub count: u64,
+    /// Their sealed bytes.
+    pub bytes: u64,
+}
+
+/// The chunks of this peer and their copies elsewhere.
+///
+/// `put`, `get_local`, `status` and `usage` answer from the local disk and never wait for a peer.
+/// Nothing is pushed unless [`Replica::run`] is running.
+pub struct Replica {
+    store: Store,
+    peers: Option<Arc<dyn Peers>>,
+    config: ReplicaConfig,
+    clock: Arc<dyn Clock>,
+    pool: Pool,
+    ledger: Ledger,
+    view: Mutex<Arc<View>>,
+    /// Counts changes of the books and of the view; workers and progress watchers wait on it.
+    changes: watch::Sender<u64>,
+    /// Bounds the memory of the batches that are being sent.
+    puts: Semaphore,
+    speeds: Mutex<BTreeMap<PeerId, fetch::Speed>>,
+    /// Until when a peer that said it is full is not chosen as a stand-in.
+    full: Mutex<BTreeMap<PeerId, Duration>>,
+}
+
+impl std::fmt::Debug for Replica {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replica")
+            .field("usage", &self.usage())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Replica {
+    /// Opens the books in `store`. Without `peers` this peer is alone and its own only holder.
+    ///
+    /// Reads every row of the books once.
+    pub fn new(
+        store: Store,
+        peers: Option<Arc<dyn Peers>>,
+        config: ReplicaConfig,
+        clock: Arc<dyn Clock>,
+        pool: Pool,
+    ) -> Result<Arc<Self>, ReplicaError> {
+        let ledger = Ledger::load(store.clone())?;
+        let view = Mutex::new(Arc::new(View::of(peers.as_deref())));
+        let replica = Arc::new(Self {
+            store,
+            peers,
+            config,
+            clock,
+            pool,
+            ledger,
+            view,
+            changes: watch::Sender::new(0),
+            puts: Semaphore::new(limits::PUTS_IN_FLIGHT_MAX),
+            speeds: Mutex::new(BTreeMap::new()),
+            full: Mutex::new(BTreeMap::new()),
+        });
+        replica.resume_recheck()?;
+        Ok(replica)
+    }
+
+    /// Keeps a chunk that was made here and queues it for its holders.
+    ///
+    /// Durable at the next [`Store::sync`]. Putting the same chunk again changes nothing.
+    pub fn put(&self, id: ChunkId, sealed: &[u8]) -> Result<(), ReplicaError> {
+        self.store.chunks.put(id, sealed)?;
+        self.ledger.author(id, sealed, &|id| self.view().plan(id))?;
+        self.changed();
+        self.trim()
+    }
+
+    /// Returns the sealed bytes of a chunk that is here, checked against its id; `None` where it
+    /// is not here. A copy that is damaged is dropped, so that the next fetch brings a good one.
+    pub fn get_local(&self, id: ChunkId) -> Result<Option<Bytes>, ReplicaError> {
+        let sealed = match self.store.chunks.get(id) {
+            Ok(None) => {
+                if self.ledger.holding(&id)?.is_some() {
+                    tracing::warn!(%id, "a chunk is gone from the local disk");
+                    self.ledger.forget(id)?;
+                    self.changed();
+                }
+                return Ok(None);
+            }
+            Ok(Some(sealed)) if is_chunk(&id, &sealed) => sealed,
+            Ok(Some(_)) | Err(StoreError::Corrupt { .. }) => {
+                tracing::warn!(%id, "a chunk on the local disk is corrupt: dropped");
+                self.ledger.forget(id)?;
+                self.changed();
+                return Err(ReplicaError::Corrupt { id });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.ledger.touch(&id);
+        Ok(Some(sealed))
+    }
+
+    /// Tells whether a chunk is on this peer's disk, without reading it.
+    pub fn is_local(&self, id: ChunkId) -> Result<bool, ReplicaError> {
+        Ok(self.store.chunks.len(id)?.is_some())
+    }
+
+    /// Returns what is known of a chunk.
+    pub fn status(&self, id: ChunkId) -> Result<ChunkStatus, ReplicaError> {
+        let plan = self.view().plan(&id);
+        let Some(holding) = self.ledger.holding(&id)? else {
+            return Ok(ChunkStatus {
+                local: false,
+                holders: plan.targets,
+                wanted: plan.wanted,
+                len: 0,
+                pending: false,
+            });
+        };
+        let mut holders = holding.confirmed;
+        if holding.kind == Kind::Held {
+            holders.push(plan.me);
+            holders.sort_unstable();
+        }
+        Ok(ChunkStatus {
+            local: true,
+            holders,
+            wanted: plan.wanted,
+            len: u64::from(holding.len),
+            pending: holding.short,
+        })
+    }
+
+    /// Returns the totals.
+    pub fn usage(&self) -> Usage {
+        let counters = self.ledger.counters();
+        Usage {
+            held_count: counters.held_count,
+            held_bytes: counters.held_bytes,
+            cached_count: counters.cached_count,
+            cached_bytes: counters.cached_bytes,
+            pending_count: counters.pending_count,
+            pending_bytes: counters.pending_bytes,
+        }
+    }
+
+    /// Returns how many copies of a chunk there are to be: the lesser of [`REPLICAS`] and the
+    /// peers of the roster that store.
+    ///
+    /// [`REPLICAS`]: crate::base::limits::REPLICAS
+    pub fn wanted(&self) -> usize {
+        self.view().wanted()
+    }
+
+    /// Returns how far replication is now.
+    pub fn progress(&self) -> SyncProgress {
+        self.refresh_view();
+        let counters = self.ledger.counters();
+        let links = self
+            .peers
+            .as_ref()
+            .map(|peers| peers.links())
+            .unwrap_or_default();
+        let is_linked = |peer: &PeerId| links.iter().any(|link| link.peer == *peer);
+        SyncProgress {
+            pending_count: counters.pending_count,
+            pending_bytes: counters.pending_bytes,
+            checking: self.view().is_unchecked(),
+            blocked: counters
+                .queues
+                .iter()
+                .filter(|(peer, _)| !is_linked(peer))
+                .map(|(peer, queue)| Blocked {
+                    peer: *peer,
+                    count: queue.count,
+                    bytes: queue.bytes,
+                })
+                .collect(),
+        }
+    }
+
+    /// Returns a receiver whose value changes whenever [`Replica::progress`] may have.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Waits until every chunk is on R holders, as far as this peer has to see to it.
+    ///
+    /// Where `limit` passes first, returns what is still missing.
+    pub async fn wait_synced(&self, limit: Duration) -> Result<(), SyncProgress> {
+        let wait = async {
+            let mut changes = self.watch();
+            while !self.progress().is_synced() {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        timeout(limit, wait).await.map_err(|_| self.progress())
+    }
+
+    /// Takes note of a change of the books.
+    fn changed(&self) {
+        self.changes
+            .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Tells whether `len` more bytes may be held for others.
+    fn has_room(&self, len: usize) -> bool {
+        self.ledger.held_bytes().saturating_add(len as u64) <= self.config.capacity_bytes
+    }
+
+    /// Brings the cache under its limit.
+    fn trim(&self) -> Result<(), ReplicaError> {
+        self.ledger.evict(self.config.cache_bytes)?;
+        Ok(())
+    }
+}
+
+fn is_chunk(id: &ChunkId, sealed: &[u8]) -> bool {
+    *blake3::hash(sealed).as_bytes() == id.0
+}

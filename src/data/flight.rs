@@ -1,0 +1,82 @@
+//! One opening of a chunk that several readers wait for.
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::Notify;
+
+use super::DataError;
+
+/// The plaintext; `None` where the reader looked only here and the chunk is not.
+type Outcome = Result<Option<Bytes>, DataError>;
+
+/// How far the opening of a chunk is.
+#[derive(Debug, Clone)]
+enum Stage {
+    /// The local disk is being read and opened on a thread that waits for nobody. Entered first.
+    Local,
+    /// The chunk is not here, or not well; it comes from another peer.
+    Remote,
+    /// Final.
+    Done(Outcome),
+}
+
+/// What one reader does and the others wait for, in threads or in futures.
+#[derive(Debug)]
+pub(super) struct Flight {
+    stage: Mutex<Stage>,
+    blocked: Condvar,
+    waiting: Notify,
+}
+
+impl Flight {
+    /// Returns a flight in its local stage.
+    pub(super) fn new() -> Self {
+        Self {
+            stage: Mutex::new(Stage::Local),
+            blocked: Condvar::new(),
+            waiting: Notify::new(),
+        }
+    }
+
+    /// Says that the chunk must come from another peer.
+    pub(super) fn go_remote(&self) {
+        *self.stage.lock() = Stage::Remote;
+        self.blocked.notify_all();
+    }
+
+    /// Says how it ended.
+    pub(super) fn land(&self, outcome: Outcome) {
+        *self.stage.lock() = Stage::Done(outcome);
+        self.blocked.notify_all();
+        self.waiting.notify_waiters();
+    }
+
+    /// Tells whether it ended.
+    pub(super) fn is_done(&self) -> bool {
+        matches!(*self.stage.lock(), Stage::Done(_))
+    }
+
+    /// Blocks while the flight is in its local stage; `None` where it goes on remotely, which a
+    /// thread must not wait for.
+    pub(super) fn wait_local(&self) -> Option<Outcome> {
+        let mut stage = self.stage.lock();
+        loop {
+            match &*stage {
+                Stage::Local => self.blocked.wait(&mut stage),
+                Stage::Remote => return None,
+                Stage::Done(outcome) => return Some(outcome.clone()),
+            }
+        }
+    }
+
+    /// Waits for the end.
+    pub(super) async fn wait(&self) -> Outcome {
+        loop {
+            let waiting = self.waiting.notified();
+            if let Stage::Done(outcome) = &*self.stage.lock() {
+                return outcome.clone();
+            }
+            waiting.await;
+        }
+    }
+}

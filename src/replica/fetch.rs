@@ -1,0 +1,350 @@
+//! Getting a chunk from those who hold it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::limits::{FETCH_GRACE, FETCH_PARALLEL_MAX, HEDGE};
+use super::peers::{Answer, Ask, Link, Peers, SwarmEvent};
+use super::{Replica, ReplicaError, is_chunk};
+use crate::base::task::spawn;
+use crate::base::time::{sleep, timeout};
+use crate::base::{ChunkId, PeerId};
+
+/// How fast a peer has been lately, and how much is asked of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Speed {
+    /// Moving average of the time that a chunk took; zero before the first.
+    average: Duration,
+    /// Chunks asked for and not yet received.
+    in_flight: u32,
+}
+
+/// What one holder sent.
+#[derive(Debug)]
+enum Reply {
+    /// The chunk, checked against its id.
+    Good(Bytes),
+    /// Other bytes.
+    Corrupt,
+    /// It has not got the chunk.
+    Missing,
+    /// No answer.
+    Unreachable,
+}
+
+/// Peers asked for one chunk, and what they said.
+#[derive(Debug, Default)]
+struct Search {
+    asked: Vec<PeerId>,
+    queue: VecDeque<PeerId>,
+    corrupt: usize,
+    unreachable: Vec<PeerId>,
+}
+
+impl Replica {
+    /// Returns the sealed bytes of a chunk: from this disk, or from other peers within `limit`.
+    ///
+    /// The fastest expected holder is asked first, the next one when the first is slower than
+    /// usual or fails, then every other linked peer, then whom a lookup finds. What comes is
+    /// checked against the id and kept: held where this peer is a holder, else as cache. Where
+    /// holders are unreachable, waits a moment for a session to come up.
+    pub async fn fetch(
+        self: &Arc<Self>,
+        id: ChunkId,
+        limit: Duration,
+    ) -> Result<Bytes, ReplicaError> {
+        match self.read_on_pool(id).await {
+            Ok(Some(sealed)) => return Ok(sealed),
+            Ok(None) | Err(ReplicaError::Corrupt { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let Some(peers) = self.peers.clone() else {
+            return Err(ReplicaError::Missing { id });
+        };
+        let search = self.search_with_grace(&peers, id, limit);
+        let sealed = timeout(limit, search)
+            .await
+            .map_err(|_| ReplicaError::TimedOut { id })??;
+        self.keep_fetched(id, sealed.clone()).await?;
+        Ok(sealed)
+    }
+
+    async fn keep_fetched(
+        self: &Arc<Self>,
+        id: ChunkId,
+        sealed: Bytes,
+    ) -> Result<(), ReplicaError> {
+        let replica = Arc::clone(self);
+        let keep = move || {
+            let hold = replica.view().is_target(&id) && replica.has_room(sealed.len());
+            replica.store.chunks.put(id, &sealed)?;
+            replica.ledger.keep(id, &sealed, hold)?;
+            replica.changed();
+            replica.trim()
+        };
+        match self.pool.call(keep).await.unwrap_or(Ok(())) {
+            // A disk without room still lets the reader have what came.
+            Err(ReplicaError::Store(error)) => {
+                tracing::debug!(%id, %error, "a fetched chunk is not kept");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Searches, and once more for each session that comes up within the grace.
+    async fn search_with_grace(
+        self: &Arc<Self>,
+        peers: &Arc<dyn Peers>,
+        id: ChunkId,
+        limit: Duration,
+    ) -> Result<Bytes, ReplicaError> {
+        let mut events = peers.subscribe();
+        let grace_end = self.clock.monotonic() + FETCH_GRACE.min(limit);
+        loop {
+            let outcome = self.search(peers, id).await;
+            if !matches!(outcome, Err(ReplicaError::Unreachable { .. })) {
+                return outcome;
+            }
+            let left = grace_end.saturating_sub(self.clock.monotonic());
+            if left.is_zero() || timeout(left, next_up(&mut events)).await.is_err() {
+                return outcome;
+            }
+        }
+    }
+
+    async fn search(
+        self: &Arc<Self>,
+        peers: &Arc<dyn Peers>,
+        id: ChunkId,
+    ) -> Result<Bytes, ReplicaError> {
+        let view = self.view();
+        let me = peers.me();
+        let mut expected = view.plan(&id).targets;
+        expected.retain(|peer| *peer != me);
+        let links = peers.links();
+        let mut search = Search::default();
+        search.plan(self.order(&links, &expected));
+        search.plan(self.order(&links, &view.ranked(&id)));
+        search.plan(self.order(&links, &links.iter().map(|l| l.peer).collect::<Vec<_>>()));
+        // Expected holders without a session: the node may be able to dial them.
+        search.plan(expected.iter().copied());
+        search.queue.retain(|peer| *peer != me);
+
+        let found = self.ask_all(peers, id, &links, &mut search).await;
+        if let Some(sealed) = found {
+            return Ok(sealed);
+        }
+        search.plan(
+            peers
+                .lookup(&id)
+                .await
+                .into_iter()
+                .filter(|peer| *peer != me),
+        );
+        let found = self.ask_all(peers, id, &links, &mut search).await;
+        if let Some(sealed) = found {
+            return Ok(sealed);
+        }
+        let unreachable = expected
+            .iter()
+            .filter(|peer| search.unreachable.contains(peer))
+            .count();
+        Err(if search.corrupt > 0 {
+            ReplicaError::Corrupt { id }
+        } else if unreachable > 0 {
+            ReplicaError::Unreachable { id, unreachable }
+        } else {
+            ReplicaError::Missing { id }
+        })
+    }
+
+    /// Asks the queued peers, one more whenever the last is late or fails, until one has it.
+    async fn ask_all(
+        self: &Arc<Self>,
+        peers: &Arc<dyn Peers>,
+        id: ChunkId,
+        links: &[Link],
+        search: &mut Search,
+    ) -> Option<Bytes> {
+        let (sender, mut replies) = mpsc::channel(FETCH_PARALLEL_MAX);
+        let mut attempts: Vec<Attempt> = Vec::new();
+        let mut is_due = true;
+        loop {
+            if is_due && attempts.len() < FETCH_PARALLEL_MAX {
+                if let Some(peer) = search.queue.pop_front() {
+                    attempts.push(self.attempt(peers, peer, id, links, sender.clone()));
+                }
+            }
+            let patience = attempts.last()?.patience;
+            let hedge = async {
+                if search.queue.is_empty() || attempts.len() >= FETCH_PARALLEL_MAX {
+                    std::future::pending::<()>().await;
+                }
+                sleep(patience).await;
+            };
+            let (peer, reply): (PeerId, Reply) = tokio::select! {
+                biased;
+                // A sender is kept here, so the channel is open.
+                reply = replies.recv() => reply?,
+                () = hedge => {
+                    is_due = true;
+                    continue;
+                }
+            };
+            attempts.retain(|attempt| attempt.peer != peer);
+            is_due = true;
+            match reply {
+                Reply::Good(sealed) => return Some(sealed),
+                Reply::Corrupt => search.corrupt += 1,
+                Reply::Missing => {}
+                Reply::Unreachable => search.unreachable.push(peer),
+            }
+        }
+    }
+
+    /// Asks one peer in the background; the answer goes to `sender`.
+    fn attempt(
+        self: &Arc<Self>,
+        peers: &Arc<dyn Peers>,
+        peer: PeerId,
+        id: ChunkId,
+        links: &[Link],
+        sender: mpsc::Sender<(PeerId, Reply)>,
+    ) -> Attempt {
+        let rtt = links
+            .iter()
+            .find(|link| link.peer == peer)
+            .map_or(HEDGE.1, |link| link.rtt);
+        let average = self
+            .speeds
+            .lock()
+            .get(&peer)
+            .map_or(Duration::ZERO, |s| s.average);
+        // Twice what is usual; before the first chunk, a few round trips.
+        let patience = (average * 2).max(rtt * 3).clamp(HEDGE.0, HEDGE.1);
+        let replica = Arc::clone(self);
+        let peers = Arc::clone(peers);
+        let task = spawn(async move {
+            let reply = replica.ask_one(&peers, peer, id).await;
+            let _ = sender.send((peer, reply)).await;
+        });
+        Attempt {
+            peer,
+            patience,
+            task,
+        }
+    }
+
+    async fn ask_one(self: &Arc<Self>, peers: &Arc<dyn Peers>, peer: PeerId, id: ChunkId) -> Reply {
+        let load = Load::new(Arc::clone(self), peer);
+        let asked_at = self.clock.monotonic();
+        let answer = peers
+            .ask(peer, Ask::Get(id), super::limits::GET_TIMEOUT)
+            .await;
+        drop(load);
+        match answer {
+            Ok(Answer::Get(Some(sealed))) => {
+                let bytes = sealed.clone();
+                let checked = self.pool.call(move || is_chunk(&id, &bytes)).await;
+                if checked != Some(true) {
+                    tracing::warn!(%peer, %id, "a holder sent a corrupt chunk");
+                    return Reply::Corrupt;
+                }
+                let took = self.clock.monotonic().saturating_sub(asked_at);
+                let mut speeds = self.speeds.lock();
+                let speed = speeds.entry(peer).or_default();
+                speed.average = if speed.average.is_zero() {
+                    took
+                } else {
+                    (speed.average * 7 + took) / 8
+                };
+                Reply::Good(sealed)
+            }
+            Ok(Answer::Get(None)) => Reply::Missing,
+            Ok(_) | Err(_) => Reply::Unreachable,
+        }
+    }
+
+    /// Returns those of `peers` that are linked, the one that will probably answer first in front.
+    fn order(&self, links: &[Link], peers: &[PeerId]) -> Vec<PeerId> {
+        let speeds = self.speeds.lock();
+        let mut order: Vec<(Duration, PeerId)> = links
+            .iter()
+            .filter(|link| peers.contains(&link.peer))
+            .map(|link| {
+                let speed = speeds.get(&link.peer).copied().unwrap_or_default();
+                let one = speed.average.max(link.rtt).max(Duration::from_micros(1));
+                (one.saturating_mul(1 + speed.in_flight), link.peer)
+            })
+            .collect();
+        order.sort_unstable();
+        order.into_iter().map(|(_, peer)| peer).collect()
+    }
+}
+
+impl Search {
+    /// Queues those that were not queued before.
+    fn plan(&mut self, peers: impl IntoIterator<Item = PeerId>) {
+        for peer in peers {
+            if !self.asked.contains(&peer) {
+                self.asked.push(peer);
+                self.queue.push_back(peer);
+            }
+        }
+    }
+}
+
+/// A question under way; dropped, it is given up.
+#[derive(Debug)]
+struct Attempt {
+    peer: PeerId,
+    /// How long its answer is waited for before another peer is asked too.
+    patience: Duration,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Counts a chunk as asked of a peer for as long as it lives.
+#[derive(Debug)]
+struct Load {
+    replica: Arc<Replica>,
+    peer: PeerId,
+}
+
+impl Load {
+    fn new(replica: Arc<Replica>, peer: PeerId) -> Self {
+        replica.speeds.lock().entry(peer).or_default().in_flight += 1;
+        Self { replica, peer }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        if let Some(speed) = self.replica.speeds.lock().get_mut(&self.peer) {
+            speed.in_flight = speed.in_flight.saturating_sub(1);
+        }
+    }
+}
+
+/// Waits until a session comes up, or may have.
+async fn next_up(events: &mut tokio::sync::broadcast::Receiver<SwarmEvent>) {
+    loop {
+        match events.recv().await {
+            Ok(SwarmEvent::Up(_)) | Err(RecvError::Lagged(_)) => return,
+            Ok(SwarmEvent::Down(_) | SwarmEvent::Candidates) => {}
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}

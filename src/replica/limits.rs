@@ -1,0 +1,60 @@
+//! Bounds of the replica room, each with its arithmetic.
+
+use std::time::Duration;
+
+/// Most chunks in one [`super::peers::Ask::Put`]: four full ones are 4 MiB, under half of what a
+/// message may carry.
+pub const PUT_BATCH_CHUNKS: usize = 4;
+
+/// Payload after which a batch of puts is full. A chunk is at most 1 MiB and its overhead.
+pub const PUT_BATCH_BYTES: u64 = 4 << 20;
+
+/// Batches on their way to one peer: the next one is under way while the holder syncs the last.
+pub const PUT_LANES: usize = 2;
+
+/// Batches on their way to all peers: 6 of 4 MiB are 24 MiB of memory.
+pub const PUTS_IN_FLIGHT_MAX: usize = 6;
+
+/// Ids in one [`super::peers::Ask::Hold`]. Few enough that the answer is still true when the
+/// last of the missing ones is sent.
+pub const HOLD_BATCH: usize = 64;
+
+/// Most ids that a peer may ask about at once: 1,024 of 32 bytes fit a message many times.
+pub const HOLD_SERVED_MAX: usize = 1024;
+
+/// Rows of this peer's chunks that are re-checked in one step after a change of the roster.
+pub const RECHECK_SLICE: usize = 256;
+
+/// First and longest pause after a failed push to a peer.
+pub const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// Pause after a holder said that it is full.
+pub const FULL_BACKOFF: Duration = Duration::from_secs(60);
+
+/// How long a batch of puts may take: 4 MiB at 1 Mbit/s are 34 s.
+pub const PUT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a question without payload may take.
+pub const HOLD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Holders that one fetch asks at the same time.
+pub const FETCH_PARALLEL_MAX: usize = 3;
+
+/// Bounds of the delay after which a fetch asks one more holder.
+pub const HEDGE: (Duration, Duration) = (Duration::from_millis(30), Duration::from_secs(2));
+
+/// How long a fetch that found nobody waits for a session to come up, within its deadline.
+/// Covers the seconds after a start in which sessions are still being made.
+pub const FETCH_GRACE: Duration = Duration::from_secs(2);
+
+/// Default limit of the sealed chunks that are kept only as a cache.
+pub const DISK_CACHE_BYTES: u64 = 10 << 30;
+
+/// Longest encoded row of this room: two lists of at most 64 peers and a few numbers.
+pub const ROW_MAX_BYTES: usize = 8 << 10;
+
+/// Most peers remembered as holders of one chunk, and queued for it. R is 3; the rest are stand-ins.
+pub const HOLDERS_MAX: usize = 64;
+
+/// How long one holder may take to send a chunk: 1 MiB at 0.5 Mbit/s are 17 s.
+pub const GET_TIMEOUT: Duration = Duration::from_secs(20);

@@ -1,0 +1,101 @@
+//! The other peers as this room needs them; the node implements it, tests have their own.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::broadcast;
+
+use super::placement::Candidate;
+use crate::base::{ChunkId, PeerId};
+
+/// The swarm around this peer. Nothing that it returns is trusted: ids are checked by the caller.
+#[async_trait]
+pub trait Peers: Send + Sync + 'static {
+    /// Returns this peer's own id.
+    fn me(&self) -> PeerId;
+
+    /// Returns every peer of the roster that stores chunks, this one included where it does.
+    fn candidates(&self) -> Vec<Candidate>;
+
+    /// Returns the peers that have a session now, in the order of their ids.
+    fn links(&self) -> Vec<Link>;
+
+    /// Asks `peer` one question. A peer without a session may be dialled.
+    async fn ask(&self, peer: PeerId, ask: Ask, timeout: Duration) -> Result<Answer, AskError>;
+
+    /// Finds the peers closest to `id` that the swarm knows of, beyond the roster of this peer.
+    async fn lookup(&self, id: &ChunkId) -> Vec<PeerId>;
+
+    /// Returns the stream of what changes from now on; a receiver that lags must look anew.
+    fn subscribe(&self) -> broadcast::Receiver<SwarmEvent>;
+}
+
+/// A peer with a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// Who it is.
+    pub peer: PeerId,
+    /// The measured round trip.
+    pub rtt: Duration,
+}
+
+/// What changed in the swarm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SwarmEvent {
+    /// A session came up.
+    Up(PeerId),
+    /// A session ended.
+    Down(PeerId),
+    /// Members, their roles, or what they offer to store are others now.
+    Candidates,
+}
+
+/// A question about chunks.
+#[derive(Debug, Clone)]
+pub enum Ask {
+    /// Which of these does the peer hold? What it has only cached, it holds from then on.
+    Hold(Vec<ChunkId>),
+    /// Hold these; at most [`super::limits::PUT_BATCH_CHUNKS`] of them.
+    Put(Vec<(ChunkId, Bytes)>),
+    /// Send this one.
+    Get(ChunkId),
+}
+
+/// The answer to an [`Ask`], of the same kind.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// One flag for each id asked, in order: held durably.
+    Hold(Vec<bool>),
+    /// One outcome for each chunk sent, in order.
+    Put(Vec<PutOutcome>),
+    /// The sealed bytes, unverified; `None` where the peer has not got them.
+    Get(Option<Bytes>),
+}
+
+/// What a holder did with a chunk that was put to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutOutcome {
+    /// It is on the holder's disk, durably.
+    Stored,
+    /// The holder has no room left.
+    Full,
+    /// The bytes do not hash to the id.
+    Corrupt,
+    /// The holder could not write it.
+    Failed,
+}
+
+/// Why a question got no usable answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// No session, and none could be made.
+    #[error("the peer cannot be reached")]
+    Unreachable,
+    /// No answer in time.
+    #[error("the peer did not answer in time")]
+    TimedOut,
+    /// The peer refused, or answered another question.
+    #[error("the peer refused or answered nonsense")]
+    Refused,
+}

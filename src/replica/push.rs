@@ -1,0 +1,295 @@
+//! The background push: one worker for each linked peer, which works off that peer's queue.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::ledger::after;
+use super::limits::{
+    BACKOFF, FULL_BACKOFF, HOLD_BATCH, HOLD_TIMEOUT, PUT_BATCH_BYTES, PUT_BATCH_CHUNKS, PUT_LANES,
+    PUT_TIMEOUT,
+};
+use super::peers::{Answer, Ask, AskError, PutOutcome, SwarmEvent};
+use super::{Peers, Replica, ReplicaError};
+use crate::base::task::spawn;
+use crate::base::time::sleep;
+use crate::base::{ChunkId, PeerId};
+
+/// How a pass over the queue of a peer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    /// The queue was read to its end.
+    Done,
+    /// The peer has no room.
+    Full,
+    /// The peer did not answer, or not usefully.
+    Failed,
+}
+
+impl Replica {
+    /// Pushes what is pending to its holders until the future is dropped; returns at once where
+    /// this peer is alone.
+    ///
+    /// One worker runs for each peer with a session. Sessions and the roster are looked at
+    /// whenever the swarm says that they changed.
+    pub async fn run(self: Arc<Self>) {
+        let Some(peers) = self.peers.clone() else {
+            return;
+        };
+        let mut events = peers.subscribe();
+        let mut workers: BTreeMap<PeerId, Worker> = BTreeMap::new();
+        let replica = Arc::clone(&self);
+        let _checker = Worker(spawn(async move { replica.recheck_on_change().await }));
+        loop {
+            self.refresh_view();
+            self.employ(&peers, &mut workers);
+            match events.recv().await {
+                // A session that was replaced gets a new worker, without the old one's pause.
+                Ok(SwarmEvent::Up(peer) | SwarmEvent::Down(peer)) => {
+                    workers.remove(&peer);
+                }
+                Ok(SwarmEvent::Candidates) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            }
+            // Who waits for the swarm in a fetch, or shows progress, looks anew.
+            self.changed();
+        }
+    }
+
+    /// Starts workers for linked peers that have none, and ends those of the others.
+    fn employ(self: &Arc<Self>, peers: &Arc<dyn Peers>, workers: &mut BTreeMap<PeerId, Worker>) {
+        let links = peers.links();
+        workers.retain(|peer, _| links.iter().any(|link| link.peer == *peer));
+        for link in links {
+            workers.entry(link.peer).or_insert_with(|| {
+                let replica = Arc::clone(self);
+                let peers = Arc::clone(peers);
+                Worker(spawn(
+                    async move { replica.serve_queue(peers, link.peer).await },
+                ))
+            });
+        }
+    }
+
+    /// Works off the queue of `peer` for ever.
+    async fn serve_queue(self: Arc<Self>, peers: Arc<dyn Peers>, peer: PeerId) {
+        let mut changes = self.changes.subscribe();
+        let mut pause = BACKOFF.0;
+        loop {
+            changes.mark_unchanged();
+            if self.ledger.queue(&peer).count == 0 {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            let before = self.ledger.queue(&peer);
+            let pass = self.pass(&peers, peer).await.unwrap_or_else(|error| {
+                tracing::warn!(%peer, %error, "pushing failed");
+                Pass::Failed
+            });
+            match pass {
+                Pass::Done if self.ledger.queue(&peer) != before => pause = BACKOFF.0,
+                Pass::Done | Pass::Failed => {
+                    sleep(pause).await;
+                    pause = (pause * 2).min(BACKOFF.1);
+                }
+                Pass::Full => sleep(FULL_BACKOFF).await,
+            }
+        }
+    }
+
+    /// Goes once through the queue of `peer`, from this peer's place in the space of ids around.
+    async fn pass(
+        self: &Arc<Self>,
+        peers: &Arc<dyn Peers>,
+        peer: PeerId,
+    ) -> Result<Pass, ReplicaError> {
+        let start = self.view().push_start();
+        let full = AtomicBool::new(false);
+        for (from, end) in [(&start[..], None), (&[][..], Some(start))] {
+            let mut from = from.to_vec();
+            loop {
+                let mut due = self.ledger.due(&peer, &from, HOLD_BATCH)?;
+                let is_last = due.len() < HOLD_BATCH;
+                if let Some(end) = end {
+                    due.retain(|id| id.0[..8] < end[..]);
+                }
+                let Some(last) = due.last().copied() else {
+                    break;
+                };
+                if self.offer(peers, peer, due, &full).await? == Pass::Failed {
+                    return Ok(Pass::Failed);
+                }
+                if is_last {
+                    break;
+                }
+                from = after(&last);
+            }
+        }
+        Ok(if full.into_inner() {
+            Pass::Full
+        } else {
+            Pass::Done
+        })
+    }
+
+    /// Asks `peer` which of `ids` it holds and sends the others.
+    async fn offer(
+        self: &Arc<Self>,
+        peers: &Arc<dyn Peers>,
+        peer: PeerId,
+        ids: Vec<ChunkId>,
+        full: &AtomicBool,
+    ) -> Result<Pass, ReplicaError> {
+        let held = match peers.ask(peer, Ask::Hold(ids.clone()), HOLD_TIMEOUT).await {
+            Ok(Answer::Hold(held)) if held.len() == ids.len() => held,
+            Ok(_) => return Ok(log_failure(peer, AskError::Refused)),
+            Err(error) => return Ok(log_failure(peer, error)),
+        };
+        let (mut there, mut missing) = (Vec::new(), VecDeque::new());
+        for (id, held) in ids.into_iter().zip(held) {
+            if held {
+                there.push(id);
+            } else {
+                missing.push_back(id);
+            }
+        }
+        self.confirm(peer, &there)?;
+
+        let missing = Mutex::new(missing);
+        let [one, two]: [_; PUT_LANES] =
+            std::array::from_fn(|_| self.lane(peers, peer, &missing, full));
+        let (one, two) = tokio::join!(one, two);
+        Ok(if one? == Pass::Done {
+            two?
+        } else {
+            Pass::Failed
+        })
+    }
+
+    /// Sends batches of `missing` until it is empty or the peer fails. From the moment the peer
+    /// says that it is full, other holders are found instead.
+    async fn lane(
+        self: &Arc<Self>,
+        peers: &Arc<dyn Peers>,
+        peer: PeerId,
+        missing: &Mutex<VecDeque<ChunkId>>,
+        full: &AtomicBool,
+    ) -> Result<Pass, ReplicaError> {
+        loop {
+            if full.load(Ordering::Relaxed) {
+                let rest = std::mem::take(&mut *missing.lock());
+                for id in rest {
+                    self.pass_on(peer, id)?;
+                }
+                return Ok(Pass::Done);
+            }
+            // The semaphore is never closed.
+            let _permit = self.puts.acquire().await;
+            let batch = self.next_batch(peer, missing).await?;
+            if batch.is_empty() {
+                return Ok(Pass::Done);
+            }
+            let ids: Vec<ChunkId> = batch.iter().map(|(id, _)| *id).collect();
+            let outcomes = match peers.ask(peer, Ask::Put(batch), PUT_TIMEOUT).await {
+                Ok(Answer::Put(outcomes)) if outcomes.len() == ids.len() => outcomes,
+                Ok(_) => return Ok(log_failure(peer, AskError::Refused)),
+                Err(error) => return Ok(log_failure(peer, error)),
+            };
+            let mut stored = Vec::with_capacity(ids.len());
+            for (id, outcome) in ids.into_iter().zip(outcomes) {
+                match outcome {
+                    PutOutcome::Stored => stored.push(id),
+                    PutOutcome::Full => {
+                        self.pass_on(peer, id)?;
+                        full.store(true, Ordering::Relaxed);
+                    }
+                    PutOutcome::Corrupt | PutOutcome::Failed => {
+                        tracing::warn!(%peer, %id, ?outcome, "a holder did not take a chunk");
+                        self.confirm(peer, &stored)?;
+                        return Ok(Pass::Failed);
+                    }
+                }
+            }
+            self.confirm(peer, &stored)?;
+        }
+    }
+
+    /// Takes the next chunks from `missing`, up to a full batch, and reads them.
+    async fn next_batch(
+        self: &Arc<Self>,
+        peer: PeerId,
+        missing: &Mutex<VecDeque<ChunkId>>,
+    ) -> Result<Vec<(ChunkId, Bytes)>, ReplicaError> {
+        let mut batch = Vec::with_capacity(PUT_BATCH_CHUNKS);
+        let mut bytes = 0;
+        while batch.len() < PUT_BATCH_CHUNKS && bytes < PUT_BATCH_BYTES {
+            let Some(id) = missing.lock().pop_front() else {
+                break;
+            };
+            match self.read_on_pool(id).await {
+                Ok(Some(sealed)) => {
+                    bytes += sealed.len() as u64;
+                    batch.push((id, sealed));
+                }
+                // Gone, and so are its rows: there is nothing to push.
+                Ok(None) | Err(ReplicaError::Corrupt { .. }) => self.confirm(peer, &[id])?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Books that `peer` holds `ids`; what is released by that may be evicted at once.
+    fn confirm(&self, peer: PeerId, ids: &[ChunkId]) -> Result<(), ReplicaError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.ledger.confirm(peer, ids, &|| self.view().wanted())?;
+        self.changed();
+        self.trim()
+    }
+
+    /// Finds another holder for a chunk that `peer` has no room for.
+    fn pass_on(&self, peer: PeerId, id: ChunkId) -> Result<(), ReplicaError> {
+        let now = self.clock.monotonic();
+        let full = {
+            let mut full = self.full.lock();
+            full.retain(|_, until| *until > now);
+            full.insert(peer, now + FULL_BACKOFF);
+            full.clone()
+        };
+        let view_of = |id: &ChunkId| {
+            let view = self.view();
+            (view.ranked(id), view.plan(id))
+        };
+        let found = self
+            .ledger
+            .redirect(peer, id, &view_of, &|other| !full.contains_key(other))?;
+        if !found {
+            tracing::debug!(%peer, %id, "no peer has room for a chunk");
+        }
+        self.changed();
+        Ok(())
+    }
+}
+
+/// A worker that ends with its handle.
+#[derive(Debug)]
+struct Worker(tokio::task::JoinHandle<()>);
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn log_failure(peer: PeerId, error: AskError) -> Pass {
+    tracing::debug!(%peer, %error, "a push to a holder failed");
+    Pass::Failed
+}

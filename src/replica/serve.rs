@@ -1,0 +1,118 @@
+//! Answers to other peers' questions about chunks.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::limits::HOLD_SERVED_MAX;
+use super::peers::{Answer, Ask, PutOutcome};
+use super::{Replica, ReplicaError, is_chunk};
+use crate::base::ChunkId;
+use crate::store::StoreError;
+
+impl Replica {
+    /// Answers a question of another peer; `None` refuses it.
+    ///
+    /// Hashing and the disk are left to the pool. What is confirmed is durable.
+    pub async fn serve(self: &Arc<Self>, ask: Ask) -> Option<Answer> {
+        let replica = Arc::clone(self);
+        match ask {
+            Ask::Get(id) => match self.read_on_pool(id).await {
+                Ok(found) => Some(Answer::Get(found)),
+                Err(ReplicaError::Corrupt { .. }) => Some(Answer::Get(None)),
+                Err(error) => {
+                    tracing::warn!(%id, %error, "a chunk cannot be served");
+                    None
+                }
+            },
+            Ask::Hold(ids) if ids.len() <= HOLD_SERVED_MAX => {
+                let held = self.pool.call(move || replica.serve_hold(&ids)).await?;
+                held.map(Answer::Hold)
+                    .inspect_err(|error| tracing::warn!(%error, "a question is not answered"))
+                    .ok()
+            }
+            Ask::Hold(_) => None,
+            Ask::Put(chunks) => {
+                self.pool
+                    .call(move || Answer::Put(replica.serve_put(chunks)))
+                    .await
+            }
+        }
+    }
+
+    /// Reads a local chunk on the pool.
+    pub(super) async fn read_on_pool(
+        self: &Arc<Self>,
+        id: ChunkId,
+    ) -> Result<Option<Bytes>, ReplicaError> {
+        let replica = Arc::clone(self);
+        let read = self.pool.call(move || replica.get_local(id)).await;
+        // A job that panicked read nothing.
+        read.unwrap_or(Ok(None))
+    }
+
+    fn serve_hold(&self, ids: &[ChunkId]) -> Result<Vec<bool>, ReplicaError> {
+        let mut present = Vec::with_capacity(ids.len());
+        for id in ids {
+            present.push(self.store.chunks.len(*id)?.is_some());
+        }
+        let booked = self.ledger.hold(ids)?;
+        let held: Vec<bool> = present
+            .into_iter()
+            .zip(booked)
+            .map(|(a, b)| a && b)
+            .collect();
+        if held.contains(&true) {
+            self.store.sync()?;
+            self.changed();
+        }
+        Ok(held)
+    }
+
+    fn serve_put(&self, chunks: Vec<(ChunkId, Bytes)>) -> Vec<PutOutcome> {
+        let mut outcomes: Vec<PutOutcome> = chunks
+            .iter()
+            .map(|(id, sealed)| self.take(*id, sealed))
+            .collect();
+        if outcomes.contains(&PutOutcome::Stored) {
+            if let Err(error) = self.store.sync() {
+                tracing::warn!(%error, "chunks of another peer could not be synced");
+                for outcome in &mut outcomes {
+                    if *outcome == PutOutcome::Stored {
+                        *outcome = PutOutcome::Failed;
+                    }
+                }
+            }
+            self.changed();
+        }
+        outcomes
+    }
+
+    /// Keeps one chunk of another peer, not yet durable.
+    fn take(&self, id: ChunkId, sealed: &[u8]) -> PutOutcome {
+        if !is_chunk(&id, sealed) {
+            return PutOutcome::Corrupt;
+        }
+        match self.take_checked(id, sealed) {
+            Ok(outcome) => outcome,
+            Err(ReplicaError::Store(error)) if matches!(*error, StoreError::Full) => {
+                PutOutcome::Full
+            }
+            Err(error) => {
+                tracing::warn!(%id, %error, "a chunk of another peer could not be stored");
+                PutOutcome::Failed
+            }
+        }
+    }
+
+    fn take_checked(&self, id: ChunkId, sealed: &[u8]) -> Result<PutOutcome, ReplicaError> {
+        if self.ledger.holding(&id)?.is_none() {
+            if !self.has_room(sealed.len()) {
+                return Ok(PutOutcome::Full);
+            }
+            self.store.chunks.put(id, sealed)?;
+        }
+        self.ledger.keep(id, sealed, true)?;
+        Ok(PutOutcome::Stored)
+    }
+}

@@ -1,0 +1,175 @@
+//! The first commands that a person tries: a new volume, a second machine, a storage peer, a stop
+//! and a start.
+
+use std::fs;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use mount_tests::source::make_odd_things;
+use mount_tests::tree::{assert_equal, read_tree};
+use mount_tests::{Command, Peer, Start, Trio, machine, scenario, wait_for_content, wait_until};
+
+const MINUTES: Duration = Duration::from_secs(60);
+
+fn assert_good(status: ExitStatus, what: &dyn std::fmt::Display) {
+    assert!(status.success(), "{what}");
+}
+
+#[test]
+fn a_new_volume_is_one_command_that_returns() {
+    scenario("new-volume", 2 * MINUTES, |s| {
+        let peer = s.peer("a");
+        let state = peer.state().display().to_string();
+        let mountpoint = peer.mountpoint().display().to_string();
+        let finished = peer.attempt("dfs-mount", &[&mountpoint, "--state", &state]);
+        assert_good(finished.status, &finished);
+        let said = finished.stdout_text() + &finished.stderr_text();
+        assert!(
+            said.contains(&state) && said.contains("dfs invite"),
+            "{finished}"
+        );
+        assert_eq!(machine::mounts_below(peer.mountpoint()).len(), 1);
+        let table = fs::read_to_string("/proc/mounts").expect("a table");
+        let line = table
+            .lines()
+            .find(|line| line.contains(&mountpoint))
+            .expect("our line");
+        assert!(line.contains(" fuse.dfs "), "{line}");
+
+        fs::write(peer.path("file"), "content").expect("written");
+        let pid = peer.facts(&["status"])["pid"].as_u64().expect("a pid");
+        Command::new("umount").arg(&mountpoint).ok();
+        wait_until("the daemon ends with its mount", MINUTES, || {
+            (!machine::is_alive(u32::try_from(pid).expect("a pid"))).then_some(())
+        });
+        // Again, through mount(8) and its conventions, and read-only.
+        let finished = peer.attempt(
+            "dfs-mount",
+            &[
+                "dfs",
+                &mountpoint,
+                "-o",
+                "ro,noauto,_netdev",
+                "--state",
+                &state,
+            ],
+        );
+        assert_good(finished.status, &finished);
+        assert_eq!(fs::read(peer.path("file")).expect("read"), b"content");
+        let refused = fs::write(peer.path("file"), "other").expect_err("it is read-only");
+        assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+        Command::new("umount").arg(&mountpoint).ok();
+    });
+}
+
+#[test]
+fn three_machines_join_once_and_start_again_without_a_word() {
+    scenario("join", 5 * MINUTES, |s| {
+        let mut trio = Trio::start(s);
+        make_odd_things(&trio.a.path("tree"));
+        let expected = read_tree(&trio.a.path("tree"));
+        fs::write(trio.a.path("first"), "first").expect("written");
+        wait_for_content(&trio.b.path("first"), b"first");
+        trio.sync();
+        for peer in trio.all() {
+            peer.terminate();
+        }
+        // In the other order, so that nobody finds at once whom it knows.
+        let [a, b, storage] = trio.all();
+        for peer in [storage, b, a] {
+            peer.restart();
+        }
+        fs::write(trio.b.path("second"), "second").expect("written");
+        wait_for_content(&trio.a.path("second"), b"second");
+        assert_equal(
+            "after the restart",
+            &expected,
+            &read_tree(&trio.b.path("tree")),
+        );
+        trio.sync();
+        trio.a.unmount();
+        trio.b.unmount();
+        trio.storage.terminate();
+    });
+}
+
+#[test]
+fn a_reader_reads_and_cannot_write() {
+    scenario("reader", 2 * MINUTES, |s| {
+        let mut a = s.peer("a");
+        a.mount(&Start::again());
+        fs::write(a.path("file"), "content").expect("written");
+        let mut reader = s.peer("reader");
+        reader.mount(&Start::join(&a, &a.invite("reader")));
+        wait_for_content(&reader.path("file"), b"content");
+        for attempt in [
+            fs::write(reader.path("file"), "x"),
+            fs::write(reader.path("new"), "x"),
+            fs::create_dir(reader.path("folder")),
+            fs::remove_file(reader.path("file")),
+            fs::rename(reader.path("file"), reader.path("other")),
+        ] {
+            let error = attempt.expect_err("a reader cannot change anything");
+            assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+        }
+    });
+}
+
+#[test]
+fn a_user_mounts_without_being_root() {
+    scenario("user", 2 * MINUTES, |s| {
+        let peer = s.peer("a");
+        let home = peer.mountpoint().parent().expect("a parent").to_owned();
+        for path in [&home, &peer.mountpoint().to_owned()] {
+            std::os::unix::fs::chown(path, Some(USER), Some(USER)).expect("given");
+        }
+        let as_user = |peer: &Peer, program: &str| {
+            let user = USER.to_string();
+            let drop = ["--reuid", &user, "--regid", &user, "--clear-groups"];
+            peer.inside("setpriv").args(drop).arg(program)
+        };
+        let program = machine::program("dfs-mount").display().to_string();
+        let started = as_user(&peer, &program)
+            .arg(peer.mountpoint())
+            .arg("--state")
+            .arg(peer.state())
+            .env("HOME", &home)
+            .run();
+        assert_good(started.status, &started);
+        let script =
+            "cd \"$1\" && echo hello > file && cat file && ls -l && df . && mkdir d && mv file d";
+        as_user(&peer, "sh")
+            .args(["-ec", script, "sh"])
+            .arg(peer.mountpoint())
+            .ok();
+        let unmounted = as_user(&peer, "fusermount3")
+            .arg("-u")
+            .arg(peer.mountpoint())
+            .run();
+        assert_good(unmounted.status, &unmounted);
+        assert!(machine::mounts_below(peer.mountpoint()).is_empty());
+    });
+}
+
+const USER: u32 = 54321;
+
+#[test]
+fn a_mount_in_use_is_busy_and_sigterm_takes_it_all_the_same() {
+    scenario("busy", 2 * MINUTES, |s| {
+        let mut a = s.peer("a");
+        a.mount(&Start::again());
+        let mut open = fs::File::create(a.path("open")).expect("created");
+        std::io::Write::write_all(&mut open, b"not yet closed").expect("written");
+        let refused = Command::new("umount").arg(a.mountpoint()).run();
+        assert!(
+            !refused.status.success() && refused.stderr_text().contains("busy"),
+            "{refused}"
+        );
+        assert!(a.is_running());
+        a.terminate();
+        assert!(std::io::Write::write_all(&mut open, b"x").is_err());
+        drop(open);
+        a.restart();
+        assert_eq!(fs::read(a.path("open")).expect("read"), b"not yet closed");
+    });
+}

@@ -54,7 +54,7 @@ pub(super) fn open(
     Ok(plain)
 }
 
-/// Returns `first` and `second` with the length of `first` between, so that no two pairs look alike.
+/// Returns `first` and `second` behind the length of `first`, so that no two pairs look alike.
 pub(super) fn bind(first: &[u8], second: &[u8]) -> Vec<u8> {
     let mut bound = Vec::with_capacity(8 + first.len() + second.len());
     bound.extend_from_slice(&(first.len() as u64).to_le_bytes());

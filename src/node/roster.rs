@@ -7,8 +7,8 @@
 //! [`Roster::digest`] say the same.
 //!
 //! Storage peers keep and check rosters too: nothing in them is sealed but the keys in
-//! [`Claim::Grant`], which are wrapped for one member each. A roster tells who the members are, what
-//! they are called, and who admitted whom.
+//! [`Claim::Grant`], which are wrapped for one member each. A roster tells who the members are,
+//! what they are called, and who admitted whom.
 
 mod issue;
 mod statement;

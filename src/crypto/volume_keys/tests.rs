@@ -28,7 +28,10 @@ fn the_chunk_format_stays_as_it_is() {
     assert_eq!(to_hex(&keys.name_hash(Ino::ROOT, b"dfs")), NAME_ANSWER);
 }
 
-const CHUNK_ANSWER: &str = "0100000000f75fbadfbb0c2327dbf1ba7d73625ff139e5196f305ca31649e84c2924f2183d8dfaea61a183a03981943ff7b0a28a6472659d";
+const CHUNK_ANSWER: &str = concat!(
+    "0100000000f75fbadfbb0c2327dbf1ba7d73625ff139e5196f305ca3",
+    "1649e84c2924f2183d8dfaea61a183a03981943ff7b0a28a6472659d"
+);
 const NAME_ANSWER: &str = "589051143698336338eb6e47192622ab";
 
 #[test]

@@ -71,7 +71,7 @@ impl Roster {
         self.admit(issuer, identity, role, name, Some(invite))
     }
 
-    /// Admits a peer, by an invite or by an admin's own decision, and returns the statement's bytes.
+    /// Admits a peer, by an invite or by the issuer's decision, and returns the statement's bytes.
     pub fn admit(
         &mut self,
         issuer: Issuer<'_>,

@@ -5,269 +5,169 @@
 //!
 //! Every operation is a plain call that returns plain values. None waits for the network: a read
 //! of bytes that are not here returns [`ReadPlan::Wait`], which the caller awaits elsewhere.
-//! `flush`, `fsync`, `release` and `sync_all` may take as long as the local disk does.
+//! `flush`, `fsync`, `release`, `tick` and `sync_all` may take as long as the local disk does.
+//!
+//! Lock order: the contents of inodes by ascending number, then the volume's writer, then the
+//! tables, which are leaves. No lock is held while bytes are fetched.
 
+mod acl;
+mod attr_ops;
+mod commit;
+mod contents;
+mod cookies;
+mod create_ops;
+mod dirty;
 mod error;
+mod file_ops;
+mod handles;
+mod inode_table;
+mod invalidate;
+mod layout;
+mod name_ops;
 mod read_plan;
+mod readdir;
+mod rename;
+mod sparse;
 mod types;
+mod write;
+mod xattr_ops;
 
 pub use error::FsError;
 pub use read_plan::{PendingRead, ReadPlan};
 pub use types::{
     Attr, Attributes, Caller, Capacity, CapacitySource, Created, DirEntry, Entry, Fallocate,
-    FileHandle, FileKind, FsConfig, FsCounts, Invalidation, OpenFlags, Opened, RenameMode, Reply,
-    Seek, SetAttr, SetTime, StatFs, WriteFlags, XattrMode,
+    FileHandle, FsConfig, FsCounts, Invalidation, OpenFlags, Opened, RenameMode, Reply, Seek,
+    SetAttr, SetTime, StatFs, WriteFlags, XattrMode,
 };
 
-use crate::base::Ino;
+pub use crate::volume::FileKind;
 
-/// The filesystem over one volume.
-#[derive(Debug)]
-pub struct Fs {
-    config: FsConfig,
-}
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use self::contents::Contents;
+use self::handles::Handles;
+use self::inode_table::{Dropped, InodeTable};
+use crate::base::{Clock, Ino, Timespec};
+use crate::data::Data;
+use crate::volume::{Inode, Volume};
 
 type Result<T, E = FsError> = std::result::Result<T, E>;
 
-#[expect(
-    unused_variables,
-    reason = "signatures for the rooms above; bodies follow the volume"
-)]
+/// The filesystem over one volume.
+pub struct Fs {
+    volume: Arc<Volume>,
+    contents: Contents,
+    clock: Arc<dyn Clock>,
+    config: FsConfig,
+    inodes: InodeTable,
+    handles: Handles,
+    /// Bytes that all dirty data is charged with.
+    dirty_bytes: AtomicU64,
+    /// What local commits changed behind the kernel's back. A leaf lock.
+    invalid: Mutex<Vec<Invalidation>>,
+}
+
+impl std::fmt::Debug for Fs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fs")
+            .field("config", &self.config)
+            .field("counts", &self.counts())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Fs {
+    /// Returns the filesystem over an open volume.
+    pub fn new(
+        volume: Arc<Volume>,
+        data: Arc<Data>,
+        clock: Arc<dyn Clock>,
+        config: FsConfig,
+    ) -> Self {
+        Self {
+            volume,
+            contents: Contents::new(data),
+            clock,
+            config,
+            inodes: InodeTable::default(),
+            handles: Handles::default(),
+            dirty_bytes: AtomicU64::new(0),
+            invalid: Mutex::default(),
+        }
+    }
+
     /// Returns the settings.
     pub fn config(&self) -> &FsConfig {
         &self.config
     }
 
-    /// Finds a name in a directory; counts one `nlookup`.
-    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Entry> {
-        Err(FsError::Unsupported)
+    /// Returns the volume that this filesystem shows.
+    pub fn volume(&self) -> &Arc<Volume> {
+        &self.volume
     }
 
-    /// Takes back `nlookup` lookups of an inode.
-    pub fn forget(&self, ino: Ino, nlookup: u64) {}
-
-    /// Returns the attributes of an inode.
-    pub fn getattr(&self, ino: Ino) -> Result<Attributes> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Sets attributes and returns the new ones.
-    pub fn setattr(&self, caller: Caller, ino: Ino, set: SetAttr) -> Result<Attributes> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Returns the target of a symlink.
-    pub fn readlink(&self, ino: Ino) -> Result<bytes::Bytes> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Makes a file, fifo, socket or device node. `mode` has the file type bits.
-    pub fn mknod(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: &[u8],
-        mode: u32,
-        rdev: u32,
-    ) -> Result<Entry> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Makes a directory.
-    pub fn mkdir(&self, caller: Caller, parent: Ino, name: &[u8], mode: u32) -> Result<Entry> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Makes a symlink.
-    pub fn symlink(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: &[u8],
-        target: &[u8],
-    ) -> Result<Entry> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Makes another name of an inode.
-    pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Entry> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Removes a name of anything but a directory.
-    pub fn unlink(&self, parent: Ino, name: &[u8]) -> Result<()> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Removes an empty directory.
-    pub fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<()> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Moves a name.
-    pub fn rename(&self, from: (Ino, &[u8]), to: (Ino, &[u8]), mode: RenameMode) -> Result<()> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Makes a regular file and opens it; opens what is there unless `flags.exclusive`.
-    pub fn create(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: &[u8],
-        mode: u32,
-        flags: OpenFlags,
-    ) -> Result<Created> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Opens a regular file.
-    pub fn open(&self, caller: Caller, ino: Ino, flags: OpenFlags) -> Result<Opened> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Reads up to `len` bytes at `offset`.
-    pub fn read(&self, ino: Ino, fh: FileHandle, offset: u64, len: usize) -> Result<ReadPlan> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Writes `data` and returns how many bytes were taken: all of them.
-    pub fn write(
-        &self,
-        ino: Ino,
-        fh: FileHandle,
-        offset: u64,
-        data: &[u8],
-        flags: WriteFlags,
-    ) -> Result<usize> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Hands what was written to the journal: called at each close(2).
-    pub fn flush(&self, ino: Ino, fh: FileHandle) -> Result<()> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Closes a handle.
-    pub fn release(&self, ino: Ino, fh: FileHandle) -> Result<()> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Returns when what was written to the inode is on this disk.
-    pub fn fsync(&self, ino: Ino, fh: FileHandle) -> Result<()> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Changes how a range is allocated.
-    pub fn fallocate(
-        &self,
-        caller: Caller,
-        ino: Ino,
-        fh: FileHandle,
-        offset: u64,
-        len: u64,
-        mode: Fallocate,
-    ) -> Result<()> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Finds the next data or hole at or after `offset`.
-    pub fn lseek(&self, ino: Ino, fh: FileHandle, offset: u64, seek: Seek) -> Result<u64> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Copies a range within the volume by reference; returns how many bytes, 0 at the end.
-    pub fn copy_file_range(
-        &self,
-        from: (Ino, FileHandle, u64),
-        to: (Ino, FileHandle, u64),
-        len: u64,
-    ) -> Result<u64> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Opens a directory.
-    pub fn opendir(&self, ino: Ino) -> Result<Opened> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Lists a directory from after `cookie` (0: from the start) until the replier is full.
-    pub fn readdir(
-        &self,
-        ino: Ino,
-        fh: FileHandle,
-        cookie: u64,
-        reply: &mut dyn FnMut(DirEntry<'_>) -> Reply,
-    ) -> Result<()> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Lists a directory with the attributes of each entry; counts one `nlookup` for each taken.
-    pub fn readdirplus(
-        &self,
-        ino: Ino,
-        fh: FileHandle,
-        cookie: u64,
-        reply: &mut dyn FnMut(DirEntry<'_>) -> Reply,
-    ) -> Result<()> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Closes a directory.
-    pub fn releasedir(&self, ino: Ino, fh: FileHandle) -> Result<()> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Returns when all changes of the directory are on this disk.
-    pub fn fsyncdir(&self, ino: Ino, fh: FileHandle) -> Result<()> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Returns space and counts of the volume.
+    /// Returns space and counts of the volume. Never waits for anybody.
     pub fn statfs(&self) -> Result<StatFs> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Sets an extended attribute.
-    pub fn setxattr(
-        &self,
-        caller: Caller,
-        ino: Ino,
-        name: &[u8],
-        value: &[u8],
-        mode: XattrMode,
-    ) -> Result<()> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Returns the value of an extended attribute.
-    pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<bytes::Bytes> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Returns the names of the extended attributes, each ended by a NUL.
-    pub fn listxattr(&self, ino: Ino) -> Result<Vec<u8>> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Removes an extended attribute.
-    pub fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Writes everything dirty and returns when it is on this disk.
-    pub fn sync_all(&self) -> Result<()> {
-        Err(FsError::Unsupported)
-    }
-
-    /// Writes what has been dirty for `DRAFT_AGE_MAX`; to be called a few times a second.
-    pub fn tick(&self) -> Result<()> {
-        Err(FsError::Unsupported)
+        let counts = self.volume.counts();
+        let capacity = match &self.config.capacity {
+            Some(source) => source(),
+            None => Capacity {
+                total_bytes: counts.bytes.saturating_add(UNKNOWN_FREE_BYTES),
+                free_bytes: UNKNOWN_FREE_BYTES,
+            },
+        };
+        let block = u64::from(BLOCK_BYTES);
+        let blocks_free = capacity.free_bytes / block;
+        Ok(StatFs {
+            block_bytes: BLOCK_BYTES,
+            blocks: capacity.total_bytes / block,
+            blocks_free,
+            // A node needs no place set aside: as many fit as there are blocks.
+            files: counts.inodes.saturating_add(blocks_free),
+            files_free: blocks_free,
+            name_bytes_max: crate::base::limits::NAME_MAX_BYTES as u32,
+        })
     }
 
     /// Returns the counts of the tables.
     pub fn counts(&self) -> FsCounts {
-        FsCounts::default()
+        let (inodes, nlookup, dirty_inodes) = self.inodes.counts();
+        FsCounts {
+            inodes,
+            nlookup,
+            handles: self.handles.count(),
+            dirty_inodes,
+            dirty_bytes: self.dirty_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    fn now(&self) -> Timespec {
+        self.clock.wall()
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        if self.config.read_only {
+            return Err(FsError::ReadOnly);
+        }
+        Ok(())
+    }
+
+    fn inode(&self, ino: Ino) -> Result<Inode> {
+        self.volume.inode(ino)?.ok_or(FsError::Stale(ino))
+    }
+
+    fn drop_from_volume(&self, ino: Ino, dropped: Dropped) {
+        if dropped == Dropped::Held {
+            self.volume.release(ino);
+        }
     }
 }
+
+/// The unit of statfs(2).
+const BLOCK_BYTES: u32 = 4096;
+
+/// Shown as free where nobody told the capacity: 1 TiB.
+const UNKNOWN_FREE_BYTES: u64 = 1 << 40;

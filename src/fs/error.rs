@@ -1,6 +1,8 @@
 //! What can go wrong in the filesystem; `fuse` chooses the errno of each.
 
 use crate::base::{ChunkId, Ino};
+use crate::data::DataError;
+use crate::volume::VolumeError;
 
 /// Says why a filesystem operation failed. Variants name the condition, in POSIX words.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +37,9 @@ pub enum FsError {
     /// Not permitted to anyone: a hard link to a directory, a write to a virtual attribute.
     #[error("operation not permitted")]
     NotPermitted,
+    /// Access denied: a default access control list on what is not a directory.
+    #[error("access denied")]
+    Access,
     /// The file has the most links it can have.
     #[error("too many links")]
     TooManyLinks,
@@ -66,10 +71,31 @@ pub enum FsError {
     /// The operation or mode is not supported.
     #[error("not supported")]
     Unsupported,
+    /// The bytes are not here, and all who could have them say that they have not.
+    #[error("no peer has chunk {0:?}")]
+    Missing(ChunkId),
     /// The bytes are not here, and nobody who has them answers.
     #[error("chunk {0:?} is out of reach")]
     Unreachable(ChunkId),
+    /// The bytes that are here are not those that the chunk's name stands for.
+    #[error("chunk {0:?} is damaged")]
+    Corrupt(ChunkId),
+    /// The bytes do not open with the volume's keys.
+    #[error("chunk {0:?} is not of this volume")]
+    Unauthentic(ChunkId),
     /// The bytes did not come in time.
     #[error("timed out")]
     TimedOut,
+    /// Contents could not be read or kept for a reason of this machine.
+    #[error(transparent)]
+    Data(DataError),
+    /// The volume's rows could not be read or written.
+    #[error(transparent)]
+    Volume(VolumeError),
+}
+
+impl From<VolumeError> for FsError {
+    fn from(error: VolumeError) -> Self {
+        Self::Volume(error)
+    }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::{Ino, Timespec};
+use crate::volume::FileKind;
 
 /// Names an open file or folder; valid from open to release, never reused while the mount lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,25 +24,6 @@ pub struct Caller {
     pub pid: u32,
     /// The umask to apply to the mode of what is created. 0 where the kernel has applied it.
     pub umask: u32,
-}
-
-/// What a directory entry names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum FileKind {
-    /// A regular file.
-    File,
-    /// A directory.
-    Dir,
-    /// A symbolic link.
-    Symlink,
-    /// A named pipe.
-    Fifo,
-    /// A unix socket.
-    Socket,
-    /// A character device.
-    CharDev,
-    /// A block device.
-    BlockDev,
 }
 
 /// The attributes of an inode as stat(2) shows them, unwritten changes included.
@@ -158,6 +140,16 @@ pub enum SetTime {
     Now,
     /// This time.
     At(Timespec),
+}
+
+impl SetTime {
+    /// Returns the time meant at `now`.
+    pub(super) fn at(self, now: Timespec) -> Timespec {
+        match self {
+            Self::Now => now,
+            Self::At(time) => time,
+        }
+    }
 }
 
 /// Attributes to set; `None` leaves a field alone.

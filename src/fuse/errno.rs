@@ -17,6 +17,7 @@ pub(super) fn errno(error: &FsError) -> Errno {
         FsError::Invalid { .. } => Errno::EINVAL,
         FsError::NoAttribute => Errno::NO_XATTR,
         FsError::NotPermitted => Errno::EPERM,
+        FsError::Access => Errno::EACCES,
         FsError::TooManyLinks => Errno::EMLINK,
         FsError::FileTooLarge => Errno::EFBIG,
         // setxattr(2) has E2BIG for the value; ERANGE is for names and for callers' buffers.
@@ -31,7 +32,10 @@ pub(super) fn errno(error: &FsError) -> Errno {
         // Not ENOSYS, after which the kernel would never ask again for this kind of operation.
         FsError::Unsupported => Errno::EOPNOTSUPP,
         // Not ETIMEDOUT or EHOSTUNREACH, which no program expects of read(2); the log has more.
-        FsError::Unreachable(_) | FsError::TimedOut => Errno::EIO,
+        FsError::Missing(_) | FsError::Unreachable(_) | FsError::TimedOut => Errno::EIO,
+        // Bytes or rows that are damaged: EIO as from a bad disk.
+        FsError::Corrupt(_) | FsError::Unauthentic(_) => Errno::EIO,
+        FsError::Data(_) | FsError::Volume(_) => Errno::EIO,
     }
 }
 

@@ -1,0 +1,230 @@
+//! Attributes: getattr, setattr, access times.
+
+use std::time::Duration;
+
+use super::dirty::Body;
+use super::inode_table::{Content, Node};
+use super::{Attr, Attributes, Caller, Entry, FileKind, Fs, FsError, Result, SetAttr};
+use crate::base::limits::FILE_MAX_BYTES;
+use crate::base::{Ino, Timespec};
+use crate::volume::{Inode, OpKind};
+
+/// The setuid bit.
+pub(super) const SETUID: u32 = 0o4000;
+/// The setgid bit.
+pub(super) const SETGID: u32 = 0o2000;
+const GROUP_EXECUTE: u32 = 0o010;
+
+impl Fs {
+    /// Returns the attributes of an inode, unwritten changes included.
+    pub fn getattr(&self, ino: Ino) -> Result<Attributes> {
+        let inode = self.inode(ino)?;
+        Ok(self.attributes(self.attr(&inode)?))
+    }
+
+    /// Sets attributes and returns the new ones.
+    ///
+    /// Changes of times and size of an open file wait with its other unwritten changes; all else
+    /// is an op at once.
+    pub fn setattr(&self, caller: Caller, ino: Ino, set: SetAttr) -> Result<Attributes> {
+        self.check_writable()?;
+        let _ = caller;
+        let node = self.inodes.node(ino);
+        let mut content = node.content();
+        let inode = self.inode(ino)?;
+        let now = self.now();
+        if let Some(size) = set.size {
+            self.set_size(&node, &mut content, &inode, size, now)?;
+        }
+        self.apply_setattr(&inode, &mut content, &set, now)?;
+        if let Some(atime) = set.atime {
+            content.atime = Some(atime.at(now));
+        }
+        if set.size.is_some() && self.inodes.opens(ino) == 0 {
+            self.commit(&node, &mut content)?;
+        }
+        let inode = self.inode(ino)?;
+        let attr = self.attr_with(&inode, Some(&content))?;
+        Ok(self.attributes(attr))
+    }
+
+    fn apply_setattr(
+        &self,
+        inode: &Inode,
+        content: &mut Content,
+        set: &SetAttr,
+        now: Timespec,
+    ) -> Result<()> {
+        let mtime = set.mtime.map(|mtime| mtime.at(now));
+        let mode = mode_after(inode, set);
+        let mut op_mtime = mtime;
+        if let Some(dirty) = &mut content.dirty {
+            dirty.ctime = dirty.ctime.max(now);
+            dirty.privileges_clear &= set.mode.is_none();
+            if let Some(mtime) = mtime {
+                dirty.mtime = mtime;
+            }
+            op_mtime = None;
+        }
+        let attributes = mode.is_some() || set.uid.is_some() || set.gid.is_some();
+        // With dirty data, the times go with it; an empty request still moves ctime.
+        if !attributes && content.dirty.is_some() {
+            return Ok(());
+        }
+        let mut writer = self.volume.write();
+        if let Some(mode) = set.mode {
+            Self::acl_follows_mode(&mut writer, inode, mode, now)?;
+        }
+        writer.apply(OpKind::SetAttr {
+            ino: inode.ino,
+            mode,
+            uid: set.uid,
+            gid: set.gid,
+            mtime: op_mtime,
+            ctime: now,
+        })?;
+        Ok(())
+    }
+
+    fn set_size(
+        &self,
+        node: &std::sync::Arc<Node>,
+        content: &mut Content,
+        inode: &Inode,
+        size: u64,
+        now: Timespec,
+    ) -> Result<()> {
+        match inode.kind {
+            FileKind::File => {}
+            FileKind::Dir => return Err(FsError::IsDirectory),
+            _ => {
+                return Err(FsError::Invalid {
+                    what: "no content to truncate",
+                });
+            }
+        }
+        if size > FILE_MAX_BYTES {
+            return Err(FsError::FileTooLarge);
+        }
+        let dirty = self.dirty(node, content, inode);
+        if size == dirty.size {
+            dirty.mtime = now;
+            dirty.ctime = dirty.ctime.max(now);
+        } else {
+            dirty.set_size(size);
+            dirty.touch(now);
+        }
+        self.recharge(content);
+        Ok(())
+    }
+
+    /// Returns the attributes of an inode whose content is not locked by the caller.
+    pub(super) fn attr(&self, inode: &Inode) -> Result<Attr> {
+        match self.inodes.known(inode.ino) {
+            Some(node) => self.attr_with(inode, Some(&node.content())),
+            None => self.attr_with(inode, None),
+        }
+    }
+
+    /// Returns the attributes of an inode with what this mount alone knows about it.
+    pub(super) fn attr_with(&self, inode: &Inode, content: Option<&Content>) -> Result<Attr> {
+        let mut attr = Attr {
+            ino: inode.ino,
+            kind: inode.kind,
+            mode: inode.mode,
+            nlink: inode.nlink,
+            uid: inode.uid,
+            gid: inode.gid,
+            rdev: u32::try_from(inode.rdev).unwrap_or(0),
+            size: inode.size,
+            blocks: inode.stored.div_ceil(STAT_BLOCK_BYTES),
+            atime: inode.btime,
+            mtime: inode.mtime,
+            ctime: inode.ctime,
+            btime: inode.btime,
+        };
+        if let Some(content) = content {
+            attr.atime = content.atime.unwrap_or(inode.btime);
+            if let Some(dirty) = &content.dirty {
+                attr.size = dirty.size;
+                attr.mtime = dirty.mtime;
+                attr.ctime = dirty.ctime.max(inode.ctime);
+                attr.blocks = self.stored_with(inode, dirty)?.div_ceil(STAT_BLOCK_BYTES);
+            }
+        }
+        Ok(attr)
+    }
+
+    /// Returns the bytes that will be stored when the changes are written.
+    fn stored_with(&self, inode: &Inode, dirty: &super::dirty::Dirty) -> Result<u64> {
+        let mut stored = inode.stored;
+        for (start, fragment) in dirty.fragments.iter() {
+            let end = start + fragment.len;
+            for extent in self.volume.extents(inode.ino, start..end)? {
+                let hidden = extent.end().min(end) - extent.offset.max(start);
+                stored = stored.saturating_sub(hidden);
+            }
+            if !matches!(fragment.body, Body::Hole) {
+                stored += fragment.len;
+            }
+        }
+        Ok(stored)
+    }
+
+    pub(super) fn attributes(&self, attr: Attr) -> Attributes {
+        Attributes {
+            attr,
+            ttl: self.config.attr_ttl,
+        }
+    }
+
+    pub(super) fn entry(&self, attr: Attr) -> Entry {
+        Entry {
+            attr,
+            generation: 0,
+            entry_ttl: self.config.entry_ttl,
+            attr_ttl: self.config.attr_ttl,
+        }
+    }
+
+    /// Notes an access at `now`, as a mount with `relatime` does: the time moves where it is not
+    /// newer than the last change, or a day old.
+    pub(super) fn touch_atime(&self, inode: &Inode, content: &mut Content, now: Timespec) {
+        let atime = content.atime.unwrap_or(inode.btime);
+        let mtime = content
+            .dirty
+            .as_ref()
+            .map_or(inode.mtime, |dirty| dirty.mtime);
+        let day = i64::try_from(RELATIME_MAX.as_secs()).unwrap_or(i64::MAX);
+        if atime <= mtime || atime <= inode.ctime || now.secs.saturating_sub(atime.secs) >= day {
+            content.atime = Some(now);
+        }
+    }
+}
+
+/// Returns the permission bits that a request leads to, where they change.
+fn mode_after(inode: &Inode, set: &SetAttr) -> Option<u32> {
+    let mode = set.mode.map(|mode| mode & 0o7777);
+    if mode.is_none() && set.kill_privileges && inode.kind != FileKind::Dir {
+        let cleared = without_privileges(inode.mode);
+        return (cleared != inode.mode).then_some(cleared);
+    }
+    mode
+}
+
+/// Returns the mode without setuid, and without setgid where that means a privilege: without
+/// group-execute it marks mandatory locking.
+pub(super) fn without_privileges(mode: u32) -> u32 {
+    let mode = mode & !SETUID;
+    if mode & GROUP_EXECUTE != 0 {
+        mode & !SETGID
+    } else {
+        mode
+    }
+}
+
+/// The unit of st_blocks.
+const STAT_BLOCK_BYTES: u64 = 512;
+
+/// How old an access time gets before a read moves it in any case.
+const RELATIME_MAX: Duration = Duration::from_secs(24 * 3600);

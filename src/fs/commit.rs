@@ -1,0 +1,335 @@
+//! Commits: unwritten changes of a file become ops of the volume.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::dirty::{Body, Dirty, Sealing};
+use super::inode_table::{Content, Node};
+use super::layout::Span;
+use super::{Fs, Invalidation, Result};
+use crate::base::OpId;
+use crate::base::limits::{CHUNK_BYTES, DRAFT_AGE_MAX, INLINE_MAX_BYTES};
+use crate::volume::{Append, Inode, OpKind, Piece, Source, Write, Writer};
+
+impl Fs {
+    /// Writes everything dirty and returns when it is on this disk.
+    ///
+    /// Goes on after a file that fails and returns the first failure.
+    pub fn sync_all(&self) -> Result<()> {
+        let mut first_error = None;
+        for node in self.inodes.dirty() {
+            if let Err(error) = self.commit(&node, &mut node.content()) {
+                first_error.get_or_insert(error);
+            }
+        }
+        self.volume.sync()?;
+        first_error.map_or(Ok(()), Err)
+    }
+
+    /// Writes what has been dirty for [`DRAFT_AGE_MAX`]; to be called a few times a second.
+    ///
+    /// Returns what the kernel must drop from its caches because a write met somebody else's.
+    /// A failure is told to the next flush or fsync of its file.
+    pub fn tick(&self) -> Vec<Invalidation> {
+        let now = self.clock.monotonic();
+        for node in self.inodes.dirty() {
+            // Who holds the content is about to write it, or will be met by the next tick.
+            let Some(mut content) = node.try_content() else {
+                continue;
+            };
+            let is_old = content
+                .dirty
+                .as_ref()
+                .is_some_and(|dirty| now.saturating_sub(dirty.since) >= DRAFT_AGE_MAX);
+            if is_old {
+                self.commit_in_background(&node, &mut content);
+            }
+        }
+        std::mem::take(&mut *self.invalid.lock())
+    }
+
+    /// Commits where nobody waits for the result: a failure is kept for the next flush or fsync.
+    pub(super) fn commit_in_background(&self, node: &Arc<Node>, content: &mut Content) {
+        if let Err(error) = self.commit(node, content) {
+            tracing::warn!(ino = node.ino.0, %error, "unwritten data stays in memory");
+            if let Some(dirty) = &mut content.dirty {
+                dirty.since = self.clock.monotonic();
+            }
+            content.failed.get_or_insert(error);
+        }
+    }
+
+    /// Turns the unwritten changes of a file into ops. On failure they stay as they are.
+    pub(super) fn commit(&self, node: &Arc<Node>, content: &mut Content) -> Result<()> {
+        let Some(mut dirty) = content.dirty.take() else {
+            return Ok(());
+        };
+        match self.commit_changes(node, content, &mut dirty) {
+            Ok(()) => {
+                self.dirty_bytes
+                    .fetch_sub(content.charged, Ordering::Relaxed);
+                content.charged = 0;
+                let dropped = self.inodes.mark_clean(node.ino);
+                self.drop_from_volume(node.ino, dropped);
+                Ok(())
+            }
+            Err(error) => {
+                content.dirty = Some(dirty);
+                self.recharge(content);
+                Err(error)
+            }
+        }
+    }
+
+    fn commit_changes(
+        &self,
+        node: &Arc<Node>,
+        content: &mut Content,
+        dirty: &mut Dirty,
+    ) -> Result<()> {
+        let Some(inode) = self.volume.inode(node.ino)? else {
+            return Ok(());
+        };
+        if inode.is_orphan() && self.inodes.opens(node.ino) == 0 {
+            // Nobody can read it any more.
+            return Ok(());
+        }
+        if !dirty.content_changed {
+            self.volume.write().apply(OpKind::SetAttr {
+                ino: inode.ino,
+                mode: None,
+                uid: None,
+                gid: None,
+                mtime: Some(dirty.mtime),
+                ctime: dirty.ctime.max(inode.ctime),
+            })?;
+            return Ok(());
+        }
+        if !dirty.appends_only {
+            self.fold_cells(&inode, dirty)?;
+        }
+        self.seal_large(dirty)?;
+        let pieces = pieces(dirty, &self.contents)?;
+        let seen = dirty.base;
+        let mut writer = self.volume.write();
+        let Some(before) = writer.inode(node.ino)? else {
+            return Ok(());
+        };
+        let version = apply(&mut writer, &before, dirty, pieces)?;
+        drop(writer);
+        if before.version != seen {
+            // The fold put this write in the place of what somebody else wrote, or beside it.
+            content.cached = None;
+            self.invalid.lock().push(Invalidation::Content(node.ino));
+        } else if content.cached == Some(seen) {
+            content.cached = Some(version);
+        }
+        Ok(())
+    }
+
+    /// Seals written ranges that are too large to travel with the op.
+    fn seal_large(&self, dirty: &mut Dirty) -> Result<()> {
+        let large: Vec<u64> = dirty
+            .fragments
+            .iter()
+            .filter(|(_, fragment)| {
+                matches!(fragment.body, Body::Memory(_)) && fragment.len > INLINE_MAX_BYTES
+            })
+            .map(|(start, _)| start)
+            .collect();
+        for start in large {
+            if let Some(Body::Memory(bytes)) = dirty.fragments.take_body(start) {
+                let sealing = Sealing::start(&self.contents, Bytes::from(bytes));
+                dirty
+                    .fragments
+                    .replace_body(start, Body::Sealing(sealing, 0));
+            }
+        }
+        // All are under way; now wait for each.
+        for (_, fragment) in dirty.fragments.iter() {
+            if let Body::Sealing(sealing, _) = &fragment.body {
+                sealing.settle(&self.contents)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gathers the fragments of cells that have too many into one run, where all is here.
+    fn fold_cells(&self, inode: &Inode, dirty: &mut Dirty) -> Result<()> {
+        let mut cells: Vec<u64> = dirty
+            .fragments
+            .iter()
+            .filter(|(_, fragment)| matches!(fragment.body, Body::Memory(_)))
+            .map(|(start, _)| start - start % CHUNK_BYTES)
+            .collect();
+        cells.dedup();
+        for cell in cells {
+            let range = cell..(cell + CHUNK_BYTES).min(dirty.size);
+            let stored = self.volume.extents(inode.ino, range.clone())?.len();
+            if range.is_empty() || stored < CELL_FRAGMENTS_MAX {
+                continue;
+            }
+            let spans = self.spans(inode.ino, Some(dirty), range)?;
+            for (start, bytes) in self.gather(cell, &spans)? {
+                dirty.fragments.write(start, &bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the runs of bytes of some spans that begin at `start`, without those that are one
+    /// span already. Nothing where a chunk is not here: then the fragments stay as they are.
+    fn gather(&self, start: u64, spans: &[Span]) -> Result<Vec<(u64, Vec<u8>)>> {
+        let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
+        let mut at = start;
+        let mut joined = 0;
+        for span in spans {
+            let bytes = match span {
+                Span::Zeros(_) => None,
+                Span::Bytes(bytes) => Some(bytes.clone()),
+                Span::Chunk { id, range } => match self.contents.read_local(*id, range.clone())? {
+                    Some(bytes) => Some(bytes),
+                    None => return Ok(Vec::new()),
+                },
+            };
+            match (bytes, runs.last_mut()) {
+                (Some(bytes), Some((_, run))) if joined > 0 => {
+                    run.extend_from_slice(&bytes);
+                    joined += 1;
+                }
+                (Some(bytes), _) => {
+                    runs.push((at, bytes.to_vec()));
+                    joined = 1;
+                }
+                (None, _) => {
+                    if joined == 1 {
+                        runs.pop();
+                    }
+                    joined = 0;
+                }
+            }
+            at += span.len();
+        }
+        if joined == 1 {
+            runs.pop();
+        }
+        Ok(runs)
+    }
+}
+
+/// Returns what the op replaces, in order and within the size. All large ranges are sealed.
+fn pieces(dirty: &Dirty, contents: &super::contents::Contents) -> Result<Vec<Piece>> {
+    let mut pieces = Vec::with_capacity(dirty.fragments.len());
+    for (start, fragment) in dirty.fragments.iter() {
+        let len = fragment.len.min(dirty.size.saturating_sub(start));
+        if len == 0 {
+            continue;
+        }
+        let src = match &fragment.body {
+            Body::Memory(bytes) => Some(Source::Inline(Bytes::copy_from_slice(bytes))),
+            Body::Sealing(sealing, skip) => Some(Source::Chunk {
+                id: sealing.settle(contents)?.id,
+                skip: *skip,
+            }),
+            Body::Stored(source) => Some(source.clone()),
+            Body::Hole => None,
+        };
+        let offset = start;
+        pieces.push(Piece { offset, len, src });
+    }
+    Ok(pieces)
+}
+
+/// Applies the changes as one op, or as several where they are too many for one. Each leaves a
+/// state that the file could have had: a prefix of the pieces.
+fn apply(
+    writer: &mut Writer<'_>,
+    before: &Inode,
+    dirty: &mut Dirty,
+    pieces: Vec<Piece>,
+) -> Result<OpId> {
+    let mut size = dirty.base_size.min(dirty.size);
+    let ctime = dirty.ctime.max(before.ctime);
+    let mut batches = batches(pieces);
+    let last = batches.pop().unwrap_or_default();
+    let appends = dirty.appends_only;
+    for (batch, is_last) in batches
+        .into_iter()
+        .map(|batch| (batch, false))
+        .chain(std::iter::once((last, true)))
+    {
+        let end = batch.last().map_or(0, |piece| piece.offset + piece.len);
+        let kind = if appends {
+            append(before, dirty, batch, size)
+        } else {
+            OpKind::Write(Write {
+                ino: before.ino,
+                base: dirty.base,
+                size: if is_last { dirty.size } else { size.max(end) },
+                pieces: batch,
+                mtime: dirty.mtime,
+                ctime,
+                mode: None,
+            })
+        };
+        size = size.max(end);
+        dirty.base = writer.apply(kind)?.id;
+        if appends {
+            // What is applied would be appended once more by a second try.
+            dirty.base_size = size;
+            dirty.fragments.remove(0..size);
+        }
+    }
+    Ok(dirty.base)
+}
+
+fn append(before: &Inode, dirty: &Dirty, mut pieces: Vec<Piece>, from: u64) -> OpKind {
+    let mut len = 0;
+    for piece in &mut pieces {
+        piece.offset -= from;
+        len = piece.offset + piece.len;
+    }
+    OpKind::Append(Append {
+        ino: before.ino,
+        base: dirty.base,
+        len,
+        pieces,
+        mtime: dirty.mtime,
+        ctime: dirty.ctime.max(before.ctime),
+        mode: None,
+    })
+}
+
+fn batches(pieces: Vec<Piece>) -> Vec<Vec<Piece>> {
+    let mut batches: Vec<Vec<Piece>> = Vec::new();
+    let mut inline = 0;
+    for piece in pieces {
+        let own = match &piece.src {
+            Some(Source::Inline(bytes)) => bytes.len(),
+            Some(Source::Chunk { .. }) | None => 0,
+        };
+        match batches.last_mut() {
+            Some(batch) if batch.len() < OP_PIECES_MAX && inline + own <= OP_INLINE_BYTES_MAX => {
+                batch.push(piece);
+                inline += own;
+            }
+            _ => {
+                batches.push(vec![piece]);
+                inline = own;
+            }
+        }
+    }
+    batches
+}
+
+/// Most stored fragments of one cell before its author gathers them: a read of a cell then looks
+/// at this many rows at most, and 4 KiB overwrites are gathered once a quarter of a cell.
+const CELL_FRAGMENTS_MAX: usize = 64;
+
+/// Most inline bytes of one op: an eighth of a segment's body.
+const OP_INLINE_BYTES_MAX: usize = 128 << 10;
+
+/// Most pieces of one op: about 16 KiB of references to chunks.
+const OP_PIECES_MAX: usize = 256;

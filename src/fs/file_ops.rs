@@ -1,0 +1,175 @@
+//! Open files: open, read, flush, fsync, release.
+
+use std::ops::Range;
+
+use super::attr_ops::without_privileges;
+use super::dirty::Dirty;
+use super::handles::Handle;
+use super::inode_table::Content;
+use super::layout::Span;
+use super::{
+    Caller, FileHandle, FileKind, Fs, FsError, OpenFlags, Opened, PendingRead, ReadPlan, Result,
+};
+use crate::base::Ino;
+use crate::volume::{Inode, Source};
+
+impl Fs {
+    /// Opens a regular file.
+    pub fn open(&self, caller: Caller, ino: Ino, flags: OpenFlags) -> Result<Opened> {
+        let node = self.inodes.node(ino);
+        let mut content = node.content();
+        let inode = self.inode(ino)?;
+        match inode.kind {
+            FileKind::File => {}
+            FileKind::Dir => return Err(FsError::IsDirectory),
+            _ => {
+                return Err(FsError::Invalid {
+                    what: "not a regular file",
+                });
+            }
+        }
+        if flags.write || flags.truncate {
+            self.check_writable()?;
+        }
+        if flags.truncate {
+            let now = self.now();
+            if caller.uid != 0 && without_privileges(inode.mode) != inode.mode {
+                self.kill_privileges(ino, &mut content, now)?;
+            }
+            let dirty = self.dirty(&node, &mut content, &inode);
+            if dirty.size > 0 {
+                dirty.set_size(0);
+            }
+            dirty.touch(now);
+            self.recharge(&mut content);
+        }
+        let keep_cache = content.cached == Some(current_version(&inode, content.dirty.as_ref()));
+        content.cached = Some(current_version(&inode, content.dirty.as_ref()));
+        Ok(Opened {
+            fh: self.open_handle(ino, flags),
+            keep_cache,
+        })
+    }
+
+    /// Registers an open handle; the volume keeps the inode from now on.
+    pub(super) fn open_handle(&self, ino: Ino, flags: OpenFlags) -> FileHandle {
+        if self.inodes.opened(ino) {
+            self.volume.hold(ino);
+        }
+        self.handles.open(ino, flags)
+    }
+
+    /// Reads up to `len` bytes at `offset`: unwritten ones, those in memory and on this disk at
+    /// once, others by a [`PendingRead`].
+    pub fn read(&self, ino: Ino, fh: FileHandle, offset: u64, len: usize) -> Result<ReadPlan> {
+        let handle = self.handles.of(ino, fh)?;
+        if !handle.flags.read {
+            return Err(FsError::BadHandle);
+        }
+        let inode = self.inode(ino)?;
+        let node = self.inodes.node(ino);
+        let (spans, end) = {
+            let mut content = node.content();
+            if !handle.flags.noatime {
+                self.touch_atime(&inode, &mut content, self.now());
+            }
+            let dirty = content.dirty.as_ref();
+            let size = dirty.map_or(inode.size, |dirty| dirty.size);
+            let end = offset.saturating_add(len as u64).min(size);
+            if offset >= end {
+                return Ok(ReadPlan::Ready(Vec::new()));
+            }
+            (self.spans(ino, dirty, offset..end)?, end)
+        };
+        self.read_ahead(&handle, offset..end, inode.size)?;
+        self.plan(spans)
+    }
+
+    fn plan(&self, spans: Vec<Span>) -> Result<ReadPlan> {
+        let mut pieces = Vec::with_capacity(spans.len());
+        let mut missing = false;
+        for span in spans {
+            match span {
+                Span::Chunk { id, range } => match self.contents.read_local(id, range.clone())? {
+                    Some(bytes) => pieces.push(Span::Bytes(bytes)),
+                    None => {
+                        missing = true;
+                        pieces.push(Span::Chunk { id, range });
+                    }
+                },
+                span => pieces.push(span),
+            }
+        }
+        let pending = PendingRead::new(self.contents.clone(), pieces, self.config.fetch_timeout);
+        if missing {
+            return Ok(ReadPlan::Wait(pending));
+        }
+        Ok(ReadPlan::Ready(pending.ready()))
+    }
+
+    /// Asks for the chunks that a sequential reader will want next.
+    fn read_ahead(&self, handle: &Handle, range: Range<u64>, size: u64) -> Result<()> {
+        let len = range.end - range.start;
+        let Some(wanted) = handle.readahead.lock().on_read(range.start, len) else {
+            return Ok(());
+        };
+        if wanted.start >= size {
+            return Ok(());
+        }
+        let wanted = wanted.start..wanted.end.min(size);
+        let mut ids = Vec::new();
+        for extent in self.volume.extents(handle.ino, wanted)? {
+            if let Source::Chunk { id, .. } = extent.src {
+                ids.push(id);
+            }
+        }
+        ids.dedup();
+        self.contents.prefetch(&ids);
+        Ok(())
+    }
+
+    /// Hands what was written to the journal: called at each close(2).
+    ///
+    /// Also tells, once, of a write in the background that failed.
+    pub fn flush(&self, ino: Ino, fh: FileHandle) -> Result<()> {
+        self.handles.of(ino, fh)?;
+        let Some(node) = self.inodes.known(ino) else {
+            return Ok(());
+        };
+        let mut content = node.content();
+        let committed = self.commit(&node, &mut content);
+        tell_failure(&mut content, committed)
+    }
+
+    /// Returns when what was written to the inode is on this disk.
+    pub fn fsync(&self, ino: Ino, fh: FileHandle) -> Result<()> {
+        self.flush(ino, fh)?;
+        self.volume.sync()?;
+        Ok(())
+    }
+
+    /// Closes a handle.
+    pub fn release(&self, ino: Ino, fh: FileHandle) -> Result<()> {
+        let handle = self.handles.close(ino, fh)?;
+        let node = self.inodes.node(ino);
+        let dropped = self.inodes.closed(ino);
+        if handle.flags.write || handle.flags.truncate {
+            // Pages of a mapping may have come after the last flush.
+            self.commit_in_background(&node, &mut node.content());
+        }
+        self.drop_from_volume(ino, dropped);
+        Ok(())
+    }
+}
+
+/// Returns the result of a commit, or the failure of one in the background before it.
+fn tell_failure(content: &mut Content, committed: Result<()>) -> Result<()> {
+    let failed = content.failed.take();
+    committed?;
+    failed.map_or(Ok(()), Err)
+}
+
+/// Returns the version that the kernel's pages show: they contain what is unwritten.
+fn current_version(inode: &Inode, dirty: Option<&Dirty>) -> crate::base::OpId {
+    dirty.map_or(inode.version, |dirty| dirty.base)
+}

@@ -1,0 +1,164 @@
+//! Names: lookup, forget, readlink, link, unlink, rmdir.
+
+use bytes::Bytes;
+
+use super::create_ops::{check_name, live_dir};
+use super::{Entry, FileKind, Fs, FsError, Result};
+use crate::base::Ino;
+use crate::base::limits::{LINK_MAX, NAME_MAX_BYTES};
+use crate::volume::{Inode, OpKind, Place, Writer};
+
+impl Fs {
+    /// Finds a name in a directory; counts one `nlookup`.
+    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Entry> {
+        if name.len() > NAME_MAX_BYTES {
+            return Err(FsError::NameTooLong);
+        }
+        let ino = match name {
+            b"." => parent,
+            b".." => self.parent_of(&self.inode(parent)?),
+            name => {
+                let dirent = self.volume.dirent(parent, name)?;
+                dirent.ok_or(FsError::NotFound)?.ino
+            }
+        };
+        let inode = self.volume.inode(ino)?.ok_or(FsError::NotFound)?;
+        self.inodes.remember(inode.ino);
+        match self.attr(&inode) {
+            Ok(attr) => Ok(self.entry(attr)),
+            Err(error) => {
+                self.forget(inode.ino, 1);
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes back `nlookup` lookups of an inode.
+    pub fn forget(&self, ino: Ino, nlookup: u64) {
+        let dropped = self.inodes.forget(ino, nlookup);
+        self.drop_from_volume(ino, dropped);
+    }
+
+    /// Returns the directory that holds `dir`; the root holds itself.
+    pub(super) fn parent_of(&self, dir: &Inode) -> Ino {
+        dir.home.as_ref().map_or(Ino::ROOT, |home| home.parent)
+    }
+
+    /// Returns the target of a symlink.
+    pub fn readlink(&self, ino: Ino) -> Result<Bytes> {
+        let inode = self.inode(ino)?;
+        if inode.kind != FileKind::Symlink {
+            return Err(FsError::Invalid {
+                what: "not a symlink",
+            });
+        }
+        if let Some(node) = self.inodes.known(ino) {
+            self.touch_atime(&inode, &mut node.content(), self.now());
+        }
+        Ok(inode.target.unwrap_or_default())
+    }
+
+    /// Makes another name of an inode.
+    pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Entry> {
+        self.check_writable()?;
+        check_name(name)?;
+        let mut writer = self.volume.write();
+        let inode = writer.inode(ino)?.ok_or(FsError::NotFound)?;
+        if inode.is_dir() {
+            return Err(FsError::NotPermitted);
+        }
+        live_dir(&writer, parent)?;
+        if writer.dirent(parent, name)?.is_some() {
+            return Err(FsError::Exists);
+        }
+        if inode.is_orphan() {
+            return Err(FsError::NotFound);
+        }
+        if inode.nlink >= LINK_MAX {
+            return Err(FsError::TooManyLinks);
+        }
+        writer.apply(OpKind::Link {
+            ino: inode.ino,
+            to: place(parent, name),
+            time: self.now(),
+        })?;
+        drop(writer);
+        self.inodes.remember(inode.ino);
+        let attr = self.attr(&self.inode(inode.ino)?)?;
+        Ok(self.entry(attr))
+    }
+
+    /// Removes a name of anything but a directory. An open file stays readable and writable.
+    pub fn unlink(&self, parent: Ino, name: &[u8]) -> Result<()> {
+        self.check_writable()?;
+        check_name(name)?;
+        let mut writer = self.volume.write();
+        let dirent = writer.dirent(parent, name)?.ok_or(FsError::NotFound)?;
+        if dirent.kind == FileKind::Dir {
+            return Err(FsError::IsDirectory);
+        }
+        let inode = writer.inode(dirent.ino)?.ok_or(FsError::NotFound)?;
+        self.keep_if_last_name(&inode);
+        writer.apply(OpKind::Unlink {
+            from: place(parent, name),
+            ino: inode.ino,
+            saw: inode.version,
+            time: self.now(),
+        })?;
+        Ok(())
+    }
+
+    /// Removes an empty directory.
+    pub fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<()> {
+        self.check_writable()?;
+        if name == b".." {
+            return Err(FsError::NotEmpty);
+        }
+        check_name(name)?;
+        let mut writer = self.volume.write();
+        let dirent = writer.dirent(parent, name)?.ok_or(FsError::NotFound)?;
+        if dirent.kind != FileKind::Dir {
+            return Err(FsError::NotDirectory);
+        }
+        let inode = writer.inode(dirent.ino)?.ok_or(FsError::NotFound)?;
+        check_empty(&writer, &inode)?;
+        self.keep_if_last_name(&inode);
+        writer.apply(OpKind::Rmdir {
+            from: place(parent, name),
+            ino: inode.ino,
+            time: self.now(),
+        })?;
+        Ok(())
+    }
+
+    /// Lets the volume keep an inode that is about to lose its last name while the kernel knows
+    /// it: it may be open, or somebody's working directory.
+    pub(super) fn keep_if_last_name(&self, inode: &Inode) {
+        let last = inode.is_dir() || inode.nlink <= 1;
+        if last && self.inodes.outlives_its_name(inode.ino) {
+            self.volume.hold(inode.ino);
+        }
+    }
+}
+
+/// Checks that a directory can be removed or replaced.
+pub(super) fn check_empty(writer: &Writer<'_>, dir: &Inode) -> Result<()> {
+    let mut empty = true;
+    writer.readdir(dir.ino, None, &mut |_, _| {
+        empty = false;
+        false
+    })?;
+    if empty {
+        Ok(())
+    } else {
+        Err(FsError::NotEmpty)
+    }
+}
+
+/// Returns the place of a name.
+pub(super) fn place(parent: Ino, name: &[u8]) -> Place {
+    Place {
+        parent,
+        name: Bytes::copy_from_slice(name),
+    }
+}

@@ -1,0 +1,209 @@
+//! Extended attributes (xattr(7)).
+//!
+//! Stored as given: `user.`, `trusted.`, `security.` and the two access control lists, whose mode
+//! bits are kept in step. `user.dfs.` is virtual: readable by name, never listed, never set.
+
+use bytes::Bytes;
+
+use super::acl::{self, Acl};
+use super::{Caller, FileKind, Fs, FsError, Result, XattrMode};
+use crate::base::limits::{XATTR_NAME_MAX_BYTES, XATTR_VALUE_MAX_BYTES};
+use crate::base::{Ino, Timespec};
+use crate::volume::{Inode, OpKind, Writer};
+
+impl Fs {
+    /// Sets an extended attribute.
+    pub fn setxattr(
+        &self,
+        caller: Caller,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+    ) -> Result<()> {
+        self.check_writable()?;
+        let _ = caller;
+        let mut writer = self.volume.write();
+        let inode = writer.inode(ino)?.ok_or(FsError::Stale(ino))?;
+        check_settable(&inode, name)?;
+        if value.len() > XATTR_VALUE_MAX_BYTES {
+            return Err(FsError::AttributeTooLarge);
+        }
+        let exists = writer.xattr(ino, name)?.is_some();
+        match mode {
+            XattrMode::Create if exists => return Err(FsError::Exists),
+            XattrMode::Replace if !exists => return Err(FsError::NoAttribute),
+            _ => {}
+        }
+        let time = self.now();
+        if name == acl::ACCESS || name == acl::DEFAULT {
+            return set_acl(&mut writer, &inode, name, value, exists, time);
+        }
+        set(&mut writer, ino, name, value, time)
+    }
+
+    /// Returns the value of an extended attribute.
+    pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Bytes> {
+        let inode = self.inode(ino)?;
+        if let Some(key) = name.strip_prefix(VIRTUAL) {
+            return self.virtual_xattr(&inode, key);
+        }
+        if inode.xattrs == 0 {
+            return Err(FsError::NoAttribute);
+        }
+        self.volume.xattr(ino, name)?.ok_or(FsError::NoAttribute)
+    }
+
+    /// Returns the names of the extended attributes, each ended by a NUL.
+    pub fn listxattr(&self, ino: Ino) -> Result<Vec<u8>> {
+        let mut list = Vec::new();
+        if self.inode(ino)?.xattrs == 0 {
+            return Ok(list);
+        }
+        for name in self.volume.xattr_names(ino)? {
+            list.extend_from_slice(&name);
+            list.push(0);
+        }
+        Ok(list)
+    }
+
+    /// Removes an extended attribute.
+    pub fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
+        self.check_writable()?;
+        let mut writer = self.volume.write();
+        let inode = writer.inode(ino)?.ok_or(FsError::Stale(ino))?;
+        check_settable(&inode, name)?;
+        if writer.xattr(ino, name)?.is_none() {
+            return Err(FsError::NoAttribute);
+        }
+        remove(&mut writer, ino, name, self.now())
+    }
+
+    /// Removes file capabilities before an unprivileged write, as Linux does.
+    pub(super) fn remove_capability(&self, ino: Ino, time: Timespec) -> Result<()> {
+        let mut writer = self.volume.write();
+        if writer.xattr(ino, CAPABILITY)?.is_some() {
+            remove(&mut writer, ino, CAPABILITY, time)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the stored list follow chmod(2).
+    pub(super) fn acl_follows_mode(
+        writer: &mut Writer<'_>,
+        inode: &Inode,
+        mode: u32,
+        time: Timespec,
+    ) -> Result<()> {
+        if inode.xattrs == 0 || inode.kind == FileKind::Symlink {
+            return Ok(());
+        }
+        let Some(value) = writer.xattr(inode.ino, acl::ACCESS)? else {
+            return Ok(());
+        };
+        let mut list = Acl::decode(&value)?;
+        list.set_mode(mode);
+        set(writer, inode.ino, acl::ACCESS, &list.encode(), time)
+    }
+
+    fn virtual_xattr(&self, inode: &Inode, key: &[u8]) -> Result<Bytes> {
+        let node = self.inodes.known(inode.ino);
+        let dirty = node.is_some_and(|node| node.content().dirty.is_some());
+        let text = match key {
+            b"ino" => inode.ino.to_string(),
+            b"version" => crate::base::id::to_hex(&inode.version.to_key()),
+            b"author" => format!("{:016x}", inode.version.device.0),
+            b"stored" => inode.stored.to_string(),
+            b"dirty" => u8::from(dirty).to_string(),
+            _ => return Err(FsError::NoAttribute),
+        };
+        Ok(Bytes::from(text))
+    }
+}
+
+fn set(writer: &mut Writer<'_>, ino: Ino, name: &[u8], value: &[u8], time: Timespec) -> Result<()> {
+    writer.apply(OpKind::SetXattr {
+        ino,
+        name: Bytes::copy_from_slice(name),
+        value: Bytes::copy_from_slice(value),
+        time,
+    })?;
+    Ok(())
+}
+
+fn remove(writer: &mut Writer<'_>, ino: Ino, name: &[u8], time: Timespec) -> Result<()> {
+    writer.apply(OpKind::RemoveXattr {
+        ino,
+        name: Bytes::copy_from_slice(name),
+        time,
+    })?;
+    Ok(())
+}
+
+/// Sets a list and the mode bits that it implies. One that says no more than mode bits do is not
+/// stored.
+fn set_acl(
+    writer: &mut Writer<'_>,
+    inode: &Inode,
+    name: &[u8],
+    value: &[u8],
+    exists: bool,
+    time: Timespec,
+) -> Result<()> {
+    let list = Acl::decode(value)?;
+    if name == acl::DEFAULT {
+        return match (list.is_empty(), exists) {
+            (false, _) => set(writer, inode.ino, name, value, time),
+            (true, true) => remove(writer, inode.ino, name, time),
+            (true, false) => Ok(()),
+        };
+    }
+    if !list.is_empty() {
+        let mode = list.apply_to(inode.mode);
+        if mode != inode.mode {
+            writer.apply(OpKind::SetAttr {
+                ino: inode.ino,
+                mode: Some(mode),
+                uid: None,
+                gid: None,
+                mtime: None,
+                ctime: time,
+            })?;
+        }
+    }
+    match (list.is_minimal(), exists) {
+        (false, _) => set(writer, inode.ino, name, value, time),
+        (true, true) => remove(writer, inode.ino, name, time),
+        (true, false) => Ok(()),
+    }
+}
+
+fn check_settable(inode: &Inode, name: &[u8]) -> Result<()> {
+    if name.len() > XATTR_NAME_MAX_BYTES {
+        return Err(FsError::Range);
+    }
+    if name.starts_with(VIRTUAL) {
+        return Err(FsError::NotPermitted);
+    }
+    let has_rest = |prefix: &[u8]| name.len() > prefix.len() && name.starts_with(prefix);
+    if has_rest(b"user.") {
+        // Those of special files and symlinks would be writable by anyone.
+        return match inode.kind {
+            FileKind::File | FileKind::Dir => Ok(()),
+            _ => Err(FsError::NotPermitted),
+        };
+    }
+    match name {
+        acl::ACCESS if inode.kind != FileKind::Symlink => Ok(()),
+        acl::DEFAULT if inode.is_dir() => Ok(()),
+        acl::DEFAULT => Err(FsError::Access),
+        _ if has_rest(b"trusted.") || has_rest(b"security.") => Ok(()),
+        _ => Err(FsError::Unsupported),
+    }
+}
+
+/// The namespace of what dfs itself says about a file.
+const VIRTUAL: &[u8] = b"user.dfs.";
+
+/// File capabilities (capabilities(7)).
+const CAPABILITY: &[u8] = b"security.capability";

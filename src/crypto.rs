@@ -20,7 +20,6 @@
 mod aead;
 mod identity;
 mod local;
-mod prime;
 mod public;
 mod volume_keys;
 

@@ -5,15 +5,15 @@ use std::fmt;
 use ed25519_dalek::{Signer, SigningKey};
 use hkdf::Hkdf;
 use rsa::pkcs8::{DecodePrivateKey, EncodePrivateKey, EncodePublicKey};
-use rsa::{BigUint, Pss, RsaPrivateKey};
+use rsa::{Pss, RsaPrivateKey};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::public::{
-    CERTIFICATE_SALT_BYTES, RSA_BITS, RSA_BLOCK_BYTES, RSA_EXPONENT, WRAPPED_KEY,
-    WRAPPED_KEY_VERSION, certified_digest, in_domain, oaep,
+    CERTIFICATE_SALT_BYTES, RSA_BITS, RSA_BLOCK_BYTES, WRAPPED_KEY, WRAPPED_KEY_VERSION,
+    certified_digest, in_domain, oaep,
 };
-use super::{CryptoError, LocalKey, PublicIdentity, Result, Signature, aead, prime};
+use super::{CryptoError, LocalKey, PublicIdentity, Result, Signature, aead};
 use crate::base::{DeviceId, PeerId, Rng};
 
 /// A peer's secrets: an RSA-2048 key that names it, and the Ed25519 key that signs for it.
@@ -38,18 +38,9 @@ impl Identity {
         let failed = |_| CryptoError::Rsa {
             what: "making a key",
         };
-        let rsa = rng.with(|rng| {
-            loop {
-                let (p, q) = (
-                    prime::random(rng, RSA_BITS / 2),
-                    prime::random(rng, RSA_BITS / 2),
-                );
-                // Fails for equal primes, and where the exponent divides p-1 or q-1.
-                if let Ok(key) = RsaPrivateKey::from_p_q(p, q, BigUint::from(RSA_EXPONENT)) {
-                    return key;
-                }
-            }
-        });
+        let rsa = rng
+            .with(|rng| RsaPrivateKey::new(rng, RSA_BITS))
+            .map_err(failed)?;
         let seed = Zeroizing::new(rng.bytes::<32>());
         let signing = SigningKey::from_bytes(&seed);
         let verifying = signing.verifying_key().to_bytes();

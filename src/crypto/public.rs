@@ -164,7 +164,7 @@ impl PublicIdentity {
 pub(super) const RSA_BITS: usize = 2048;
 
 /// Public exponent of every peer's RSA key.
-pub(super) const RSA_EXPONENT: u32 = 65_537;
+const RSA_EXPONENT: u32 = 65_537;
 
 /// Length of the OAEP block in a wrapped key.
 pub(super) const RSA_BLOCK_BYTES: usize = RSA_BITS / 8;

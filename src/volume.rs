@@ -1,135 +1,255 @@
 //! (room)
 //! The namespace: rows, ops, their fold in one total order, logs, merge, conflicts.
 //!
-//! Must never know: FUSE, sockets, how bytes are sealed into chunks.
+//! Owns: [`Volume`] (reading), [`Writer`] (applying), [`OpKind`] (what can be wanted), the rows of
+//! the view, the records that undo needs, and what is inside a segment. Must never know: FUSE,
+//! sockets, how bytes are sealed into chunks.
 //!
-//! An [`OpKind`] names what its author wanted and saw. A [`Writer`] applies it at once; devices
-//! exchange ops in sealed segments and fold them in one order, so that all see one tree.
+//! ```text
+//! Writer::apply ── fold ──> rows + record, one batch ── seal_drafts ──> segment in the own log
+//! other logs ── apply_segments ──> merge: undo, fold, redo ──> rows + records, one batch a slice
+//! ```
+//!
+//! An op names what its author wanted and saw. Devices exchange ops in sealed segments and fold
+//! them in one total order, by stamp and device; so the view is a function of the set of ops, the
+//! same everywhere. docs/semantics.md says what becomes of ops that crossed.
 
 mod error;
+mod extents;
+mod feed;
+mod fold;
+mod index;
+mod merge;
 mod op;
+mod overlay;
+mod private;
+mod record;
+mod rows;
+mod segments;
+mod state;
+mod trim;
 mod types;
+mod view;
+mod writer;
 
-use std::marker::PhantomData;
+use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
 
 pub use error::VolumeError;
-pub use op::{Append, Create, Op, OpKind, Replaced, Write, ino_of};
+pub use feed::Merged;
+pub use op::{
+    Append, Create, OP_INLINE_MAX_BYTES, OP_PIECES_MAX, Op, OpKind, Replaced, Write, ino_of,
+};
 pub use types::{
     Change, Conflict, ConflictKind, Counts, DirKey, Dirent, Extent, FileKind, Inode, Piece, Place,
     Source,
 };
+pub use writer::{Applied, Writer};
 
-use crate::base::{Ino, OpId};
+use crate::base::time::Hlc;
+use crate::base::{Clock, DeviceId, Ino, Rng, VolumeId};
+use crate::crypto::{Identity, VolumeKeys};
+use crate::node::LogStore;
+use crate::store::Store;
+use feed::Feed;
+use state::State;
+use view::View;
 
 /// The result type of the room.
 pub type Result<T> = std::result::Result<T, VolumeError>;
 
+/// What a volume is opened with.
+#[derive(Debug, Clone)]
+pub struct VolumeConfig {
+    /// Rows and chunks of this peer.
+    pub store: Store,
+    /// All devices' logs, in the rows of the same store.
+    pub log: Arc<LogStore>,
+    /// The volume's secrets.
+    pub keys: Arc<VolumeKeys>,
+    /// Who signs the segments of this device.
+    pub identity: Arc<Identity>,
+    /// Which volume.
+    pub volume: VolumeId,
+    /// What people call this device; others see it in conflict names.
+    pub name: String,
+}
+
+/// Clock and chance of a volume.
+pub struct VolumeContext {
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// The source of salts.
+    pub rng: Rng,
+}
+
+impl std::fmt::Debug for VolumeContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("VolumeContext")
+    }
+}
+
 /// One volume's namespace on this device.
 ///
-/// Reading takes no lock that a writer holds; [`Volume::write`] waits for the one writer.
-#[derive(Debug)]
-pub struct Volume {}
-
-/// What [`Writer::apply`] did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Applied {
-    /// The op: the new content version after a write.
-    pub id: OpId,
-    /// The node made by a create, else the node that the op names.
-    pub ino: Ino,
+/// Reading waits for no writer; what it sees is the view as of some commit, row by row. Who needs
+/// rows that fit each other, or wants to change them, takes the [`Writer`].
+///
+/// Locks, in the order in which they are taken: `sealing`, `feed`, `state`, `holds`, those of the view.
+pub struct Volume {
+    config: VolumeConfig,
+    context: VolumeContext,
+    device: DeviceId,
+    hlc: Hlc,
+    view: View,
+    /// The writer's lock.
+    state: Mutex<State>,
+    /// Held while segments are sealed and made durable, so that they are published in order.
+    sealing: Mutex<()>,
+    /// Held while segments are applied.
+    feed: Mutex<Feed>,
+    /// Nodes with local handles.
+    holds: Mutex<HashMap<Ino, u64>>,
 }
 
-/// The one writer: holds its lock until dropped, so that what it checks still holds when it applies.
-#[derive(Debug)]
-pub struct Writer<'a> {
-    _volume: PhantomData<&'a Volume>,
-}
-
-macro_rules! reads {
-    () => {
-        /// Returns an inode; follows a directory that was merged into another.
-        pub fn inode(&self, _ino: Ino) -> Result<Option<Inode>> {
-            Ok(None)
-        }
-
-        /// Returns the entry `name` of a directory.
-        pub fn dirent(&self, _parent: Ino, _name: &[u8]) -> Result<Option<Dirent>> {
-            Ok(None)
-        }
-
-        /// Visits the entries of a directory in its order, those behind `after`; `f` returns false to stop.
-        pub fn readdir(
-            &self,
-            _parent: Ino,
-            _after: Option<DirKey>,
-            _f: &mut dyn FnMut(DirKey, &Dirent) -> bool,
-        ) -> Result<()> {
-            Ok(())
-        }
-
-        /// Returns the extents that overlap a range of a file, in order, uncut.
-        pub fn extents(&self, _ino: Ino, _range: Range<u64>) -> Result<Vec<Extent>> {
-            Ok(Vec::new())
-        }
-
-        /// Returns the value of an extended attribute.
-        pub fn xattr(&self, _ino: Ino, _name: &[u8]) -> Result<Option<bytes::Bytes>> {
-            Ok(None)
-        }
-
-        /// Returns the names of the extended attributes of a node.
-        pub fn xattr_names(&self, _ino: Ino) -> Result<Vec<bytes::Bytes>> {
-            Ok(Vec::new())
-        }
-    };
+impl std::fmt::Debug for Volume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Volume")
+            .field("volume", &self.config.volume)
+            .field("device", &self.device)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Volume {
-    reads!();
-
-    /// Waits for the writer's lock.
-    pub fn write(&self) -> Writer<'_> {
-        Writer {
-            _volume: PhantomData,
-        }
+    /// Opens the volume that the rows hold; an empty one where they hold none.
+    ///
+    /// `alone` says that no other device authors ops ([`Volume::set_alone`]). The first op is
+    /// [`Volume::format`] for the device that makes the volume; the others get theirs by
+    /// [`Volume::apply_segments`].
+    ///
+    /// # Errors
+    ///
+    /// [`VolumeError::Corrupt`] or the store's where its rows cannot be read.
+    pub fn open(config: VolumeConfig, context: VolumeContext, alone: bool) -> Result<Self> {
+        let device = config.identity.device();
+        let view = View::new(Arc::clone(&config.store.rows), Arc::clone(&config.keys));
+        let state = State::load(&*config.store.rows, device, alone)?;
+        let volume = Self {
+            device,
+            hlc: Hlc::new(state.newest.stamp),
+            view,
+            state: Mutex::new(state),
+            sealing: Mutex::new(()),
+            feed: Mutex::new(Feed::default()),
+            holds: Mutex::default(),
+            config,
+            context,
+        };
+        // No handle survives a restart, so no private copy does.
+        volume.drop_private_rows()?;
+        Ok(volume)
     }
 
-    /// Says that a local handle of `ino` is open: its rows stay, also after the last unlink.
-    pub fn hold(&self, _ino: Ino) {}
+    /// Makes the root directory of a new volume and names this device.
+    pub fn format(&self, uid: u32, gid: u32, mode: u32) -> Result<()> {
+        let time = self.context.clock.wall();
+        let mut writer = self.write();
+        writer.apply(OpKind::Format {
+            uid,
+            gid,
+            mode,
+            time,
+        })?;
+        drop(writer);
+        self.announce()
+    }
 
-    /// Takes back one [`Volume::hold`].
-    pub fn release(&self, _ino: Ino) {}
-
-    /// Makes everything applied so far durable.
-    pub fn sync(&self) -> Result<()> {
+    /// Tells the others what people call this device, where they do not know yet. For devices that
+    /// may change the volume.
+    pub fn announce(&self) -> Result<()> {
+        let mut writer = self.write();
+        if self.view.device_name(self.device)?.as_deref() != Some(&*self.config.name) {
+            writer.apply(OpKind::Device {
+                name: self.config.name.clone(),
+            })?;
+        }
         Ok(())
     }
 
-    /// Returns the conflicts, oldest first.
+    /// Returns which volume this is.
+    pub fn id(&self) -> VolumeId {
+        self.config.volume
+    }
+
+    /// Returns the device that authors ops here.
+    pub fn device(&self) -> DeviceId {
+        self.device
+    }
+
+    /// Returns what people call a device, `None` for one that has not said.
+    pub fn device_name(&self, device: DeviceId) -> Result<Option<String>> {
+        self.view.device_name(device)
+    }
+
+    /// Returns an inode; follows a directory that was merged into another.
+    ///
+    /// A file without a name is there until it is reaped: [`Volume::hold`].
+    pub fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
+        self.view.inode(ino)
+    }
+
+    /// Returns the entry `name` of a directory.
+    pub fn dirent(&self, parent: Ino, name: &[u8]) -> Result<Option<Dirent>> {
+        self.view.dirent(parent, name)
+    }
+
+    /// Visits the entries of a directory in its order, those behind `after`; `f` returns false to
+    /// stop. Without `.` and `..`.
+    pub fn readdir(
+        &self,
+        parent: Ino,
+        after: Option<DirKey>,
+        f: &mut dyn FnMut(DirKey, &Dirent) -> bool,
+    ) -> Result<()> {
+        self.view.readdir(parent, after, f)
+    }
+
+    /// Returns the extents that overlap a range of a file, in order, uncut.
+    pub fn extents(&self, ino: Ino, range: Range<u64>) -> Result<Vec<Extent>> {
+        self.view.extents(ino, range)
+    }
+
+    /// Returns the value of an extended attribute.
+    pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<Bytes>> {
+        self.view.xattr(ino, name)
+    }
+
+    /// Returns the names of the extended attributes of a node.
+    pub fn xattr_names(&self, ino: Ino) -> Result<Vec<Bytes>> {
+        self.view.xattr_names(ino)
+    }
+
+    /// Returns the conflicts, oldest first, settled ones included.
     pub fn conflicts(&self) -> Result<Vec<Conflict>> {
-        Ok(Vec::new())
+        self.view.conflicts()
     }
 
     /// Returns the sums over the volume.
     pub fn counts(&self) -> Counts {
-        Counts::default()
-    }
-}
-
-impl Writer<'_> {
-    reads!();
-
-    /// Returns true when `ino` is `dir` or an ancestor of it: what a rename must not move into.
-    pub fn is_within(&self, _dir: Ino, _ino: Ino) -> Result<bool> {
-        Ok(false)
+        self.state.lock().counts
     }
 
-    /// Applies an op as this device's newest, in one batch. Not durable until [`Volume::sync`].
-    ///
-    /// The caller has checked what POSIX asks for (existence, emptiness, permissions) under this
-    /// writer. An op on a file without a name stays on this device.
-    pub fn apply(&mut self, _kind: OpKind) -> Result<Applied> {
-        Err(VolumeError::BadOp { what: "not yet" })
+    /// Waits for the writer's lock.
+    pub fn write(&self) -> Writer<'_> {
+        Writer::new(self, self.state.lock())
+    }
+
+    /// Makes everything applied so far durable, and the chunks that it names before it.
+    pub fn sync(&self) -> Result<()> {
+        Ok(self.config.store.sync()?)
     }
 }

@@ -1,10 +1,19 @@
 //! What can go wrong in the room.
 
 use crate::base::{DeviceId, Ino};
+use crate::crypto::CryptoError;
+use crate::node::LogError;
+use crate::store::StoreError;
 
 /// Says why the volume could not answer or apply.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
+    /// The local store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The logs of segments failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// A row does not decode, or rows contradict each other.
     #[error("the volume's rows are damaged: {what}")]
     Corrupt {
@@ -29,5 +38,30 @@ pub enum VolumeError {
         seg_no: u64,
         /// What does not fit.
         what: &'static str,
+    },
+    /// A segment of this device does not open: its key has not arrived, or it was changed.
+    #[error("segment {seg_no} of device {:016x} does not open: {source}", device.0)]
+    Sealed {
+        /// Its author.
+        device: DeviceId,
+        /// Its number.
+        seg_no: u64,
+        /// Why.
+        source: CryptoError,
+    },
+    /// A segment was made by a newer release.
+    #[error(
+        "segment {seg_no} of device {:016x} has version {found}, this release knows {known}",
+        device.0
+    )]
+    TooNew {
+        /// Its author.
+        device: DeviceId,
+        /// Its number.
+        seg_no: u64,
+        /// Its version.
+        found: u8,
+        /// The newest version that is known here.
+        known: u8,
     },
 }

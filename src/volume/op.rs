@@ -3,7 +3,12 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::types::{FileKind, Piece, Place};
+use super::extents::check_pieces;
+use super::types::{FileKind, Piece, Place, Source};
+use crate::base::limits::{
+    NAME_MAX_BYTES, SEGMENT_BODY_MAX_BYTES, SYMLINK_MAX_BYTES, XATTR_NAME_MAX_BYTES,
+    XATTR_VALUE_MAX_BYTES,
+};
 use crate::base::{Ino, OpId, Timespec};
 
 /// A change with its name in the total order.
@@ -196,10 +201,146 @@ pub struct Replaced {
     pub saw: OpId,
 }
 
+/// Most pieces of one op: 4,096 chunks are 4 GiB of a file and 200 KiB of a segment.
+pub const OP_PIECES_MAX: usize = 4096;
+
+/// Most inline bytes of one op: half of what a segment holds, so that each op fits one.
+pub const OP_INLINE_MAX_BYTES: usize = SEGMENT_BODY_MAX_BYTES / 2;
+
+/// Longest name of a device.
+const DEVICE_NAME_MAX_BYTES: usize = 255;
+
+/// Most extended attributes that a node starts with.
+const CREATE_XATTRS_MAX: usize = 16;
+
+impl OpKind {
+    /// Returns the limit of the format that the op breaks, `None` for a sound one. A flawed op from
+    /// elsewhere does nothing.
+    pub(super) fn flaw(&self) -> Option<&'static str> {
+        match self {
+            Self::Format { .. } | Self::SetAttr { .. } | Self::Resolve { .. } => None,
+            Self::Device { name } => {
+                (name.len() > DEVICE_NAME_MAX_BYTES).then_some("a device name too long")
+            }
+            Self::Create(create) => flaw_of_place(&create.at).or_else(|| flaw_of_create(create)),
+            Self::Link { to: place, .. }
+            | Self::Unlink { from: place, .. }
+            | Self::Rmdir { from: place, .. } => flaw_of_place(place),
+            Self::Rename { from, to, .. } => flaw_of_place(from).or_else(|| flaw_of_place(to)),
+            Self::Write(write) => flaw_of_pieces(&write.pieces, write.size),
+            Self::Append(append) => flaw_of_pieces(&append.pieces, append.len),
+            Self::SetXattr { name, value, .. } => flaw_of_xattr(name, value),
+            Self::RemoveXattr { name, .. } => flaw_of_xattr(name, &[]),
+        }
+    }
+
+    /// Returns the node whose content or attributes the op changes.
+    pub(super) fn changes(&self) -> Option<Ino> {
+        match self {
+            Self::SetAttr { ino, .. }
+            | Self::SetXattr { ino, .. }
+            | Self::RemoveXattr { ino, .. } => Some(*ino),
+            Self::Write(write) => Some(write.ino),
+            Self::Append(append) => Some(append.ino),
+            _ => None,
+        }
+    }
+
+    /// Returns the same change of another node.
+    pub(super) fn with_target(mut self, target: Ino) -> Self {
+        match &mut self {
+            Self::SetAttr { ino, .. }
+            | Self::SetXattr { ino, .. }
+            | Self::RemoveXattr { ino, .. } => *ino = target,
+            Self::Write(write) => write.ino = target,
+            Self::Append(append) => append.ino = target,
+            _ => {}
+        }
+        self
+    }
+
+    /// Returns the node that the op names.
+    pub(super) fn names(&self) -> Option<Ino> {
+        match self {
+            Self::Link { ino, .. }
+            | Self::Unlink { ino, .. }
+            | Self::Rmdir { ino, .. }
+            | Self::Rename { ino, .. } => Some(*ino),
+            kind => kind.changes(),
+        }
+    }
+
+    /// Tells whether the op names chunks.
+    pub(super) fn names_chunks(&self) -> bool {
+        let pieces = match self {
+            Self::Write(write) => &write.pieces,
+            Self::Append(append) => &append.pieces,
+            _ => return false,
+        };
+        let is_chunk = |piece: &Piece| matches!(piece.src, Some(Source::Chunk { .. }));
+        pieces.iter().any(is_chunk)
+    }
+}
+
+fn flaw_of_place(place: &Place) -> Option<&'static str> {
+    let name = &place.name;
+    if name.is_empty() || name.len() > NAME_MAX_BYTES {
+        return Some("a name of no or too many bytes");
+    }
+    if name == "." || name == ".." || name.iter().any(|byte| matches!(byte, b'/' | 0)) {
+        return Some("a name that no directory can hold");
+    }
+    None
+}
+
+fn flaw_of_create(create: &Create) -> Option<&'static str> {
+    let target_len = create.target.as_ref().map_or(0, Bytes::len);
+    if target_len > SYMLINK_MAX_BYTES
+        || create.target.is_some() != (create.kind == FileKind::Symlink)
+    {
+        return Some("the target of a symlink");
+    }
+    let bytes = create.xattrs.iter().map(|(_, value)| value.len());
+    if create.xattrs.len() > CREATE_XATTRS_MAX || bytes.sum::<usize>() > OP_INLINE_MAX_BYTES {
+        return Some("too many extended attributes at once");
+    }
+    let mut flaws = create
+        .xattrs
+        .iter()
+        .map(|(name, value)| flaw_of_xattr(name, value));
+    flaws.find_map(|flaw| flaw)
+}
+
+fn flaw_of_pieces(pieces: &[Piece], size: u64) -> Option<&'static str> {
+    if pieces.len() > OP_PIECES_MAX {
+        return Some("too many pieces");
+    }
+    let inline = pieces.iter().map(|piece| match &piece.src {
+        Some(Source::Inline(bytes)) => bytes.len(),
+        _ => 0,
+    });
+    if inline.sum::<usize>() > OP_INLINE_MAX_BYTES {
+        return Some("too many inline bytes");
+    }
+    check_pieces(pieces, size)
+}
+
+fn flaw_of_xattr(name: &[u8], value: &[u8]) -> Option<&'static str> {
+    if name.is_empty() || name.len() > XATTR_NAME_MAX_BYTES || name.contains(&0) {
+        return Some("the name of an extended attribute");
+    }
+    (value.len() > XATTR_VALUE_MAX_BYTES).then_some("an extended attribute too long")
+}
+
 /// Returns the number of the node that op `id` creates: the same on every member, never one of
 /// the small numbers that have a meaning.
 pub fn ino_of(id: OpId) -> Ino {
     derive_ino(b"dfs ino 1", id)
+}
+
+/// Returns the number of the conflict file that op `id` makes.
+pub(super) fn fork_ino_of(id: OpId) -> Ino {
+    derive_ino(b"dfs fork ino 1", id)
 }
 
 fn derive_ino(domain: &[u8], id: OpId) -> Ino {
@@ -225,6 +366,7 @@ mod tests {
             device: DeviceId(9),
         };
         assert_eq!(ino_of(id), ino_of(id));
+        assert_ne!(ino_of(id), fork_ino_of(id));
         assert!(ino_of(id).0 >= 16 && ino_of(id).0 <= u64::MAX >> 1);
     }
 }

@@ -1,0 +1,325 @@
+//! Arithmetic of extents: what stays of a file's extents under a write, and nothing else.
+
+use bytes::Bytes;
+
+use super::types::{Extent, Piece, Source};
+use crate::base::limits::{CHUNK_BYTES, FILE_MAX_BYTES};
+
+/// Says which limit a list of pieces breaks, `None` where it is sound.
+pub(super) fn check_pieces(pieces: &[Piece], size: u64) -> Option<&'static str> {
+    if size > FILE_MAX_BYTES {
+        return Some("a file larger than the limit");
+    }
+    for piece in pieces {
+        let Some(end) = piece.offset.checked_add(piece.len) else {
+            return Some("a piece that ends beyond 64 bits");
+        };
+        if end > FILE_MAX_BYTES {
+            return Some("a piece beyond the largest file");
+        }
+        match &piece.src {
+            None => {}
+            Some(_) if piece.len == 0 || piece.len > CHUNK_BYTES => {
+                return Some("a piece of no byte or of more than a chunk");
+            }
+            Some(Source::Inline(bytes)) if bytes.len() as u64 != piece.len => {
+                return Some("a piece whose bytes do not fit its length");
+            }
+            Some(Source::Chunk { skip, .. }) if u64::from(*skip) + piece.len > CHUNK_BYTES => {
+                return Some("a piece beyond the end of a chunk");
+            }
+            Some(_) => {}
+        }
+    }
+    None
+}
+
+/// Returns the part of an extent within `start..end`, `None` where they do not meet.
+pub(super) fn cut(extent: &Extent, start: u64, end: u64) -> Option<Extent> {
+    let from = extent.offset.max(start);
+    let to = extent.end().min(end);
+    if from >= to {
+        return None;
+    }
+    if from == extent.offset && to == extent.end() {
+        return Some(extent.clone());
+    }
+    let skip = from - extent.offset;
+    let len = to - from;
+    let src = match &extent.src {
+        Source::Inline(bytes) => Source::Inline(slice(bytes, skip, len)),
+        Source::Chunk { id, skip: before } => Source::Chunk {
+            id: *id,
+            // An extent is at most a chunk long, so the sum fits.
+            skip: before.saturating_add(u32::try_from(skip).unwrap_or(u32::MAX)),
+        },
+    };
+    Some(Extent {
+        offset: from,
+        len,
+        src,
+    })
+}
+
+/// Copies the part out: a slice would keep the whole of a large buffer alive in a small row.
+fn slice(bytes: &Bytes, skip: u64, len: u64) -> Bytes {
+    let start = usize::try_from(skip).unwrap_or(usize::MAX);
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    Bytes::copy_from_slice(
+        bytes
+            .get(start..start.saturating_add(len))
+            .unwrap_or_default(),
+    )
+}
+
+/// Returns the range that pieces and a change of size touch, `None` where nothing is touched.
+pub(super) fn touched(pieces: &[Piece], old_size: u64, new_size: u64) -> Option<(u64, u64)> {
+    let mut start = u64::MAX;
+    let mut end = 0;
+    for piece in pieces.iter().filter(|piece| piece.len > 0) {
+        start = start.min(piece.offset);
+        end = end.max(piece.offset.saturating_add(piece.len));
+    }
+    if new_size < old_size {
+        start = start.min(new_size);
+        end = u64::MAX;
+    }
+    (start < end).then_some((start, end))
+}
+
+/// Returns the extents of a file after a write: `extents` are those that overlap what the write
+/// touches, in order; the result takes their place. Pieces apply in order, then the size cuts.
+pub(super) fn overwrite(extents: Vec<Extent>, pieces: &[Piece], size: u64) -> Vec<Extent> {
+    let mut extents = extents;
+    for piece in pieces.iter().filter(|piece| piece.len > 0) {
+        let end = piece.offset.saturating_add(piece.len);
+        extents = replace(extents, piece, end);
+    }
+    extents
+        .iter()
+        .filter_map(|extent| cut(extent, 0, size))
+        .collect()
+}
+
+fn replace(extents: Vec<Extent>, piece: &Piece, end: u64) -> Vec<Extent> {
+    let new = piece.src.as_ref().map(|src| Extent {
+        offset: piece.offset,
+        len: piece.len,
+        src: src.clone(),
+    });
+    // Writes mostly go to the end.
+    if extents.last().is_none_or(|last| last.end() <= piece.offset) {
+        let mut extents = extents;
+        extents.extend(new);
+        return extents;
+    }
+    let mut result = Vec::with_capacity(extents.len() + 2);
+    result.extend(
+        extents
+            .iter()
+            .filter_map(|extent| cut(extent, 0, piece.offset)),
+    );
+    result.extend(new);
+    result.extend(
+        extents
+            .iter()
+            .filter_map(|extent| cut(extent, end, u64::MAX)),
+    );
+    result
+}
+
+/// Returns the bytes that extents cover.
+pub(super) fn stored_bytes(extents: &[Extent]) -> u64 {
+    extents.iter().map(|extent| extent.len).sum()
+}
+
+/// Tells whether two lists of extents hold the same bytes as far as their sources show: inline
+/// bytes are compared joined, chunks by id and range.
+pub(super) fn same_content(a: &[Extent], b: &[Extent]) -> bool {
+    a == b || joined(a) == joined(b)
+}
+
+/// Joins neighbours that continue each other.
+fn joined(extents: &[Extent]) -> Vec<Extent> {
+    let mut result: Vec<Extent> = Vec::with_capacity(extents.len());
+    let mut pending: Vec<u8> = Vec::new();
+    for extent in extents {
+        match (result.last_mut(), &extent.src) {
+            (Some(last), Source::Inline(bytes))
+                if last.end() == extent.offset && matches!(last.src, Source::Inline(_)) =>
+            {
+                pending.extend_from_slice(bytes);
+                last.len += extent.len;
+            }
+            (Some(last), Source::Chunk { id, skip })
+                if last.end() == extent.offset
+                    && matches!(&last.src, Source::Chunk { id: before, skip: from }
+                        if before == id && u64::from(*from) + last.len == u64::from(*skip)) =>
+            {
+                last.len += extent.len;
+            }
+            (_, src) => {
+                finish(&mut result, &mut pending);
+                if let Source::Inline(bytes) = src {
+                    pending.extend_from_slice(bytes);
+                }
+                result.push(extent.clone());
+            }
+        }
+    }
+    finish(&mut result, &mut pending);
+    result
+}
+
+fn finish(result: &mut [Extent], pending: &mut Vec<u8>) {
+    if let Some(last) = result.last_mut()
+        && matches!(last.src, Source::Inline(_))
+        && !pending.is_empty()
+    {
+        last.src = Source::Inline(Bytes::from(std::mem::take(pending)));
+    }
+    pending.clear();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ChunkId;
+
+    /// Byte `at` of the test chunk `id`.
+    fn chunk_byte(id: u8, at: u64) -> u8 {
+        id.wrapping_mul(31).wrapping_add(at as u8)
+    }
+
+    fn render(extents: &[Extent], size: u64) -> Vec<Option<u8>> {
+        let mut bytes = vec![None; size as usize];
+        let mut last = 0;
+        for extent in extents {
+            assert!(extent.len > 0 && extent.offset >= last && extent.end() <= size);
+            last = extent.end();
+            for at in 0..extent.len {
+                let byte = match &extent.src {
+                    Source::Inline(inline) => {
+                        assert_eq!(inline.len() as u64, extent.len);
+                        inline[at as usize]
+                    }
+                    Source::Chunk { id, skip } => chunk_byte(id.0[0], u64::from(*skip) + at),
+                };
+                bytes[(extent.offset + at) as usize] = Some(byte);
+            }
+        }
+        bytes
+    }
+
+    fn naive(bytes: &mut Vec<Option<u8>>, pieces: &[Piece], size: u64) {
+        for piece in pieces {
+            let end = (piece.offset + piece.len) as usize;
+            if bytes.len() < end {
+                bytes.resize(end, None);
+            }
+            for at in 0..piece.len {
+                bytes[(piece.offset + at) as usize] = match &piece.src {
+                    None => None,
+                    Some(Source::Inline(inline)) => Some(inline[at as usize]),
+                    Some(Source::Chunk { id, skip }) => {
+                        Some(chunk_byte(id.0[0], u64::from(*skip) + at))
+                    }
+                };
+            }
+        }
+        bytes.resize(size as usize, None);
+    }
+
+    fn piece(offset: u64, len: u64, kind: u8, tag: u8) -> Piece {
+        let src = match kind {
+            0 => None,
+            1 => Some(Source::Inline(Bytes::from(
+                (0..len).map(|n| tag + n as u8).collect::<Vec<_>>(),
+            ))),
+            _ => Some(Source::Chunk {
+                id: ChunkId([tag; 32]),
+                skip: 2,
+            }),
+        };
+        Piece { offset, len, src }
+    }
+
+    /// Every two writes within six bytes, of each kind, with each size after.
+    #[test]
+    fn writes_agree_with_a_naive_byte_array() {
+        let ranges: Vec<(u64, u64)> = (0..6)
+            .flat_map(|from| (1..=6 - from).map(move |len| (from, len)))
+            .collect();
+        for &(from1, len1) in &ranges {
+            for kind1 in 1..3 {
+                let first = piece(from1, len1, kind1, 40);
+                for &(from2, len2) in &ranges {
+                    for kind2 in 0..3 {
+                        for size in 0..7 {
+                            check(&first, &piece(from2, len2, kind2, 80), size);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn check(first: &Piece, second: &Piece, size: u64) {
+        let mut expected = Vec::new();
+        naive(&mut expected, std::slice::from_ref(first), 6);
+        let whole = overwrite(Vec::new(), std::slice::from_ref(first), 6);
+        assert_eq!(render(&whole, 6), expected);
+        naive(&mut expected, std::slice::from_ref(second), size);
+        // Only what the write touches is handed over, as the fold does.
+        let (start, end) = touched(std::slice::from_ref(second), 6, size).unwrap();
+        let meets = |e: &&Extent| e.offset < end && e.end() > start;
+        let inside = whole.iter().filter(meets).cloned().collect();
+        let mut after: Vec<_> = whole.iter().filter(|e| !meets(e)).cloned().collect();
+        after.extend(overwrite(inside, std::slice::from_ref(second), size));
+        after.sort_by_key(|e| e.offset);
+        assert_eq!(
+            render(&after, size),
+            expected,
+            "{first:?} {second:?} {size}"
+        );
+        let both = [first.clone(), second.clone()];
+        let at_once = overwrite(Vec::new(), &both, size);
+        assert!(same_content(&at_once, &after));
+        assert_eq!(
+            stored_bytes(&after),
+            expected.iter().filter(|byte| byte.is_some()).count() as u64
+        );
+    }
+
+    #[test]
+    fn content_is_compared_across_other_cuts() {
+        let split = overwrite(
+            Vec::new(),
+            &[piece(0, 2, 1, 10), piece(2, 2, 1, 12), piece(4, 1, 2, 7)],
+            5,
+        );
+        let whole = overwrite(Vec::new(), &[piece(0, 4, 1, 10), piece(4, 1, 2, 7)], 5);
+        let other = overwrite(Vec::new(), &[piece(0, 4, 1, 11), piece(4, 1, 2, 7)], 5);
+        assert!(same_content(&split, &whole));
+        assert!(!same_content(&split, &other));
+    }
+
+    #[test]
+    fn pieces_beyond_the_limits_are_named() {
+        let sound = piece(0, 4, 1, 1);
+        assert_eq!(check_pieces(std::slice::from_ref(&sound), 4), None);
+        let mut long = sound.clone();
+        long.len = 5;
+        assert!(check_pieces(&[long], 4).is_some());
+        let mut far = sound.clone();
+        far.offset = u64::MAX - 1;
+        assert!(check_pieces(&[far], 4).is_some());
+        assert!(check_pieces(&[], FILE_MAX_BYTES + 1).is_some());
+        let hole = Piece {
+            offset: 0,
+            len: 1 << 40,
+            src: None,
+        };
+        assert_eq!(check_pieces(&[hole], 4), None);
+    }
+}

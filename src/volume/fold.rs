@@ -1,0 +1,291 @@
+//! The fold: what one op does to the view. Deterministic; an op that makes no sense any more, after
+//! what sorted before it, is bent or dropped (docs/semantics.md), never refused.
+
+mod content;
+mod entries;
+mod names;
+mod places;
+mod rename;
+
+use bytes::Bytes;
+
+use super::op::OpKind;
+use super::overlay::{Base, Effects, Tx};
+use super::rows::{Fork, RowKey, Value, Xattr};
+use super::types::{Conflict, ConflictKind, Dirent, FileKind, Inode, Place};
+use super::view::{is_private, name_scope};
+use super::{Result, VolumeError};
+use crate::base::{DeviceId, Ino, OpId, Timespec};
+
+/// Longest chain of merged directories or forked versions that is followed.
+const HOPS_MAX: usize = 64;
+
+/// Folds one op onto the view and returns what it depends on and does.
+pub(super) fn fold(base: Base<'_>, id: OpId, kind: &OpKind) -> Result<Effects> {
+    let mut fold = Fold {
+        tx: Tx::new(base),
+        id,
+    };
+    // A member can write anything; what is not an op changes nothing anywhere.
+    if kind.flaw().is_none() {
+        fold.apply(kind)?;
+    }
+    Ok(fold.tx.finish())
+}
+
+/// One op on its way into the view.
+struct Fold<'a> {
+    tx: Tx<'a>,
+    id: OpId,
+}
+
+impl Fold<'_> {
+    fn apply(&mut self, kind: &OpKind) -> Result<()> {
+        match kind {
+            OpKind::Format {
+                uid,
+                gid,
+                mode,
+                time,
+            } => self.format(*uid, *gid, *mode, *time),
+            OpKind::Device { name } => {
+                let key = RowKey::Device(self.id.device);
+                self.tx.put(key, Value::Device(name.clone()))
+            }
+            OpKind::Create(create) => self.create(create),
+            OpKind::Link { ino, to, time } => self.link(*ino, to, *time),
+            OpKind::Unlink {
+                from,
+                ino,
+                saw,
+                time,
+            } => self.unlink(from, *ino, *saw, *time),
+            OpKind::Rmdir { from, ino, time } => self.rmdir(from, *ino, *time),
+            OpKind::Rename {
+                from,
+                to,
+                ino,
+                replaced,
+                exchange,
+                time,
+            } => self.rename(&rename::Rename {
+                from,
+                to,
+                ino: *ino,
+                replaced: *replaced,
+                exchange: *exchange,
+                time: *time,
+            }),
+            OpKind::SetAttr {
+                ino,
+                mode,
+                uid,
+                gid,
+                mtime,
+                ctime,
+            } => self.change(*ino, |inode| {
+                inode.mode = mode.unwrap_or(inode.mode) & 0o7777;
+                inode.uid = uid.unwrap_or(inode.uid);
+                inode.gid = gid.unwrap_or(inode.gid);
+                inode.mtime = mtime.unwrap_or(inode.mtime);
+                inode.ctime = *ctime;
+            }),
+            OpKind::Write(write) => self.write(write),
+            OpKind::Append(append) => self.append(append),
+            OpKind::SetXattr {
+                ino,
+                name,
+                value,
+                time,
+            } => self.set_xattr(*ino, name, Some(value), *time),
+            OpKind::RemoveXattr { ino, name, time } => self.set_xattr(*ino, name, None, *time),
+            OpKind::Resolve { conflict } => self.resolve_conflict(*conflict),
+        }
+    }
+
+    fn format(&mut self, uid: u32, gid: u32, mode: u32, time: Timespec) -> Result<()> {
+        if self.row_of(Ino::ROOT)?.is_some() {
+            return Ok(());
+        }
+        let mut root = self.new_inode(Ino::ROOT, FileKind::Dir, time);
+        root.uid = uid;
+        root.gid = gid;
+        root.mode = mode & 0o7777;
+        root.nlink = 2;
+        self.save(root)
+    }
+
+    /// Returns an inode that this op makes.
+    fn new_inode(&self, ino: Ino, kind: FileKind, time: Timespec) -> Inode {
+        Inode {
+            ino,
+            kind,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size: 0,
+            stored: 0,
+            nlink: 0,
+            entries: 0,
+            xattrs: 0,
+            mtime: time,
+            ctime: time,
+            btime: time,
+            target: None,
+            version: self.id,
+            meta: self.id,
+            created_by: self.id,
+            home: None,
+        }
+    }
+
+    /// Returns the inode row of exactly this number.
+    fn row_of(&mut self, ino: Ino) -> Result<Option<Inode>> {
+        match self.tx.get(RowKey::Inode(ino))? {
+            Some(Value::Inode(inode)) => Ok(Some(inode.clone())),
+            Some(_) => Err(WRONG_KIND),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the inode that `ino` names now: a directory may have been merged into another.
+    fn inode(&mut self, ino: Ino) -> Result<Option<Inode>> {
+        let mut at = ino;
+        for _ in 0..HOPS_MAX {
+            if let Some(inode) = self.row_of(at)? {
+                return Ok(Some(inode));
+            }
+            match self.tx.get(RowKey::Alias(at))? {
+                Some(Value::Alias(to)) => at = *to,
+                Some(_) => return Err(WRONG_KIND),
+                None => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+
+    fn save(&mut self, inode: Inode) -> Result<()> {
+        self.tx.put(RowKey::Inode(inode.ino), Value::Inode(inode))
+    }
+
+    /// Changes attributes of a node that is still there.
+    fn change(&mut self, ino: Ino, f: impl FnOnce(&mut Inode)) -> Result<()> {
+        let Some(mut inode) = self.inode(ino)? else {
+            return Ok(());
+        };
+        f(&mut inode);
+        inode.meta = self.id;
+        self.save(inode)
+    }
+
+    fn entry(&mut self, parent: Ino, name: &Bytes) -> Result<Option<Dirent>> {
+        let key = RowKey::Dirent(parent, self.tx.dir_key(parent, name));
+        match self.tx.get(key)? {
+            Some(Value::Dirent(dirent)) => Ok(Some(dirent.clone())),
+            Some(_) => Err(WRONG_KIND),
+            None => Ok(None),
+        }
+    }
+
+    fn set_xattr(
+        &mut self,
+        ino: Ino,
+        name: &Bytes,
+        value: Option<&Bytes>,
+        time: Timespec,
+    ) -> Result<()> {
+        let Some(mut inode) = self.inode(ino)? else {
+            return Ok(());
+        };
+        let scope = name_scope(inode.ino);
+        let key = RowKey::Xattr(inode.ino, self.tx.dir_key(scope, name));
+        let had = self.tx.get(key)?.is_some();
+        match value {
+            Some(value) => {
+                let xattr = Xattr {
+                    name: name.clone(),
+                    value: value.clone(),
+                };
+                self.tx.put(key, Value::Xattr(xattr))?;
+                inode.xattrs += u32::from(!had);
+            }
+            // Someone else removed it before.
+            None if !had => return Ok(()),
+            None => {
+                self.tx.delete(key)?;
+                inode.xattrs = inode.xattrs.saturating_sub(1);
+            }
+        }
+        inode.ctime = time;
+        inode.meta = self.id;
+        self.save(inode)
+    }
+
+    fn resolve_conflict(&mut self, op: OpId) -> Result<()> {
+        let key = RowKey::Conflict(op);
+        let conflict = match self.tx.get(key)? {
+            Some(Value::Conflict(conflict)) => Conflict {
+                resolved: true,
+                ..conflict.clone()
+            },
+            Some(_) => return Err(WRONG_KIND),
+            None => return Ok(()),
+        };
+        self.tx.put(key, Value::Conflict(conflict))
+    }
+
+    /// Records that this op crossed another one; the first record of an op stays.
+    fn conflict(&mut self, kind: ConflictKind, ino: Ino, place: Option<Place>) -> Result<()> {
+        self.conflict_with(Conflict {
+            op: self.id,
+            kind,
+            ino,
+            place,
+            other: None,
+            other_name: None,
+            device: self.id.device,
+            resolved: false,
+        })
+    }
+
+    fn conflict_with(&mut self, conflict: Conflict) -> Result<()> {
+        let key = RowKey::Conflict(self.id);
+        if self.tx.get(key)?.is_some() {
+            return Ok(());
+        }
+        self.tx.put(key, Value::Conflict(conflict))
+    }
+
+    /// Returns the name that people gave a device, fit for a file name.
+    fn device_name(&mut self, device: DeviceId) -> Result<String> {
+        match self.tx.get(RowKey::Device(device))? {
+            Some(Value::Device(name)) => Ok(names::label(name)),
+            Some(_) => Err(WRONG_KIND),
+            None => Ok(format!("{:08x}", device.0 >> 32)),
+        }
+    }
+
+    /// Returns where the content that `version` of a file names is now.
+    fn locate(&mut self, ino: Ino, version: OpId) -> Result<(Ino, OpId)> {
+        let (mut ino, mut version) = (ino, version);
+        for _ in 0..HOPS_MAX {
+            match self.tx.get(RowKey::Fork(ino, version))? {
+                Some(Value::Fork(Fork::File(file))) => ino = *file,
+                Some(Value::Fork(Fork::Same(same))) => version = *same,
+                Some(_) => return Err(WRONG_KIND),
+                None => break,
+            }
+        }
+        Ok((ino, version))
+    }
+
+    /// Tells whether the file being changed is the private copy of local handles.
+    fn is_private(inode: &Inode) -> bool {
+        is_private(inode.ino)
+    }
+}
+
+const WRONG_KIND: VolumeError = VolumeError::Corrupt {
+    what: "a row of another kind than its key",
+};

@@ -1,0 +1,119 @@
+//! Making, linking and removing.
+
+use super::{Fold, Result};
+use crate::base::{Ino, OpId, Timespec};
+use crate::volume::op::{Create, ino_of};
+use crate::volume::rows::{RowKey, Value, Xattr};
+use crate::volume::types::{ConflictKind, FileKind, Inode, Place};
+
+impl Fold<'_> {
+    pub(super) fn create(&mut self, create: &Create) -> Result<()> {
+        let ino = ino_of(self.id);
+        if self.row_of(ino)?.is_some() {
+            // Two ops with one digest of 63 bits.
+            return Ok(());
+        }
+        let place = Place {
+            parent: self.live_dir(create.at.parent, create.time)?,
+            name: create.at.name.clone(),
+        };
+        if create.kind == FileKind::Dir
+            && let Some(there) = self.entry(place.parent, &place.name)?
+            && there.kind == FileKind::Dir
+        {
+            return self.tx.put(RowKey::Alias(ino), Value::Alias(there.ino));
+        }
+        let mut node = self.new_inode(ino, create.kind, create.time);
+        node.mode = create.mode & 0o7777;
+        node.uid = create.uid;
+        node.gid = create.gid;
+        node.rdev = create.rdev;
+        node.size = create.target.as_ref().map_or(0, |to| to.len() as u64);
+        node.target = create.target.clone();
+        for (name, value) in &create.xattrs {
+            let key = RowKey::Xattr(ino, self.tx.dir_key(ino, name));
+            let xattr = Xattr {
+                name: name.clone(),
+                value: value.clone(),
+            };
+            node.xattrs += u32::from(self.tx.get(key)?.is_none());
+            self.tx.put(key, Value::Xattr(xattr))?;
+        }
+        self.save(node)?;
+        self.place(ino, &place, create.time)
+    }
+
+    pub(super) fn link(&mut self, ino: Ino, to: &Place, time: Timespec) -> Result<()> {
+        let Some(node) = self.inode(ino)?.filter(|node| !node.is_dir()) else {
+            return Ok(());
+        };
+        let place = Place {
+            parent: self.live_dir(to.parent, time)?,
+            name: to.name.clone(),
+        };
+        self.place(node.ino, &place, time)
+    }
+
+    /// Returns the node at a place if it is still the one that the op's author meant there.
+    fn meant(&mut self, at: &Place, ino: Ino) -> Result<Option<(Inode, Place)>> {
+        let (Some(parent), Some(node)) = (self.inode(at.parent)?, self.inode(ino)?) else {
+            return Ok(None);
+        };
+        let place = Place {
+            parent: parent.ino,
+            name: at.name.clone(),
+        };
+        let there = self.entry(place.parent, &place.name)?;
+        Ok(there
+            .filter(|there| there.ino == node.ino)
+            .map(|_| (node, place)))
+    }
+
+    pub(super) fn unlink(
+        &mut self,
+        from: &Place,
+        ino: Ino,
+        saw: OpId,
+        time: Timespec,
+    ) -> Result<()> {
+        let Some((node, place)) = self.meant(from, ino)?.filter(|(node, _)| !node.is_dir()) else {
+            return Ok(());
+        };
+        if node.nlink <= 1 {
+            let (holder, version) = self.locate(node.ino, saw)?;
+            if holder != node.ino {
+                // What its author saw and removed is in a conflict file by now.
+                self.unlink_fork(holder, version, time)?;
+                return self.conflict(ConflictKind::WriteAgainstUnlink, node.ino, Some(place));
+            }
+            if version != node.version {
+                return self.conflict(ConflictKind::WriteAgainstUnlink, node.ino, Some(place));
+            }
+        }
+        self.detach(node.ino, &place, time)?;
+        self.bury(node.ino)
+    }
+
+    /// Removes a conflict file whose content is the one that was to be removed.
+    fn unlink_fork(&mut self, ino: Ino, saw: OpId, time: Timespec) -> Result<()> {
+        let Some(node) = self.row_of(ino)? else {
+            return Ok(());
+        };
+        let Some(home) = node.home.filter(|_| node.nlink == 1 && node.version == saw) else {
+            return Ok(());
+        };
+        self.detach(ino, &home, time)?;
+        self.bury(ino)
+    }
+
+    pub(super) fn rmdir(&mut self, from: &Place, ino: Ino, time: Timespec) -> Result<()> {
+        let Some((node, place)) = self.meant(from, ino)?.filter(|(node, _)| node.is_dir()) else {
+            return Ok(());
+        };
+        if node.entries > 0 {
+            return self.conflict(ConflictKind::RmdirDropped, node.ino, Some(place));
+        }
+        self.detach(node.ino, &place, time)?;
+        self.bury(node.ino)
+    }
+}

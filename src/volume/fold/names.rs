@@ -1,0 +1,134 @@
+//! Conflict names: `stem (conflict, DEVICE, YYYY-MM-DD).ext`.
+
+use bytes::Bytes;
+
+use crate::base::Stamp;
+use crate::base::limits::NAME_MAX_BYTES;
+
+/// Longest part behind the last dot that counts as an extension.
+const EXTENSION_MAX_BYTES: usize = 16;
+
+/// Longest label of a device in a conflict name.
+const LABEL_MAX_BYTES: usize = 64;
+
+/// Returns a device's name without what may not stand in a file name or on a terminal.
+pub(super) fn label(name: &str) -> String {
+    let clean = |c: char| if c.is_control() || c == '/' { '-' } else { c };
+    let mut label: String = name.chars().map(clean).collect();
+    label.truncate(floor_char_boundary(label.as_bytes(), LABEL_MAX_BYTES));
+    label
+}
+
+/// Returns the `attempt`-th conflict name (from 1) of `name`, within the longest name there is.
+///
+/// Directories have no extension.
+pub(super) fn conflict_name(
+    name: &[u8],
+    is_dir: bool,
+    label: &str,
+    stamp: Stamp,
+    attempt: u32,
+) -> Bytes {
+    let (stem, extension) = if is_dir { (name, &[][..]) } else { split(name) };
+    let (year, month, day) = date(stamp.ms());
+    let mut mark = format!(" (conflict, {label}, {year:04}-{month:02}-{day:02})");
+    if attempt > 1 {
+        mark.push_str(&format!(" {attempt}"));
+    }
+    let room = NAME_MAX_BYTES.saturating_sub(mark.len() + extension.len());
+    let stem = stem.get(..floor_char_boundary(stem, room)).unwrap_or(stem);
+    let mut result = Vec::with_capacity(NAME_MAX_BYTES);
+    result.extend_from_slice(stem);
+    result.extend_from_slice(mark.as_bytes());
+    result.extend_from_slice(extension);
+    Bytes::from(result)
+}
+
+/// Splits off the extension with its dot; a leading dot starts none.
+fn split(name: &[u8]) -> (&[u8], &[u8]) {
+    match name.iter().rposition(|byte| *byte == b'.') {
+        Some(dot) if dot > 0 && name.len() - dot <= EXTENSION_MAX_BYTES => {
+            name.split_at_checked(dot).unwrap_or((name, &[]))
+        }
+        _ => (name, &[]),
+    }
+}
+
+/// Returns the greatest length up to `max` that does not cut a UTF-8 sequence.
+fn floor_char_boundary(bytes: &[u8], max: usize) -> usize {
+    if bytes.len() <= max {
+        return bytes.len();
+    }
+    let is_continuation = |at: usize| bytes.get(at).is_some_and(|byte| byte & 0xc0 == 0x80);
+    (max.saturating_sub(3)..=max)
+        .rev()
+        .find(|at| !is_continuation(*at))
+        .unwrap_or(max)
+}
+
+/// Returns year, month and day (UTC) of a time in milliseconds since 1970: the civil calendar from
+/// a count of days, by eras of 400 years that begin on the first of March.
+fn date(ms: u64) -> (u64, u64, u64) {
+    let days = ms / 86_400_000 + 719_468;
+    let era = days / 146_097;
+    let day_of_era = days % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    (year, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(name: &str, attempt: u32) -> String {
+        let stamp = Stamp::from_ms(1_709_164_800_000);
+        let bytes = conflict_name(name.as_bytes(), false, "mary", stamp, attempt);
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn names_keep_their_extension() {
+        assert_eq!(name("a.txt", 1), "a (conflict, mary, 2024-02-29).txt");
+        assert_eq!(name("a.txt", 3), "a (conflict, mary, 2024-02-29) 3.txt");
+        assert_eq!(name("Makefile", 1), "Makefile (conflict, mary, 2024-02-29)");
+        assert_eq!(name(".profile", 1), ".profile (conflict, mary, 2024-02-29)");
+    }
+
+    #[test]
+    fn long_names_are_cut_between_characters() {
+        for (len, ascii) in [(80, 0), (85, 0), (84, 1), (84, 2), (84, 3)] {
+            let long = "x".repeat(ascii) + &"語".repeat(len) + ".md";
+            let cut = name(&long, 1);
+            assert!(cut.len() <= NAME_MAX_BYTES && cut.len() > NAME_MAX_BYTES - 4);
+            assert!(cut.ends_with(" (conflict, mary, 2024-02-29).md"));
+        }
+        let bytes = conflict_name(&[0xff; 255], false, "mary", Stamp::default(), 1);
+        assert!(bytes.len() <= NAME_MAX_BYTES);
+    }
+
+    #[test]
+    fn labels_are_fit_for_names() {
+        assert_eq!(label("a/b\nc"), "a-b-c");
+        assert!(label(&"é".repeat(99)).len() <= LABEL_MAX_BYTES);
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        assert_eq!(date(0), (1970, 1, 1));
+        assert_eq!(date(86_400_000 * 31), (1970, 2, 1));
+        assert_eq!(date(951_782_400_000), (2000, 2, 29));
+        assert_eq!(date(1_735_689_599_999), (2024, 12, 31));
+        assert_eq!(date(1_735_689_600_000), (2025, 1, 1));
+        assert_eq!(date(4_107_542_400_000), (2100, 3, 1));
+    }
+}

@@ -1,0 +1,309 @@
+//! Names and nodes: how a node gets and loses a place, what happens where the place is taken or its
+//! directory is gone.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use super::names::conflict_name;
+use super::{Fold, Result};
+use crate::base::{DeviceId, Ino, Timespec};
+use crate::volume::rows::{RowKey, Value};
+use crate::volume::types::{Conflict, ConflictKind, DirKey, Dirent, Inode, Place};
+use crate::volume::view::{DEPTH_MAX, dirent_range, xattr_range};
+
+/// Most conflict names that are tried; with this many files of one day beside each other the last
+/// one tried is overwritten by nobody: the node goes to the root under its number.
+const NAME_ATTEMPTS_MAX: u32 = 10_000;
+
+impl Fold<'_> {
+    /// Adjusts a directory to entries that came or went.
+    fn touch_dir(&mut self, dir: Ino, entries: i64, subdirs: i64, time: Timespec) -> Result<()> {
+        let Some(mut dir) = self.row_of(dir)? else {
+            return Ok(());
+        };
+        dir.entries = dir.entries.saturating_add_signed(entries);
+        let subdirs = i32::try_from(subdirs).unwrap_or(0);
+        dir.nlink = dir.nlink.saturating_add_signed(subdirs);
+        dir.mtime = time;
+        dir.ctime = time;
+        dir.meta = self.id;
+        self.save(dir)
+    }
+
+    /// Gives a node a name that is free. A node without any is back by that.
+    pub(super) fn attach(&mut self, ino: Ino, place: &Place, time: Timespec) -> Result<()> {
+        let Some(mut node) = self.row_of(ino)? else {
+            return Ok(());
+        };
+        let hash = self.tx.dir_key(place.parent, &place.name);
+        let dirent = Dirent {
+            name: place.name.clone(),
+            ino,
+            kind: node.kind,
+        };
+        self.tx
+            .put(RowKey::Dirent(place.parent, hash), Value::Dirent(dirent))?;
+        if node.is_orphan() && node.created_by != self.id {
+            self.tx.delete(RowKey::Orphan(ino))?;
+        }
+        if node.is_dir() {
+            node.nlink = node.nlink.max(2);
+            node.home = Some(place.clone());
+        } else {
+            node.nlink = node.nlink.saturating_add(1);
+            if node.nlink == 1 {
+                node.home = Some(place.clone());
+            } else {
+                if node.nlink == 2
+                    && let Some(home) = node.home.clone()
+                {
+                    self.put_link(ino, home)?;
+                }
+                self.put_link(ino, place.clone())?;
+            }
+        }
+        let subdirs = i64::from(node.is_dir());
+        node.ctime = time;
+        node.meta = self.id;
+        self.save(node)?;
+        self.touch_dir(place.parent, 1, subdirs, time)
+    }
+
+    /// Takes a name off a node. The caller gives it another or buries it.
+    pub(super) fn detach(&mut self, ino: Ino, place: &Place, time: Timespec) -> Result<()> {
+        let Some(mut node) = self.row_of(ino)? else {
+            return Ok(());
+        };
+        let hash = self.tx.dir_key(place.parent, &place.name);
+        self.tx.delete(RowKey::Dirent(place.parent, hash))?;
+        if !node.is_dir() {
+            match node.nlink {
+                0 | 1 => node.home = Some(place.clone()),
+                2 => {
+                    self.tx.delete(RowKey::Link(ino, place.parent, hash))?;
+                    node.home = self.take_last_link(ino)?;
+                }
+                _ => self.tx.delete(RowKey::Link(ino, place.parent, hash))?,
+            }
+            node.nlink = node.nlink.saturating_sub(1);
+        }
+        let subdirs = -i64::from(node.is_dir());
+        node.ctime = time;
+        node.meta = self.id;
+        self.save(node)?;
+        self.touch_dir(place.parent, -1, subdirs, time)
+    }
+
+    /// Keeps a node that may have lost its last name, so that a write elsewhere can bring it back.
+    pub(super) fn bury(&mut self, ino: Ino) -> Result<()> {
+        let Some(mut node) = self.row_of(ino)? else {
+            return Ok(());
+        };
+        if node.is_dir() {
+            node.nlink = 0;
+            self.save(node)?;
+        } else if node.nlink > 0 {
+            return Ok(());
+        }
+        self.tx.put(RowKey::Orphan(ino), Value::Orphan(self.id))
+    }
+
+    fn put_link(&mut self, ino: Ino, place: Place) -> Result<()> {
+        let hash = self.tx.dir_key(place.parent, &place.name);
+        self.tx
+            .put(RowKey::Link(ino, place.parent, hash), Value::Link(place))
+    }
+
+    /// Removes the only row of a place that is left, which becomes the home.
+    fn take_last_link(&mut self, ino: Ino) -> Result<Option<Place>> {
+        let low = DirKey([0; 16]);
+        let from = RowKey::Link(ino, Ino(0), low);
+        let to = RowKey::Link(Ino(ino.0.saturating_add(1)), Ino(0), low);
+        let mut home = None;
+        for (key, value) in self.tx.scan(from, to)? {
+            self.tx.delete(key)?;
+            if let Value::Link(place) = value {
+                home = Some(place);
+            }
+        }
+        Ok(home)
+    }
+
+    /// Gives a node a name that what its author had not seen may hold.
+    pub(super) fn place(&mut self, ino: Ino, place: &Place, time: Timespec) -> Result<()> {
+        let mut merges = Vec::new();
+        self.place_or_merge(ino, place, time, &mut merges)?;
+        while let Some((from, into)) = merges.pop() {
+            self.merge_dir(from, into, time, &mut merges)?;
+        }
+        Ok(())
+    }
+
+    fn place_or_merge(
+        &mut self,
+        ino: Ino,
+        place: &Place,
+        time: Timespec,
+        merges: &mut Vec<(Ino, Ino)>,
+    ) -> Result<()> {
+        let Some(there) = self.entry(place.parent, &place.name)? else {
+            return self.attach(ino, place, time);
+        };
+        let Some(node) = self.row_of(ino)? else {
+            return Ok(());
+        };
+        if there.ino == ino {
+            return Ok(());
+        }
+        match (node.is_dir(), self.row_of(there.ino)?) {
+            (true, Some(other)) if other.is_dir() => {
+                merges.push((ino, there.ino));
+                Ok(())
+            }
+            (true, Some(other)) => {
+                let device = other.created_by.device;
+                self.detach(other.ino, place, time)?;
+                let aside = self.attach_aside(&other, place, device, time)?;
+                self.attach(ino, place, time)?;
+                self.name_conflict(ino, place, &other, aside, device)
+            }
+            (_, other) => {
+                let device = self.id.device;
+                let aside = self.attach_aside(&node, place, device, time)?;
+                let kept = other.map_or(there.ino, |other| other.ino);
+                self.name_conflict(kept, place, &node, aside, device)
+            }
+        }
+    }
+
+    fn name_conflict(
+        &mut self,
+        kept: Ino,
+        place: &Place,
+        other: &Inode,
+        aside: Place,
+        device: DeviceId,
+    ) -> Result<()> {
+        self.conflict_with(Conflict {
+            op: self.id,
+            kind: ConflictKind::Name,
+            ino: kept,
+            place: Some(place.clone()),
+            other: Some(other.ino),
+            other_name: Some(aside.name),
+            device,
+            resolved: false,
+        })
+    }
+
+    /// Gives a node a free conflict name beside `place` and returns that.
+    pub(super) fn attach_aside(
+        &mut self,
+        node: &Inode,
+        place: &Place,
+        device: DeviceId,
+        time: Timespec,
+    ) -> Result<Place> {
+        let label = self.device_name(device)?;
+        let stamp = self.id.stamp;
+        let mut aside = place.clone();
+        for attempt in 1..=NAME_ATTEMPTS_MAX {
+            aside.name = conflict_name(&place.name, node.is_dir(), &label, stamp, attempt);
+            if self.entry(aside.parent, &aside.name)?.is_none() {
+                self.attach(node.ino, &aside, time)?;
+                return Ok(aside);
+            }
+        }
+        // No program makes this name, so it is free.
+        aside.parent = Ino::ROOT;
+        aside.name = Bytes::from(format!(".conflict-{:016x}", node.ino.0));
+        self.attach(node.ino, &aside, time)?;
+        Ok(aside)
+    }
+
+    /// Moves the entries of a directory without a name into another, which takes its place.
+    fn merge_dir(
+        &mut self,
+        from: Ino,
+        into: Ino,
+        time: Timespec,
+        merges: &mut Vec<(Ino, Ino)>,
+    ) -> Result<()> {
+        let (low, high) = dirent_range(from);
+        for (_, value) in self.tx.scan(low, high)? {
+            let Value::Dirent(child) = value else {
+                continue;
+            };
+            let mut at = Place {
+                parent: from,
+                name: child.name,
+            };
+            self.detach(child.ino, &at, time)?;
+            at.parent = into;
+            self.place_or_merge(child.ino, &at, time, merges)?;
+        }
+        let (low, high) = xattr_range(from);
+        for (key, _) in self.tx.scan(low, high)? {
+            self.tx.delete(key)?;
+        }
+        self.tx.delete(RowKey::Orphan(from))?;
+        self.tx.delete(RowKey::Inode(from))?;
+        self.tx.put(RowKey::Alias(from), Value::Alias(into))
+    }
+
+    /// Returns the directory that `ino` names, brought back at its last place where it was removed.
+    /// A directory that nobody knows of becomes the root, so that nothing put into it is lost.
+    pub(super) fn live_dir(&mut self, ino: Ino, time: Timespec) -> Result<Ino> {
+        let Some(dir) = self.inode(ino)?.filter(Inode::is_dir) else {
+            return Ok(Ino::ROOT);
+        };
+        if !dir.is_orphan() {
+            return Ok(dir.ino);
+        }
+        let mut seen = BTreeSet::from([dir.ino]);
+        let mut removed = vec![dir];
+        let mut parent = Ino::ROOT;
+        while let Some(home) = removed.last().and_then(|dir| dir.home.clone()) {
+            match self.inode(home.parent)?.filter(Inode::is_dir) {
+                Some(up) if !up.is_orphan() => {
+                    parent = up.ino;
+                    break;
+                }
+                Some(up) if seen.len() < DEPTH_MAX && seen.insert(up.ino) => removed.push(up),
+                _ => break,
+            }
+        }
+        for dir in removed.into_iter().rev() {
+            let name = match dir.home {
+                Some(home) => home.name,
+                None => Bytes::from(format!("{:016x}", dir.ino.0)),
+            };
+            let place = Place { parent, name };
+            self.place(dir.ino, &place, time)?;
+            // It may have become one with a directory that is there now.
+            parent = self.inode(dir.ino)?.map_or(Ino::ROOT, |dir| dir.ino);
+            self.conflict(ConflictKind::DirRevived, parent, Some(place))?;
+        }
+        Ok(parent)
+    }
+
+    /// Returns true when `ino` is `dir` or one of its ancestors.
+    pub(super) fn is_within(&mut self, dir: Ino, ino: Ino) -> Result<bool> {
+        let mut at = dir;
+        for _ in 0..DEPTH_MAX {
+            if at == ino {
+                return Ok(true);
+            }
+            match self.inode(at)?.and_then(|inode| inode.home) {
+                Some(home) => {
+                    at = self
+                        .inode(home.parent)?
+                        .map_or(home.parent, |inode| inode.ino);
+                }
+                None => return Ok(false),
+            }
+        }
+        Ok(false)
+    }
+}

@@ -1,0 +1,91 @@
+//! Which applied ops touch which rows: what a merge asks to find whom an earlier op concerns.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::overlay::Effects;
+use super::record::Record;
+use crate::base::OpId;
+
+/// The rows that recent ops touched, by digest.
+#[derive(Debug)]
+pub(super) struct TouchIndex {
+    /// Every applied op above this one is in the index.
+    pub(super) above: OpId,
+    touches: HashMap<u64, Vec<Touch>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Touch {
+    id: OpId,
+    wrote: bool,
+}
+
+impl TouchIndex {
+    /// Returns an index for a view whose newest op is `newest`.
+    pub(super) fn new(newest: OpId) -> Self {
+        Self {
+            above: newest,
+            touches: HashMap::new(),
+        }
+    }
+
+    /// Takes note of an applied op.
+    pub(super) fn add(&mut self, id: OpId, record: &Record) {
+        for (digest, wrote) in digests(record) {
+            let touches = self.touches.entry(digest).or_default();
+            let at = touches.partition_point(|touch| touch.id < id);
+            touches.insert(at, Touch { id, wrote });
+        }
+    }
+
+    /// Forgets an op that is undone.
+    pub(super) fn remove(&mut self, id: OpId, record: &Record) {
+        for (digest, _) in digests(record) {
+            if let Some(touches) = self.touches.get_mut(&digest) {
+                let at = touches.partition_point(|touch| touch.id < id);
+                if touches.get(at).is_some_and(|touch| touch.id == id) {
+                    touches.remove(at);
+                }
+            }
+        }
+    }
+
+    /// Returns the ops above `id` that the effects of `id` concern: they touched what it writes, or
+    /// wrote what it read.
+    pub(super) fn concerned(&self, id: OpId, effects: &Effects) -> BTreeSet<OpId> {
+        let mut found = BTreeSet::new();
+        for effect in &effects.writes {
+            self.collect(effect.key.digest(), id, false, &mut found);
+        }
+        for digest in &effects.reads {
+            self.collect(*digest, id, true, &mut found);
+        }
+        found
+    }
+
+    /// Adds the ops above `id` that touched what the op of `record` wrote.
+    pub(super) fn dependent(&self, id: OpId, record: &Record, found: &mut BTreeSet<OpId>) {
+        for (key, _) in &record.writes {
+            self.collect(key.digest(), id, false, found);
+        }
+    }
+
+    fn collect(&self, digest: u64, above: OpId, writers_only: bool, found: &mut BTreeSet<OpId>) {
+        let Some(touches) = self.touches.get(&digest) else {
+            return;
+        };
+        let start = touches.partition_point(|touch| touch.id <= above);
+        let later = touches.iter().skip(start);
+        found.extend(
+            later
+                .filter(|touch| touch.wrote || !writers_only)
+                .map(|touch| touch.id),
+        );
+    }
+}
+
+fn digests(record: &Record) -> impl Iterator<Item = (u64, bool)> + '_ {
+    let reads = record.reads.iter().map(|digest| (*digest, false));
+    let writes = record.writes.iter().map(|(key, _)| (key.digest(), true));
+    reads.chain(writes)
+}

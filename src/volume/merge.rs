@@ -1,0 +1,189 @@
+//! Merging ops that may sort before what is applied: undo what they concern, fold, redo.
+//!
+//! Invariant between two ops: the view is the fold, in order, of all ops that are applied and not in
+//! `todo`. An op that sorts before applied ones is folded on top of them first. Where they touched
+//! nothing that it writes, and wrote nothing that it read, the two orders make the same view.
+//! Otherwise they are undone by their before-images, newest first, with all that built on them, and
+//! folded again behind it. Whatever an op reads includes whatever its reads depended on, so nothing
+//! stale stays.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::fold::fold;
+use super::index::TouchIndex;
+use super::op::OpKind;
+use super::overlay::{Base, Effects, Overlay};
+use super::record::Record;
+use super::rows::Stored;
+use super::state::State;
+use super::view::View;
+use super::{Result, VolumeError};
+use crate::base::OpId;
+use crate::store::Table;
+
+/// Ops that wait to be folded.
+pub(super) type Todo = BTreeMap<OpId, Arc<OpKind>>;
+
+/// A merge of one slice of ops, to be committed as a whole.
+pub(super) struct Merge<'a> {
+    pub(super) view: &'a View,
+    pub(super) state: &'a mut State,
+    pub(super) overlay: Overlay,
+    pub(super) todo: Todo,
+    /// How many ops were undone.
+    pub(super) undone_count: usize,
+}
+
+impl<'a> Merge<'a> {
+    pub(super) fn new(view: &'a View, state: &'a mut State, todo: Todo) -> Self {
+        Self {
+            view,
+            state,
+            overlay: Overlay::default(),
+            todo,
+            undone_count: 0,
+        }
+    }
+
+    /// Folds all that is to do.
+    pub(super) fn run(&mut self) -> Result<()> {
+        while let Some((id, kind)) = self.todo.pop_first() {
+            let base = Base {
+                view: self.view,
+                overlay: &self.overlay,
+            };
+            // What is newer than everything concerns nobody, which is the common case.
+            let is_late = id <= self.state.newest;
+            if is_late && base.record(id)?.is_some() {
+                continue;
+            }
+            let effects = fold(base, id, &kind)?;
+            if is_late {
+                let concerned = self.concerned(id, &effects)?;
+                if !concerned.is_empty() {
+                    self.undo(concerned)?;
+                    self.todo.insert(id, kind);
+                    continue;
+                }
+            }
+            self.keep(id, kind, effects);
+        }
+        Ok(())
+    }
+
+    /// Takes an op's effects into the overlay.
+    fn keep(&mut self, id: OpId, kind: Arc<OpKind>, effects: Effects) {
+        let record = if self.state.alone {
+            Record::settled(kind)
+        } else {
+            Record::new(kind, &effects)
+        };
+        self.state.note(id, &record);
+        for effect in effects.writes {
+            self.overlay.rows.insert(effect.key, effect.after);
+        }
+        self.overlay.records.insert(id, Some(Arc::new(record)));
+    }
+
+    /// Returns the applied ops above `id` that its effects concern.
+    fn concerned(&mut self, id: OpId, effects: &Effects) -> Result<BTreeSet<OpId>> {
+        let newest = self.state.newest;
+        let mut index = match self.state.index.take() {
+            Some(index) => index,
+            None => {
+                let mut index = TouchIndex::new(newest);
+                for (id, record) in &self.overlay.records {
+                    if let Some(record) = record {
+                        index.add(*id, record);
+                    }
+                }
+                index
+            }
+        };
+        // Below the cut nothing is undone: its records may be gone.
+        let above = id.max(self.state.cut);
+        if above < index.above {
+            self.extend(&mut index, above)?;
+        }
+        let concerned = index.concerned(above, effects);
+        self.state.index = Some(index);
+        Ok(concerned)
+    }
+
+    /// Adds the committed ops in `above..=index.above` to the index. Those of the overlay are in it
+    /// since they were folded.
+    fn extend(&self, index: &mut TouchIndex, above: OpId) -> Result<()> {
+        let mut failed = None;
+        let rows = &self.view.rows;
+        let old = index.above;
+        rows.scan(Table::Op, &above.to_key(), None, &mut |key, value| {
+            let Some(id) = OpId::from_key(key) else {
+                failed = Some(BAD_OP_KEY);
+                return ControlFlow::Break(());
+            };
+            if id > old {
+                return ControlFlow::Break(());
+            }
+            if id > above && !self.overlay.records.contains_key(&id) {
+                match Record::decode(value) {
+                    Ok(record) => index.add(id, &record),
+                    Err(error) => {
+                        failed = Some(error);
+                        return ControlFlow::Break(());
+                    }
+                }
+            }
+            ControlFlow::Continue(())
+        })?;
+        index.above = above;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Undoes ops and all that built on them, newest first, and puts them back to do.
+    fn undo(&mut self, concerned: BTreeSet<OpId>) -> Result<()> {
+        let mut records: BTreeMap<OpId, Arc<Record>> = BTreeMap::new();
+        let mut open: Vec<OpId> = concerned.into_iter().collect();
+        while let Some(id) = open.pop() {
+            if records.contains_key(&id) {
+                continue;
+            }
+            let base = Base {
+                view: self.view,
+                overlay: &self.overlay,
+            };
+            let record = base.record(id)?.ok_or(LOST_RECORD)?;
+            let mut dependent = BTreeSet::new();
+            if let Some(index) = &self.state.index {
+                index.dependent(id, &record, &mut dependent);
+            }
+            open.extend(dependent.into_iter().filter(|id| !records.contains_key(id)));
+            records.insert(id, record);
+        }
+        for (id, record) in records.into_iter().rev() {
+            for (key, before) in &record.writes {
+                let row = match before {
+                    Some(bytes) => Some(Stored::decode(key, bytes.clone())?),
+                    None => None,
+                };
+                self.overlay.rows.insert(*key, row);
+            }
+            if let Some(index) = &mut self.state.index {
+                index.remove(id, &record);
+            }
+            self.overlay.records.insert(id, None);
+            self.todo.insert(id, Arc::clone(&record.kind));
+            self.undone_count += 1;
+        }
+        Ok(())
+    }
+}
+
+const BAD_OP_KEY: VolumeError = VolumeError::Corrupt {
+    what: "the key of an op",
+};
+
+const LOST_RECORD: VolumeError = VolumeError::Corrupt {
+    what: "the record of an op above the cut is missing",
+};

@@ -1,0 +1,250 @@
+//! Changes on top of the committed view: of a slice of ops, and of the one op that is being folded.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
+
+use super::Result;
+use super::record::Record;
+use super::rows::{Row, RowKey, Stored, Value};
+use super::types::DirKey;
+use super::view::View;
+use crate::base::{Ino, OpId};
+
+/// What ops folded since the last commit have changed.
+#[derive(Debug, Default)]
+pub(super) struct Overlay {
+    /// Rows as they are now; `None` for a row that is gone.
+    pub(super) rows: BTreeMap<RowKey, Option<Row>>,
+    /// Records as they are now; `None` for an op that is undone.
+    pub(super) records: BTreeMap<OpId, Option<Arc<Record>>>,
+}
+
+/// The committed view with the changes on top of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Base<'a> {
+    pub(super) view: &'a View,
+    pub(super) overlay: &'a Overlay,
+}
+
+impl Base<'_> {
+    /// Returns a row as it is now.
+    pub(super) fn row(&self, key: &RowKey) -> Result<Option<Row>> {
+        match self.overlay.rows.get(key) {
+            Some(row) => Ok(row.clone()),
+            None => self.view.row(key),
+        }
+    }
+
+    /// Returns the record of an applied op, `None` where it is undone or trimmed.
+    pub(super) fn record(&self, id: OpId) -> Result<Option<Arc<Record>>> {
+        match self.overlay.records.get(&id) {
+            Some(record) => Ok(record.clone()),
+            None => Ok(Record::load(&*self.view.rows, id)?.map(Arc::new)),
+        }
+    }
+}
+
+/// One row as an op leaves it.
+#[derive(Debug, Clone)]
+pub(super) struct Effect {
+    /// The row.
+    pub(super) key: RowKey,
+    /// As the op found it.
+    pub(super) before: Option<Row>,
+    /// As the op leaves it.
+    pub(super) after: Option<Row>,
+}
+
+/// What an op depends on and does.
+#[derive(Debug, Default)]
+pub(super) struct Effects {
+    /// Digests of the rows that it read and left alone.
+    pub(super) reads: Vec<u64>,
+    /// The rows that it changed, in key order.
+    pub(super) writes: Vec<Effect>,
+}
+
+/// The rows that the op being folded has met.
+#[derive(Debug)]
+pub(super) struct Tx<'a> {
+    base: Base<'a>,
+    met: BTreeMap<RowKey, Met>,
+}
+
+#[derive(Debug)]
+struct Met {
+    before: Option<Row>,
+    /// What the op has made of it, encoded once at the end.
+    now: Option<Option<Value>>,
+    /// True for a row that only a scan met: the row of its inode stands for it among the reads.
+    scanned: bool,
+}
+
+impl Met {
+    fn value(&self) -> Option<&Value> {
+        match &self.now {
+            Some(now) => now.as_ref(),
+            None => self.before.as_ref().map(|row| &row.value),
+        }
+    }
+}
+
+impl<'a> Tx<'a> {
+    pub(super) fn new(base: Base<'a>) -> Self {
+        Self {
+            base,
+            met: BTreeMap::new(),
+        }
+    }
+
+    /// Returns the record of an op that was applied before.
+    pub(super) fn record(&self, id: OpId) -> Result<Option<Arc<Record>>> {
+        self.base.record(id)
+    }
+
+    /// Returns where `name` stands in a directory.
+    pub(super) fn dir_key(&self, parent: Ino, name: &[u8]) -> DirKey {
+        self.base.view.dir_key(parent, name)
+    }
+
+    /// Returns a row as the op has it now.
+    pub(super) fn get(&mut self, key: RowKey) -> Result<Option<&Value>> {
+        let met = self.meet(key)?;
+        met.scanned = false;
+        Ok(met.value())
+    }
+
+    /// Sets a row.
+    pub(super) fn put(&mut self, key: RowKey, value: Value) -> Result<()> {
+        self.meet(key)?.now = Some(Some(value));
+        Ok(())
+    }
+
+    /// Sets a row that the caller knows not to be there.
+    pub(super) fn put_fresh(&mut self, key: RowKey, value: Value) {
+        let met = self.met.entry(key).or_insert(Met {
+            before: None,
+            now: None,
+            scanned: true,
+        });
+        met.now = Some(Some(value));
+    }
+
+    /// Removes a row.
+    pub(super) fn delete(&mut self, key: RowKey) -> Result<()> {
+        self.meet(key)?.now = Some(None);
+        Ok(())
+    }
+
+    fn meet(&mut self, key: RowKey) -> Result<&mut Met> {
+        match self.met.entry(key) {
+            Entry::Occupied(met) => Ok(met.into_mut()),
+            Entry::Vacant(vacant) => Ok(vacant.insert(Met {
+                before: self.base.row(&key)?,
+                now: None,
+                scanned: true,
+            })),
+        }
+    }
+
+    /// Returns the rows of one table with `from <= key < to`, in order.
+    ///
+    /// The op does not depend on them one by one: whoever changes extents, attributes, places or
+    /// entries of an inode changes its inode row too, which the caller has read.
+    pub(super) fn scan(&mut self, from: RowKey, to: RowKey) -> Result<Vec<(RowKey, Value)>> {
+        let Base { view, overlay } = self.base;
+        let met = &mut self.met;
+        view.scan(&from, &to, &mut |key, row| {
+            if let Entry::Vacant(vacant) = met.entry(key) {
+                let before = match overlay.rows.get(&key) {
+                    Some(row) => row.clone(),
+                    None => Some(row),
+                };
+                vacant.insert(Met {
+                    before,
+                    now: None,
+                    scanned: true,
+                });
+            }
+            ControlFlow::Continue(())
+        })?;
+        let range = (Bound::Included(from), Bound::Excluded(to));
+        for (key, row) in overlay.rows.range(range) {
+            met.entry(*key).or_insert_with(|| Met {
+                before: row.clone(),
+                now: None,
+                scanned: true,
+            });
+        }
+        Ok(met
+            .range(range)
+            .filter_map(|(key, met)| Some((*key, met.value()?.clone())))
+            .collect())
+    }
+
+    /// Returns the last row of one table with `from <= key < to`.
+    pub(super) fn last_before(
+        &mut self,
+        from: RowKey,
+        to: RowKey,
+    ) -> Result<Option<(RowKey, Value)>> {
+        let Base { view, overlay } = self.base;
+        let range = (Bound::Included(from), Bound::Excluded(to));
+        for (key, row) in overlay.rows.range(range) {
+            self.met.entry(*key).or_insert_with(|| Met {
+                before: row.clone(),
+                now: None,
+                scanned: true,
+            });
+        }
+        // A committed row that was removed since does not count.
+        let met = &mut self.met;
+        view.scan_rev(&from, &to, &mut |key, row| {
+            let entry = met.entry(key).or_insert_with(|| Met {
+                before: Some(row),
+                now: None,
+                scanned: true,
+            });
+            if entry.value().is_some() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })?;
+        Ok(met
+            .range(range)
+            .rev()
+            .find_map(|(key, met)| Some((*key, met.value()?.clone()))))
+    }
+
+    /// Encodes what changed; rows that are again as they were count as read.
+    pub(super) fn finish(self) -> Effects {
+        let mut effects = Effects::default();
+        for (key, met) in self.met {
+            let Some(now) = met.now else {
+                if !met.scanned {
+                    effects.reads.push(key.digest());
+                }
+                continue;
+            };
+            let after = now.map(Stored::encode);
+            let same = match (&met.before, &after) {
+                (Some(before), Some(after)) => before.bytes == after.bytes,
+                (None, None) => true,
+                _ => false,
+            };
+            if same {
+                effects.reads.push(key.digest());
+            } else {
+                effects.writes.push(Effect {
+                    key,
+                    before: met.before,
+                    after,
+                });
+            }
+        }
+        effects
+    }
+}

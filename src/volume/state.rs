@@ -1,0 +1,234 @@
+//! What the writer knows beside the rows, and how changes are committed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
+
+use serde::{Deserialize, Serialize};
+
+use super::index::TouchIndex;
+use super::overlay::Overlay;
+use super::record::Record;
+use super::rows::{Row, RowKey, Value};
+use super::types::{Change, Counts, FileKind};
+use super::view::{View, as_inode, is_private};
+use super::{Result, VolumeError};
+use crate::base::{DeviceId, OpId, Stamp};
+use crate::store::{Batch, Rows, Table, codec};
+
+/// How far a device's log is folded into the view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Progress {
+    /// The last segment of which every op is folded.
+    pub(super) seg_no: u64,
+    /// The last op that is folded.
+    pub(super) stamp: Stamp,
+}
+
+/// What the holder of the writer's lock keeps.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// The newest applied op.
+    pub(super) newest: OpId,
+    /// No op up to this one is ever undone: its record may be gone.
+    pub(super) cut: OpId,
+    /// Sums over the view.
+    pub(super) counts: Counts,
+    /// Own ops that are not sealed yet, in order.
+    pub(super) drafts: VecDeque<OpId>,
+    /// How far each device's log is folded.
+    pub(super) progress: BTreeMap<DeviceId, Progress>,
+    /// Rows that recent ops touched, while a merge goes on.
+    pub(super) index: Option<TouchIndex>,
+    /// True where no other device authors ops: nothing can sort before what is applied.
+    pub(super) alone: bool,
+}
+
+const META_MAX_BYTES: usize = 256;
+const COUNTS_KEY: &[u8] = b"volume/counts";
+const CUT_KEY: &[u8] = b"volume/cut";
+
+impl State {
+    /// Reads the state that the rows imply.
+    pub(super) fn load(rows: &dyn Rows, own: DeviceId, alone: bool) -> Result<Self> {
+        let mut state = Self {
+            alone,
+            ..Self::default()
+        };
+        if let Some(bytes) = rows.get(Table::Meta, COUNTS_KEY)? {
+            state.counts = codec::decode(&bytes, META_MAX_BYTES)?;
+        }
+        if let Some(bytes) = rows.get(Table::Meta, CUT_KEY)? {
+            state.cut = codec::decode(&bytes, META_MAX_BYTES)?;
+        }
+        state.load_progress(rows)?;
+        let sealed = state.progress.get(&own).map_or(Stamp(0), |p| p.stamp);
+        let from = OpId {
+            stamp: sealed.next(),
+            device: DeviceId(0),
+        };
+        rows.scan(Table::Op, &from.to_key(), None, &mut |key, _| {
+            if let Some(id) = OpId::from_key(key).filter(|id| id.device == own) {
+                state.drafts.push_back(id);
+            }
+            ControlFlow::Continue(())
+        })?;
+        rows.scan_rev(Table::Op, &[], None, &mut |key, _| {
+            state.newest = state.newest.max(OpId::from_key(key).unwrap_or_default());
+            ControlFlow::Break(())
+        })?;
+        for (device, progress) in &state.progress {
+            state.newest = state.newest.max(OpId {
+                stamp: progress.stamp,
+                device: *device,
+            });
+        }
+        if alone {
+            state.cut = state.newest;
+        }
+        state.counts.drafts = state.drafts.len() as u64;
+        Ok(state)
+    }
+
+    fn load_progress(&mut self, rows: &dyn Rows) -> Result<()> {
+        let mut bad = None;
+        rows.scan(Table::Applied, &[], None, &mut |key, value| {
+            let device = key.try_into().map(u64::from_be_bytes).map(DeviceId);
+            match (device, codec::decode::<Progress>(value, META_MAX_BYTES)) {
+                (Ok(device), Ok(progress)) => {
+                    self.progress.insert(device, progress);
+                    ControlFlow::Continue(())
+                }
+                _ => {
+                    bad = Some(VolumeError::Corrupt {
+                        what: "how far a log is folded",
+                    });
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        bad.map_or(Ok(()), Err)
+    }
+
+    /// Puts how far a device's log is folded into a batch.
+    pub(super) fn put_progress(batch: &mut Batch, device: DeviceId, progress: &Progress) {
+        batch.put(
+            Table::Applied,
+            device.0.to_be_bytes(),
+            codec::encode(progress),
+        );
+    }
+
+    /// Puts the cut into a batch.
+    pub(super) fn put_cut(&self, batch: &mut Batch) {
+        batch.put(Table::Meta, CUT_KEY, codec::encode(&self.cut));
+    }
+
+    /// Commits an overlay, together with what else is in `batch`; returns what it changes.
+    pub(super) fn commit(
+        &mut self,
+        view: &View,
+        overlay: Overlay,
+        mut batch: Batch,
+        wants_changes: bool,
+    ) -> Result<Vec<Change>> {
+        let mut changes = Vec::new();
+        let mut counts = self.counts;
+        for (key, after) in &overlay.rows {
+            if matches!(
+                key,
+                RowKey::Inode(_) | RowKey::Dirent(..) | RowKey::Conflict(_)
+            ) {
+                let before = view.row(key)?;
+                count(&mut counts, before.as_ref(), after.as_ref());
+                if wants_changes {
+                    changes.extend(change(key, before.as_ref(), after.as_ref())?);
+                }
+            }
+            match after {
+                Some(row) => batch.put(key.table(), key.bytes(), row.bytes.clone()),
+                None => batch.delete(key.table(), key.bytes()),
+            }
+        }
+        for (id, record) in &overlay.records {
+            match record {
+                Some(record) => batch.put(Table::Op, id.to_key(), record.encode()),
+                None => batch.delete(Table::Op, id.to_key()),
+            }
+        }
+        if (counts.inodes, counts.bytes, counts.conflicts)
+            != (self.counts.inodes, self.counts.bytes, self.counts.conflicts)
+        {
+            batch.put(Table::Meta, COUNTS_KEY, codec::encode(&counts));
+        }
+        view.rows.commit(batch)?;
+        view.install(overlay.rows.iter());
+        self.counts = counts;
+        Ok(changes)
+    }
+
+    /// Takes note of an applied op.
+    pub(super) fn note(&mut self, id: OpId, record: &Record) {
+        self.newest = self.newest.max(id);
+        if self.alone {
+            self.cut = self.newest;
+        }
+        if let Some(index) = &mut self.index {
+            index.add(id, record);
+        }
+    }
+}
+
+/// Adjusts the sums to a row that changes.
+fn count(counts: &mut Counts, before: Option<&Row>, after: Option<&Row>) {
+    let mut adjust = |row: Option<&Row>, sign: i64| match row.map(|row| &row.value) {
+        Some(Value::Inode(inode)) => {
+            counts.inodes = counts.inodes.saturating_add_signed(sign);
+            counts.bytes = if sign < 0 {
+                counts.bytes.saturating_sub(inode.stored)
+            } else {
+                counts.bytes.saturating_add(inode.stored)
+            };
+        }
+        Some(Value::Conflict(conflict)) if !conflict.resolved => {
+            counts.conflicts = counts.conflicts.saturating_add_signed(sign);
+        }
+        _ => {}
+    };
+    // Added first: the sums never pass below zero on the way.
+    adjust(after, 1);
+    adjust(before, -1);
+}
+
+/// Returns what a kernel cache has to forget about a row.
+fn change(key: &RowKey, before: Option<&Row>, after: Option<&Row>) -> Result<Option<Change>> {
+    Ok(match key {
+        RowKey::Inode(ino) if !is_private(*ino) => {
+            let content = match (before, after) {
+                (Some(before), Some(after)) => {
+                    let (before, after) = (as_inode(before)?, as_inode(after)?);
+                    before.kind == FileKind::File && before.version != after.version
+                }
+                _ => false,
+            };
+            Some(if content {
+                Change::Content(*ino)
+            } else {
+                Change::Attr(*ino)
+            })
+        }
+        RowKey::Dirent(parent, _) => {
+            let entry = |row: Option<&Row>| match row.map(|row| &row.value) {
+                Some(Value::Dirent(dirent)) => Some((dirent.name.clone(), dirent.ino)),
+                _ => None,
+            };
+            let (before, after) = (entry(before), entry(after));
+            let gone = before.as_ref().map(|(_, ino)| *ino);
+            before.or(after).map(|(name, _)| Change::Entry {
+                parent: *parent,
+                name,
+                gone,
+            })
+        }
+        _ => None,
+    })
+}

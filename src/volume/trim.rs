@@ -1,0 +1,145 @@
+//! Trimming: what undo needs goes when nothing can sort before it any more.
+
+use std::ops::ControlFlow;
+
+use super::overlay::Overlay;
+use super::rows::{RowKey, Value};
+use super::state::State;
+use super::{Result, Volume};
+use crate::base::{Ino, OpId};
+use crate::store::{Batch, Table};
+
+/// Rows removed under one hold of the writer's lock.
+const TRIM_SLICE: usize = 1024;
+
+impl Volume {
+    /// Says whether no other device authors ops. While alone nothing is kept for undo.
+    ///
+    /// The caller turns it off before another device can be admitted as an author: what is applied
+    /// until then is below the cut.
+    pub fn set_alone(&self, alone: bool) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.alone == alone {
+            return Ok(());
+        }
+        if !alone {
+            let mut batch = Batch::new();
+            state.cut = state.newest;
+            state.put_cut(&mut batch);
+            self.view.rows.commit(batch)?;
+            self.view.rows.sync()?;
+        }
+        state.alone = alone;
+        Ok(())
+    }
+
+    /// Returns the op up to which nothing is undone.
+    pub fn stable(&self) -> OpId {
+        self.state.lock().cut
+    }
+
+    /// Says that every op which is not folded here yet sorts after `cut`, and that its author had
+    /// seen all ops up to `cut`. Drops their records, and files that were removed by them and that
+    /// no local handle holds. Never goes back.
+    pub fn set_stable(&self, cut: OpId) -> Result<()> {
+        let mut state = self.state.lock();
+        let first_draft = state.drafts.front().copied();
+        // What is not sealed is needed to be sealed.
+        let cut = first_draft.map_or(cut, |draft| cut.min(before(draft)));
+        if cut > state.cut {
+            let mut batch = Batch::new();
+            state.cut = cut;
+            state.put_cut(&mut batch);
+            self.view.rows.commit(batch)?;
+        }
+        drop(state);
+        while self.trim_records()? == TRIM_SLICE {}
+        self.reap()
+    }
+
+    /// Trims a volume of one author after its drafts are sealed.
+    pub(super) fn trim_alone(&self) -> Result<()> {
+        let alone = self.state.lock().alone;
+        if alone {
+            self.reap()?;
+        }
+        Ok(())
+    }
+
+    /// Removes one slice of records up to the cut; returns how many.
+    fn trim_records(&self) -> Result<usize> {
+        let state = self.state.lock();
+        let mut batch = Batch::new();
+        let cut = state.cut;
+        self.view
+            .rows
+            .scan(Table::Op, &[], Some(&cut.to_key()), &mut |key, _| {
+                batch.delete(Table::Op, key);
+                if batch.len() < TRIM_SLICE {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
+            })?;
+        let count = batch.len();
+        if count > 0 {
+            self.view.rows.commit(batch)?;
+        }
+        Ok(count)
+    }
+
+    /// Removes the nodes without a name that nothing can bring back and no local handle holds.
+    fn reap(&self) -> Result<()> {
+        let mut after = RowKey::Orphan(Ino(0));
+        loop {
+            let mut state = self.state.lock();
+            let (next, orphans) = self.reapable(&state, after)?;
+            for ino in orphans {
+                self.reap_one(&mut state, ino)?;
+            }
+            self.drop_private(&mut state, |ino| !self.is_held(ino))?;
+            match next {
+                Some(next) => after = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Returns the next slice of nodes to reap, and where the one after it starts.
+    fn reapable(&self, state: &State, from: RowKey) -> Result<(Option<RowKey>, Vec<Ino>)> {
+        let mut orphans = Vec::new();
+        let mut next = None;
+        let mut seen = 0;
+        let to = RowKey::Orphan(Ino(u64::MAX));
+        self.view.scan(&from, &to, &mut |key, row| {
+            if seen == TRIM_SLICE {
+                next = Some(key);
+                return ControlFlow::Break(());
+            }
+            seen += 1;
+            if let (RowKey::Orphan(ino), Value::Orphan(by)) = (key, &row.value)
+                && *by <= state.cut
+                && !self.is_held(ino)
+            {
+                orphans.push(ino);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok((next, orphans))
+    }
+
+    fn reap_one(&self, state: &mut State, ino: Ino) -> Result<()> {
+        let mut overlay = Overlay::default();
+        self.remove_node(ino, &mut overlay)?;
+        overlay.rows.insert(RowKey::Orphan(ino), None);
+        state.commit(&self.view, overlay, Batch::new(), false)?;
+        Ok(())
+    }
+}
+
+/// Returns the greatest op below `id`.
+fn before(id: OpId) -> OpId {
+    let mut key = u128::from_be_bytes(id.to_key());
+    key = key.saturating_sub(1);
+    OpId::from_key(&key.to_be_bytes()).unwrap_or_default()
+}

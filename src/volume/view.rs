@@ -1,0 +1,408 @@
+//! Reading the view: rows of the store behind a cache of decoded inodes and entries.
+
+use std::collections::HashSet;
+use std::num::NonZeroUsize;
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lru::LruCache;
+use parking_lot::{Mutex, RwLock};
+
+use super::rows::{Row, RowKey, Stored, Value};
+use super::types::{Conflict, DirKey, Dirent, Extent, Inode};
+use super::{Result, VolumeError};
+use crate::base::{DeviceId, Ino, OpId};
+use crate::crypto::VolumeKeys;
+use crate::store::Rows;
+
+/// Rows kept decoded: 65,536 of about 400 bytes are 26 MiB, more than the inodes and entries of a
+/// source tree that a build walks again and again.
+const CACHE_ROWS_MAX: NonZeroUsize = NonZeroUsize::new(1 << 16).expect("not 0");
+
+/// Longest chain of directories merged into one another that is followed.
+const ALIAS_HOPS_MAX: usize = 64;
+
+/// Marks the private copy of a file without a name that local handles change: never in an op.
+const PRIVATE_BIT: u64 = 1 << 63;
+
+/// The rows of the view as of the last commit. Shared by readers and the writer.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) rows: Arc<dyn Rows>,
+    keys: Arc<VolumeKeys>,
+    /// Taken for moments only, never while another lock is waited for.
+    cache: Mutex<Cache>,
+    /// Files whose local handles see a private copy; nearly always empty.
+    private: RwLock<HashSet<Ino>>,
+}
+
+#[derive(Debug)]
+struct Cache {
+    rows: LruCache<RowKey, Option<Row>>,
+    /// Counts commits, so that a reader does not cache what a commit has just replaced.
+    commits: u64,
+}
+
+impl View {
+    pub(super) fn new(rows: Arc<dyn Rows>, keys: Arc<VolumeKeys>) -> Self {
+        Self {
+            rows,
+            keys,
+            cache: Mutex::new(Cache {
+                rows: LruCache::new(CACHE_ROWS_MAX),
+                commits: 0,
+            }),
+            private: RwLock::default(),
+        }
+    }
+
+    /// Returns where `name` stands in a directory (or among the attributes of a node).
+    pub(super) fn dir_key(&self, parent: Ino, name: &[u8]) -> DirKey {
+        DirKey(self.keys.name_hash(parent, name))
+    }
+
+    /// Returns a row.
+    pub(super) fn row(&self, key: &RowKey) -> Result<Option<Row>> {
+        if !is_cached(key) {
+            return self.load(key);
+        }
+        let commits = {
+            let mut cache = self.cache.lock();
+            if let Some(row) = cache.rows.get(key) {
+                return Ok(row.clone());
+            }
+            cache.commits
+        };
+        let row = self.load(key)?;
+        let mut cache = self.cache.lock();
+        if cache.commits == commits {
+            cache.rows.put(*key, row.clone());
+        }
+        Ok(row)
+    }
+
+    fn load(&self, key: &RowKey) -> Result<Option<Row>> {
+        match self.rows.get(key.table(), key.bytes().as_ref())? {
+            Some(bytes) => Ok(Some(Stored::decode(key, Bytes::from(bytes))?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Visits the rows of one table with `from <= key < to` in order, until `f` breaks.
+    pub(super) fn scan(
+        &self,
+        from: &RowKey,
+        to: &RowKey,
+        f: &mut dyn FnMut(RowKey, Row) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.scan_keys(from, to, false, f)
+    }
+
+    /// Visits the same rows as [`View::scan`], last first.
+    pub(super) fn scan_rev(
+        &self,
+        from: &RowKey,
+        to: &RowKey,
+        f: &mut dyn FnMut(RowKey, Row) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.scan_keys(from, to, true, f)
+    }
+
+    fn scan_keys(
+        &self,
+        from: &RowKey,
+        to: &RowKey,
+        reverse: bool,
+        f: &mut dyn FnMut(RowKey, Row) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut failed = None;
+        let (start, end) = (from.bytes(), to.bytes());
+        let mut visit = |key: &[u8], value: &[u8]| {
+            let row = RowKey::parse(from, key)
+                .and_then(|key| Ok((key, Stored::decode(&key, Bytes::copy_from_slice(value))?)));
+            match row {
+                Ok((key, row)) => f(key, row),
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        };
+        let (table, end) = (from.table(), Some(end.as_ref()));
+        if reverse {
+            self.rows.scan_rev(table, start.as_ref(), end, &mut visit)?;
+        } else {
+            self.rows.scan(table, start.as_ref(), end, &mut visit)?;
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Takes note of rows that were just committed.
+    pub(super) fn install<'a>(&self, rows: impl Iterator<Item = (&'a RowKey, &'a Option<Row>)>) {
+        let mut cache = self.cache.lock();
+        cache.commits += 1;
+        for (key, row) in rows.filter(|(key, _)| is_cached(key)) {
+            cache.rows.put(*key, row.clone());
+        }
+    }
+
+    /// Returns the number under which rows of `ino` are kept for local handles.
+    pub(super) fn effective(&self, ino: Ino) -> Ino {
+        let private = self.private.read();
+        if !private.is_empty() && private.contains(&ino) {
+            private_of(ino)
+        } else {
+            ino
+        }
+    }
+
+    /// Makes local handles of `ino` see its private copy, or no longer.
+    pub(super) fn set_private(&self, ino: Ino, private: bool) {
+        let mut set = self.private.write();
+        if private {
+            set.insert(ino);
+        } else {
+            set.remove(&ino);
+        }
+    }
+
+    /// Returns the files whose local handles see a private copy.
+    pub(super) fn private_files(&self) -> Vec<Ino> {
+        let set = self.private.read();
+        if set.is_empty() {
+            return Vec::new();
+        }
+        let mut files: Vec<Ino> = set.iter().copied().collect();
+        files.sort_unstable();
+        files
+    }
+
+    /// Returns what people call a device.
+    pub(super) fn device_name(&self, device: DeviceId) -> Result<Option<String>> {
+        match self.row(&RowKey::Device(device))?.as_deref() {
+            Some(Stored {
+                value: Value::Device(name),
+                ..
+            }) => Ok(Some(name.clone())),
+            _ => Ok(None),
+        }
+    }
+
+    /// Returns an inode; follows a directory that was merged into another.
+    pub(super) fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
+        let mut at = self.effective(ino);
+        for _ in 0..ALIAS_HOPS_MAX {
+            if let Some(row) = self.row(&RowKey::Inode(at))? {
+                let mut inode = as_inode(&row)?.clone();
+                if is_private(at) {
+                    inode.ino = ino;
+                }
+                return Ok(Some(inode));
+            }
+            match self.row(&RowKey::Alias(at))?.as_deref() {
+                Some(Stored {
+                    value: Value::Alias(to),
+                    ..
+                }) => at = *to,
+                _ => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the directory that `ino` names now.
+    fn dir(&self, ino: Ino) -> Result<Ino> {
+        Ok(self.inode(ino)?.map_or(ino, |inode| inode.ino))
+    }
+
+    pub(super) fn dirent(&self, parent: Ino, name: &[u8]) -> Result<Option<Dirent>> {
+        let parent = self.dir(parent)?;
+        let row = self.row(&RowKey::Dirent(parent, self.dir_key(parent, name)))?;
+        match row.as_deref() {
+            Some(Stored {
+                value: Value::Dirent(dirent),
+                ..
+            }) if dirent.name == name => Ok(Some(dirent.clone())),
+            _ => Ok(None),
+        }
+    }
+
+    pub(super) fn readdir(
+        &self,
+        parent: Ino,
+        after: Option<DirKey>,
+        f: &mut dyn FnMut(DirKey, &Dirent) -> bool,
+    ) -> Result<()> {
+        let parent = self.dir(parent)?;
+        let (from, to) = dirent_range(parent);
+        let from = after.map_or(from, |after| RowKey::Dirent(parent, after));
+        self.scan(&from, &to, &mut |key, row| match (key, &row.value) {
+            (RowKey::Dirent(_, at), Value::Dirent(dirent)) => {
+                if Some(at) == after || f(at, dirent) {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
+            }
+            _ => ControlFlow::Continue(()),
+        })
+    }
+
+    pub(super) fn extents(&self, ino: Ino, range: Range<u64>) -> Result<Vec<Extent>> {
+        let ino = self.effective(ino);
+        let mut extents = Vec::new();
+        if range.start >= range.end {
+            return Ok(extents);
+        }
+        if range.start > 0 {
+            extents.extend(self.extent_before(ino, range.start)?);
+        }
+        self.scan(
+            &RowKey::Extent(ino, range.start),
+            &RowKey::Extent(ino, range.end),
+            &mut |_, row| {
+                if let Value::Extent(extent) = &row.value {
+                    extents.push(extent.clone());
+                }
+                ControlFlow::Continue(())
+            },
+        )?;
+        Ok(extents)
+    }
+
+    /// Returns the extent that starts before `offset` and reaches beyond it.
+    fn extent_before(&self, ino: Ino, offset: u64) -> Result<Option<Extent>> {
+        let mut found = None;
+        self.scan_rev(
+            &RowKey::Extent(ino, 0),
+            &RowKey::Extent(ino, offset),
+            &mut |_, row| {
+                if let Value::Extent(extent) = &row.value
+                    && extent.end() > offset
+                {
+                    found = Some(extent.clone());
+                }
+                ControlFlow::Break(())
+            },
+        )?;
+        Ok(found)
+    }
+
+    pub(super) fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<Bytes>> {
+        // Inodes are cached, attributes are not, and most nodes have none.
+        let Some(inode) = self.inode(ino)?.filter(|inode| inode.xattrs > 0) else {
+            return Ok(None);
+        };
+        let key = RowKey::Xattr(
+            self.effective(inode.ino),
+            self.dir_key(name_scope(inode.ino), name),
+        );
+        match self.row(&key)?.as_deref() {
+            Some(Stored {
+                value: Value::Xattr(xattr),
+                ..
+            }) if xattr.name == name => Ok(Some(xattr.value.clone())),
+            _ => Ok(None),
+        }
+    }
+
+    pub(super) fn xattr_names(&self, ino: Ino) -> Result<Vec<Bytes>> {
+        let mut names = Vec::new();
+        let Some(inode) = self.inode(ino)?.filter(|inode| inode.xattrs > 0) else {
+            return Ok(names);
+        };
+        let (from, to) = xattr_range(self.effective(inode.ino));
+        self.scan(&from, &to, &mut |_, row| {
+            if let Value::Xattr(xattr) = &row.value {
+                names.push(xattr.name.clone());
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(names)
+    }
+
+    pub(super) fn is_within(&self, dir: Ino, ino: Ino) -> Result<bool> {
+        let ino = self.dir(ino)?;
+        let mut at = dir;
+        for _ in 0..DEPTH_MAX {
+            let Some(inode) = self.inode(at)? else {
+                return Ok(false);
+            };
+            if inode.ino == ino {
+                return Ok(true);
+            }
+            match inode.home {
+                Some(home) if inode.ino != Ino::ROOT => at = home.parent,
+                _ => return Ok(false),
+            }
+        }
+        Ok(false)
+    }
+
+    pub(super) fn conflicts(&self) -> Result<Vec<Conflict>> {
+        let mut conflicts = Vec::new();
+        let from = RowKey::Conflict(OpId::default());
+        self.scan(&from, &RowKey::Conflict(OP_MAX), &mut |_, row| {
+            if let Value::Conflict(conflict) = &row.value {
+                conflicts.push(conflict.clone());
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(conflicts)
+    }
+}
+
+/// Deepest directory that is walked upwards: far beyond what PATH_MAX lets programs make by path.
+pub(super) const DEPTH_MAX: usize = 100_000;
+
+/// Above every op.
+pub(super) const OP_MAX: OpId = OpId {
+    stamp: crate::base::Stamp(u64::MAX),
+    device: DeviceId(u64::MAX),
+};
+
+/// Returns the bounds of the entries of a directory.
+pub(super) fn dirent_range(parent: Ino) -> (RowKey, RowKey) {
+    (
+        RowKey::Dirent(parent, DirKey([0; 16])),
+        RowKey::Dirent(Ino(parent.0.saturating_add(1)), DirKey([0; 16])),
+    )
+}
+
+/// Returns the bounds of the attributes of a node.
+pub(super) fn xattr_range(ino: Ino) -> (RowKey, RowKey) {
+    (
+        RowKey::Xattr(ino, DirKey([0; 16])),
+        RowKey::Xattr(Ino(ino.0.saturating_add(1)), DirKey([0; 16])),
+    )
+}
+
+/// Returns the number of the private copy of `ino`.
+pub(super) fn private_of(ino: Ino) -> Ino {
+    Ino(ino.0 | PRIVATE_BIT)
+}
+
+/// Tells whether a number is that of a private copy.
+pub(super) fn is_private(ino: Ino) -> bool {
+    ino.0 & PRIVATE_BIT != 0
+}
+
+/// Returns the number that scopes hashes of attribute names: a private copy has those of the file.
+pub(super) fn name_scope(ino: Ino) -> Ino {
+    Ino(ino.0 & !PRIVATE_BIT)
+}
+
+/// Returns the inode of an inode row.
+pub(super) fn as_inode(row: &Row) -> Result<&Inode> {
+    match &row.value {
+        Value::Inode(inode) => Ok(inode),
+        _ => Err(VolumeError::Corrupt {
+            what: "an inode row of another kind",
+        }),
+    }
+}
+
+fn is_cached(key: &RowKey) -> bool {
+    matches!(key, RowKey::Inode(_) | RowKey::Dirent(..))
+}

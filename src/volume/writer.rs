@@ -1,0 +1,152 @@
+//! Applying own ops.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::MutexGuard;
+
+use super::fold::fold;
+use super::op::{OpKind, ino_of};
+use super::overlay::{Base, Overlay};
+use super::record::Record;
+use super::state::State;
+use super::types::{DirKey, Dirent, Extent, Inode};
+use super::{Result, Volume, VolumeError};
+use crate::base::{Ino, OpId};
+use crate::store::Batch;
+
+/// What [`Writer::apply`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applied {
+    /// The op: the new content version after a write.
+    pub id: OpId,
+    /// The node made by a create, else the node that the op names; the root where it names none.
+    pub ino: Ino,
+}
+
+/// The one writer: holds its lock until dropped, so that what it checks still holds when it applies.
+pub struct Writer<'a> {
+    volume: &'a Volume,
+    state: MutexGuard<'a, State>,
+}
+
+impl std::fmt::Debug for Writer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Writer")
+    }
+}
+
+impl<'a> Writer<'a> {
+    pub(super) fn new(volume: &'a Volume, state: MutexGuard<'a, State>) -> Self {
+        Self { volume, state }
+    }
+
+    /// Applies an op as this device's newest, in one batch. Not durable until [`Volume::sync`].
+    ///
+    /// The caller has checked what POSIX asks for (existence, emptiness, permissions) under this
+    /// writer. A change of a file without a name goes to a private copy, which lasts until the last
+    /// [`Volume::release`] and which no other device sees.
+    ///
+    /// # Errors
+    ///
+    /// [`VolumeError::BadOp`] where the op breaks a limit, [`VolumeError::NoInode`] where it names
+    /// a node that is not there, or the store's; nothing is changed then.
+    pub fn apply(&mut self, kind: OpKind) -> Result<Applied> {
+        if let Some(what) = kind.flaw() {
+            return Err(VolumeError::BadOp { what });
+        }
+        let volume = self.volume;
+        if let Some(ino) = kind.changes() {
+            let inode = volume.view.inode(ino)?.ok_or(VolumeError::NoInode(ino))?;
+            if inode.is_orphan() {
+                return self.apply_private(inode.ino, kind);
+            }
+        }
+        if kind.names_chunks() {
+            // Order on disk: a chunk is there before the op that names it.
+            volume.config.store.chunks.sync()?;
+        }
+        let id = self.next_id();
+        let mut overlay = Overlay::default();
+        let base = Base {
+            view: &volume.view,
+            overlay: &overlay,
+        };
+        let effects = fold(base, id, &kind)?;
+        let ino = match &kind {
+            OpKind::Create(_) => ino_of(id),
+            kind => kind.names().unwrap_or(Ino::ROOT),
+        };
+        let kind = Arc::new(kind);
+        let record = if self.state.alone {
+            Record::settled(kind)
+        } else {
+            Record::new(kind, &effects)
+        };
+        let writes = effects.writes.into_iter();
+        overlay.rows = writes.map(|effect| (effect.key, effect.after)).collect();
+        let record = Arc::new(record);
+        overlay.records.insert(id, Some(Arc::clone(&record)));
+        self.state
+            .commit(&volume.view, overlay, Batch::new(), false)?;
+        self.state.note(id, &record);
+        self.state.drafts.push_back(id);
+        self.state.counts.drafts = self.state.drafts.len() as u64;
+        Ok(Applied { id, ino })
+    }
+
+    fn next_id(&self) -> OpId {
+        OpId {
+            stamp: self.volume.hlc.tick(self.volume.context.clock.wall_ms()),
+            device: self.volume.device,
+        }
+    }
+
+    fn apply_private(&mut self, ino: Ino, kind: OpKind) -> Result<Applied> {
+        let id = self.next_id();
+        let volume = self.volume;
+        volume.apply_private(&mut self.state, id, ino, kind)?;
+        Ok(Applied { id, ino })
+    }
+
+    /// Returns true when `ino` is `dir` or an ancestor of it: what a rename must not move into.
+    pub fn is_within(&self, dir: Ino, ino: Ino) -> Result<bool> {
+        self.volume.view.is_within(dir, ino)
+    }
+
+    /// Returns an inode, as [`Volume::inode`].
+    pub fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
+        self.volume.view.inode(ino)
+    }
+
+    /// Returns an entry, as [`Volume::dirent`].
+    pub fn dirent(&self, parent: Ino, name: &[u8]) -> Result<Option<Dirent>> {
+        self.volume.view.dirent(parent, name)
+    }
+
+    /// Visits entries, as [`Volume::readdir`].
+    pub fn readdir(
+        &self,
+        parent: Ino,
+        after: Option<DirKey>,
+        f: &mut dyn FnMut(DirKey, &Dirent) -> bool,
+    ) -> Result<()> {
+        self.volume.view.readdir(parent, after, f)
+    }
+
+    /// Returns extents, as [`Volume::extents`].
+    pub fn extents(&self, ino: Ino, range: Range<u64>) -> Result<Vec<Extent>> {
+        self.volume.view.extents(ino, range)
+    }
+
+    /// Returns an extended attribute, as [`Volume::xattr`].
+    pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<Bytes>> {
+        self.volume.view.xattr(ino, name)
+    }
+
+    /// Returns names of extended attributes, as [`Volume::xattr_names`].
+    pub fn xattr_names(&self, ino: Ino) -> Result<Vec<Bytes>> {
+        self.volume.view.xattr_names(ino)
+    }
+}

@@ -155,8 +155,11 @@ impl Fs {
         Ok(())
     }
 
+    /// Returns an inode under the number by which the kernel knows it: that of a directory which
+    /// was merged into another, or of an unlinked file that is changed in private.
     fn inode(&self, ino: Ino) -> Result<Inode> {
-        self.volume.inode(ino)?.ok_or(FsError::Stale(ino))
+        let inode = self.volume.inode(ino)?.ok_or(FsError::Stale(ino))?;
+        Ok(Inode { ino, ..inode })
     }
 
     fn drop_from_volume(&self, ino: Ino, dropped: Dropped) {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::dirty::{Body, Dirty, Sealing};
 use super::inode_table::{Content, Node};
 use super::layout::Span;
-use super::{Fs, Invalidation, Result};
+use super::{Fs, FsError, Invalidation, Result};
 use crate::base::OpId;
 use crate::base::limits::{CHUNK_BYTES, DRAFT_AGE_MAX, INLINE_MAX_BYTES};
 use crate::volume::{Append, Inode, OpKind, Piece, Source, Write, Writer};
@@ -89,8 +89,11 @@ impl Fs {
         content: &mut Content,
         dirty: &mut Dirty,
     ) -> Result<()> {
-        let Some(inode) = self.volume.inode(node.ino)? else {
-            return Ok(());
+        let inode = match self.inode(node.ino) {
+            Ok(inode) => inode,
+            // Reaped: nobody can read it any more.
+            Err(FsError::Stale(_)) => return Ok(()),
+            Err(error) => return Err(error),
         };
         if inode.is_orphan() && self.inodes.opens(node.ino) == 0 {
             // Nobody can read it any more.
@@ -116,6 +119,10 @@ impl Fs {
         let mut writer = self.volume.write();
         let Some(before) = writer.inode(node.ino)? else {
             return Ok(());
+        };
+        let before = Inode {
+            ino: node.ino,
+            ..before
         };
         let version = apply(&mut writer, &before, dirty, pieces)?;
         drop(writer);

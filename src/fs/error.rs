@@ -2,6 +2,7 @@
 
 use crate::base::{ChunkId, Ino};
 use crate::data::DataError;
+use crate::store::StoreError;
 use crate::volume::VolumeError;
 
 /// Says why a filesystem operation failed. Variants name the condition, in POSIX words.
@@ -96,6 +97,10 @@ pub enum FsError {
 
 impl From<VolumeError> for FsError {
     fn from(error: VolumeError) -> Self {
-        Self::Volume(error)
+        match error {
+            VolumeError::Store(StoreError::Full) => Self::NoSpace,
+            VolumeError::NoInode(ino) => Self::Stale(ino),
+            error => Self::Volume(error),
+        }
     }
 }

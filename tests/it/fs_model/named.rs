@@ -1,0 +1,1 @@
+//! Single behaviours and the failures that were found.

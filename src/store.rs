@@ -160,7 +160,7 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             row_cache_bytes: 64 << 20,
-            memtable_bytes: 16 << 20,
+            memtable_bytes: 32 << 20,
             chunk_file_max_bytes: 256 << 20,
         }
     }
@@ -185,7 +185,8 @@ impl Store {
         let rows: Arc<dyn Rows> =
             Arc::new(local::LocalRows::open(&rows, key.sealer(epoch), options)?);
         let chunks = Arc::new(Folder::new(&folder.join(state::CHUNKS_FOLDER)));
-        let chunks = LocalChunks::open(chunks, Arc::clone(&rows), options.chunk_file_max_bytes)?;
+        let chunks =
+            LocalChunks::open_with_thread(chunks, Arc::clone(&rows), options.chunk_file_max_bytes)?;
         Ok(Self {
             rows,
             chunks: Arc::new(chunks),

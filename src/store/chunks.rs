@@ -11,6 +11,7 @@
 //! alive. Nothing is ever moved.
 
 mod layout;
+mod reclaim;
 mod recover;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -25,6 +26,7 @@ use lru::LruCache;
 use parking_lot::{Condvar, Mutex};
 
 use self::layout::{FIRST_OFFSET, Place, Totals};
+use self::reclaim::Reclaimer;
 use super::batch::Batch;
 use super::disk::{Disk, DiskFile};
 use super::group::GroupSync;
@@ -36,6 +38,22 @@ use crate::base::ChunkId;
 /// The chunks in the files of a [`Disk`].
 #[derive(Debug)]
 pub struct LocalChunks {
+    core: Arc<Core>,
+    reclaim: Reclaim,
+}
+
+/// Who gives back the room of deleted chunks.
+#[derive(Debug)]
+enum Reclaim {
+    /// The caller of a sync, before it returns: one thread, one order.
+    Inline,
+    /// A thread of its own, because giving back room costs as much as a sync.
+    Background(Reclaimer),
+}
+
+/// What the callers and the reclaiming thread share.
+#[derive(Debug)]
+struct Core {
     disk: Arc<dyn Disk>,
     rows: Arc<dyn Rows>,
     file_max_bytes: u64,
@@ -83,7 +101,7 @@ struct Tail {
 }
 
 impl LocalChunks {
-    /// Opens the chunk files of `disk` by their index in `rows`.
+    /// Opens the chunk files of `disk` by their index in `rows`; room is given back by syncs.
     ///
     /// A file that reaches `file_max_bytes` is followed by a new one.
     pub fn open(
@@ -91,8 +109,35 @@ impl LocalChunks {
         rows: Arc<dyn Rows>,
         file_max_bytes: u64,
     ) -> Result<Self, StoreError> {
+        Ok(Self {
+            core: Arc::new(Core::open(disk, rows, file_max_bytes)?),
+            reclaim: Reclaim::Inline,
+        })
+    }
+
+    /// Opens the chunk files as [`LocalChunks::open`] does; a thread gives back room after syncs.
+    pub fn open_with_thread(
+        disk: Arc<dyn Disk>,
+        rows: Arc<dyn Rows>,
+        file_max_bytes: u64,
+    ) -> Result<Self, StoreError> {
+        let core = Arc::new(Core::open(disk, rows, file_max_bytes)?);
+        let reclaimer = Reclaimer::start(Arc::clone(&core)).map_err(|e| failed("watch", e))?;
+        Ok(Self {
+            core,
+            reclaim: Reclaim::Background(reclaimer),
+        })
+    }
+}
+
+impl Core {
+    fn open(
+        disk: Arc<dyn Disk>,
+        rows: Arc<dyn Rows>,
+        file_max_bytes: u64,
+    ) -> Result<Self, StoreError> {
         let state = recover::recover(&*disk, &*rows)?;
-        let chunks = Self {
+        let core = Self {
             space: Space::new(Arc::clone(&disk), FOLDER.into(), Reserve::CHUNKS),
             disk,
             rows,
@@ -104,8 +149,8 @@ impl LocalChunks {
             reclaims: AtomicU64::new(0),
         };
         // What is fresh or dead since before is worth a sync.
-        chunks.group.wrote();
-        Ok(chunks)
+        core.group.wrote();
+        Ok(core)
     }
 
     fn place(&self, id: ChunkId) -> Result<Option<Place>, StoreError> {
@@ -133,7 +178,7 @@ impl LocalChunks {
         while !state.busy.insert(id) {
             self.idle.wait(&mut state);
         }
-        Claim { chunks: self, id }
+        Claim { core: self, id }
     }
 
     /// Reserves room for a record at the tail, in a new file where the last one is full.
@@ -230,14 +275,13 @@ impl LocalChunks {
         Ok(state.fresh.len())
     }
 
-    /// Makes the bytes of the fresh chunks durable and gives back the room of the dead ones.
+    /// Makes the bytes of the fresh chunks durable.
     fn flush(&self) -> Result<(), StoreError> {
-        let (dirty, fresh, dead, new_names) = {
+        let (dirty, fresh, new_names) = {
             let mut state = self.state.lock();
             (
                 std::mem::take(&mut state.dirty),
                 std::mem::take(&mut state.fresh),
-                std::mem::take(&mut state.dead),
                 std::mem::take(&mut state.new_names),
             )
         };
@@ -254,94 +298,32 @@ impl LocalChunks {
             }
             self.rows.commit(batch)?;
         }
-        if !dead.is_empty() {
-            self.reclaim(dead)?;
-        }
         Ok(())
-    }
-
-    /// Gives back the room of deleted chunks, and whole files where nothing is alive in them.
-    fn reclaim(&self, dead: Vec<Place>) -> Result<(), StoreError> {
-        // From here on no crash brings an index row of these back.
-        self.rows.sync()?;
-        self.reclaims.fetch_add(1, Ordering::AcqRel);
-        let gone = self.drop_dead_files(&dead)?;
-        let mut batch = Batch::new();
-        for place in dead {
-            if !gone.contains(&place.file) {
-                match self.handle(place.file) {
-                    Ok(file) => file
-                        .punch(place.offset, place.end() - place.offset)
-                        .map_err(|e| failed("give back room of", e))?,
-                    // A file that the disk lost has no room to give back.
-                    Err(StoreError::Corrupt { .. }) => {}
-                    Err(e) => return Err(e),
-                }
-            }
-            batch.delete(Table::ChunkDead, place.to_key());
-        }
-        for number in gone {
-            batch.delete(Table::ChunkFile, number.to_be_bytes());
-        }
-        self.rows.commit(batch)
-    }
-
-    /// Removes those files of the dead places in which nothing is alive.
-    fn drop_dead_files(&self, dead: &[Place]) -> Result<BTreeSet<u32>, StoreError> {
-        let mut gone = BTreeSet::new();
-        {
-            let mut state = self.state.lock();
-            let tail = state.tail.as_ref().map(|tail| tail.number);
-            // What was deleted after this flush began may come back, and its file with it.
-            let waiting: BTreeSet<u32> = state.dead.iter().map(|place| place.file).collect();
-            for place in dead {
-                let idle = |file: &FileState| file.totals.count == 0 && file.writing == 0;
-                if Some(place.file) != tail
-                    && !waiting.contains(&place.file)
-                    && state.files.get(&place.file).is_some_and(idle)
-                {
-                    gone.insert(place.file);
-                    state.files.remove(&place.file);
-                }
-            }
-        }
-        for number in &gone {
-            self.handles.lock().pop(number);
-            match self.disk.remove(&layout::file_name(*number)) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed("remove", e)),
-                _ => {}
-            }
-        }
-        Ok(gone)
     }
 }
 
-impl Chunks for LocalChunks {
-    fn put(&self, id: ChunkId, sealed: &[u8]) -> Result<(), StoreError> {
+impl Core {
+    /// Stores a chunk; returns how many are fresh, `None` where it was held already.
+    fn put(&self, id: ChunkId, sealed: &[u8]) -> Result<Option<usize>, StoreError> {
         check_sealed(sealed)?;
-        let fresh_count = {
-            let _claim = self.claim(id);
-            if self.place(id)?.is_some() {
-                return Ok(());
-            }
-            self.group.check()?;
-            self.space.take(sealed.len() as u64)?;
-            let (place, file) = self.allocate(sealed.len() as u32)?;
-            let header = layout::record_header(id, place);
-            let entered = file
-                .write_at(&header, sealed, place.offset)
-                .map_err(|e| failed("write", e))
-                .and_then(|()| self.enter(id, place, &file));
-            if entered.is_err() {
-                self.abandon(place, &*file);
-            }
-            entered?
-        };
-        self.group.wrote();
-        if fresh_count >= FRESH_MAX {
-            self.sync()?;
+        let _claim = self.claim(id);
+        if self.place(id)?.is_some() {
+            return Ok(None);
         }
-        Ok(())
+        self.group.check()?;
+        self.space.take(sealed.len() as u64)?;
+        let (place, file) = self.allocate(sealed.len() as u32)?;
+        let header = layout::record_header(id, place);
+        let entered = file
+            .write_at(&header, sealed, place.offset)
+            .map_err(|e| failed("write", e))
+            .and_then(|()| self.enter(id, place, &file));
+        if entered.is_err() {
+            self.abandon(place, &*file);
+        }
+        let fresh_count = entered?;
+        self.group.wrote();
+        Ok(Some(fresh_count))
     }
 
     fn get(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError> {
@@ -364,10 +346,6 @@ impl Chunks for LocalChunks {
             }
             return Ok(Some(bytes));
         }
-    }
-
-    fn len(&self, id: ChunkId) -> Result<Option<u64>, StoreError> {
-        Ok(self.place(id)?.map(|place| u64::from(place.len)))
     }
 
     fn delete(&self, id: ChunkId) -> Result<(), StoreError> {
@@ -394,9 +372,41 @@ impl Chunks for LocalChunks {
         self.group.wrote();
         Ok(())
     }
+}
+
+impl Chunks for LocalChunks {
+    fn put(&self, id: ChunkId, sealed: &[u8]) -> Result<(), StoreError> {
+        match self.core.put(id, sealed)? {
+            Some(fresh_count) if fresh_count >= FRESH_MAX => self.sync(),
+            _ => Ok(()),
+        }
+    }
+
+    fn get(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError> {
+        self.core.get(id)
+    }
+
+    fn len(&self, id: ChunkId) -> Result<Option<u64>, StoreError> {
+        Ok(self.core.place(id)?.map(|place| u64::from(place.len)))
+    }
+
+    fn delete(&self, id: ChunkId) -> Result<(), StoreError> {
+        self.core.delete(id)
+    }
 
     fn sync(&self) -> Result<(), StoreError> {
-        self.group.sync(|| self.flush())
+        let core = &self.core;
+        match &self.reclaim {
+            Reclaim::Inline => core.group.sync(|| {
+                core.flush()?;
+                core.reclaim(&mut || false)
+            }),
+            Reclaim::Background(reclaimer) => {
+                core.group.sync(|| core.flush())?;
+                reclaimer.wake();
+                Ok(())
+            }
+        }
     }
 
     fn for_each(
@@ -416,12 +426,14 @@ impl Chunks for LocalChunks {
                 }
             }
         };
-        self.rows.scan(Table::ChunkIndex, &[], None, &mut visit)?;
+        self.core
+            .rows
+            .scan(Table::ChunkIndex, &[], None, &mut visit)?;
         result
     }
 
     fn usage(&self) -> ChunkUsage {
-        let state = self.state.lock();
+        let state = self.core.state.lock();
         let mut usage = ChunkUsage::default();
         for file in state.files.values() {
             usage.count += file.totals.count;
@@ -433,14 +445,14 @@ impl Chunks for LocalChunks {
 
 /// The right to put or delete one chunk, until dropped.
 struct Claim<'a> {
-    chunks: &'a LocalChunks,
+    core: &'a Core,
     id: ChunkId,
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        self.chunks.state.lock().busy.remove(&self.id);
-        self.chunks.idle.notify_all();
+        self.core.state.lock().busy.remove(&self.id);
+        self.core.idle.notify_all();
     }
 }
 

@@ -209,8 +209,9 @@ fn tree_options(options: &StoreOptions) -> KeyspaceCreateOptions {
 /// Name of the one tree.
 const TREE: &str = "rows";
 
-/// One worker flushes, the other compacts: machines with two cores have other things to do.
-const WORKER_THREADS: usize = 2;
+/// One worker flushes and compacts in turn. With a second one the first does not compact but passes
+/// that work on in a loop while the second is at it, which takes a core of its own.
+const WORKER_THREADS: usize = 1;
 
 /// Journals beyond this make the database flush. A journal is cut at 64 MB, so this holds the
 /// newest one and those whose memtable is being flushed.

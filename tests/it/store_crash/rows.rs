@@ -79,7 +79,7 @@ fn written_end(path: &Path, from: u64) -> u64 {
     let mut file = fs::File::open(path).unwrap();
     file.seek(SeekFrom::Start(from)).unwrap();
     let mut rest = Vec::new();
-    file.take(4 << 20).read_to_end(&mut rest).unwrap();
+    file.take(8 << 20).read_to_end(&mut rest).unwrap();
     let zeros = rest.iter().rev().take_while(|byte| **byte == 0).count();
     from + (rest.len() - zeros) as u64
 }
@@ -151,6 +151,25 @@ fn damage(path: &Path, synced: u64, end: u64, damage: Damage) {
     }
 }
 
+/// Returns where the written part of the newest journal of a state folder ends.
+pub(super) fn written(state: &Path) -> u64 {
+    written_end(&journal(state), 0)
+}
+
+/// Damages the newest journal of a state folder somewhere behind `synced`.
+pub(super) fn damage_behind(state: &Path, synced: u64, rng: &Rng) {
+    let path = journal(state);
+    let end = written_end(&path, synced);
+    let at = synced + rng.below(end - synced + 1);
+    let case = match rng.below(4) {
+        0 => Damage::Cut(at),
+        1 => Damage::Zeros(at),
+        2 => Damage::Sectors(at),
+        _ => Damage::Garbage(at),
+    };
+    damage(&path, synced, end, case);
+}
+
 /// Writes batches with a sync in between, then opens the folder under many damages.
 fn check_damages(options: &StoreOptions, batches: u64, synced_batches: u64, stride: usize) {
     let root = tempfile::tempdir().unwrap();
@@ -217,12 +236,12 @@ fn check_damages(options: &StoreOptions, batches: u64, synced_batches: u64, stri
 
 #[test]
 fn rows_that_were_synced_survive_any_damage_behind_them() {
-    check_damages(&StoreOptions::default(), 40, 25, 397);
+    check_damages(&StoreOptions::default(), 40, 25, 1511);
 }
 
 #[test]
 fn rows_survive_damage_when_nothing_was_ever_synced() {
-    check_damages(&StoreOptions::default(), 12, 0, 701);
+    check_damages(&StoreOptions::default(), 12, 0, 1511);
 }
 
 #[test]

@@ -33,9 +33,9 @@ impl Command {
         }
     }
 
-    /// Returns a shell script that stops at its first failure.
+    /// Returns a shell script that tells what it does and stops at its first failure.
     pub fn shell(script: &str) -> Self {
-        Self::new("sh").args(["-euc", script])
+        Self::new("sh").args(["-euxc", script])
     }
 
     /// Adds an argument.

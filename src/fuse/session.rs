@@ -1,5 +1,7 @@
 //! The life of a mount: made, served by its threads, gone by our will or the user's.
 
+use std::io::ErrorKind;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,6 +30,7 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
     let mut mounted = Mounted {
         mountpoint: prepared.mountpoint.clone(),
         device: device_of(&prepared.mountpoint),
+        connection: connection.try_clone().map_err(failed_thread)?,
         invalidator: None,
         ended: watch::channel(None).1,
     };
@@ -57,8 +60,10 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
 #[derive(Debug)]
 pub struct Mounted {
     mountpoint: PathBuf,
-    /// `major:minor` of the mount: whether what lies at the mountpoint is still ours.
+    /// `major:minor` of the mount; given to another one as soon as this one is gone.
     device: Option<String>,
+    /// Shows an error condition from the moment on in which the mount is gone.
+    connection: OwnedFd,
     /// `None` while the session starts.
     invalidator: Option<Invalidator>,
     ended: watch::Receiver<Option<Result<(), String>>>,
@@ -124,8 +129,12 @@ impl Mounted {
     }
 
     /// Returns whether what lies uppermost at the mountpoint is this mount.
+    ///
+    /// Asks the connection last: while it lives nobody else has our device number.
     fn is_present(&self) -> bool {
-        self.device.is_some() && device_of(&self.mountpoint) == self.device
+        self.device.is_some()
+            && device_of(&self.mountpoint) == self.device
+            && is_connected(&self.connection)
     }
 }
 
@@ -138,6 +147,24 @@ impl Drop for Mounted {
             && let Err(error) = abort(&self.mountpoint).or_else(|_| detach(&self.mountpoint))
         {
             tracing::warn!(%error, "the mount stays");
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "std has no poll(2)")]
+fn is_connected(connection: &OwnedFd) -> bool {
+    let mut watched = libc::pollfd {
+        fd: connection.as_raw_fd(),
+        events: 0,
+        revents: 0,
+    };
+    loop {
+        // SAFETY: the pointer is to one valid pollfd that lives through the call, and the count
+        // says one.
+        let ready = unsafe { libc::poll(&raw mut watched, 1, 0) };
+        let interrupted = std::io::Error::last_os_error().kind() == ErrorKind::Interrupted;
+        if ready >= 0 || !interrupted {
+            return ready == 0;
         }
     }
 }

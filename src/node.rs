@@ -1,90 +1,231 @@
 //! The embedded peer: sessions, requests, the roster, joining, log sync, discovery.
 //!
-//! Owns: [`Node`] and what it keeps of the others ([`PeerInfo`], [`LogStore`], the roster), and
+//! Owns: [`Node`], what it keeps of the others ([`PeerInfo`], [`LogStore`], [`roster::Roster`]), and
 //! what it tells its owner ([`NodeEvent`]). Must never know: plaintext, names of files.
+//!
+//! | Part | Does |
+//! |---|---|
+//! | `peers` | the table of peers: addresses, sessions, who is dialled when; no tasks, no clock |
+//! | `session` | one connection, from the first byte to the last |
+//! | `dial`, `hello` | how sessions come to be, from either side, and how two dials become one |
+//! | `serve` | what other peers ask |
+//! | `pulse`, `sync` | what the two ends of a session tell each other; pushing and pulling segments |
+//! | `membership`, [`roster`], [`token`] | who belongs to the volume |
+//! | `join`, `admit` | becoming a member, from either side |
+//! | `discover` | node records, lookups |
+//!
+//! Invariants: nothing is accepted from a peer that is not on the roster but roster statements
+//! (which prove themselves) and the redemption of an invite; no lock is held across a wait; every
+//! request has a deadline; each session has tasks of its own, so a slow peer slows only itself.
 
+mod admit;
 mod config;
+mod dial;
+mod discover;
 mod error;
 mod event;
+mod hello;
+mod join;
 pub mod log;
+mod membership;
+mod peers;
+mod pulse;
 pub mod roster;
+mod serve;
+mod session;
+mod sync;
+mod tasks;
 pub mod token;
 
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::broadcast;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, broadcast};
 
 pub use config::NodeConfig;
 pub use error::NodeError;
 pub use event::{ChunkHandler, KeyWrapper, NodeEvent, PeerInfo, PeerState};
+pub use join::Joined;
 pub use log::{Accepted, LogError, LogHead, LogStore};
+pub use peers::SUSPECT_AFTER;
 pub use roster::{Member, Role, Roster, RosterError};
 pub use token::{InviteSecret, InviteToken, TokenError};
 
-use crate::base::{Clock, PeerId, Rng, VolumeId};
-use crate::store::Store;
+use crate::base::time::Hlc;
+use crate::base::{Clock, DeviceId, PeerId, Rng, Stamp, VolumeId};
+use crate::store::{Batch, Store, Table};
 use crate::transport::Transport;
-use crate::wire::{Request, Response, SealedSegment};
+use crate::wire::limits::{ADDRS_MAX, NAME_MAX_BYTES};
+use crate::wire::{NodeRecord, Request, Response, SealedSegment, SignedRecord};
+use membership::Membership;
+use peers::{Peer, PeerTable, Remembered, Seed};
+use tasks::Tasks;
 
-/// How long a peer may be silent before it is suspected.
-pub const SUSPECT_AFTER: Duration = Duration::from_secs(6);
+/// Events that a subscriber may be behind before it loses the oldest.
+const EVENTS_MAX: usize = 1024;
+
+/// Own segments that are kept in memory, so that pushing to many peers reads no disk.
+const RECENT_MAX: usize = 64;
+
+/// Bytes of them.
+const RECENT_BYTES_MAX: usize = 4 << 20;
 
 /// A running peer.
+///
+/// Made by [`Node::start`], in a store that [`Node::create_volume`] or [`Node::join`] has prepared;
+/// ended by [`Node::shutdown`]. All other methods may be called at any time from any thread; those
+/// that are not `async` never wait for the network.
 pub struct Node {
-    log: LogStore,
-    events: broadcast::Sender<NodeEvent>,
     config: NodeConfig,
+    id: PeerId,
     volume: VolumeId,
+    /// A random number of this run.
+    incarnation: u64,
     transport: Arc<dyn Transport>,
+    store: Store,
+    clock: Arc<dyn Clock>,
+    rng: Rng,
+    hlc: Hlc,
+    membership: Membership,
+    log: LogStore,
+    /// Taken before none of the other locks: they are all leaves.
+    table: Mutex<PeerTable>,
+    own: Mutex<OwnRecord>,
+    events: broadcast::Sender<NodeEvent>,
+    tasks: Tasks,
+    handler: RwLock<Option<Arc<dyn ChunkHandler>>>,
+    wrapper: RwLock<Option<KeyWrapper>>,
+    free_bytes: AtomicU64,
+    /// Devices whose segments are being pulled from some peer: no second one is asked meanwhile.
+    pulling: Mutex<BTreeSet<DeviceId>>,
+    recent: Mutex<Recent>,
+    /// Wakes the dialling: an address or a member is new.
+    dial_wake: Notify,
+    /// Peers that broke the rules too often, until when they are not listened to.
+    bans: Mutex<BTreeMap<PeerId, Duration>>,
+    /// Connections that have not said hello.
+    strangers: AtomicUsize,
+}
+
+/// What this peer tells of itself.
+struct OwnRecord {
+    /// Addresses at which others have seen this peer, the newest first.
+    observed: Vec<SocketAddr>,
+    signed: SignedRecord,
+    signed_ms: u64,
+}
+
+#[derive(Default)]
+struct Recent {
+    segments: VecDeque<SealedSegment>,
+    bytes: usize,
 }
 
 impl Node {
     /// Returns the volume that a store belongs to, `None` for a fresh one.
-    pub fn volume_of(_store: &Store) -> Result<Option<VolumeId>, NodeError> {
-        Ok(None)
+    pub fn volume_of(store: &Store) -> Result<Option<VolumeId>, NodeError> {
+        membership::volume_of(store)
     }
 
     /// Makes a new volume with this peer as its admin, in the store; durable on return.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::HasVolume`] where the store belongs to one.
     pub fn create_volume(
-        _config: &NodeConfig,
-        _store: &Store,
-        _clock: &dyn Clock,
-        _rng: &Rng,
+        config: &NodeConfig,
+        store: &Store,
+        clock: &dyn Clock,
+        rng: &Rng,
     ) -> Result<VolumeId, NodeError> {
-        Err(NodeError::NoVolume)
+        if let Some(volume) = membership::volume_of(store)? {
+            return Err(NodeError::HasVolume { volume });
+        }
+        let issuer = roster::Issuer {
+            identity: &config.identity,
+            stamp: Stamp::from_ms(clock.wall_ms()),
+        };
+        let roster = Roster::create(issuer, &display_name(&config.name), rng)?;
+        Membership::found(store, &roster)?;
+        Ok(roster.volume())
     }
 
     /// Starts the peer: its sessions, its syncing, its answers.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::NoVolume`] in a fresh store, [`NodeError::DamagedRoster`], or the store's errors.
     pub fn start(
         transport: Arc<dyn Transport>,
         config: NodeConfig,
         store: Store,
-        _clock: Arc<dyn Clock>,
-        _rng: Rng,
+        clock: Arc<dyn Clock>,
+        rng: Rng,
     ) -> Result<Arc<Self>, NodeError> {
-        let volume = Self::volume_of(&store)?.ok_or(NodeError::NoVolume)?;
+        let membership = Membership::load(&store)?;
+        let volume = membership.roster().volume();
         let log = LogStore::open(Arc::clone(&store.rows), volume, config.identity.device())?;
-        let (events, _) = broadcast::channel(1024);
-        Ok(Arc::new(Self {
-            log,
-            events,
-            config,
+        let config = NodeConfig {
+            name: display_name(&config.name),
+            ..config
+        };
+        let own = OwnRecord {
+            observed: Vec::new(),
+            signed: sign_record(&config, volume, &config.advertise, 0, 0),
+            signed_ms: 0,
+        };
+        let node = Arc::new(Self {
+            id: config.identity.id(),
             volume,
+            incarnation: u64::from_le_bytes(rng.bytes()),
+            free_bytes: AtomicU64::new(config.capacity_bytes),
+            hlc: Hlc::default(),
+            own: Mutex::new(own),
+            events: broadcast::channel(EVENTS_MAX).0,
+            tasks: Tasks::new(),
+            handler: RwLock::new(None),
+            wrapper: RwLock::new(None),
+            pulling: Mutex::default(),
+            recent: Mutex::default(),
+            dial_wake: Notify::new(),
+            bans: Mutex::default(),
+            strangers: AtomicUsize::new(0),
+            table: Mutex::new(PeerTable::default()),
+            config,
             transport,
-        }))
+            store,
+            clock,
+            rng,
+            membership,
+            log,
+        });
+        node.fill_table()?;
+        node.sign_own_record();
+        node.tasks.spawn(Arc::clone(&node).accept_loop());
+        node.tasks.spawn(Arc::clone(&node).dial_loop());
+        node.tasks.spawn(Arc::clone(&node).discover_loop());
+        Ok(node)
     }
 
-    /// Ends all tasks and sessions and closes the transport.
+    /// Ends all tasks and sessions and closes the transport; what is known of the peers is kept.
     pub async fn shutdown(&self) {
+        self.tasks.close().await;
+        let sessions = self.table.lock().sessions();
+        for session in sessions {
+            self.remember(&session.peer());
+            session.close("shutting down");
+        }
         self.transport.close().await;
     }
 
     /// Returns this peer.
     pub fn id(&self) -> PeerId {
-        self.config.identity.id()
+        self.id
     }
 
     /// Returns the volume.
@@ -92,9 +233,14 @@ impl Node {
         self.volume
     }
 
-    /// Returns what this peer may do.
-    pub fn role(&self) -> Role {
-        Role::Admin
+    /// Returns what this peer may do, `None` where it was removed from the volume.
+    pub fn role(&self) -> Option<Role> {
+        self.roster().role_of(&self.id)
+    }
+
+    /// Returns the members and all that admins have said of them.
+    pub fn roster(&self) -> Arc<Roster> {
+        self.membership.roster()
     }
 
     /// Returns the address that the transport listens at.
@@ -102,40 +248,79 @@ impl Node {
         self.transport.local_addr()
     }
 
-    /// Returns what is known of each other peer of the roster, in the order of their ids.
-    pub fn peers(&self) -> Vec<PeerInfo> {
-        Vec::new()
+    /// Returns the addresses at which this peer can be reached, as far as it knows.
+    pub fn addrs(&self) -> Vec<SocketAddr> {
+        let observed = self.own.lock().observed.clone();
+        let local = Some(self.local_addr()).filter(|addr| !addr.ip().is_unspecified());
+        let mut addrs: Vec<SocketAddr> = Vec::new();
+        for addr in self.config.advertise.iter().chain(&local).chain(&observed) {
+            if !addrs.contains(addr) {
+                addrs.push(*addr);
+            }
+        }
+        // Others on this machine see it at a loopback address, which is of use to them alone.
+        addrs.sort_by_key(|addr| addr.ip().is_loopback());
+        addrs.truncate(ADDRS_MAX);
+        addrs
     }
 
-    /// Returns the peers with a session that answer.
+    /// Returns what is known of each other peer of the roster, in the order of their ids.
+    pub fn peers(&self) -> Vec<PeerInfo> {
+        let roster = self.roster();
+        let table = self.table.lock();
+        let unknown = Peer::default();
+        let others = roster.members().filter(|member| member.id != self.id);
+        others
+            .map(|member| info(member, table.peers.get(&member.id).unwrap_or(&unknown)))
+            .collect()
+    }
+
+    /// Returns the peers with a session that answer, in the order of their ids.
     pub fn connected(&self) -> Vec<PeerId> {
-        Vec::new()
+        let table = self.table.lock();
+        let up = table.peers.iter().filter(|(_, peer)| peer.up);
+        up.map(|(id, _)| *id).collect()
     }
 
     /// Returns up to `n` peers of the roster closest to a key, this one included, closest first.
-    pub fn closest(&self, _key: &[u8; 32], _n: usize) -> Vec<PeerId> {
-        vec![self.id()]
+    pub fn closest(&self, key: &[u8; 32], n: usize) -> Vec<PeerId> {
+        let roster = self.roster();
+        discover::closest(roster.members().map(|member| member.id), key, n)
     }
 
-    /// Sends a request to a connected peer; `within` bounds all of it.
+    /// Sends a request to a connected peer; `within` bounds all of it, its turn included.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::NotConnected`] at once; [`NodeError::NoAnswer`] (it may have been executed);
+    /// [`NodeError::Refused`]; [`NodeError::Protocol`]; [`NodeError::TooLarge`].
     pub async fn request(
         &self,
         peer: PeerId,
-        _request: Request,
-        _payload: Bytes,
-        _within: Duration,
+        request: Request,
+        payload: Bytes,
+        within: Duration,
     ) -> Result<(Response, Bytes), NodeError> {
-        Err(NodeError::NotConnected { peer })
+        let session = self.table.lock().session(&peer);
+        let session = session.ok_or(NodeError::NotConnected { peer })?;
+        session.owner_request(&request, payload, within).await
     }
 
     /// Sets who answers what others ask about chunks; until then they are told to try later.
-    pub fn set_chunk_handler(&self, _handler: Arc<dyn ChunkHandler>) {}
+    pub fn set_chunk_handler(&self, handler: Arc<dyn ChunkHandler>) {
+        *self.handler.write() = Some(handler);
+    }
 
-    /// Sets how the volume keys are wrapped for a new member.
-    pub fn set_key_wrapper(&self, _wrapper: KeyWrapper) {}
+    /// Sets how the volume keys are wrapped for a new member; an admin without one admits only
+    /// storage peers.
+    pub fn set_key_wrapper(&self, wrapper: KeyWrapper) {
+        *self.wrapper.write() = Some(wrapper);
+    }
 
-    /// Says how many bytes this peer could still take.
-    pub fn set_free_bytes(&self, _free_bytes: u64) {}
+    /// Says how many bytes this peer could still take; the others hear it with the next pulse.
+    pub fn set_free_bytes(&self, free_bytes: u64) {
+        self.free_bytes.store(free_bytes, Ordering::Relaxed);
+    }
 
     /// Returns the logs.
     pub fn log(&self) -> &LogStore {
@@ -144,26 +329,189 @@ impl Node {
 
     /// Tells the peers of own segments that are in the log durably: they are pushed at once.
     pub fn publish(&self, segments: &[SealedSegment]) {
-        if let Some(last) = segments.last() {
-            self.log.publish(last.header.seg_no);
+        let Some(last) = segments.last() else {
+            return;
+        };
+        self.recent.lock().add(segments);
+        self.log.publish(last.header.seg_no);
+        for session in self.table.lock().sessions() {
+            session.log_wake.notify_one();
         }
     }
 
-    /// Returns how many own segments are not yet on `copies` peers, this one included.
-    pub fn unpushed_segments(&self, _copies: usize) -> u64 {
-        0
+    /// Returns how many own segments are not yet on `copies` peers of the roster, this one
+    /// included; where there are fewer peers, on all of them.
+    pub fn unpushed_segments(&self, copies: usize) -> u64 {
+        let device = DeviceId::from(self.id);
+        let last = self.log.head(device).map_or(0, |head| head.seg_no);
+        let others = self.roster().members().len().saturating_sub(1);
+        let Some(nth) = copies.min(others + 1).checked_sub(2) else {
+            return 0;
+        };
+        let table = self.table.lock();
+        let peers = table.peers.values();
+        let mut have: Vec<u64> = peers
+            .map(|peer| peer.vector.get(&device).copied().unwrap_or(0))
+            .collect();
+        have.sort_unstable_by(|a, b| b.cmp(a));
+        last.saturating_sub(have.get(nth).copied().unwrap_or(0))
     }
 
     /// Returns a receiver of everything that happens from now on.
     pub fn subscribe(&self) -> broadcast::Receiver<NodeEvent> {
         self.events.subscribe()
     }
+
+    fn emit(&self, event: NodeEvent) {
+        // Nobody may be listening.
+        let _ = self.events.send(event);
+    }
+
+    /// Fills the table with the members and what the rows remember of them.
+    fn fill_table(&self) -> Result<(), NodeError> {
+        let roster = self.roster();
+        let mut table = self.table.lock();
+        for member in roster.members().filter(|member| member.id != self.id) {
+            let peer = table.peers.entry(member.id).or_default();
+            let row = self.store.rows.get(Table::Peers, &member.id.0)?;
+            // What does not decode is forgotten: it is found again.
+            let Some(known) = row.and_then(|row| Remembered::decode(&row).ok()) else {
+                continue;
+            };
+            if let Some((record, signed)) = known
+                .record
+                .and_then(|signed| discover::verify(&roster, signed))
+            {
+                peer.learn(record, signed);
+            }
+            for addr in known.addrs.into_iter().rev() {
+                peer.met_at(addr);
+            }
+            peer.last_contact_ms = known.last_contact_ms;
+            peer.vector = known.vector;
+        }
+        for addr in &self.config.seeds {
+            table.seeds.insert(*addr, Seed::default());
+        }
+        Ok(())
+    }
+
+    /// Keeps what is known of a peer for the next start; not synced, as it can be found again.
+    fn remember(&self, peer: &PeerId) {
+        let remembered = self.table.lock().peers.get(peer).map(Peer::remember);
+        if let Some(remembered) = remembered {
+            let mut batch = Batch::new();
+            batch.put(
+                Table::Peers,
+                peer.0,
+                crate::store::codec::encode(&remembered),
+            );
+            if let Err(error) = self.store.rows.commit(batch) {
+                tracing::warn!(%error, "cannot remember a peer");
+            }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.clock.monotonic()
+    }
 }
 
 impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Node")
-            .field("id", &self.id())
+            .field("id", &self.id)
+            .field("volume", &self.volume)
             .finish_non_exhaustive()
+    }
+}
+
+impl Recent {
+    fn add(&mut self, segments: &[SealedSegment]) {
+        for segment in segments {
+            self.bytes += segment.body.len();
+            self.segments.push_back(segment.clone());
+        }
+        while self.segments.len() > RECENT_MAX || self.bytes > RECENT_BYTES_MAX {
+            match self.segments.pop_front() {
+                Some(old) => self.bytes -= old.body.len(),
+                None => break,
+            }
+        }
+    }
+
+    /// Returns the segments from number `from` on, `None` where the first of them is not here.
+    fn from(&self, from: u64, max_bytes: usize) -> Option<Vec<SealedSegment>> {
+        let first = self.segments.iter().position(|s| s.header.seg_no == from)?;
+        let mut bytes = 0;
+        let fitting = self.segments.iter().skip(first).take_while(|segment| {
+            bytes += segment.body.len() + SealedSegment::OVERHEAD_BYTES;
+            bytes <= max_bytes || segment.header.seg_no == from
+        });
+        Some(fitting.cloned().collect())
+    }
+}
+
+/// Returns a name that a roster takes: neither empty, too long, nor with control characters.
+fn display_name(name: &str) -> String {
+    let mut shown: String = name.chars().filter(|c| !c.is_control()).collect();
+    while shown.len() > NAME_MAX_BYTES {
+        shown.pop();
+    }
+    if shown.is_empty() {
+        shown.push_str("peer");
+    }
+    shown
+}
+
+fn sign_record(
+    config: &NodeConfig,
+    volume: VolumeId,
+    addrs: &[SocketAddr],
+    free_bytes: u64,
+    signed_ms: u64,
+) -> SignedRecord {
+    let record = NodeRecord {
+        volume,
+        peer: config.identity.id(),
+        signed_ms,
+        name: config.name.clone(),
+        addrs: addrs.iter().copied().take(ADDRS_MAX).collect(),
+        capacity_bytes: config.capacity_bytes,
+        free_bytes,
+    };
+    let bytes = record.encode();
+    let signature = config.identity.sign(NodeRecord::DOMAIN, &bytes);
+    SignedRecord {
+        record: crate::wire::bounded::BoundedBytes::new(bytes)
+            .expect("a name and a few addresses are shorter than a record may be"),
+        signature,
+    }
+}
+
+fn info(member: &Member, peer: &Peer) -> PeerInfo {
+    let session = peer.session.as_ref();
+    let state = match session {
+        None => PeerState::Offline,
+        Some(_) if peer.up => PeerState::Connected,
+        Some(_) => PeerState::Suspect,
+    };
+    let met_at = session.map(|session| session.remote_addr());
+    let rtt = session.map(|session| session.rtt().as_millis());
+    PeerInfo {
+        id: member.id,
+        name: member.name.clone(),
+        role: member.role,
+        addr: met_at.or_else(|| peer.addrs.first().copied()),
+        state,
+        rtt_ms: rtt.map(|rtt| u64::try_from(rtt).unwrap_or(u64::MAX)),
+        last_contact_ms: peer.last_contact_ms,
+        capacity_bytes: peer
+            .record
+            .as_ref()
+            .map_or(0, |(record, _)| record.capacity_bytes),
+        free_bytes: peer.free_bytes,
+        vector: peer.vector.clone(),
+        refusal: peer.refusal.clone(),
     }
 }

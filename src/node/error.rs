@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 
 use super::log::LogError;
+use super::roster::RosterError;
+use super::token::TokenError;
 use crate::base::PeerId;
 use crate::base::limits::CLOCK_SKEW_MAX;
 use crate::crypto::CryptoError;
@@ -123,8 +125,8 @@ pub enum NodeError {
     #[error("no admin of the volume can be reached, and only admins redeem invites")]
     NoAdmin,
     /// The text of the invite is no token.
-    #[error("the invite is malformed: copy the whole token that `dfs invite` printed")]
-    MalformedInvite,
+    #[error("{0}: copy the whole token that `dfs invite` printed")]
+    MalformedInvite(#[from] TokenError),
     /// The volume's admins know no such invite.
     #[error("the invite is not valid for this volume")]
     WrongInvite,
@@ -134,18 +136,12 @@ pub enum NodeError {
     /// The invite is too old.
     #[error("the invite has expired: ask for a new one")]
     ExpiredInvite,
-    /// The role of this peer does not allow this.
-    #[error("only an admin of the volume may do this")]
-    NotAdmin,
     /// The admin has no volume keys to give; it must have its volume open.
     #[error("the admin cannot hand out the volume keys now")]
     NoKeys,
-    /// The member does not exist or was removed before.
-    #[error("{} is not a member of the volume", .peer.short())]
-    NoSuchMember {
-        /// The peer.
-        peer: PeerId,
-    },
+    /// The roster does not allow it.
+    #[error(transparent)]
+    Roster(#[from] RosterError),
 }
 
 fn list(addrs: &[SocketAddr]) -> String {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::Role;
+use super::roster::Role;
 use crate::base::{DeviceId, PeerId};
 use crate::crypto::PublicIdentity;
 use crate::wire::{ChunkRequest, ChunkResponse, Refusal, Vector};

@@ -77,6 +77,9 @@ pub enum Refusal {
     /// The invite was not accepted.
     #[error("{0}")]
     Invite(InviteRefusal),
+    /// The admin has no volume keys at hand for a new member.
+    #[error("it cannot hand out the volume keys now")]
+    NoKeys,
 }
 
 /// Why an invite is not accepted.

@@ -42,3 +42,6 @@ pub const RECORD_MAX_BYTES: usize = 1024;
 
 /// Largest set of volume keys wrapped for one new member: an RSA block and an AES-GCM envelope.
 pub const WRAPPED_KEYS_MAX_BYTES: usize = 64 << 10;
+
+/// Longest secret of an invite.
+pub const SECRET_MAX_BYTES: usize = 64;

@@ -10,8 +10,8 @@ use super::chunk::{ChunkRequest, ChunkResponse};
 use super::codec::{self, WireError};
 use super::hello::{Hello, Refusal};
 use super::limits::{
-    NAME_MAX_BYTES, RECORDS_MAX, SEGMENTS_MAX, STATEMENT_MAX_BYTES, STATEMENTS_MAX, VECTOR_MAX,
-    WANTS_MAX, WRAPPED_KEYS_MAX_BYTES,
+    NAME_MAX_BYTES, RECORDS_MAX, SECRET_MAX_BYTES, SEGMENTS_MAX, STATEMENT_MAX_BYTES,
+    STATEMENTS_MAX, VECTOR_MAX, WANTS_MAX, WRAPPED_KEYS_MAX_BYTES,
 };
 use super::record::SignedRecord;
 use super::segment::SealedSegment;
@@ -152,7 +152,7 @@ pub struct Redeem {
     /// The volume.
     pub volume: VolumeId,
     /// The secret of the invite.
-    pub secret: [u8; 32],
+    pub secret: BoundedBytes<SECRET_MAX_BYTES>,
     /// The new member's keys.
     pub identity: PublicIdentity,
     /// The new member's name for people.
@@ -175,6 +175,9 @@ pub struct Redeemed {
     /// The statements that admit the new member.
     #[serde(deserialize_with = "bounded::list::<_, _, STATEMENTS_MAX>")]
     pub statements: Vec<StatementBytes>,
+    /// Records of peers of the volume that the admin knows, its own among them.
+    #[serde(deserialize_with = "bounded::list::<_, _, RECORDS_MAX>")]
+    pub records: Vec<SignedRecord>,
     /// The volume keys, wrapped for the new member; `None` for a storage peer.
     pub wrapped_keys: Option<BoundedBytes<WRAPPED_KEYS_MAX_BYTES>>,
 }

@@ -1,1 +1,698 @@
-//! (to be filled)
+//! Whole nodes on a simulated network: joining, sessions, log sync, and what strangers can do.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dfs::base::task::Pool;
+use dfs::base::time::{SimClock, sleep, timeout};
+use dfs::base::{Clock, DeviceId, PeerId, Rng, Stamp, VolumeId};
+use dfs::crypto::Identity;
+use dfs::node::{InviteToken, Joined, Node, NodeConfig, NodeError, NodeEvent, PeerState, Role};
+use dfs::store::{Batch, Store};
+use dfs::transport::{SimNet, Transport};
+use dfs::wire::{Refusal, Request, Response, SEGMENT_DOMAIN, SealedSegment, SegmentHeader};
+
+const SEED: u64 = 7;
+const START_MS: u64 = 1_800_000_000_000;
+
+/// RSA keys take long to make, so all tests share these.
+static IDENTITIES: LazyLock<Vec<Arc<Identity>>> = LazyLock::new(|| {
+    let rng = Rng::from_seed(SEED);
+    (0..5)
+        .map(|_| Arc::new(Identity::generate(&rng).unwrap()))
+        .collect()
+});
+
+/// One network, and the machines on it.
+struct World {
+    net: SimNet,
+    clock: Arc<SimClock>,
+    rng: Rng,
+}
+
+/// A machine: its disk outlives its node.
+struct Machine {
+    at: usize,
+    store: Store,
+    clock: Arc<SimClock>,
+    transport: Arc<dyn Transport>,
+    node: Option<Arc<Node>>,
+}
+
+fn addr(at: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1 + at as u8], 4750))
+}
+
+fn id(at: usize) -> PeerId {
+    IDENTITIES[at].id()
+}
+
+fn device(at: usize) -> DeviceId {
+    IDENTITIES[at].device()
+}
+
+fn config(at: usize) -> NodeConfig {
+    NodeConfig {
+        identity: Arc::clone(&IDENTITIES[at]),
+        name: format!("machine {at}"),
+        seeds: Vec::new(),
+        advertise: Vec::new(),
+        capacity_bytes: 1 << 30,
+        pool: Pool::inline(),
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let net = SimNet::new(SEED);
+        net.set_delay(Duration::from_millis(2), Duration::from_millis(20));
+        Self {
+            net,
+            clock: SimClock::new(START_MS),
+            rng: Rng::from_seed(SEED),
+        }
+    }
+
+    fn transport(&self, at: usize) -> Arc<dyn Transport> {
+        let identity = IDENTITIES[at].public();
+        self.net.transport(addr(at), identity.id(), identity.spki)
+    }
+
+    fn machine(&self, at: usize) -> Machine {
+        Machine {
+            at,
+            store: Store::memory(),
+            clock: Arc::clone(&self.clock),
+            transport: self.transport(at),
+            node: None,
+        }
+    }
+
+    /// Returns machine 0 with a new volume that runs.
+    fn founder(&self) -> Machine {
+        let mut machine = self.machine(0);
+        Node::create_volume(&config(0), &machine.store, self.clock.as_ref(), &self.rng).unwrap();
+        machine.start(self);
+        machine
+    }
+
+    /// Returns a machine that has joined over `contact` and runs.
+    async fn member(&self, at: usize, role: Role, admin: &Machine, contact: usize) -> Machine {
+        let token = admin
+            .node()
+            .invite(role, Duration::from_secs(3600))
+            .await
+            .unwrap();
+        let mut machine = self.machine(at);
+        machine.join(&token, &[addr(contact)]).await.unwrap();
+        machine.start(self);
+        machine
+    }
+
+    /// Starts a machine anew, with the disk that it had.
+    fn restart(&self, machine: &mut Machine) {
+        machine.transport = self.transport(machine.at);
+        machine.start(self);
+    }
+}
+
+impl Machine {
+    fn node(&self) -> &Arc<Node> {
+        self.node.as_ref().unwrap()
+    }
+
+    fn start(&mut self, world: &World) {
+        let node = Node::start(
+            Arc::clone(&self.transport),
+            config(self.at),
+            self.store.clone(),
+            Arc::clone(&self.clock) as Arc<dyn Clock>,
+            world.rng.clone(),
+        );
+        let node = node.unwrap();
+        node.set_key_wrapper(Box::new(|_| Some(b"wrapped".to_vec())));
+        self.node = Some(node);
+    }
+
+    async fn join(&self, token: &InviteToken, peers: &[SocketAddr]) -> Result<Joined, NodeError> {
+        let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
+        let config = config(self.at);
+        Node::join(&self.transport, &config, &self.store, &clock, token, peers).await
+    }
+
+    /// Writes `count` segments into the own log and publishes them.
+    fn write(&self, count: u64) {
+        let node = self.node();
+        for _ in 0..count {
+            let head = node.log().head(device(self.at));
+            let last = head.map_or(Stamp(0), |head| head.last);
+            let stamp = Stamp::from_ms(self.clock.wall_ms()).max(last.next());
+            let header = SegmentHeader {
+                volume: node.volume(),
+                device: device(self.at),
+                seg_no: head.map_or(0, |head| head.seg_no) + 1,
+                prev: head.map_or([0; 32], |head| head.hash),
+                first: stamp,
+                last: stamp,
+                op_count: 1,
+                epoch: 1,
+            };
+            let segment = sealed(self.at, header, 2_000);
+            node.log()
+                .append(std::slice::from_ref(&segment), Batch::new())
+                .unwrap();
+            self.store.sync().unwrap();
+            node.publish(&[segment]);
+        }
+    }
+
+    /// Pulls the plug.
+    async fn kill(&mut self, world: &World) {
+        world.net.kill(addr(self.at));
+        if let Some(node) = self.node.take() {
+            node.shutdown().await;
+        }
+    }
+}
+
+fn sealed(at: usize, header: SegmentHeader, bytes: usize) -> SealedSegment {
+    let body = Bytes::from(vec![at as u8; bytes]);
+    let signed = SealedSegment::signed_bytes(&header, &body);
+    SealedSegment {
+        signature: IDENTITIES[at].sign(SEGMENT_DOMAIN, &signed),
+        header,
+        body,
+    }
+}
+
+/// Waits, for at most `seconds` of simulated time, until `holds`; says how long that took.
+async fn until(seconds: u64, what: &str, holds: impl Fn() -> bool) -> Duration {
+    let clock = SimClock::new(0);
+    let wait = async {
+        while !holds() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = timeout(Duration::from_secs(seconds), wait).await;
+    assert!(
+        waited.is_ok(),
+        "seed {SEED}: not within {seconds} s: {what}"
+    );
+    clock.monotonic()
+}
+
+fn all_connected(machines: &[&Machine]) -> bool {
+    machines
+        .iter()
+        .all(|machine| machine.node().connected().len() + 1 == machines.len())
+}
+
+fn same_logs(machines: &[&Machine], vector: &[(usize, u64)]) -> bool {
+    let vector: BTreeMap<_, _> = vector.iter().map(|(at, n)| (device(*at), *n)).collect();
+    machines
+        .iter()
+        .all(|machine| machine.node().log().vector() == vector)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_makes_a_member_that_needs_no_address_ever_after() {
+    let world = World::new();
+    let founder = world.founder();
+    let mut writer = world.machine(1);
+    let token = founder
+        .node()
+        .invite(Role::Writer, Duration::from_secs(60))
+        .await
+        .unwrap();
+    let token: InviteToken = token.to_string().parse().unwrap();
+    let joined = writer.join(&token, &[]).await.unwrap();
+    assert_eq!(joined.role, Role::Writer);
+    assert_eq!(joined.wrapped_keys.as_deref(), Some(&b"wrapped"[..]));
+    assert_eq!(
+        Node::volume_of(&writer.store).unwrap(),
+        Some(founder.node().volume())
+    );
+    writer.start(&world);
+    until(5, "a session", || all_connected(&[&founder, &writer])).await;
+
+    let storage = world.member(2, Role::Storage, &founder, 0).await;
+    let three = [&founder, &writer, &storage];
+    until(5, "all know each other", || all_connected(&three)).await;
+    for machine in three {
+        assert_eq!(machine.node().roster().members().len(), 3);
+        assert_eq!(
+            machine.node().roster().digest(),
+            founder.node().roster().digest()
+        );
+    }
+    let info = &founder.node().peers()[0];
+    assert_eq!(info.state, PeerState::Connected);
+    assert!(info.rtt_ms.is_some() && info.last_contact_ms.is_some());
+
+    writer.kill(&world).await;
+    world.restart(&mut writer);
+    let three = [&founder, &writer, &storage];
+    until(40, "the restarted one is back", || all_connected(&three)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_storage_peer_gets_no_keys() {
+    let world = World::new();
+    let founder = world.founder();
+    let token = founder
+        .node()
+        .invite(Role::Storage, Duration::from_secs(60))
+        .await
+        .unwrap();
+    let storage = world.machine(1);
+    let joined = storage.join(&token, &[addr(0)]).await.unwrap();
+    assert_eq!((joined.role, joined.wrapped_keys), (Role::Storage, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_bad_invite_has_its_own_error() {
+    let world = World::new();
+    let founder = world.founder();
+    let token = founder
+        .node()
+        .invite(Role::Writer, Duration::from_secs(60))
+        .await
+        .unwrap();
+
+    let mut wrong = token.clone();
+    wrong.secret.0[0] ^= 1;
+    let one = world.machine(1);
+    assert!(matches!(
+        one.join(&wrong, &[]).await,
+        Err(NodeError::WrongInvite)
+    ));
+    assert_eq!(Node::volume_of(&one.store).unwrap(), None);
+
+    one.join(&token, &[]).await.unwrap();
+    let two = world.machine(2);
+    assert!(matches!(
+        two.join(&token, &[]).await,
+        Err(NodeError::UsedInvite)
+    ));
+    // The same peer may have lost the answer.
+    assert!(one.join(&token, &[]).await.is_ok());
+
+    let token = founder
+        .node()
+        .invite(Role::Writer, Duration::from_secs(60))
+        .await
+        .unwrap();
+    world.clock.advance(Duration::from_secs(61));
+    assert!(matches!(
+        two.join(&token, &[]).await,
+        Err(NodeError::ExpiredInvite)
+    ));
+
+    let malformed = "dfs1abc".parse::<InviteToken>().map_err(NodeError::from);
+    assert!(matches!(malformed, Err(NodeError::MalformedInvite(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_bad_contact_has_its_own_error_in_time() {
+    let world = World::new();
+    let founder = world.founder();
+    let token = founder
+        .node()
+        .invite(Role::Writer, Duration::from_secs(600))
+        .await
+        .unwrap();
+    let newcomer = world.machine(1);
+    let started = world.clock.monotonic();
+
+    let mut nowhere = token.clone();
+    nowhere.addrs = vec![addr(9)];
+    let error = newcomer.join(&nowhere, &[addr(8)]).await.unwrap_err();
+    assert!(
+        matches!(&error, NodeError::Unreachable { addrs } if addrs.len() == 2),
+        "{error}"
+    );
+    nowhere.addrs.clear();
+    assert!(matches!(
+        newcomer.join(&nowhere, &[]).await,
+        Err(NodeError::NoAddress)
+    ));
+
+    world.net.partition(&[addr(0)], &[addr(1)]);
+    assert!(matches!(
+        newcomer.join(&token, &[]).await,
+        Err(NodeError::Unreachable { .. })
+    ));
+    world.net.heal();
+    assert!(world.clock.monotonic() - started < Duration::from_secs(30));
+
+    let mut other = token.clone();
+    other.volume = VolumeId([9; 32]);
+    let error = newcomer.join(&other, &[]).await.unwrap_err();
+    assert!(matches!(error, NodeError::OtherVolume { .. }), "{error}");
+
+    let mut late = world.machine(2);
+    late.clock = SimClock::new(START_MS);
+    late.clock.advance(Duration::from_secs(700));
+    let error = late.join(&token, &[]).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            NodeError::ClockSkew {
+                skew_ms: 600_001..,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_no_admin_leads_to_one() {
+    let world = World::new();
+    let founder = world.founder();
+    let storage = world.member(1, Role::Storage, &founder, 0).await;
+    until(5, "a session", || all_connected(&[&founder, &storage])).await;
+    let mut token = founder
+        .node()
+        .invite(Role::Writer, Duration::from_secs(600))
+        .await
+        .unwrap();
+    token.addrs.clear();
+    let newcomer = world.machine(2);
+    assert_eq!(
+        newcomer.join(&token, &[addr(1)]).await.unwrap().role,
+        Role::Writer
+    );
+
+    let token = founder
+        .node()
+        .invite(Role::Writer, Duration::from_secs(600))
+        .await
+        .unwrap();
+    until(5, "the invite spreads", || {
+        storage.node().roster().digest() == founder.node().roster().digest()
+    })
+    .await;
+    world.net.kill(addr(0));
+    let another = world.machine(3);
+    assert!(matches!(
+        another.join(&token, &[addr(1)]).await,
+        Err(NodeError::NoAdmin)
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_admin_redeems_what_another_has_issued() {
+    let world = World::new();
+    let mut founder = world.founder();
+    let second = world.member(1, Role::Admin, &founder, 0).await;
+    until(5, "a session", || all_connected(&[&founder, &second])).await;
+    let token = founder
+        .node()
+        .invite(Role::Reader, Duration::from_secs(600))
+        .await
+        .unwrap();
+    until(5, "the invite spreads", || {
+        second.node().roster().digest() == founder.node().roster().digest()
+    })
+    .await;
+    founder.kill(&world).await;
+    let newcomer = world.machine(2);
+    assert_eq!(
+        newcomer.join(&token, &[addr(1)]).await.unwrap().role,
+        Role::Reader
+    );
+    world.restart(&mut founder);
+    until(60, "the founder hears of it", || {
+        founder.node().roster().member(&id(2)).is_some()
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_of_another_volume_gets_no_session() {
+    let world = World::new();
+    let founder = world.founder();
+    let mut other = world.machine(1);
+    let rng = Rng::from_seed(99);
+    Node::create_volume(&config(1), &other.store, world.clock.as_ref(), &rng).unwrap();
+    other.start(&world);
+    let error = other.node().contact(addr(0)).await.unwrap_err();
+    assert!(matches!(error, NodeError::OtherVolume { .. }), "{error}");
+    let error = other.node().contact(addr(9)).await.unwrap_err();
+    assert!(matches!(error, NodeError::Unreachable { .. }), "{error}");
+    assert!(founder.node().connected().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn logs_converge_after_partition_and_restart() {
+    let world = World::new();
+    let a = world.founder();
+    let mut b = world.member(1, Role::Writer, &a, 0).await;
+    let c = world.member(2, Role::Writer, &a, 0).await;
+    until(5, "sessions", || all_connected(&[&a, &b, &c])).await;
+
+    a.write(3);
+    let took = until(5, "pushed", || same_logs(&[&a, &b, &c], &[(0, 3)])).await;
+    assert!(took < Duration::from_millis(200), "{took:?}");
+    until(5, "acknowledged", || a.node().unpushed_segments(3) == 0).await;
+
+    world.net.partition(&[addr(0)], &[addr(1), addr(2)]);
+    a.write(200);
+    b.write(50);
+    until(5, "b and c go on", || {
+        same_logs(&[&b, &c], &[(0, 3), (1, 50)])
+    })
+    .await;
+    assert_eq!(a.node().unpushed_segments(3), 200);
+    until(20, "a is suspected", || {
+        !b.node().connected().contains(&id(0))
+    })
+    .await;
+    c.write(1);
+
+    world.net.heal();
+    let all = [(0, 203), (1, 50), (2, 1)];
+    until(60, "healed", || same_logs(&[&a, &b, &c], &all)).await;
+
+    b.kill(&world).await;
+    a.write(10);
+    c.write(10);
+    world.restart(&mut b);
+    let all = [(0, 213), (1, 50), (2, 11)];
+    until(60, "restarted", || same_logs(&[&a, &b, &c], &all)).await;
+    until(5, "acknowledged", || a.node().unpushed_segments(3) == 0).await;
+    b.write(1);
+    until(5, "goes on", || {
+        same_logs(&[&a, &c], &[(0, 213), (1, 51), (2, 11)])
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn logs_converge_over_a_bad_network() {
+    let world = World::new();
+    let a = world.founder();
+    let b = world.member(1, Role::Writer, &a, 0).await;
+    let c = world.member(2, Role::Writer, &a, 0).await;
+    until(5, "sessions", || all_connected(&[&a, &b, &c])).await;
+    world.net.set_loss_permille(100);
+    for _ in 0..20 {
+        a.write(5);
+        b.write(3);
+        c.write(2);
+        sleep(Duration::from_millis(300)).await;
+    }
+    let all = [(0, 100), (1, 60), (2, 40)];
+    until(120, "in spite of losses", || same_logs(&[&a, &b, &c], &all)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_storage_peer_relays_between_members_that_never_meet() {
+    let world = World::new();
+    let a = world.founder();
+    let storage = world.member(1, Role::Storage, &a, 0).await;
+    world.net.partition(&[addr(0)], &[addr(2)]);
+    let token = a
+        .node()
+        .invite(Role::Admin, Duration::from_secs(600))
+        .await
+        .unwrap();
+    world.net.heal();
+    let mut b = world.machine(2);
+    b.join(&token, &[addr(0)]).await.unwrap();
+    world.net.partition(&[addr(0)], &[addr(2)]);
+    b.start(&world);
+    until(60, "b reaches the storage peer", || {
+        b.node().connected() == [id(1)]
+    })
+    .await;
+    a.write(20);
+    b.write(10);
+    let took = until(5, "relayed", || {
+        same_logs(&[&a, &storage, &b], &[(0, 20), (2, 10)])
+    })
+    .await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(!a.node().connected().contains(&id(2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn simultaneous_dials_leave_one_session() {
+    let world = World::new();
+    let mut a = world.founder();
+    let mut b = world.member(1, Role::Writer, &a, 0).await;
+    until(5, "a session", || all_connected(&[&a, &b])).await;
+    for _ in 0..10 {
+        a.node.take().unwrap().shutdown().await;
+        b.node.take().unwrap().shutdown().await;
+        world.restart(&mut a);
+        world.restart(&mut b);
+        let mut events = a.node().subscribe();
+        until(10, "a session", || all_connected(&[&a, &b])).await;
+        sleep(Duration::from_secs(5)).await;
+        assert!(all_connected(&[&a, &b]));
+        let mut ups = 0;
+        while let Ok(event) = events.try_recv() {
+            ups += u32::from(event == NodeEvent::PeerUp(id(1)));
+        }
+        assert_eq!(ups, 1, "seed {SEED}: the session was replaced");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_member_is_cut_off_everywhere() {
+    let world = World::new();
+    let a = world.founder();
+    let b = world.member(1, Role::Writer, &a, 0).await;
+    let c = world.member(2, Role::Writer, &a, 0).await;
+    until(5, "sessions", || all_connected(&[&a, &b, &c])).await;
+    b.write(5);
+    until(5, "its log spreads", || same_logs(&[&a, &c], &[(1, 5)])).await;
+    a.node().remove_member(id(1)).await.unwrap();
+    until(5, "cut off", || {
+        b.node().connected().is_empty() && all_connected(&[&a, &c])
+    })
+    .await;
+    b.write(5);
+    sleep(Duration::from_secs(60)).await;
+    assert!(b.node().connected().is_empty());
+    assert!(same_logs(&[&a, &c], &[(1, 5)]));
+    let token = a
+        .node()
+        .invite(Role::Writer, Duration::from_secs(600))
+        .await
+        .unwrap();
+    let removed = b.join(&token, &[addr(0)]).await;
+    assert!(matches!(removed, Err(NodeError::Removed)), "{removed:?}");
+    // Who joins later gets what it wrote before.
+    let d = world.member(3, Role::Writer, &a, 0).await;
+    until(10, "the old log reaches the new member", || {
+        same_logs(&[&d], &[(1, 5)])
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn segments_of_readers_and_forged_ones_are_refused() {
+    let world = World::new();
+    let a = world.founder();
+    let reader = world.member(1, Role::Reader, &a, 0).await;
+    until(5, "a session", || all_connected(&[&a, &reader])).await;
+    reader.write(3);
+    sleep(Duration::from_secs(10)).await;
+    assert!(a.node().log().vector().is_empty());
+
+    let header = SegmentHeader {
+        volume: a.node().volume(),
+        device: device(0),
+        seg_no: 1,
+        prev: [0; 32],
+        first: Stamp::from_ms(START_MS),
+        last: Stamp::from_ms(START_MS),
+        op_count: 1,
+        epoch: 1,
+    };
+    let forged = sealed(1, header, 10);
+    let push = Request::Push {
+        segments: vec![forged],
+    };
+    for _ in 0..10 {
+        let pushed = push.clone();
+        let _ = reader
+            .node()
+            .request(id(0), pushed, Bytes::new(), Duration::from_secs(5))
+            .await;
+    }
+    assert!(a.node().log().vector().is_empty());
+    assert!(a.node().connected().is_empty(), "a forger is cut off");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_strangers_send_changes_nothing() {
+    let world = World::new();
+    let a = world.founder();
+    a.write(2);
+    let digest = a.node().roster().digest();
+    let stranger = world.transport(1);
+    let rng = Rng::from_seed(SEED);
+    let connection = stranger.connect(addr(0)).await.unwrap();
+    let mut cut_off = false;
+    for round in 0..64usize {
+        let mut bytes = rng.bytes::<64>();
+        bytes[0] = 1;
+        let body = Bytes::copy_from_slice(&bytes[..round]);
+        match connection.request(body, Bytes::new()).await {
+            Ok(frame) => {
+                let answer = Response::decode(&frame.body).unwrap();
+                assert!(matches!(answer, Response::Refused(_)), "{answer:?}");
+            }
+            Err(_) => {
+                cut_off = true;
+                break;
+            }
+        }
+    }
+    assert!(cut_off, "seed {SEED}: a stranger may go on for ever");
+
+    let stranger = world.transport(2);
+    let connection = stranger.connect(addr(0)).await.unwrap();
+    for request in [
+        Request::Pull {
+            from: BTreeMap::from([(device(0), 1)]),
+        },
+        Request::RosterPull { skip: 0 },
+        Request::FindNode { key: [0; 32] },
+        Request::Join {
+            volume: VolumeId([0; 32]),
+            clock_ms: START_MS,
+        },
+    ] {
+        let frame = connection
+            .request(request.encode(), Bytes::new())
+            .await
+            .unwrap();
+        let answer = Response::decode(&frame.body).unwrap();
+        assert!(
+            matches!(
+                answer,
+                Response::Refused(Refusal::HelloFirst | Refusal::WrongVolume)
+            ),
+            "{answer:?}"
+        );
+    }
+    sleep(Duration::from_secs(20)).await;
+    assert!(
+        connection
+            .request(Bytes::new(), Bytes::new())
+            .await
+            .is_err(),
+        "no hello, no stay"
+    );
+    assert_eq!(a.node().roster().digest(), digest);
+    assert!(same_logs(&[&a], &[(0, 2)]));
+    assert!(a.node().peers().is_empty());
+}

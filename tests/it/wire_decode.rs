@@ -88,7 +88,7 @@ fn requests() -> Vec<Request> {
         },
         Request::Redeem(Redeem {
             volume: VolumeId([1; 32]),
-            secret: [3; 32],
+            secret: dfs::wire::bounded::BoundedBytes::new(vec![3; 32]).unwrap(),
             identity: PublicIdentity {
                 spki: vec![1; 294],
                 signing: [2; 32],
@@ -137,6 +137,7 @@ fn responses() -> Vec<Response> {
         }),
         Response::Redeemed(Redeemed {
             statements: statements(),
+            records: vec![record()],
             wrapped_keys: dfs::wire::bounded::BoundedBytes::new(vec![1; 300]),
         }),
         Response::Sync(state()),

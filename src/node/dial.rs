@@ -1,0 +1,286 @@
+//! Dialling: peers without a session, with growing pauses, until they are there.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Node;
+use super::error::NodeError;
+use super::event::NodeEvent;
+use super::hello::not_a_peer;
+use super::peers::{DEAD_AFTER, Dial, SUSPECT_AFTER};
+use super::session::{AskError, Session};
+use crate::base::PeerId;
+use crate::base::limits::JOIN_TIMEOUT;
+use crate::base::time::{sleep, timeout};
+use crate::transport::TransportError;
+
+/// How often silence and due dials are looked for.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Dials that are begun in one tick; the rest follows in the next.
+const DIALS_MAX: usize = 16;
+
+/// Sessions up to which every known member is dialled: a small swarm is fully connected.
+const SESSIONS_TARGET: usize = 32;
+
+/// Addresses of a peer that one dial tries.
+const ADDRS_TRIED_MAX: usize = 4;
+
+/// How long one address of several may take before the next is tried.
+const ADDR_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Node {
+    /// Turns to whoever is at an address now, and returns who is there once a session stands.
+    ///
+    /// # Errors
+    ///
+    /// Within [`JOIN_TIMEOUT`], the reason in this room's words: [`NodeError::Unreachable`],
+    /// [`NodeError::OtherVolume`], [`NodeError::ClockSkew`], [`NodeError::NotOnRoster`],
+    /// [`NodeError::Removed`], [`NodeError::Version`], [`NodeError::NotAPeer`].
+    pub async fn contact(self: &Arc<Self>, addr: SocketAddr) -> Result<PeerId, NodeError> {
+        let met = timeout(JOIN_TIMEOUT, self.meet(addr, None)).await;
+        met.unwrap_or_else(|_| Err(NodeError::Unreachable { addrs: vec![addr] }))
+    }
+
+    /// Dials what is due, and gives up sessions whose peers are silent.
+    pub(super) async fn dial_loop(self: Arc<Self>) {
+        loop {
+            self.watch_silence();
+            self.forgive();
+            self.dial_due();
+            tokio::select! {
+                biased;
+                () = self.dial_wake.notified() => {}
+                () = sleep(TICK) => {}
+            }
+        }
+    }
+
+    fn dial_due(self: &Arc<Self>) {
+        let now = self.now();
+        let mut table = self.table.lock();
+        let seeds = table.due_seeds(now);
+        for addr in seeds.into_iter().take(DIALS_MAX) {
+            if let Some(seed) = table.seeds.get_mut(&addr) {
+                seed.dialling = true;
+                self.tasks.spawn(Arc::clone(self).dial_seed(addr));
+            }
+        }
+        let sessions = table
+            .peers
+            .values()
+            .filter(|peer| peer.session.is_some())
+            .count();
+        let room = SESSIONS_TARGET.saturating_sub(sessions).min(DIALS_MAX);
+        let due = table.peers.iter_mut().filter(|(_, peer)| peer.is_due(now));
+        for (id, peer) in due.take(room) {
+            peer.dial = Dial::Connecting;
+            self.tasks.spawn(Arc::clone(self).dial_peer(*id));
+        }
+    }
+
+    async fn dial_seed(self: Arc<Self>, addr: SocketAddr) {
+        let met = self.meet(addr, None).await;
+        let now = self.now();
+        let mut table = self.table.lock();
+        let Some(seed) = table.seeds.get_mut(&addr) else {
+            return;
+        };
+        seed.dialling = false;
+        match met {
+            // This peer's own address is no seed.
+            Ok(peer) if peer == self.id => {
+                table.seeds.remove(&addr);
+            }
+            Ok(peer) => {
+                seed.found = Some(peer);
+                seed.backoff.reset();
+            }
+            Err(error) => {
+                tracing::debug!(%addr, %error, "a seed leads to no session");
+                seed.backoff.failed(now, &self.rng);
+            }
+        }
+    }
+
+    async fn dial_peer(self: Arc<Self>, id: PeerId) {
+        let addrs = {
+            let table = self.table.lock();
+            let known = table.peers.get(&id).map(|peer| peer.addrs.clone());
+            known.unwrap_or_default()
+        };
+        let mut met = false;
+        for addr in addrs.into_iter().take(ADDRS_TRIED_MAX) {
+            match self.meet(addr, Some(id)).await {
+                Ok(_) => {
+                    met = true;
+                    break;
+                }
+                Err(error) => {
+                    tracing::debug!(peer = %id.short(), %addr, %error, "a dial failed");
+                    if let Some(peer) = self.table.lock().peers.get_mut(&id) {
+                        peer.missed_at(addr);
+                    }
+                }
+            }
+        }
+        let now = self.now();
+        if let Some(peer) = self.table.lock().peers.get_mut(&id) {
+            if met {
+                peer.dial = Dial::Idle;
+            }
+            if peer.session.is_none() {
+                // Where both dialled at one time, the other's connection is about to open.
+                peer.dial_failed(now, &self.rng);
+            }
+        }
+    }
+
+    /// Connects to an address and says hello; returns who is there. A session stands with that
+    /// peer then, or is about to.
+    async fn meet(
+        self: &Arc<Self>,
+        addr: SocketAddr,
+        expected: Option<PeerId>,
+    ) -> Result<PeerId, NodeError> {
+        let connecting = self.transport.connect(addr);
+        let connected = match expected {
+            Some(_) => timeout(ADDR_TIMEOUT, connecting)
+                .await
+                .unwrap_or(Err(TransportError::Unreachable { addr })),
+            None => connecting.await,
+        };
+        let connection = connected.map_err(|error| match error {
+            TransportError::BadPeer { why, .. } => NodeError::NotAPeer { addr, why },
+            error => not_a_peer(addr, AskError::Transport(error)),
+        })?;
+        let id = connection.peer();
+        let session = Session::new(connection, Arc::clone(&self.clock), true);
+        if id == self.id {
+            session.close("this is myself");
+            return Ok(id);
+        }
+        if expected.is_some_and(|expected| expected != id) {
+            session.close("looking for another peer");
+            let why = "another peer is there now".to_owned();
+            return Err(NodeError::NotAPeer { addr, why });
+        }
+        if self.is_banned(&id) {
+            session.close("cut off");
+            let why = "it broke the rules and is cut off for a while".to_owned();
+            return Err(NodeError::NotAPeer { addr, why });
+        }
+        {
+            let mut table = self.table.lock();
+            if let Some(peer) = table.peers.get_mut(&id) {
+                if peer.session.is_some() {
+                    peer.met_at(addr);
+                    drop(table);
+                    session.close("there is a session already");
+                    return Ok(id);
+                }
+                peer.dial = Dial::Greeting;
+            }
+        }
+        let greeted = self.greet(&session, addr).await;
+        if let Some(peer) = self.table.lock().peers.get_mut(&id) {
+            if peer.dial == Dial::Greeting {
+                peer.dial = Dial::Idle;
+            }
+            if matches!(greeted, Ok(Some(_))) {
+                peer.met_at(addr);
+            }
+        }
+        match greeted {
+            Ok(Some(_)) => {
+                self.tasks.spawn(Arc::clone(self).serve(session));
+                Ok(id)
+            }
+            Ok(None) => {
+                session.close("there is a session already");
+                Ok(id)
+            }
+            Err(error) => {
+                session.close("no session");
+                Err(error)
+            }
+        }
+    }
+
+    /// Suspects peers that have been silent, and gives up those that stay so.
+    fn watch_silence(&self) {
+        let mut down = Vec::new();
+        let mut dead = Vec::new();
+        for (id, peer) in &mut self.table.lock().peers {
+            let Some(session) = &peer.session else {
+                continue;
+            };
+            let silence = session.silence();
+            if silence >= SUSPECT_AFTER && std::mem::replace(&mut peer.up, false) {
+                down.push(*id);
+            }
+            if silence >= DEAD_AFTER {
+                dead.push(Arc::clone(session));
+            }
+        }
+        for id in down {
+            tracing::debug!(peer = %id.short(), "suspected: no answer");
+            self.emit(NodeEvent::PeerDown(id));
+        }
+        for session in dead {
+            session.close("no answer");
+        }
+    }
+
+    /// Takes note that a connection has ended; the peer is dialled anew.
+    pub(super) fn ended(&self, session: &Arc<Session>) {
+        let id = session.peer();
+        let now = self.now();
+        let went_down = {
+            let mut table = self.table.lock();
+            let Some(peer) = table.peers.get_mut(&id) else {
+                return;
+            };
+            if !peer
+                .session
+                .as_ref()
+                .is_some_and(|current| Arc::ptr_eq(current, session))
+            {
+                return;
+            }
+            peer.session = None;
+            peer.dial_failed(now, &self.rng);
+            std::mem::replace(&mut peer.up, false)
+        };
+        tracing::debug!(peer = %id.short(), "session ended");
+        if went_down {
+            self.emit(NodeEvent::PeerDown(id));
+        }
+        self.remember(&id);
+    }
+
+    /// Takes note of a sign of life of a peer; one that was suspected is up again.
+    pub(super) fn heard_from(&self, session: &Arc<Session>) {
+        session.heard();
+        let id = session.peer();
+        let came_up = {
+            let mut table = self.table.lock();
+            let Some(peer) = table.peers.get_mut(&id) else {
+                return;
+            };
+            if !peer
+                .session
+                .as_ref()
+                .is_some_and(|current| Arc::ptr_eq(current, session))
+            {
+                return;
+            }
+            peer.last_contact_ms = Some(self.clock.wall_ms());
+            !std::mem::replace(&mut peer.up, true)
+        };
+        if came_up {
+            self.emit(NodeEvent::PeerUp(id));
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Finding peers: signed node records, and lookups over sessions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Node;
+use super::peers::Learned;
+use super::roster::Roster;
+use super::session::Session;
+use super::sign_record;
+use crate::base::PeerId;
+use crate::base::limits::{K, RPC_TIMEOUT};
+use crate::base::time::sleep;
+use crate::wire::limits::RECORDS_MAX;
+use crate::wire::{NodeRecord, Request, Response, SignedRecord};
+
+/// How often peers that are not connected are asked after.
+const DISCOVER_EVERY: Duration = Duration::from_secs(15);
+
+/// How often the own record is signed anew, so that its age tells whether a peer lives.
+const RECORD_AGE_MAX_MS: u64 = 600_000;
+
+/// Members that are asked after in one round.
+const MISSING_MAX: usize = 3;
+
+/// Addresses at which this peer was seen that are kept.
+const OBSERVED_MAX: usize = 4;
+
+/// Returns the record where it is what a member of the roster says of itself in this volume.
+pub(super) fn verify(roster: &Roster, signed: SignedRecord) -> Option<(NodeRecord, SignedRecord)> {
+    let record = NodeRecord::decode(&signed.record).ok()?;
+    let member = roster.member(&record.peer)?;
+    let identity = &member.identity;
+    let holds = identity.verify(NodeRecord::DOMAIN, &signed.record, &signed.signature);
+    (record.volume == roster.volume() && holds.is_ok()).then_some((record, signed))
+}
+
+/// Returns up to `n` of the peers closest to a key by XOR, closest first.
+pub(super) fn closest(
+    peers: impl Iterator<Item = PeerId>,
+    key: &[u8; 32],
+    n: usize,
+) -> Vec<PeerId> {
+    let mut peers: Vec<PeerId> = peers.collect();
+    let distance = |peer: &PeerId| {
+        let mut distance = peer.0;
+        for (byte, key) in distance.iter_mut().zip(key) {
+            *byte ^= key;
+        }
+        distance
+    };
+    peers.sort_by_cached_key(distance);
+    peers.truncate(n);
+    peers
+}
+
+impl Node {
+    /// Signs what this peer tells of itself now.
+    pub(super) fn sign_own_record(&self) {
+        let addrs = self.addrs();
+        let free_bytes = self.free_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        let mut own = self.own.lock();
+        let signed_ms = self.clock.wall_ms().max(own.signed_ms + 1);
+        own.signed = sign_record(&self.config, self.volume, &addrs, free_bytes, signed_ms);
+        own.signed_ms = signed_ms;
+    }
+
+    /// Takes note of an address at which a peer sees this one; the others are told where it is new.
+    pub(super) fn observed_at(self: &Arc<Self>, addr: std::net::SocketAddr) {
+        if addr.ip().is_unspecified() || addr.port() == 0 {
+            return;
+        }
+        let before = self.addrs();
+        {
+            let mut own = self.own.lock();
+            own.observed.retain(|known| *known != addr);
+            own.observed.insert(0, addr);
+            own.observed.truncate(OBSERVED_MAX);
+        }
+        let mut after = self.addrs();
+        after.retain(|addr| !before.contains(addr));
+        if !after.is_empty() {
+            self.sign_own_record();
+            self.spread_own_record();
+        }
+    }
+
+    /// Hands the own record to all peers with a session.
+    fn spread_own_record(self: &Arc<Self>) {
+        let record = self.own.lock().signed.clone();
+        for session in self.table.lock().sessions() {
+            let request = Request::PutRecords {
+                records: vec![record.clone()],
+            };
+            self.tasks.spawn(async move {
+                // A peer that misses this hears it at the next hello.
+                let _ = session.request(&request, Bytes::new(), RPC_TIMEOUT).await;
+            });
+        }
+    }
+
+    /// Takes over records of others; returns how many were not authentic.
+    pub(super) fn learn_records(&self, records: Vec<SignedRecord>) -> usize {
+        let roster = self.roster();
+        let mut refused = 0;
+        let mut addresses = false;
+        for signed in records.into_iter().take(RECORDS_MAX) {
+            match verify(&roster, signed) {
+                Some((record, _)) if record.peer == self.id => {}
+                Some((record, signed)) => {
+                    let peer = record.peer;
+                    let mut table = self.table.lock();
+                    let learned = table.peers.entry(peer).or_default().learn(record, signed);
+                    drop(table);
+                    addresses |= learned == Learned::Address;
+                }
+                None => refused += 1,
+            }
+        }
+        if addresses {
+            self.dial_wake.notify_one();
+        }
+        refused
+    }
+
+    /// Returns the records of the peers closest to a key that this peer can vouch for.
+    pub(super) fn records_near(&self, key: &[u8; 32]) -> Vec<SignedRecord> {
+        let own = self.own.lock().signed.clone();
+        let table = self.table.lock();
+        let known = table.peers.iter().filter(|(_, peer)| peer.record.is_some());
+        let known = known.map(|(id, _)| *id).chain([self.id]);
+        closest(known, key, K)
+            .into_iter()
+            .filter_map(|id| match table.peers.get(&id) {
+                Some(peer) => peer.record.as_ref().map(|(_, signed)| signed.clone()),
+                None => Some(own.clone()),
+            })
+            .collect()
+    }
+
+    /// Asks a peer for the records of those closest to a key, and learns them.
+    pub(super) async fn find_node(&self, session: &Session, key: [u8; 32]) -> Vec<PeerId> {
+        let request = Request::FindNode { key };
+        match session.request(&request, Bytes::new(), RPC_TIMEOUT).await {
+            Ok((Response::Nodes { records }, _)) => {
+                let peers = records
+                    .iter()
+                    .filter_map(|signed| NodeRecord::decode(&signed.record).ok());
+                let peers: Vec<PeerId> = peers.map(|record| record.peer).collect();
+                self.learn_records(records);
+                peers
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Now and then signs the own record anew and asks after members that are not connected.
+    pub(super) async fn discover_loop(self: Arc<Self>) {
+        loop {
+            sleep(DISCOVER_EVERY).await;
+            if self.clock.wall_ms() > self.own.lock().signed_ms + RECORD_AGE_MAX_MS {
+                self.sign_own_record();
+                self.spread_own_record();
+            }
+            let (missing, sessions) = {
+                let table = self.table.lock();
+                let missing = table
+                    .peers
+                    .iter()
+                    .filter(|(_, peer)| peer.session.is_none());
+                let missing: Vec<PeerId> = missing.map(|(id, _)| *id).collect();
+                (missing, table.sessions())
+            };
+            for _ in 0..MISSING_MAX.min(missing.len()) {
+                let (Some(peer), Some(session)) = (self.pick(&missing), self.pick(&sessions))
+                else {
+                    break;
+                };
+                self.find_node(session, peer.0).await;
+            }
+        }
+    }
+
+    fn pick<'a, T>(&self, items: &'a [T]) -> Option<&'a T> {
+        items.get(usize::try_from(self.rng.below(items.len() as u64)).ok()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_closest_peers_come_first() {
+        let peers = [
+            PeerId([0b100; 32]),
+            PeerId([0b010; 32]),
+            PeerId([0b001; 32]),
+        ];
+        let near = closest(peers.into_iter(), &[0b011; 32], 2);
+        assert_eq!(near, [PeerId([0b010; 32]), PeerId([0b001; 32])]);
+    }
+}

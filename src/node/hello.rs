@@ -1,0 +1,310 @@
+//! Hellos: how a connection becomes a session, from either side.
+//!
+//! Between two peers there is one session. Where both dialled at one time, the connection of the
+//! peer with the smaller id stays: while its own hello is on the way it refuses the other's as a
+//! duplicate. A hello that comes later means that the other side has lost the session, so the newer
+//! connection wins, except where the older one was dialled from here and still answers.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::error::NodeError;
+use super::event::NodeEvent;
+use super::membership::page;
+use super::peers::Dial;
+use super::roster::Roster;
+use super::session::{AskError, Session, ask};
+use super::{Node, discover};
+use crate::base::limits::{CLOCK_SKEW_MAX, RPC_TIMEOUT};
+use crate::base::{Clock, PeerId};
+use crate::wire::{
+    Hello, NodeRecord, Refusal, Request, Response, SignedRecord, StatementBytes, WireError,
+};
+
+/// How long the older of two sessions may take to show that it lives.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What is to be done with a hello from a peer.
+enum Verdict {
+    /// The session opens.
+    Open,
+    /// There is one already, or it is about to open.
+    Duplicate,
+    /// There is one already; whether it still lives is to be asked.
+    Probe(Arc<Session>),
+}
+
+impl Node {
+    /// Answers the hello of a peer that dialled.
+    pub(super) async fn greeted(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        hello: Hello,
+    ) -> Response {
+        let refuse = |refusal: Refusal| Response::Refused(refusal);
+        if let Err(refusal) = self.check_hello(&hello) {
+            return refuse(refusal);
+        }
+        session.know_volume();
+        let peer = session.peer();
+        let roster = self.roster();
+        if let Err(refusal) = check_member(&roster, &peer) {
+            return refuse(refusal);
+        }
+        let Some((record, signed)) = own_word(&roster, peer, hello.record.clone()) else {
+            session.strike(1);
+            return refuse(Refusal::Malformed);
+        };
+        match self.judge(session, &hello) {
+            Verdict::Open => {}
+            Verdict::Duplicate => return refuse(Refusal::Duplicate),
+            Verdict::Probe(older) => {
+                let request = Request::Sync(self.sync_state());
+                let answer = older.request(&request, Bytes::new(), PROBE_TIMEOUT).await;
+                if answer.is_ok() {
+                    return refuse(Refusal::Duplicate);
+                }
+            }
+        }
+        self.install(session, &hello, record, signed);
+        Response::Hello(self.hello(session.remote_addr()))
+    }
+
+    /// Says hello on a connection that this side dialled; `Ok(None)` where a session stands
+    /// already or is about to.
+    pub(super) async fn greet(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        addr: SocketAddr,
+    ) -> Result<Option<PeerId>, NodeError> {
+        let peer = session.peer();
+        let mut pushed = false;
+        let hello = loop {
+            let request = Request::Hello(self.hello(session.remote_addr()));
+            let answer = ask(session.connection(), &request, Bytes::new(), RPC_TIMEOUT).await;
+            match answer.map_err(|error| not_a_peer(addr, error))?.0 {
+                Response::Hello(hello) => break hello,
+                Response::Refused(Refusal::Duplicate) => return Ok(None),
+                // The peer may not have heard of this one's admission yet.
+                Response::Refused(Refusal::NotOnRoster) if !pushed => {
+                    pushed = true;
+                    self.push_roster(session).await;
+                }
+                Response::Refused(refusal) => return Err(self.refused_by(peer, addr, refusal)),
+                _ => return Err(NodeError::Protocol { peer }),
+            }
+        };
+        if let Err(refusal) = self.check_hello(&hello) {
+            return Err(refused(addr, refusal));
+        }
+        if self.roster().member(&peer).is_none() {
+            // This peer may not have heard of the other's admission yet.
+            self.pull_roster(session).await;
+        }
+        let roster = self.roster();
+        let Some((record, signed)) = own_word(&roster, peer, hello.record.clone()) else {
+            session.close("not on the roster");
+            let why = "it is not a member of this volume".to_owned();
+            return Err(NodeError::NotAPeer { addr, why });
+        };
+        self.install(session, &hello, record, signed);
+        Ok(Some(peer))
+    }
+
+    /// Returns what this peer says first to one that is at `observed`.
+    pub(super) fn hello(&self, observed: SocketAddr) -> Hello {
+        Hello {
+            volume: self.volume,
+            incarnation: self.incarnation,
+            clock_ms: self.clock.wall_ms(),
+            roster_digest: self.roster().digest(),
+            record: self.own.lock().signed.clone(),
+            observed,
+            vector: self.log.offered(),
+        }
+    }
+
+    /// Hands all roster statements to a peer whose session may not be open yet.
+    pub(super) async fn push_roster(&self, session: &Session) {
+        let roster = self.roster();
+        let mut skip = 0;
+        loop {
+            let statements = page(&roster, skip);
+            if statements.is_empty() {
+                return;
+            }
+            skip += statements.len();
+            let request = Request::RosterPush { statements };
+            if session
+                .request(&request, Bytes::new(), RPC_TIMEOUT)
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Takes over the roster statements of a peer whose session may not be open yet.
+    pub(super) async fn pull_roster(self: &Arc<Self>, session: &Session) {
+        let mut came: Vec<StatementBytes> = Vec::new();
+        loop {
+            let skip = u32::try_from(came.len()).unwrap_or(u32::MAX);
+            let request = Request::RosterPull { skip };
+            match session.request(&request, Bytes::new(), RPC_TIMEOUT).await {
+                Ok((Response::Roster { statements, total }, _)) => {
+                    let done = statements.is_empty();
+                    came.extend(statements);
+                    let limit = super::roster::STATEMENTS_MAX;
+                    if done || came.len() >= limit.min(total as usize) {
+                        break;
+                    }
+                }
+                _ => break,
+            }
+        }
+        self.merge_roster(came, Some(session)).await;
+    }
+
+    /// Puts an open session into the table, in the place of an older one, and starts its tasks.
+    fn install(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        hello: &Hello,
+        record: NodeRecord,
+        signed: SignedRecord,
+    ) {
+        let id = session.peer();
+        session.open(hello.incarnation);
+        session.heard();
+        let (older, came_up) = {
+            let mut table = self.table.lock();
+            let peer = table.peers.entry(id).or_default();
+            peer.met_at(session.remote_addr());
+            peer.learn(record, signed);
+            peer.vector = hello.vector.clone();
+            peer.refusal = None;
+            peer.dial = Dial::Idle;
+            peer.dial_soon();
+            peer.last_contact_ms = Some(self.clock.wall_ms());
+            let older = peer.session.replace(Arc::clone(session));
+            (older, !std::mem::replace(&mut peer.up, true))
+        };
+        if let Some(older) = older {
+            older.close("replaced by a newer session");
+        }
+        tracing::debug!(peer = %id.short(), dialled = session.dialled, "session open");
+        if came_up {
+            self.emit(NodeEvent::PeerUp(id));
+        }
+        self.remember(&id);
+        self.observed_at(hello.observed);
+        self.tasks
+            .spawn(Arc::clone(self).pulse_loop(Arc::clone(session)));
+        self.tasks
+            .spawn(Arc::clone(self).sync_loop(Arc::clone(session)));
+        let (node, session) = (Arc::clone(self), Arc::clone(session));
+        self.tasks.spawn(async move {
+            node.find_node(&session, node.id.0).await;
+        });
+    }
+
+    fn check_hello(&self, hello: &Hello) -> Result<(), Refusal> {
+        if hello.volume != self.volume {
+            return Err(Refusal::WrongVolume);
+        }
+        check_clock(self.clock.as_ref(), hello.clock_ms)
+    }
+
+    fn judge(&self, session: &Session, hello: &Hello) -> Verdict {
+        let mut table = self.table.lock();
+        let peer = table.peers.entry(session.peer()).or_default();
+        if peer.dial == Dial::Greeting && self.id < session.peer() {
+            return Verdict::Duplicate;
+        }
+        match &peer.session {
+            Some(older) if older.dialled && older.incarnation() == Some(hello.incarnation) => {
+                Verdict::Probe(Arc::clone(older))
+            }
+            _ => Verdict::Open,
+        }
+    }
+
+    /// Takes note that a peer refuses this one, and returns the error for it.
+    fn refused_by(&self, id: PeerId, addr: SocketAddr, refusal: Refusal) -> NodeError {
+        tracing::warn!(peer = %id.short(), %addr, "refused: {refusal}");
+        if let Some(peer) = self.table.lock().peers.get_mut(&id) {
+            peer.refusal = Some(refusal.clone());
+        }
+        self.emit(NodeEvent::Refused {
+            addr,
+            refusal: refusal.clone(),
+        });
+        refused(addr, refusal)
+    }
+}
+
+/// Checks that a peer's clock is near enough.
+pub(super) fn check_clock(clock: &dyn Clock, other_ms: u64) -> Result<(), Refusal> {
+    let skew_ms = clock.wall_ms().abs_diff(other_ms);
+    if u128::from(skew_ms) > CLOCK_SKEW_MAX.as_millis() {
+        return Err(Refusal::ClockSkew { skew_ms });
+    }
+    Ok(())
+}
+
+/// Checks that a peer is a member.
+pub(super) fn check_member(roster: &Roster, peer: &PeerId) -> Result<(), Refusal> {
+    if roster.member(peer).is_some() {
+        Ok(())
+    } else if roster.former(peer).is_some() {
+        Err(Refusal::Removed)
+    } else {
+        Err(Refusal::NotOnRoster)
+    }
+}
+
+/// Returns a record where it is what `peer` says of itself.
+fn own_word(
+    roster: &Roster,
+    peer: PeerId,
+    signed: SignedRecord,
+) -> Option<(NodeRecord, SignedRecord)> {
+    discover::verify(roster, signed).filter(|(record, _)| record.peer == peer)
+}
+
+/// Returns the error for a refusal by whoever is at `addr`.
+pub(super) fn refused(addr: SocketAddr, refusal: Refusal) -> NodeError {
+    match refusal {
+        Refusal::WrongVolume => NodeError::OtherVolume { addr },
+        Refusal::ClockSkew { skew_ms } => NodeError::ClockSkew { addr, skew_ms },
+        Refusal::NotOnRoster => NodeError::NotOnRoster,
+        Refusal::Removed => NodeError::Removed,
+        Refusal::TooNew { .. } => NodeError::Version {
+            addr,
+            why: refusal.to_string(),
+        },
+        _ => NodeError::NotAPeer {
+            addr,
+            why: refusal.to_string(),
+        },
+    }
+}
+
+/// Returns the error for an address where a first request got no answer of the protocol.
+pub(super) fn not_a_peer(addr: SocketAddr, error: AskError) -> NodeError {
+    match error {
+        AskError::Wire(error @ WireError::TooNew { .. }) => NodeError::Version {
+            addr,
+            why: error.to_string(),
+        },
+        AskError::Wire(error) => NodeError::NotAPeer {
+            addr,
+            why: error.to_string(),
+        },
+        AskError::Transport(_) | AskError::TimedOut => NodeError::Unreachable { addrs: vec![addr] },
+    }
+}

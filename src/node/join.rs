@@ -1,0 +1,391 @@
+//! The new peer's side of joining: from a token to a place on the roster.
+//!
+//! The secret goes to nobody but an admin: the contacted peer shows the roster first, which must
+//! begin with the genesis that the token's volume id names and lead by signatures to the very peer
+//! that TLS has proved. Where that peer is no admin, it says where the admins are.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::error::NodeError;
+use super::hello::{check_clock, not_a_peer, refused};
+use super::membership::Membership;
+use super::peers::Remembered;
+use super::roster::{Role, Roster};
+use super::session::{AskError, Session, ask};
+use super::token::InviteToken;
+use super::{Node, NodeConfig, discover, display_name};
+use crate::base::limits::{JOIN_TIMEOUT, RPC_TIMEOUT};
+use crate::base::task;
+use crate::base::time::timeout;
+use crate::base::{Clock, PeerId, VolumeId};
+use crate::store::{Batch, Store, Table, codec};
+use crate::transport::{Transport, TransportError};
+use crate::wire::bounded::BoundedBytes;
+use crate::wire::{
+    InviteRefusal, JoinInfo, NodeRecord, Redeem, Redeemed, Refusal, Request, Response,
+    SignedRecord, StatementBytes,
+};
+
+/// Most addresses that one join tries: the token's, the given ones, and the admins' that peers name.
+const VISITS_MAX: usize = 64;
+
+/// What a peer has when it has joined.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// The volume.
+    pub volume: VolumeId,
+    /// What the peer may do.
+    pub role: Role,
+    /// The volume keys, wrapped for this peer; `None` for a storage peer.
+    pub wrapped_keys: Option<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Joined {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Joined")
+            .field("volume", &self.volume)
+            .field("role", &self.role)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    /// Redeems an invite at any admin that can be reached from `extra_peers` or the addresses in the
+    /// token, and makes `store` a store of the volume; durable on return. The same token may be
+    /// redeemed again by the same peer, as long as it has no keys.
+    ///
+    /// # Errors
+    ///
+    /// Within [`JOIN_TIMEOUT`]: [`NodeError::NoAddress`], [`NodeError::Unreachable`],
+    /// [`NodeError::WrongInvite`], [`NodeError::UsedInvite`], [`NodeError::ExpiredInvite`],
+    /// [`NodeError::OtherVolume`], [`NodeError::ClockSkew`], [`NodeError::BadRoster`],
+    /// [`NodeError::NoAdmin`], [`NodeError::NoKeys`], [`NodeError::Removed`],
+    /// [`NodeError::HasVolume`], and what else the contacted peers say.
+    pub async fn join(
+        transport: &Arc<dyn Transport>,
+        config: &NodeConfig,
+        store: &Store,
+        clock: &Arc<dyn Clock>,
+        token: &InviteToken,
+        extra_peers: &[SocketAddr],
+    ) -> Result<Joined, NodeError> {
+        match Self::volume_of(store)? {
+            Some(volume) if volume != token.volume => return Err(NodeError::HasVolume { volume }),
+            _ => {}
+        }
+        let (results, incoming) = mpsc::channel(VISITS_MAX);
+        let mut joiner = Joiner {
+            transport,
+            config,
+            clock,
+            token,
+            roster: Roster::empty(token.volume),
+            visited: BTreeSet::new(),
+            waiting: 0,
+            results,
+            incoming,
+            failure: None,
+        };
+        for addr in extra_peers.iter().chain(&token.addrs) {
+            joiner.visit(*addr);
+        }
+        if joiner.visited.is_empty() {
+            return Err(NodeError::NoAddress);
+        }
+        let Ok(Some(admitted)) = timeout(JOIN_TIMEOUT, joiner.run()).await else {
+            return Err(joiner.verdict());
+        };
+        let roster = joiner.roster;
+        let me = config.identity.id();
+        let role = roster.role_of(&me).ok_or(NodeError::NotOnRoster)?;
+        Membership::found(store, &roster)?;
+        remember(store, &roster, &admitted)?;
+        Ok(Joined {
+            volume: token.volume,
+            role,
+            wrapped_keys: admitted
+                .redeemed
+                .wrapped_keys
+                .map(|keys| keys.into_inner().to_vec()),
+        })
+    }
+}
+
+/// One attempt to join.
+struct Joiner<'a> {
+    transport: &'a Arc<dyn Transport>,
+    config: &'a NodeConfig,
+    clock: &'a Arc<dyn Clock>,
+    token: &'a InviteToken,
+    /// What all contacted peers together know.
+    roster: Roster,
+    visited: BTreeSet<SocketAddr>,
+    /// Visits under way.
+    waiting: usize,
+    results: mpsc::Sender<(SocketAddr, Result<Contact, NodeError>)>,
+    incoming: mpsc::Receiver<(SocketAddr, Result<Contact, NodeError>)>,
+    /// The most telling failure so far.
+    failure: Option<NodeError>,
+}
+
+/// A peer of the volume that answers, its claim to be one verified.
+struct Contact {
+    session: Arc<Session>,
+    roster: Roster,
+    /// Records of admins, verified.
+    admins: Vec<(NodeRecord, SignedRecord)>,
+}
+
+/// The end of a join.
+struct Admitted {
+    redeemed: Redeemed,
+    admin: PeerId,
+    addr: SocketAddr,
+}
+
+impl Joiner<'_> {
+    /// Begins to ask whoever is at an address, unless that was done before.
+    fn visit(&mut self, addr: SocketAddr) {
+        if self.visited.len() >= VISITS_MAX || !self.visited.insert(addr) {
+            return;
+        }
+        self.waiting += 1;
+        let (transport, clock) = (Arc::clone(self.transport), Arc::clone(self.clock));
+        let (volume, results) = (self.token.volume, self.results.clone());
+        task::spawn(async move {
+            let visit = call(&transport, &clock, addr, volume);
+            let result = tokio::select! {
+                biased;
+                () = results.closed() => return,
+                result = visit => result,
+            };
+            // The joiner may have ended meanwhile.
+            let _ = results.send((addr, result)).await;
+        });
+    }
+
+    /// Takes the contacts as they come, until one admits this peer or none is left.
+    async fn run(&mut self) -> Option<Admitted> {
+        while self.waiting > 0 {
+            let (addr, result) = self.incoming.recv().await?;
+            self.waiting -= 1;
+            let outcome = match result {
+                Ok(contact) => self.redeem_at(addr, contact).await,
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Ok(Some(admitted)) => return Some(admitted),
+                Ok(None) => {}
+                Err(error) => {
+                    let is_final = rank(&error) == FINAL;
+                    self.failed(error);
+                    if is_final {
+                        return None;
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Redeems the invite at a contact that is an admin; asks another's admins from now on too.
+    async fn redeem_at(
+        &mut self,
+        addr: SocketAddr,
+        contact: Contact,
+    ) -> Result<Option<Admitted>, NodeError> {
+        self.roster.merge_roster(&contact.roster);
+        let admin = contact.session.peer();
+        if contact.roster.role_of(&admin) != Some(Role::Admin) {
+            contact.session.close("looking for an admin");
+            for (record, _) in &contact.admins {
+                for addr in &record.addrs {
+                    self.visit(*addr);
+                }
+            }
+            self.failed(NodeError::NoAdmin);
+            return Ok(None);
+        }
+        let request = Request::Redeem(Redeem {
+            volume: self.token.volume,
+            secret: BoundedBytes::new(self.token.secret.0.to_vec())
+                .ok_or(NodeError::WrongInvite)?,
+            identity: self.config.identity.public(),
+            name: display_name(&self.config.name),
+        });
+        let answer = ask(
+            contact.session.connection(),
+            &request,
+            Bytes::new(),
+            RPC_TIMEOUT,
+        )
+        .await;
+        contact.session.close("done");
+        match answer.map_err(|error| not_a_peer(addr, error))?.0 {
+            Response::Redeemed(redeemed) => {
+                self.roster
+                    .merge(redeemed.statements.iter().map(|statement| &statement[..]));
+                Ok(Some(Admitted {
+                    redeemed,
+                    admin,
+                    addr,
+                }))
+            }
+            Response::Refused(refusal) => Err(match refusal {
+                Refusal::Invite(InviteRefusal::Unknown) => NodeError::WrongInvite,
+                Refusal::Invite(InviteRefusal::Used) => NodeError::UsedInvite,
+                Refusal::Invite(InviteRefusal::Expired) => NodeError::ExpiredInvite,
+                Refusal::NotAdmin => NodeError::NoAdmin,
+                Refusal::NoKeys => NodeError::NoKeys,
+                refusal => refused(addr, refusal),
+            }),
+            _ => Err(NodeError::Protocol { peer: admin }),
+        }
+    }
+
+    /// Keeps the failure that tells the user most.
+    fn failed(&mut self, error: NodeError) {
+        if self
+            .failure
+            .as_ref()
+            .is_none_or(|known| rank(&error) > rank(known))
+        {
+            self.failure = Some(error);
+        }
+    }
+
+    fn verdict(&mut self) -> NodeError {
+        match self.failure.take() {
+            Some(error) if !matches!(error, NodeError::Unreachable { .. }) => error,
+            _ => NodeError::Unreachable {
+                addrs: self.visited.iter().copied().collect(),
+            },
+        }
+    }
+}
+
+/// Rank of the failures that no other admin can undo.
+const FINAL: u8 = 5;
+
+/// Orders failures by how much they tell.
+fn rank(error: &NodeError) -> u8 {
+    match error {
+        NodeError::UsedInvite | NodeError::ExpiredInvite | NodeError::Removed => FINAL,
+        // Another admin may have heard of an invite that this one has not.
+        NodeError::WrongInvite | NodeError::NoKeys => 4,
+        NodeError::NoAdmin => 3,
+        NodeError::Unreachable { .. } => 0,
+        NodeError::NotAPeer { .. } => 1,
+        _ => 2,
+    }
+}
+
+/// Asks whoever is at an address for the roster of the volume, and verifies it.
+async fn call(
+    transport: &Arc<dyn Transport>,
+    clock: &Arc<dyn Clock>,
+    addr: SocketAddr,
+    volume: VolumeId,
+) -> Result<Contact, NodeError> {
+    let connected = transport.connect(addr).await;
+    let connection = connected.map_err(|error| match error {
+        TransportError::BadPeer { why, .. } => NodeError::NotAPeer { addr, why },
+        error => not_a_peer(addr, AskError::Transport(error)),
+    })?;
+    let session = Session::new(connection, Arc::clone(clock), true);
+    let clock_ms = clock.wall_ms();
+    let request = Request::Join { volume, clock_ms };
+    let answer = ask(session.connection(), &request, Bytes::new(), RPC_TIMEOUT).await;
+    let info = match answer.map_err(|error| not_a_peer(addr, error))?.0 {
+        Response::Join(info) => info,
+        Response::Refused(refusal) => return Err(refused(addr, refusal)),
+        _ => {
+            let peer = session.peer();
+            return Err(NodeError::Protocol { peer });
+        }
+    };
+    check_clock(clock.as_ref(), info.clock_ms).map_err(|refusal| refused(addr, refusal))?;
+    let JoinInfo {
+        statements,
+        total,
+        admins,
+        ..
+    } = info;
+    let statements = rest_of_roster(&session, statements, total).await;
+    let mut roster = Roster::empty(volume);
+    roster.merge(statements.iter().map(|statement| &statement[..]));
+    if roster.member(&session.peer()).is_none() {
+        return Err(NodeError::BadRoster { addr });
+    }
+    let admins = admins
+        .into_iter()
+        .filter_map(|signed| discover::verify(&roster, signed));
+    let admins = admins.collect();
+    Ok(Contact {
+        session,
+        roster,
+        admins,
+    })
+}
+
+/// Fetches the statements of a roster that did not fit the first message.
+async fn rest_of_roster(
+    session: &Session,
+    mut statements: Vec<StatementBytes>,
+    total: u32,
+) -> Vec<StatementBytes> {
+    let total = (total as usize).min(super::roster::STATEMENTS_MAX);
+    while statements.len() < total {
+        let skip = u32::try_from(statements.len()).unwrap_or(u32::MAX);
+        let request = Request::RosterPull { skip };
+        match session.request(&request, Bytes::new(), RPC_TIMEOUT).await {
+            Ok((
+                Response::Roster {
+                    statements: more, ..
+                },
+                _,
+            )) if !more.is_empty() => {
+                statements.extend(more);
+            }
+            // What is here may do; if not, the verification says so.
+            _ => break,
+        }
+    }
+    statements
+}
+
+/// Keeps where the volume's peers are for the first start.
+fn remember(store: &Store, roster: &Roster, admitted: &Admitted) -> Result<(), NodeError> {
+    let mut batch = Batch::new();
+    let records = admitted.redeemed.records.iter().cloned();
+    let mut met = false;
+    for (record, signed) in records.filter_map(|signed| discover::verify(roster, signed)) {
+        let mut addrs = record.addrs;
+        if record.peer == admitted.admin {
+            met = true;
+            addrs.retain(|addr| *addr != admitted.addr);
+            addrs.insert(0, admitted.addr);
+        }
+        put(&mut batch, record.peer, addrs, Some(signed));
+    }
+    if !met {
+        put(&mut batch, admitted.admin, vec![admitted.addr], None);
+    }
+    store.rows.commit(batch)?;
+    store.rows.sync()?;
+    Ok(())
+}
+
+fn put(batch: &mut Batch, peer: PeerId, addrs: Vec<SocketAddr>, record: Option<SignedRecord>) {
+    let known = Remembered {
+        addrs,
+        record,
+        ..Remembered::default()
+    };
+    batch.put(Table::Peers, peer.0, codec::encode(&known));
+}

@@ -1,0 +1,167 @@
+//! The roster as this peer keeps it: in memory for everybody, in rows for the next start.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+
+use super::error::NodeError;
+use super::roster::{Role, Roster, RosterError};
+use crate::base::{PeerId, VolumeId};
+use crate::store::{Batch, Rows, Store, Table};
+use crate::wire::StatementBytes;
+use crate::wire::limits::{STATEMENTS_BATCH_BYTES, STATEMENTS_MAX};
+
+/// Row of [`Table::Node`] that holds the volume's id.
+const VOLUME_KEY: &[u8] = b"volume";
+
+/// The roster and its rows; each statement is a row under its hash.
+pub(super) struct Membership {
+    rows: Arc<dyn Rows>,
+    current: RwLock<Arc<Roster>>,
+    /// Held while a roster is changed and stored: changes come one after another, readers go on.
+    changing: Mutex<()>,
+}
+
+/// What a change of the roster was.
+#[derive(Debug, Default)]
+pub(super) struct Change {
+    /// Statements that are new here: to be passed on.
+    pub(super) new: Vec<StatementBytes>,
+    /// Statements that were malformed or not authentic.
+    pub(super) refused: usize,
+}
+
+/// Returns the volume that a store belongs to.
+pub(super) fn volume_of(store: &Store) -> Result<Option<VolumeId>, NodeError> {
+    match store.rows.get(Table::Node, VOLUME_KEY)? {
+        None => Ok(None),
+        Some(bytes) => VolumeId::from_slice(&bytes)
+            .map(Some)
+            .ok_or(NodeError::DamagedRoster),
+    }
+}
+
+impl Membership {
+    /// Makes a store belong to the volume of `roster`; durable on return.
+    pub(super) fn found(store: &Store, roster: &Roster) -> Result<(), NodeError> {
+        match volume_of(store)? {
+            Some(volume) if volume != roster.volume() => {
+                return Err(NodeError::HasVolume { volume });
+            }
+            _ => {}
+        }
+        let mut batch = Batch::new();
+        batch.put(Table::Node, VOLUME_KEY, roster.volume().0);
+        for statement in roster.statements() {
+            put(&mut batch, statement);
+        }
+        store.rows.commit(batch)?;
+        store.rows.sync()?;
+        Ok(())
+    }
+
+    /// Loads the roster; every signature is checked again.
+    pub(super) fn load(store: &Store) -> Result<Self, NodeError> {
+        let volume = volume_of(store)?.ok_or(NodeError::NoVolume)?;
+        let mut statements: Vec<Vec<u8>> = Vec::new();
+        store.rows.scan(Table::Roster, &[], None, &mut |_, value| {
+            statements.push(value.to_vec());
+            ControlFlow::Continue(())
+        })?;
+        let mut roster = Roster::empty(volume);
+        let merged = roster.merge(statements.iter().map(Vec::as_slice));
+        if merged.refused > 0 || !roster.has_genesis() {
+            return Err(NodeError::DamagedRoster);
+        }
+        Ok(Self {
+            rows: Arc::clone(&store.rows),
+            current: RwLock::new(Arc::new(roster)),
+            changing: Mutex::new(()),
+        })
+    }
+
+    /// Returns the roster as it is now.
+    pub(super) fn roster(&self) -> Arc<Roster> {
+        Arc::clone(&self.current.read())
+    }
+
+    /// Takes over statements from anybody; durable on return.
+    pub(super) fn merge(&self, statements: &[StatementBytes]) -> Result<Change, NodeError> {
+        let _changing = self.changing.lock();
+        let before = self.roster();
+        let mut after = (*before).clone();
+        let merged = after.merge(statements.iter().map(|statement| &statement[..]));
+        let mut change = Change {
+            new: Vec::new(),
+            refused: merged.refused,
+        };
+        if merged.added > 0 {
+            change.new = self.store(&before, after)?;
+        }
+        Ok(change)
+    }
+
+    /// Lets `issue` add this peer's own statements; durable on return, or nothing is changed.
+    pub(super) fn issue<T>(
+        &self,
+        issue: impl FnOnce(&mut Roster) -> Result<T, RosterError>,
+    ) -> Result<(T, Change), NodeError> {
+        let _changing = self.changing.lock();
+        let before = self.roster();
+        let mut after = (*before).clone();
+        let issued = issue(&mut after)?;
+        let new = self.store(&before, after)?;
+        let refused = 0;
+        Ok((issued, Change { new, refused }))
+    }
+
+    fn store(&self, before: &Roster, after: Roster) -> Result<Vec<StatementBytes>, NodeError> {
+        let known: BTreeSet<&[u8]> = before.statements().collect();
+        let new = after
+            .statements()
+            .filter(|statement| !known.contains(statement));
+        let new: Vec<StatementBytes> = new.filter_map(to_bytes).collect();
+        let mut batch = Batch::new();
+        for statement in &new {
+            put(&mut batch, statement);
+        }
+        self.rows.commit(batch)?;
+        self.rows.sync()?;
+        *self.current.write() = Arc::new(after);
+        Ok(new)
+    }
+}
+
+/// Returns one message's worth of a roster's statements, from the place `skip` on.
+pub(super) fn page(roster: &Roster, skip: usize) -> Vec<StatementBytes> {
+    let mut bytes_total = 0;
+    let statements = roster.statements().skip(skip).take(STATEMENTS_MAX);
+    let fitting = statements.take_while(|statement| {
+        bytes_total += statement.len();
+        bytes_total <= STATEMENTS_BATCH_BYTES
+    });
+    fitting.filter_map(to_bytes).collect()
+}
+
+/// Cuts statements into messages.
+pub(super) fn batches(statements: &[StatementBytes]) -> impl Iterator<Item = &[StatementBytes]> {
+    // Each statement has at most `STATEMENT_MAX_BYTES`, so these stay within a batch's bytes.
+    const AT_ONCE: usize = STATEMENTS_BATCH_BYTES / crate::wire::limits::STATEMENT_MAX_BYTES;
+    statements.chunks(AT_ONCE)
+}
+
+/// Returns the admins of a roster, in the order of their ids.
+pub(super) fn admins(roster: &Roster) -> impl Iterator<Item = PeerId> {
+    let members = roster.members().filter(|member| member.role == Role::Admin);
+    members.map(|member| member.id)
+}
+
+fn to_bytes(statement: &[u8]) -> Option<StatementBytes> {
+    StatementBytes::new(bytes::Bytes::copy_from_slice(statement))
+}
+
+fn put(batch: &mut Batch, statement: &[u8]) {
+    batch.put(Table::Roster, blake3::hash(statement).as_bytes(), statement);
+}

@@ -1,0 +1,183 @@
+//! The pulse of a session: both ends tell each other what they know, often enough to notice when
+//! one is gone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Node;
+use super::event::NodeEvent;
+use super::membership::{Change, batches};
+use super::session::Session;
+use crate::base::DeviceId;
+use crate::base::limits::RPC_TIMEOUT;
+use crate::base::time::sleep;
+use crate::wire::{Request, Response, StatementBytes, SyncState, Vector};
+
+/// Pause between two pulses: three may be lost before the peer is suspected.
+const PULSE: Duration = Duration::from_secs(2);
+
+/// How long a pulse waits for its answer.
+const PULSE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// How long news wait for more news before they are told.
+const NEWS_DELAY: Duration = Duration::from_millis(10);
+
+impl Node {
+    /// Exchanges states until the connection ends.
+    pub(super) async fn pulse_loop(self: Arc<Self>, session: Arc<Session>) {
+        loop {
+            let request = Request::Sync(self.tell_state(&session));
+            let answer = session.request(&request, Bytes::new(), PULSE_TIMEOUT).await;
+            if let Ok((Response::Sync(state), _)) = answer {
+                self.heard_from(&session);
+                self.note_state(&session, &state);
+                if state.roster_digest != self.roster().digest() {
+                    self.reconcile_roster(&session, state.roster_digest).await;
+                }
+            }
+            tokio::select! {
+                biased;
+                _ = session.connection().closed() => return,
+                () = session.pulse_wake.notified() => sleep(NEWS_DELAY).await,
+                () = sleep(PULSE) => {}
+            }
+        }
+    }
+
+    /// Returns what this peer knows.
+    pub(super) fn sync_state(&self) -> SyncState {
+        SyncState {
+            clock_ms: self.clock.wall_ms(),
+            roster_digest: self.roster().digest(),
+            free_bytes: self.free_bytes.load(std::sync::atomic::Ordering::Relaxed),
+            vector: self.log.offered(),
+        }
+    }
+
+    /// Returns what this peer knows, to be told over a session.
+    pub(super) fn tell_state(&self, session: &Session) -> SyncState {
+        let state = self.sync_state();
+        session.told.lock().clone_from(&state.vector);
+        state
+    }
+
+    /// Takes note of what a peer says that it knows.
+    pub(super) fn note_state(&self, session: &Arc<Session>, state: &SyncState) {
+        let id = session.peer();
+        let own_device = DeviceId::from(self.id);
+        let acknowledged = {
+            let mut table = self.table.lock();
+            let Some(peer) = table.peers.get_mut(&id) else {
+                return;
+            };
+            peer.free_bytes = state.free_bytes;
+            let before = peer.vector.get(&own_device).copied().unwrap_or(0);
+            // States overtake each other on the way, so within a session numbers only grow; a peer
+            // that has lost its log says so in its next hello.
+            for (device, seg_no) in &state.vector {
+                let known = peer.vector.entry(*device).or_default();
+                *known = (*known).max(*seg_no);
+            }
+            let after = peer.vector.get(&own_device).copied().unwrap_or(0);
+            (after > before).then_some(after)
+        };
+        if let Some(seg_no) = acknowledged {
+            self.emit(NodeEvent::Acknowledged { peer: id, seg_no });
+        }
+        session.log_wake.notify_one();
+    }
+
+    /// Tells all peers that do not know it yet that this one has more of the logs now.
+    pub(super) fn announce(&self, grown: &Vector) {
+        for session in self.table.lock().sessions() {
+            let knows = {
+                let told = session.told.lock();
+                grown
+                    .iter()
+                    .all(|(device, seg_no)| told.get(device) >= Some(seg_no))
+            };
+            if !knows {
+                session.pulse_wake.notify_one();
+            }
+        }
+    }
+
+    /// Takes over the peer's roster statements, and hands over all where that leaves a difference.
+    async fn reconcile_roster(self: &Arc<Self>, session: &Arc<Session>, digest: [u8; 32]) {
+        self.pull_roster(session).await;
+        if self.roster().digest() != digest {
+            self.push_roster(session).await;
+        }
+    }
+
+    /// Takes over roster statements from a peer, and passes on what is new.
+    pub(super) async fn merge_roster(
+        self: &Arc<Self>,
+        statements: Vec<StatementBytes>,
+        from: Option<&Session>,
+    ) {
+        let node = Arc::clone(self);
+        let merge = move || node.membership.merge(&statements);
+        match self.config.pool.call(merge).await {
+            Some(Ok(change)) => {
+                if let (Some(from), 1..) = (from, change.refused) {
+                    self.strike(from, 1);
+                }
+                self.roster_changed(change, from);
+            }
+            Some(Err(error)) => tracing::warn!(%error, "cannot store roster statements"),
+            None => tracing::warn!("cannot check roster statements"),
+        }
+    }
+
+    /// Acts on a change of the roster: removed peers are cut off, new ones looked for, and the new
+    /// statements passed on to all at once.
+    pub(super) fn roster_changed(self: &Arc<Self>, change: Change, from: Option<&Session>) {
+        if change.new.is_empty() {
+            return;
+        }
+        let roster = self.roster();
+        let (cut_off, sessions) = {
+            let mut table = self.table.lock();
+            let gone = table
+                .peers
+                .iter()
+                .filter(|(id, _)| roster.member(id).is_none());
+            let gone: Vec<_> = gone.map(|(id, _)| *id).collect();
+            let gone = gone
+                .iter()
+                .filter_map(|id| Some((*id, table.peers.remove(id)?)));
+            let cut_off: Vec<_> = gone.collect();
+            for member in roster.members().filter(|member| member.id != self.id) {
+                table.peers.entry(member.id).or_default();
+            }
+            (cut_off, table.sessions())
+        };
+        self.emit(NodeEvent::RosterChanged);
+        for session in sessions {
+            if from.is_some_and(|from| from.peer() == session.peer()) {
+                continue;
+            }
+            let new = change.new.clone();
+            self.tasks.spawn(async move {
+                for statements in batches(&new) {
+                    let statements = statements.to_vec();
+                    let request = Request::RosterPush { statements };
+                    // A peer that misses this sees the other digest in the next pulse.
+                    let _ = session.request(&request, Bytes::new(), RPC_TIMEOUT).await;
+                }
+            });
+        }
+        for (id, peer) in cut_off {
+            if let Some(session) = peer.session {
+                session.close("removed from the volume");
+            }
+            if peer.up {
+                self.emit(NodeEvent::PeerDown(id));
+            }
+        }
+        self.dial_wake.notify_one();
+    }
+}

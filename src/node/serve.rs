@@ -1,0 +1,257 @@
+//! What other peers ask of this one.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+
+use super::Node;
+use super::membership::page;
+use super::session::Session;
+use crate::base::PeerId;
+use crate::base::time::{sleep, timeout};
+use crate::transport::Incoming;
+use crate::wire::limits::{SEGMENTS_BATCH_BYTES, SEGMENTS_MAX};
+use crate::wire::{
+    ChunkRefusal, ChunkRequest, ChunkResponse, Refusal, Request, Response, Vector, WIRE_VERSION,
+    WireError,
+};
+
+/// Requests of one peer that are worked on at once; further ones wait in the transport.
+const REQUESTS_MAX: usize = 64;
+
+/// How long a connection may stay without a hello, or without the end of a join.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Connections without a hello that are kept at once; more are turned away.
+const STRANGERS_MAX: usize = 64;
+
+/// How long the answer to one request may take, the sending included. Beyond it the peer has given
+/// up long ago.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a peer that broke the rules too often is not listened to.
+const BAN_TIME: Duration = Duration::from_secs(60);
+
+/// Bans that are remembered; new identities are cheap, so more would only be memory.
+const BANS_MAX: usize = 1024;
+
+impl Node {
+    /// Takes in connections.
+    pub(super) async fn accept_loop(self: Arc<Self>) {
+        while let Some(connection) = self.transport.accept().await {
+            if self.is_banned(&connection.peer()) {
+                connection.close("cut off");
+                continue;
+            }
+            if self.strangers.load(Ordering::Relaxed) >= STRANGERS_MAX {
+                connection.close("busy");
+                continue;
+            }
+            let session = Session::new(connection, Arc::clone(&self.clock), false);
+            self.tasks.spawn(Arc::clone(&self).receive(session));
+        }
+    }
+
+    /// Serves a connection that came in; one that does not say hello in time is closed.
+    async fn receive(self: Arc<Self>, session: Arc<Session>) {
+        self.strangers.fetch_add(1, Ordering::Relaxed);
+        let stranger = Stranger(Arc::clone(&self));
+        let watched = Arc::clone(&session);
+        self.tasks.spawn(async move {
+            sleep(HELLO_TIMEOUT).await;
+            drop(stranger);
+            if !watched.is_open() {
+                watched.close("no hello");
+            }
+        });
+        self.serve(session).await;
+    }
+
+    /// Serves the requests on a connection until it ends.
+    pub(super) async fn serve(self: Arc<Self>, session: Arc<Session>) {
+        let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
+        loop {
+            // The semaphore is never closed.
+            let Ok(permit) = Arc::clone(&requests).acquire_owned().await else {
+                break;
+            };
+            let Some(incoming) = session.connection().next_request().await else {
+                break;
+            };
+            let (node, session) = (Arc::clone(&self), Arc::clone(&session));
+            self.tasks.spawn(async move {
+                // A peer that does not take its answer in gets none.
+                let _ = timeout(ANSWER_TIMEOUT, node.handle(&session, incoming)).await;
+                drop(permit);
+            });
+        }
+        self.ended(&session);
+    }
+
+    async fn handle(self: &Arc<Self>, session: &Arc<Session>, incoming: Incoming) {
+        let Incoming { frame, reply } = incoming;
+        let (response, payload) = match Request::decode(&frame.body) {
+            Ok(request) => self.answer(session, request, frame.payload).await,
+            Err(WireError::TooNew { .. }) => {
+                let known = WIRE_VERSION;
+                (Response::Refused(Refusal::TooNew { known }), Bytes::new())
+            }
+            Err(_) => {
+                self.strike(session, 1);
+                (Response::Refused(Refusal::Malformed), Bytes::new())
+            }
+        };
+        if session.is_open() {
+            self.heard_from(session);
+        }
+        if let Err(error) = reply.send(response.encode(), payload).await {
+            tracing::debug!(peer = %session.peer().short(), %error, "an answer was not sent");
+        }
+    }
+
+    async fn answer(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        request: Request,
+        payload: Bytes,
+    ) -> (Response, Bytes) {
+        let response = match request {
+            Request::Hello(hello) => self.greeted(session, hello).await,
+            Request::Join { volume, clock_ms } => self.answer_join(session, volume, clock_ms),
+            Request::Redeem(redeem) => self.answer_redeem(session, redeem).await,
+            Request::RosterPush { statements } if session.may_ask_roster() => {
+                self.merge_roster(statements, Some(session)).await;
+                Response::Done
+            }
+            Request::RosterPull { skip } if session.may_ask_roster() => {
+                let roster = self.roster();
+                Response::Roster {
+                    statements: page(&roster, skip as usize),
+                    total: u32::try_from(roster.statement_count()).unwrap_or(u32::MAX),
+                }
+            }
+            _ if !session.is_open() => {
+                self.strike(session, 1);
+                Response::Refused(Refusal::HelloFirst)
+            }
+            Request::Chunk(request) => return self.answer_chunk(session, request, payload).await,
+            request => self.answer_member(session, request).await,
+        };
+        (response, Bytes::new())
+    }
+
+    /// Answers what only members with a session may ask.
+    async fn answer_member(self: &Arc<Self>, session: &Arc<Session>, request: Request) -> Response {
+        match request {
+            Request::Sync(state) => {
+                self.note_state(session, &state);
+                Response::Sync(self.tell_state(session))
+            }
+            Request::Push { segments } => match self.take_segments(session, segments).await {
+                Ok(_) => Response::Sync(self.tell_state(session)),
+                Err(_) => Response::Refused(Refusal::Busy),
+            },
+            Request::Pull { from } => self.answer_pull(from).await,
+            Request::FindNode { key } => Response::Nodes {
+                records: self.records_near(&key),
+            },
+            Request::PutRecords { records } => {
+                // A record may be of a member that this peer has not heard of: no offence.
+                self.learn_records(records);
+                Response::Done
+            }
+            Request::Hello(_)
+            | Request::Join { .. }
+            | Request::Redeem(_)
+            | Request::RosterPush { .. }
+            | Request::RosterPull { .. }
+            | Request::Chunk(_) => Response::Refused(Refusal::Malformed),
+        }
+    }
+
+    async fn answer_chunk(
+        &self,
+        session: &Session,
+        request: ChunkRequest,
+        payload: Bytes,
+    ) -> (Response, Bytes) {
+        let handler = self.handler.read().clone();
+        let (response, payload) = match handler {
+            Some(handler) => handler.handle(session.peer(), request, payload).await,
+            None => (ChunkResponse::Refused(ChunkRefusal::Busy), Bytes::new()),
+        };
+        (Response::Chunk(response), payload)
+    }
+
+    /// Returns the first segments of the wanted ranges, as many as one message takes.
+    async fn answer_pull(self: &Arc<Self>, from: Vector) -> Response {
+        let node = Arc::clone(self);
+        let read = move || {
+            let offered = node.log.offered();
+            let mut segments = Vec::new();
+            let mut room = SEGMENTS_BATCH_BYTES;
+            for (device, first) in from {
+                let last = offered.get(&device).copied().unwrap_or(0);
+                if room == 0 || segments.len() >= SEGMENTS_MAX || first == 0 || first > last {
+                    continue;
+                }
+                let mut range = match node.log.range(device, first, room) {
+                    Ok(range) => range,
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot read the log");
+                        continue;
+                    }
+                };
+                range.retain(|segment| segment.header.seg_no <= last);
+                range.truncate(SEGMENTS_MAX - segments.len());
+                let sizes = range.iter().map(|segment| segment.body.len());
+                room = room.saturating_sub(sizes.sum());
+                segments.extend(range);
+            }
+            segments
+        };
+        match self.config.pool.call(read).await {
+            Some(segments) => Response::Segments { segments },
+            None => Response::Refused(Refusal::Busy),
+        }
+    }
+
+    /// Takes note of an offence; a peer that has committed too many is cut off for a while.
+    pub(super) fn strike(&self, session: &Session, weight: u32) {
+        if !session.strike(weight) {
+            return;
+        }
+        let peer = session.peer();
+        tracing::warn!(peer = %peer.short(), "cut off: it broke the rules too often");
+        {
+            let mut bans = self.bans.lock();
+            if bans.len() < BANS_MAX {
+                bans.insert(peer, self.now() + BAN_TIME);
+            }
+        }
+        session.close("cut off");
+    }
+
+    pub(super) fn is_banned(&self, peer: &PeerId) -> bool {
+        let now = self.now();
+        self.bans.lock().get(peer).is_some_and(|until| *until > now)
+    }
+
+    /// Ends the bans whose time is over.
+    pub(super) fn forgive(&self) {
+        let now = self.clock.monotonic();
+        self.bans.lock().retain(|_, until| *until > now);
+    }
+}
+
+/// Counts one connection without a hello; dropped when the hello's time is over.
+struct Stranger(Arc<Node>);
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.0.strangers.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,294 @@
+//! Log sync: own segments are pushed at once, all others pulled from whoever has them.
+//!
+//! A session pushes what this device wrote, as its peer's vector says that it is missing there. What
+//! came from others is announced by the pulse instead, and pulled by those who lack it: so in a
+//! fully connected swarm a segment travels once to each peer, and elsewhere each hop relays it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Node;
+use super::error::NodeError;
+use super::event::NodeEvent;
+use super::log::{Accepted, LogError};
+use super::session::Session;
+use crate::base::DeviceId;
+use crate::base::limits::RPC_TIMEOUT;
+use crate::wire::limits::{SEGMENTS_BATCH_BYTES, SEGMENTS_MAX, WANTS_MAX};
+use crate::wire::{Request, Response, SEGMENT_DOMAIN, SealedSegment, Vector};
+
+/// How long one batch may take: its bytes at 100 kB/s, and an RPC.
+const BATCH_TIMEOUT: Duration =
+    RPC_TIMEOUT.saturating_add(Duration::from_secs(SEGMENTS_BATCH_BYTES as u64 / 100_000));
+
+/// How long a device whose segments were refused is not pulled from that peer again.
+const REFUSED_PAUSE: Duration = Duration::from_secs(30);
+
+/// The same where the peer gave nothing at all.
+const EMPTY_PAUSE: Duration = Duration::from_millis(1500);
+
+impl Node {
+    /// Pushes and pulls until the connection ends.
+    pub(super) async fn sync_loop(self: Arc<Self>, session: Arc<Session>) {
+        let mut paused: BTreeMap<DeviceId, Duration> = BTreeMap::new();
+        loop {
+            let progress = async {
+                let pushed = self.push(&session).await;
+                let pulled = self.pull(&session, &mut paused).await;
+                pushed || pulled
+            };
+            let progress = tokio::select! {
+                biased;
+                _ = session.connection().closed() => return,
+                progress = progress => progress,
+            };
+            if progress {
+                continue;
+            }
+            tokio::select! {
+                biased;
+                _ = session.connection().closed() => return,
+                () = session.log_wake.notified() => {}
+            }
+        }
+    }
+
+    /// Pushes the next own segments that the peer lacks; says whether that moved the peer on.
+    async fn push(self: &Arc<Self>, session: &Arc<Session>) -> bool {
+        let device = DeviceId::from(self.id);
+        let offered = self.log.offered().get(&device).copied().unwrap_or(0);
+        let has = self.known_at(session, device);
+        if has >= offered {
+            return false;
+        }
+        let segments = match self.own_range(has + 1, offered).await {
+            Ok(segments) if !segments.is_empty() => segments,
+            Ok(_) => return false,
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the own log");
+                return false;
+            }
+        };
+        let request = Request::Push { segments };
+        match session.request(&request, Bytes::new(), BATCH_TIMEOUT).await {
+            Ok((Response::Sync(state), _)) => {
+                self.heard_from(session);
+                self.note_state(session, &state);
+                self.known_at(session, device) > has
+            }
+            Ok(_) => {
+                self.strike(session, 1);
+                false
+            }
+            Err(error) => {
+                tracing::debug!(peer = %session.peer().short(), %error, "a push failed");
+                false
+            }
+        }
+    }
+
+    /// Pulls the next segments that the peer has and this one lacks; says whether logs grew.
+    async fn pull(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        paused: &mut BTreeMap<DeviceId, Duration>,
+    ) -> bool {
+        let now = self.now();
+        paused.retain(|_, until| *until > now);
+        let Some(claim) = self.claim(session, paused) else {
+            return false;
+        };
+        let wanted = claim.wanted.clone();
+        let grown = match self.pull_wanted(session, &wanted, paused).await {
+            Ok(grown) => grown,
+            Err(error) => {
+                tracing::debug!(peer = %session.peer().short(), %error, "a pull failed");
+                false
+            }
+        };
+        if !grown {
+            // The peer cannot give now what it has; the next pulse but one asks again.
+            for device in wanted.keys() {
+                paused.entry(*device).or_insert(now + EMPTY_PAUSE);
+            }
+        }
+        grown
+    }
+
+    async fn pull_wanted(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        wanted: &Vector,
+        paused: &mut BTreeMap<DeviceId, Duration>,
+    ) -> Result<bool, NodeError> {
+        let from = wanted.clone();
+        let request = Request::Pull { from };
+        let answer = session
+            .request(&request, Bytes::new(), BATCH_TIMEOUT)
+            .await?;
+        let (Response::Segments { segments }, _) = answer else {
+            self.strike(session, 1);
+            let peer = session.peer();
+            return Err(NodeError::Protocol { peer });
+        };
+        self.heard_from(session);
+        let accepted = self.take_segments(session, segments).await?;
+        let unknown = |error: &LogError| matches!(error, LogError::UnknownAuthor(_));
+        let mut grown = !accepted.grown.is_empty();
+        if accepted.refused.values().any(unknown) {
+            self.pull_roster(session).await;
+        }
+        let roster = self.roster();
+        for (device, error) in &accepted.refused {
+            if unknown(error) && roster.author(*device).is_some() {
+                grown = true;
+            } else {
+                paused.insert(*device, self.now() + REFUSED_PAUSE);
+            }
+        }
+        Ok(grown)
+    }
+
+    /// Verifies and stores segments that a peer sent, and tells whoever wants to know.
+    pub(super) async fn take_segments(
+        self: &Arc<Self>,
+        session: &Session,
+        segments: Vec<SealedSegment>,
+    ) -> Result<Accepted, NodeError> {
+        let node = Arc::clone(self);
+        let take = move || {
+            let roster = node.roster();
+            let now_ms = node.clock.wall_ms();
+            node.log.accept(&segments, now_ms, &|segment| {
+                let author = roster.author(segment.header.device);
+                verify(segment, author)
+            })
+        };
+        let accepted = match self.config.pool.call(take).await {
+            Some(accepted) => accepted?,
+            None => return Err(NodeError::ShutDown),
+        };
+        let peer = session.peer();
+        for (device, error) in &accepted.refused {
+            tracing::warn!(peer = %peer.short(), %error, "a segment was refused");
+            // Gaps, forks and clocks may be the fault of others than the peer that passes them on.
+            match error {
+                LogError::Unauthentic { .. }
+                | LogError::OtherVolume
+                | LogError::Malformed { .. } => self.strike(session, 4),
+                LogError::NotAuthor(_) if *device == DeviceId::from(peer) => {
+                    self.strike(session, 1);
+                }
+                _ => {}
+            }
+        }
+        if !accepted.grown.is_empty() {
+            for (device, seg_no) in &accepted.grown {
+                let (device, seg_no) = (*device, *seg_no);
+                self.emit(NodeEvent::Segments { device, seg_no });
+            }
+            self.announce(&accepted.grown);
+        }
+        Ok(accepted)
+    }
+
+    /// Returns how much of a device's log the peer is known to have.
+    fn known_at(&self, session: &Session, device: DeviceId) -> u64 {
+        let table = self.table.lock();
+        let peer = table.peers.get(&session.peer());
+        peer.and_then(|peer| peer.vector.get(&device).copied())
+            .unwrap_or(0)
+    }
+
+    /// Reads own segments from `from` to `to`, as many as one message takes.
+    async fn own_range(
+        self: &Arc<Self>,
+        from: u64,
+        to: u64,
+    ) -> Result<Vec<SealedSegment>, NodeError> {
+        let recent = self.recent.lock().from(from, SEGMENTS_BATCH_BYTES);
+        let mut segments = match recent {
+            Some(segments) => segments,
+            None => {
+                let node = Arc::clone(self);
+                let device = DeviceId::from(self.id);
+                let read = move || node.log.range(device, from, SEGMENTS_BATCH_BYTES);
+                let read = self.config.pool.call(read).await;
+                read.ok_or(NodeError::ShutDown)??
+            }
+        };
+        segments.retain(|segment| segment.header.seg_no <= to);
+        segments.truncate(SEGMENTS_MAX);
+        Ok(segments)
+    }
+
+    /// Claims the devices of which the peer has more than this one, but those that are being pulled
+    /// from others.
+    fn claim(
+        self: &Arc<Self>,
+        session: &Session,
+        paused: &BTreeMap<DeviceId, Duration>,
+    ) -> Option<Claim> {
+        let theirs = {
+            let table = self.table.lock();
+            table.peers.get(&session.peer())?.vector.clone()
+        };
+        let ours = self.log.vector();
+        let mut pulling = self.pulling.lock();
+        let mut wanted = Vector::new();
+        for (device, last) in theirs {
+            let have = ours.get(&device).copied().unwrap_or(0);
+            let free = last > have && !paused.contains_key(&device);
+            if free && wanted.len() < WANTS_MAX && pulling.insert(device) {
+                wanted.insert(device, have + 1);
+            }
+        }
+        drop(pulling);
+        if wanted.is_empty() {
+            return None;
+        }
+        let node = Arc::clone(self);
+        Some(Claim { node, wanted })
+    }
+}
+
+/// Devices that are being pulled; given back when dropped, and the other sessions may go on then.
+struct Claim {
+    node: Arc<Node>,
+    wanted: Vector,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.node
+            .pulling
+            .lock()
+            .retain(|device| !self.wanted.contains_key(device));
+        for session in self.node.table.lock().sessions() {
+            session.log_wake.notify_one();
+        }
+    }
+}
+
+/// Checks that a segment is signed by its author, and that the author may change the volume.
+///
+/// What a member wrote before it was removed stays: the author may be a former member. A removed
+/// peer is cut off, so that nothing newer of it comes in.
+fn verify(segment: &SealedSegment, author: Option<&super::roster::Member>) -> Result<(), LogError> {
+    let header = &segment.header;
+    let author = author.ok_or(LogError::UnknownAuthor(header.device))?;
+    if !author.role.writes() {
+        return Err(LogError::NotAuthor(header.device));
+    }
+    let signed = SealedSegment::signed_bytes(header, &segment.body);
+    let identity = &author.identity;
+    identity
+        .verify(SEGMENT_DOMAIN, &signed, &segment.signature)
+        .map_err(|_| LogError::Unauthentic {
+            device: header.device,
+            seg_no: header.seg_no,
+        })
+}

@@ -50,6 +50,9 @@ pub const VALUE_MAX_BYTES: usize = 8 << 20;
 /// Largest sealed chunk that [`Chunks::put`] takes: a full chunk with room for its seal.
 pub const SEALED_MAX_BYTES: usize = (crate::base::limits::CHUNK_BYTES as usize) + 4096;
 
+/// What a scan calls with the key and the value of each row.
+pub type RowVisitor<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// An ordered set of tables with atomic batches.
 ///
 /// Reads see every batch committed before them. The order of commits is the order of recovery: of
@@ -66,7 +69,7 @@ pub trait Rows: Send + Sync + std::fmt::Debug {
         table: Table,
         start: &[u8],
         end: Option<&[u8]>,
-        f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        f: &mut RowVisitor<'_>,
     ) -> Result<(), StoreError>;
 
     /// Calls `f` for the same rows as [`Rows::scan`], in descending key order.
@@ -75,7 +78,7 @@ pub trait Rows: Send + Sync + std::fmt::Debug {
         table: Table,
         start: &[u8],
         end: Option<&[u8]>,
-        f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        f: &mut RowVisitor<'_>,
     ) -> Result<(), StoreError>;
 
     /// Applies all changes of a batch or none; visible at once, durable at the next sync.

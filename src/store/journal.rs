@@ -19,13 +19,21 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::{KEY_MAX_BYTES, StoreError, VALUE_MAX_BYTES};
 
+/// What [`repair`] found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Repaired {
+    /// Length of the whole batches, which the database replays.
+    pub(super) kept_bytes: u64,
+    /// Bytes other than zeros behind them; 0 after an orderly end.
+    pub(super) cut_bytes: u64,
+}
+
 /// Cuts the newest journal of the folder behind its last whole batch.
 ///
-/// Does nothing in a folder without journals. Returns how many bytes other than zeros were cut: 0
-/// after an orderly end.
-pub(super) fn repair(folder: &Path) -> Result<u64, StoreError> {
+/// Does nothing in a folder without journals.
+pub(super) fn repair(folder: &Path) -> Result<Repaired, StoreError> {
     let Some((_, path)) = newest(folder)? else {
-        return Ok(0);
+        return Ok(Repaired::default());
     };
     let _lock = hold(folder)?;
     let io = |op| move |e| StoreError::io(op, folder, e);
@@ -34,12 +42,62 @@ pub(super) fn repair(folder: &Path) -> Result<u64, StoreError> {
         .write(true)
         .open(&path)
         .map_err(io("open a journal in"))?;
-    let valid = valid_len(&mut BufReader::with_capacity(1 << 20, &file));
-    let valid = valid.map_err(io("read a journal in"))?;
-    let cut = written_behind(&file, valid).map_err(io("read a journal in"))?;
-    file.set_len(valid).map_err(io("cut a journal in"))?;
-    file.sync_all().map_err(io("sync a journal in"))?;
-    Ok(cut)
+    let kept = valid_len(&mut BufReader::with_capacity(1 << 20, &file));
+    let kept = kept.map_err(io("read a journal in"))?;
+    let cut = written_behind(&file, kept).map_err(io("read a journal in"))?;
+    cut_to(&file, kept).map_err(io("cut a journal in"))?;
+    Ok(Repaired {
+        kept_bytes: kept,
+        cut_bytes: cut,
+    })
+}
+
+fn cut_to(file: &File, len: u64) -> io::Result<()> {
+    file.set_len(len)?;
+    file.sync_all()
+}
+
+/// Empties the newest journal when dropped, once that is allowed.
+///
+/// To be dropped after the database is closed, and allowed when all that the journal says is in
+/// the tree: the database does the same when it begins a new journal, but only at 64 MB.
+#[derive(Debug)]
+pub(super) struct EmptyJournal {
+    folder: PathBuf,
+    allowed: bool,
+}
+
+impl EmptyJournal {
+    pub(super) fn new(folder: PathBuf) -> Self {
+        Self {
+            folder,
+            allowed: false,
+        }
+    }
+
+    pub(super) fn allow(&mut self) {
+        self.allowed = true;
+    }
+
+    fn empty(&self) -> Result<(), StoreError> {
+        let Some((_, path)) = newest(&self.folder)? else {
+            return Ok(());
+        };
+        let _lock = hold(&self.folder)?;
+        let file = OpenOptions::new().write(true).open(&path);
+        file.and_then(|file| cut_to(&file, 0))
+            .map_err(|e| StoreError::io("cut", &path, e))
+    }
+}
+
+impl Drop for EmptyJournal {
+    fn drop(&mut self) {
+        if self.allowed
+            && let Err(error) = self.empty()
+        {
+            tracing::warn!(%error, "the row journal stays as long as it is");
+        }
+    }
 }
 
 /// Takes the database's own lock, so that no journal is cut under a database that is open.

@@ -1,20 +1,22 @@
 //! The rows on the local disk: fjall, one tree for all tables, values sealed.
 
 use std::fmt;
-use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
+use parking_lot::{Condvar, Mutex};
 
 use super::batch::{Batch, stored_key, stored_range};
 use super::disk::Folder;
 use super::group::GroupSync;
-use super::journal::{self, JournalSync};
+use super::journal::{self, EmptyJournal, JournalSync};
 use super::memory::check_batch;
 use super::space::{Reserve, Space};
-use super::{Rows, StoreError, StoreOptions, Table};
+use super::{RowVisitor, Rows, StoreError, StoreOptions, Table};
 use crate::crypto::RowSealer;
 
 /// Rows in a folder of their own.
@@ -29,8 +31,11 @@ pub(super) struct LocalRows {
     journal: JournalSync,
     space: Space,
     folder: PathBuf,
-    /// Last, because closing it waits for its workers.
+    /// Bytes in the journal that the next opening would have to replay, about.
+    replay_bytes: AtomicU64,
+    /// Before `emptied`, because closing it waits for its workers.
     database: Database,
+    emptied: EmptyJournal,
 }
 
 impl fmt::Debug for LocalRows {
@@ -49,10 +54,10 @@ impl LocalRows {
         sealer: RowSealer,
         options: &StoreOptions,
     ) -> Result<Self, StoreError> {
-        let cut = journal::repair(folder)?;
-        if cut > 0 {
+        let repaired = journal::repair(folder)?;
+        if repaired.cut_bytes > 0 {
             tracing::warn!(
-                cut_bytes = cut,
+                repaired.cut_bytes,
                 "the row journal ended in an incomplete write that was never synced; it is cut off"
             );
         }
@@ -83,7 +88,9 @@ impl LocalRows {
                 Reserve::ROWS,
             ),
             folder: folder.to_owned(),
+            replay_bytes: AtomicU64::new(repaired.kept_bytes),
             database,
+            emptied: EmptyJournal::new(folder.to_owned()),
         })
     }
 
@@ -95,7 +102,7 @@ impl LocalRows {
     fn visit(
         &self,
         rows: impl Iterator<Item = fjall::Guard>,
-        f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        f: &mut RowVisitor<'_>,
     ) -> Result<(), StoreError> {
         for row in rows {
             let row = row.into_inner();
@@ -124,7 +131,7 @@ impl Rows for LocalRows {
         table: Table,
         start: &[u8],
         end: Option<&[u8]>,
-        f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        f: &mut RowVisitor<'_>,
     ) -> Result<(), StoreError> {
         let (start, end) = stored_range(table, start, end);
         if start >= end {
@@ -138,7 +145,7 @@ impl Rows for LocalRows {
         table: Table,
         start: &[u8],
         end: Option<&[u8]>,
-        f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        f: &mut RowVisitor<'_>,
     ) -> Result<(), StoreError> {
         let (start, end) = stored_range(table, start, end);
         if start >= end {
@@ -173,12 +180,32 @@ impl Rows for LocalRows {
             self.group.poison();
             database_error("write", &self.folder, e)
         })?;
+        self.replay_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.group.wrote();
         Ok(())
     }
 
     fn sync(&self) -> Result<(), StoreError> {
         self.group.sync(|| self.journal.sync())
+    }
+}
+
+impl Drop for LocalRows {
+    /// Moves a long journal into the tree, so that the next opening need not replay it.
+    fn drop(&mut self) {
+        let is_long = self.replay_bytes.load(Ordering::Relaxed) > REPLAY_MAX_BYTES;
+        if !is_long || self.group.check().is_err() || self.tree.rotate_memtable().is_err() {
+            return;
+        }
+        // The database's own wait has no end where its worker failed.
+        let (never, clock) = (Condvar::new(), Mutex::new(()));
+        for _ in 0..CLOSE_WAIT.as_millis() / CLOSE_POLL.as_millis() {
+            if self.tree.sealed_memtable_count() == 0 {
+                self.emptied.allow();
+                return;
+            }
+            never.wait_for(&mut clock.lock(), CLOSE_POLL);
+        }
     }
 }
 
@@ -206,6 +233,14 @@ fn tree_options(options: &StoreOptions) -> KeyspaceCreateOptions {
         .with_kv_separation(Some(separation))
 }
 
+/// A journal longer than this is moved into the tree on closing: replaying takes about a second for
+/// 64 MB.
+const REPLAY_MAX_BYTES: u64 = 4 << 20;
+
+/// How long closing waits for that; without it the next opening takes longer, nothing more.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+const CLOSE_POLL: Duration = Duration::from_millis(5);
+
 /// Name of the one tree.
 const TREE: &str = "rows";
 
@@ -226,6 +261,8 @@ const LARGE_VALUE_BYTES: u32 = 2 << 10;
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
+
     use super::*;
     use crate::base::Rng;
     use crate::crypto::{Identity, LocalKey};
@@ -289,6 +326,31 @@ mod tests {
             rows.get(Table::Meta, b"a"),
             Err(StoreError::Unauthentic)
         ));
+    }
+
+    #[test]
+    fn a_long_journal_is_emptied_by_closing_and_nothing_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = local_key(1);
+        let rows = open(folder.path(), &key, 1).unwrap();
+        for n in 0..600u64 {
+            put(&rows, &n.to_be_bytes(), &[n as u8; 10_000]);
+        }
+        drop(rows);
+        assert_eq!(journal::repair(folder.path()).unwrap().kept_bytes, 0);
+        for epoch in 2..4 {
+            let rows = open(folder.path(), &key, epoch).unwrap();
+            for n in 0..600u64 {
+                let row = rows.get(Table::Meta, &n.to_be_bytes()).unwrap();
+                assert_eq!(row.unwrap(), [n as u8; 10_000]);
+            }
+            put(&rows, b"later", &epoch.to_le_bytes());
+            let later = rows.get(Table::Meta, b"later").unwrap().unwrap();
+            assert_eq!(later, epoch.to_le_bytes());
+        }
+        let rows = open(folder.path(), &key, 4).unwrap();
+        let later = rows.get(Table::Meta, b"later").unwrap().unwrap();
+        assert_eq!(later, 3u32.to_le_bytes());
     }
 
     #[test]

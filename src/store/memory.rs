@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 
 use super::batch::{Batch, stored_key, stored_range};
 use super::{
-    ChunkUsage, Chunks, KEY_MAX_BYTES, Rows, SEALED_MAX_BYTES, Store, StoreError, Table,
-    VALUE_MAX_BYTES,
+    ChunkUsage, Chunks, KEY_MAX_BYTES, RowVisitor, Rows, SEALED_MAX_BYTES, Store, StoreError,
+    Table, VALUE_MAX_BYTES,
 };
 use crate::base::{ChunkId, Rng};
 
@@ -198,7 +198,7 @@ impl Rows for MemoryRows {
         table: Table,
         start: &[u8],
         end: Option<&[u8]>,
-        f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        f: &mut RowVisitor<'_>,
     ) -> Result<(), StoreError> {
         let (start, end) = stored_range(table, start, end);
         if start < end {
@@ -212,7 +212,7 @@ impl Rows for MemoryRows {
         table: Table,
         start: &[u8],
         end: Option<&[u8]>,
-        f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        f: &mut RowVisitor<'_>,
     ) -> Result<(), StoreError> {
         let (start, end) = stored_range(table, start, end);
         if start < end {
@@ -339,10 +339,7 @@ impl Chunks for MemoryChunks {
     }
 }
 
-fn visit<'a>(
-    rows: impl Iterator<Item = (&'a Vec<u8>, &'a Vec<u8>)>,
-    f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-) {
+fn visit<'a>(rows: impl Iterator<Item = (&'a Vec<u8>, &'a Vec<u8>)>, f: &mut RowVisitor<'_>) {
     for (key, value) in rows {
         if f(key.get(1..).unwrap_or_default(), value).is_break() {
             break;

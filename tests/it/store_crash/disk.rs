@@ -3,14 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use dfs::base::Rng;
 use dfs::store::disk::{Disk, DiskFile, Room};
-use dfs::store::{Batch, Rows, StoreError, Table};
+use dfs::store::{Batch, RowVisitor, Rows, StoreError, Table};
 use parking_lot::Mutex;
 
 /// What a disk writes whole or not at all.
@@ -210,7 +209,9 @@ impl Disk for ModelDisk {
     fn remove(&self, name: &str) -> io::Result<()> {
         self.power.step()?;
         let removed = self.state.lock().names.remove(name);
-        removed.map(|_| ()).ok_or(io::ErrorKind::NotFound.into())
+        removed
+            .map(|_| ())
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn names(&self) -> io::Result<Vec<String>> {
@@ -306,7 +307,7 @@ impl Rows for PoweredRows {
         table: Table,
         start: &[u8],
         end: Option<&[u8]>,
-        f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        f: &mut RowVisitor<'_>,
     ) -> Result<(), StoreError> {
         self.rows.scan(table, start, end, f)
     }
@@ -316,7 +317,7 @@ impl Rows for PoweredRows {
         table: Table,
         start: &[u8],
         end: Option<&[u8]>,
-        f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        f: &mut RowVisitor<'_>,
     ) -> Result<(), StoreError> {
         self.rows.scan_rev(table, start, end, f)
     }

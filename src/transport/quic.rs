@@ -1,6 +1,6 @@
 //! QUIC between peers: one UDP socket that dials and is dialled.
 //!
-//! Each handshake is mutual TLS 1.3 with the RSA identities ([`tls`]). Any peer that proves a key
+//! Each handshake is mutual TLS 1.3 with the RSA identities (`tls`). Any peer that proves a key
 //! is let in here; whether that key is a member's is the node's question.
 
 use std::net::{SocketAddr, UdpSocket};

@@ -22,11 +22,12 @@ pub mod placement;
 
 mod fetch;
 mod ledger;
+mod node_peers;
 mod push;
 mod recheck;
 mod serve;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod view;
 
 use std::collections::BTreeMap;
@@ -37,6 +38,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
+pub use self::node_peers::NodePeers;
 pub use self::peers::Peers;
 
 use self::ledger::{Kind, Ledger};

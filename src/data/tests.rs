@@ -174,3 +174,110 @@ fn many_threads_seal_and_read_through_a_small_pool() {
     assert!(data.cached_bytes() <= 1 << 20);
     assert_eq!(data.replica().usage().held_count, 160);
 }
+
+mod over_a_network {
+    use super::*;
+    use crate::base::Clock;
+    use crate::base::task::spawn;
+    use crate::base::time::{sleep, timeout};
+    use crate::replica::tests::net::Swarm;
+
+    /// Five peers; a synced chunk; the contents at a peer that does not hold it.
+    async fn scene(seed: u64) -> (Swarm, ChunkRef, Bytes, Arc<Data>) {
+        let mut swarm = Swarm::empty(seed);
+        swarm.add_many(
+            5,
+            ReplicaConfig {
+                cache_bytes: 0,
+                ..ReplicaConfig::default()
+            },
+        );
+        let keys = Arc::new(VolumeKeys::generate(&Rng::from_seed(seed)));
+        let data_at = |swarm: &Swarm, index| {
+            let keys = Arc::clone(&keys);
+            Data::new(
+                keys,
+                swarm.at(index),
+                Pool::inline(),
+                swarm.clock(),
+                8 << 20,
+            )
+        };
+        swarm.sync().await;
+        let plain = plain(7, 30_000);
+        let chunk = seal(&data_at(&swarm, 0), &plain);
+        swarm.sync().await;
+        let holders = swarm.holders(chunk.id);
+        let reader = (0..5).find(|index| !holders.contains(index)).unwrap();
+        let data = data_at(&swarm, reader);
+        (swarm, chunk, plain, data)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn readers_of_one_chunk_share_one_fetch() {
+        let (swarm, chunk, plain, data) = scene(1).await;
+        let readers: Vec<_> = (0..10)
+            .map(|n| {
+                let data = Arc::clone(&data);
+                let range = n * 3000..(n + 1) * 3000;
+                spawn(async move { data.read(chunk.id, range, Duration::from_secs(9)).await })
+            })
+            .collect();
+        for (n, reader) in readers.into_iter().enumerate() {
+            assert_eq!(
+                reader.await.unwrap().unwrap(),
+                plain[n * 3000..(n + 1) * 3000]
+            );
+        }
+        assert_eq!(swarm.traffic().0, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_a_fetch_is_under_way_a_thread_is_told_to_wait_elsewhere() {
+        let (_swarm, chunk, plain, data) = scene(2).await;
+        let reader = Arc::clone(&data);
+        let read = spawn(async move { reader.read(chunk.id, 0..5, Duration::from_secs(9)).await });
+        sleep(Duration::from_millis(1)).await;
+        assert!(data.read_local(chunk.id, 0..5).unwrap().is_none());
+        assert_eq!(read.await.unwrap().unwrap(), plain[..5]);
+        assert_eq!(
+            data.read_local(chunk.id, 0..5).unwrap().unwrap(),
+            plain[..5]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_gives_up_takes_nothing_from_the_others() {
+        let (swarm, chunk, plain, data) = scene(3).await;
+        for index in 0..5 {
+            swarm.set_delay(index, Duration::from_secs(2));
+        }
+        let impatient = data.read(chunk.id, 0..5, Duration::from_secs(60));
+        let reader = Arc::clone(&data);
+        let patient =
+            spawn(async move { reader.read(chunk.id, 0..5, Duration::from_secs(60)).await });
+        assert!(timeout(Duration::from_secs(1), impatient).await.is_err());
+        assert_eq!(patient.await.unwrap().unwrap(), plain[..5]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_reader_has_its_own_deadline() {
+        let (swarm, chunk, plain, data) = scene(4).await;
+        for index in 0..5 {
+            swarm.set_delay(index, Duration::from_secs(2));
+        }
+        let clock = swarm.clock();
+        let started = clock.monotonic();
+        let reader = Arc::clone(&data);
+        let short = spawn(async move { reader.read(chunk.id, 0..5, Duration::from_secs(1)).await });
+        tokio::task::yield_now().await;
+        let long = data.read(chunk.id, 0..5, Duration::from_secs(60));
+        assert_eq!(long.await.unwrap(), plain[..5]);
+        assert!(clock.monotonic() - started < Duration::from_secs(10));
+        let late = short.await.unwrap();
+        assert!(matches!(
+            late,
+            Err(DataError::Replica(ReplicaError::TimedOut { .. }))
+        ));
+    }
+}

@@ -10,11 +10,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::limits::{FETCH_GRACE, FETCH_PARALLEL_MAX, HEDGE};
-use super::peers::{Answer, Ask, Link, Peers, SwarmEvent};
+use super::peers::{Answer, Ask, Link, Peers};
 use super::{Replica, ReplicaError, is_chunk};
 use crate::base::task::spawn;
 use crate::base::time::{sleep, timeout};
 use crate::base::{ChunkId, PeerId};
+use crate::node::NodeEvent;
 
 /// How fast a peer has been lately, and how much is asked of it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -177,10 +178,11 @@ impl Replica {
         let mut attempts: Vec<Attempt> = Vec::new();
         let mut is_due = true;
         loop {
-            if is_due && attempts.len() < FETCH_PARALLEL_MAX {
-                if let Some(peer) = search.queue.pop_front() {
-                    attempts.push(self.attempt(peers, peer, id, links, sender.clone()));
-                }
+            if is_due
+                && attempts.len() < FETCH_PARALLEL_MAX
+                && let Some(peer) = search.queue.pop_front()
+            {
+                attempts.push(self.attempt(peers, peer, id, links, sender.clone()));
             }
             let patience = attempts.last()?.patience;
             let hedge = async {
@@ -339,11 +341,11 @@ impl Drop for Load {
 }
 
 /// Waits until a session comes up, or may have.
-async fn next_up(events: &mut tokio::sync::broadcast::Receiver<SwarmEvent>) {
+async fn next_up(events: &mut tokio::sync::broadcast::Receiver<NodeEvent>) {
     loop {
         match events.recv().await {
-            Ok(SwarmEvent::Up(_)) | Err(RecvError::Lagged(_)) => return,
-            Ok(SwarmEvent::Down(_) | SwarmEvent::Candidates) => {}
+            Ok(NodeEvent::PeerUp(_)) | Err(RecvError::Lagged(_)) => return,
+            Ok(_) => {}
             Err(RecvError::Closed) => std::future::pending().await,
         }
     }

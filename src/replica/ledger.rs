@@ -6,129 +6,27 @@
 //! peer that is away costs the others nothing. Counters are kept in memory and rebuilt from the
 //! rows at the start.
 
+#[cfg(test)]
+mod check;
+mod edit;
+mod holding;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use lru::LruCache;
-use parking_lot::{Mutex, MutexGuard};
-use serde::{Deserialize, Serialize};
+use parking_lot::Mutex;
 
+#[cfg(test)]
+pub(super) use self::check::is_held;
+pub(super) use self::edit::{Counters, Queue};
+pub(super) use self::holding::{Holding, Kind, Plan};
+
+use self::edit::{Edit, State};
+use self::holding::{decode, insert, remove};
 use super::ReplicaError;
-use super::limits::{HOLDERS_MAX, ROW_MAX_BYTES};
 use crate::base::{ChunkId, PeerId};
-use crate::store::{Batch, Store, Table, codec};
-
-/// Why a chunk is on this peer's disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Kind {
-    /// Fetched for a reader, or released: may be evicted at any time.
-    Cached,
-    /// Made here, but to be held by others: kept until R of them have it.
-    Kept,
-    /// This peer is one of the holders.
-    Held,
-}
-
-/// What is known of a chunk that is on this peer's disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Holding {
-    /// Length of the sealed bytes.
-    pub(super) len: u32,
-    /// Why it is here.
-    pub(super) kind: Kind,
-    /// Fewer than R peers are known to hold it, and this peer is to see to it.
-    pub(super) short: bool,
-    /// Others that confirmed to hold it durably, sorted.
-    pub(super) confirmed: Vec<PeerId>,
-    /// Others that are to be asked and sent it, sorted; each has a row of `Pending`.
-    pub(super) queued: Vec<PeerId>,
-}
-
-/// Where a chunk belongs, as computed from the current candidates.
-#[derive(Debug, Clone)]
-pub(super) struct Plan {
-    /// This peer.
-    pub(super) me: PeerId,
-    /// The R holders by rank.
-    pub(super) targets: Vec<PeerId>,
-    /// How many holders there must be.
-    pub(super) wanted: usize,
-}
-
-impl Holding {
-    fn new(len: u32, kind: Kind) -> Self {
-        Self {
-            len,
-            kind,
-            short: false,
-            confirmed: Vec::new(),
-            queued: Vec::new(),
-        }
-    }
-
-    /// Returns how many peers are known to hold the chunk, this one included.
-    pub(super) fn copies(&self) -> usize {
-        self.confirmed.len() + usize::from(self.kind == Kind::Held)
-    }
-
-    /// Follows from the rest: short or not, kept or released.
-    fn settle(&mut self, wanted: usize) {
-        self.short = self.kind != Kind::Cached && self.copies() < wanted;
-        if self.kind == Kind::Kept && !self.short && self.queued.is_empty() {
-            self.kind = Kind::Cached;
-        }
-    }
-
-    fn confirm(&mut self, peer: PeerId) {
-        remove(&mut self.queued, &peer);
-        if self.confirmed.len() < HOLDERS_MAX {
-            insert(&mut self.confirmed, peer);
-        }
-    }
-
-    /// Takes over a new plan; `is_member` says who may still count as a holder.
-    fn replan(&mut self, plan: &Plan, is_member: &dyn Fn(&PeerId) -> bool) {
-        self.confirmed.retain(is_member);
-        self.queued.clear();
-        for target in &plan.targets {
-            if *target != plan.me && !self.confirmed.contains(target) {
-                insert(&mut self.queued, *target);
-            }
-        }
-        self.kind = if plan.targets.contains(&plan.me) {
-            Kind::Held
-        } else {
-            Kind::Kept
-        };
-        self.settle(plan.wanted);
-    }
-}
-
-/// Totals of the books.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Counters {
-    pub(super) held_count: u64,
-    pub(super) held_bytes: u64,
-    pub(super) cached_count: u64,
-    pub(super) cached_bytes: u64,
-    pub(super) pending_count: u64,
-    pub(super) pending_bytes: u64,
-    pub(super) queues: BTreeMap<PeerId, Queue>,
-}
-
-/// What one peer is still to be asked and sent.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Queue {
-    pub(super) count: u64,
-    pub(super) bytes: u64,
-}
-
-#[derive(Debug)]
-struct State {
-    counters: Counters,
-    /// The evictable chunks, most recently used first.
-    cached: LruCache<ChunkId, u32>,
-}
+use crate::store::{Batch, Store, Table};
 
 /// The books of one peer. All changes of the two tables, and all deletions of chunks, go through
 /// it one after another.
@@ -179,10 +77,10 @@ impl Ledger {
         self.store
             .rows
             .scan(Table::Held, &[], None, &mut |key, value| {
-                if let (Some(id), Some(_)) = (ChunkId::from_slice(key), decode(value)) {
-                    if on_disk.remove(&id).is_none() {
-                        lost.push(id);
-                    }
+                if let (Some(id), Some(_)) = (ChunkId::from_slice(key), decode(value))
+                    && on_disk.remove(&id).is_none()
+                {
+                    lost.push(id);
                 }
                 ControlFlow::Continue(())
             })?;
@@ -467,159 +365,8 @@ impl Ledger {
     }
 }
 
-/// A change of the books under way: holds the lock, collects the rows, counts when they are in.
-struct Edit<'a> {
-    ledger: &'a Ledger,
-    state: MutexGuard<'a, State>,
-    batch: Batch,
-    changes: Vec<(ChunkId, Option<Holding>, Option<Holding>)>,
-}
-
-impl Edit<'_> {
-    /// Replaces what is known of a chunk; `old` is what the row says now. Once a chunk and edit.
-    fn set(mut self, id: ChunkId, old: Option<Holding>, new: Option<Holding>) -> Self {
-        match &new {
-            Some(new) => self.batch.put(Table::Held, id.0, codec::encode(new)),
-            None => self.batch.delete(Table::Held, id.0),
-        }
-        let none = Vec::new();
-        let queued = |holding: &Option<Holding>| holding.as_ref().map(|h| h.queued.clone());
-        let before = queued(&old).unwrap_or_else(|| none.clone());
-        let now = queued(&new).unwrap_or(none);
-        let len = new
-            .as_ref()
-            .or(old.as_ref())
-            .map_or(0, |holding| holding.len);
-        for peer in before.iter().filter(|peer| !now.contains(peer)) {
-            self.batch.delete(Table::Pending, join(peer, &id));
-        }
-        for peer in now.iter().filter(|peer| !before.contains(peer)) {
-            self.batch
-                .put(Table::Pending, join(peer, &id), len.to_le_bytes());
-        }
-        self.changes.push((id, old, new));
-        self
-    }
-
-    /// Drops a queue row whose chunk has no row of its own any more. Such a row is not counted.
-    fn unqueue(mut self, peer: PeerId, id: ChunkId) -> Result<Self, ReplicaError> {
-        let key = join(&peer, &id);
-        if self.ledger.store.rows.get(Table::Pending, &key)?.is_some() {
-            self.batch.delete(Table::Pending, key);
-        }
-        Ok(self)
-    }
-
-    fn commit(self) -> Result<(), ReplicaError> {
-        self.commit_then(|| Ok(()))
-    }
-
-    /// Commits the rows, counts, then runs `then` still under the lock.
-    fn commit_then(
-        mut self,
-        then: impl FnOnce() -> Result<(), crate::store::StoreError>,
-    ) -> Result<(), ReplicaError> {
-        if !self.batch.is_empty() {
-            self.ledger
-                .store
-                .rows
-                .commit(std::mem::take(&mut self.batch))?;
-            for (id, old, new) in std::mem::take(&mut self.changes) {
-                self.state.count(id, old.as_ref(), new.as_ref());
-            }
-        }
-        Ok(then()?)
-    }
-}
-
-impl State {
-    /// Moves the totals from what was known of a chunk to what is known now.
-    fn count(&mut self, id: ChunkId, old: Option<&Holding>, new: Option<&Holding>) {
-        let counters = &mut self.counters;
-        if let Some(old) = old {
-            let len = u64::from(old.len);
-            if old.kind == Kind::Cached {
-                subtract(&mut counters.cached_count, &mut counters.cached_bytes, len);
-            } else {
-                subtract(&mut counters.held_count, &mut counters.held_bytes, len);
-            }
-            if old.short {
-                subtract(
-                    &mut counters.pending_count,
-                    &mut counters.pending_bytes,
-                    len,
-                );
-            }
-            for peer in &old.queued {
-                if let Some(queue) = counters.queues.get_mut(peer) {
-                    subtract(&mut queue.count, &mut queue.bytes, len);
-                    if queue.count == 0 {
-                        counters.queues.remove(peer);
-                    }
-                }
-            }
-        }
-        if let Some(new) = new {
-            let len = u64::from(new.len);
-            if new.kind == Kind::Cached {
-                add(&mut counters.cached_count, &mut counters.cached_bytes, len);
-            } else {
-                add(&mut counters.held_count, &mut counters.held_bytes, len);
-            }
-            if new.short {
-                add(
-                    &mut counters.pending_count,
-                    &mut counters.pending_bytes,
-                    len,
-                );
-            }
-            for peer in &new.queued {
-                let queue = counters.queues.entry(*peer).or_default();
-                add(&mut queue.count, &mut queue.bytes, len);
-            }
-        }
-        match new {
-            Some(new) if new.kind == Kind::Cached => {
-                self.cached.put(id, new.len);
-            }
-            _ => {
-                self.cached.pop(&id);
-            }
-        }
-    }
-}
-
-fn add(count: &mut u64, bytes: &mut u64, len: u64) {
-    *count += 1;
-    *bytes += len;
-}
-
-fn subtract(count: &mut u64, bytes: &mut u64, len: u64) {
-    *count = count.saturating_sub(1);
-    *bytes = bytes.saturating_sub(len);
-}
-
-fn insert(sorted: &mut Vec<PeerId>, peer: PeerId) {
-    if let Err(index) = sorted.binary_search(&peer) {
-        sorted.insert(index, peer);
-    }
-}
-
-fn remove(sorted: &mut Vec<PeerId>, peer: &PeerId) {
-    sorted.retain(|other| other != peer);
-}
-
-fn decode(row: &[u8]) -> Option<Holding> {
-    codec::decode(row, ROW_MAX_BYTES).ok()
-}
-
 fn len_of(sealed: &[u8]) -> u32 {
     u32::try_from(sealed.len()).unwrap_or(u32::MAX)
-}
-
-/// Returns the key of a row of `Pending`.
-fn join(peer: &PeerId, id: &ChunkId) -> Vec<u8> {
-    [peer.0, id.0].concat()
 }
 
 /// Returns the smallest key greater than `id`.

@@ -8,6 +8,7 @@ use tokio::sync::broadcast;
 
 use super::placement::Candidate;
 use crate::base::{ChunkId, PeerId};
+use crate::node::NodeEvent;
 
 /// The swarm around this peer. Nothing that it returns is trusted: ids are checked by the caller.
 #[async_trait]
@@ -28,7 +29,7 @@ pub trait Peers: Send + Sync + 'static {
     async fn lookup(&self, id: &ChunkId) -> Vec<PeerId>;
 
     /// Returns the stream of what changes from now on; a receiver that lags must look anew.
-    fn subscribe(&self) -> broadcast::Receiver<SwarmEvent>;
+    fn subscribe(&self) -> broadcast::Receiver<NodeEvent>;
 }
 
 /// A peer with a session.
@@ -38,17 +39,6 @@ pub struct Link {
     pub peer: PeerId,
     /// The measured round trip.
     pub rtt: Duration,
-}
-
-/// What changed in the swarm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SwarmEvent {
-    /// A session came up.
-    Up(PeerId),
-    /// A session ended.
-    Down(PeerId),
-    /// Members, their roles, or what they offer to store are others now.
-    Candidates,
 }
 
 /// A question about chunks.

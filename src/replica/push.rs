@@ -13,11 +13,12 @@ use super::limits::{
     BACKOFF, FULL_BACKOFF, HOLD_BATCH, HOLD_TIMEOUT, PUT_BATCH_BYTES, PUT_BATCH_CHUNKS, PUT_LANES,
     PUT_TIMEOUT,
 };
-use super::peers::{Answer, Ask, AskError, PutOutcome, SwarmEvent};
+use super::peers::{Answer, Ask, AskError, PutOutcome};
 use super::{Peers, Replica, ReplicaError};
 use crate::base::task::spawn;
 use crate::base::time::sleep;
 use crate::base::{ChunkId, PeerId};
+use crate::node::NodeEvent;
 
 /// How a pass over the queue of a peer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,13 +48,17 @@ impl Replica {
         loop {
             self.refresh_view();
             self.employ(&peers, &mut workers);
-            match events.recv().await {
-                // A session that was replaced gets a new worker, without the old one's pause.
-                Ok(SwarmEvent::Up(peer) | SwarmEvent::Down(peer)) => {
-                    workers.remove(&peer);
+            let moved = loop {
+                match events.recv().await {
+                    Ok(NodeEvent::PeerUp(peer) | NodeEvent::PeerDown(peer)) => break Some(peer),
+                    Ok(NodeEvent::RosterChanged) | Err(RecvError::Lagged(_)) => break None,
+                    Ok(_) => {}
+                    Err(RecvError::Closed) => return,
                 }
-                Ok(SwarmEvent::Candidates) | Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return,
+            };
+            // A session that was replaced gets a new worker, without the old one's pause.
+            if let Some(peer) = moved {
+                workers.remove(&peer);
             }
             // Who waits for the swarm in a fetch, or shows progress, looks anew.
             self.changed();

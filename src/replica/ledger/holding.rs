@@ -1,0 +1,107 @@
+//! What the books say of one chunk, and how that follows from what holders confirm.
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::PeerId;
+use crate::replica::limits::{HOLDERS_MAX, ROW_MAX_BYTES};
+use crate::store::codec;
+
+/// Why a chunk is on this peer's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::replica) enum Kind {
+    /// Fetched for a reader, or released: may be evicted at any time.
+    Cached,
+    /// Made here, but to be held by others: kept until R of them have it.
+    Kept,
+    /// This peer is one of the holders.
+    Held,
+}
+
+/// What is known of a chunk that is on this peer's disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::replica) struct Holding {
+    /// Length of the sealed bytes.
+    pub(in crate::replica) len: u32,
+    /// Why it is here.
+    pub(in crate::replica) kind: Kind,
+    /// Fewer than R peers are known to hold it, and this peer is to see to it.
+    pub(in crate::replica) short: bool,
+    /// Others that confirmed to hold it durably, sorted.
+    pub(in crate::replica) confirmed: Vec<PeerId>,
+    /// Others that are to be asked and sent it, sorted; each has a row of `Pending`.
+    pub(in crate::replica) queued: Vec<PeerId>,
+}
+
+/// Where a chunk belongs, as computed from the current candidates.
+#[derive(Debug, Clone)]
+pub(in crate::replica) struct Plan {
+    /// This peer.
+    pub(in crate::replica) me: PeerId,
+    /// The R holders by rank.
+    pub(in crate::replica) targets: Vec<PeerId>,
+    /// How many holders there must be.
+    pub(in crate::replica) wanted: usize,
+}
+
+impl Holding {
+    pub(super) fn new(len: u32, kind: Kind) -> Self {
+        Self {
+            len,
+            kind,
+            short: false,
+            confirmed: Vec::new(),
+            queued: Vec::new(),
+        }
+    }
+
+    /// Returns how many peers are known to hold the chunk, this one included.
+    pub(in crate::replica) fn copies(&self) -> usize {
+        self.confirmed.len() + usize::from(self.kind == Kind::Held)
+    }
+
+    /// Follows from the rest: short or not, kept or released.
+    pub(super) fn settle(&mut self, wanted: usize) {
+        self.short = self.kind != Kind::Cached && self.copies() < wanted;
+        if self.kind == Kind::Kept && !self.short && self.queued.is_empty() {
+            self.kind = Kind::Cached;
+        }
+    }
+
+    pub(super) fn confirm(&mut self, peer: PeerId) {
+        remove(&mut self.queued, &peer);
+        if self.confirmed.len() < HOLDERS_MAX {
+            insert(&mut self.confirmed, peer);
+        }
+    }
+
+    /// Takes over a new plan; `is_member` says who may still count as a holder.
+    pub(super) fn replan(&mut self, plan: &Plan, is_member: &dyn Fn(&PeerId) -> bool) {
+        self.confirmed.retain(is_member);
+        self.queued.clear();
+        for target in &plan.targets {
+            if *target != plan.me && !self.confirmed.contains(target) {
+                insert(&mut self.queued, *target);
+            }
+        }
+        self.kind = if plan.targets.contains(&plan.me) {
+            Kind::Held
+        } else {
+            Kind::Kept
+        };
+        self.settle(plan.wanted);
+    }
+}
+
+pub(super) fn decode(row: &[u8]) -> Option<Holding> {
+    codec::decode(row, ROW_MAX_BYTES).ok()
+}
+
+pub(super) fn insert(sorted: &mut Vec<PeerId>, peer: PeerId) {
+    if let Err(index) = sorted.binary_search(&peer) {
+        sorted.insert(index, peer);
+    }
+}
+
+pub(super) fn remove(sorted: &mut Vec<PeerId>, peer: &PeerId) {
+    sorted.retain(|other| other != peer);
+}

@@ -1,0 +1,284 @@
+//! The node as the swarm of this room, and this room as what the node serves.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::broadcast;
+
+use super::Replica;
+use super::peers::{Answer, Ask, AskError, Link, Peers, PutOutcome};
+use super::placement::Candidate;
+use crate::base::limits::K;
+use crate::base::{ChunkId, PeerId};
+use crate::node::{ChunkHandler, Node, NodeError, NodeEvent, PeerInfo, PeerState};
+use crate::wire::{ChunkLen, ChunkRefusal, ChunkRequest, ChunkResponse, Request, Response};
+
+/// The peers of a running node.
+#[derive(Debug)]
+pub struct NodePeers {
+    node: Arc<Node>,
+    capacity_bytes: u64,
+}
+
+impl NodePeers {
+    /// Returns the peers of `node`; this one gives `capacity_bytes`, as it told the others.
+    pub fn new(node: Arc<Node>, capacity_bytes: u64) -> Arc<Self> {
+        Arc::new(Self {
+            node,
+            capacity_bytes,
+        })
+    }
+}
+
+#[async_trait]
+impl Peers for NodePeers {
+    fn me(&self) -> PeerId {
+        self.node.id()
+    }
+
+    fn candidates(&self) -> Vec<Candidate> {
+        let candidate = |peer, weight| Candidate {
+            peer,
+            weight,
+            host: 0,
+        };
+        let others = self
+            .node
+            .peers()
+            .into_iter()
+            .map(|info| candidate(info.id, weight_of(&info)));
+        let me = candidate(self.node.id(), weight(self.capacity_bytes));
+        others.chain(Some(me)).collect()
+    }
+
+    fn links(&self) -> Vec<Link> {
+        let peers = self.node.peers().into_iter();
+        peers
+            .filter(|info| info.state == PeerState::Connected)
+            .map(|info| Link {
+                peer: info.id,
+                rtt: Duration::from_millis(info.rtt_ms.unwrap_or(0)),
+            })
+            .collect()
+    }
+
+    async fn ask(&self, peer: PeerId, ask: Ask, timeout: Duration) -> Result<Answer, AskError> {
+        let (request, payload, kind) = encode(ask);
+        let request = Request::Chunk(request);
+        let answer = self.node.request(peer, request, payload, timeout).await;
+        let (response, payload) = answer.map_err(|error| ask_error(&error))?;
+        let Response::Chunk(response) = response else {
+            return Err(AskError::Refused);
+        };
+        decode(response, payload, kind).ok_or(AskError::Refused)
+    }
+
+    async fn lookup(&self, id: &ChunkId) -> Vec<PeerId> {
+        self.node.closest(&id.0, K)
+    }
+
+    fn subscribe(&self) -> broadcast::Receiver<NodeEvent> {
+        self.node.subscribe()
+    }
+}
+
+impl Replica {
+    /// Returns what answers other peers; it does not keep the replica alive.
+    pub fn handler(self: &Arc<Self>) -> Arc<dyn ChunkHandler> {
+        Arc::new(Server(Arc::downgrade(self)))
+    }
+}
+
+/// Answers requests of the wire from a replica.
+#[derive(Debug)]
+struct Server(Weak<Replica>);
+
+#[async_trait]
+impl ChunkHandler for Server {
+    async fn handle(
+        &self,
+        from: PeerId,
+        request: ChunkRequest,
+        payload: Bytes,
+    ) -> (ChunkResponse, Bytes) {
+        let refuse = |refusal| (ChunkResponse::Refused(refusal), Bytes::new());
+        let Some(replica) = self.0.upgrade() else {
+            return refuse(ChunkRefusal::Busy);
+        };
+        let ask = match request {
+            ChunkRequest::Get { id } => Ask::Get(id),
+            ChunkRequest::Have { ids } => Ask::Hold(ids),
+            ChunkRequest::Put { chunks } => match split(&chunks, payload) {
+                Some(chunks) => Ask::Put(chunks),
+                None => {
+                    tracing::debug!(%from, "a put does not fit its payload");
+                    return refuse(ChunkRefusal::Malformed);
+                }
+            },
+        };
+        match replica.serve(ask).await {
+            None => refuse(ChunkRefusal::Failed),
+            Some(Answer::Get(None)) => (ChunkResponse::Missing, Bytes::new()),
+            Some(Answer::Get(Some(sealed))) => (ChunkResponse::Found, sealed),
+            Some(Answer::Hold(kept)) => (ChunkResponse::Have { kept }, Bytes::new()),
+            Some(Answer::Put(outcomes)) => {
+                let refused = outcomes.into_iter().map(refusal).collect();
+                (ChunkResponse::Stored { refused }, Bytes::new())
+            }
+        }
+    }
+}
+
+/// Which answer is due.
+#[derive(Debug, Clone, Copy)]
+enum AskKind {
+    Hold,
+    Put,
+    Get,
+}
+
+fn encode(ask: Ask) -> (ChunkRequest, Bytes, AskKind) {
+    match ask {
+        Ask::Hold(ids) => (ChunkRequest::Have { ids }, Bytes::new(), AskKind::Hold),
+        Ask::Get(id) => (ChunkRequest::Get { id }, Bytes::new(), AskKind::Get),
+        Ask::Put(chunks) => {
+            // A sealed chunk is little more than 1 MiB, so its length fits.
+            let lens = chunks
+                .iter()
+                .map(|(id, sealed)| ChunkLen {
+                    id: *id,
+                    len: sealed.len() as u32,
+                })
+                .collect();
+            let payload = match &chunks[..] {
+                [(_, only)] => only.clone(),
+                _ => {
+                    let sealed: Vec<&[u8]> = chunks.iter().map(|(_, sealed)| &sealed[..]).collect();
+                    Bytes::from(sealed.concat())
+                }
+            };
+            (ChunkRequest::Put { chunks: lens }, payload, AskKind::Put)
+        }
+    }
+}
+
+fn decode(response: ChunkResponse, payload: Bytes, kind: AskKind) -> Option<Answer> {
+    match (kind, response) {
+        (AskKind::Hold, ChunkResponse::Have { kept }) => Some(Answer::Hold(kept)),
+        (AskKind::Get, ChunkResponse::Found) => Some(Answer::Get(Some(payload))),
+        (AskKind::Get, ChunkResponse::Missing) => Some(Answer::Get(None)),
+        (AskKind::Put, ChunkResponse::Stored { refused }) => {
+            Some(Answer::Put(refused.into_iter().map(outcome).collect()))
+        }
+        _ => None,
+    }
+}
+
+/// Cuts a payload into its chunks; `None` where the lengths do not add up to it.
+fn split(lens: &[ChunkLen], mut payload: Bytes) -> Option<Vec<(ChunkId, Bytes)>> {
+    let mut chunks = Vec::with_capacity(lens.len());
+    for chunk in lens {
+        let len = usize::try_from(chunk.len).ok()?;
+        if len > payload.len() {
+            return None;
+        }
+        chunks.push((chunk.id, payload.split_to(len)));
+    }
+    payload.is_empty().then_some(chunks)
+}
+
+fn refusal(outcome: PutOutcome) -> Option<ChunkRefusal> {
+    match outcome {
+        PutOutcome::Stored => None,
+        PutOutcome::Full => Some(ChunkRefusal::Full),
+        PutOutcome::Corrupt => Some(ChunkRefusal::Corrupt),
+        PutOutcome::Failed => Some(ChunkRefusal::Failed),
+    }
+}
+
+fn outcome(refused: Option<ChunkRefusal>) -> PutOutcome {
+    match refused {
+        None => PutOutcome::Stored,
+        Some(ChunkRefusal::Full) => PutOutcome::Full,
+        Some(ChunkRefusal::Corrupt) => PutOutcome::Corrupt,
+        Some(ChunkRefusal::Malformed | ChunkRefusal::Failed | ChunkRefusal::Busy) => {
+            PutOutcome::Failed
+        }
+    }
+}
+
+fn ask_error(error: &NodeError) -> AskError {
+    match error {
+        NodeError::NotConnected { .. } | NodeError::ShutDown => AskError::Unreachable,
+        NodeError::NoAnswer { .. } => AskError::TimedOut,
+        _ => AskError::Refused,
+    }
+}
+
+/// Returns the share of a peer. One that was never met counts as the smallest that stores: the
+/// roster names it, so others may already place chunks there.
+fn weight_of(info: &PeerInfo) -> u32 {
+    if info.last_contact_ms.is_none() && info.capacity_bytes == 0 {
+        return 1;
+    }
+    weight(info.capacity_bytes)
+}
+
+/// Returns the share of a peer by what it gives: GiB, rounded down to a power of two, so that all
+/// peers see the same and a small change moves nothing.
+fn weight(capacity_bytes: u64) -> u32 {
+    match capacity_bytes {
+        0 => 0,
+        // The bound of 2^20 GiB keeps one boundless peer from taking everything.
+        _ => 1 << (capacity_bytes >> 30).max(1).ilog2().min(20),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_put_crosses_the_wire_unchanged() {
+        for count in 1..4u8 {
+            let chunks: Vec<(ChunkId, Bytes)> = (0..count)
+                .map(|n| (ChunkId([n; 32]), Bytes::from(vec![n; usize::from(n) * 3])))
+                .collect();
+            let (request, payload, _) = encode(Ask::Put(chunks.clone()));
+            let ChunkRequest::Put { chunks: lens } = request else {
+                panic!("not a put")
+            };
+            assert_eq!(split(&lens, payload.clone()), Some(chunks));
+            assert_eq!(split(&lens, [&payload[..], b"x"].concat().into()), None);
+            if !payload.is_empty() {
+                assert_eq!(split(&lens, payload.slice(1..)), None);
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_to_another_question_is_none() {
+        let answer = decode(ChunkResponse::Found, Bytes::new(), AskKind::Put);
+        assert!(answer.is_none());
+        let refused = ChunkResponse::Refused(ChunkRefusal::Busy);
+        assert!(decode(refused, Bytes::new(), AskKind::Hold).is_none());
+    }
+
+    #[test]
+    fn weights_go_in_powers_of_two() {
+        let gib = 1 << 30;
+        let steps = [
+            (0, 0),
+            (1, 1),
+            (gib, 1),
+            (3 * gib, 2),
+            (100 * gib, 64),
+            (u64::MAX, 1 << 20),
+        ];
+        for (capacity, expected) in steps {
+            assert_eq!(weight(capacity), expected);
+        }
+    }
+}

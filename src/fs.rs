@@ -11,6 +11,7 @@
 //! tables, which are leaves. No lock is held while bytes are fetched.
 
 mod acl;
+mod atimes;
 mod attr_ops;
 mod commit;
 mod contents;
@@ -47,6 +48,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use self::atimes::{Atime, Atimes};
 use self::contents::Contents;
 use self::handles::Handles;
 use self::inode_table::{Dropped, InodeTable};
@@ -64,6 +66,7 @@ pub struct Fs {
     config: FsConfig,
     inodes: InodeTable,
     handles: Handles,
+    atimes: Atimes,
     /// Bytes that all dirty data is charged with.
     dirty_bytes: AtomicU64,
     /// What local commits changed behind the kernel's back. A leaf lock.
@@ -91,6 +94,7 @@ impl Fs {
             volume,
             contents: Contents::new(data),
             clock,
+            atimes: Atimes::open(config.rows.clone()),
             config,
             inodes: InodeTable::default(),
             handles: Handles::default(),
@@ -162,9 +166,19 @@ impl Fs {
         Ok(Inode { ino, ..inode })
     }
 
-    fn drop_from_volume(&self, ino: Ino, dropped: Dropped) {
-        if dropped == Dropped::Held {
-            self.volume.release(ino);
+    /// Gives back what was kept for an inode that left the table.
+    fn retire(&self, dropped: Option<Dropped>) {
+        if let Some(dropped) = dropped {
+            let atime = dropped.node.content().atime;
+            self.retire_with(&dropped, atime);
+        }
+    }
+
+    /// Gives back what was kept for an inode whose content the caller may have locked.
+    fn retire_with(&self, dropped: &Dropped, atime: Atime) {
+        self.save_atime(dropped.node.ino, atime);
+        if dropped.held {
+            self.volume.release(dropped.node.ino);
         }
     }
 }

@@ -248,6 +248,12 @@ impl Volume {
         Writer::new(self, self.state.lock())
     }
 
+    /// Makes the chunks that are in the store durable. An op that names them then keeps the writer
+    /// no longer than one that names none.
+    pub fn sync_chunks(&self) -> Result<()> {
+        Ok(self.config.store.chunks.sync()?)
+    }
+
     /// Makes everything applied so far durable, and the chunks that it names before it.
     pub fn sync(&self) -> Result<()> {
         Ok(self.config.store.sync()?)

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::atimes::Atime;
 use super::dirty::Body;
 use super::inode_table::{Content, Node};
 use super::{Attr, Attributes, Caller, Entry, FileKind, Fs, FsError, Result, SetAttr};
@@ -38,13 +39,13 @@ impl Fs {
         }
         self.apply_setattr(&inode, &mut content, &set, now)?;
         if let Some(atime) = set.atime {
-            content.atime = Some(atime.at(now));
+            content.atime = Atime::Changed(atime.at(now));
         }
         if set.size.is_some() && self.inodes.opens(ino) == 0 {
             self.commit(&node, &mut content)?;
         }
         let inode = self.inode(ino)?;
-        let attr = self.attr_with(&inode, Some(&content))?;
+        let attr = self.attr_with(&inode, &mut content)?;
         Ok(self.attributes(attr))
     }
 
@@ -120,14 +121,13 @@ impl Fs {
 
     /// Returns the attributes of an inode whose content is not locked by the caller.
     pub(super) fn attr(&self, inode: &Inode) -> Result<Attr> {
-        match self.inodes.known(inode.ino) {
-            Some(node) => self.attr_with(inode, Some(&node.content())),
-            None => self.attr_with(inode, None),
-        }
+        let node = self.inodes.node(inode.ino);
+        let mut content = node.content();
+        self.attr_with(inode, &mut content)
     }
 
     /// Returns the attributes of an inode with what this mount alone knows about it.
-    pub(super) fn attr_with(&self, inode: &Inode, content: Option<&Content>) -> Result<Attr> {
+    pub(super) fn attr_with(&self, inode: &Inode, content: &mut Content) -> Result<Attr> {
         let mut attr = Attr {
             ino: inode.ino,
             kind: inode.kind,
@@ -138,19 +138,16 @@ impl Fs {
             rdev: u32::try_from(inode.rdev).unwrap_or(0),
             size: inode.size,
             blocks: inode.stored.div_ceil(STAT_BLOCK_BYTES),
-            atime: inode.btime,
+            atime: self.atime(inode.ino, content, inode.btime),
             mtime: inode.mtime,
             ctime: inode.ctime,
             btime: inode.btime,
         };
-        if let Some(content) = content {
-            attr.atime = content.atime.unwrap_or(inode.btime);
-            if let Some(dirty) = &content.dirty {
-                attr.size = dirty.size;
-                attr.mtime = dirty.mtime;
-                attr.ctime = dirty.ctime.max(inode.ctime);
-                attr.blocks = self.stored_with(inode, dirty)?.div_ceil(STAT_BLOCK_BYTES);
-            }
+        if let Some(dirty) = &content.dirty {
+            attr.size = dirty.size;
+            attr.mtime = dirty.mtime;
+            attr.ctime = dirty.ctime.max(inode.ctime);
+            attr.blocks = self.stored_with(inode, dirty)?.div_ceil(STAT_BLOCK_BYTES);
         }
         Ok(attr)
     }
@@ -190,14 +187,14 @@ impl Fs {
     /// Notes an access at `now`, as a mount with `relatime` does: the time moves where it is not
     /// newer than the last change, or a day old.
     pub(super) fn touch_atime(&self, inode: &Inode, content: &mut Content, now: Timespec) {
-        let atime = content.atime.unwrap_or(inode.btime);
+        let atime = self.atime(inode.ino, content, inode.btime);
         let mtime = content
             .dirty
             .as_ref()
             .map_or(inode.mtime, |dirty| dirty.mtime);
         let day = i64::try_from(RELATIME_MAX.as_secs()).unwrap_or(i64::MAX);
         if atime <= mtime || atime <= inode.ctime || now.secs.saturating_sub(atime.secs) >= day {
-            content.atime = Some(now);
+            content.atime = Atime::Changed(now);
         }
     }
 }

@@ -20,10 +20,11 @@ impl Fs {
     pub fn sync_all(&self) -> Result<()> {
         let mut first_error = None;
         for node in self.inodes.dirty() {
-            if let Err(error) = self.commit(&node, &mut node.content()) {
+            if let Err(error) = self.write_out(&node) {
                 first_error.get_or_insert(error);
             }
         }
+        self.save_atimes()?;
         self.volume.sync()?;
         first_error.map_or(Ok(()), Err)
     }
@@ -36,29 +37,53 @@ impl Fs {
         let now = self.clock.monotonic();
         for node in self.inodes.dirty() {
             // Who holds the content is about to write it, or will be met by the next tick.
-            let Some(mut content) = node.try_content() else {
-                continue;
-            };
-            let is_old = content
-                .dirty
-                .as_ref()
-                .is_some_and(|dirty| now.saturating_sub(dirty.since) >= DRAFT_AGE_MAX);
+            let is_old = node.try_content().is_some_and(|content| {
+                let dirty = content.dirty.as_ref();
+                dirty.is_some_and(|dirty| now.saturating_sub(dirty.since) >= DRAFT_AGE_MAX)
+            });
             if is_old {
-                self.commit_in_background(&node, &mut content);
+                self.write_out_in_background(&node);
             }
         }
         std::mem::take(&mut *self.invalid.lock())
     }
 
-    /// Commits where nobody waits for the result: a failure is kept for the next flush or fsync.
+    /// Writes a file where nobody waits for the result.
+    pub(super) fn write_out_in_background(&self, node: &Arc<Node>) {
+        if let Err(error) = self.write_out(node) {
+            self.keep_failure(node, &mut node.content(), error);
+        }
+    }
+
+    /// Commits where nobody waits for the result.
     pub(super) fn commit_in_background(&self, node: &Arc<Node>, content: &mut Content) {
         if let Err(error) = self.commit(node, content) {
-            tracing::warn!(ino = node.ino.0, %error, "unwritten data stays in memory");
-            if let Some(dirty) = &mut content.dirty {
-                dirty.since = self.clock.monotonic();
-            }
-            content.failed.get_or_insert(error);
+            self.keep_failure(node, content, error);
         }
+    }
+
+    /// Keeps a failure for the next flush or fsync; the data waits for another try.
+    fn keep_failure(&self, node: &Arc<Node>, content: &mut Content, error: FsError) {
+        tracing::warn!(ino = node.ino.0, %error, "unwritten data stays in memory");
+        if let Some(dirty) = &mut content.dirty {
+            dirty.since = self.clock.monotonic();
+        }
+        content.failed.get_or_insert(error);
+    }
+
+    /// Writes a file: what takes the disk's time is done before the file is locked for the ops.
+    pub(super) fn write_out(&self, node: &Arc<Node>) -> Result<()> {
+        let sealings = match &mut node.content().dirty {
+            Some(dirty) if dirty.content_changed => self.start_sealing(dirty),
+            _ => Vec::new(),
+        };
+        if !sealings.is_empty() {
+            for sealing in &sealings {
+                sealing.settle(&self.contents)?;
+            }
+            self.volume.sync_chunks()?;
+        }
+        self.commit(node, &mut node.content())
     }
 
     /// Turns the unwritten changes of a file into ops. On failure they stay as they are.
@@ -71,8 +96,9 @@ impl Fs {
                 self.dirty_bytes
                     .fetch_sub(content.charged, Ordering::Relaxed);
                 content.charged = 0;
-                let dropped = self.inodes.mark_clean(node.ino);
-                self.drop_from_volume(node.ino, dropped);
+                if let Some(dropped) = self.inodes.mark_clean(node.ino) {
+                    self.retire_with(&dropped, content.atime);
+                }
                 Ok(())
             }
             Err(error) => {
@@ -113,7 +139,8 @@ impl Fs {
         if !dirty.appends_only {
             self.fold_cells(&inode, dirty)?;
         }
-        self.seal_large(dirty)?;
+        // What a write out has not met yet: all under way before the first is waited for.
+        self.start_sealing(dirty);
         let pieces = pieces(dirty, &self.contents)?;
         let seen = dirty.base;
         let mut writer = self.volume.write();
@@ -136,8 +163,9 @@ impl Fs {
         Ok(())
     }
 
-    /// Seals written ranges that are too large to travel with the op.
-    fn seal_large(&self, dirty: &mut Dirty) -> Result<()> {
+    /// Starts to seal written ranges that are too large to travel with the op; returns all that
+    /// are under way.
+    fn start_sealing(&self, dirty: &mut Dirty) -> Vec<Arc<Sealing>> {
         let large: Vec<u64> = dirty
             .fragments
             .iter()
@@ -154,13 +182,13 @@ impl Fs {
                     .replace_body(start, Body::Sealing(sealing, 0));
             }
         }
-        // All are under way; now wait for each.
-        for (_, fragment) in dirty.fragments.iter() {
-            if let Body::Sealing(sealing, _) = &fragment.body {
-                sealing.settle(&self.contents)?;
-            }
-        }
-        Ok(())
+        let bodies = dirty.fragments.iter().map(|(_, fragment)| &fragment.body);
+        bodies
+            .filter_map(|body| match body {
+                Body::Sealing(sealing, _) => Some(Arc::clone(sealing)),
+                Body::Memory(_) | Body::Stored(_) | Body::Hole => None,
+            })
+            .collect()
     }
 
     /// Gathers the fragments of cells that have too many into one run, where all is here.

@@ -95,6 +95,12 @@ pub enum FsError {
     Volume(VolumeError),
 }
 
+impl From<StoreError> for FsError {
+    fn from(error: StoreError) -> Self {
+        VolumeError::from(error).into()
+    }
+}
+
 impl From<VolumeError> for FsError {
     fn from(error: VolumeError) -> Self {
         match error {

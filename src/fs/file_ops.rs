@@ -1,11 +1,12 @@
 //! Open files: open, read, flush, fsync, release.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::attr_ops::without_privileges;
 use super::dirty::Dirty;
 use super::handles::Handle;
-use super::inode_table::Content;
+use super::inode_table::Node;
 use super::layout::Span;
 use super::{
     Caller, FileHandle, FileKind, Fs, FsError, OpenFlags, Opened, PendingRead, ReadPlan, Result,
@@ -130,22 +131,44 @@ impl Fs {
 
     /// Hands what was written to the journal: called at each close(2).
     ///
-    /// Also tells, once, of a write in the background that failed.
+    /// Also tells, once, of a write in the background that failed. A handle that cannot write has
+    /// nothing to hand over, and leaves what others write alone.
     pub fn flush(&self, ino: Ino, fh: FileHandle) -> Result<()> {
-        self.handles.of(ino, fh)?;
-        let Some(node) = self.inodes.known(ino) else {
-            return Ok(());
-        };
-        let mut content = node.content();
-        let committed = self.commit(&node, &mut content);
-        tell_failure(&mut content, committed)
+        let handle = self.handles.of(ino, fh)?;
+        match self.inodes.known(ino) {
+            Some(node) if handle.changes_content() => self.write_out_and_tell(&node),
+            _ => Ok(()),
+        }
     }
 
     /// Returns when what was written to the inode is on this disk.
     pub fn fsync(&self, ino: Ino, fh: FileHandle) -> Result<()> {
-        self.flush(ino, fh)?;
+        self.handles.of(ino, fh)?;
+        if let Some(node) = self.inodes.known(ino) {
+            self.write_out_and_tell(&node)?;
+        }
         self.volume.sync()?;
         Ok(())
+    }
+
+    /// Returns whether a flush of the file has to wait for the disk: better not on the thread
+    /// that answers the kernel.
+    pub fn is_flush_slow(&self, ino: Ino) -> bool {
+        let Some(node) = self.inodes.known(ino) else {
+            return false;
+        };
+        // Who holds the content is at work on it.
+        node.try_content().is_none_or(|content| {
+            let dirty = content.dirty.as_ref();
+            dirty.is_some_and(|dirty| dirty.fragments.needs_chunks())
+        })
+    }
+
+    fn write_out_and_tell(&self, node: &Arc<Node>) -> Result<()> {
+        let written = self.write_out(node);
+        let failed = node.content().failed.take();
+        written?;
+        failed.map_or(Ok(()), Err)
     }
 
     /// Closes a handle.
@@ -153,20 +176,13 @@ impl Fs {
         let handle = self.handles.close(ino, fh)?;
         let node = self.inodes.node(ino);
         let dropped = self.inodes.closed(ino);
-        if handle.flags.write || handle.flags.truncate {
+        if handle.changes_content() {
             // Pages of a mapping may have come after the last flush.
-            self.commit_in_background(&node, &mut node.content());
+            self.write_out_in_background(&node);
         }
-        self.drop_from_volume(ino, dropped);
+        self.retire(dropped);
         Ok(())
     }
-}
-
-/// Returns the result of a commit, or the failure of one in the background before it.
-fn tell_failure(content: &mut Content, committed: Result<()>) -> Result<()> {
-    let failed = content.failed.take();
-    committed?;
-    failed.map_or(Ok(()), Err)
 }
 
 /// Returns the version that the kernel's pages show: they contain what is unwritten.

@@ -21,6 +21,13 @@ pub(super) struct Handle {
     pub(super) readahead: Mutex<Readahead>,
 }
 
+impl Handle {
+    /// Returns whether the content may have changed through this handle.
+    pub(super) fn changes_content(&self) -> bool {
+        self.flags.write || self.flags.truncate
+    }
+}
+
 /// The table of open handles. Its lock is a leaf.
 #[derive(Debug, Default)]
 pub(super) struct Handles {

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::FsError;
+use super::atimes::Atime;
 use super::dirty::Dirty;
-use crate::base::{Ino, OpId, Timespec};
+use crate::base::{Ino, OpId};
 
 /// An inode that this mount knows.
 #[derive(Debug)]
@@ -31,8 +32,8 @@ pub(super) struct Content {
     pub(super) dirty: Option<Dirty>,
     /// Bytes that the dirty data is charged with against the limit of all.
     pub(super) charged: u64,
-    /// Last access, where it is newer than what the volume shows.
-    pub(super) atime: Option<Timespec>,
+    /// Last access.
+    pub(super) atime: Atime,
     /// The content version that the kernel's pages show.
     pub(super) cached: Option<OpId>,
     /// A write in the background failed: the next flush or fsync tells, once.
@@ -108,15 +109,15 @@ impl Tables {
     }
 }
 
-/// Says that an inode left the table while the volume held it: the caller releases it there,
-/// with no lock held.
+/// An inode that left the table: the caller gives back what was kept for it elsewhere, with no
+/// lock of the table held.
 #[must_use]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Dropped {
-    /// Nothing to do.
-    No,
-    /// To be released in the volume.
-    Held,
+#[derive(Debug)]
+pub(super) struct Dropped {
+    /// What this mount alone knew.
+    pub(super) node: Arc<Node>,
+    /// The volume keeps the rows for us.
+    pub(super) held: bool,
 }
 
 impl InodeTable {
@@ -137,7 +138,7 @@ impl InodeTable {
     }
 
     /// Takes back lookups.
-    pub(super) fn forget(&self, ino: Ino, nlookup: u64) -> Dropped {
+    pub(super) fn forget(&self, ino: Ino, nlookup: u64) -> Option<Dropped> {
         self.leave(ino, |slot| {
             slot.nlookup = slot.nlookup.saturating_sub(nlookup);
         })
@@ -152,7 +153,7 @@ impl InodeTable {
     }
 
     /// Takes back an open handle.
-    pub(super) fn closed(&self, ino: Ino) -> Dropped {
+    pub(super) fn closed(&self, ino: Ino) -> Option<Dropped> {
         self.leave(ino, |slot| slot.opens = slot.opens.saturating_sub(1))
     }
 
@@ -186,7 +187,7 @@ impl InodeTable {
     }
 
     /// Says that nothing of a node waits to be written.
-    pub(super) fn mark_clean(&self, ino: Ino) -> Dropped {
+    pub(super) fn mark_clean(&self, ino: Ino) -> Option<Dropped> {
         self.tables.lock().dirty.remove(&ino);
         self.leave(ino, |slot| slot.dirty = false)
     }
@@ -194,6 +195,13 @@ impl InodeTable {
     /// Returns the nodes with changes that wait to be written, by ascending number.
     pub(super) fn dirty(&self) -> Vec<Arc<Node>> {
         self.tables.lock().dirty.values().cloned().collect()
+    }
+
+    /// Returns all nodes, in no order.
+    pub(super) fn all(&self) -> Vec<Arc<Node>> {
+        let tables = self.tables.lock();
+        let slots = tables.slots.values();
+        slots.map(|slot| Arc::clone(&slot.node)).collect()
     }
 
     /// Returns the number of inodes, the sum of their lookups, and how many are dirty.
@@ -208,19 +216,18 @@ impl InodeTable {
         ino == Ino::ROOT || self.tables.lock().slots.contains_key(&ino)
     }
 
-    fn leave(&self, ino: Ino, change: impl FnOnce(&mut Slot)) -> Dropped {
+    fn leave(&self, ino: Ino, change: impl FnOnce(&mut Slot)) -> Option<Dropped> {
         let mut tables = self.tables.lock();
-        let Some(slot) = tables.slots.get_mut(&ino) else {
-            return Dropped::No;
-        };
+        let slot = tables.slots.get_mut(&ino)?;
         change(slot);
         if !slot.is_unused() {
-            return Dropped::No;
+            return None;
         }
-        match tables.slots.remove(&ino) {
-            Some(slot) if slot.held => Dropped::Held,
-            _ => Dropped::No,
-        }
+        let slot = tables.slots.remove(&ino)?;
+        Some(Dropped {
+            node: slot.node,
+            held: slot.held,
+        })
     }
 }
 
@@ -237,12 +244,12 @@ mod tests {
         table.remember(INO);
         assert!(table.opened(INO));
         assert!(!table.opened(INO));
-        assert_eq!(table.forget(INO, 2), Dropped::No);
-        assert_eq!(table.closed(INO), Dropped::No);
+        assert!(table.forget(INO, 2).is_none());
+        assert!(table.closed(INO).is_none());
         assert_eq!(table.counts(), (1, 0, 0));
-        assert_eq!(table.closed(INO), Dropped::Held);
+        assert!(table.closed(INO).is_some_and(|dropped| dropped.held));
         assert_eq!(table.counts(), (0, 0, 0));
-        assert_eq!(table.forget(INO, 1), Dropped::No);
+        assert!(table.forget(INO, 1).is_none());
     }
 
     #[test]
@@ -252,7 +259,7 @@ mod tests {
         table.mark_dirty(&node);
         assert!(Arc::ptr_eq(&node, &table.node(INO)));
         assert_eq!(table.dirty().len(), 1);
-        assert_eq!(table.mark_clean(INO), Dropped::No);
+        assert!(table.mark_clean(INO).is_some_and(|dropped| !dropped.held));
         assert!(table.known(INO).is_none());
     }
 }

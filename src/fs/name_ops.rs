@@ -35,8 +35,7 @@ impl Fs {
 
     /// Takes back `nlookup` lookups of an inode.
     pub fn forget(&self, ino: Ino, nlookup: u64) {
-        let dropped = self.inodes.forget(ino, nlookup);
-        self.drop_from_volume(ino, dropped);
+        self.retire(self.inodes.forget(ino, nlookup));
     }
 
     /// Returns the directory that holds `dir`; the root holds itself.

@@ -72,9 +72,14 @@ impl Fs {
         let Some(inode) = self.volume.inode(ino)? else {
             return Ok(None);
         };
-        let attr = self.attr(&inode)?;
         self.inodes.remember(inode.ino);
-        Ok(Some(self.entry(attr)))
+        match self.attr(&inode) {
+            Ok(attr) => Ok(Some(self.entry(attr))),
+            Err(error) => {
+                self.forget(inode.ino, 1);
+                Err(error)
+            }
+        }
     }
 
     fn list(
@@ -142,8 +147,7 @@ impl Fs {
     /// Closes a directory.
     pub fn releasedir(&self, ino: Ino, fh: FileHandle) -> Result<()> {
         self.handles.close(ino, fh)?;
-        let dropped = self.inodes.closed(ino);
-        self.drop_from_volume(ino, dropped);
+        self.retire(self.inodes.closed(ino));
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::{Ino, Timespec};
+use crate::store::Rows;
 use crate::volume::FileKind;
 
 /// Names an open file or folder; valid from open to release, never reused while the mount lives.
@@ -331,6 +332,8 @@ pub struct FsConfig {
     pub fetch_timeout: Duration,
     /// Tells the capacity for `statfs`; `None` shows a round number.
     pub capacity: Option<CapacitySource>,
+    /// Where access times are kept over a remount; `None` forgets them with the inode.
+    pub rows: Option<Arc<dyn Rows>>,
 }
 
 impl Default for FsConfig {
@@ -343,6 +346,7 @@ impl Default for FsConfig {
             read_only: false,
             fetch_timeout: crate::base::limits::FETCH_TIMEOUT,
             capacity: None,
+            rows: None,
         }
     }
 }

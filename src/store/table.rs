@@ -83,6 +83,8 @@ tables! {
     ChunkFresh = 42,
     /// Deleted chunks whose space is not yet returned; written by the chunk store alone.
     ChunkDead = 43,
+    /// Access times, which every machine keeps for itself.
+    Atime = 50,
 }
 
 impl Table {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Sealing;
-use crate::base::limits::CHUNK_BYTES;
+use crate::base::limits::{CHUNK_BYTES, INLINE_MAX_BYTES};
 use crate::volume::Source;
 
 /// A changed range: its start is its key in [`Fragments`].
@@ -73,6 +73,15 @@ impl Fragments {
                 Body::Stored(_) | Body::Hole => 0,
             })
             .sum()
+    }
+
+    /// Returns whether some of them go into chunks, which have to be made and durable first.
+    pub(in crate::fs) fn needs_chunks(&self) -> bool {
+        self.map.values().any(|fragment| match &fragment.body {
+            Body::Memory(bytes) => bytes.len() as u64 > INLINE_MAX_BYTES,
+            Body::Sealing(..) => true,
+            Body::Stored(_) | Body::Hole => false,
+        })
     }
 
     /// Puts bytes at `offset`.

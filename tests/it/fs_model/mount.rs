@@ -29,8 +29,13 @@ pub(super) struct Disk {
 impl Disk {
     /// Returns an empty disk with a new volume.
     pub(super) fn new() -> Self {
+        Self::on(Store::memory())
+    }
+
+    /// Returns an empty store with a new volume.
+    pub(super) fn on(store: Store) -> Self {
         let disk = Self {
-            store: Store::memory(),
+            store,
             keys: Arc::new(VolumeKeys::generate(&Rng::from_seed(2))),
             clock: SimClock::new(1_700_000_000_000),
         };

@@ -29,7 +29,7 @@ mod skin;
 use std::io;
 use std::path::PathBuf;
 
-pub use mount::Prepared;
+pub use mount::{Prepared, remount};
 pub use notify::Invalidator;
 pub use options::{AllowOther, MountOptions};
 pub use session::{Mounted, mount};
@@ -58,6 +58,12 @@ pub enum FuseError {
     /// A FUSE filesystem that works is mounted there.
     #[error("{} is already mounted", path.display())]
     AlreadyMounted {
+        /// Without links.
+        path: PathBuf,
+    },
+    /// No dfs volume is mounted there.
+    #[error("no dfs volume is mounted at {}", path.display())]
+    NotMounted {
         /// Without links.
         path: PathBuf,
     },

@@ -34,7 +34,7 @@ fn a_new_volume_is_one_command_that_returns() {
             .lines()
             .find(|line| line.contains(&mountpoint))
             .expect("our line");
-        assert!(line.contains(" fuse.dfs "), "{line}");
+        assert!(line.contains(" fuse.dfs-mount "), "{line}");
 
         fs::write(peer.path("file"), "content").expect("written");
         let pid = peer.facts(&["status"])["pid"].as_u64().expect("a pid");

@@ -485,6 +485,30 @@ fn a_mount_that_the_user_takes_away_ends_the_session() {
     });
 }
 
+#[test]
+fn a_mount_becomes_read_only_and_writable_again() {
+    with_mount("remount", |local| {
+        let path = local.path("file");
+        fs::write(&path, "x").expect("written");
+        let mut options = MountOptions::new(&local.root);
+        options
+            .parse("ro,noexec,remount,user_id=0")
+            .expect("known options");
+        dfs::fuse::remount(&options).expect("remounted");
+        let refused = fs::write(&path, "y").expect_err("read-only");
+        assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+        assert_eq!(fs::read(&path).expect("read"), b"x");
+        options.parse("rw,exec").expect("known options");
+        dfs::fuse::remount(&options).expect("remounted");
+        fs::write(&path, "y").expect("written");
+        let elsewhere = dfs::fuse::remount(&MountOptions::new(std::env::temp_dir()));
+        assert!(
+            matches!(elsewhere, Err(FuseError::NotMounted { .. })),
+            "{elsewhere:?}"
+        );
+    });
+}
+
 /// Lets the kernel forget what it can, so that it asks again.
 fn drop_caches() {
     fs::write("/proc/sys/vm/drop_caches", "3").expect("root may");

@@ -14,12 +14,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::io::Errno;
 use rustix::mount::MountFlags;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{getegid, geteuid};
 
 use super::FuseError;
-use super::mountpoint::{find_helper, first_line, mounted_at, prepare};
+use super::mountpoint::{find_helper, find_ours, first_line, mounted_at, prepare};
 use super::options::{AllowOther, MountOptions, SUBTYPE};
 
 /// A mountpoint that is fit and a machine that can mount: what [`super::mount`] starts from.
@@ -107,20 +108,10 @@ impl Prepared {
             self.options.fsname.as_str(),
             &self.mountpoint,
             format!("fuse.{SUBTYPE}"),
-            self.flags(),
+            flags(&self.options),
             CString::new(data)?.as_c_str(),
         )?;
         Ok(device)
-    }
-
-    fn flags(&self) -> MountFlags {
-        let options = &self.options;
-        let mut flags = MountFlags::empty();
-        flags.set(MountFlags::NOSUID, !options.suid);
-        flags.set(MountFlags::NODEV, !options.dev);
-        flags.set(MountFlags::NOEXEC, !options.exec);
-        flags.set(MountFlags::RDONLY, options.read_only);
-        flags
     }
 
     /// Lets fusermount3 mount: it opens the device and sends it back over its standard input,
@@ -173,6 +164,34 @@ impl Prepared {
         }
         options
     }
+}
+
+/// Changes read-only, noexec, nosuid and nodev of the mount that is there, for everybody at once.
+///
+/// Asks no daemon. [`FuseError::NotMounted`] where no mount of ours is there,
+/// [`FuseError::OnlyRoot`] for a user who is not root.
+pub fn remount(options: &MountOptions) -> Result<(), FuseError> {
+    let path = find_ours(&options.mountpoint)?;
+    match rustix::mount::mount_remount(&path, flags(options), c"") {
+        Ok(()) => Ok(()),
+        Err(Errno::PERM) => Err(FuseError::OnlyRoot { option: "remount" }),
+        // Somebody writes.
+        Err(Errno::BUSY) => Err(FuseError::Busy { path }),
+        Err(error) => Err(FuseError::Io {
+            what: "remount",
+            path,
+            source: error.into(),
+        }),
+    }
+}
+
+fn flags(options: &MountOptions) -> MountFlags {
+    let mut flags = MountFlags::empty();
+    flags.set(MountFlags::NOSUID, !options.suid);
+    flags.set(MountFlags::NODEV, !options.dev);
+    flags.set(MountFlags::NOEXEC, !options.exec);
+    flags.set(MountFlags::RDONLY, options.read_only);
+    flags
 }
 
 /// Receives one descriptor over a socket.

@@ -89,6 +89,15 @@ pub(super) fn prepare(path: &Path, nonempty: bool) -> Result<PathBuf, FuseError>
     Ok(resolved)
 }
 
+/// Returns where a mount of ours lies, as an absolute path without links.
+pub(super) fn find_ours(path: &Path) -> Result<PathBuf, FuseError> {
+    let resolved = resolve(path)?;
+    match mounted_at(&resolved)?.pop() {
+        Some(top) if top.is_ours() => Ok(resolved),
+        _ => Err(FuseError::NotMounted { path: resolved }),
+    }
+}
+
 /// Returns `path` without links in it, also where a dead mount lies on it.
 fn resolve(path: &Path) -> Result<PathBuf, FuseError> {
     match path.canonicalize() {
@@ -257,7 +266,7 @@ mod tests {
     #[test]
     fn mount_tables_are_read_with_their_escapes() {
         let line =
-            br"36 35 0:52 / /mnt/a\040b rw,noatime master:1 - fuse.dfs my\134vol rw,user_id=0";
+            br"36 35 0:52 / /mnt/a\040b rw,noatime master:1 - fuse.dfs-mount my\134vol rw,user_id=0";
         let entry = MountEntry::parse(line).unwrap();
         assert_eq!(entry.device, "0:52");
         assert_eq!(entry.mountpoint, Path::new("/mnt/a b"));

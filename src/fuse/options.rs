@@ -37,6 +37,9 @@ pub struct MountOptions {
     pub exec: bool,
     /// Whether a mountpoint that holds files may be covered (`-o nonempty`).
     pub nonempty: bool,
+    /// Changes the flags of the mount that is there, and makes none (`-o remount`, which mount(8)
+    /// passes on): for [`remount`](super::remount).
+    pub remount: bool,
     /// Kernel threads that serve requests; `None` follows the cores.
     pub threads: Option<usize>,
 }
@@ -53,6 +56,7 @@ impl MountOptions {
             dev: false,
             exec: true,
             nonempty: false,
+            remount: false,
             threads: None,
         }
     }
@@ -77,9 +81,10 @@ impl MountOptions {
             match key {
                 "fsname" => value.clone_into(&mut self.fsname),
                 "threads" => self.threads = Some(parse_threads(value).ok_or_else(unknown)?),
-                // The subtype is part of what makes a mount one of ours; uid and gid options
-                // of other filesystems would be lies here.
+                // The subtype is part of what makes a mount one of ours.
                 "subtype" if value == SUBTYPE => {}
+                // As the kernel shows them and mount(8) hands them back at a remount.
+                "user_id" | "group_id" | "max_read" if value.parse::<u32>().is_ok() => {}
                 _ if key.starts_with("x-") || key == "comment" => {}
                 _ => return Err(unknown()),
             }
@@ -95,6 +100,7 @@ impl MountOptions {
             "exec" => self.exec = true,
             "noexec" => self.exec = false,
             "nonempty" => self.nonempty = true,
+            "remount" => self.remount = true,
             "allow_other" => self.allow_other = AllowOther::Yes,
             "noallow_other" => self.allow_other = AllowOther::No,
             // Always on, or of no consequence, or meant for mount(8) and systemd.
@@ -138,8 +144,9 @@ impl MountOptions {
     }
 }
 
-/// The type of our mounts in /proc/mounts is `fuse.` and this.
-pub(super) const SUBTYPE: &str = "dfs";
+/// The type of our mounts in /proc/mounts is `fuse.` and this: the program that mount(8) calls for
+/// a line of fstab with that type, and for a remount.
+pub(super) const SUBTYPE: &str = "dfs-mount";
 
 /// Beyond this the kernel's one queue of requests is the bottleneck.
 const THREADS_MAX: usize = 8;
@@ -174,8 +181,25 @@ mod tests {
     }
 
     #[test]
+    fn a_remount_as_mount8_passes_it_on_is_understood() {
+        let options = parsed(
+            "ro,nosuid,nodev,relatime,remount,noexec,user_id=0,group_id=0,default_permissions,\
+             allow_other",
+        );
+        let options = options.unwrap();
+        assert!(options.remount && options.read_only && !options.exec && !options.suid);
+    }
+
+    #[test]
     fn an_unknown_option_is_named() {
-        for wrong in ["rwx", "threads=0", "threads=x", "subtype=ext4", "uid=0"] {
+        for wrong in [
+            "rwx",
+            "threads=0",
+            "threads=x",
+            "subtype=ext4",
+            "uid=0",
+            "user_id=me",
+        ] {
             let error = parsed(&format!("rw,{wrong}")).unwrap_err();
             assert!(matches!(error, FuseError::UnknownOption { option } if option == wrong));
         }

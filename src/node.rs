@@ -56,8 +56,9 @@ pub use peers::SUSPECT_AFTER;
 pub use roster::{Member, Role, Roster, RosterError};
 pub use token::{InviteSecret, InviteToken, TokenError};
 
-use crate::base::time::Hlc;
+use crate::base::time::{Hlc, timeout};
 use crate::base::{Clock, DeviceId, PeerId, Rng, Stamp, VolumeId};
+use crate::kad::{Contact, RoutingTable};
 use crate::store::{Batch, Store, Table};
 use crate::transport::Transport;
 use crate::wire::limits::{ADDRS_MAX, NAME_MAX_BYTES};
@@ -95,6 +96,8 @@ pub struct Node {
     log: LogStore,
     /// Taken before none of the other locks: they are all leaves.
     table: Mutex<PeerTable>,
+    /// Peers by closeness, for lookups.
+    routing: Mutex<RoutingTable>,
     own: Mutex<OwnRecord>,
     events: broadcast::Sender<NodeEvent>,
     tasks: Tasks,
@@ -185,6 +188,7 @@ impl Node {
             incarnation: u64::from_le_bytes(rng.bytes()),
             free_bytes: AtomicU64::new(config.capacity_bytes),
             hlc: Hlc::default(),
+            routing: Mutex::new(RoutingTable::new(config.identity.id())),
             own: Mutex::new(own),
             events: broadcast::channel(EVENTS_MAX).0,
             tasks: Tasks::new(),
@@ -288,22 +292,36 @@ impl Node {
         discover::closest(roster.members().map(|member| member.id), key, n)
     }
 
-    /// Sends a request to a connected peer; `within` bounds all of it, its turn included.
+    /// Sends a request to a peer; `within` bounds all of it, its turn included.
+    ///
+    /// In a swarm too large to be fully connected a peer without a session is dialled for it.
     ///
     /// # Errors
     ///
-    /// [`NodeError::NotConnected`] at once; [`NodeError::NoAnswer`] (it may have been executed);
-    /// [`NodeError::Refused`]; [`NodeError::Protocol`]; [`NodeError::TooLarge`].
+    /// [`NodeError::NotConnected`], in a small swarm at once; [`NodeError::NoAnswer`] (it may have
+    /// been executed); [`NodeError::Refused`]; [`NodeError::Protocol`]; [`NodeError::TooLarge`].
     pub async fn request(
-        &self,
+        self: &Arc<Self>,
         peer: PeerId,
         request: Request,
         payload: Bytes,
         within: Duration,
     ) -> Result<(Response, Bytes), NodeError> {
         let session = self.table.lock().session(&peer);
-        let session = session.ok_or(NodeError::NotConnected { peer })?;
-        session.owner_request(&request, payload, within).await
+        if let Some(session) = session {
+            return session.owner_request(&request, payload, within).await;
+        }
+        if self.roster().members().len() <= dial::SESSIONS_TARGET {
+            return Err(NodeError::NotConnected { peer });
+        }
+        let dialled = async {
+            let session = self.session_with(peer).await;
+            let session = session.ok_or(NodeError::NotConnected { peer })?;
+            session.owner_request(&request, payload, within).await
+        };
+        timeout(within, dialled)
+            .await
+            .unwrap_or(Err(NodeError::NoAnswer { peer }))
     }
 
     /// Sets who answers what others ask about chunks; until then they are told to try later.
@@ -394,6 +412,22 @@ impl Node {
             table.seeds.insert(*addr, Seed::default());
         }
         Ok(())
+    }
+
+    /// Takes note in the routing table that a peer was reached.
+    fn routing_seen(&self, id: &PeerId) {
+        let addrs = self
+            .table
+            .lock()
+            .peers
+            .get(id)
+            .map(|peer| peer.addrs.clone());
+        if let Some(addrs) = addrs {
+            // A contact that waits for a place in a full bucket gets it when an older one fails.
+            self.routing
+                .lock()
+                .seen(Contact::new(*id, addrs), self.now());
+        }
     }
 
     /// Keeps what is known of a peer for the next start; not synced, as it can be found again.

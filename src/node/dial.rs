@@ -11,7 +11,7 @@ use super::hello::not_a_peer;
 use super::peers::{DEAD_AFTER, Dial, SUSPECT_AFTER};
 use super::session::{AskError, Session};
 use crate::base::PeerId;
-use crate::base::limits::JOIN_TIMEOUT;
+use crate::base::limits::{JOIN_TIMEOUT, K};
 use crate::base::time::{sleep, timeout};
 use crate::transport::TransportError;
 
@@ -22,7 +22,7 @@ const TICK: Duration = Duration::from_millis(500);
 const DIALS_MAX: usize = 16;
 
 /// Sessions up to which every known member is dialled: a small swarm is fully connected.
-const SESSIONS_TARGET: usize = 32;
+pub(super) const SESSIONS_TARGET: usize = 32;
 
 /// Addresses of a peer that one dial tries.
 const ADDRS_TRIED_MAX: usize = 4;
@@ -73,11 +73,31 @@ impl Node {
             .filter(|peer| peer.session.is_some())
             .count();
         let room = SESSIONS_TARGET.saturating_sub(sessions).min(DIALS_MAX);
-        let due = table.peers.iter_mut().filter(|(_, peer)| peer.is_due(now));
-        for (id, peer) in due.take(room) {
-            peer.dial = Dial::Connecting;
-            self.tasks.spawn(Arc::clone(self).dial_peer(*id));
+        if room == 0 {
+            return;
         }
+        let due = table.peers.iter().filter(|(_, peer)| peer.is_due(now));
+        let due: Vec<PeerId> = due.map(|(id, _)| *id).collect();
+        for id in self.preferred(due).into_iter().take(room) {
+            if table.claim_dial(&id, now) {
+                self.tasks.spawn(Arc::clone(self).dial_peer(id));
+            }
+        }
+    }
+
+    /// Orders peers by how much this one wants a session with them, where it cannot have one with
+    /// all: first its neighbours in the space of keys, so that lookups end; then the others in an
+    /// order of its own, so that the sessions of all peers together connect everybody.
+    fn preferred(&self, peers: Vec<PeerId>) -> Vec<PeerId> {
+        let near = self.closest(&self.id.0, K + 1);
+        let mut order: Vec<(bool, [u8; 32], PeerId)> = Vec::with_capacity(peers.len());
+        for peer in peers {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(&self.id.0).update(&peer.0);
+            order.push((!near.contains(&peer), *hasher.finalize().as_bytes(), peer));
+        }
+        order.sort_unstable();
+        order.into_iter().map(|(_, _, peer)| peer).collect()
     }
 
     async fn dial_seed(self: Arc<Self>, addr: SocketAddr) {
@@ -104,7 +124,8 @@ impl Node {
         }
     }
 
-    async fn dial_peer(self: Arc<Self>, id: PeerId) {
+    /// Dials a peer that was claimed, at its likeliest addresses.
+    pub(super) async fn dial_peer(self: Arc<Self>, id: PeerId) {
         let addrs = {
             let table = self.table.lock();
             let known = table.peers.get(&id).map(|peer| peer.addrs.clone());
@@ -134,6 +155,9 @@ impl Node {
                 // Where both dialled at one time, the other's connection is about to open.
                 peer.dial_failed(now, &self.rng);
             }
+        }
+        if !met {
+            self.routing.lock().failed(&id);
         }
     }
 

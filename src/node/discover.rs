@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use super::Node;
 use super::peers::Learned;
@@ -12,7 +13,8 @@ use super::session::Session;
 use super::sign_record;
 use crate::base::PeerId;
 use crate::base::limits::{K, RPC_TIMEOUT};
-use crate::base::time::sleep;
+use crate::base::time::{sleep, timeout};
+use crate::kad::{Contact, Key, Lookup, Next};
 use crate::wire::limits::RECORDS_MAX;
 use crate::wire::{NodeRecord, Request, Response, SignedRecord};
 
@@ -24,6 +26,9 @@ const RECORD_AGE_MAX_MS: u64 = 600_000;
 
 /// Members that are asked after in one round.
 const MISSING_MAX: usize = 3;
+
+/// Age at which a bucket of the routing table is looked into again (an hour, as in the paper).
+const REFRESH_AGE: Duration = Duration::from_secs(3600);
 
 /// Addresses at which this peer was seen that are kept.
 const OBSERVED_MAX: usize = 4;
@@ -141,22 +146,95 @@ impl Node {
     }
 
     /// Asks a peer for the records of those closest to a key, and learns them.
-    pub(super) async fn find_node(&self, session: &Session, key: [u8; 32]) -> Vec<PeerId> {
+    /// Returns `None` where the peer does not answer.
+    pub(super) async fn find_node(
+        &self,
+        session: &Session,
+        key: [u8; 32],
+    ) -> Option<Vec<NodeRecord>> {
         let request = Request::FindNode { key };
         match session.request(&request, Bytes::new(), RPC_TIMEOUT).await {
             Ok((Response::Nodes { records }, _)) => {
-                let peers = records
+                let named = records
                     .iter()
-                    .filter_map(|signed| NodeRecord::decode(&signed.record).ok());
-                let peers: Vec<PeerId> = peers.map(|record| record.peer).collect();
+                    .map(|signed| NodeRecord::decode(&signed.record));
+                let named = named.filter_map(Result::ok).collect();
                 self.learn_records(records);
-                peers
+                Some(named)
             }
-            _ => Vec::new(),
+            _ => None,
         }
     }
 
-    /// Now and then signs the own record anew and asks after members that are not connected.
+    /// Finds the peers closest to a key that answer, closest first, at most [`K`]; this one is not
+    /// among them. Peers without a session are dialled on the way, so that they have one then.
+    pub async fn lookup(self: &Arc<Self>, key: [u8; 32]) -> Vec<Contact> {
+        let mut lookup = {
+            let routing = self.routing.lock();
+            let target = Key::new(key);
+            Lookup::new(self.id, target, routing.closest(&target, K))
+        };
+        let (answers, mut answered) = mpsc::channel(K);
+        loop {
+            let until = match lookup.next(self.now()) {
+                Next::Done => break,
+                Next::Ask(contact) => {
+                    let (node, answers) = (Arc::clone(self), answers.clone());
+                    self.tasks.spawn(async move {
+                        let closer = node.ask_closer(&contact, key).await;
+                        // The lookup may have ended without this answer.
+                        let _ = answers.send((contact.peer, closer)).await;
+                    });
+                    continue;
+                }
+                Next::Wait { until } => until,
+            };
+            let patience = until.saturating_sub(self.now());
+            match timeout(patience, answered.recv()).await {
+                Ok(Some((peer, Some(closer)))) => lookup.on_success(&peer, closer),
+                Ok(Some((peer, None))) => lookup.on_failure(&peer),
+                Ok(None) => break,
+                Err(_) => {}
+            }
+        }
+        self.routing.lock().looked_up(&lookup.target(), self.now());
+        lookup.closest()
+    }
+
+    /// Asks a contact for those closer to a key, over a session that is made where there is none;
+    /// `None` where it does not answer.
+    async fn ask_closer(
+        self: &Arc<Self>,
+        contact: &Contact,
+        key: [u8; 32],
+    ) -> Option<Vec<Contact>> {
+        let session = self.session_with(contact.peer).await?;
+        let records = self.find_node(&session, key).await?;
+        let roster = self.roster();
+        let members = records
+            .into_iter()
+            .filter(|record| roster.member(&record.peer).is_some());
+        Some(
+            members
+                .map(|record| Contact::new(record.peer, record.addrs))
+                .collect(),
+        )
+    }
+
+    /// Returns the session with a peer, made now where there is none and an address is known.
+    pub(super) async fn session_with(self: &Arc<Self>, peer: PeerId) -> Option<Arc<Session>> {
+        if let Some(session) = self.table.lock().session(&peer) {
+            return Some(session);
+        }
+        if peer == self.id || !self.table.lock().claim_dial(&peer, self.now()) {
+            return None;
+        }
+        Arc::clone(self).dial_peer(peer).await;
+        self.table.lock().session(&peer)
+    }
+
+    /// Now and then signs the own record anew, looks for members that are not connected, and
+    /// refreshes what nobody has looked into for long.
     pub(super) async fn discover_loop(self: Arc<Self>) {
         loop {
             sleep(DISCOVER_EVERY).await;
@@ -164,27 +242,31 @@ impl Node {
                 self.sign_own_record();
                 self.spread_own_record();
             }
-            let (missing, sessions) = {
+            let missing: Vec<PeerId> = {
                 let table = self.table.lock();
                 let missing = table
                     .peers
                     .iter()
                     .filter(|(_, peer)| peer.session.is_none());
-                let missing: Vec<PeerId> = missing.map(|(id, _)| *id).collect();
-                (missing, table.sessions())
+                missing.map(|(id, _)| *id).collect()
             };
             for _ in 0..MISSING_MAX.min(missing.len()) {
-                let (Some(peer), Some(session)) = (self.pick(&missing), self.pick(&sessions))
-                else {
-                    break;
-                };
-                self.find_node(session, peer.0).await;
+                let pick = usize::try_from(self.rng.below(missing.len() as u64)).unwrap_or(0);
+                if let Some(peer) = missing.get(pick) {
+                    self.lookup(peer.0).await;
+                }
+            }
+            let stale = self
+                .routing
+                .lock()
+                .stale(self.now(), REFRESH_AGE)
+                .first()
+                .copied();
+            if let Some(bucket) = stale {
+                let key = self.routing.lock().refresh_key(bucket, &self.rng);
+                self.lookup(*key.as_bytes()).await;
             }
         }
-    }
-
-    fn pick<'a, T>(&self, items: &'a [T]) -> Option<&'a T> {
-        items.get(usize::try_from(self.rng.below(items.len() as u64)).ok()?)
     }
 }
 

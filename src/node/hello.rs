@@ -27,6 +27,9 @@ use crate::wire::{
 /// How long the older of two sessions may take to show that it lives.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Sessions that a peer has at most; each costs a connection (37 KiB when idle) and three tasks.
+const SESSIONS_MAX: usize = 256;
+
 /// What is to be done with a hello from a peer.
 enum Verdict {
     /// The session opens.
@@ -35,6 +38,8 @@ enum Verdict {
     Duplicate,
     /// There is one already; whether it still lives is to be asked.
     Probe(Arc<Session>),
+    /// There is room for no more sessions.
+    Full,
 }
 
 impl Node {
@@ -61,6 +66,7 @@ impl Node {
         match self.judge(session, &hello) {
             Verdict::Open => {}
             Verdict::Duplicate => return refuse(Refusal::Duplicate),
+            Verdict::Full => return refuse(Refusal::Busy),
             Verdict::Probe(older) => {
                 let request = Request::Sync(self.sync_state());
                 let answer = older.request(&request, Bytes::new(), PROBE_TIMEOUT).await;
@@ -193,6 +199,7 @@ impl Node {
             let older = peer.session.replace(Arc::clone(session));
             (older, !std::mem::replace(&mut peer.up, true))
         };
+        self.routing_seen(&id);
         if let Some(older) = older {
             older.close("replaced by a newer session");
         }
@@ -221,7 +228,15 @@ impl Node {
 
     fn judge(&self, session: &Session, hello: &Hello) -> Verdict {
         let mut table = self.table.lock();
+        let sessions = table
+            .peers
+            .values()
+            .filter(|peer| peer.session.is_some())
+            .count();
         let peer = table.peers.entry(session.peer()).or_default();
+        if peer.session.is_none() && sessions >= SESSIONS_MAX {
+            return Verdict::Full;
+        }
         if peer.dial == Dial::Greeting && self.id < session.peer() {
             return Verdict::Duplicate;
         }

@@ -222,6 +222,12 @@ impl PeerTable {
         peers.filter_map(|peer| peer.session.clone()).collect()
     }
 
+    /// Marks a peer as being dialled; `false` where it is, has a session, or is not due.
+    pub(super) fn claim_dial(&mut self, peer: &PeerId, now: Duration) -> bool {
+        let due = self.peers.get_mut(peer).filter(|peer| peer.is_due(now));
+        due.map(|peer| peer.dial = Dial::Connecting).is_some()
+    }
+
     /// Returns the seeds to be dialled now: those where nobody with a session was found.
     pub(super) fn due_seeds(&self, now: Duration) -> Vec<SocketAddr> {
         let seeds = self.seeds.iter().filter(|(addr, seed)| {

@@ -171,6 +171,7 @@ impl Node {
             });
         }
         for (id, peer) in cut_off {
+            self.routing.lock().remove(&id);
             if let Some(session) = peer.session {
                 session.close("removed from the volume");
             }

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dfs::base::task::Pool;
-use dfs::base::time::{SimClock, sleep, timeout};
+use dfs::base::time::{SimClock, SystemClock, sleep, timeout};
 use dfs::base::{Clock, DeviceId, PeerId, Rng, Stamp, VolumeId};
 use dfs::crypto::Identity;
 use dfs::node::{InviteToken, Joined, Node, NodeConfig, NodeError, NodeEvent, PeerState, Role};
 use dfs::store::{Batch, Store};
-use dfs::transport::{SimNet, Transport};
+use dfs::transport::{Quic, SimNet, Transport};
 use dfs::wire::{Refusal, Request, Response, SEGMENT_DOMAIN, SealedSegment, SegmentHeader};
 
 const SEED: u64 = 7;
@@ -188,7 +188,7 @@ fn sealed(at: usize, header: SegmentHeader, bytes: usize) -> SealedSegment {
     }
 }
 
-/// Waits, for at most `seconds` of simulated time, until `holds`; says how long that took.
+/// Waits, for at most `seconds` of the runtime's time, until `holds`; says how long that took.
 async fn until(seconds: u64, what: &str, holds: impl Fn() -> bool) -> Duration {
     let clock = SimClock::new(0);
     let wait = async {
@@ -695,4 +695,64 @@ async fn what_strangers_send_changes_nothing() {
     assert_eq!(a.node().roster().digest(), digest);
     assert!(same_logs(&[&a], &[(0, 2)]));
     assert!(a.node().peers().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lookup_finds_every_peer_and_the_closest_first() {
+    let world = World::new();
+    let a = world.founder();
+    let mut others = Vec::new();
+    for at in 1..5 {
+        others.push(world.member(at, Role::Storage, &a, 0).await);
+    }
+    let machines: Vec<&Machine> = std::iter::once(&a).chain(&others).collect();
+    until(30, "all know each other", || all_connected(&machines)).await;
+    let found = a.node().lookup(id(3).0).await;
+    let found: Vec<PeerId> = found.into_iter().map(|contact| contact.peer).collect();
+    let closest = a.node().closest(&id(3).0, 5);
+    assert_eq!(closest[0], id(3));
+    let others: Vec<PeerId> = closest.into_iter().filter(|peer| *peer != id(0)).collect();
+    assert_eq!(found, others);
+}
+
+#[tokio::test]
+async fn two_nodes_meet_over_real_sockets() {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let rng = Rng::from_seed(SEED);
+    let start = |at: usize, store: &Store, transport: &Arc<dyn Transport>| {
+        let (transport, clock) = (Arc::clone(transport), Arc::clone(&clock));
+        Node::start(transport, config(at), store.clone(), clock, rng.clone()).unwrap()
+    };
+    let bind = |at: usize| -> Arc<dyn Transport> {
+        let local = SocketAddr::from(([127, 0, 0, 1], 0));
+        Arc::new(Quic::bind(local, false, &IDENTITIES[at]).unwrap())
+    };
+    let stores = [Store::memory(), Store::memory()];
+    let transports = [bind(0), bind(1)];
+    Node::create_volume(&config(0), &stores[0], clock.as_ref(), &rng).unwrap();
+    let a = start(0, &stores[0], &transports[0]);
+    let token = a
+        .invite(Role::Storage, Duration::from_secs(60))
+        .await
+        .unwrap();
+    let joined = Node::join(&transports[1], &config(1), &stores[1], &clock, &token, &[]).await;
+    assert_eq!(joined.unwrap().role, Role::Storage);
+    let b = start(1, &stores[1], &transports[1]);
+    until(10, "a session", || {
+        a.connected() == [id(1)] && b.connected() == [id(0)]
+    })
+    .await;
+    let machine = Machine {
+        at: 0,
+        store: stores[0].clone(),
+        clock: SimClock::new(clock.wall_ms()),
+        transport: Arc::clone(&transports[0]),
+        node: Some(Arc::clone(&a)),
+    };
+    machine.write(10);
+    until(10, "pushed", || b.log().vector() == a.log().vector()).await;
+    until(10, "acknowledged", || a.unpushed_segments(2) == 0).await;
+    b.shutdown().await;
+    until(10, "noticed", || a.connected().is_empty()).await;
+    a.shutdown().await;
 }

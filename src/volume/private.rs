@@ -33,10 +33,20 @@ impl Volume {
     /// next trim ([`Volume::seal_drafts`], [`Volume::set_stable`]).
     pub fn release(&self, ino: Ino) {
         let mut holds = self.holds.lock();
-        if let Some(count) = holds.get_mut(&ino) {
-            *count -= 1;
-            if *count == 0 {
-                holds.remove(&ino);
+        let Some(count) = holds.get_mut(&ino) else {
+            return;
+        };
+        *count -= 1;
+        if *count > 0 {
+            return;
+        }
+        holds.remove(&ino);
+        drop(holds);
+        if self.view.effective(ino) != ino {
+            let mut state = self.state.lock();
+            // A failed store refuses all writes; the copy goes when the volume is opened again.
+            if let Err(error) = self.drop_private(&mut state, |file| !self.is_held(file)) {
+                tracing::warn!("the private copy of a removed file stays: {error}");
             }
         }
     }

@@ -1,1 +1,10 @@
-//! (to be filled)
+//! The laws of the volume: what becomes of ops that crossed, and that every device agrees.
+//!
+//! The oracle is a device that gets all logs at once: it folds every op in the total order and
+//! undoes nothing. Each other device, however its ops and segments came in, must hold the same rows.
+
+mod cluster;
+mod content;
+mod names;
+mod random;
+mod tree;

@@ -1,0 +1,455 @@
+//! Devices of one volume in one process, and how they exchange segments.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dfs::base::time::SimClock;
+use dfs::base::{Clock, Ino, OpId, Rng, VolumeId};
+use dfs::crypto::{Identity, VolumeKeys};
+use dfs::node::LogStore;
+use dfs::store::{Store, Table};
+use dfs::volume::{
+    Append, Applied, Conflict, ConflictKind, Create, Extent, FileKind, Inode, Merged, OpKind,
+    Piece, Place, Replaced, Source, Volume, VolumeConfig, VolumeContext, Write,
+};
+
+/// Devices that tests use; making an RSA key takes a while.
+pub(crate) const DEVICES_MAX: usize = 5;
+
+static IDENTITIES: LazyLock<Vec<Arc<Identity>>> = LazyLock::new(|| {
+    let rng = Rng::from_seed(7);
+    (0..DEVICES_MAX)
+        .map(|_| Arc::new(Identity::generate(&rng).unwrap()))
+        .collect()
+});
+
+static KEYS: LazyLock<Arc<VolumeKeys>> =
+    LazyLock::new(|| Arc::new(VolumeKeys::generate(&Rng::from_seed(8))));
+
+const VOLUME: VolumeId = VolumeId([3; 32]);
+
+/// 2026-01-02: the date in conflict names.
+const START_MS: u64 = 1_767_312_000_000;
+
+/// The tables whose rows all devices share.
+const SHARED: [Table; 11] = [
+    Table::Inode,
+    Table::Dirent,
+    Table::Extent,
+    Table::Xattr,
+    Table::Orphan,
+    Table::Alias,
+    Table::Fork,
+    Table::Conflict,
+    Table::Device,
+    Table::Op,
+    Table::Volume,
+];
+
+/// A device: its store survives the volume's restart.
+pub(crate) struct Device {
+    pub(crate) store: Store,
+    pub(crate) log: Arc<LogStore>,
+    pub(crate) volume: Volume,
+    pub(crate) clock: Arc<SimClock>,
+    index: usize,
+    alone: bool,
+}
+
+/// Returns the name of the device at an index, as in conflict names.
+pub(crate) fn name_of(index: usize) -> String {
+    ["anna", "ben", "carl", "dora", "emil"][index].to_owned()
+}
+
+fn open(
+    store: &Store,
+    index: usize,
+    clock: &Arc<SimClock>,
+    alone: bool,
+) -> (Arc<LogStore>, Volume) {
+    let identity = Arc::clone(&IDENTITIES[index]);
+    let rows = Arc::clone(&store.rows);
+    let log = Arc::new(LogStore::open(rows, VOLUME, identity.device()).unwrap());
+    let config = VolumeConfig {
+        store: store.clone(),
+        log: Arc::clone(&log),
+        keys: Arc::clone(&KEYS),
+        identity,
+        volume: VOLUME,
+        name: name_of(index),
+    };
+    let clock: Arc<dyn Clock> = Arc::clone(clock) as Arc<dyn Clock>;
+    let context = VolumeContext {
+        clock,
+        rng: Rng::from_seed(index as u64),
+    };
+    (log, Volume::open(config, context, alone).unwrap())
+}
+
+impl Device {
+    /// Returns a device with an empty volume.
+    pub(crate) fn new(index: usize) -> Self {
+        Self::with_store(index, Store::memory(), false)
+    }
+
+    /// Returns a device that is the only author.
+    pub(crate) fn alone() -> Self {
+        let device = Self::with_store(0, Store::memory(), true);
+        device.volume.format(1000, 1000, 0o755).unwrap();
+        device
+    }
+
+    fn with_store(index: usize, store: Store, alone: bool) -> Self {
+        let clock = SimClock::new(START_MS);
+        let (log, volume) = open(&store, index, &clock, alone);
+        Self {
+            store,
+            log,
+            volume,
+            clock,
+            index,
+            alone,
+        }
+    }
+
+    /// Opens the volume anew over the same rows.
+    pub(crate) fn restart(&mut self) {
+        let (log, volume) = open(&self.store, self.index, &self.clock, self.alone);
+        self.log = log;
+        self.volume = volume;
+    }
+
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Makes what this device does next later than what the others do until the next sync.
+    pub(crate) fn later(&self) {
+        self.clock.advance(Duration::from_millis(100));
+    }
+
+    pub(crate) fn apply(&self, kind: OpKind) -> Applied {
+        // Each op has a millisecond of its own, so that tests say which of two is the later.
+        self.clock.advance(Duration::from_millis(1));
+        self.volume.write().apply(kind).unwrap()
+    }
+
+    /// Takes what `from` has published that is not here, `max` segments of each device.
+    pub(crate) fn pull(&self, from: &Self, max: usize) -> Merged {
+        let mut segments = Vec::new();
+        let have = self.log.vector();
+        for device in from.log.offered().keys() {
+            let next = have.get(device).copied().unwrap_or(0) + 1;
+            let range = from.log.range(*device, next, usize::MAX).unwrap();
+            segments.extend(range.into_iter().take(max));
+        }
+        let now = self.clock.wall_ms() + 300_000;
+        let accepted = self.log.accept(&segments, now, &|_| Ok(())).unwrap();
+        assert!(accepted.refused.is_empty());
+        let merged = self.volume.apply_segments().unwrap();
+        assert!(merged.refused.is_empty());
+        merged
+    }
+
+    pub(crate) fn publish(&self) {
+        self.volume.seal_drafts().unwrap();
+    }
+
+    /// Returns every shared row.
+    pub(crate) fn rows(&self) -> BTreeMap<(Table, Vec<u8>), Vec<u8>> {
+        let mut rows = BTreeMap::new();
+        for table in SHARED {
+            let mut take = |key: &[u8], value: &[u8]| {
+                rows.insert((table, key.to_vec()), value.to_vec());
+                ControlFlow::Continue(())
+            };
+            self.store.rows.scan(table, &[], None, &mut take).unwrap();
+        }
+        rows
+    }
+
+    pub(crate) fn inode(&self, ino: Ino) -> Inode {
+        self.volume.inode(ino).unwrap().unwrap()
+    }
+
+    /// Returns the node at a path, `None` where there is none.
+    pub(crate) fn find(&self, path: &str) -> Option<Inode> {
+        let mut inode = self.inode(Ino::ROOT);
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            let dirent = self.volume.dirent(inode.ino, name.as_bytes()).unwrap()?;
+            inode = self.inode(dirent.ino);
+        }
+        Some(inode)
+    }
+
+    pub(crate) fn at(&self, path: &str) -> Inode {
+        self.find(path)
+            .unwrap_or_else(|| panic!("no {path} in {:?}", self.list("")))
+    }
+
+    /// Returns the names in a directory, sorted.
+    pub(crate) fn list(&self, path: &str) -> Vec<String> {
+        let mut names = Vec::new();
+        let dir = self.at(path).ino;
+        self.volume
+            .readdir(dir, None, &mut |_, dirent| {
+                names.push(String::from_utf8(dirent.name.to_vec()).unwrap());
+                true
+            })
+            .unwrap();
+        names.sort();
+        names
+    }
+
+    fn place(&self, path: &str) -> Place {
+        let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
+        place(self.at(dir).ino, name.as_bytes())
+    }
+
+    pub(crate) fn make(&self, path: &str, kind: FileKind) -> Ino {
+        let at = self.place(path);
+        self.apply(create(at, kind, self.clock.wall())).ino
+    }
+
+    pub(crate) fn mkdir(&self, path: &str) -> Ino {
+        self.make(path, FileKind::Dir)
+    }
+
+    /// Replaces the content of a file, which is made where it is not there.
+    pub(crate) fn put(&self, path: &str, text: &str) -> OpId {
+        if self.find(path).is_none() {
+            self.make(path, FileKind::File);
+        }
+        self.overwrite(self.at(path).ino, text)
+    }
+
+    pub(crate) fn overwrite(&self, ino: Ino, text: &str) -> OpId {
+        let base = self.inode(ino).version;
+        self.apply(write(ino, base, text)).id
+    }
+
+    pub(crate) fn append(&self, path: &str, text: &str) -> OpId {
+        let inode = self.at(path);
+        let time = self.clock.wall();
+        let kind = OpKind::Append(Append {
+            ino: inode.ino,
+            base: inode.version,
+            len: text.len() as u64,
+            pieces: vec![inline(0, text)],
+            mtime: time,
+            ctime: time,
+            mode: None,
+        });
+        self.apply(kind).id
+    }
+
+    pub(crate) fn unlink(&self, path: &str) {
+        let inode = self.at(path);
+        let kind = OpKind::Unlink {
+            from: self.place(path),
+            ino: inode.ino,
+            saw: inode.version,
+            time: self.clock.wall(),
+        };
+        self.apply(kind);
+    }
+
+    pub(crate) fn rmdir(&self, path: &str) {
+        let kind = OpKind::Rmdir {
+            from: self.place(path),
+            ino: self.at(path).ino,
+            time: self.clock.wall(),
+        };
+        self.apply(kind);
+    }
+
+    pub(crate) fn rename(&self, from: &str, to: &str, exchange: bool) {
+        let replaced = self.find(to).map(|inode| Replaced {
+            ino: inode.ino,
+            saw: inode.version,
+        });
+        let kind = OpKind::Rename {
+            from: self.place(from),
+            to: self.place(to),
+            ino: self.at(from).ino,
+            replaced,
+            exchange,
+            time: self.clock.wall(),
+        };
+        self.apply(kind);
+    }
+
+    pub(crate) fn link(&self, from: &str, to: &str) {
+        let kind = OpKind::Link {
+            ino: self.at(from).ino,
+            to: self.place(to),
+            time: self.clock.wall(),
+        };
+        self.apply(kind);
+    }
+
+    /// Returns the content of a file as text; holes are `.`.
+    pub(crate) fn text(&self, path: &str) -> String {
+        self.text_of(self.at(path).ino)
+    }
+
+    pub(crate) fn text_of(&self, ino: Ino) -> String {
+        String::from_utf8(self.bytes_of(ino)).unwrap()
+    }
+
+    pub(crate) fn bytes_of(&self, ino: Ino) -> Vec<u8> {
+        let size = self.inode(ino).size;
+        render(&self.volume.extents(ino, 0..u64::MAX).unwrap(), size)
+    }
+
+    /// Returns every path with the content of files.
+    pub(crate) fn files(&self) -> BTreeMap<String, String> {
+        let mut files = BTreeMap::new();
+        let mut open = vec![String::new()];
+        while let Some(dir) = open.pop() {
+            for name in self.list(&dir) {
+                let path = format!("{dir}/{name}");
+                let inode = self.at(&path);
+                if inode.is_dir() {
+                    open.push(path);
+                } else {
+                    files.insert(path, self.text_of(inode.ino));
+                }
+            }
+        }
+        files
+    }
+
+    pub(crate) fn conflicts(&self) -> Vec<(ConflictKind, Option<String>)> {
+        let open = |conflict: Conflict| {
+            let name = conflict.other_name;
+            let name = name.map(|name| String::from_utf8(name.to_vec()).unwrap());
+            (conflict.kind, name)
+        };
+        let conflicts = self.volume.conflicts().unwrap();
+        conflicts.into_iter().map(open).collect()
+    }
+}
+
+/// Returns the bytes that extents show; holes are `.`, chunks a letter of their id.
+pub(crate) fn render(extents: &[Extent], size: u64) -> Vec<u8> {
+    let mut bytes = vec![b'.'; size as usize];
+    let mut last = 0;
+    for extent in extents {
+        assert!(extent.offset >= last && extent.len > 0 && extent.end() <= size);
+        last = extent.end();
+        for at in 0..extent.len {
+            bytes[(extent.offset + at) as usize] = match &extent.src {
+                Source::Inline(inline) => inline[at as usize],
+                Source::Chunk { id, skip } => b'A' + ((u64::from(*skip) + at) as u8 ^ id.0[0]) % 26,
+            };
+        }
+    }
+    bytes
+}
+
+pub(crate) fn place(parent: Ino, name: &[u8]) -> Place {
+    Place {
+        parent,
+        name: Bytes::copy_from_slice(name),
+    }
+}
+
+pub(crate) fn inline(offset: u64, text: &str) -> Piece {
+    Piece {
+        offset,
+        len: text.len() as u64,
+        src: Some(Source::Inline(Bytes::copy_from_slice(text.as_bytes()))),
+    }
+}
+
+pub(crate) fn write(ino: Ino, base: OpId, text: &str) -> OpKind {
+    let time = dfs::base::Timespec::default();
+    let pieces = match text {
+        "" => Vec::new(),
+        text => vec![inline(0, text)],
+    };
+    OpKind::Write(Write {
+        ino,
+        base,
+        size: text.len() as u64,
+        pieces,
+        mtime: time,
+        ctime: time,
+        mode: None,
+    })
+}
+
+pub(crate) fn create(at: Place, kind: FileKind, time: dfs::base::Timespec) -> OpKind {
+    OpKind::Create(Create {
+        at,
+        kind,
+        mode: 0o644,
+        uid: 1,
+        gid: 2,
+        rdev: 0,
+        target: (kind == FileKind::Symlink).then(|| Bytes::from_static(b"target")),
+        time,
+        xattrs: Vec::new(),
+    })
+}
+
+/// Returns `count` devices that all know a root made by the first.
+pub(crate) fn cluster(count: usize) -> Vec<Device> {
+    let devices: Vec<Device> = (0..count).map(Device::new).collect();
+    devices[0].volume.format(1000, 1000, 0o755).unwrap();
+    for device in &devices {
+        device.volume.announce().unwrap();
+    }
+    sync(&devices);
+    devices
+}
+
+/// Lets every device publish and learn all, and checks that all agree with the oracle. All clocks
+/// show the same afterwards.
+pub(crate) fn sync(devices: &[Device]) {
+    let newest = devices.iter().map(|device| device.clock.monotonic()).max();
+    for device in devices {
+        let behind = newest.unwrap_or_default() - device.clock.monotonic();
+        device.clock.advance(behind);
+    }
+    for device in devices {
+        device.publish();
+    }
+    for device in devices {
+        for other in devices {
+            device.pull(other, usize::MAX);
+        }
+    }
+    agree(devices);
+}
+
+/// Checks that all devices hold the rows of the fold from scratch, and a sound tree.
+pub(crate) fn agree(devices: &[Device]) {
+    let oracle = Device::new(DEVICES_MAX - 1);
+    let mut union = devices[0].log.vector();
+    for device in devices {
+        assert_eq!(device.log.vector(), union, "a device has not everything");
+        union.extend(device.log.vector());
+    }
+    let merged = oracle.pull(&devices[0], usize::MAX);
+    assert_eq!(merged.undone_count, 0, "the oracle undoes nothing");
+    let expected = oracle.rows();
+    super::tree::check(&oracle);
+    for device in devices {
+        let rows = device.rows();
+        for (key, row) in &expected {
+            assert_eq!(
+                rows.get(key),
+                Some(row),
+                "{} differs at {key:?}",
+                device.index
+            );
+        }
+        assert_eq!(rows.len(), expected.len(), "{} has more rows", device.index);
+        assert_eq!(device.volume.counts(), oracle.volume.counts());
+    }
+}

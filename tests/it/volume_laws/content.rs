@@ -1,0 +1,288 @@
+//! Rows of docs/semantics.md about contents.
+
+use dfs::base::Ino;
+use dfs::volume::{Change, ConflictKind, FileKind};
+
+use super::cluster::{Device, cluster, sync, write};
+
+const ANNA: &str = " (conflict, anna, 2026-01-02)";
+
+#[test]
+fn of_two_writes_from_one_base_the_newest_keeps_the_name() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("f.md", "base");
+    sync(&devices);
+    a.put("f.md", "anna's");
+    b.later();
+    b.put("f.md", "ben's work");
+    sync(&devices);
+    assert_eq!(a.text("f.md"), "ben's work");
+    assert_eq!(a.text(&format!("f{ANNA}.md")), "anna's");
+    assert_eq!(a.list("").len(), 2);
+    assert_eq!(
+        b.conflicts(),
+        [(ConflictKind::Content, Some(format!("f{ANNA}.md")))]
+    );
+}
+
+#[test]
+fn a_losing_lineage_has_one_conflict_file() {
+    let devices = cluster(3);
+    let [a, b, c] = [&devices[0], &devices[1], &devices[2]];
+    a.put("f", "base");
+    sync(&devices);
+    for round in 0..5 {
+        a.put("f", &format!("a{round}"));
+        b.put("f", &format!("bb{round}"));
+        c.put("f", &format!("ccc{round}"));
+    }
+    sync(&devices);
+    let mut contents: Vec<String> = a.files().into_values().collect();
+    contents.sort();
+    assert_eq!(contents, ["a4", "bb4", "ccc4"]);
+}
+
+#[test]
+fn writes_that_go_on_unaware_stay_in_their_lineage() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("f", "base");
+    sync(&devices);
+    let ino = a.at("f").ino;
+    let first = a.put("f", "a1");
+    b.later();
+    b.put("f", "b1");
+    sync(&devices);
+    // A program on A that has not looked goes on from what it wrote.
+    a.later();
+    a.apply(write(ino, first, "a2"));
+    sync(&devices);
+    assert_eq!(a.text("f"), "b1");
+    assert_eq!(a.text(&format!("f{ANNA}")), "a2");
+    assert_eq!(a.list("").len(), 2);
+}
+
+#[test]
+fn equal_results_are_no_conflict() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("f", "base");
+    sync(&devices);
+    for device in [a, b] {
+        device.put("f", "the same");
+    }
+    sync(&devices);
+    let mine = a.put("f", "and on");
+    sync(&devices);
+    assert_eq!(a.files().len(), 1);
+    assert_eq!(b.at("f").version, mine);
+    assert!(a.conflicts().is_empty());
+}
+
+#[test]
+fn emptied_and_written_on_both_sides_keeps_both() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("f", "base");
+    sync(&devices);
+    for device in [a, b] {
+        device.put("f", "");
+        device.put("f", &format!("from {}", device.index()));
+    }
+    sync(&devices);
+    let mut contents: Vec<String> = a.files().into_values().collect();
+    contents.sort();
+    assert_eq!(contents, ["from 0", "from 1"]);
+}
+
+#[test]
+fn a_write_wins_against_an_unlink() {
+    for unlink_first in [true, false] {
+        let devices = cluster(2);
+        let [a, b] = [&devices[0], &devices[1]];
+        a.mkdir("d");
+        a.put("d/f", "base");
+        sync(&devices);
+        let [writer, remover] = if unlink_first { [b, a] } else { [a, b] };
+        b.later();
+        writer.put("d/f", "written");
+        remover.unlink("d/f");
+        sync(&devices);
+        assert_eq!(a.text("d/f"), "written");
+        assert_eq!(a.conflicts(), [(ConflictKind::WriteAgainstUnlink, None)]);
+    }
+}
+
+#[test]
+fn a_write_brings_back_a_file_whose_name_is_taken_beside_it() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("f", "base");
+    sync(&devices);
+    a.unlink("f");
+    a.put("f", "another");
+    b.later();
+    b.put("f", "written");
+    sync(&devices);
+    assert_eq!(a.text("f"), "another");
+    assert_eq!(a.text("f (conflict, ben, 2026-01-02)"), "written");
+}
+
+#[test]
+fn a_file_removed_on_both_sides_is_gone() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("f", "base");
+    sync(&devices);
+    a.unlink("f");
+    b.unlink("f");
+    sync(&devices);
+    assert!(a.files().is_empty() && a.conflicts().is_empty());
+}
+
+#[test]
+fn concurrent_appends_both_stay() {
+    let devices = cluster(3);
+    let [a, b, c] = [&devices[0], &devices[1], &devices[2]];
+    a.put("log", "start;");
+    sync(&devices);
+    for round in 0..3 {
+        a.append("log", &format!("a{round};"));
+        b.append("log", &format!("b{round};"));
+    }
+    sync(&devices);
+    c.append("log", "c;");
+    sync(&devices);
+    let text = c.text("log");
+    let mut lines: Vec<&str> = text.split_terminator(';').collect();
+    assert_eq!((lines[0], lines[7]), ("start", "c"));
+    lines.sort_unstable();
+    assert_eq!(lines, ["a0", "a1", "a2", "b0", "b1", "b2", "c", "start"]);
+    assert!(c.conflicts().is_empty());
+}
+
+#[test]
+fn an_append_against_a_rewrite_keeps_both() {
+    for append_first in [true, false] {
+        let devices = cluster(2);
+        let [a, b] = [&devices[0], &devices[1]];
+        a.put("log", "start;");
+        sync(&devices);
+        let [appender, writer] = if append_first { [a, b] } else { [b, a] };
+        b.later();
+        appender.append("log", "more;");
+        writer.put("log", "rewritten");
+        sync(&devices);
+        let mut contents: Vec<String> = a.files().into_values().collect();
+        contents.sort();
+        assert_eq!(contents, ["rewritten", "start;more;"]);
+    }
+}
+
+#[test]
+fn files_removed_while_open_are_changed_in_private() {
+    let devices = cluster(2);
+    let a = &devices[0];
+    a.put("f", "base");
+    sync(&devices);
+    let ino = a.at("f").ino;
+    a.volume.hold(ino);
+    a.unlink("f");
+    a.overwrite(ino, "scratch");
+    a.overwrite(ino, "scratched again");
+    a.publish();
+    assert_eq!(a.text_of(ino), "scratched again");
+    assert_eq!(a.inode(ino).nlink, 0);
+    a.volume.release(ino);
+    sync(&devices);
+    assert_eq!(devices[1].text_of(ino), "base");
+}
+
+#[test]
+fn a_private_copy_ends_when_the_file_is_back() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("f", "base");
+    sync(&devices);
+    let ino = a.at("f").ino;
+    a.volume.hold(ino);
+    a.unlink("f");
+    a.overwrite(ino, "scratch");
+    b.later();
+    b.put("f", "written");
+    sync(&devices);
+    assert_eq!(a.text("f"), "written");
+    assert_eq!(a.text_of(ino), "written");
+}
+
+#[test]
+fn a_merge_says_what_it_changed() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    let ino = a.make("f", FileKind::File);
+    a.put("gone", "x");
+    let gone = a.at("gone").ino;
+    sync(&devices);
+    a.put("f", "new");
+    a.unlink("gone");
+    a.publish();
+    let changes = b.pull(a, usize::MAX).changes;
+    assert!(changes.contains(&Change::Content(ino)));
+    assert!(changes.contains(&Change::Attr(Ino::ROOT)));
+    assert!(changes.contains(&Change::Entry {
+        parent: Ino::ROOT,
+        name: bytes::Bytes::from_static(b"gone"),
+        gone: Some(gone),
+    }));
+}
+
+#[test]
+fn alone_nothing_is_kept_for_undo() {
+    let mut device = Device::alone();
+    for n in 0..10 {
+        device.put(&format!("f{n}"), "x");
+    }
+    let ino = device.at("f0").ino;
+    device.volume.hold(ino);
+    device.unlink("f0");
+    device.unlink("f1");
+    device.restart();
+    device.volume.hold(ino);
+    assert_eq!(device.volume.counts().drafts, 24);
+    device.publish();
+    assert_eq!(device.volume.counts().drafts, 0);
+    let ops = device.rows();
+    assert!(!ops.keys().any(|(table, _)| *table == dfs::store::Table::Op));
+    // Root, eight files, and the removed one that is open.
+    assert_eq!(device.volume.counts().inodes, 10);
+    device.volume.release(ino);
+    device.publish();
+    assert_eq!(device.volume.counts().inodes, 9);
+    device.restart();
+    super::tree::check(&device);
+    assert_eq!(device.list("").len(), 8);
+}
+
+#[test]
+fn trimming_drops_records_and_removed_files() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("f", "x");
+    a.put("g", "y");
+    a.unlink("f");
+    sync(&devices);
+    let cut = a.at("g").version;
+    let before = a.rows().len();
+    let newest = b.put("h", "later");
+    sync(&devices);
+    a.volume.set_stable(newest).unwrap();
+    assert!(a.rows().len() < before);
+    assert!(a.volume.stable() > cut);
+    assert_eq!(a.volume.counts().inodes, 3);
+    super::tree::check(a);
+    b.put("h", "on");
+    b.publish();
+    a.pull(b, usize::MAX);
+    assert_eq!(a.text("h"), "on");
+}

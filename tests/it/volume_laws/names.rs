@@ -1,0 +1,316 @@
+//! Rows of docs/semantics.md about names and directories.
+
+use dfs::volume::{ConflictKind, FileKind, OpKind};
+
+use super::cluster::{cluster, sync};
+
+const BEN: &str = " (conflict, ben, 2026-01-02)";
+
+#[test]
+fn two_files_created_at_one_name_are_both_kept() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("note.txt", "from anna");
+    b.later();
+    b.put("note.txt", "and from ben");
+    sync(&devices);
+    let aside = format!("note{BEN}.txt");
+    assert_eq!(a.list(""), [aside.clone(), "note.txt".to_owned()]);
+    assert_eq!(b.text("note.txt"), "from anna");
+    assert_eq!(a.text(&aside), "and from ben");
+    assert_eq!(b.conflicts(), [(ConflictKind::Name, Some(aside))]);
+    assert_eq!(b.volume.counts().conflicts, 1);
+}
+
+#[test]
+fn conflict_names_are_numbered_where_they_are_taken() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("x", "1");
+    a.put(&format!("x{BEN}"), "2");
+    b.later();
+    b.put("x", "3");
+    sync(&devices);
+    assert_eq!(a.text(&format!("x{BEN} 2")), "3");
+}
+
+#[test]
+fn a_file_moved_to_a_name_that_was_taken_elsewhere_steps_aside() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    b.put("mine", "b");
+    sync(&devices);
+    a.put("target", "a");
+    b.later();
+    b.rename("mine", "target", false);
+    sync(&devices);
+    assert_eq!(a.text("target"), "a");
+    assert_eq!(a.text(&format!("target{BEN}")), "b");
+}
+
+#[test]
+fn two_saves_by_rename_over_one_file_are_both_kept() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("doc", "old");
+    sync(&devices);
+    b.later();
+    for device in [a, b] {
+        let temporary = format!(".doc.{}", device.index());
+        device.put(&temporary, &format!("new {}", device.index()));
+        device.rename(&temporary, "doc", false);
+    }
+    sync(&devices);
+    assert_eq!(a.text("doc"), "new 0");
+    assert_eq!(a.text(&format!("doc{BEN}")), "new 1");
+    assert_eq!(a.list("").len(), 2);
+}
+
+#[test]
+fn two_directories_at_one_name_become_one() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.mkdir("photos");
+    a.put("photos/1", "a");
+    a.put("photos/same", "a");
+    b.later();
+    let other = b.mkdir("photos");
+    b.put("photos/2", "b");
+    b.put("photos/same", "b");
+    b.mkdir("photos/sub");
+    b.put("photos/sub/3", "b");
+    sync(&devices);
+    let same = format!("same{BEN}");
+    assert_eq!(a.list(""), ["photos"]);
+    assert_eq!(a.list("photos"), ["1", "2", "same", &same, "sub"]);
+    assert_eq!(a.text("photos/sub/3"), "b");
+    // Who knows the directory by its other number still reaches it.
+    assert_eq!(b.inode(other).ino, a.at("photos").ino);
+    assert_eq!(b.volume.dirent(other, b"1").unwrap().unwrap().name, "1");
+}
+
+#[test]
+fn a_full_directory_moved_onto_another_brings_its_entries() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    b.mkdir("d");
+    b.mkdir("d/sub");
+    b.put("d/sub/x", "b");
+    sync(&devices);
+    a.mkdir("e");
+    a.mkdir("e/sub");
+    a.put("e/sub/x", "a");
+    b.later();
+    b.rename("d", "e", false);
+    sync(&devices);
+    assert_eq!(a.list(""), ["e"]);
+    assert_eq!(a.text("e/sub/x"), "a");
+    assert_eq!(a.text(&format!("e/sub/x{BEN}")), "b");
+}
+
+#[test]
+fn a_directory_keeps_its_name_against_a_file() {
+    for dir_first in [true, false] {
+        let devices = cluster(2);
+        let [a, b] = [&devices[0], &devices[1]];
+        let [dir, file] = if dir_first { [a, b] } else { [b, a] };
+        let make_dir = || {
+            dir.mkdir("x");
+            dir.put("x/in", "in");
+        };
+        b.later();
+        make_dir();
+        file.put("x", "file");
+        sync(&devices);
+        let owner = if dir_first { "ben" } else { "anna" };
+        assert_eq!(a.text("x/in"), "in");
+        assert_eq!(
+            a.text(&format!("x (conflict, {owner}, 2026-01-02)")),
+            "file"
+        );
+    }
+}
+
+#[test]
+fn what_is_made_in_a_removed_directory_brings_it_back() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.mkdir("d");
+    a.mkdir("d/e");
+    sync(&devices);
+    a.rmdir("d/e");
+    a.rmdir("d");
+    b.later();
+    b.put("d/e/f", "late");
+    sync(&devices);
+    assert_eq!(a.text("d/e/f"), "late");
+    assert_eq!(a.conflicts()[0].0, ConflictKind::DirRevived);
+}
+
+#[test]
+fn what_is_moved_into_a_removed_directory_brings_it_back() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.mkdir("d");
+    a.put("f", "f");
+    sync(&devices);
+    a.rmdir("d");
+    a.put("d", "a file now");
+    b.later();
+    b.rename("f", "d/f", false);
+    sync(&devices);
+    assert_eq!(a.text("d/f"), "f");
+    assert_eq!(a.text("d (conflict, anna, 2026-01-02)"), "a file now");
+}
+
+#[test]
+fn a_directory_that_is_no_longer_empty_stays() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.mkdir("d");
+    sync(&devices);
+    a.put("d/f", "early");
+    b.later();
+    b.rmdir("d");
+    sync(&devices);
+    assert_eq!(a.text("d/f"), "early");
+    assert_eq!(a.conflicts(), [(ConflictKind::RmdirDropped, None)]);
+}
+
+#[test]
+fn of_two_moves_that_would_make_a_cycle_the_later_is_dropped() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.mkdir("x");
+    a.mkdir("y");
+    a.mkdir("y/deep");
+    sync(&devices);
+    a.rename("x", "y/deep/x", false);
+    b.later();
+    b.rename("y", "x/y", false);
+    sync(&devices);
+    assert!(a.find("y/deep/x").is_some());
+    assert_eq!(a.list(""), ["y"]);
+    assert_eq!(a.conflicts(), [(ConflictKind::CycleDropped, None)]);
+}
+
+#[test]
+fn of_two_moves_of_one_file_the_later_place_wins() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("f", "f");
+    sync(&devices);
+    a.rename("f", "first", false);
+    b.later();
+    b.rename("f", "second", false);
+    sync(&devices);
+    assert_eq!(a.list(""), ["second"]);
+}
+
+#[test]
+fn a_file_moved_and_removed_is_at_its_new_place() {
+    for move_first in [true, false] {
+        let devices = cluster(2);
+        let [a, b] = [&devices[0], &devices[1]];
+        a.put("f", "f");
+        sync(&devices);
+        let [mover, remover] = if move_first { [a, b] } else { [b, a] };
+        b.later();
+        mover.rename("f", "moved", false);
+        remover.unlink("f");
+        sync(&devices);
+        assert_eq!(a.list(""), ["moved"]);
+        assert_eq!(a.text("moved"), "f");
+    }
+}
+
+#[test]
+fn a_replaced_file_that_changed_is_kept() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("f", "old");
+    b.put("new", "n");
+    sync(&devices);
+    a.put("f", "edited");
+    b.later();
+    b.rename("new", "f", false);
+    sync(&devices);
+    let aside = "f (conflict, anna, 2026-01-02)";
+    assert_eq!(a.text("f"), "n");
+    assert_eq!(a.text(aside), "edited");
+    assert_eq!(
+        a.conflicts(),
+        [(ConflictKind::ReplacedKept, Some(aside.to_owned()))]
+    );
+}
+
+#[test]
+fn names_of_one_file_are_counted_and_found() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("f", "f");
+    sync(&devices);
+    a.link("f", "g");
+    b.later();
+    b.link("f", "h");
+    b.rename("f", "moved", false);
+    sync(&devices);
+    assert_eq!(a.list(""), ["g", "h", "moved"]);
+    assert_eq!(a.at("g").nlink, 3);
+    a.unlink("g");
+    b.unlink("moved");
+    sync(&devices);
+    // The one that is left is its home again, so that it can be moved and brought back.
+    assert_eq!(a.at("h").home.unwrap().name, "h");
+    a.unlink("h");
+    b.later();
+    b.put("h", "written");
+    sync(&devices);
+    assert_eq!(a.text("h"), "written");
+}
+
+#[test]
+fn swapped_nodes_are_swapped_everywhere() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.mkdir("d");
+    a.put("d/in", "in");
+    a.put("f", "f");
+    sync(&devices);
+    b.rename("d", "f", true);
+    sync(&devices);
+    assert_eq!(a.text("d"), "f");
+    assert_eq!(a.text("f/in"), "in");
+}
+
+#[test]
+fn of_two_changes_of_one_attribute_the_later_wins() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    let ino = a.make("f", FileKind::File);
+    sync(&devices);
+    let set = |mode, uid| OpKind::SetAttr {
+        ino,
+        mode,
+        uid,
+        gid: None,
+        mtime: None,
+        ctime: dfs::base::Timespec::default(),
+    };
+    let xattr = |value: &'static [u8]| OpKind::SetXattr {
+        ino,
+        name: bytes::Bytes::from_static(b"user.k"),
+        value: bytes::Bytes::from_static(value),
+        time: dfs::base::Timespec::default(),
+    };
+    b.later();
+    a.apply(set(Some(0o600), Some(5)));
+    a.apply(xattr(b"a"));
+    b.apply(set(Some(0o640), None));
+    b.apply(xattr(b"b"));
+    sync(&devices);
+    let inode = a.at("f");
+    assert_eq!((inode.mode, inode.uid), (0o640, 5));
+    assert_eq!(a.volume.xattr(ino, b"user.k").unwrap().unwrap(), "b");
+    assert!(a.conflicts().is_empty());
+}

@@ -1,0 +1,468 @@
+//! Random ops on several devices, random exchange, restarts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dfs::base::{ChunkId, Ino, OpId, Rng};
+use dfs::volume::{
+    Append, Change, DirKey, FileKind, Inode, OpKind, Piece, Place, Replaced, Source, Write,
+};
+
+use super::cluster::{Device, agree, create, inline, name_of, place, sync};
+
+/// Rounds of one seed.
+const STEPS: usize = 120;
+
+/// Few names, so that devices meet often.
+const NAMES: [&str; 5] = ["a", "b", "c.txt", "d", "e"];
+
+/// What some device once had as a file's newest content.
+struct Content {
+    bytes: Vec<u8>,
+    /// Text that must be somewhere even where appends joined.
+    token: String,
+    appended: bool,
+}
+
+#[derive(Default)]
+struct Model {
+    contents: BTreeMap<OpId, Content>,
+    /// Versions whose author went on from them, or removed them knowingly.
+    superseded: BTreeSet<OpId>,
+    tokens: u64,
+}
+
+struct Run {
+    seed: u64,
+    rng: Rng,
+    devices: Vec<Device>,
+    model: Model,
+}
+
+/// A place and the node there, as a device sees it.
+struct Found {
+    at: Place,
+    inode: Inode,
+}
+
+impl Run {
+    fn new(seed: u64, count: usize) -> Self {
+        let devices: Vec<Device> = (0..count).map(Device::new).collect();
+        devices[0].volume.format(1, 1, 0o755).unwrap();
+        let run = Self {
+            seed,
+            rng: Rng::from_seed(seed),
+            devices,
+            model: Model::default(),
+        };
+        for device in &run.devices {
+            device.volume.announce().unwrap();
+            // Clocks that differ by up to two seconds.
+            device
+                .clock
+                .advance(Duration::from_millis(run.rng.below(2_000)));
+        }
+        sync(&run.devices);
+        run
+    }
+
+    fn chance(&self, one_in: u64) -> bool {
+        self.rng.below(one_in) == 0
+    }
+
+    fn pick<'a, T>(&self, from: &'a [T]) -> Option<&'a T> {
+        from.get(self.rng.below(from.len() as u64) as usize)
+    }
+
+    /// Returns every entry of a device's tree.
+    fn entries(device: &Device) -> Vec<Found> {
+        let mut found = Vec::new();
+        let mut open = vec![Ino::ROOT];
+        while let Some(dir) = open.pop() {
+            let mut after: Option<DirKey> = None;
+            loop {
+                // Three at a time, to resume in the middle.
+                let mut batch = Vec::new();
+                let mut visit = |key, dirent: &dfs::volume::Dirent| {
+                    batch.push((key, dirent.clone()));
+                    batch.len() < 3
+                };
+                device.volume.readdir(dir, after, &mut visit).unwrap();
+                let Some((last, _)) = batch.last() else {
+                    break;
+                };
+                after = Some(*last);
+                for (_, dirent) in batch {
+                    let inode = device.inode(dirent.ino);
+                    if inode.is_dir() {
+                        open.push(inode.ino);
+                    }
+                    let at = place(dir, &dirent.name);
+                    found.push(Found { at, inode });
+                }
+            }
+        }
+        found
+    }
+
+    /// Returns a place in a random directory, and what a device has there.
+    fn somewhere(&self, device: &Device, entries: &[Found]) -> (Place, Option<Inode>) {
+        let mut dirs = vec![Ino::ROOT];
+        dirs.extend(
+            entries
+                .iter()
+                .filter(|f| f.inode.is_dir())
+                .map(|f| f.inode.ino),
+        );
+        let dir = *self.pick(&dirs).unwrap();
+        let name = *self.pick(&NAMES).unwrap();
+        let there = device.volume.dirent(dir, name.as_bytes()).unwrap();
+        let inode = there.map(|dirent| device.inode(dirent.ino));
+        (place(dir, name.as_bytes()), inode)
+    }
+
+    fn step(&mut self) {
+        let index = self.rng.below(self.devices.len() as u64) as usize;
+        let wait = Duration::from_millis(self.rng.below(30));
+        self.devices[index].clock.advance(wait);
+        match self.rng.below(10) {
+            0 => self.exchange(index),
+            1 if self.chance(4) => self.devices[index].restart(),
+            1 => self.devices[index].publish(),
+            _ => {
+                for _ in 0..=self.rng.below(4) {
+                    self.change(index);
+                }
+            }
+        }
+    }
+
+    fn exchange(&mut self, index: usize) {
+        let from = self.rng.below(self.devices.len() as u64) as usize;
+        if from == index {
+            return;
+        }
+        let max = 1 + self.rng.below(3) as usize;
+        let before = self.stamps(index);
+        let merged = self.devices[index].pull(&self.devices[from], max);
+        self.check_changes(index, &before, &merged.changes);
+        if self.chance(3) {
+            super::tree::check(&self.devices[index]);
+        }
+    }
+
+    /// Returns what a kernel may have cached: entries and attributes.
+    fn stamps(&self, index: usize) -> BTreeMap<(Ino, Bytes), Inode> {
+        let entries = Self::entries(&self.devices[index]).into_iter();
+        entries
+            .map(|found| ((found.at.parent, found.at.name), found.inode))
+            .collect()
+    }
+
+    fn check_changes(
+        &self,
+        index: usize,
+        before: &BTreeMap<(Ino, Bytes), Inode>,
+        changes: &[Change],
+    ) {
+        let after = self.stamps(index);
+        let keys: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+        for key in keys {
+            let (old, new) = (before.get(key), after.get(key));
+            if old.map(|inode| inode.ino) != new.map(|inode| inode.ino) {
+                let said = changes.iter().any(|change| {
+                    matches!(change, Change::Entry { parent, name, .. }
+                        if (*parent, name) == (key.0, &key.1))
+                });
+                assert!(said, "seed {}: {key:?} changed silently", self.seed);
+            } else if let (Some(old), Some(new)) = (old, new)
+                && old != new
+            {
+                let said = changes.iter().any(|change| match change {
+                    Change::Attr(ino) => *ino == new.ino && old.version == new.version,
+                    Change::Content(ino) => *ino == new.ino,
+                    Change::Entry { .. } => false,
+                });
+                assert!(said, "seed {}: {old:?} {new:?} silently", self.seed);
+            }
+        }
+    }
+
+    fn change(&mut self, index: usize) {
+        let device = &self.devices[index];
+        let entries = Self::entries(device);
+        let files: Vec<&Found> = entries
+            .iter()
+            .filter(|found| found.inode.kind == FileKind::File)
+            .collect();
+        let time = dfs::base::Clock::wall(&*device.clock);
+        let (to, there) = self.somewhere(device, &entries);
+        match self.rng.below(14) {
+            0..=2 => {
+                if there.is_none() {
+                    let kinds = [
+                        FileKind::File,
+                        FileKind::File,
+                        FileKind::Dir,
+                        FileKind::Symlink,
+                    ];
+                    let kind = *self.pick(&kinds).unwrap();
+                    device.apply(create(to, kind, time));
+                }
+            }
+            3 => {
+                if let Some(found) = self.pick(&entries) {
+                    self.remove(index, found, time);
+                }
+            }
+            4 | 5 => {
+                if let Some(found) = self.pick(&entries) {
+                    self.rename(index, found, to, there, time);
+                }
+            }
+            6 => {
+                if let (Some(found), None) = (self.pick(&files), there) {
+                    let ino = found.inode.ino;
+                    device.apply(OpKind::Link { ino, to, time });
+                }
+            }
+            7 => {
+                if let Some(found) = self.pick(&entries) {
+                    device.apply(self.attribute(&found.inode, time));
+                }
+            }
+            8 => {
+                if let Some(conflict) = self.pick(&device.volume.conflicts().unwrap()) {
+                    let conflict = conflict.op;
+                    device.apply(OpKind::Resolve { conflict });
+                }
+            }
+            _ => {
+                if let Some(found) = self.pick(&files) {
+                    let inode = found.inode.clone();
+                    self.write(index, &inode, time);
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self, index: usize, found: &Found, time: dfs::base::Timespec) {
+        let (from, ino, saw) = (found.at.clone(), found.inode.ino, found.inode.version);
+        let device = &self.devices[index];
+        if found.inode.is_dir() {
+            if found.inode.entries == 0 {
+                device.apply(OpKind::Rmdir { from, ino, time });
+            }
+            return;
+        }
+        if found.inode.nlink == 1 {
+            self.model.superseded.insert(saw);
+        }
+        device.apply(OpKind::Unlink {
+            from,
+            ino,
+            saw,
+            time,
+        });
+    }
+
+    fn rename(
+        &mut self,
+        index: usize,
+        found: &Found,
+        to: Place,
+        there: Option<Inode>,
+        time: dfs::base::Timespec,
+    ) {
+        let device = &self.devices[index];
+        let writer = device.volume.write();
+        let node = &found.inode;
+        let exchange = there.is_some() && self.chance(3);
+        // What rename(2) refuses.
+        let into_itself = node.is_dir() && writer.is_within(to.parent, node.ino).unwrap();
+        let refused = match &there {
+            Some(other) if exchange => {
+                other.ino == node.ino
+                    || (other.is_dir() && writer.is_within(found.at.parent, other.ino).unwrap())
+            }
+            Some(other) => {
+                other.ino == node.ino || other.is_dir() != node.is_dir() || other.entries > 0
+            }
+            None => false,
+        };
+        drop(writer);
+        if into_itself || refused {
+            return;
+        }
+        if let Some(other) = &there
+            && !exchange
+            && other.nlink == 1
+        {
+            self.model.superseded.insert(other.version);
+        }
+        device.apply(OpKind::Rename {
+            from: found.at.clone(),
+            to,
+            ino: node.ino,
+            replaced: there.map(|other| Replaced {
+                ino: other.ino,
+                saw: other.version,
+            }),
+            exchange,
+            time,
+        });
+    }
+
+    fn attribute(&self, inode: &Inode, time: dfs::base::Timespec) -> OpKind {
+        let ino = inode.ino;
+        let name = Bytes::from_static([b"user.x", b"user.y"][self.rng.below(2) as usize]);
+        match self.rng.below(3) {
+            0 => OpKind::SetAttr {
+                ino,
+                mode: Some(self.rng.below(0o1000) as u32),
+                uid: None,
+                gid: Some(self.rng.below(9) as u32),
+                mtime: None,
+                ctime: time,
+            },
+            1 => OpKind::SetXattr {
+                ino,
+                name,
+                value: Bytes::copy_from_slice(&self.rng.bytes::<4>()),
+                time,
+            },
+            _ => OpKind::RemoveXattr { ino, name, time },
+        }
+    }
+
+    fn write(&mut self, index: usize, inode: &Inode, time: dfs::base::Timespec) {
+        self.model.tokens += 1;
+        let token = format!("<{}{}>", name_of(index), self.model.tokens);
+        let (ino, base) = (inode.ino, inode.version);
+        let len = token.len() as u64;
+        let appended = self.chance(3);
+        let kind = if appended {
+            OpKind::Append(Append {
+                ino,
+                base,
+                len,
+                pieces: vec![inline(0, &token)],
+                mtime: time,
+                ctime: time,
+                mode: None,
+            })
+        } else {
+            let at = match self.rng.below(3) {
+                0 => inode.size,
+                1 => 0,
+                _ => self.rng.below(64),
+            };
+            let mut pieces = vec![inline(at, &token)];
+            if self.chance(3) {
+                pieces.push(Piece {
+                    offset: at + len + self.rng.below(8),
+                    len: 1 + self.rng.below(16),
+                    src: self.chance(2).then(|| Source::Chunk {
+                        id: ChunkId(self.rng.bytes()),
+                        skip: 3,
+                    }),
+                });
+            }
+            let end = pieces.iter().map(|piece| piece.offset + piece.len).max();
+            let end = end.unwrap_or(0);
+            let size = if self.chance(3) {
+                end
+            } else {
+                end.max(inode.size)
+            };
+            OpKind::Write(Write {
+                ino,
+                base,
+                size,
+                pieces,
+                mtime: time,
+                ctime: time,
+                mode: self.chance(5).then_some(0o600),
+            })
+        };
+        let device = &self.devices[index];
+        let id = device.apply(kind).id;
+        let bytes = device.bytes_of(ino);
+        self.model.superseded.insert(base);
+        self.model.contents.insert(
+            id,
+            Content {
+                bytes,
+                token,
+                appended,
+            },
+        );
+    }
+
+    /// Checks that every newest content of some device that nobody went on from is in a file.
+    fn check_nothing_lost(&self) {
+        let device = &self.devices[0];
+        let mut files: BTreeSet<Vec<u8>> = BTreeSet::new();
+        for found in Self::entries(device) {
+            if found.inode.kind == FileKind::File {
+                files.insert(device.bytes_of(found.inode.ino));
+            }
+        }
+        for (id, content) in &self.model.contents {
+            if self.model.superseded.contains(id) {
+                continue;
+            }
+            let token = content.token.as_bytes();
+            let kept = if content.appended {
+                files
+                    .iter()
+                    .any(|file| file.windows(token.len()).any(|part| part == token))
+            } else {
+                files.contains(&content.bytes)
+            };
+            assert!(
+                kept,
+                "seed {}: {} of {id:?} is in no file",
+                self.seed, content.token
+            );
+        }
+    }
+}
+
+fn run(seed: u64, count: usize) {
+    println!("seed {seed}, {count} devices");
+    let mut run = Run::new(seed, count);
+    for _ in 0..STEPS {
+        run.step();
+    }
+    sync(&run.devices);
+    run.check_nothing_lost();
+    for device in &mut run.devices {
+        device.restart();
+    }
+    agree(&run.devices);
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    // `DFS_SEED=n` runs that one alone; `DFS_SEEDS=n` runs more of them.
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    match number("DFS_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("DFS_SEEDS").unwrap_or(40),
+    }
+}
+
+#[test]
+fn two_devices_agree_whatever_crosses() {
+    for seed in seeds() {
+        run(seed, 2);
+    }
+}
+
+#[test]
+fn four_devices_agree_whatever_crosses() {
+    for seed in seeds() {
+        run(1_000_000 + seed, 4);
+    }
+}

@@ -134,8 +134,10 @@ impl Fold<'_> {
             btime: time,
             target: None,
             version: self.id,
+            written_by: self.id,
             meta: self.id,
             created_by: self.id,
+            origin: None,
             home: None,
         }
     }
@@ -273,8 +275,9 @@ impl Fold<'_> {
             match self.tx.get(RowKey::Fork(ino, version))? {
                 Some(Value::Fork(Fork::File(file))) => ino = *file,
                 Some(Value::Fork(Fork::Same(same))) => version = *same,
+                // Of a joined append its author saw a content that is nowhere as such.
+                Some(Value::Fork(Fork::Joined)) | None => break,
                 Some(_) => return Err(WRONG_KIND),
-                None => break,
             }
         }
         Ok((ino, version))

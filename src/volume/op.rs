@@ -9,7 +9,7 @@ use crate::base::limits::{
     NAME_MAX_BYTES, SEGMENT_BODY_MAX_BYTES, SYMLINK_MAX_BYTES, XATTR_NAME_MAX_BYTES,
     XATTR_VALUE_MAX_BYTES,
 };
-use crate::base::{Ino, OpId, Timespec};
+use crate::base::{DeviceId, Ino, OpId, Timespec};
 
 /// A change with its name in the total order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -343,6 +343,21 @@ pub(super) fn fork_ino_of(id: OpId) -> Ino {
     derive_ino(b"dfs fork ino 1", id)
 }
 
+/// Returns the name of the content that append `id` makes behind content `before`, which its author
+/// had not seen. It sorts beside the append.
+pub(super) fn joined_version(before: OpId, id: OpId) -> OpId {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"dfs joined version 1");
+    hasher.update(&before.to_key());
+    hasher.update(&id.to_key());
+    let mut device = [0u8; 8];
+    hasher.finalize_xof().fill(&mut device);
+    OpId {
+        stamp: id.stamp,
+        device: DeviceId(u64::from_be_bytes(device)),
+    }
+}
+
 fn derive_ino(domain: &[u8], id: OpId) -> Ino {
     let mut hasher = blake3::Hasher::new();
     hasher.update(domain);
@@ -357,7 +372,7 @@ fn derive_ino(domain: &[u8], id: OpId) -> Ino {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{DeviceId, Stamp};
+    use crate::base::Stamp;
 
     #[test]
     fn inode_numbers_are_stable_and_distinct() {

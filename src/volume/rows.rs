@@ -42,6 +42,9 @@ pub(super) enum Fork {
     File(Ino),
     /// A concurrent write made the same content.
     Same(OpId),
+    /// It was appended behind what its author had not seen, so what its author saw is not a
+    /// content that the file ever had.
+    Joined,
 }
 
 /// An extended attribute.

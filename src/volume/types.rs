@@ -66,12 +66,18 @@ pub struct Inode {
     pub btime: Timespec,
     /// Target of a symlink.
     pub target: Option<Bytes>,
-    /// The op that made the present content: what a write names as its base.
+    /// Names the present content: what a write names as its base. Nearly always the op that made it;
+    /// an append that joined what its author had not seen makes content that nobody has seen, under
+    /// a name of its own.
     pub version: OpId,
+    /// The op that made the present content.
+    pub written_by: OpId,
     /// The op that changed any attribute last.
     pub meta: OpId,
     /// The op that made it.
     pub created_by: OpId,
+    /// The file whose losing content it took over, for a conflict file.
+    pub origin: Option<Ino>,
     /// Where it is, for a directory and for what has one name; where it was last, for what has
     /// none. With more names: one of the places that it had. `None` for the root.
     pub home: Option<Place>,

@@ -6,14 +6,16 @@
 //! versions are, so that one lineage never makes two files.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{Fold, Result, WRONG_KIND};
 use crate::base::{Ino, OpId, Timespec};
 use crate::volume::extents::{check_pieces, overwrite, same_content, stored_bytes, touched};
-use crate::volume::op::{Append, OpKind, Write, fork_ino_of};
+use crate::volume::op::{Append, OpKind, Write, fork_ino_of, joined_version};
+use crate::volume::record::Record;
 use crate::volume::rows::{Fork, RowKey, Stored, Value};
 use crate::volume::types::{Conflict, ConflictKind, Extent, FileKind, Inode, Piece, Place};
-use crate::volume::view::xattr_range;
+use crate::volume::view::{as_inode, xattr_range};
 
 /// Attributes that go with new content.
 struct Stamps {
@@ -24,10 +26,33 @@ struct Stamps {
 
 /// A content that a file had before.
 struct Past {
-    extents: BTreeMap<u64, Extent>,
+    extents: Vec<Extent>,
     size: u64,
-    /// The versions made since, newest first; true for those made by appending.
-    since: Vec<(OpId, bool)>,
+    /// The contents since, newest first: their names and the ops that made them.
+    since: Vec<(OpId, OpId)>,
+}
+
+/// A position in the history of a file's content.
+struct Walk {
+    /// The file whose rows held it.
+    ino: Ino,
+    origin: Option<Ino>,
+    version: OpId,
+    written_by: OpId,
+    size: u64,
+}
+
+impl Walk {
+    /// Starts at the present.
+    fn new(node: &Inode) -> Self {
+        Self {
+            ino: node.ino,
+            origin: node.origin,
+            version: node.version,
+            written_by: node.written_by,
+            size: node.size,
+        }
+    }
 }
 
 impl Fold<'_> {
@@ -43,10 +68,10 @@ impl Fold<'_> {
         if node.version == base || Self::is_private(&node) {
             self.splice(&mut node, &write.pieces, write.size)?;
         } else {
-            let past = self.walk_back(&node, base)?;
+            let past = self.content_of(&node, base)?;
             self.cross(&mut node, past, &write.pieces, write.size, write.ctime)?;
         }
-        self.finish_write(named, node, &stamps)
+        self.finish_write(named, node, self.id, &stamps)
     }
 
     pub(super) fn append(&mut self, append: &Append) -> Result<()> {
@@ -58,43 +83,77 @@ impl Fold<'_> {
             ctime: append.ctime,
             mode: append.mode,
         };
-        let past = if node.version == base || Self::is_private(&node) {
-            None
+        let mut version = self.id;
+        let fits = node.version == base || Self::is_private(&node);
+        if fits || self.appended_only(&node, base)? {
+            let size = node.size.saturating_add(append.len);
+            let pieces = shifted(&append.pieces, node.size);
+            if check_pieces(&pieces, size).is_some() {
+                return Ok(());
+            }
+            if !fits {
+                version = joined_version(node.version, self.id);
+                let key = RowKey::Fork(node.ino, self.id);
+                self.tx.put(key, Value::Fork(Fork::Joined))?;
+            }
+            self.splice(&mut node, &pieces, size)?;
         } else {
-            Some(self.walk_back(&node, base)?)
-        };
-        let crossed = match past {
-            None => None,
-            Some(None) => Some(None),
-            Some(Some(past)) => {
-                let mut appends_only = true;
-                for (version, is_append) in &past.since {
-                    appends_only &= *is_append || self.is_forked(node.ino, *version)?;
-                }
-                if appends_only { None } else { Some(Some(past)) }
+            let past = self.content_of(&node, base)?;
+            let start = past.as_ref().map_or(node.size, |past| past.size);
+            let size = start.saturating_add(append.len);
+            let pieces = shifted(&append.pieces, start);
+            if check_pieces(&pieces, size).is_some() {
+                return Ok(());
             }
-        };
-        match crossed {
-            None => {
-                let start = node.size;
-                let pieces = shifted(&append.pieces, start);
-                let size = start.saturating_add(append.len);
-                if check_pieces(&pieces, size).is_some() {
-                    return Ok(());
-                }
-                self.splice(&mut node, &pieces, size)?;
-            }
-            Some(past) => {
-                let start = past.as_ref().map_or(node.size, |past| past.size);
-                let pieces = shifted(&append.pieces, start);
-                let size = start.saturating_add(append.len);
-                if check_pieces(&pieces, size).is_some() {
-                    return Ok(());
-                }
-                self.cross(&mut node, past, &pieces, size, append.ctime)?;
+            self.cross(&mut node, past, &pieces, size, append.ctime)?;
+        }
+        self.finish_write(named, node, version, &stamps)
+    }
+
+    /// Tells whether all that came to a file since `base` was appended, so that one more append
+    /// loses nothing. Content that was set aside since does not count.
+    fn appended_only(&mut self, node: &Inode, base: OpId) -> Result<bool> {
+        let mut walk = Walk::new(node);
+        while walk.written_by.stamp > base.stamp {
+            let (version, ino) = (walk.version, walk.ino);
+            let Some(record) = self.step_back(&mut walk)? else {
+                return Ok(false);
+            };
+            let aside = match self.tx.get(RowKey::Fork(ino, version))? {
+                // The history of a conflict file begins in that of another file.
+                Some(Value::Fork(Fork::File(file))) => *file != node.ino,
+                _ => false,
+            };
+            if !aside && !matches!(*record.kind, OpKind::Append(_)) {
+                return Ok(false);
             }
         }
-        self.finish_write(named, node, &stamps)
+        Ok(true)
+    }
+
+    /// Goes back to the content before; returns the record of the op between, `None` where there is
+    /// no content before or it cannot be told any more.
+    fn step_back(&mut self, walk: &mut Walk) -> Result<Option<Arc<Record>>> {
+        let Some(record) = self.tx.record(walk.written_by)? else {
+            return Ok(None);
+        };
+        let mut before = before_image(&record, walk.ino)?;
+        if before.is_none()
+            && let Some(origin) = walk.origin
+        {
+            before = before_image(&record, origin)?;
+            walk.ino = origin;
+        }
+        match before {
+            Some(before) if before.written_by < walk.written_by => {
+                walk.version = before.version;
+                walk.written_by = before.written_by;
+                walk.size = before.size;
+                walk.origin = before.origin;
+                Ok(Some(record))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Returns the file that a write named, the one that its base is in now, and that base.
@@ -115,16 +174,23 @@ impl Fold<'_> {
         Ok(Some((named, node, base)))
     }
 
-    fn finish_write(&mut self, named: Ino, mut node: Inode, stamps: &Stamps) -> Result<()> {
+    fn finish_write(
+        &mut self,
+        named: Ino,
+        mut node: Inode,
+        version: OpId,
+        stamps: &Stamps,
+    ) -> Result<()> {
         if node.ino != named {
             // Whoever builds on this content builds on the conflict file.
-            let key = RowKey::Fork(named, self.id);
-            self.tx.put(key, Value::Fork(Fork::File(node.ino)))?;
+            self.fork(named, version, node.ino)?;
+            self.fork(named, self.id, node.ino)?;
         }
         node.mtime = stamps.mtime;
         node.ctime = stamps.ctime;
         node.mode = stamps.mode.unwrap_or(node.mode) & 0o7777;
-        node.version = self.id;
+        node.version = version;
+        node.written_by = self.id;
         node.meta = self.id;
         let gone = node.is_orphan() && !Self::is_private(&node);
         let (ino, home) = (node.ino, node.home.clone());
@@ -218,57 +284,84 @@ impl Fold<'_> {
         Ok(())
     }
 
-    /// Returns the content of a file as of `base`, by the before-images of the ops since; `None`
-    /// where that is not in its past.
-    fn walk_back(&mut self, node: &Inode, base: OpId) -> Result<Option<Past>> {
-        let all = self.extents_in(node.ino, 0, u64::MAX)?;
-        let mut past = Past {
-            extents: all.into_iter().map(|e| (e.offset, e)).collect(),
-            size: node.size,
-            since: Vec::new(),
-        };
-        let mut version = node.version;
-        while version != base {
-            if version < base {
-                return Ok(None);
-            }
-            let Some(record) = self.tx.record(version)? else {
+    /// Returns content `base` as its author saw it; `None` where that cannot be told any more.
+    fn content_of(&mut self, node: &Inode, base: OpId) -> Result<Option<Past>> {
+        // Appends that joined others are laid on what their authors saw.
+        let mut joined = Vec::new();
+        let mut base = base;
+        while let Some(Value::Fork(Fork::Joined)) = self.tx.get(RowKey::Fork(node.ino, base))? {
+            let record = self.tx.record(base)?;
+            let Some(OpKind::Append(append)) = record.as_ref().map(|record| &*record.kind) else {
                 return Ok(None);
             };
-            past.since
-                .push((version, matches!(*record.kind, OpKind::Append(_))));
-            let mut before = None;
-            for (key, image) in &record.writes {
-                match (key, image) {
-                    (RowKey::Inode(ino), Some(image)) if *ino == node.ino => {
-                        before = Some(Stored::decode(key, image.clone())?);
-                    }
-                    (RowKey::Extent(ino, offset), None) if *ino == node.ino => {
-                        past.extents.remove(offset);
-                    }
-                    (RowKey::Extent(ino, offset), Some(image)) if *ino == node.ino => {
-                        let Value::Extent(extent) = &Stored::decode(key, image.clone())?.value
-                        else {
-                            return Err(WRONG_KIND);
-                        };
-                        past.extents.insert(*offset, extent.clone());
-                    }
-                    _ => {}
-                }
+            if append.base >= base {
+                return Ok(None);
             }
-            match before.as_ref().map(|row| &row.value) {
-                Some(Value::Inode(inode)) if inode.version < version => {
-                    version = inode.version;
-                    past.size = inode.size;
-                }
-                _ => return Ok(None),
-            }
+            base = append.base;
+            joined.push(append.clone());
+        }
+        let Some(mut past) = self.walk_back(node, base)? else {
+            return Ok(None);
+        };
+        for append in joined.into_iter().rev() {
+            let pieces = shifted(&append.pieces, past.size);
+            past.size = past.size.saturating_add(append.len);
+            past.extents = overwrite(past.extents, &pieces, past.size);
         }
         Ok(Some(past))
     }
 
-    fn is_forked(&mut self, ino: Ino, version: OpId) -> Result<bool> {
-        Ok(self.tx.get(RowKey::Fork(ino, version))?.is_some())
+    /// Returns the content that a file had under the name `base`, by the before-images of the ops
+    /// since; `None` where it never had that.
+    fn walk_back(&mut self, node: &Inode, base: OpId) -> Result<Option<Past>> {
+        let all = self.extents_in(node.ino, 0, u64::MAX)?;
+        let mut extents: BTreeMap<u64, Extent> = all.into_iter().map(|e| (e.offset, e)).collect();
+        let mut since = Vec::new();
+        let mut walk = Walk::new(node);
+        while walk.version != base {
+            if walk.written_by.stamp < base.stamp {
+                return Ok(None);
+            }
+            since.push((walk.version, walk.written_by));
+            let Some(record) = self.step_back(&mut walk)? else {
+                return Ok(None);
+            };
+            for (key, image) in &record.writes {
+                match (key, image) {
+                    (RowKey::Extent(ino, offset), None) if *ino == walk.ino => {
+                        extents.remove(offset);
+                    }
+                    (RowKey::Extent(ino, offset), Some(image)) if *ino == walk.ino => {
+                        let row = Stored::decode(key, image.clone())?;
+                        let Value::Extent(extent) = &row.value else {
+                            return Err(WRONG_KIND);
+                        };
+                        extents.insert(*offset, extent.clone());
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(Some(Past {
+            extents: extents.into_values().collect(),
+            size: walk.size,
+            since,
+        }))
+    }
+
+    /// Says that content `version` of a file goes on in a conflict file, unless it went elsewhere
+    /// before.
+    fn fork(&mut self, ino: Ino, version: OpId, file: Ino) -> Result<()> {
+        let key = RowKey::Fork(ino, version);
+        match self.tx.get(key)? {
+            None => {}
+            Some(Value::Fork(Fork::Joined)) => {
+                let there = RowKey::Fork(file, version);
+                self.tx.put(there, Value::Fork(Fork::Joined))?;
+            }
+            Some(_) => return Ok(()),
+        }
+        self.tx.put(key, Value::Fork(Fork::File(file)))
     }
 
     /// Applies a write whose author had not seen the present content: that goes aside, unless
@@ -284,12 +377,11 @@ impl Fold<'_> {
         let current = self.extents_in(node.ino, 0, u64::MAX)?;
         // A base that nobody has any more: on top of what is here, which is kept aside as well.
         let past = past.unwrap_or_else(|| Past {
-            extents: current.iter().map(|e| (e.offset, e.clone())).collect(),
+            extents: current.clone(),
             size: node.size,
-            since: vec![(node.version, false)],
+            since: vec![(node.version, node.written_by)],
         });
-        let built: Vec<Extent> = past.extents.into_values().collect();
-        let new = overwrite(built, pieces, size);
+        let new = overwrite(past.extents, pieces, size);
         if node.size == size && same_content(&new, &current) {
             let key = RowKey::Fork(node.ino, node.version);
             return self.tx.put(key, Value::Fork(Fork::Same(self.id)));
@@ -307,7 +399,7 @@ impl Fold<'_> {
         &mut self,
         node: &Inode,
         current: &[Extent],
-        since: &[(OpId, bool)],
+        since: &[(OpId, OpId)],
         time: Timespec,
     ) -> Result<()> {
         let ino = fork_ino_of(self.id);
@@ -315,15 +407,14 @@ impl Fold<'_> {
             ino,
             nlink: 0,
             created_by: self.id,
+            origin: Some(node.ino),
             meta: self.id,
             home: None,
             ..node.clone()
         };
-        for (version, _) in since {
-            let key = RowKey::Fork(node.ino, *version);
-            if self.tx.get(key)?.is_none() {
-                self.tx.put(key, Value::Fork(Fork::File(ino)))?;
-            }
+        for (version, written_by) in since {
+            self.fork(node.ino, *version, ino)?;
+            self.fork(node.ino, *written_by, ino)?;
         }
         for extent in current {
             let key = RowKey::Extent(ino, extent.offset);
@@ -338,7 +429,7 @@ impl Fold<'_> {
         }
         self.save(fork.clone())?;
         let home = self.beside(node.home.clone(), node.ino, time)?;
-        let device = node.version.device;
+        let device = node.written_by.device;
         let aside = self.attach_aside(&fork, &home, device, time)?;
         self.conflict_with(Conflict {
             op: self.id,
@@ -351,6 +442,18 @@ impl Fold<'_> {
             resolved: false,
         })
     }
+}
+
+/// Returns an inode as it was before a recorded op.
+fn before_image(record: &Record, ino: Ino) -> Result<Option<Inode>> {
+    let key = RowKey::Inode(ino);
+    for (written, image) in &record.writes {
+        if let (true, Some(image)) = (*written == key, image) {
+            let row = Stored::decode(&key, image.clone())?;
+            return Ok(Some(as_inode(&row)?.clone()));
+        }
+    }
+    Ok(None)
 }
 
 /// Returns pieces moved to where an append starts.

@@ -20,9 +20,11 @@ const NAMES: [&str; 5] = ["a", "b", "c.txt", "d", "e"];
 /// What some device once had as a file's newest content.
 struct Content {
     bytes: Vec<u8>,
-    /// Text that must be somewhere even where appends joined.
+    /// What the author put into it.
     token: String,
-    appended: bool,
+    /// True where the author's view need not be a file's whole content in the end: it was appended,
+    /// or built on what only a merge had made.
+    joined: bool,
 }
 
 #[derive(Default)]
@@ -256,9 +258,8 @@ impl Run {
             }
             return;
         }
-        if found.inode.nlink == 1 {
-            self.model.superseded.insert(saw);
-        }
+        // Another device may remove the other names.
+        self.model.superseded.insert(saw);
         device.apply(OpKind::Unlink {
             from,
             ino,
@@ -297,7 +298,6 @@ impl Run {
         }
         if let Some(other) = &there
             && !exchange
-            && other.nlink == 1
         {
             self.model.superseded.insert(other.version);
         }
@@ -389,15 +389,16 @@ impl Run {
         let device = &self.devices[index];
         let id = device.apply(kind).id;
         let bytes = device.bytes_of(ino);
+        let mut devices = self.devices.iter().map(|device| device.volume.device());
+        let made_by_merge = devices.all(|device| device != base.device);
+        let on_joined = self.model.contents.get(&base).is_some_and(|on| on.joined);
+        let content = Content {
+            bytes,
+            token,
+            joined: appended || made_by_merge || on_joined,
+        };
         self.model.superseded.insert(base);
-        self.model.contents.insert(
-            id,
-            Content {
-                bytes,
-                token,
-                appended,
-            },
-        );
+        self.model.contents.insert(id, content);
     }
 
     /// Checks that every newest content of some device that nobody went on from is in a file.
@@ -414,7 +415,7 @@ impl Run {
                 continue;
             }
             let token = content.token.as_bytes();
-            let kept = if content.appended {
+            let kept = if content.joined {
                 files
                     .iter()
                     .any(|file| file.windows(token.len()).any(|part| part == token))

@@ -4,5 +4,6 @@ pub(crate) mod net;
 
 mod fetching;
 mod holding;
+mod over_nodes;
 mod pushing;
 mod weather;

@@ -38,6 +38,14 @@ impl View {
         };
         let mut candidates = peers.candidates();
         candidates.retain(|candidate| candidate.weight > 0);
+        // Where nobody offers to store, what is made here stays here.
+        if candidates.is_empty() {
+            candidates.push(Candidate {
+                peer: peers.me(),
+                weight: 1,
+                host: 0,
+            });
+        }
         candidates.sort_unstable();
         candidates.dedup_by_key(|candidate| candidate.peer);
         Self {

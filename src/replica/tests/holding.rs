@@ -127,3 +127,20 @@ async fn the_status_of_a_chunk_tells_who_holds_it() {
     let status = swarm.at(0).status(id).unwrap();
     assert!(!status.pending && status.holders.len() == 3);
 }
+
+#[tokio::test(start_paused = true)]
+async fn where_nobody_offers_to_store_the_author_keeps_its_own() {
+    let mut swarm = Swarm::empty(9);
+    swarm.add_many(
+        1,
+        ReplicaConfig {
+            capacity_bytes: 0,
+            cache_bytes: 0,
+        },
+    );
+    swarm.dismiss(0);
+    swarm.sync().await;
+    let ids: Vec<ChunkId> = (0..5).map(|n| swarm.put(0, 300 + n)).collect();
+    swarm.sync().await;
+    assert!(ids.iter().all(|id| swarm.at(0).is_local(*id).unwrap()));
+}

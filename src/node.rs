@@ -37,7 +37,7 @@ mod sync;
 mod tasks;
 pub mod token;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -93,8 +93,8 @@ pub struct Node {
     rng: Rng,
     hlc: Hlc,
     membership: Membership,
-    log: LogStore,
-    /// Taken before none of the other locks: they are all leaves.
+    log: Arc<LogStore>,
+    /// Taken before any of the others where two are held; those are all leaves.
     table: Mutex<PeerTable>,
     /// Peers by closeness, for lookups.
     routing: Mutex<RoutingTable>,
@@ -104,15 +104,15 @@ pub struct Node {
     handler: RwLock<Option<Arc<dyn ChunkHandler>>>,
     wrapper: RwLock<Option<KeyWrapper>>,
     free_bytes: AtomicU64,
-    /// Devices whose segments are being pulled from some peer: no second one is asked meanwhile.
-    pulling: Mutex<BTreeSet<DeviceId>>,
+    /// Devices whose segments are being pulled from some peer, and since when.
+    pulling: Mutex<BTreeMap<DeviceId, Duration>>,
     recent: Mutex<Recent>,
     /// Wakes the dialling: an address or a member is new.
     dial_wake: Notify,
     /// Peers that broke the rules too often, until when they are not listened to.
     bans: Mutex<BTreeMap<PeerId, Duration>>,
     /// Connections that have not said hello.
-    strangers: AtomicUsize,
+    strangers: Arc<AtomicUsize>,
 }
 
 /// What this peer tells of itself.
@@ -172,7 +172,8 @@ impl Node {
     ) -> Result<Arc<Self>, NodeError> {
         let membership = Membership::load(&store)?;
         let volume = membership.roster().volume();
-        let log = LogStore::open(Arc::clone(&store.rows), volume, config.identity.device())?;
+        let device = config.identity.device();
+        let log = Arc::new(LogStore::open(Arc::clone(&store.rows), volume, device)?);
         let config = NodeConfig {
             name: display_name(&config.name),
             ..config
@@ -198,7 +199,7 @@ impl Node {
             recent: Mutex::default(),
             dial_wake: Notify::new(),
             bans: Mutex::default(),
-            strangers: AtomicUsize::new(0),
+            strangers: Arc::default(),
             table: Mutex::new(PeerTable::default()),
             config,
             transport,
@@ -341,7 +342,7 @@ impl Node {
     }
 
     /// Returns the logs.
-    pub fn log(&self) -> &LogStore {
+    pub fn log(&self) -> &Arc<LogStore> {
         &self.log
     }
 

@@ -20,7 +20,8 @@ pub struct NodeConfig {
     pub advertise: Vec<SocketAddr>,
     /// Bytes that this peer gives to the swarm.
     pub capacity_bytes: u64,
-    /// Where signatures are checked and batches committed.
+    /// Where signatures are checked and batches committed; a full queue makes the node's runtime
+    /// wait, so it should not be shared with bulk work.
     pub pool: Pool,
 }
 

@@ -34,11 +34,11 @@ pub enum NodeEvent {
     },
     /// The roster changed: members came, left, or were removed.
     RosterChanged,
-    /// A peer refuses a session with this one.
+    /// There is no session with a peer, because one of the two refuses it.
     Refused {
-        /// Where it is.
+        /// Where the peer is.
         addr: SocketAddr,
-        /// Its reason.
+        /// The reason.
         refusal: Refusal,
     },
 }
@@ -77,7 +77,7 @@ pub struct PeerInfo {
     pub free_bytes: u64,
     /// The segments that it had when it last told.
     pub vector: Vector,
-    /// Why it refuses a session, where it does.
+    /// Why there is no session, where one of the two refuses it.
     pub refusal: Option<Refusal>,
 }
 

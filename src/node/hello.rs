@@ -19,7 +19,7 @@ use super::roster::Roster;
 use super::session::{AskError, Session, ask};
 use super::{Node, discover};
 use crate::base::limits::{CLOCK_SKEW_MAX, RPC_TIMEOUT};
-use crate::base::{Clock, PeerId};
+use crate::base::{Clock, DeviceId, PeerId};
 use crate::wire::{
     Hello, NodeRecord, Refusal, Request, Response, SignedRecord, StatementBytes, WireError,
 };
@@ -51,6 +51,7 @@ impl Node {
     ) -> Response {
         let refuse = |refusal: Refusal| Response::Refused(refusal);
         if let Err(refusal) = self.check_hello(&hello) {
+            self.note_refusal(&session.peer(), session.remote_addr(), &refusal);
             return refuse(refusal);
         }
         session.know_volume();
@@ -186,6 +187,8 @@ impl Node {
         let id = session.peer();
         session.open(hello.incarnation);
         session.heard();
+        let own_device = DeviceId::from(self.id);
+        let acknowledged = hello.vector.get(&own_device).copied().unwrap_or(0);
         let (older, came_up) = {
             let mut table = self.table.lock();
             let peer = table.peers.entry(id).or_default();
@@ -207,6 +210,10 @@ impl Node {
         if came_up {
             self.emit(NodeEvent::PeerUp(id));
         }
+        self.emit(NodeEvent::Acknowledged {
+            peer: id,
+            seg_no: acknowledged,
+        });
         self.remember(&id);
         self.observed_at(hello.observed);
         self.tasks
@@ -250,15 +257,18 @@ impl Node {
 
     /// Takes note that a peer refuses this one, and returns the error for it.
     fn refused_by(&self, id: PeerId, addr: SocketAddr, refusal: Refusal) -> NodeError {
-        tracing::warn!(peer = %id.short(), %addr, "refused: {refusal}");
-        if let Some(peer) = self.table.lock().peers.get_mut(&id) {
+        self.note_refusal(&id, addr, &refusal);
+        refused(addr, refusal)
+    }
+
+    /// Takes note that there is no session with a peer because one side refuses it.
+    fn note_refusal(&self, id: &PeerId, addr: SocketAddr, refusal: &Refusal) {
+        tracing::warn!(peer = %id.short(), %addr, "no session: {refusal}");
+        if let Some(peer) = self.table.lock().peers.get_mut(id) {
             peer.refusal = Some(refusal.clone());
         }
-        self.emit(NodeEvent::Refused {
-            addr,
-            refusal: refusal.clone(),
-        });
-        refused(addr, refusal)
+        let refusal = refusal.clone();
+        self.emit(NodeEvent::Refused { addr, refusal });
     }
 }
 

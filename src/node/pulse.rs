@@ -13,6 +13,7 @@ use super::session::Session;
 use crate::base::DeviceId;
 use crate::base::limits::RPC_TIMEOUT;
 use crate::base::time::sleep;
+use crate::wire::limits::VECTOR_MAX;
 use crate::wire::{Request, Response, StatementBytes, SyncState, Vector};
 
 /// Pause between two pulses: three may be lost before the peer is suspected.
@@ -77,6 +78,9 @@ impl Node {
             // States overtake each other on the way, so within a session numbers only grow; a peer
             // that has lost its log says so in its next hello.
             for (device, seg_no) in &state.vector {
+                if peer.vector.len() >= VECTOR_MAX && !peer.vector.contains_key(device) {
+                    continue;
+                }
                 let known = peer.vector.entry(*device).or_default();
                 *known = (*known).max(*seg_no);
             }

@@ -57,14 +57,14 @@ impl Node {
 
     /// Serves a connection that came in; one that does not say hello in time is closed.
     async fn receive(self: Arc<Self>, session: Arc<Session>) {
-        self.strangers.fetch_add(1, Ordering::Relaxed);
-        let stranger = Stranger(Arc::clone(&self));
-        let watched = Arc::clone(&session);
+        session.count_among(&self.strangers);
+        let watched = Arc::downgrade(&session);
         self.tasks.spawn(async move {
             sleep(HELLO_TIMEOUT).await;
-            drop(stranger);
-            if !watched.is_open() {
-                watched.close("no hello");
+            if let Some(session) = watched.upgrade()
+                && !session.is_open()
+            {
+                session.close("no hello");
             }
         });
         self.serve(session).await;
@@ -244,14 +244,5 @@ impl Node {
     pub(super) fn forgive(&self) {
         let now = self.clock.monotonic();
         self.bans.lock().retain(|_, until| *until > now);
-    }
-}
-
-/// Counts one connection without a hello; dropped when the hello's time is over.
-struct Stranger(Arc<Node>);
-
-impl Drop for Stranger {
-    fn drop(&mut self) {
-        self.0.strangers.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -62,6 +62,8 @@ pub(super) struct Session {
     /// When the peer gave its last sign of life, milliseconds of the monotonic clock.
     heard_ms: AtomicU64,
     strikes: AtomicU32,
+    /// Counts this connection until the session is open.
+    stranger: Mutex<Option<Stranger>>,
     /// Whether the peer has shown that it knows the volume's id: strangers do not.
     knows_volume: AtomicBool,
     /// Requests that were served without a session.
@@ -97,6 +99,7 @@ impl Session {
             incarnation: OnceLock::new(),
             heard_ms: AtomicU64::new(0),
             strikes: AtomicU32::new(0),
+            stranger: Mutex::new(None),
             knows_volume: AtomicBool::new(false),
             favours: AtomicU32::new(0),
             owner_requests: Semaphore::new(OWNER_REQUESTS_MAX),
@@ -128,6 +131,13 @@ impl Session {
     /// Opens the session after the hellos; a second hello changes nothing.
     pub(super) fn open(&self, incarnation: u64) {
         let _ = self.incarnation.set(incarnation);
+        self.stranger.lock().take();
+    }
+
+    /// Counts this connection in `strangers` until the session is open or gone.
+    pub(super) fn count_among(&self, strangers: &Arc<AtomicUsize>) {
+        strangers.fetch_add(1, Ordering::Relaxed);
+        *self.stranger.lock() = Some(Stranger(Arc::clone(strangers)));
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -209,5 +219,14 @@ impl Session {
         timeout(within, work)
             .await
             .unwrap_or(Err(NodeError::NoAnswer { peer }))
+    }
+}
+
+/// One connection without a hello, taken off the count when dropped.
+struct Stranger(Arc<AtomicUsize>);
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -24,6 +24,9 @@ use crate::wire::{Request, Response, SEGMENT_DOMAIN, SealedSegment, Vector};
 const BATCH_TIMEOUT: Duration =
     RPC_TIMEOUT.saturating_add(Duration::from_secs(SEGMENTS_BATCH_BYTES as u64 / 100_000));
 
+/// How long other peers are not asked for what one was asked for: a slow one does not hold up a log.
+const CLAIM_TIME: Duration = Duration::from_secs(2);
+
 /// How long a device whose segments were refused is not pulled from that peer again.
 const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
@@ -237,12 +240,16 @@ impl Node {
             table.peers.get(&session.peer())?.vector.clone()
         };
         let ours = self.log.vector();
+        let since = self.now();
         let mut pulling = self.pulling.lock();
         let mut wanted = Vector::new();
         for (device, last) in theirs {
             let have = ours.get(&device).copied().unwrap_or(0);
-            let free = last > have && !paused.contains_key(&device);
-            if free && wanted.len() < WANTS_MAX && pulling.insert(device) {
+            let asked = pulling
+                .get(&device)
+                .is_some_and(|at| since < *at + CLAIM_TIME);
+            if last > have && !asked && !paused.contains_key(&device) && wanted.len() < WANTS_MAX {
+                pulling.insert(device, since);
                 wanted.insert(device, have + 1);
             }
         }
@@ -251,7 +258,11 @@ impl Node {
             return None;
         }
         let node = Arc::clone(self);
-        Some(Claim { node, wanted })
+        Some(Claim {
+            node,
+            wanted,
+            since,
+        })
     }
 }
 
@@ -259,14 +270,15 @@ impl Node {
 struct Claim {
     node: Arc<Node>,
     wanted: Vector,
+    since: Duration,
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.node
-            .pulling
-            .lock()
-            .retain(|device| !self.wanted.contains_key(device));
+        let taken_over = |device: &DeviceId, since: &mut Duration| {
+            !self.wanted.contains_key(device) || *since != self.since
+        };
+        self.node.pulling.lock().retain(taken_over);
         for session in self.node.table.lock().sessions() {
             session.log_wake.notify_one();
         }

@@ -359,10 +359,14 @@ impl Node {
     }
 
     /// Returns how many own segments are not yet on `copies` peers of the roster, this one
-    /// included; where there are fewer peers, on all of them.
+    /// included; where there are fewer peers, on all of them. Nobody takes those of a peer whose
+    /// role does not write, so they do not count.
     pub fn unpushed_segments(&self, copies: usize) -> u64 {
         let device = DeviceId::from(self.id);
         let last = self.log.head(device).map_or(0, |head| head.seg_no);
+        if !self.role().is_some_and(Role::writes) {
+            return 0;
+        }
         let others = self.roster().members().len().saturating_sub(1);
         let Some(nth) = copies.min(others + 1).checked_sub(2) else {
             return 0;

@@ -32,6 +32,12 @@ pub enum NodeEvent {
         /// The last number that it has.
         seg_no: u64,
     },
+    /// A peer has another history of this device's log: this peer's state was restored from an old
+    /// copy, or two run with one identity. What was written since is not taken by the others.
+    OwnLogForked {
+        /// The peer.
+        peer: PeerId,
+    },
     /// The roster changed: members came, left, or were removed.
     RosterChanged,
     /// There is no session with a peer, because one of the two refuses it.

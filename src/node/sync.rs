@@ -14,6 +14,7 @@ use super::Node;
 use super::error::NodeError;
 use super::event::NodeEvent;
 use super::log::{Accepted, LogError};
+use super::roster::Role;
 use super::session::Session;
 use crate::base::DeviceId;
 use crate::base::limits::RPC_TIMEOUT;
@@ -64,6 +65,9 @@ impl Node {
         let device = DeviceId::from(self.id);
         let offered = self.log.offered().get(&device).copied().unwrap_or(0);
         let has = self.known_at(session, device);
+        if !self.role().is_some_and(Role::writes) {
+            return false;
+        }
         if has >= offered {
             return false;
         }
@@ -182,8 +186,8 @@ impl Node {
                 LogError::Unauthentic { .. }
                 | LogError::OtherVolume
                 | LogError::Malformed { .. } => self.strike(session, 4),
-                LogError::NotAuthor(_) if *device == DeviceId::from(peer) => {
-                    self.strike(session, 1);
+                LogError::Forked { .. } if *device == DeviceId::from(self.id) => {
+                    self.emit(NodeEvent::OwnLogForked { peer });
                 }
                 _ => {}
             }

@@ -12,7 +12,7 @@ use dfs::base::{Clock, DeviceId, PeerId, Rng, Stamp, VolumeId};
 use dfs::crypto::Identity;
 use dfs::node::{InviteToken, Joined, Node, NodeConfig, NodeError, NodeEvent, PeerState, Role};
 use dfs::store::{Batch, Store};
-use dfs::transport::{Quic, SimNet, Transport};
+use dfs::transport::{Connection, Quic, SimNet, Transport};
 use dfs::wire::{Refusal, Request, Response, SEGMENT_DOMAIN, SealedSegment, SegmentHeader};
 
 const SEED: u64 = 7;
@@ -629,6 +629,61 @@ async fn segments_of_readers_and_forged_ones_are_refused() {
     }
     assert!(a.node().log().vector().is_empty());
     assert!(a.node().connected().is_empty(), "a forger is cut off");
+}
+
+/// Returns the answer of machine 0 to a request over a raw connection.
+async fn ask(connection: &Arc<dyn Connection>, request: Request) -> Option<Response> {
+    let frame = connection
+        .request(request.encode(), Bytes::new())
+        .await
+        .ok()?;
+    Response::decode(&frame.body).ok()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_claims_what_it_does_not_give_holds_up_nobody() {
+    let world = World::new();
+    let a = world.founder();
+    let b = world.member(1, Role::Writer, &a, 0).await;
+    let mut liar = world.member(2, Role::Writer, &a, 0).await;
+    until(5, "sessions", || all_connected(&[&a, &b, &liar])).await;
+    liar.node.take().unwrap().shutdown().await;
+    world.net.partition(&[addr(0)], &[addr(1)]);
+
+    // The liar has a session with a, claims all logs, and never answers a request.
+    let transport = world.transport(2);
+    let connection = transport.connect(addr(0)).await.unwrap();
+    let record = dfs::wire::NodeRecord {
+        volume: a.node().volume(),
+        peer: id(2),
+        signed_ms: world.clock.wall_ms() + 1_000,
+        name: "liar".to_owned(),
+        addrs: vec![addr(2)],
+        capacity_bytes: 0,
+        free_bytes: 0,
+    };
+    let bytes = record.encode();
+    let signature = IDENTITIES[2].sign(dfs::wire::NodeRecord::DOMAIN, &bytes);
+    let hello = Request::Hello(dfs::wire::Hello {
+        volume: a.node().volume(),
+        incarnation: 1,
+        clock_ms: world.clock.wall_ms(),
+        roster_digest: a.node().roster().digest(),
+        record: dfs::wire::SignedRecord {
+            record: dfs::wire::bounded::BoundedBytes::new(bytes).unwrap(),
+            signature,
+        },
+        observed: addr(0),
+        vector: BTreeMap::from([(device(1), 1_000_000), (device(2), 1_000_000)]),
+    });
+    assert!(matches!(
+        ask(&connection, hello).await,
+        Some(Response::Hello(_))
+    ));
+    b.write(30);
+    world.net.heal();
+    let took = until(60, "b's log arrives", || same_logs(&[&a, &b], &[(1, 30)])).await;
+    assert!(took < Duration::from_secs(40), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]

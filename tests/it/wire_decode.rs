@@ -268,6 +268,32 @@ fn stored_segments_round_trip_and_their_hash_covers_all_of_them() {
     }
 }
 
+#[test]
+fn the_worked_examples_of_the_wire_document_hold() {
+    assert_eq!(Request::RosterPull { skip: 3 }.encode(), [1, 7, 3][..]);
+    assert_eq!(Response::Done.encode(), [1, 8][..]);
+    let get = Request::Chunk(ChunkRequest::Get {
+        id: ChunkId([9; 32]),
+    });
+    assert_eq!(get.encode()[..4], [1, 10, 1, 9]);
+    let refused = Response::Refused(Refusal::ClockSkew { skew_ms: 700_000 });
+    assert_eq!(refused.encode(), [1, 9, 3, 0xfc, 0x60, 0xae, 0x0a, 0][..]);
+}
+
+#[test]
+fn the_layout_of_segments_is_that_of_the_wire_document() {
+    let bytes = segment(7, 0).header.to_bytes();
+    assert_eq!(bytes.len(), 104);
+    assert_eq!(bytes[..32], [1; 32]);
+    assert_eq!(bytes[32..40], 0x0123_4567_89ab_cdef_u64.to_le_bytes());
+    assert_eq!(bytes[40..48], 7u64.to_le_bytes());
+    assert_eq!(bytes[48..80], [2; 32]);
+    assert_eq!(bytes[80..88], Stamp::from_ms(1_000).0.to_le_bytes());
+    assert_eq!(bytes[88..96], Stamp::from_ms(2_000).0.to_le_bytes());
+    assert_eq!(bytes[96..], [3, 0, 0, 0, 4, 0, 0, 0]);
+    assert_eq!(segment(7, 5).to_bytes()[0], 1);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -175,7 +175,9 @@ impl Fs {
             .map(|(start, _)| start)
             .collect();
         for start in large {
-            if let Some(Body::Memory(bytes)) = dirty.fragments.take_body(start) {
+            if let Some(Body::Memory(mut bytes)) = dirty.fragments.take_body(start) {
+                // The room for a whole cell would stay with the cached plaintext.
+                bytes.shrink_to_fit();
                 let sealing = Sealing::start(&self.contents, Bytes::from(bytes));
                 dirty
                     .fragments

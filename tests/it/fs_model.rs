@@ -10,6 +10,7 @@ mod mount;
 mod named;
 mod ops;
 mod run;
+mod threads;
 
 use proptest::prelude::*;
 

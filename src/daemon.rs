@@ -1,1 +1,25 @@
-//! (room)
+//! Composition: configuration -> objects -> run -> ordered shutdown, and the control socket.
+//!
+//! Owns: [`Config`] and what is made of it ([`peer`]), the life of a daemon ([`run`]), the
+//! control socket's protocol ([`control`]) and server, the reports it answers with ([`report`]).
+//! It is the only room that knows all others below `cli`; it decides nothing that a room below
+//! could decide.
+
+pub mod control;
+pub mod peer;
+pub mod report;
+
+mod addresses;
+mod config;
+mod error;
+mod facts;
+mod locate;
+mod logging;
+mod run;
+mod server;
+
+pub use config::{Config, Fsync, default_state_base, default_state_dir};
+pub use error::DaemonError;
+pub use locate::{Located, STATE_XATTR, locate, path_to_hex};
+pub use logging::log_path;
+pub use run::{Started, run_mount, run_node};

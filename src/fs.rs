@@ -148,6 +148,18 @@ impl Fs {
         }
     }
 
+    /// Returns how many bytes of a file are written and not yet in the volume.
+    pub fn unwritten_bytes(&self, ino: Ino) -> u64 {
+        let node = self.inodes.known(ino);
+        node.map_or(0, |node| {
+            let content = node.content();
+            content
+                .dirty
+                .as_ref()
+                .map_or(0, |dirty| dirty.fragments.memory_bytes())
+        })
+    }
+
     fn now(&self) -> Timespec {
         self.clock.wall()
     }

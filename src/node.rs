@@ -341,6 +341,16 @@ impl Node {
         self.free_bytes.store(free_bytes, Ordering::Relaxed);
     }
 
+    /// Returns how many bytes this peer gives to the swarm.
+    pub fn capacity_bytes(&self) -> u64 {
+        self.config.capacity_bytes
+    }
+
+    /// Returns how many bytes this peer could still take, as it was told last.
+    pub fn free_bytes(&self) -> u64 {
+        self.free_bytes.load(Ordering::Relaxed)
+    }
+
     /// Returns the logs.
     pub fn log(&self) -> &Arc<LogStore> {
         &self.log

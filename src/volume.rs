@@ -34,7 +34,7 @@ mod writer;
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -113,6 +113,8 @@ pub struct Volume {
     feed: Mutex<Feed>,
     /// Nodes with local handles.
     holds: Mutex<HashMap<Ino, u64>>,
+    /// Told of new drafts.
+    on_draft: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl std::fmt::Debug for Volume {
@@ -146,6 +148,7 @@ impl Volume {
             sealing: Mutex::new(()),
             feed: Mutex::new(Feed::default()),
             holds: Mutex::default(),
+            on_draft: OnceLock::new(),
             config,
             context,
         };
@@ -178,6 +181,12 @@ impl Volume {
             })?;
         }
         Ok(())
+    }
+
+    /// Sets who is told, after the writer's lock is free again, that there are new drafts to seal.
+    /// Only the first one set is told.
+    pub fn on_draft(&self, told: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.on_draft.set(told);
     }
 
     /// Returns which volume this is.

@@ -1,1 +1,5 @@
-fn main() {}
+//! `dfs-mount`: see `dfs::cli`.
+
+fn main() -> std::process::ExitCode {
+    dfs::cli::main_mount().into()
+}

@@ -1,5 +1,6 @@
 //! Plain values that cross the room's border: what callers pass in and what they get back.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -330,6 +331,9 @@ pub struct FsConfig {
     pub read_only: bool,
     /// How long a read waits for bytes that are not here.
     pub fetch_timeout: Duration,
+    /// The state folder of this peer, told as the extended attribute `user.dfs.state`: how a
+    /// program in the mount finds its daemon.
+    pub state: Option<PathBuf>,
     /// Tells the capacity for `statfs`; `None` shows a round number.
     pub capacity: Option<CapacitySource>,
     /// Where access times are kept over a remount; `None` forgets them with the inode.
@@ -345,6 +349,7 @@ impl Default for FsConfig {
             dirty_bytes_max: DIRTY_BYTES_MAX,
             read_only: false,
             fetch_timeout: crate::base::limits::FETCH_TIMEOUT,
+            state: None,
             capacity: None,
             rows: None,
         }

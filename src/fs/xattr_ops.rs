@@ -115,6 +115,11 @@ impl Fs {
             b"author" => format!("{:016x}", inode.version.device.0),
             b"stored" => inode.stored.to_string(),
             b"dirty" => u8::from(dirty).to_string(),
+            b"state" => {
+                use std::os::unix::ffi::OsStrExt;
+                let state = self.config.state.as_ref().ok_or(FsError::NoAttribute)?;
+                return Ok(Bytes::copy_from_slice(state.as_os_str().as_bytes()));
+            }
             _ => return Err(FsError::NoAttribute),
         };
         Ok(Bytes::from(text))

@@ -27,8 +27,26 @@ pub struct Applied {
 
 /// The one writer: holds its lock until dropped, so that what it checks still holds when it applies.
 pub struct Writer<'a> {
-    volume: &'a Volume,
+    /// Before `told`: dropped, and so unlocked, first.
     state: MutexGuard<'a, State>,
+    volume: &'a Volume,
+    told: Told<'a>,
+}
+
+/// Tells of new drafts when it is dropped.
+struct Told<'a> {
+    volume: &'a Volume,
+    has_news: bool,
+}
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        if self.has_news
+            && let Some(told) = self.volume.on_draft.get()
+        {
+            told();
+        }
+    }
 }
 
 impl std::fmt::Debug for Writer<'_> {
@@ -39,7 +57,15 @@ impl std::fmt::Debug for Writer<'_> {
 
 impl<'a> Writer<'a> {
     pub(super) fn new(volume: &'a Volume, state: MutexGuard<'a, State>) -> Self {
-        Self { volume, state }
+        let told = Told {
+            volume,
+            has_news: false,
+        };
+        Self {
+            state,
+            volume,
+            told,
+        }
     }
 
     /// Applies an op as this device's newest, in one batch. Not durable until [`Volume::sync`].
@@ -92,6 +118,7 @@ impl<'a> Writer<'a> {
             .commit(&volume.view, overlay, Batch::new(), false)?;
         self.state.note(id, &record);
         self.state.drafts.push_back(id);
+        self.told.has_news = true;
         self.state.counts.drafts = self.state.drafts.len() as u64;
         Ok(Applied { id, ino })
     }

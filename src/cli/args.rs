@@ -1,0 +1,320 @@
+//! The arguments: one definition that yields the parser, `--help` and the man pages.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::units::{parse_duration, parse_host_port, parse_listen, parse_size};
+
+/// Mounts a shared, encrypted volume that lives on the machines of its members.
+///
+/// A first start without --peer makes a new volume. A first start with --invite joins the volume of
+/// the one who gave the token. Every later start needs neither. The command returns when the mount
+/// is up; the peer goes on in the background until the mount is taken away with umount.
+#[derive(Debug, Parser)]
+#[command(name = "dfs-mount", version, max_term_width = 100)]
+pub struct MountArgs {
+    /// Folder to mount on; a source name before it, as mount(8) passes one, is ignored
+    #[arg(required = true, num_args = 1..=2, value_name = "MOUNTPOINT")]
+    pub mountpoint: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub peer: PeerArgs,
+
+    /// What fsync waits for: this machine's disk, or other holders too
+    #[arg(long, value_enum, default_value_t = FsyncArg::Local, value_name = "local|replicated")]
+    pub fsync: FsyncArg,
+
+    /// Mount options, as in fstab: ro, allow_other, default_permissions, max_read=N, and the
+    /// options of mount(8) that need no action here
+    #[arg(short = 'o', value_name = "FUSEOPTS", value_delimiter = ',')]
+    pub options: Vec<String>,
+
+    /// Stay in the foreground; print one line, `mounted MOUNTPOINT`, when ready
+    #[arg(short, long)]
+    pub foreground: bool,
+}
+
+/// What a peer is started with, mount or not.
+#[derive(Debug, Clone, Args)]
+pub struct PeerArgs {
+    /// A peer of the volume to contact; may be given more than once
+    #[arg(long = "peer", value_name = "HOST:PORT", value_parser = parse_host_port)]
+    pub peers: Vec<String>,
+
+    /// Token from `dfs invite`, for the first start of a new member
+    #[arg(long, value_name = "TOKEN")]
+    pub invite: Option<String>,
+
+    /// Folder of this peer's state [default: one for each mountpoint below $XDG_DATA_HOME/dfs, or
+    /// /var/lib/dfs for root]
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+
+    /// UDP address to listen on [default: 0.0.0.0:4750, or a free port where that is taken]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listen)]
+    pub listen: Option<SocketAddr>,
+
+    /// Name of this machine for the other members [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+
+    /// Disk space that this peer offers to the volume, like 100G [default: half of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub capacity: Option<u64>,
+
+    /// Disk space for chunks beyond what this peer must hold, like 20G
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub cache: Option<u64>,
+
+    /// Log more; twice for everything
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// What fsync waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FsyncArg {
+    /// The bytes are on this machine's disk.
+    Local,
+    /// The bytes are also on other holders' disks.
+    Replicated,
+}
+
+/// Speaks to a running peer of a dfs volume, or runs one without a mount.
+#[derive(Debug, Parser)]
+#[command(name = "dfs", version, max_term_width = 100)]
+pub struct DfsArgs {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What `dfs` can do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run a storage peer without a mount, in the foreground; prints `ready` when it serves
+    Node(PeerArgs),
+    /// Show the volume and this peer, or the replicas of one file
+    Status(StatusArgs),
+    /// List the other peers: address, role, round trip, state
+    Peers(PeersArgs),
+    /// Print a token that admits one new peer; the token is alone on the last line
+    Invite(InviteArgs),
+    /// List the members of the volume, or remove one
+    Members(MembersArgs),
+    /// List the conflicts that the merge kept
+    Conflicts(FactArgs),
+    /// Wait until everything is replicated
+    Sync(SyncArgs),
+    /// Show this peer's activity log
+    Log(LogArgs),
+    /// Run three peers on this machine under a temporary folder and show them at work
+    Demo(DemoArgs),
+    /// Write the man pages to a folder
+    #[command(hide = true)]
+    Man {
+        /// Folder to write to
+        dir: PathBuf,
+    },
+}
+
+/// Which running peer is meant.
+#[derive(Debug, Clone, Args)]
+pub struct TargetArgs {
+    /// State folder of the peer [default: the mount of the current folder, else the only running
+    /// peer]
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+}
+
+/// Arguments of the verbs that print facts.
+#[derive(Debug, Clone, Args)]
+pub struct FactArgs {
+    #[command(flatten)]
+    pub target: TargetArgs,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// A path inside the mount, to pick the peer
+    #[arg(value_name = "PATH")]
+    pub path: Option<PathBuf>,
+}
+
+/// Arguments of `dfs status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub target: TargetArgs,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// File or folder in the mount; the mountpoint itself means the volume
+    #[arg(value_name = "PATH")]
+    pub path: Option<PathBuf>,
+}
+
+/// Arguments of `dfs peers`.
+#[derive(Debug, Args)]
+pub struct PeersArgs {
+    #[command(flatten)]
+    pub fact: FactArgs,
+
+    /// Show whole identifiers and what each peer holds
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// Arguments of `dfs invite`.
+#[derive(Debug, Args)]
+pub struct InviteArgs {
+    #[command(flatten)]
+    pub fact: FactArgs,
+
+    /// What the new peer may do; a storage peer never gets the volume's key
+    #[arg(long, value_enum, default_value_t = RoleArg::Writer)]
+    pub role: RoleArg,
+
+    /// How long the token is good for, like 30m, 12h, 7d
+    #[arg(long, default_value = "24h", value_name = "T", value_parser = parse_duration)]
+    pub expires: Duration,
+}
+
+/// A role of the roster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RoleArg {
+    /// May invite and remove, and all of the below.
+    Admin,
+    /// May read and write.
+    Writer,
+    /// May read.
+    Reader,
+    /// Holds sealed chunks and logs; cannot open them.
+    Storage,
+}
+
+impl RoleArg {
+    /// Returns the role's name as it stands on the command line and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Writer => "writer",
+            Self::Reader => "reader",
+            Self::Storage => "storage",
+        }
+    }
+}
+
+/// Arguments of `dfs members`.
+#[derive(Debug, Args)]
+pub struct MembersArgs {
+    #[command(subcommand)]
+    pub action: Option<MembersAction>,
+
+    #[command(flatten)]
+    pub fact: FactArgs,
+}
+
+/// What `dfs members` can do beside listing.
+#[derive(Debug, Subcommand)]
+pub enum MembersAction {
+    /// Remove a member; nothing is accepted from it any more
+    Remove {
+        /// The member's id, or enough of its first digits
+        id: String,
+    },
+}
+
+/// Arguments of `dfs sync`.
+#[derive(Debug, Args)]
+pub struct SyncArgs {
+    #[command(flatten)]
+    pub fact: FactArgs,
+
+    /// Give up after this long without progress
+    #[arg(long, default_value = "60s", value_name = "T", value_parser = parse_duration)]
+    pub timeout: Duration,
+}
+
+/// Arguments of `dfs log`.
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    #[command(flatten)]
+    pub fact: FactArgs,
+
+    /// How many of the newest lines to show
+    #[arg(short = 'n', long, default_value_t = 50)]
+    pub lines: usize,
+}
+
+/// Arguments of `dfs demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// End after the demonstration instead of waiting for Ctrl-C
+    #[arg(long)]
+    pub once: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        MountArgs::command().debug_assert();
+        DfsArgs::command().debug_assert();
+    }
+
+    #[test]
+    fn the_contract_parses() {
+        let args = MountArgs::try_parse_from([
+            "dfs-mount",
+            "/mnt/dfs",
+            "--peer",
+            "a:1",
+            "--peer",
+            "[::1]:2",
+            "--invite",
+            "T",
+            "--state",
+            "/s",
+            "--listen",
+            "0.0.0.0:4750",
+            "--name",
+            "n",
+            "--capacity",
+            "10G",
+            "--cache",
+            "1GiB",
+            "--fsync",
+            "replicated",
+            "-o",
+            "ro,allow_other",
+            "-f",
+            "-v",
+        ])
+        .unwrap();
+        assert_eq!(args.peer.peers, ["a:1", "[::1]:2"]);
+        assert_eq!(args.peer.capacity, Some(10 << 30));
+        assert_eq!(args.options, ["ro", "allow_other"]);
+        for bad in [
+            vec!["dfs-mount"],
+            vec!["dfs-mount", "/m", "--nope"],
+            vec!["dfs-mount", "/m", "--capacity", "12 parsecs"],
+            vec!["dfs-mount", "/m", "--listen", "somewhere"],
+            vec!["dfs-mount", "/m", "--peer", "no-port"],
+        ] {
+            assert!(MountArgs::try_parse_from(bad).is_err());
+        }
+        assert!(DfsArgs::try_parse_from(["dfs", "invite", "--role", "storage"]).is_ok());
+        assert!(DfsArgs::try_parse_from(["dfs", "members", "remove", "ab12"]).is_ok());
+        assert!(DfsArgs::try_parse_from(["dfs", "status", "--json", "/mnt/x"]).is_ok());
+    }
+}

@@ -1,0 +1,231 @@
+//! The verbs that ask a running daemon.
+
+use std::io::IsTerminal;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::args::{FactArgs, MembersAction, StatusArgs, SyncArgs, TargetArgs, Verb};
+use super::exit::{Exit, complain};
+use super::show;
+use crate::daemon::control::{self, ControlError, FailKind, Request};
+use crate::daemon::report::SyncReport;
+use crate::daemon::{default_state_base, locate};
+
+/// How long a daemon may take to answer what needs no waiting.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The part of `sync` that is not the daemon's own time-out.
+const SYNC_GRACE: Duration = Duration::from_secs(15);
+
+pub(super) fn run(verb: Verb) -> Exit {
+    let done = match verb {
+        Verb::Status(args) => status(&args),
+        Verb::Peers(args) => fact(&args.fact, &Request::Peers, |value| {
+            show::peers(value, args.verbose)
+        }),
+        Verb::Invite(args) => {
+            let request = Request::Invite {
+                role: args.role.as_str().to_owned(),
+                expires_s: args.expires.as_secs(),
+            };
+            fact(&args.fact, &request, show::invite)
+        }
+        Verb::Members(args) => match args.action {
+            None => fact(&args.fact, &Request::Members, show::members),
+            Some(MembersAction::Remove { id }) => {
+                fact(&args.fact, &Request::Remove { id }, show::removed)
+            }
+        },
+        Verb::Conflicts(args) => fact(&args, &Request::Conflicts, show::conflicts),
+        Verb::Sync(args) => sync(&args),
+        Verb::Log(args) => log(&args.fact, args.lines),
+        Verb::Node(_) | Verb::Demo(_) | Verb::Man { .. } => Ok(()),
+    };
+    match done {
+        Ok(()) => Exit::Done,
+        Err(Failure { exit, message }) => {
+            complain("dfs", &message);
+            exit
+        }
+    }
+}
+
+/// One line and an exit code.
+struct Failure {
+    exit: Exit,
+    message: String,
+}
+
+impl From<ControlError> for Failure {
+    fn from(error: ControlError) -> Self {
+        let exit = match &error {
+            ControlError::NoDaemon { .. } => Exit::NoDaemon,
+            ControlError::NotAllowed { .. } => Exit::NotAllowed,
+            ControlError::Refused { kind, .. } => (*kind).into(),
+            ControlError::Broken { source, .. }
+                if matches!(
+                    source.kind(),
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                ) =>
+            {
+                Exit::TimedOut
+            }
+            ControlError::Broken { .. } => Exit::Failed,
+        };
+        Self {
+            exit,
+            message: error.to_string(),
+        }
+    }
+}
+
+fn status(args: &StatusArgs) -> Result<(), Failure> {
+    let (state, inside) = pick(&args.target, args.path.as_deref())?;
+    // The mountpoint itself stands for the volume.
+    let inside = inside.filter(|path| !path.as_os_str().is_empty());
+    let path = inside
+        .as_ref()
+        .map(|path| show::hex(path.as_os_str().as_bytes()));
+    let mut value = control::ask(&state, &Request::Status { path }, PATIENCE, |_| {})?;
+    match (inside, &args.path) {
+        (Some(_), Some(asked)) => {
+            if let Some(field) = value.get_mut("path") {
+                *field = Value::String(asked.to_string_lossy().into_owned());
+            }
+            output(args.json, &value, show::file)
+        }
+        _ => output(args.json, &value, show::status),
+    }
+}
+
+fn fact(
+    args: &FactArgs,
+    request: &Request,
+    show: impl Fn(&Value) -> Option<String>,
+) -> Result<(), Failure> {
+    let (state, _) = pick(&args.target, args.path.as_deref())?;
+    let value = control::ask(&state, request, PATIENCE, |_| {})?;
+    output(args.json, &value, show)
+}
+
+fn sync(args: &SyncArgs) -> Result<(), Failure> {
+    let (state, _) = pick(&args.fact.target, args.fact.path.as_deref())?;
+    let request = Request::Sync {
+        timeout_s: args.timeout.as_secs(),
+    };
+    let live = std::io::stderr().is_terminal() && !args.fact.json;
+    let mut drawn = false;
+    let answer = control::ask(&state, &request, args.timeout + SYNC_GRACE, |value| {
+        if live && let Ok(report) = serde_json::from_value::<SyncReport>(value.clone()) {
+            eprint!("\r\x1b[K{}", show::sync_line(&report));
+            drawn = true;
+        }
+    });
+    if drawn {
+        eprint!("\r\x1b[K");
+    }
+    output(args.fact.json, &answer?, show::synced)
+}
+
+fn log(args: &FactArgs, lines: usize) -> Result<(), Failure> {
+    let (state, _) = pick(&args.target, args.path.as_deref())?;
+    let path = crate::daemon::log_path(&state);
+    let text = std::fs::read(&path).map_err(|error| Failure {
+        exit: Exit::Failed,
+        message: format!("cannot read the log {}: {error}", path.display()),
+    })?;
+    let text = String::from_utf8_lossy(&text);
+    let all: Vec<&str> = text.lines().collect();
+    let newest = all
+        .get(all.len().saturating_sub(lines)..)
+        .unwrap_or_default();
+    if args.json {
+        print_line(&Value::from(newest.to_vec()).to_string());
+    } else {
+        newest.iter().for_each(|line| print_line(line));
+    }
+    Ok(())
+}
+
+fn output(
+    json: bool,
+    value: &Value,
+    show: impl Fn(&Value) -> Option<String>,
+) -> Result<(), Failure> {
+    if json {
+        print_line(&value.to_string());
+        return Ok(());
+    }
+    let text = show(value).ok_or_else(|| Failure {
+        exit: Exit::Failed,
+        message: "the daemon is of another version: restart it".to_owned(),
+    })?;
+    print_line(text.trim_end());
+    Ok(())
+}
+
+/// Prints a line; a reader that has gone (`| head`) is no error.
+fn print_line(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Returns the state folder that is meant, and the path below the mountpoint where one was given.
+fn pick(target: &TargetArgs, path: Option<&Path>) -> Result<(PathBuf, Option<PathBuf>), Failure> {
+    let located = path.map(|path| (path, locate(path)));
+    if let Some((path, found)) = located {
+        return match found {
+            Ok(Some(found)) => Ok((
+                target.state.clone().unwrap_or(found.state),
+                Some(found.inside),
+            )),
+            Ok(None) => Err(Failure {
+                exit: Exit::Failed,
+                message: format!("{} is not in a dfs mount", path.display()),
+            }),
+            Err(error) => Err(Failure {
+                exit: Exit::Failed,
+                message: format!("{}: {}", path.display(), show::io_error(&error)),
+            }),
+        };
+    }
+    if let Some(state) = &target.state {
+        return Ok((state.clone(), None));
+    }
+    if let Ok(Some(found)) = locate(Path::new(".")) {
+        return Ok((found.state, None));
+    }
+    let base = default_state_base().unwrap_or_default();
+    let mut running: Vec<PathBuf> = std::fs::read_dir(&base)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|state| control::is_running(state))
+        .collect();
+    running.sort();
+    match running.len() {
+        1 => Ok((running.remove(0), None)),
+        0 => Err(Failure {
+            exit: Exit::from(FailKind::NoDaemon),
+            message: format!(
+                "no dfs daemon is running below {}: start dfs-mount, or name one with --state DIR",
+                base.display()
+            ),
+        }),
+        _ => Err(Failure {
+            exit: Exit::Usage,
+            message: format!(
+                "several daemons are running: name one with --state DIR ({})",
+                running
+                    .iter()
+                    .map(|s| s.display().to_string())
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
+        }),
+    }
+}

@@ -1,0 +1,185 @@
+//! Starting a daemon: in the foreground, or in the background with a wait until it is up.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+use super::args::{FsyncArg, MountArgs, PeerArgs};
+use super::exit::{Exit, complain};
+use crate::daemon::control::FailKind;
+use crate::daemon::{self, Config, DaemonError, Fsync, Started};
+
+/// Set in the environment of the background process; its stdout is then a pipe to the starter.
+const BACKGROUND: &str = "DFS_BACKGROUND";
+
+/// What the background process tells its starter, one JSON line.
+#[derive(Debug, Serialize, Deserialize)]
+enum Launch {
+    Up { told: String },
+    Failed { kind: FailKind, message: String },
+}
+
+pub(super) fn mount(args: MountArgs) -> Exit {
+    let background = std::env::var_os(BACKGROUND).is_some();
+    if !args.foreground && !background {
+        return start_in_background();
+    }
+    let Some(mountpoint) = args.mountpoint.last().map(|path| absolute(path)) else {
+        return Exit::Usage;
+    };
+    let fsync = match args.fsync {
+        FsyncArg::Local => Fsync::Local,
+        FsyncArg::Replicated => Fsync::Replicated,
+    };
+    let told = |started: &Started| {
+        let line = format!("mounted {}", mountpoint.display());
+        if background {
+            tell(&Launch::Up {
+                told: introduction(started),
+            })
+        } else {
+            say(&line)
+        }
+    };
+    if background {
+        // A session of its own: closing the terminal must not end the mount. It fails only for a
+        // group leader, which a child of the starter is not.
+        let _ = rustix::process::setsid();
+    }
+    let result = config(args.peer, Some(&mountpoint), fsync, !background)
+        .and_then(|config| daemon::run_mount(config, &mountpoint, &args.options, told));
+    finish("dfs-mount", background, result)
+}
+
+pub(super) fn node(args: PeerArgs) -> Exit {
+    let result = config(args, None, Fsync::Local, true)
+        .and_then(|config| daemon::run_node(config, |_| say("ready")));
+    finish("dfs", false, result)
+}
+
+fn finish(program: &str, background: bool, result: Result<(), DaemonError>) -> Exit {
+    let Err(error) = result else {
+        return Exit::Done;
+    };
+    let kind = error.kind();
+    if background {
+        tell(&Launch::Failed {
+            kind,
+            message: error.to_string(),
+        });
+    } else {
+        complain(program, &error.to_string());
+    }
+    kind.into()
+}
+
+/// Starts this same command again, detached, and waits for its word.
+fn start_in_background() -> Exit {
+    let started = std::env::current_exe().and_then(|program| {
+        Command::new(program)
+            .args(std::env::args_os().skip(1))
+            .env(BACKGROUND, "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+    });
+    let mut child = match started {
+        Ok(child) => child,
+        Err(error) => {
+            complain("dfs-mount", &format!("cannot start the daemon: {error}"));
+            return Exit::Failed;
+        }
+    };
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        let _ = BufReader::new(stdout).read_line(&mut line);
+    }
+    match serde_json::from_str(&line) {
+        Ok(Launch::Up { told }) => {
+            say(told.trim_end());
+            Exit::Done
+        }
+        Ok(Launch::Failed { kind, message }) => {
+            complain("dfs-mount", &message);
+            kind.into()
+        }
+        Err(_) => {
+            let ended = child
+                .wait()
+                .map_or_else(|e| e.to_string(), |status| status.to_string());
+            complain(
+                "dfs-mount",
+                &format!("the daemon ended before the mount was up ({ended})"),
+            );
+            Exit::Failed
+        }
+    }
+}
+
+fn introduction(started: &Started) -> String {
+    let mountpoint = started
+        .mountpoint
+        .as_deref()
+        .unwrap_or(Path::new(""))
+        .display();
+    let state = started.state.display();
+    let listen = started.listen;
+    if started.new_volume {
+        format!(
+            "new volume {} mounted on {mountpoint}\nstate is in {state}; listening on {listen}\n\
+             invite another machine with: dfs invite --state {state}",
+            started.volume
+        )
+    } else if started.joined {
+        format!(
+            "joined volume {} and mounted it on {mountpoint}\nstate is in {state}; listening on \
+             {listen}",
+            started.volume
+        )
+    } else {
+        format!("mounted {mountpoint}")
+    }
+}
+
+fn config(
+    args: PeerArgs,
+    mountpoint: Option<&Path>,
+    fsync: Fsync,
+    log_to_stderr: bool,
+) -> Result<Config, DaemonError> {
+    let state = match args.state {
+        Some(state) => absolute(&state),
+        None => daemon::default_state_dir(mountpoint).ok_or(DaemonError::NoHome)?,
+    };
+    Ok(Config {
+        state,
+        peers: args.peers,
+        invite: args.invite,
+        listen: args.listen,
+        name: args.name,
+        capacity_bytes: args.capacity,
+        cache_bytes: args.cache,
+        fsync,
+        verbose: args.verbose,
+        log_to_stderr: log_to_stderr && args.verbose > 0,
+    })
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+fn tell(launch: &Launch) {
+    if let Ok(line) = serde_json::to_string(launch) {
+        say(&line);
+    }
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout();
+    let _ = writeln!(out, "{line}");
+    let _ = out.flush();
+}

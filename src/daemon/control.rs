@@ -1,0 +1,190 @@
+//! The control socket: a Unix socket in the state folder, one JSON line a message.
+//!
+//! A client sends one [`Request`] line; the daemon answers with any number of
+//! [`Reply::Progress`] lines and then one [`Reply::Done`] or [`Reply::Failed`]. The socket lies in
+//! a folder that only its owner may enter, which is all the authentication that is needed.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Longest line either side accepts: a status of a file with a million chunks stays below.
+pub const LINE_MAX_BYTES: u64 = 256 << 20;
+
+/// The socket's name in the state folder.
+pub const SOCKET_NAME: &str = "control.sock";
+
+/// What a client asks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case")]
+pub enum Request {
+    /// The volume and this peer, or one file by its path below the mountpoint (hex of its bytes).
+    Status {
+        /// Path below the mountpoint, hex; absent for the volume.
+        path: Option<String>,
+    },
+    /// The other peers.
+    Peers,
+    /// A new token.
+    Invite {
+        /// `admin`, `writer`, `reader` or `storage`.
+        role: String,
+        /// Seconds from now.
+        expires_s: u64,
+    },
+    /// The roster.
+    Members,
+    /// Removes a member.
+    Remove {
+        /// Its id or the first digits of it.
+        id: String,
+    },
+    /// The conflicts.
+    Conflicts,
+    /// Waits until nothing is pending; sends progress.
+    Sync {
+        /// Seconds without progress after which it gives up.
+        timeout_s: u64,
+    },
+}
+
+/// What the daemon answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    /// Work is going on.
+    Progress {
+        /// How far it is.
+        value: Value,
+    },
+    /// The answer.
+    Done {
+        /// A report of the verb.
+        value: Value,
+    },
+    /// It cannot be done.
+    Failed {
+        /// Chooses the exit code.
+        kind: FailKind,
+        /// One line that says what to do.
+        message: String,
+    },
+}
+
+/// Why something failed, as far as an exit code tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailKind {
+    /// Exit code 1.
+    Failed,
+    /// Exit code 2.
+    Usage,
+    /// Exit code 3.
+    NoDaemon,
+    /// Exit code 4.
+    NotAllowed,
+    /// Exit code 5.
+    TimedOut,
+}
+
+/// Why a client got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Nothing listens at the state folder.
+    #[error("no dfs daemon is running on {state}")]
+    NoDaemon {
+        /// The state folder.
+        state: PathBuf,
+    },
+    /// The socket is not ours to open.
+    #[error("not allowed to speak to the daemon of {state}: run this as its owner")]
+    NotAllowed {
+        /// The state folder.
+        state: PathBuf,
+    },
+    /// The daemon said no.
+    #[error("{message}")]
+    Refused {
+        /// Chooses the exit code.
+        kind: FailKind,
+        /// What it said.
+        message: String,
+    },
+    /// The connection broke or the answer was not in the form above.
+    #[error("the daemon of {state} broke off: {source}")]
+    Broken {
+        /// The state folder.
+        state: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Sends `request` to the daemon of a state folder and returns its answer; `progress` sees what
+/// comes before. `patience` bounds the wait for each line.
+pub fn ask(
+    state: &Path,
+    request: &Request,
+    patience: Duration,
+    mut progress: impl FnMut(&Value),
+) -> Result<Value, ControlError> {
+    let broken = |source| ControlError::Broken {
+        state: state.to_owned(),
+        source,
+    };
+    let stream = connect(state).map_err(|source| match source.kind() {
+        io::ErrorKind::PermissionDenied => ControlError::NotAllowed {
+            state: state.to_owned(),
+        },
+        _ => ControlError::NoDaemon {
+            state: state.to_owned(),
+        },
+    })?;
+    stream.set_read_timeout(Some(patience)).map_err(broken)?;
+    let mut line = serde_json::to_vec(request).map_err(|e| broken(e.into()))?;
+    line.push(b'\n');
+    (&stream).write_all(&line).map_err(broken)?;
+    let mut reader = BufReader::new(&stream);
+    loop {
+        let mut line = Vec::new();
+        let mut limited = io::Read::take(&mut reader, LINE_MAX_BYTES);
+        let got = limited.read_until(b'\n', &mut line).map_err(broken)?;
+        if got == 0 {
+            return Err(broken(io::ErrorKind::UnexpectedEof.into()));
+        }
+        match serde_json::from_slice(&line).map_err(|e| broken(e.into()))? {
+            Reply::Progress { value } => progress(&value),
+            Reply::Done { value } => return Ok(value),
+            Reply::Failed { kind, message } => {
+                return Err(ControlError::Refused { kind, message });
+            }
+        }
+    }
+}
+
+/// Returns whether a daemon listens at a state folder.
+pub fn is_running(state: &Path) -> bool {
+    connect(state).is_ok()
+}
+
+/// Opens the state folder and names the socket through its descriptor: socket addresses hold at
+/// most 107 bytes, state folders may lie deeper.
+pub(super) fn with_short_path<T>(
+    state: &Path,
+    act: impl FnOnce(&Path) -> io::Result<T>,
+) -> io::Result<T> {
+    let folder = std::fs::File::open(state)?;
+    act(Path::new(&format!(
+        "/proc/self/fd/{}/{SOCKET_NAME}",
+        folder.as_raw_fd()
+    )))
+}
+
+fn connect(state: &Path) -> io::Result<UnixStream> {
+    with_short_path(state, |path| UnixStream::connect(path))
+}

@@ -1,0 +1,170 @@
+//! What keeps a daemon from running or answering, each with its line for the user and its kind.
+
+use std::path::PathBuf;
+
+use super::control::FailKind;
+use crate::crypto::CryptoError;
+use crate::data::DataError;
+use crate::fs::FsError;
+use crate::fuse::FuseError;
+use crate::node::{NodeError, RosterError, TokenError};
+use crate::replica::ReplicaError;
+use crate::store::StoreError;
+use crate::transport::TransportError;
+use crate::volume::VolumeError;
+
+/// Says why a daemon cannot run or answer. `Display` is one line that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// There is no place for the default state folder.
+    #[error("no home folder for the state: set HOME or pass --state DIR")]
+    NoHome,
+    /// The system refused something.
+    #[error("cannot {what} {path}: {source}", path = path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What it said.
+        source: std::io::Error,
+    },
+    /// A first start with --peer and no token.
+    #[error(
+        "this machine is not a member of that volume yet: run dfs invite on an admin's machine and \
+         pass its token with --invite"
+    )]
+    NotMember,
+    /// The token is for another volume than the state folder's.
+    #[error("{state} belongs to another volume than the invite: choose another --state DIR", state = state.display())]
+    OtherVolume {
+        /// The state folder.
+        state: PathBuf,
+    },
+    /// A storage peer has no key and so cannot mount.
+    #[error("this peer's role is storage, which cannot mount: run dfs node --state {state}", state = state.display())]
+    StorageCannotMount {
+        /// The state folder.
+        state: PathBuf,
+    },
+    /// The token admits a storage peer, which has no key and so cannot mount.
+    #[error("this invite admits a storage peer: pass it to dfs node, or make one with dfs invite")]
+    StorageInvite,
+    /// A first start of `dfs node` with nothing to join.
+    #[error("dfs node needs a volume to join: run dfs invite --role storage on an admin's machine")]
+    NodeNeedsInvite,
+    /// The peers did not send the volume's log in time.
+    #[error(
+        "joined, but the volume's log did not arrive in time: start again while a member is online"
+    )]
+    FirstSync,
+    /// The text of the invite is no token.
+    #[error("{0}: copy the whole token that dfs invite printed")]
+    Token(TokenError),
+    /// A host name has no address.
+    #[error("cannot find the address of {host}: {source}")]
+    Resolve {
+        /// What was looked up.
+        host: String,
+        /// What the resolver said.
+        source: std::io::Error,
+    },
+    /// The verb needs a mount.
+    #[error("this peer only stores: it cannot see files")]
+    NoFiles,
+    /// The path is not in the volume.
+    #[error("no such file in the volume")]
+    NoSuchFile,
+    /// The text is no role, id or path.
+    #[error("{what}")]
+    BadRequest {
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A report could not be turned into JSON.
+    #[error("cannot print the answer")]
+    Unprintable,
+    /// A worker thread broke off.
+    #[error("an internal worker failed: see dfs log")]
+    WorkerFailed,
+    /// See [`FuseError`].
+    #[error(transparent)]
+    Fuse(#[from] FuseError),
+    /// See [`StoreError`].
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// See [`NodeError`].
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// See [`TransportError`].
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// See [`VolumeError`].
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// See [`CryptoError`].
+    #[error(transparent)]
+    Crypto(#[from] CryptoError),
+    /// See [`ReplicaError`].
+    #[error(transparent)]
+    Replica(#[from] ReplicaError),
+    /// See [`DataError`].
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// See [`FsError`].
+    #[error(transparent)]
+    Fs(#[from] FsError),
+}
+
+impl DaemonError {
+    /// Returns what an exit code tells of this error.
+    pub fn kind(&self) -> FailKind {
+        match self {
+            Self::NotMember | Self::StorageInvite | Self::StorageCannotMount { .. } => {
+                FailKind::NotAllowed
+            }
+            Self::Token(_) | Self::NodeNeedsInvite | Self::BadRequest { .. } => FailKind::Usage,
+            Self::FirstSync => FailKind::TimedOut,
+            Self::Node(error) => node_kind(error),
+            Self::Fuse(FuseError::UnknownOption { .. }) => FailKind::Usage,
+            Self::Fuse(FuseError::OnlyRoot { .. } | FuseError::AllowOtherNotPermitted)
+            | Self::Store(StoreError::NotPrivate { .. } | StoreError::NotWritable { .. }) => {
+                FailKind::NotAllowed
+            }
+            Self::NoHome
+            | Self::Io { .. }
+            | Self::OtherVolume { .. }
+            | Self::Resolve { .. }
+            | Self::NoFiles
+            | Self::NoSuchFile
+            | Self::Unprintable
+            | Self::WorkerFailed
+            | Self::Fuse(_)
+            | Self::Store(_)
+            | Self::Transport(_)
+            | Self::Volume(_)
+            | Self::Crypto(_)
+            | Self::Replica(_)
+            | Self::Data(_)
+            | Self::Fs(_) => FailKind::Failed,
+        }
+    }
+}
+
+fn node_kind(error: &NodeError) -> FailKind {
+    match error {
+        NodeError::Unreachable { .. } | NodeError::NoAdmin | NodeError::NoAnswer { .. } => {
+            FailKind::TimedOut
+        }
+        NodeError::NotOnRoster
+        | NodeError::Removed
+        | NodeError::Roster(RosterError::NotAdmin)
+        | NodeError::WrongInvite
+        | NodeError::UsedInvite
+        | NodeError::ExpiredInvite
+        | NodeError::OtherVolume { .. }
+        | NodeError::Refused { .. } => FailKind::NotAllowed,
+        NodeError::NoAddress => FailKind::Usage,
+        _ => FailKind::Failed,
+    }
+}

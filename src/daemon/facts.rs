@@ -1,0 +1,382 @@
+//! The facts behind the reports: read from the rooms below at the moment of asking.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::error::DaemonError;
+use super::locate::components;
+use super::peer::{Member, Peer};
+use super::report::{
+    ChunkReport, ConflictReport, FileReport, InviteReport, MemberReport, PeerReport, StatusReport,
+    SyncReport,
+};
+use crate::base::{ChunkId, DeviceId, Ino, PeerId};
+use crate::fs::Capacity;
+use crate::node::{Node, PeerInfo, PeerState, Role};
+use crate::volume::{ConflictKind, FileKind, Source};
+
+/// What only the daemon around a peer knows.
+#[derive(Debug, Clone)]
+pub(super) struct Surroundings {
+    /// The state folder.
+    pub(super) state: PathBuf,
+    /// Where the volume is mounted.
+    pub(super) mountpoint: Option<PathBuf>,
+}
+
+/// Returns the capacity of the swarm over the number of copies, by the peers' own words.
+pub(super) fn capacity(node: Option<Arc<Node>>) -> Capacity {
+    let Some(node) = node else {
+        return Capacity {
+            total_bytes: 0,
+            free_bytes: 0,
+        };
+    };
+    let (mut total, mut free) = (node.capacity_bytes(), node.free_bytes());
+    let peers = node.peers();
+    for peer in &peers {
+        total = total.saturating_add(peer.capacity_bytes);
+        free = free.saturating_add(peer.free_bytes);
+    }
+    let copies = crate::base::limits::REPLICAS.min(peers.len() + 1) as u64;
+    Capacity {
+        total_bytes: total / copies,
+        free_bytes: free / copies,
+    }
+}
+
+pub(super) fn status(
+    peer: &Arc<Peer>,
+    surroundings: &Surroundings,
+) -> Result<StatusReport, DaemonError> {
+    let node = peer.node();
+    let usage = peer.replica().usage();
+    let pending = sync(peer)?;
+    let peers = node.peers();
+    let clock = peer.clock();
+    let now_ms = clock.wall_ms();
+    let last_contact = peers.iter().filter_map(|peer| peer.last_contact_ms).max();
+    let member = peer.member_parts();
+    let counts = member.map(|member| member.volume.counts());
+    Ok(StatusReport {
+        volume_id: node.volume().to_string(),
+        peer_id: node.id().to_string(),
+        name: names(peer).remove(&node.id()).unwrap_or_default(),
+        role: role_name(node.role()),
+        mountpoint: surroundings
+            .mountpoint
+            .as_ref()
+            .map(|path| path.display().to_string()),
+        state: surroundings.state.display().to_string(),
+        listen: node.local_addr().to_string(),
+        members: peers.len() + 1,
+        connected: node.connected().len(),
+        held_chunks: usage.held_count,
+        held_bytes: usage.held_bytes,
+        cached_chunks: usage.cached_count,
+        cached_bytes: usage.cached_bytes,
+        pending_chunks: pending.pending_chunks,
+        pending_bytes: pending.pending_bytes,
+        pending_segments: pending.pending_segments,
+        replicas_wanted: peer.replicas_wanted(),
+        conflicts: counts.map_or(0, |counts| counts.conflicts),
+        inodes: counts.map(|counts| counts.inodes),
+        inodes_in_use: member.map(|member| member.fs.counts().inodes as u64),
+        last_contact_ms: last_contact.map(|then| now_ms.saturating_sub(then)),
+        uptime_ms: millis(clock.monotonic().saturating_sub(peer.started())),
+        pid: std::process::id(),
+        warnings: warnings(&peers),
+    })
+}
+
+/// What went wrong and still matters: peers that refuse this one.
+fn warnings(peers: &[PeerInfo]) -> Vec<String> {
+    let refused =
+        |peer: &PeerInfo| Some(format!("{} refuses: {}", peer.name, peer.refusal.as_ref()?));
+    peers.iter().filter_map(refused).collect()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn role_name(role: Option<Role>) -> String {
+    role.map_or_else(|| "removed".to_owned(), |role| role.to_string())
+}
+
+fn names(peer: &Peer) -> BTreeMap<PeerId, String> {
+    let roster = peer.node().roster();
+    roster
+        .members()
+        .map(|member| (member.id, member.name.clone()))
+        .collect()
+}
+
+/// Returns what is not yet where it should be.
+pub(super) fn sync(peer: &Arc<Peer>) -> Result<SyncReport, DaemonError> {
+    let progress = peer.replica().progress();
+    let node = peer.node();
+    let wanted = peer.replicas_wanted();
+    let segments = node.unpushed_segments(wanted);
+    let drafts = peer
+        .member_parts()
+        .map_or(0, |member| member.volume.counts().drafts);
+    let dirty = peer
+        .member_parts()
+        .map_or(0, |member| member.fs.counts().dirty_bytes);
+    let names = names(peer);
+    let mut unreachable: Vec<String> = progress
+        .blocked
+        .iter()
+        .map(|blocked| {
+            names
+                .get(&blocked.peer)
+                .cloned()
+                .unwrap_or_else(|| blocked.peer.short())
+        })
+        .collect();
+    if segments > 0 {
+        let offline = node
+            .peers()
+            .into_iter()
+            .filter(|peer| peer.state != PeerState::Connected);
+        unreachable.extend(offline.map(|peer| peer.name));
+    }
+    unreachable.sort();
+    unreachable.dedup();
+    Ok(SyncReport {
+        pending_chunks: progress.pending_count + u64::from(progress.checking),
+        pending_bytes: progress.pending_bytes + segment_bytes(node, segments) + dirty,
+        pending_segments: segments + drafts,
+        unreachable,
+    })
+}
+
+/// Most segments whose bytes are added up one by one; of more the rest is taken to be like them.
+const SEGMENTS_READ_MAX: u64 = 64;
+
+/// Returns the bytes of the newest `count` segments of this peer's log.
+fn segment_bytes(node: &Node, count: u64) -> u64 {
+    let device = DeviceId::from(node.id());
+    let last = node.log().head(device).map_or(0, |head| head.seg_no);
+    let read = count.min(SEGMENTS_READ_MAX);
+    let size = |seg_no| match node.log().get(device, seg_no) {
+        Ok(Some(segment)) => segment.body.len() as u64,
+        Ok(None) | Err(_) => 0,
+    };
+    let sum: u64 = (last.saturating_sub(read)..last)
+        .map(|before| size(before + 1))
+        .sum();
+    if read == 0 {
+        0
+    } else {
+        sum.saturating_mul(count) / read
+    }
+}
+
+pub(super) fn peers(peer: &Arc<Peer>) -> Vec<PeerReport> {
+    let now_ms = peer.clock().wall_ms();
+    let report = |peer: PeerInfo| PeerReport {
+        peer_id: peer.id.to_string(),
+        name: peer.name,
+        role: peer.role.to_string(),
+        address: peer.addr.map(|addr| addr.to_string()),
+        state: match peer.state {
+            PeerState::Connected => "connected",
+            PeerState::Suspect => "suspect",
+            PeerState::Offline => "offline",
+        }
+        .to_owned(),
+        rtt_ms: peer.rtt_ms.map(|ms| ms as f64),
+        last_contact_ms: peer.last_contact_ms.map(|then| now_ms.saturating_sub(then)),
+        capacity_bytes: Some(peer.capacity_bytes),
+        free_bytes: Some(peer.free_bytes),
+    };
+    peer.node().peers().into_iter().map(report).collect()
+}
+
+pub(super) fn members(peer: &Arc<Peer>) -> Vec<MemberReport> {
+    let this = peer.node().id();
+    let roster = peer.node().roster();
+    let report = |member: &crate::node::Member| MemberReport {
+        peer_id: member.id.to_string(),
+        name: member.name.clone(),
+        role: member.role.to_string(),
+        this: member.id == this,
+    };
+    roster.members().map(report).collect()
+}
+
+pub(super) async fn remove(peer: &Arc<Peer>, id: &str) -> Result<MemberReport, DaemonError> {
+    let wanted = id.to_ascii_lowercase();
+    let mut found = members(peer)
+        .into_iter()
+        .filter(|member| wanted.len() >= 4 && member.peer_id.starts_with(&wanted));
+    let bad = |what: &str| DaemonError::BadRequest {
+        what: format!("{what}: {id} (see dfs members)"),
+    };
+    let member = found.next().ok_or_else(|| bad("no member has this id"))?;
+    if found.next().is_some() {
+        return Err(bad("several members have ids that begin so"));
+    }
+    let id = member
+        .peer_id
+        .parse()
+        .map_err(|_| bad("no member has this id"))?;
+    peer.node().remove_member(id).await?;
+    Ok(member)
+}
+
+pub(super) async fn invite(
+    peer: &Arc<Peer>,
+    role: &str,
+    expires: Duration,
+) -> Result<InviteReport, DaemonError> {
+    let role: Role = role.parse().map_err(|_| DaemonError::BadRequest {
+        what: format!("unknown role {role}"),
+    })?;
+    let token = peer.node().invite(role, expires).await?;
+    Ok(InviteReport {
+        role: token.role.to_string(),
+        expires_ms: token.expires_ms,
+        addresses: token.addrs.iter().map(ToString::to_string).collect(),
+        token: token.to_string(),
+    })
+}
+
+pub(super) fn conflicts(peer: &Arc<Peer>) -> Result<Vec<ConflictReport>, DaemonError> {
+    let member = peer.member_parts().ok_or(DaemonError::NoFiles)?;
+    let names: BTreeMap<DeviceId, String> = names(peer)
+        .into_iter()
+        .map(|(id, name)| (DeviceId::from(id), name))
+        .collect();
+    let mut reports = Vec::new();
+    for conflict in member
+        .volume
+        .conflicts()?
+        .into_iter()
+        .filter(|conflict| !conflict.resolved)
+    {
+        let place = conflict.place.as_ref();
+        let at = |name: &[u8]| place.and_then(|place| path_of(member, place.parent, name));
+        reports.push(ConflictReport {
+            id: crate::base::id::to_hex(&conflict.op.to_key()),
+            kind: kind_words(conflict.kind).to_owned(),
+            path: place.and_then(|place| path_of(member, place.parent, &place.name)),
+            copy: conflict.other_name.as_ref().and_then(|name| at(name)),
+            device: names.get(&conflict.device).cloned().unwrap_or_default(),
+            time_ms: conflict.op.stamp.ms(),
+        });
+    }
+    Ok(reports)
+}
+
+fn kind_words(kind: ConflictKind) -> &'static str {
+    match kind {
+        ConflictKind::Name => "two things at one name",
+        ConflictKind::Content => "two writes from one version",
+        ConflictKind::WriteAgainstUnlink => "written here, removed there",
+        ConflictKind::DirRevived => "filled here, removed there",
+        ConflictKind::DirsMerged => "two folders at one name",
+        ConflictKind::RmdirDropped => "removed here, filled there",
+        ConflictKind::CycleDropped => "moved into each other",
+        ConflictKind::MovedTwice => "moved to two places",
+        ConflictKind::ReplacedKept => "replaced here, written there",
+    }
+}
+
+/// Deepest path that is walked up for a report.
+const DEPTH_MAX: usize = 4096;
+
+/// Returns the path of `name` in the directory `parent`, below the mountpoint.
+fn path_of(member: &Member, parent: Ino, name: &[u8]) -> Option<String> {
+    let mut parts = vec![String::from_utf8_lossy(name).into_owned()];
+    let mut at = parent;
+    while at != Ino::ROOT {
+        let home = member.volume.inode(at).ok()??.home?;
+        parts.push(String::from_utf8_lossy(&home.name).into_owned());
+        at = home.parent;
+        if parts.len() > DEPTH_MAX {
+            return None;
+        }
+    }
+    parts.reverse();
+    Some(parts.join("/"))
+}
+
+/// Returns the inode at a path below the mountpoint; symlinks are not followed.
+fn find(member: &Member, hex: &str) -> Result<Ino, DaemonError> {
+    let parts = components(hex).ok_or_else(|| DaemonError::BadRequest {
+        what: "the path is not in hex".to_owned(),
+    })?;
+    let mut at = Ino::ROOT;
+    for part in parts {
+        at = member
+            .volume
+            .dirent(at, &part)?
+            .ok_or(DaemonError::NoSuchFile)?
+            .ino;
+    }
+    Ok(at)
+}
+
+pub(super) fn file(peer: &Arc<Peer>, path: &str) -> Result<FileReport, DaemonError> {
+    let member = peer.member_parts().ok_or(DaemonError::NoFiles)?;
+    let ino = find(member, path)?;
+    let inode = member.volume.inode(ino)?.ok_or(DaemonError::NoSuchFile)?;
+    let attr = member.fs.getattr(ino)?.attr;
+    let names = names(peer);
+    let mut report = FileReport {
+        path: String::new(),
+        ino: ino.0,
+        kind: match inode.kind {
+            FileKind::File => "file",
+            FileKind::Dir => "directory",
+            FileKind::Symlink => "symlink",
+            FileKind::Fifo | FileKind::Socket | FileKind::CharDev | FileKind::BlockDev => "special",
+        }
+        .to_owned(),
+        size: attr.size,
+        inline_bytes: 0,
+        dirty_bytes: member.fs.unwritten_bytes(ino),
+        pending_bytes: 0,
+        local: true,
+        replicas_min: None,
+        replicas_wanted: peer.replicas_wanted(),
+        chunks: Vec::new(),
+    };
+    let mut seen: BTreeMap<ChunkId, ()> = BTreeMap::new();
+    for extent in member.volume.extents(ino, 0..u64::MAX)? {
+        match extent.src {
+            Source::Inline(bytes) => report.inline_bytes += bytes.len() as u64,
+            Source::Chunk { id, .. } => {
+                let status = peer.replica().status(id)?;
+                let holders: Vec<String> = status
+                    .holders
+                    .iter()
+                    .map(|peer| names.get(peer).cloned().unwrap_or_else(|| peer.short()))
+                    .collect();
+                report.local &= status.local;
+                if status.pending && seen.insert(id, ()).is_none() {
+                    report.pending_bytes += status.len;
+                }
+                let replicas = holders.len();
+                let min = report
+                    .replicas_min
+                    .map_or(replicas, |min| min.min(replicas));
+                report.replicas_min = Some(min);
+                report.chunks.push(ChunkReport {
+                    id: id.to_string(),
+                    offset: extent.offset,
+                    len: extent.len,
+                    local: status.local,
+                    holders,
+                    replicas,
+                });
+            }
+        }
+    }
+    Ok(report)
+}

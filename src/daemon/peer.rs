@@ -1,0 +1,441 @@
+//! One peer, composed: the same for a mount, a storage peer, and a simulated one.
+//!
+//! ```text
+//! changes of programs --> fs --> volume --(draft)--> [publish] --> node.publish
+//! segments of others --> node --(event)--> [fold] --> volume --> fs --> sink (kernel)
+//! chunks --> replica [push, its own worker]
+//! ```
+//!
+//! Everything that touches the outside (transport, store, clock, rng, pools) comes in through
+//! [`Parts`], so a simulation composes exactly what a daemon does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::config::Fsync;
+use super::error::DaemonError;
+use crate::base::limits::{DRAFT_AGE_MAX, REPLICAS};
+use crate::base::task::{Pool, spawn};
+use crate::base::time::{sleep, timeout};
+use crate::base::{Clock, Ino, Rng};
+use crate::crypto::{Identity, VolumeKeys};
+use crate::data::Data;
+use crate::fs::{Fs, FsConfig, Invalidation};
+use crate::node::{Node, NodeConfig, NodeEvent, PeerState};
+use crate::replica::{NodePeers, Replica, ReplicaConfig};
+use crate::store::Store;
+use crate::transport::Transport;
+use crate::volume::{Volume, VolumeConfig, VolumeContext};
+
+/// How long the first draft waits for what belongs to it: a create, its write and its close come
+/// within this time and go out as one segment.
+const PUBLISH_GATHER: Duration = Duration::from_millis(2);
+
+/// How long drafts gather while there is a stream of them: at most forty segments, and so forty
+/// flushes of the disk, a second.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(25);
+
+/// How long a shutdown waits for connected peers to take the last segments.
+const FAREWELL_MAX: Duration = Duration::from_secs(3);
+
+/// Takes what the kernel must drop from its caches.
+pub type Sink = Box<dyn Fn(Vec<Invalidation>) + Send + Sync>;
+
+/// What a peer is composed of.
+pub struct Parts {
+    /// The peer's secret.
+    pub identity: Arc<Identity>,
+    /// The volume's keys; `None` for a storage peer.
+    pub keys: Option<Arc<VolumeKeys>>,
+    /// The local disk; holds a volume, made or joined.
+    pub store: Store,
+    /// The network.
+    pub transport: Arc<dyn Transport>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub rng: Rng,
+    /// How the node presents itself.
+    pub node: NodeConfig,
+    /// What this peer gives to the swarm.
+    pub replica: ReplicaConfig,
+    /// Settings of the filesystem; not used by a storage peer.
+    pub fs: FsConfig,
+    /// Bytes of plaintext kept in memory.
+    pub memory_cache_bytes: u64,
+    /// Where chunks are sealed and opened.
+    pub seal_pool: Pool,
+    /// Where ops are folded and drafts are sealed, one job at a time.
+    pub fold_pool: Pool,
+    /// What fsync waits for.
+    pub fsync: Fsync,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts")
+            .field("peer", &self.identity.id())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What only a peer with the volume's key has.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// The namespace.
+    pub volume: Arc<Volume>,
+    /// The contents.
+    pub data: Arc<Data>,
+    /// The filesystem.
+    pub fs: Arc<Fs>,
+}
+
+/// A running peer.
+pub struct Peer {
+    node: Arc<Node>,
+    replica: Arc<Replica>,
+    member: Option<Member>,
+    store: Store,
+    clock: Arc<dyn Clock>,
+    started: Duration,
+    fold_pool: Pool,
+    drafts: Arc<Notify>,
+    sink: Mutex<Option<Sink>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peer")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Peer {
+    /// Composes and starts a peer on the current runtime.
+    ///
+    /// What the logs brought while this peer was away is folded before it returns.
+    pub async fn start(parts: Parts) -> Result<Arc<Self>, DaemonError> {
+        let started = parts.clock.monotonic();
+        let node = Node::start(
+            Arc::clone(&parts.transport),
+            parts.node.clone(),
+            parts.store.clone(),
+            Arc::clone(&parts.clock),
+            parts.rng.clone(),
+        )?;
+        let swarm = NodePeers::new(Arc::clone(&node), parts.node.capacity_bytes);
+        let replica = Replica::new(
+            parts.store.clone(),
+            Some(swarm),
+            parts.replica,
+            Arc::clone(&parts.clock),
+            parts.seal_pool.clone(),
+        )?;
+        node.set_chunk_handler(replica.handler());
+        let drafts = Arc::new(Notify::new());
+        let member = match &parts.keys {
+            Some(keys) => Some(Self::member(&parts, keys, &node, &replica, &drafts)?),
+            None => None,
+        };
+        let peer = Arc::new(Self {
+            node,
+            replica,
+            member,
+            store: parts.store,
+            clock: parts.clock,
+            started,
+            fold_pool: parts.fold_pool,
+            drafts,
+            sink: Mutex::new(None),
+            tasks: Mutex::new(Vec::new()),
+        });
+        peer.fold().await?;
+        peer.spawn_workers();
+        Ok(peer)
+    }
+
+    fn member(
+        parts: &Parts,
+        keys: &Arc<VolumeKeys>,
+        node: &Arc<Node>,
+        replica: &Arc<Replica>,
+        drafts: &Arc<Notify>,
+    ) -> Result<Member, DaemonError> {
+        let wrapped = Arc::clone(keys);
+        let rng = parts.rng.clone();
+        node.set_key_wrapper(Box::new(move |to| {
+            to.wrap_key(&rng, &wrapped.to_bytes()).ok()
+        }));
+        let volume = Volume::open(
+            VolumeConfig {
+                store: parts.store.clone(),
+                log: Arc::clone(node.log()),
+                keys: Arc::clone(keys),
+                identity: Arc::clone(&parts.identity),
+                volume: node.volume(),
+                name: parts.node.name.clone(),
+            },
+            VolumeContext {
+                clock: Arc::clone(&parts.clock),
+                rng: parts.rng.clone(),
+            },
+            is_alone(node),
+        )?;
+        let waker = Arc::clone(drafts);
+        volume.on_draft(Box::new(move || waker.notify_one()));
+        let volume = Arc::new(volume);
+        let data = Data::new(
+            Arc::clone(keys),
+            Arc::clone(replica),
+            parts.seal_pool.clone(),
+            Arc::clone(&parts.clock),
+            parts.memory_cache_bytes,
+        );
+        let mut config = parts.fs.clone();
+        let capacity = Arc::downgrade(node);
+        config.capacity = Some(Arc::new(move || super::facts::capacity(capacity.upgrade())));
+        let fs = Fs::new(
+            Arc::clone(&volume),
+            Arc::clone(&data),
+            Arc::clone(&parts.clock),
+            config,
+        );
+        Ok(Member {
+            volume,
+            data,
+            fs: Arc::new(fs),
+        })
+    }
+
+    fn spawn_workers(self: &Arc<Self>) {
+        let mut tasks = self.tasks.lock();
+        tasks.push(spawn(Arc::clone(&self.replica).run()));
+        if self.member.is_some() {
+            tasks.push(spawn(Arc::clone(self).publish_loop()));
+            tasks.push(spawn(Arc::clone(self).fold_loop()));
+        }
+    }
+
+    /// Returns the embedded node.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Returns the chunks.
+    pub fn replica(&self) -> &Arc<Replica> {
+        &self.replica
+    }
+
+    /// Returns what a peer with the key has.
+    pub fn member_parts(&self) -> Option<&Member> {
+        self.member.as_ref()
+    }
+
+    /// Returns the clock.
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.clock)
+    }
+
+    /// Returns when this peer was started, on the monotonic clock.
+    pub fn started(&self) -> Duration {
+        self.started
+    }
+
+    /// Returns how many copies of each chunk are wanted with today's roster.
+    pub fn replicas_wanted(&self) -> usize {
+        REPLICAS.min(self.node.roster().members().len()).max(1)
+    }
+
+    /// Sets where invalidations go from now on: the kernel, once there is a mount.
+    pub fn set_sink(&self, sink: Sink) {
+        *self.sink.lock() = Some(sink);
+    }
+
+    /// Hands everything that programs wrote to the journal, and that to the connected peers.
+    pub async fn flush(&self) -> Result<(), DaemonError> {
+        let Some(member) = &self.member else {
+            return Ok(());
+        };
+        let fs = Arc::clone(&member.fs);
+        self.fold_pool
+            .call(move || fs.sync_all())
+            .await
+            .ok_or(DaemonError::WorkerFailed)??;
+        self.publish().await
+    }
+
+    /// Seals the drafts there are and pushes them.
+    async fn publish(&self) -> Result<(), DaemonError> {
+        let Some(member) = &self.member else {
+            return Ok(());
+        };
+        let volume = Arc::clone(&member.volume);
+        let sealed = self
+            .fold_pool
+            .call(move || volume.seal_drafts())
+            .await
+            .ok_or(DaemonError::WorkerFailed)??;
+        if !sealed.is_empty() {
+            self.node.publish(&sealed);
+        }
+        Ok(())
+    }
+
+    /// Folds what the logs have and the view does not, and tells the kernel.
+    async fn fold(&self) -> Result<(), DaemonError> {
+        let Some(member) = &self.member else {
+            return Ok(());
+        };
+        loop {
+            let volume = Arc::clone(&member.volume);
+            let merged = self
+                .fold_pool
+                .call(move || volume.apply_segments())
+                .await
+                .ok_or(DaemonError::WorkerFailed)??;
+            for (device, error) in &merged.refused {
+                tracing::warn!(device = device.0, %error, "a log cannot be folded further");
+            }
+            if merged.op_count == 0 {
+                return Ok(());
+            }
+            tracing::debug!(
+                ops = merged.op_count,
+                undone = merged.undone_count,
+                "folded"
+            );
+            self.invalidate(member.fs.apply_changes(&merged.changes));
+        }
+    }
+
+    fn invalidate(&self, invalidations: Vec<Invalidation>) {
+        if let Some(sink) = self.sink.lock().as_ref() {
+            sink(invalidations);
+        }
+    }
+
+    async fn publish_loop(self: Arc<Self>) {
+        loop {
+            let woken = timeout(DRAFT_AGE_MAX, self.drafts.notified()).await.is_ok();
+            if woken {
+                sleep(PUBLISH_GATHER).await;
+            }
+            if !woken && let Some(member) = &self.member {
+                let fs = Arc::clone(&member.fs);
+                let stale = self.fold_pool.call(move || fs.tick()).await;
+                self.invalidate(stale.unwrap_or_default());
+            }
+            if let Err(error) = self.publish().await {
+                tracing::error!(%error, "drafts could not be sealed");
+            }
+            sleep(PUBLISH_INTERVAL).await;
+        }
+    }
+
+    async fn fold_loop(self: Arc<Self>) {
+        let mut events = self.node.subscribe();
+        loop {
+            if let Err(error) = self.fold().await {
+                tracing::error!(%error, "segments of other members could not be folded");
+                sleep(DRAFT_AGE_MAX).await;
+            }
+            loop {
+                use tokio::sync::broadcast::error::RecvError;
+                match events.recv().await {
+                    Ok(NodeEvent::Segments { .. }) => break,
+                    Ok(NodeEvent::RosterChanged) => self.roster_changed(),
+                    Err(RecvError::Lagged(_)) => {
+                        self.roster_changed();
+                        break;
+                    }
+                    Ok(_) => {}
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        }
+    }
+
+    fn roster_changed(&self) {
+        let Some(member) = &self.member else {
+            return;
+        };
+        if let Err(error) = member.volume.set_alone(is_alone(&self.node)) {
+            tracing::error!(%error, "the volume did not take note of the roster");
+        }
+    }
+
+    /// Resolves when this peer has folded all that the connected peers had when they greeted it,
+    /// and so at least the root folder: what a new member waits for before it shows anything.
+    pub async fn caught_up(&self) -> Result<(), DaemonError> {
+        let Some(member) = &self.member else {
+            return Ok(());
+        };
+        let mut events = self.node.subscribe();
+        loop {
+            self.fold().await?;
+            let have = self.node.log().vector();
+            let connected = self
+                .node
+                .peers()
+                .into_iter()
+                .filter(|peer| peer.state == PeerState::Connected);
+            let behind = connected.into_iter().any(|peer| {
+                let mut theirs = peer.vector.iter();
+                theirs.any(|(device, seg_no)| have.get(device).is_none_or(|have| have < seg_no))
+            });
+            if !behind && member.volume.inode(Ino::ROOT)?.is_some() {
+                return Ok(());
+            }
+            let _ = timeout(DRAFT_AGE_MAX, events.recv()).await;
+        }
+    }
+
+    /// Ends the peer in order: what is written goes to the disk and, within a few seconds, to the
+    /// peers that are connected; then the sessions close.
+    pub async fn shutdown(&self) -> Result<(), DaemonError> {
+        let flushed = self.flush().await;
+        if flushed.is_ok() && !self.node.connected().is_empty() {
+            let _ = timeout(FAREWELL_MAX, self.pushed()).await;
+        }
+        for task in self.tasks.lock().drain(..) {
+            task.abort();
+        }
+        self.node.shutdown().await;
+        self.store.sync()?;
+        flushed
+    }
+
+    /// Ends the peer as a kill would: nothing is flushed, nobody is told. For simulations.
+    pub async fn abandon(&self) {
+        for task in self.tasks.lock().drain(..) {
+            task.abort();
+        }
+        self.node.shutdown().await;
+    }
+
+    /// Resolves when every connected peer has all of this device's segments.
+    async fn pushed(&self) {
+        let mut events = self.node.subscribe();
+        let copies = self.node.connected().len() + 1;
+        while self.node.unpushed_segments(copies) > 0 {
+            if events.recv().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Returns whether no other peer may author ops.
+fn is_alone(node: &Node) -> bool {
+    let this = node.id();
+    let roster = node.roster();
+    !roster
+        .members()
+        .any(|member| member.id != this && member.role.writes())
+}

@@ -1,0 +1,189 @@
+//! The facts that a running peer tells: what the control socket carries and `--json` prints.
+//!
+//! Field names are a contract (design.md, section 7): scripts read them. Fields may be added,
+//! never renamed or removed.
+
+use serde::{Deserialize, Serialize};
+
+/// What one peer knows of its volume and of itself (`dfs status`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// The volume, 64 hex digits.
+    pub volume_id: String,
+    /// This peer, 64 hex digits.
+    pub peer_id: String,
+    /// This peer's name.
+    pub name: String,
+    /// `admin`, `writer`, `reader` or `storage`.
+    pub role: String,
+    /// Where the volume is mounted; absent for a storage peer.
+    pub mountpoint: Option<String>,
+    /// The state folder.
+    pub state: String,
+    /// The UDP address that this peer listens on.
+    pub listen: String,
+    /// Peers on the roster, this one included.
+    pub members: usize,
+    /// Peers with a session now.
+    pub connected: usize,
+    /// Chunks that this peer must hold, and their sealed bytes.
+    pub held_chunks: u64,
+    /// Sealed bytes of the chunks that this peer must hold.
+    pub held_bytes: u64,
+    /// Chunks kept beyond that.
+    pub cached_chunks: u64,
+    /// Sealed bytes of the chunks kept beyond that.
+    pub cached_bytes: u64,
+    /// Chunks not yet at as many holders as wanted.
+    pub pending_chunks: u64,
+    /// Sealed bytes not yet at as many holders as wanted: chunks and this peer's log.
+    pub pending_bytes: u64,
+    /// Segments of this peer's log that too few peers have.
+    pub pending_segments: u64,
+    /// Copies wanted of each chunk with today's roster.
+    pub replicas_wanted: usize,
+    /// Conflicts that wait for a decision.
+    pub conflicts: u64,
+    /// Files, folders and links in the volume, where this peer can read them.
+    pub inodes: Option<u64>,
+    /// Inodes that the kernel holds a reference to now.
+    pub inodes_in_use: Option<u64>,
+    /// Milliseconds since the last word from any peer; absent where there was none.
+    pub last_contact_ms: Option<u64>,
+    /// Milliseconds since this daemon was started.
+    pub uptime_ms: u64,
+    /// The daemon's process id.
+    pub pid: u32,
+    /// What went wrong and still matters, in words; empty where all is well.
+    pub warnings: Vec<String>,
+}
+
+/// What is true of one file now (`dfs status FILE`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FileReport {
+    /// The path as it was asked for.
+    pub path: String,
+    /// Inode number.
+    pub ino: u64,
+    /// `file`, `directory`, `symlink` or `special`.
+    pub kind: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Bytes that lie in rows and travel with the log.
+    pub inline_bytes: u64,
+    /// Bytes written but not yet handed to the journal.
+    pub dirty_bytes: u64,
+    /// Bytes of chunks that are not yet at as many holders as wanted.
+    pub pending_bytes: u64,
+    /// Whether every byte can be read with no network.
+    pub local: bool,
+    /// The fewest copies that any chunk has; absent where the file has no chunks.
+    pub replicas_min: Option<usize>,
+    /// Copies wanted.
+    pub replicas_wanted: usize,
+    /// The chunks in the order of the file.
+    pub chunks: Vec<ChunkReport>,
+}
+
+/// Where one chunk lies.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChunkReport {
+    /// The chunk, 64 hex digits.
+    pub id: String,
+    /// Where its first byte stands in the file.
+    pub offset: u64,
+    /// How many bytes of the file it carries.
+    pub len: u64,
+    /// Whether it is on this machine.
+    pub local: bool,
+    /// Names of the peers known to hold it, this one included.
+    pub holders: Vec<String>,
+    /// Copies known, this one included.
+    pub replicas: usize,
+}
+
+/// One other peer (`dfs peers`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PeerReport {
+    /// The peer, 64 hex digits.
+    pub peer_id: String,
+    /// Its name.
+    pub name: String,
+    /// `admin`, `writer`, `reader` or `storage`.
+    pub role: String,
+    /// Its address, where one is known.
+    pub address: Option<String>,
+    /// `connected`, `suspect` or `offline`.
+    pub state: String,
+    /// Round trip in milliseconds while connected.
+    pub rtt_ms: Option<f64>,
+    /// Milliseconds since its last word; absent where there was none.
+    pub last_contact_ms: Option<u64>,
+    /// Disk space that it offers.
+    pub capacity_bytes: Option<u64>,
+    /// Disk space that it has left of that.
+    pub free_bytes: Option<u64>,
+}
+
+/// One peer of the roster (`dfs members`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MemberReport {
+    /// The peer, 64 hex digits.
+    pub peer_id: String,
+    /// Its name.
+    pub name: String,
+    /// `admin`, `writer`, `reader` or `storage`.
+    pub role: String,
+    /// Whether this is the peer that answers.
+    pub this: bool,
+}
+
+/// One conflict (`dfs conflicts`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ConflictReport {
+    /// Names the conflict.
+    pub id: String,
+    /// What met, in words.
+    pub kind: String,
+    /// The path that kept the name, below the mountpoint.
+    pub path: Option<String>,
+    /// The path of the copy beside it.
+    pub copy: Option<String>,
+    /// The device whose change moved aside.
+    pub device: String,
+    /// When it was written, milliseconds since 1970.
+    pub time_ms: u64,
+}
+
+/// A token (`dfs invite`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InviteReport {
+    /// What the new peer passes to `--invite`.
+    pub token: String,
+    /// What the new peer may do.
+    pub role: String,
+    /// When the token ends, milliseconds since 1970.
+    pub expires_ms: u64,
+    /// Addresses to pass to `--peer`.
+    pub addresses: Vec<String>,
+}
+
+/// How far replication is (`dfs sync`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncReport {
+    /// Chunks not yet at as many holders as wanted.
+    pub pending_chunks: u64,
+    /// Sealed bytes not yet at as many holders as wanted.
+    pub pending_bytes: u64,
+    /// Segments of this peer's log that too few peers have.
+    pub pending_segments: u64,
+    /// Names of the peers that are waited for and cannot be reached.
+    pub unreachable: Vec<String>,
+}
+
+impl SyncReport {
+    /// Returns whether nothing is pending.
+    pub fn is_done(&self) -> bool {
+        self.pending_chunks == 0 && self.pending_bytes == 0 && self.pending_segments == 0
+    }
+}

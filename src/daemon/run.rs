@@ -1,0 +1,483 @@
+//! The life of a daemon: state folder, identity, volume (made, joined or known), peer, mount,
+//! control socket; then waiting; then the same backwards.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::addresses;
+use super::config::{Config, host_name};
+use super::error::DaemonError;
+use super::facts::Surroundings;
+use super::logging;
+use super::peer::{Parts, Peer};
+use super::server::Server;
+use crate::base::limits::{DEFAULT_PORT, MEMORY_CACHE_BYTES};
+use crate::base::task::Pool;
+use crate::base::time::{SystemClock, timeout};
+use crate::base::{Clock, Ino, Rng};
+use crate::crypto::{Identity, VolumeKeys};
+use crate::fs::FsConfig;
+use crate::fuse::{self, MountOptions, Mounted, Prepared};
+use crate::node::{InviteToken, Node, NodeConfig, NodeError, Role};
+use crate::replica::ReplicaConfig;
+use crate::store::state::{StateDir, read_private, write_private};
+use crate::store::{Batch, Store, Table};
+use crate::transport::{Quic, Transport};
+
+/// Where the volume's keys lie in the local store (sealed as every row is).
+const KEYS_ROW: &[u8] = b"volume keys";
+
+/// How long a start waits for a peer named with --peer, where the volume is known already.
+const CONTACT_MAX: Duration = Duration::from_secs(5);
+
+/// Permissions of the root folder of a new volume.
+const ROOT_MODE: u32 = 0o755;
+
+/// How long a new member waits for the tree: the log of a large volume takes a while.
+const FIRST_SYNC_MAX: Duration = Duration::from_secs(600);
+
+/// Chunks that may wait for a worker: with those in work below 16 MiB.
+const SEAL_QUEUE_MAX: usize = 8;
+
+/// Folding jobs that may wait: one of each worker, and requests.
+const FOLD_QUEUE_MAX: usize = 16;
+
+/// What a daemon tells when it is up.
+#[derive(Debug, Clone)]
+pub struct Started {
+    /// The volume, 64 hex digits.
+    pub volume: String,
+    /// The state folder.
+    pub state: PathBuf,
+    /// The UDP address that it listens on.
+    pub listen: SocketAddr,
+    /// Where it is mounted.
+    pub mountpoint: Option<PathBuf>,
+    /// Whether the volume was made by this start.
+    pub new_volume: bool,
+    /// Whether this peer became a member by this start.
+    pub joined: bool,
+}
+
+/// Mounts and serves until the mount is taken away or the process is told to end.
+///
+/// `told` is called once, when the mount is up.
+pub fn run_mount(
+    config: Config,
+    mountpoint: &Path,
+    options: &[String],
+    told: impl FnOnce(&Started),
+) -> Result<(), DaemonError> {
+    let mut mount = MountOptions::new(mountpoint);
+    for option in options {
+        mount.parse(option)?;
+    }
+    // First what costs nothing and changes nothing: a wrong mountpoint makes no volume.
+    let prepared = Prepared::new(mount.clone())?;
+    runtime()?.block_on(serve(config, Some((prepared, mount)), told))
+}
+
+/// Serves without a mount until the process is told to end.
+pub fn run_node(config: Config, told: impl FnOnce(&Started)) -> Result<(), DaemonError> {
+    runtime()?.block_on(serve(config, None, told))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, DaemonError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(io("start", "the runtime"))
+}
+
+fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> DaemonError {
+    let path = path.into();
+    move |source| DaemonError::Io { what, path, source }
+}
+
+async fn serve(
+    config: Config,
+    mount: Option<(Prepared, MountOptions)>,
+    told: impl FnOnce(&Started),
+) -> Result<(), DaemonError> {
+    // Asked for before anything is there to be cleaned up.
+    let mut stop = Stop::new()?;
+    let token = config.invite.as_deref().map(parse_token).transpose()?;
+    if mount.is_some()
+        && token
+            .as_ref()
+            .is_some_and(|token| token.role == Role::Storage)
+    {
+        return Err(DaemonError::StorageInvite);
+    }
+    let state = StateDir::open_or_create(&config.state)?;
+    logging::start(&config.state, config.verbose, config.log_to_stderr)?;
+    let rng = Rng::from_entropy();
+    let identity = Arc::new(load_identity(&state, &rng)?);
+    let store = Store::open(&config.state, &identity.local_key())?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let transport: Arc<dyn Transport> = Arc::new(bind(&config, &identity)?);
+    let seal_pool = pool("seal", cores(), SEAL_QUEUE_MAX)?;
+    let node = NodeConfig {
+        identity: Arc::clone(&identity),
+        name: config.name.clone().unwrap_or_else(host_name),
+        seeds: resolve(&config.peers).await?,
+        advertise: addresses::reachable(transport.local_addr()),
+        capacity_bytes: config
+            .capacity_bytes
+            .unwrap_or_else(|| half_of_free(&config.state)),
+        pool: seal_pool.clone(),
+    };
+    let birth = Birth {
+        store: &store,
+        node: &node,
+        transport: &transport,
+        clock: &clock,
+        rng: &rng,
+        seeds: &node.seeds,
+    };
+    let (keys, origin) = birth
+        .membership(&config, token.as_ref(), mount.is_some())
+        .await?;
+    if mount.is_some() && keys.is_none() {
+        return Err(DaemonError::StorageCannotMount {
+            state: config.state,
+        });
+    }
+    let fs = FsConfig {
+        read_only: mount.as_ref().is_some_and(|(_, options)| options.read_only),
+        state: Some(config.state.clone()),
+        ..FsConfig::default()
+    };
+    let capacity_bytes = node.capacity_bytes;
+    let peer = Peer::start(Parts {
+        identity,
+        keys,
+        store,
+        transport: Arc::clone(&transport),
+        clock,
+        rng,
+        node,
+        replica: ReplicaConfig {
+            capacity_bytes,
+            cache_bytes: config.cache_bytes.unwrap_or(capacity_bytes),
+        },
+        fs,
+        memory_cache_bytes: MEMORY_CACHE_BYTES,
+        seal_pool,
+        fold_pool: pool("fold", 1, FOLD_QUEUE_MAX)?,
+        fsync: config.fsync,
+    })
+    .await?;
+    let outcome = up(
+        &config,
+        &peer,
+        mount.map(|(prepared, _)| prepared),
+        origin,
+        told,
+        &mut stop,
+    )
+    .await;
+    let ended = peer.shutdown().await;
+    drop(state);
+    outcome.and(ended)
+}
+
+/// Mounts, opens the control socket, and waits for the end.
+async fn up(
+    config: &Config,
+    peer: &Arc<Peer>,
+    prepared: Option<Prepared>,
+    origin: Origin,
+    told: impl FnOnce(&Started),
+    stop: &mut Stop,
+) -> Result<(), DaemonError> {
+    if origin == Origin::Known {
+        contact(peer, &config.peers).await?;
+    }
+    if origin == Origin::Made
+        && let Some(member) = peer.member_parts()
+    {
+        let uid = rustix::process::geteuid().as_raw();
+        let gid = rustix::process::getegid().as_raw();
+        member.volume.format(uid, gid, ROOT_MODE)?;
+        peer.flush().await?;
+    }
+    if origin != Origin::Made {
+        match timeout(FIRST_SYNC_MAX, first_sync(peer, origin)).await {
+            Ok(done) => done?,
+            Err(_) => return Err(DaemonError::FirstSync),
+        }
+    }
+    let mounted = match (&prepared, peer.member_parts()) {
+        (Some(prepared), Some(member)) => {
+            let handle = tokio::runtime::Handle::current();
+            Some(fuse::mount(prepared, Arc::clone(&member.fs), handle)?)
+        }
+        _ => None,
+    };
+    if let Some(mounted) = &mounted {
+        let invalidator = mounted.invalidator();
+        peer.set_sink(Box::new(move |all| {
+            all.into_iter().for_each(|one| invalidator.push(one))
+        }));
+    }
+    let mountpoint = prepared.map(|prepared| prepared.mountpoint().to_owned());
+    let surroundings = Surroundings {
+        state: config.state.clone(),
+        mountpoint: mountpoint.clone(),
+    };
+    let server = Server::start(&config.state, Arc::clone(peer), Arc::new(surroundings))?;
+    told(&Started {
+        volume: peer.node().volume().to_string(),
+        state: config.state.clone(),
+        listen: peer.node().local_addr(),
+        mountpoint,
+        new_volume: origin == Origin::Made,
+        joined: origin == Origin::Joined,
+    });
+    tracing::info!(listen = %peer.node().local_addr(), "up");
+    let outcome = wait(mounted, stop).await;
+    drop(server);
+    outcome
+}
+
+/// Waits until the mount has gone or the process is told to end, and takes the mount away.
+async fn wait(mounted: Option<Mounted>, stop: &mut Stop) -> Result<(), DaemonError> {
+    let Some(mounted) = mounted else {
+        stop.wait().await;
+        return Ok(());
+    };
+    tokio::select! {
+        biased;
+        ended = mounted.ended() => Ok(ended?),
+        () = stop.wait() => {
+            if let Err(error) = mounted.close().await {
+                tracing::warn!(%error, "the mount was in use");
+            }
+            Ok(())
+        }
+    }
+}
+
+/// A new member waits until it has the tree; a known one shows what it has.
+async fn first_sync(peer: &Arc<Peer>, origin: Origin) -> Result<(), DaemonError> {
+    let Some(member) = peer.member_parts() else {
+        return Ok(());
+    };
+    if origin == Origin::Joined || member.volume.inode(Ino::ROOT)?.is_none() {
+        peer.caught_up().await?;
+        if peer.node().role().is_some_and(Role::writes) {
+            member.volume.announce()?;
+        }
+    }
+    Ok(())
+}
+
+/// Turns to the peers named with --peer. One that says no is an error; one that is not there is
+/// not: offline is normal, and the volume is known.
+async fn contact(peer: &Arc<Peer>, peers: &[String]) -> Result<(), DaemonError> {
+    if peers.is_empty() {
+        return Ok(());
+    }
+    for addr in resolve(peers).await.unwrap_or_default() {
+        match timeout(CONTACT_MAX, peer.node().contact(addr)).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(
+                error @ (NodeError::OtherVolume { .. }
+                | NodeError::NotOnRoster
+                | NodeError::Removed
+                | NodeError::ClockSkew { .. }
+                | NodeError::Version { .. }),
+            )) => return Err(error.into()),
+            Ok(Err(error)) => tracing::warn!(%addr, %error, "no contact"),
+            Err(_) => tracing::warn!(%addr, "no contact in time"),
+        }
+    }
+    Ok(())
+}
+
+/// How this peer came to its volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// By an earlier start.
+    Known,
+    /// This start made it.
+    Made,
+    /// This start joined it.
+    Joined,
+}
+
+/// What a first start needs.
+struct Birth<'a> {
+    store: &'a Store,
+    node: &'a NodeConfig,
+    transport: &'a Arc<dyn Transport>,
+    clock: &'a Arc<dyn Clock>,
+    rng: &'a Rng,
+    seeds: &'a [SocketAddr],
+}
+
+impl Birth<'_> {
+    /// Returns the volume's keys, `None` for a storage peer, after making or joining the volume
+    /// where the state folder is fresh.
+    async fn membership(
+        &self,
+        config: &Config,
+        token: Option<&InviteToken>,
+        may_make: bool,
+    ) -> Result<(Option<Arc<VolumeKeys>>, Origin), DaemonError> {
+        if let Some(volume) = Node::volume_of(self.store)? {
+            if token.is_some_and(|token| token.volume != volume) {
+                return Err(DaemonError::OtherVolume {
+                    state: config.state.clone(),
+                });
+            }
+            return Ok((self.stored_keys()?, Origin::Known));
+        }
+        let (keys, origin) = match token {
+            Some(token) => (self.join(token).await?, Origin::Joined),
+            None if config.peers.is_empty() && may_make => {
+                // The key first: a volume whose key was lost by a crash here is of no use.
+                let keys = VolumeKeys::generate(self.rng);
+                self.store_keys(&keys)?;
+                Node::create_volume(self.node, self.store, &**self.clock, self.rng)?;
+                return Ok((Some(Arc::new(keys)), Origin::Made));
+            }
+            None if config.peers.is_empty() => return Err(DaemonError::NodeNeedsInvite),
+            None => return Err(DaemonError::NotMember),
+        };
+        if let Some(keys) = &keys {
+            self.store_keys(keys)?;
+        }
+        Ok((keys.map(Arc::new), origin))
+    }
+
+    async fn join(&self, token: &InviteToken) -> Result<Option<VolumeKeys>, DaemonError> {
+        let joined = Node::join(
+            self.transport,
+            self.node,
+            self.store,
+            self.clock,
+            token,
+            self.seeds,
+        )
+        .await?;
+        let Some(wrapped) = joined.wrapped_keys else {
+            return Ok(None);
+        };
+        let bytes = self.node.identity.unwrap_key(&wrapped)?;
+        Ok(Some(VolumeKeys::from_bytes(&bytes)?))
+    }
+
+    fn stored_keys(&self) -> Result<Option<Arc<VolumeKeys>>, DaemonError> {
+        let row = self.store.rows.get(Table::Meta, KEYS_ROW)?;
+        Ok(row
+            .map(|bytes| VolumeKeys::from_bytes(&bytes))
+            .transpose()?
+            .map(Arc::new))
+    }
+
+    fn store_keys(&self, keys: &VolumeKeys) -> Result<(), DaemonError> {
+        let mut batch = Batch::new();
+        batch.put(Table::Meta, KEYS_ROW, keys.to_bytes().to_vec());
+        self.store.rows.commit(batch)?;
+        Ok(self.store.sync()?)
+    }
+}
+
+fn parse_token(text: &str) -> Result<InviteToken, DaemonError> {
+    text.parse().map_err(DaemonError::Token)
+}
+
+fn load_identity(state: &StateDir, rng: &Rng) -> Result<Identity, DaemonError> {
+    let path = state.identity_key();
+    if let Some(bytes) = read_private(&path)? {
+        return Ok(Identity::from_bytes(&bytes)?);
+    }
+    let identity = Identity::generate(rng)?;
+    write_private(&path, &identity.to_bytes())?;
+    Ok(identity)
+}
+
+fn bind(config: &Config, identity: &Identity) -> Result<Quic, DaemonError> {
+    let default = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), DEFAULT_PORT);
+    let fallback_any_port = config.listen.is_none();
+    Ok(Quic::bind(
+        config.listen.unwrap_or(default),
+        fallback_any_port,
+        identity,
+    )?)
+}
+
+/// Looks host names up; the first address of each is taken.
+async fn resolve(peers: &[String]) -> Result<Vec<SocketAddr>, DaemonError> {
+    let mut addrs = Vec::new();
+    for host in peers {
+        let failed = |source| DaemonError::Resolve {
+            host: host.clone(),
+            source,
+        };
+        let found = timeout(CONTACT_MAX, tokio::net::lookup_host(host.as_str())).await;
+        let mut found = found
+            .map_err(|_| failed(std::io::ErrorKind::TimedOut.into()))?
+            .map_err(failed)?;
+        addrs.push(
+            found
+                .next()
+                .ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?,
+        );
+    }
+    Ok(addrs)
+}
+
+fn half_of_free(state: &Path) -> u64 {
+    rustix::fs::statvfs(state).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize) / 2)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
+}
+
+fn pool(name: &str, threads: usize, queue_max: usize) -> Result<Pool, DaemonError> {
+    Pool::threads(name, threads, queue_max).map_err(io("start", "worker threads"))
+}
+
+/// The signals that end a daemon.
+struct Stop {
+    signals: Vec<Signal>,
+}
+
+impl Stop {
+    fn new() -> Result<Self, DaemonError> {
+        let kinds = [
+            SignalKind::terminate(),
+            SignalKind::interrupt(),
+            SignalKind::hangup(),
+        ];
+        let signals = kinds
+            .into_iter()
+            .map(signal)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(io("listen for", "signals"))?;
+        Ok(Self { signals })
+    }
+
+    async fn wait(&mut self) {
+        std::future::poll_fn(|context| {
+            let any = self
+                .signals
+                .iter_mut()
+                .any(|signal| signal.poll_recv(context).is_ready());
+            if any {
+                std::task::Poll::Ready(())
+            } else {
+                std::task::Poll::Pending
+            }
+        })
+        .await;
+    }
+}

@@ -1,0 +1,432 @@
+//! A simulated cluster: peers with a memory disk each, on one simulated network.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs::base::task::Pool;
+use dfs::base::time::{SimClock, sleep};
+use dfs::base::{Clock, Ino, Rng};
+use dfs::crypto::{Identity, VolumeKeys};
+use dfs::daemon::Fsync;
+use dfs::daemon::peer::{Member, Parts, Peer};
+use dfs::fs::{Caller, FsConfig, FsError, OpenFlags, RenameMode, WriteFlags};
+use dfs::node::{InviteToken, Node, NodeConfig, Role};
+use dfs::replica::ReplicaConfig;
+use dfs::store::Store;
+use dfs::transport::Transport;
+use dfs::transport::sim::SimNet;
+
+use super::tree;
+
+/// 2026-11-21, when the simulated clocks start.
+const START_MS: u64 = 1_795_219_200_000;
+
+/// How long a cluster may take to settle, in its own time.
+const SETTLE_MAX: Duration = Duration::from_secs(600);
+
+struct Host {
+    name: String,
+    addr: SocketAddr,
+    identity: Arc<Identity>,
+    keys: Option<Arc<VolumeKeys>>,
+    store: Store,
+    clock: Arc<SimClock>,
+    peer: Option<Arc<Peer>>,
+}
+
+pub(super) struct Cluster {
+    pub(super) net: SimNet,
+    rng: Rng,
+    hosts: Vec<Host>,
+    seed: u64,
+    /// What `flush` acknowledged under a name that nobody touches again, with the member's number.
+    acknowledged: BTreeMap<Vec<u8>, Vec<u8>>,
+    operations: u64,
+}
+
+impl Cluster {
+    /// Returns a cluster of `members` with the key and `storage` peers without, all joined.
+    pub(super) async fn new(seed: u64, members: usize, storage: usize) -> Self {
+        let net = SimNet::new(seed);
+        let mut cluster = Self {
+            net,
+            rng: Rng::from_seed(seed),
+            hosts: Vec::new(),
+            seed,
+            acknowledged: BTreeMap::new(),
+            operations: 0,
+        };
+        cluster.found().await;
+        for index in 1..members + storage {
+            let role = if index < members {
+                Role::Writer
+            } else {
+                Role::Storage
+            };
+            cluster.join(role).await;
+        }
+        cluster
+    }
+
+    fn host(&self, keys: Option<Arc<VolumeKeys>>) -> Host {
+        let index = self.hosts.len();
+        let rng = Rng::from_seed(self.seed.wrapping_mul(1_000).wrapping_add(index as u64));
+        Host {
+            name: format!("host{index}"),
+            addr: format!("10.0.0.{}:4750", index + 1).parse().unwrap(),
+            identity: Arc::new(Identity::generate(&rng).unwrap()),
+            keys,
+            store: Store::memory(),
+            // Up to 40 s of skew: clocks are never the same.
+            clock: SimClock::new(START_MS + 10_000 * index as u64),
+            peer: None,
+        }
+    }
+
+    fn config(&self, host: &Host) -> NodeConfig {
+        NodeConfig {
+            identity: Arc::clone(&host.identity),
+            name: host.name.clone(),
+            seeds: Vec::new(),
+            advertise: vec![host.addr],
+            capacity_bytes: 1 << 40,
+            pool: Pool::inline(),
+        }
+    }
+
+    fn transport(&self, host: &Host) -> Arc<dyn Transport> {
+        self.net
+            .transport(host.addr, host.identity.id(), host.identity.public().spki)
+    }
+
+    async fn found(&mut self) {
+        let keys = Arc::new(VolumeKeys::generate(&self.rng));
+        let host = self.host(Some(keys));
+        let config = self.config(&host);
+        Node::create_volume(&config, &host.store, &*host.clock, &self.rng).unwrap();
+        self.hosts.push(host);
+        self.restart(0).await;
+        self.member(0).volume.format(0, 0, 0o755).unwrap();
+        self.peer(0).flush().await.unwrap();
+    }
+
+    async fn join(&mut self, role: Role) {
+        let token: InviteToken = self
+            .peer(0)
+            .node()
+            .invite(role, Duration::from_secs(3_600))
+            .await
+            .unwrap();
+        let mut host = self.host(None);
+        let transport = self.transport(&host);
+        let clock: Arc<dyn Clock> = host.clock.clone();
+        let founder = [self.hosts[0].addr];
+        let config = self.config(&host);
+        let joined = Node::join(&transport, &config, &host.store, &clock, &token, &founder)
+            .await
+            .unwrap();
+        transport.close().await;
+        host.keys = joined.wrapped_keys.map(|wrapped| {
+            let bytes = host.identity.unwrap_key(&wrapped).unwrap();
+            Arc::new(VolumeKeys::from_bytes(&bytes).unwrap())
+        });
+        self.hosts.push(host);
+        let index = self.hosts.len() - 1;
+        self.restart(index).await;
+        self.peer(index).caught_up().await.unwrap();
+    }
+
+    /// Starts a peer on what its disk holds.
+    pub(super) async fn restart(&mut self, index: usize) {
+        let host = &self.hosts[index];
+        let parts = Parts {
+            identity: Arc::clone(&host.identity),
+            keys: host.keys.clone(),
+            store: host.store.clone(),
+            transport: self.transport(host),
+            clock: host.clock.clone(),
+            rng: Rng::from_seed(self.rng.below(u64::MAX)),
+            node: self.config(host),
+            replica: ReplicaConfig::default(),
+            fs: FsConfig::default(),
+            memory_cache_bytes: 16 << 20,
+            seal_pool: Pool::inline(),
+            fold_pool: Pool::inline(),
+            fsync: Fsync::Local,
+        };
+        let peer = Peer::start(parts).await.unwrap();
+        self.hosts[index].peer = Some(peer);
+    }
+
+    /// Ends a peer as a kill does: nothing is flushed, nobody is told.
+    pub(super) async fn crash(&mut self, index: usize) {
+        self.net.kill(self.hosts[index].addr);
+        if let Some(peer) = self.hosts[index].peer.take() {
+            peer.abandon().await;
+        }
+    }
+
+    pub(super) fn peer(&self, index: usize) -> &Arc<Peer> {
+        self.hosts[index].peer.as_ref().expect("the peer is up")
+    }
+
+    fn member(&self, index: usize) -> Member {
+        self.peer(index).member_parts().expect("a member").clone()
+    }
+
+    fn members_up(&self) -> Vec<usize> {
+        let up = |index: &usize| {
+            self.hosts[*index]
+                .peer
+                .as_ref()
+                .is_some_and(|peer| peer.member_parts().is_some())
+        };
+        (0..self.hosts.len()).filter(up).collect()
+    }
+
+    pub(super) fn partition(&self, left: &[usize], right: &[usize]) {
+        let addrs = |side: &[usize]| -> Vec<SocketAddr> {
+            side.iter().map(|index| self.hosts[*index].addr).collect()
+        };
+        self.net.partition(&addrs(left), &addrs(right));
+    }
+
+    pub(super) fn heal(&self) {
+        self.net.heal();
+        self.net.set_loss_permille(0);
+    }
+
+    pub(super) fn random_bytes(&self, len: usize) -> Vec<u8> {
+        let word: [u8; 32] = self.rng.bytes();
+        let mut bytes = vec![0u8; len];
+        for (index, chunk) in bytes.chunks_mut(32).enumerate() {
+            let salt = index.to_le_bytes();
+            for (at, byte) in chunk.iter_mut().enumerate() {
+                *byte = word[at] ^ salt[at % salt.len()];
+            }
+        }
+        bytes
+    }
+
+    /// Writes a file in the root, as `cp` does: create or truncate, write, close.
+    pub(super) async fn write(&mut self, index: usize, name: &[u8], content: &[u8]) {
+        write(&self.member(index), Ino::ROOT, name, content).unwrap();
+    }
+
+    /// Returns what a file in the root holds on one member.
+    pub(super) async fn read(&self, index: usize, name: &[u8]) -> Option<Vec<u8>> {
+        let member = self.member(index);
+        let entry = member.volume.dirent(Ino::ROOT, name).unwrap()?;
+        let size = member.volume.inode(entry.ino).unwrap()?.size;
+        Some(tree::content(&member, entry.ino, size).await)
+    }
+
+    pub(super) fn forget_cached(&self, index: usize) {
+        self.member(index).data.clear_cache();
+    }
+
+    pub(super) fn conflicts(&self, index: usize) -> usize {
+        self.member(index).volume.conflicts().unwrap().len()
+    }
+
+    pub(super) async fn tree(&self, index: usize) -> BTreeMap<Vec<u8>, tree::Node> {
+        tree::of(&self.member(index)).await
+    }
+
+    /// Does something that a program could do, on some member, and lets a little time pass.
+    pub(super) async fn random_operation(&mut self) {
+        self.operations += 1;
+        let up = self.members_up();
+        let index = up[self.rng.below(up.len() as u64) as usize];
+        let member = self.member(index);
+        let caller = Caller::default();
+        let dirs = directories(&member);
+        let pick = |of: u64| self.rng.below(of);
+        let dir = dirs[pick(dirs.len() as u64) as usize];
+        let name = format!("n{}", pick(6)).into_bytes();
+        let result = match pick(10) {
+            0..=2 => {
+                let text = format!("{} of host{index} in {}", self.operations, self.seed);
+                write(&member, dir, &name, text.as_bytes())
+            }
+            3 => {
+                let name = format!("kept-{}-{}", index, self.operations).into_bytes();
+                let content = self.random_bytes(self.rng.below(40_000) as usize);
+                let done = write(&member, Ino::ROOT, &name, &content);
+                if done.is_ok() {
+                    self.acknowledged.insert(name, content);
+                }
+                done
+            }
+            4 => member.fs.mkdir(caller, dir, &name, 0o755).map(|_| ()),
+            5 => member.fs.unlink(dir, &name),
+            6 => member.fs.rmdir(dir, &name),
+            7 => {
+                let to = dirs[pick(dirs.len() as u64) as usize];
+                let new = format!("n{}", pick(6)).into_bytes();
+                member
+                    .fs
+                    .rename((dir, &name), (to, &new), RenameMode::Replace)
+            }
+            8 => match member.volume.dirent(dir, &name).unwrap() {
+                Some(entry) => {
+                    let new = format!("l{}", pick(6)).into_bytes();
+                    member.fs.link(entry.ino, dir, &new).map(|_| ())
+                }
+                None => Ok(()),
+            },
+            _ => match member.volume.dirent(dir, &name).unwrap() {
+                Some(entry) => {
+                    member
+                        .fs
+                        .setxattr(caller, entry.ino, b"user.mark", &name, Default::default())
+                }
+                None => Ok(()),
+            },
+        };
+        // What POSIX refuses is refused; anything else must not happen here.
+        if let Err(error) = result {
+            assert!(
+                matches!(
+                    error,
+                    FsError::NotFound
+                        | FsError::Exists
+                        | FsError::NotEmpty
+                        | FsError::IsDirectory
+                        | FsError::NotDirectory
+                        | FsError::Invalid { .. }
+                        | FsError::NotPermitted
+                ),
+                "unexpected {error:?}"
+            );
+        }
+        sleep(Duration::from_millis(self.rng.below(400))).await;
+    }
+
+    /// Waits until no member has anything to tell another.
+    pub(super) async fn settle(&self) {
+        let clock = Arc::clone(&self.hosts[0].clock);
+        let start = clock.monotonic();
+        let mut quiet = 0;
+        loop {
+            sleep(Duration::from_millis(500)).await;
+            quiet = if self.is_settled() { quiet + 1 } else { 0 };
+            if quiet >= 6 {
+                return;
+            }
+            assert!(
+                clock.monotonic() - start < SETTLE_MAX,
+                "seed {}: the cluster does not settle: {:?}",
+                self.seed,
+                self.vectors()
+            );
+        }
+    }
+
+    fn vectors(&self) -> Vec<String> {
+        let up = self.hosts.iter().filter_map(|host| host.peer.as_ref());
+        up.map(|peer| format!("{:?}", peer.node().log().vector()))
+            .collect()
+    }
+
+    fn is_settled(&self) -> bool {
+        let vectors = self.vectors();
+        let drafts = self
+            .members_up()
+            .iter()
+            .any(|index| self.member(*index).volume.counts().drafts > 0);
+        !drafts && vectors.windows(2).all(|pair| pair[0] == pair[1])
+    }
+
+    /// Waits until every chunk is on as many peers as wanted.
+    pub(super) async fn synced(&self) {
+        for index in 0..self.hosts.len() {
+            let done = self.peer(index).replica().wait_synced(SETTLE_MAX).await;
+            assert!(done.is_ok(), "seed {}: {done:?}", self.seed);
+        }
+    }
+
+    /// Every member shows the same tree, and so does a new one that folds all logs from scratch.
+    pub(super) async fn assert_converged(&mut self) {
+        self.join(Role::Reader).await;
+        self.settle().await;
+        let members = self.members_up();
+        let scratch = members[members.len() - 1];
+        let expected = self.tree(scratch).await;
+        for index in members {
+            let shown = self.tree(index).await;
+            for (path, node) in &expected {
+                let path_text = String::from_utf8_lossy(path);
+                assert_eq!(
+                    shown.get(path),
+                    Some(node),
+                    "seed {}: host{index} differs from the fold from scratch at {path_text}",
+                    self.seed
+                );
+            }
+            assert_eq!(
+                shown.len(),
+                expected.len(),
+                "seed {}: host{index} has more",
+                self.seed
+            );
+        }
+    }
+
+    pub(super) async fn assert_nothing_acknowledged_is_lost(&self) {
+        let tree = self.tree(0).await;
+        for (name, content) in &self.acknowledged {
+            let mut path = b"/".to_vec();
+            path.extend_from_slice(name);
+            let text = String::from_utf8_lossy(name);
+            let node = tree
+                .get(&path)
+                .unwrap_or_else(|| panic!("seed {}: {text} is lost", self.seed));
+            assert!(
+                node.content == *content,
+                "seed {}: {text} is not what was written",
+                self.seed
+            );
+        }
+    }
+}
+
+fn directories(member: &Member) -> Vec<Ino> {
+    let mut found = vec![Ino::ROOT];
+    let mut next = 0;
+    while let Some(dir) = found.get(next).copied() {
+        next += 1;
+        member
+            .volume
+            .readdir(dir, None, &mut |_, entry| {
+                if entry.kind == dfs::volume::FileKind::Dir {
+                    found.push(entry.ino);
+                }
+                true
+            })
+            .unwrap();
+    }
+    found
+}
+
+fn write(member: &Member, dir: Ino, name: &[u8], content: &[u8]) -> Result<(), FsError> {
+    let flags = OpenFlags {
+        write: true,
+        truncate: true,
+        ..OpenFlags::default()
+    };
+    let created = member
+        .fs
+        .create(Caller::default(), dir, name, 0o644, flags)?;
+    let (ino, fh) = (created.entry.attr.ino, created.opened.fh);
+    let written = member
+        .fs
+        .write(ino, fh, 0, content, WriteFlags::default())?;
+    assert_eq!(written, content.len());
+    member.fs.flush(ino, fh)?;
+    member.fs.release(ino, fh)?;
+    member.fs.forget(ino, 1);
+    Ok(())
+}

@@ -216,7 +216,8 @@ impl Peer {
     fn spawn_workers(self: &Arc<Self>) {
         let mut tasks = self.tasks.lock();
         tasks.push(spawn(Arc::clone(&self.replica).run()));
-        if self.member.is_some() {
+        if let Some(member) = &self.member {
+            tasks.push(spawn(Arc::clone(&member.data).run()));
             tasks.push(spawn(Arc::clone(self).publish_loop()));
             tasks.push(spawn(Arc::clone(self).fold_loop()));
         }

@@ -40,8 +40,9 @@ const ROOT_MODE: u32 = 0o755;
 /// How long a new member waits for the tree: the log of a large volume takes a while.
 const FIRST_SYNC_MAX: Duration = Duration::from_secs(600);
 
-/// Chunks that may wait for a worker: with those in work below 16 MiB.
-const SEAL_QUEUE_MAX: usize = 8;
+/// Jobs that may wait for a worker. More than the chunks that `data` seals at once, as a full queue
+/// would make the network's thread wait.
+const SEAL_QUEUE_MAX: usize = 64;
 
 /// Folding jobs that may wait: one of each worker, and requests.
 const FOLD_QUEUE_MAX: usize = 16;

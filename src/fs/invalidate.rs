@@ -9,6 +9,9 @@ use crate::volume::Change;
 impl Fs {
     /// Returns what the kernel must drop from its caches after a merge, each thing once, and
     /// nothing that it cannot know.
+    ///
+    /// Unwritten changes of a file that got new content are written now: they build on the old
+    /// one, and would show over the new one until their commit lets the fold keep both.
     pub fn apply_changes(&self, changes: &[Change]) -> Vec<Invalidation> {
         let mut content = BTreeSet::new();
         let mut attr = BTreeSet::new();
@@ -34,6 +37,7 @@ impl Fs {
         let mut invalid = names;
         for ino in &content {
             if let Some(node) = self.inodes.known(*ino) {
+                self.write_out_in_background(&node);
                 node.content().cached = None;
                 invalid.push(Invalidation::Content(*ino));
             }

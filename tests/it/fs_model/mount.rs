@@ -24,6 +24,8 @@ pub(super) struct Disk {
     pub(super) store: Store,
     pub(super) keys: Arc<VolumeKeys>,
     pub(super) clock: Arc<SimClock>,
+    /// No other device authors ops: nothing is kept for undoing.
+    pub(super) alone: bool,
 }
 
 impl Disk {
@@ -38,6 +40,7 @@ impl Disk {
             store,
             keys: Arc::new(VolumeKeys::generate(&Rng::from_seed(2))),
             clock: SimClock::new(1_700_000_000_000),
+            alone: true,
         };
         disk.volume().format(0, 0, 0o755).unwrap();
         disk
@@ -97,6 +100,6 @@ impl Disk {
             clock: self.clock.clone(),
             rng: Rng::from_seed(3),
         };
-        Volume::open(config, context, true).unwrap()
+        Volume::open(config, context, self.alone).unwrap()
     }
 }

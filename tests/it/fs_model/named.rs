@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use dfs::base::limits::DRAFT_AGE_MAX;
 use dfs::base::{Ino, Timespec};
 use dfs::fs::{
@@ -9,7 +10,7 @@ use dfs::fs::{
     ReadPlan, Reply, SetAttr, SetTime, WriteFlags, XattrMode,
 };
 use dfs::store::memory::MemoryDisk;
-use dfs::volume::{Change, OpKind, Write};
+use dfs::volume::{Change, Extent, Inode, OpKind, Piece, Source, Write};
 
 use super::mount::Disk;
 use super::run::{outcome, read_all};
@@ -54,6 +55,25 @@ fn close(fs: &Fs, (ino, fh): (Ino, FileHandle)) {
     fs.release(ino, fh).unwrap();
 }
 
+/// Replaces a file's content behind the filesystem, as a merge does.
+fn write_elsewhere(fs: &Fs, inode: &Inode, bytes: &'static [u8]) {
+    let len = bytes.len() as u64;
+    let write = Write {
+        ino: inode.ino,
+        base: inode.version,
+        size: len,
+        pieces: vec![Piece {
+            offset: 0,
+            len,
+            src: Some(Source::Inline(Bytes::from_static(bytes))),
+        }],
+        mtime: inode.mtime,
+        ctime: inode.ctime,
+        mode: None,
+    };
+    fs.volume().write().apply(OpKind::Write(write)).unwrap();
+}
+
 fn drafts(fs: &Fs) -> u64 {
     fs.volume().counts().drafts
 }
@@ -87,8 +107,7 @@ fn a_small_append_and_its_fsync_are_one_op_with_inline_bytes() {
     let inode = fs.volume().inode(file.0).unwrap().unwrap();
     assert_eq!((inode.size, inode.stored), (5 * 4096, 5 * 4096));
     let extents = fs.volume().extents(file.0, 0..inode.size).unwrap();
-    let is_inline =
-        |extent: &dfs::volume::Extent| matches!(extent.src, dfs::volume::Source::Inline(_));
+    let is_inline = |extent: &Extent| matches!(extent.src, Source::Inline(_));
     assert!(extents.iter().all(is_inline));
 }
 
@@ -211,7 +230,7 @@ async fn a_missing_chunk_fails_its_range_alone() {
     write(&fs, file, 0, &noise(2 * MIB));
     fs.fsync(file.0, file.1).unwrap();
     let extents = fs.volume().extents(file.0, 0..u64::MAX).unwrap();
-    let dfs::volume::Source::Chunk { id, .. } = extents[1].src else {
+    let Source::Chunk { id, .. } = extents[1].src else {
         panic!("a chunk");
     };
     drop(fs);
@@ -232,7 +251,10 @@ async fn a_missing_chunk_fails_its_range_alone() {
 
 #[test]
 fn writes_from_one_version_are_both_kept_and_the_kernel_is_told() {
-    let disk = Disk::new();
+    let disk = Disk {
+        alone: false,
+        ..Disk::new()
+    };
     let fs = disk.mount();
     let file = create(&fs, "notes.txt");
     write(&fs, file, 0, b"base");
@@ -240,21 +262,7 @@ fn writes_from_one_version_are_both_kept_and_the_kernel_is_told() {
     write(&fs, file, 0, b"mine");
     // Somebody else writes between this handle's last look and its commit.
     let inode = fs.volume().inode(file.0).unwrap().unwrap();
-    let piece = dfs::volume::Piece {
-        offset: 0,
-        len: 6,
-        src: Some(dfs::volume::Source::Inline("theirs".into())),
-    };
-    let theirs = OpKind::Write(Write {
-        ino: file.0,
-        base: inode.version,
-        size: 6,
-        pieces: vec![piece],
-        mtime: inode.mtime,
-        ctime: inode.ctime,
-        mode: None,
-    });
-    fs.volume().write().apply(theirs).unwrap();
+    write_elsewhere(&fs, &inode, b"theirs");
     fs.flush(file.0, file.1).unwrap();
     assert_eq!(read_all(&fs, file.0, file.1), b"mine");
     assert_eq!(fs.tick(), [Invalidation::Content(file.0)]);
@@ -267,6 +275,25 @@ fn writes_from_one_version_are_both_kept_and_the_kernel_is_told() {
     fs.flush(file.0, file.1).unwrap();
     assert_eq!(fs.volume().conflicts().unwrap().len(), conflicts.len());
     assert_eq!(read_all(&fs, file.0, file.1), b"mine again");
+}
+
+#[test]
+fn unwritten_changes_never_show_over_content_from_elsewhere() {
+    let disk = Disk {
+        alone: false,
+        ..Disk::new()
+    };
+    let fs = disk.mount();
+    let file = create(&fs, "notes.txt");
+    write(&fs, file, 0, b"base and more");
+    fs.flush(file.0, file.1).unwrap();
+    write(&fs, file, 0, b"MINE");
+    let inode = fs.volume().inode(file.0).unwrap().unwrap();
+    write_elsewhere(&fs, &inode, b"theirs, which is longer");
+    fs.apply_changes(&[Change::Content(file.0)]);
+    assert_eq!(fs.counts().dirty_inodes, 0);
+    assert_eq!(read_all(&fs, file.0, file.1), b"MINE and more");
+    assert_eq!(fs.volume().conflicts().unwrap().len(), 1);
 }
 
 #[test]

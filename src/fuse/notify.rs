@@ -3,15 +3,21 @@
 //! The kernel may hold a notice back until a request is answered that has the inode locked. So one
 //! thread sends them, under no lock, and handlers never wait for it. Notices that wait merge: what
 //! is pending is a set of inodes and names, as large as the number of different ones.
+//!
+//! A notice must not overtake an answer that was made from what was before the change: the kernel
+//! would keep that answer for good. So the thread lets the answers that are being made go first
+//! ([`Gate`]). What the kernel has received it may take a moment to take in, and a notice for an
+//! inode that it does not know yet is lost; so those go out a second time a little later.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fuser::{INodeNo, Notifier};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 use tokio::sync::Notify;
 
 use crate::base::{Ino, task};
@@ -57,12 +63,31 @@ impl Invalidator {
         self.shared.drained.notify_waiters();
     }
 
-    /// Starts the thread that sends.
-    pub(super) fn start(kernel: impl Kernel) -> io::Result<Self> {
+    /// Starts the thread that sends; it passes `gate` before each batch.
+    pub(super) fn start(kernel: impl Kernel, gate: Gate) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let of_thread = Arc::clone(&shared);
-        task::thread("fuse-notify", move || of_thread.run(&kernel))?;
+        task::thread("fuse-notify", move || of_thread.run(&kernel, &gate))?;
         Ok(Self { shared })
+    }
+}
+
+/// Keeps notices behind the answers that are being made: a handler whose answer the kernel keeps
+/// holds it open while it makes and sends the answer.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Gate {
+    lock: Arc<RwLock<()>>,
+}
+
+impl Gate {
+    /// Returns a guard for the time in which an answer is made and sent.
+    pub(super) fn hold(&self) -> RwLockReadGuard<'_, ()> {
+        self.lock.read()
+    }
+
+    /// Waits until every answer is sent that was begun before.
+    fn pass(&self) {
+        drop(self.lock.write());
     }
 }
 
@@ -102,21 +127,30 @@ struct Shared {
 }
 
 impl Shared {
-    fn run(&self, kernel: &impl Kernel) {
-        loop {
-            let pending = {
-                let mut queue = self.queue.lock();
-                while queue.pending.is_empty() && !queue.closed {
-                    self.wake.wait(&mut queue);
-                }
-                if queue.closed {
-                    return;
-                }
-                std::mem::take(&mut queue.pending)
-            };
+    fn run(&self, kernel: &impl Kernel, gate: &Gate) {
+        let mut again = Pending::default();
+        while let Some(pending) = self.next(!again.is_empty()) {
+            let repeated = std::mem::replace(&mut again, pending.repeated());
+            gate.pass();
+            repeated.send(kernel);
             pending.send(kernel);
             self.drained.notify_waiters();
         }
+    }
+
+    /// Waits for notices; not for long when some are to be repeated. `None` when closed.
+    fn next(&self, is_brief: bool) -> Option<Pending> {
+        let mut queue = self.queue.lock();
+        while queue.pending.is_empty() && !queue.closed {
+            if is_brief {
+                if self.wake.wait_for(&mut queue, REPEAT_AFTER).timed_out() {
+                    break;
+                }
+            } else {
+                self.wake.wait(&mut queue);
+            }
+        }
+        (!queue.closed).then(|| std::mem::take(&mut queue.pending))
     }
 }
 
@@ -131,6 +165,8 @@ struct Queue {
 struct Pending {
     /// Whether the pages go, too.
     inodes: BTreeMap<Ino, bool>,
+    /// Folders whose cached listing goes.
+    folders: BTreeSet<Ino>,
     /// What the name stood for, where it is gone.
     entries: BTreeMap<(Ino, Vec<u8>), Option<Ino>>,
 }
@@ -138,11 +174,17 @@ struct Pending {
 impl Pending {
     fn add(&mut self, invalidation: Invalidation) {
         match invalidation {
-            Invalidation::Attr(ino) => self.add_inode(ino, false),
-            Invalidation::Content(ino) => self.add_inode(ino, true),
+            Invalidation::Attr(ino) => {
+                self.inodes.entry(ino).or_default();
+            }
+            Invalidation::Content(ino) => {
+                self.inodes.insert(ino, true);
+            }
+            // The listing apart: the notice of a name does not reach it where the kernel does not
+            // know the name.
             Invalidation::Entry { parent, name } => {
                 self.entries.insert((parent, name), None);
-                self.add_inode(parent, true);
+                self.folders.insert(parent);
             }
             Invalidation::Delete {
                 parent,
@@ -150,23 +192,27 @@ impl Pending {
                 name,
             } => {
                 self.entries.insert((parent, name), Some(child));
-                self.add_inode(parent, true);
+                self.folders.insert(parent);
             }
         }
     }
 
-    /// A changed directory loses its cached listing with its pages: the notice of a name does not
-    /// reach it where the kernel does not know the name.
-    fn add_inode(&mut self, ino: Ino, content: bool) {
-        *self.inodes.entry(ino).or_default() |= content;
+    /// Returns what goes out a second time. Names do not: their folder's lock orders them. Nor do
+    /// pages: an inode that was not known had none.
+    fn repeated(&self) -> Self {
+        Self {
+            inodes: self.inodes.keys().map(|ino| (*ino, false)).collect(),
+            folders: self.folders.clone(),
+            entries: BTreeMap::new(),
+        }
     }
 
     fn is_empty(&self) -> bool {
-        self.inodes.is_empty() && self.entries.is_empty()
+        self.len() == 0
     }
 
     fn len(&self) -> usize {
-        self.inodes.len() + self.entries.len()
+        self.inodes.len() + self.folders.len() + self.entries.len()
     }
 
     fn send(self, kernel: &impl Kernel) {
@@ -177,6 +223,9 @@ impl Pending {
             if !matches!(deleted, Some(Ok(()))) {
                 log_failure(kernel.inval_entry(parent, &name));
             }
+        }
+        for ino in self.folders {
+            log_failure(kernel.inval_inode(ino, true));
         }
         for (ino, content) in self.inodes {
             log_failure(kernel.inval_inode(ino, content));
@@ -195,11 +244,14 @@ fn log_failure(result: io::Result<()>) {
 /// Different notices that wait at most before whoever applies changes has to wait: about 10 MB.
 const PENDING_MAX: usize = 65_536;
 
+/// After how long a notice goes out again: far longer than a woken process takes to take in the
+/// answer that it waited for, and shorter than anybody notices.
+const REPEAT_AFTER: Duration = Duration::from_millis(50);
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::mpsc;
-    use std::time::Duration;
 
     #[derive(Debug, PartialEq, Eq)]
     enum Sent {
@@ -241,13 +293,13 @@ mod tests {
     fn notices_merge_while_the_kernel_keeps_one_waiting() {
         let (permit, permits) = mpsc::channel();
         let (sender, sent) = mpsc::channel();
-        let invalidator = Invalidator::start(SlowKernel {
+        let kernel = SlowKernel {
             permits,
             sent: sender,
-        })
-        .unwrap();
+        };
+        let invalidator = Invalidator::start(kernel, Gate::default()).unwrap();
         // The thread takes this one, perhaps with some that follow, and waits for a permit; what
-        // comes meanwhile merges into one more round.
+        // comes meanwhile merges into one more round. Inodes and folders go out twice.
         invalidator.push(Invalidation::Attr(Ino(9)));
         for _ in 0..100 {
             invalidator.push(Invalidation::Attr(Ino(5)));
@@ -275,22 +327,47 @@ mod tests {
             permit.send(()).unwrap();
             all.push(sent.recv_timeout(Duration::from_secs(10)).unwrap());
         }
-        assert!(all.len() <= 2 * expected.len(), "not merged: {all:?}");
+        assert!(all.len() <= 4 * expected.len(), "not merged: {all:?}");
         invalidator.close();
         invalidator.push(Invalidation::Attr(Ino(1)));
         drop(permit);
         assert!(sent.recv().is_err());
     }
 
+    #[test]
+    fn a_notice_waits_for_the_answers_before_it_and_comes_twice() {
+        let (permit, permits) = mpsc::channel();
+        let (sender, sent) = mpsc::channel();
+        let kernel = SlowKernel {
+            permits,
+            sent: sender,
+        };
+        let gate = Gate::default();
+        let invalidator = Invalidator::start(kernel, gate.clone()).unwrap();
+        for _ in 0..9 {
+            permit.send(()).unwrap();
+        }
+        let answer = gate.hold();
+        invalidator.push(Invalidation::Content(Ino(5)));
+        let early = sent.recv_timeout(Duration::from_millis(20));
+        assert_eq!(early, Err(mpsc::RecvTimeoutError::Timeout));
+        drop(answer);
+        let next = || sent.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!(next(), Sent::Inode(Ino(5), true));
+        assert_eq!(next(), Sent::Inode(Ino(5), false));
+        invalidator.close();
+        assert!(sent.recv().is_err(), "not a third time");
+    }
+
     #[tokio::test]
     async fn a_full_queue_makes_the_applier_wait_until_it_drains() {
         let (permit, permits) = mpsc::channel();
         let (sender, sent) = mpsc::channel();
-        let invalidator = Invalidator::start(SlowKernel {
+        let kernel = SlowKernel {
             permits,
             sent: sender,
-        })
-        .unwrap();
+        };
+        let invalidator = Invalidator::start(kernel, Gate::default()).unwrap();
         invalidator.has_room().await;
         invalidator.push(Invalidation::Attr(Ino(0)));
         for ino in 0..=PENDING_MAX as u64 {

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::FuseError;
 use super::mount::{Prepared, device_of, raise_readahead};
 use super::mountpoint::{abort, detach, unmount};
-use super::notify::Invalidator;
+use super::notify::{Gate, Invalidator};
 use super::skin::Skin;
 use crate::base::task::{self, Pool};
 use crate::fs::Fs;
@@ -24,7 +24,8 @@ use crate::fs::Fs;
 pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounted, FuseError> {
     let threads = prepared.options.thread_count();
     let disk = Pool::threads("fuse-disk", DISK_THREADS, DISK_QUEUE_MAX).map_err(failed_thread)?;
-    let skin = Skin::new(fs, runtime, disk);
+    let gate = Gate::default();
+    let skin = Skin::new(fs, runtime, disk, gate.clone());
     let connection = prepared.connect()?;
     // From here on an error must not leave the mount behind.
     let mut mounted = Mounted {
@@ -41,7 +42,8 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
     config.acl = SessionACL::All;
     let session = Session::from_fd(skin, connection, SessionACL::All, config)
         .map_err(FuseError::Handshake)?;
-    mounted.invalidator = Some(Invalidator::start(session.notifier()).map_err(failed_thread)?);
+    mounted.invalidator =
+        Some(Invalidator::start(session.notifier(), gate).map_err(failed_thread)?);
     let (end, ended) = watch::channel(None);
     mounted.ended = ended;
     task::thread("fuse-session", move || {

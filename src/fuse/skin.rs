@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 
 use super::convert::{caller, fh, file_attr, file_type, ino, no_entry, open_flags, set_time};
 use super::errno::{errno, is_ordinary};
+use super::notify::Gate;
 use crate::base::{task, task::Pool};
 use crate::fs::{
     self, Entry, Fallocate, Fs, FsError, PendingRead, ReadPlan, RenameMode, Reply, Seek, SetAttr,
@@ -33,11 +34,18 @@ pub(super) struct Skin {
     runtime: Handle,
     /// Where flushes wait for the disk.
     disk: Pool,
+    /// Held by whoever makes an answer that the kernel keeps.
+    gate: Gate,
 }
 
 impl Skin {
-    pub(super) fn new(fs: Arc<Fs>, runtime: Handle, disk: Pool) -> Self {
-        Self { fs, runtime, disk }
+    pub(super) fn new(fs: Arc<Fs>, runtime: Handle, disk: Pool, gate: Gate) -> Self {
+        Self {
+            fs,
+            runtime,
+            disk,
+            gate,
+        }
     }
 
     /// Runs one operation on this thread; a panic in it fails this operation alone.
@@ -127,6 +135,15 @@ fn answer_data(reply: ReplyData, pieces: &[Bytes]) {
     }
 }
 
+fn answer_written(reply: ReplyWrite, outcome: Result<usize, Errno>) {
+    match outcome.map(u32::try_from) {
+        Ok(Ok(written)) => reply.written(written),
+        // No request is as large as 4 GiB.
+        Ok(Err(_)) => reply.error(Errno::EIO),
+        Err(errno) => reply.error(errno),
+    }
+}
+
 /// Answers for a value of which the caller first asks the size (`room` 0) and then the bytes.
 fn answer_xattr(reply: ReplyXattr, room: u32, outcome: Result<impl AsRef<[u8]>, Errno>) {
     let value = match outcome {
@@ -195,6 +212,7 @@ impl Filesystem for Skin {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _gate = self.gate.hold();
         match self.run("lookup", |fs| fs.lookup(ino(parent), name.as_bytes())) {
             // An entry with inode 0 says "not there, and you may remember it".
             Err(Errno::ENOENT) => {
@@ -213,6 +231,7 @@ impl Filesystem for Skin {
     }
 
     fn getattr(&self, _req: &Request, number: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _gate = self.gate.hold();
         match self.run("getattr", |fs| fs.getattr(ino(number))) {
             Ok(found) => reply.attr(&found.ttl, &file_attr(&found.attr)),
             Err(errno) => reply.error(errno),
@@ -237,6 +256,7 @@ impl Filesystem for Skin {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let _gate = self.gate.hold();
         let set = SetAttr {
             mode,
             uid,
@@ -272,6 +292,7 @@ impl Filesystem for Skin {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let _gate = self.gate.hold();
         let caller = caller(req, umask);
         let outcome = self.run("mknod", |fs| {
             fs.mknod(caller, ino(parent), name.as_bytes(), mode, rdev)
@@ -288,6 +309,7 @@ impl Filesystem for Skin {
         umask: u32,
         reply: ReplyEntry,
     ) {
+        let _gate = self.gate.hold();
         let caller = caller(req, umask);
         let outcome = self.run("mkdir", |fs| {
             fs.mkdir(caller, ino(parent), name.as_bytes(), mode)
@@ -317,6 +339,7 @@ impl Filesystem for Skin {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        let _gate = self.gate.hold();
         let target = target.as_os_str().as_bytes();
         let outcome = self.run("symlink", |fs| {
             fs.symlink(caller(req, 0), ino(parent), link_name.as_bytes(), target)
@@ -356,6 +379,7 @@ impl Filesystem for Skin {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
+        let _gate = self.gate.hold();
         let outcome = self.run("link", |fs| {
             fs.link(ino(number), ino(newparent), newname.as_bytes())
         });
@@ -383,6 +407,7 @@ impl Filesystem for Skin {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let _gate = self.gate.hold();
         let caller = caller(req, umask);
         let flags = fs::OpenFlags::from_raw(flags);
         let outcome = self.run("create", |fs| {
@@ -430,23 +455,26 @@ impl Filesystem for Skin {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        open_flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let (number, handle) = (ino(number), fh(handle));
         let flags = fs::WriteFlags {
             kill_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
             from_cache: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
         };
-        let outcome = self.run("write", |fs| {
-            fs.write(ino(number), fh(handle), offset, data, flags)
-        });
-        match outcome.map(u32::try_from) {
-            Ok(Ok(written)) => reply.written(written),
-            // No request is as large as 4 GiB.
-            Ok(Err(_)) => reply.error(Errno::EIO),
-            Err(errno) => reply.error(errno),
+        if fs::OpenFlags::from_raw(open_flags.0).sync {
+            // Waits for the disk as fsync does; the data is the serving thread's buffer.
+            let (fs, data) = (Arc::clone(&self.fs), data.to_vec());
+            self.disk.run(move || {
+                let write = |fs: &Fs| fs.write(number, handle, offset, &data, flags);
+                answer_written(reply, run(&fs, "write", write));
+            });
+            return;
         }
+        let outcome = self.run("write", |fs| fs.write(number, handle, offset, data, flags));
+        answer_written(reply, outcome);
     }
 
     fn flush(
@@ -524,6 +552,7 @@ impl Filesystem for Skin {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        let _gate = self.gate.hold();
         let outcome = self.run("readdir", |fs| {
             fs.readdir(ino(number), fh(handle), offset, &mut |entry| {
                 let (ino, name) = (INodeNo(entry.ino.0), OsStr::from_bytes(entry.name));
@@ -548,6 +577,7 @@ impl Filesystem for Skin {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let _gate = self.gate.hold();
         let outcome = self.run("readdirplus", |fs| {
             fs.readdirplus(ino(number), fh(handle), offset, &mut |found| {
                 let ino = INodeNo(found.ino.0);

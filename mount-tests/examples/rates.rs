@@ -17,12 +17,12 @@ const FILES: usize = 20_000;
 fn main() {
     let mut args = std::env::args_os().skip(1);
     let folder = PathBuf::from(args.next().expect("usage: rates FOLDER MIB [PID]")).join("rates");
-    let mib = args.next().map_or(256, |arg| {
-        arg.to_str().and_then(|a| a.parse().ok()).expect("MIB")
-    });
+    let mut number = || args.next()?.to_str()?.parse::<u64>().ok();
+    let (mib, daemon) = (number().unwrap_or(256), number());
+    let meter = Meter { daemon };
     fs::create_dir(&folder).expect("a new folder");
-    metadata(&folder);
-    contents(&folder, mib);
+    metadata(&folder, &meter);
+    contents(&folder, mib, &meter);
     fs::remove_dir_all(&folder).expect("removed");
 }
 
@@ -114,12 +114,7 @@ fn metadata(folder: &Path, meter: &Meter) {
             .size();
     }
     assert_eq!(bytes, FILES as u64 * 4096);
-    let seconds = elapsed_since(started).as_secs_f64();
-    println!(
-        "{:<40} {:>10.0} /s",
-        "list + stat, cold",
-        FILES as f64 / seconds
-    );
+    meter.print("list + stat, cold", FILES as f64, "/s", started, cpu);
     drop_caches();
     meter.rate("open + read 4 KiB + close, cold", FILES, |number| {
         fs::read(folder.join(format!("moved {number}"))).expect("read");

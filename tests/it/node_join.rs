@@ -15,12 +15,16 @@ use dfs::store::{Batch, Store};
 use dfs::transport::{Connection, Quic, SimNet, Transport};
 use dfs::wire::{Refusal, Request, Response, SEGMENT_DOMAIN, SealedSegment, SegmentHeader};
 
-const SEED: u64 = 7;
+/// The seed of network and chance: `DFS_SEED=n` runs another one.
+static SEED: LazyLock<u64> = LazyLock::new(|| {
+    let asked = std::env::var("DFS_SEED").ok();
+    asked.and_then(|text| text.parse().ok()).unwrap_or(7)
+});
 const START_MS: u64 = 1_800_000_000_000;
 
 /// RSA keys take long to make, so all tests share these.
 static IDENTITIES: LazyLock<Vec<Arc<Identity>>> = LazyLock::new(|| {
-    let rng = Rng::from_seed(SEED);
+    let rng = Rng::from_seed(7);
     (0..5)
         .map(|_| Arc::new(Identity::generate(&rng).unwrap()))
         .collect()
@@ -67,12 +71,12 @@ fn config(at: usize) -> NodeConfig {
 
 impl World {
     fn new() -> Self {
-        let net = SimNet::new(SEED);
+        let net = SimNet::new(*SEED);
         net.set_delay(Duration::from_millis(2), Duration::from_millis(20));
         Self {
             net,
             clock: SimClock::new(START_MS),
-            rng: Rng::from_seed(SEED),
+            rng: Rng::from_seed(*SEED),
         }
     }
 
@@ -199,7 +203,8 @@ async fn until(seconds: u64, what: &str, holds: impl Fn() -> bool) -> Duration {
     let waited = timeout(Duration::from_secs(seconds), wait).await;
     assert!(
         waited.is_ok(),
-        "seed {SEED}: not within {seconds} s: {what}"
+        "seed {}: not within {seconds} s: {what}",
+        *SEED
     );
     clock.monotonic()
 }
@@ -515,13 +520,12 @@ async fn a_storage_peer_relays_between_members_that_never_meet() {
     let world = World::new();
     let a = world.founder();
     let storage = world.member(1, Role::Storage, &a, 0).await;
-    world.net.partition(&[addr(0)], &[addr(2)]);
+    until(5, "a session", || all_connected(&[&a, &storage])).await;
     let token = a
         .node()
         .invite(Role::Admin, Duration::from_secs(600))
         .await
         .unwrap();
-    world.net.heal();
     let mut b = world.machine(2);
     b.join(&token, &[addr(0)]).await.unwrap();
     world.net.partition(&[addr(0)], &[addr(2)]);
@@ -559,7 +563,7 @@ async fn simultaneous_dials_leave_one_session() {
         while let Ok(event) = events.try_recv() {
             ups += u32::from(event == NodeEvent::PeerUp(id(1)));
         }
-        assert_eq!(ups, 1, "seed {SEED}: the session was replaced");
+        assert_eq!(ups, 1, "seed {}: the session was replaced", *SEED);
     }
 }
 
@@ -693,7 +697,7 @@ async fn what_strangers_send_changes_nothing() {
     a.write(2);
     let digest = a.node().roster().digest();
     let stranger = world.transport(1);
-    let rng = Rng::from_seed(SEED);
+    let rng = Rng::from_seed(*SEED);
     let connection = stranger.connect(addr(0)).await.unwrap();
     let mut cut_off = false;
     for round in 0..64usize {
@@ -711,7 +715,7 @@ async fn what_strangers_send_changes_nothing() {
             }
         }
     }
-    assert!(cut_off, "seed {SEED}: a stranger may go on for ever");
+    assert!(cut_off, "seed {}: a stranger may go on for ever", *SEED);
 
     let stranger = world.transport(2);
     let connection = stranger.connect(addr(0)).await.unwrap();
@@ -773,7 +777,7 @@ async fn a_lookup_finds_every_peer_and_the_closest_first() {
 #[tokio::test]
 async fn two_nodes_meet_over_real_sockets() {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let rng = Rng::from_seed(SEED);
+    let rng = Rng::from_seed(*SEED);
     let start = |at: usize, store: &Store, transport: &Arc<dyn Transport>| {
         let (transport, clock) = (Arc::clone(transport), Arc::clone(&clock));
         Node::start(transport, config(at), store.clone(), clock, rng.clone()).unwrap()

@@ -219,6 +219,27 @@ mod tests {
         assert!(Totals::from_row(&[1; 17]).is_err());
     }
 
+    /// The worked example of docs/format.md.
+    #[test]
+    fn the_documented_example_is_what_is_written() {
+        let place = Place {
+            file: 1,
+            offset: FIRST_OFFSET,
+            len: 5,
+        };
+        let id = crate::crypto::chunk_id(b"hello");
+        assert_eq!(file_header(1), b"dfschunk\x01\0\0\0\x01\0\0\0");
+        let header = concat!(
+            "6466736305000000ea8f163db38682925e4491c5e58d4bb3",
+            "506ef8c14eb78a86e908c5624a67200f0000000000000000"
+        );
+        assert_eq!(crate::base::id::to_hex(&record_header(id, place)), header);
+        assert_eq!(place.body(), 4096 + 48);
+        assert_eq!(place.end(), 8192);
+        let row = b"\x01\0\0\0\x05\0\0\0\0\x10\0\0\0\0\0\0";
+        assert_eq!(place.to_row(), row);
+    }
+
     #[test]
     fn file_names_are_exact() {
         assert_eq!(file_number(&file_name(0xab)), Some(0xab));

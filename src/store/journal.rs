@@ -12,9 +12,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
+use rustix::fs::{FlockOperation, SeekFrom, flock, seek};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{KEY_MAX_BYTES, StoreError, VALUE_MAX_BYTES};
@@ -24,7 +26,7 @@ use super::{KEY_MAX_BYTES, StoreError, VALUE_MAX_BYTES};
 pub(super) struct Repaired {
     /// Length of the whole batches, which the database replays.
     pub(super) kept_bytes: u64,
-    /// Bytes other than zeros behind them; 0 after an orderly end.
+    /// Bytes written behind them; 0 after an orderly end.
     pub(super) cut_bytes: u64,
 }
 
@@ -108,7 +110,7 @@ fn hold(folder: &Path) -> Result<Option<File>, StoreError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(StoreError::io("open", &path, e)),
     };
-    match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(lock)),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse {
             path: folder.to_owned(),
@@ -184,27 +186,27 @@ fn newest(folder: &Path) -> Result<Option<(u64, PathBuf)>, StoreError> {
     Ok(newest)
 }
 
-/// Returns how many bytes other than zeros lie in the file behind `from`.
+/// Returns how far behind `from` the last byte other than zero lies.
+///
+/// The file is allocated ahead; only what the file system says was written is read.
 fn written_behind(file: &File, from: u64) -> io::Result<u64> {
-    use std::os::unix::fs::FileExt;
-
-    // The file is allocated ahead in zeros; only its written part, found by the file system, is
-    // worth reading.
-    let end = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(from)) {
-        Ok(_) => file.metadata()?.len(),
-        Err(_) => return Ok(0),
-    };
-    let mut block = vec![0; 1 << 16];
-    let (mut at, mut count) = (from, 0);
-    while at < end {
-        let len = file.read_at(&mut block, at)?;
-        let Some(read) = block.get(..len).filter(|read| !read.is_empty()) else {
-            break;
-        };
-        count += read.iter().filter(|byte| **byte != 0).count() as u64;
-        at += len as u64;
+    let mut block = vec![0; 64 << 10];
+    let (mut at, mut end) = (from, from);
+    while let Ok(data) = seek(file, SeekFrom::Data(at)) {
+        let hole = seek(file, SeekFrom::Hole(data))?;
+        at = data;
+        while at < hole {
+            let len = file.read_at(&mut block, at)?;
+            let Some(read) = block.get(..len).filter(|read| !read.is_empty()) else {
+                return Ok(end - from);
+            };
+            if let Some(last) = read.iter().rposition(|byte| *byte != 0) {
+                end = at + last as u64 + 1;
+            }
+            at += len as u64;
+        }
     }
-    Ok(count)
+    Ok(end - from)
 }
 
 /// Returns the length of the longest part of a journal that consists of whole batches.

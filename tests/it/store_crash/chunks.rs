@@ -143,7 +143,7 @@ impl Machine {
 
 #[test]
 fn chunks_that_were_synced_survive_a_power_cut_at_every_step() {
-    for seed in 0..6 {
+    for seed in 0..3 {
         let power = Power::steady();
         let mut machine = Machine::new(&power);
         machine.run(&Rng::from_seed(seed), 120).unwrap();
@@ -159,9 +159,12 @@ fn chunks_that_were_synced_survive_a_power_cut_at_every_step() {
             let steady = Power::steady();
             let mut machine = machine.crash(&chance, &steady).expect(&what);
             machine.check(&what);
-            machine.settle(&what);
+            if cut % 2 == 0 {
+                machine.settle(&what);
+            }
             // It goes on as if nothing had been, into a second crash between two steps.
             machine.run(&chance, 30).expect(&what);
+            machine.check(&what);
             let machine = machine.crash(&chance, &steady).expect(&what);
             machine.check(&format!("{what}, then again"));
         }

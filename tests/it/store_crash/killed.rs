@@ -86,7 +86,7 @@ fn write_and_kill(folder: &Path, count: u64) -> (u64, u64, u64) {
 
 #[test]
 fn a_killed_process_loses_nothing_that_it_committed() {
-    let root = tempfile::tempdir().unwrap();
+    let root = super::rows::folder();
     let folder = root.path().join("state");
     for round in 1..=4 {
         let (committed, _, _) = write_and_kill(&folder, 150);
@@ -106,7 +106,7 @@ fn a_killed_process_loses_nothing_that_it_committed() {
 #[test]
 fn a_power_cut_between_flushes_and_compactions_keeps_what_was_synced() {
     let rng = Rng::from_seed(11);
-    let root = tempfile::tempdir().unwrap();
+    let root = super::rows::folder();
     let folder = root.path().join("state");
     for round in 1..=4 {
         let (_, synced, end) = write_and_kill(&folder, 150 + rng.below(100));

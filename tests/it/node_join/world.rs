@@ -1,0 +1,233 @@
+//! Machines on a simulated network, for the tests of whole nodes.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dfs::base::task::Pool;
+use dfs::base::time::{SimClock, sleep, timeout};
+use dfs::base::{Clock, DeviceId, PeerId, Rng, Stamp};
+use dfs::crypto::Identity;
+use dfs::node::{InviteToken, Joined, Node, NodeConfig, NodeError, Role};
+use dfs::store::{Batch, Store};
+use dfs::transport::{SimNet, Transport};
+use dfs::wire::{SEGMENT_DOMAIN, SealedSegment, SegmentHeader};
+
+/// The seed of network and chance: `DFS_SEED=n` runs another one.
+pub(super) static SEED: LazyLock<u64> = LazyLock::new(|| {
+    let asked = std::env::var("DFS_SEED").ok();
+    asked.and_then(|text| text.parse().ok()).unwrap_or(7)
+});
+pub(super) const START_MS: u64 = 1_800_000_000_000;
+
+/// RSA keys take long to make, so all tests share these.
+pub(super) static IDENTITIES: LazyLock<Vec<Arc<Identity>>> = LazyLock::new(|| {
+    let rng = Rng::from_seed(7);
+    (0..5)
+        .map(|_| Arc::new(Identity::generate(&rng).unwrap()))
+        .collect()
+});
+
+/// One network, and the machines on it.
+pub(super) struct World {
+    pub(super) net: SimNet,
+    pub(super) clock: Arc<SimClock>,
+    pub(super) rng: Rng,
+}
+
+/// A machine: its disk outlives its node.
+pub(super) struct Machine {
+    pub(super) at: usize,
+    pub(super) store: Store,
+    pub(super) clock: Arc<SimClock>,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) node: Option<Arc<Node>>,
+}
+
+pub(super) fn addr(at: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1 + at as u8], 4750))
+}
+
+pub(super) fn id(at: usize) -> PeerId {
+    IDENTITIES[at].id()
+}
+
+pub(super) fn device(at: usize) -> DeviceId {
+    IDENTITIES[at].device()
+}
+
+pub(super) fn config(at: usize) -> NodeConfig {
+    NodeConfig {
+        identity: Arc::clone(&IDENTITIES[at]),
+        name: format!("machine {at}"),
+        seeds: Vec::new(),
+        advertise: Vec::new(),
+        capacity_bytes: 1 << 30,
+        pool: Pool::inline(),
+    }
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let net = SimNet::new(*SEED);
+        net.set_delay(Duration::from_millis(2), Duration::from_millis(20));
+        Self {
+            net,
+            clock: SimClock::new(START_MS),
+            rng: Rng::from_seed(*SEED),
+        }
+    }
+
+    pub(super) fn transport(&self, at: usize) -> Arc<dyn Transport> {
+        let identity = IDENTITIES[at].public();
+        self.net.transport(addr(at), identity.id(), identity.spki)
+    }
+
+    pub(super) fn machine(&self, at: usize) -> Machine {
+        Machine {
+            at,
+            store: Store::memory(),
+            clock: Arc::clone(&self.clock),
+            transport: self.transport(at),
+            node: None,
+        }
+    }
+
+    /// Returns machine 0 with a new volume that runs.
+    pub(super) fn founder(&self) -> Machine {
+        let mut machine = self.machine(0);
+        Node::create_volume(&config(0), &machine.store, self.clock.as_ref(), &self.rng).unwrap();
+        machine.start(self);
+        machine
+    }
+
+    /// Returns a machine that has joined over `contact` and runs.
+    pub(super) async fn member(
+        &self,
+        at: usize,
+        role: Role,
+        admin: &Machine,
+        contact: usize,
+    ) -> Machine {
+        let token = admin
+            .node()
+            .invite(role, Duration::from_secs(3600))
+            .await
+            .unwrap();
+        let mut machine = self.machine(at);
+        machine.join(&token, &[addr(contact)]).await.unwrap();
+        machine.start(self);
+        machine
+    }
+
+    /// Starts a machine anew, with the disk that it had.
+    pub(super) fn restart(&self, machine: &mut Machine) {
+        machine.transport = self.transport(machine.at);
+        machine.start(self);
+    }
+}
+
+impl Machine {
+    pub(super) fn node(&self) -> &Arc<Node> {
+        self.node.as_ref().unwrap()
+    }
+
+    pub(super) fn start(&mut self, world: &World) {
+        let node = Node::start(
+            Arc::clone(&self.transport),
+            config(self.at),
+            self.store.clone(),
+            Arc::clone(&self.clock) as Arc<dyn Clock>,
+            world.rng.clone(),
+        );
+        let node = node.unwrap();
+        node.set_key_wrapper(Box::new(|_| Some(b"wrapped".to_vec())));
+        self.node = Some(node);
+    }
+
+    pub(super) async fn join(
+        &self,
+        token: &InviteToken,
+        peers: &[SocketAddr],
+    ) -> Result<Joined, NodeError> {
+        let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
+        let config = config(self.at);
+        Node::join(&self.transport, &config, &self.store, &clock, token, peers).await
+    }
+
+    /// Writes `count` segments into the own log and publishes them.
+    pub(super) fn write(&self, count: u64) {
+        let node = self.node();
+        for _ in 0..count {
+            let head = node.log().head(device(self.at));
+            let last = head.map_or(Stamp(0), |head| head.last);
+            let stamp = Stamp::from_ms(self.clock.wall_ms()).max(last.next());
+            let header = SegmentHeader {
+                volume: node.volume(),
+                device: device(self.at),
+                seg_no: head.map_or(0, |head| head.seg_no) + 1,
+                prev: head.map_or([0; 32], |head| head.hash),
+                first: stamp,
+                last: stamp,
+                op_count: 1,
+                epoch: 1,
+            };
+            let segment = sealed(self.at, header, 2_000);
+            node.log()
+                .append(std::slice::from_ref(&segment), Batch::new())
+                .unwrap();
+            self.store.sync().unwrap();
+            node.publish(&[segment]);
+        }
+    }
+
+    /// Pulls the plug.
+    pub(super) async fn kill(&mut self, world: &World) {
+        world.net.kill(addr(self.at));
+        if let Some(node) = self.node.take() {
+            node.shutdown().await;
+        }
+    }
+}
+
+pub(super) fn sealed(at: usize, header: SegmentHeader, bytes: usize) -> SealedSegment {
+    let body = Bytes::from(vec![at as u8; bytes]);
+    let signed = SealedSegment::signed_bytes(&header, &body);
+    SealedSegment {
+        signature: IDENTITIES[at].sign(SEGMENT_DOMAIN, &signed),
+        header,
+        body,
+    }
+}
+
+/// Waits, for at most `seconds` of the runtime's time, until `holds`; says how long that took.
+pub(super) async fn until(seconds: u64, what: &str, holds: impl Fn() -> bool) -> Duration {
+    let clock = SimClock::new(0);
+    let wait = async {
+        while !holds() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = timeout(Duration::from_secs(seconds), wait).await;
+    assert!(
+        waited.is_ok(),
+        "seed {}: not within {seconds} s: {what}",
+        *SEED
+    );
+    clock.monotonic()
+}
+
+pub(super) fn all_connected(machines: &[&Machine]) -> bool {
+    machines
+        .iter()
+        .all(|machine| machine.node().connected().len() + 1 == machines.len())
+}
+
+pub(super) fn same_logs(machines: &[&Machine], vector: &[(usize, u64)]) -> bool {
+    let vector: BTreeMap<_, _> = vector.iter().map(|(at, n)| (device(*at), *n)).collect();
+    machines
+        .iter()
+        .all(|machine| machine.node().log().vector() == vector)
+}

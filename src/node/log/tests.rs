@@ -1,3 +1,5 @@
+//! Laws of the logs: what continues a chain is taken, and nothing else.
+
 use super::*;
 use crate::crypto::Signature;
 use crate::store::Store;

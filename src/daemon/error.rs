@@ -69,6 +69,9 @@ pub enum DaemonError {
         /// What the resolver said.
         source: std::io::Error,
     },
+    /// Other holders did not confirm in time.
+    #[error("not on enough peers in time: it is on this machine's disk, and goes on being pushed")]
+    NotReplicated,
     /// The verb needs a mount.
     #[error("this peer only stores: it cannot see files")]
     NoFiles,
@@ -124,7 +127,7 @@ impl DaemonError {
                 FailKind::NotAllowed
             }
             Self::Token(_) | Self::NodeNeedsInvite | Self::BadRequest { .. } => FailKind::Usage,
-            Self::FirstSync => FailKind::TimedOut,
+            Self::FirstSync | Self::NotReplicated => FailKind::TimedOut,
             Self::Node(error) => node_kind(error),
             Self::Fuse(FuseError::UnknownOption { .. }) => FailKind::Usage,
             Self::Fuse(FuseError::OnlyRoot { .. } | FuseError::AllowOtherNotPermitted)

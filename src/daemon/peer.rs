@@ -9,7 +9,7 @@
 //! Everything that touches the outside (transport, store, clock, rng, pools) comes in through
 //! [`Parts`], so a simulation composes exactly what a daemon does.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -24,8 +24,8 @@ use crate::base::time::{sleep, timeout};
 use crate::base::{Clock, Ino, Rng};
 use crate::crypto::{Identity, VolumeKeys};
 use crate::data::Data;
-use crate::fs::{Fs, FsConfig, Invalidation};
-use crate::node::{Node, NodeConfig, NodeEvent, PeerState};
+use crate::fs::{Fs, FsConfig, FsError, Invalidation, ReplicationWait};
+use crate::node::{Node, NodeConfig, NodeEvent, PeerState, Role};
 use crate::replica::{NodePeers, Replica, ReplicaConfig};
 use crate::store::Store;
 use crate::transport::Transport;
@@ -38,6 +38,12 @@ const PUBLISH_GATHER: Duration = Duration::from_millis(2);
 /// How long drafts gather while there is a stream of them: at most forty segments, and so forty
 /// flushes of the disk, a second.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(25);
+
+/// How often dirty data is looked at, of which none may be older than [`DRAFT_AGE_MAX`] for long.
+const TICK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long an fsync waits for other holders where it was asked to.
+const REPLICATED_MAX: Duration = Duration::from_secs(30);
 
 /// How long a shutdown waits for connected peers to take the last segments.
 const FAREWELL_MAX: Duration = Duration::from_secs(3);
@@ -139,8 +145,10 @@ impl Peer {
         )?;
         node.set_chunk_handler(replica.handler());
         let drafts = Arc::new(Notify::new());
+        let this: Arc<OnceLock<Weak<Self>>> = Arc::default();
+        let wait = (parts.fsync == Fsync::Replicated).then(|| replication_wait(&this));
         let member = match &parts.keys {
-            Some(keys) => Some(Self::member(&parts, keys, &node, &replica, &drafts)?),
+            Some(keys) => Some(Self::member(&parts, keys, &node, &replica, &drafts, wait)?),
             None => None,
         };
         let peer = Arc::new(Self {
@@ -155,6 +163,7 @@ impl Peer {
             sink: Mutex::new(None),
             tasks: Mutex::new(Vec::new()),
         });
+        let _ = this.set(Arc::downgrade(&peer));
         peer.fold().await?;
         peer.spawn_workers();
         Ok(peer)
@@ -166,6 +175,7 @@ impl Peer {
         node: &Arc<Node>,
         replica: &Arc<Replica>,
         drafts: &Arc<Notify>,
+        replicated: Option<ReplicationWait>,
     ) -> Result<Member, DaemonError> {
         let wrapped = Arc::clone(keys);
         let rng = parts.rng.clone();
@@ -198,7 +208,10 @@ impl Peer {
             parts.memory_cache_bytes,
         );
         let mut config = parts.fs.clone();
+        config.replicated = replicated;
         let capacity = Arc::downgrade(node);
+        // A reader's changes would be accepted by nobody.
+        config.read_only |= !node.role().is_some_and(Role::writes);
         config.capacity = Some(Arc::new(move || super::facts::capacity(capacity.upgrade())));
         let fs = Fs::new(
             Arc::clone(&volume),
@@ -216,6 +229,7 @@ impl Peer {
     fn spawn_workers(self: &Arc<Self>) {
         let mut tasks = self.tasks.lock();
         tasks.push(spawn(Arc::clone(&self.replica).run()));
+        tasks.push(spawn(Arc::clone(self).tick_loop()));
         if let Some(member) = &self.member {
             tasks.push(spawn(Arc::clone(&member.data).run()));
             tasks.push(spawn(Arc::clone(self).publish_loop()));
@@ -271,6 +285,27 @@ impl Peer {
         self.publish().await
     }
 
+    /// Waits until everything that is durable here is on as many peers as wanted.
+    ///
+    /// # Errors
+    ///
+    /// [`DaemonError::NotReplicated`] where that is not so within the time an fsync waits.
+    pub async fn replicated(&self) -> Result<(), DaemonError> {
+        self.publish().await?;
+        let everywhere = async {
+            let chunks = self.replica.wait_synced(REPLICATED_MAX).await;
+            let mut events = self.node.subscribe();
+            while self.node.unpushed_segments(self.replicas_wanted()) > 0 {
+                let _ = timeout(DRAFT_AGE_MAX, events.recv()).await;
+            }
+            chunks.is_ok()
+        };
+        match timeout(REPLICATED_MAX, everywhere).await {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(DaemonError::NotReplicated),
+        }
+    }
+
     /// Seals the drafts there are and pushes them.
     async fn publish(&self) -> Result<(), DaemonError> {
         let Some(member) = &self.member else {
@@ -323,19 +358,30 @@ impl Peer {
 
     async fn publish_loop(self: Arc<Self>) {
         loop {
-            let woken = timeout(DRAFT_AGE_MAX, self.drafts.notified()).await.is_ok();
-            if woken {
+            if timeout(DRAFT_AGE_MAX, self.drafts.notified()).await.is_ok() {
                 sleep(PUBLISH_GATHER).await;
-            }
-            if !woken && let Some(member) = &self.member {
-                let fs = Arc::clone(&member.fs);
-                let stale = self.fold_pool.call(move || fs.tick()).await;
-                self.invalidate(stale.unwrap_or_default());
             }
             if let Err(error) = self.publish().await {
                 tracing::error!(%error, "drafts could not be sealed");
             }
             sleep(PUBLISH_INTERVAL).await;
+        }
+    }
+
+    /// Writes out what programs leave open and unflushed, and tells the others how much room there
+    /// is.
+    async fn tick_loop(self: Arc<Self>) {
+        loop {
+            sleep(TICK_INTERVAL).await;
+            let usage = self.replica.usage();
+            let used = usage.held_bytes.saturating_add(usage.cached_bytes);
+            self.node
+                .set_free_bytes(self.node.capacity_bytes().saturating_sub(used));
+            if let Some(member) = &self.member {
+                let fs = Arc::clone(&member.fs);
+                let stale = self.fold_pool.call(move || fs.tick()).await;
+                self.invalidate(stale.unwrap_or_default());
+            }
         }
     }
 
@@ -439,4 +485,20 @@ fn is_alone(node: &Node) -> bool {
     !roster
         .members()
         .any(|member| member.id != this && member.role.writes())
+}
+
+/// Returns what an fsync calls that waits for other holders: from a thread that may block.
+fn replication_wait(this: &Arc<OnceLock<Weak<Peer>>>) -> ReplicationWait {
+    let this = Arc::clone(this);
+    let runtime = tokio::runtime::Handle::current();
+    Arc::new(move || {
+        let peer = this
+            .get()
+            .and_then(Weak::upgrade)
+            .ok_or(FsError::TimedOut)?;
+        runtime.block_on(peer.replicated()).map_err(|error| {
+            tracing::warn!(%error, "fsync");
+            FsError::TimedOut
+        })
+    })
 }

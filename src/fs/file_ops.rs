@@ -148,7 +148,10 @@ impl Fs {
             self.write_out_and_tell(&node)?;
         }
         self.volume.sync()?;
-        Ok(())
+        match &self.config.replicated {
+            Some(wait) => wait(),
+            None => Ok(()),
+        }
     }
 
     /// Returns whether a flush of the file has to wait for the disk: better not on the thread

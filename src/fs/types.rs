@@ -316,6 +316,9 @@ pub struct Capacity {
 /// Tells the capacity of the volume without waiting for anybody.
 pub type CapacitySource = Arc<dyn Fn() -> Capacity + Send + Sync>;
 
+/// Waits, on the calling thread and not for ever, until all that is durable here is replicated.
+pub type ReplicationWait = Arc<dyn Fn() -> Result<(), super::FsError> + Send + Sync>;
+
 /// Settings of the filesystem.
 #[derive(Clone)]
 pub struct FsConfig {
@@ -331,6 +334,9 @@ pub struct FsConfig {
     pub read_only: bool,
     /// How long a read waits for bytes that are not here.
     pub fetch_timeout: Duration,
+    /// Waits until what was made durable here is on other holders' disks too, or says why it is
+    /// not: what fsync does beyond this machine's disk, where that is asked for.
+    pub replicated: Option<ReplicationWait>,
     /// The state folder of this peer, told as the extended attribute `user.dfs.state`: how a
     /// program in the mount finds its daemon.
     pub state: Option<PathBuf>,
@@ -349,6 +355,7 @@ impl Default for FsConfig {
             dirty_bytes_max: DIRTY_BYTES_MAX,
             read_only: false,
             fetch_timeout: crate::base::limits::FETCH_TIMEOUT,
+            replicated: None,
             state: None,
             capacity: None,
             rows: None,

@@ -1,6 +1,7 @@
 //! Starting a daemon: in the foreground, or in the background with a wait until it is up.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -79,6 +80,7 @@ fn finish(program: &str, background: bool, result: Result<(), DaemonError>) -> E
 fn start_in_background() -> Exit {
     let started = std::env::current_exe().and_then(|program| {
         Command::new(program)
+            .arg0("dfs-mount")
             .args(std::env::args_os().skip(1))
             .env(BACKGROUND, "1")
             .stdin(Stdio::null())

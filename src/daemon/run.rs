@@ -130,7 +130,8 @@ async fn serve(
         capacity_bytes: config
             .capacity_bytes
             .unwrap_or_else(|| half_of_free(&config.state)),
-        pool: seal_pool.clone(),
+        // Of its own: behind chunks that wait to be sealed its small jobs would wait, too.
+        pool: pool("node", 1, SEAL_QUEUE_MAX)?,
     };
     let birth = Birth {
         store: &store,

@@ -1,3 +1,5 @@
+//! Tests of the sealing of chunks, segments and names.
+
 use super::*;
 use crate::base::id::to_hex;
 

@@ -1,3 +1,5 @@
+//! Laws of lookups, on swarms in memory.
+
 use std::collections::{BTreeSet, VecDeque};
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests of the roster: who may what, and that merging is a join of sets.
+
 use std::sync::LazyLock;
 
 use proptest::prelude::*;

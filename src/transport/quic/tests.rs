@@ -1,3 +1,5 @@
+//! Tests of QUIC over loopback.
+
 use std::sync::OnceLock;
 
 use bytes::Bytes;

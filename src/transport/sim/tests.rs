@@ -1,3 +1,5 @@
+//! Tests of the simulated network.
+
 use bytes::Bytes;
 
 use super::*;

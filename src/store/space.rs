@@ -53,6 +53,8 @@ impl Space {
     }
 
     /// Fails with [`StoreError::Full`] where writing `bytes` would eat into the reserve.
+    ///
+    /// A few bytes may take half of the reserve, for removing something writes a little first.
     pub(super) fn take(&self, bytes: u64) -> Result<(), StoreError> {
         let spend = |credit: u64| credit.checked_sub(bytes);
         let spent = self
@@ -66,11 +68,12 @@ impl Space {
             room.map_err(|e| StoreError::io("ask for the free space of", &self.folder, e))?;
         let reserve = self.reserve.bytes.min(total / self.reserve.fraction);
         let usable = available.saturating_sub(reserve);
-        if usable < bytes {
+        let last = available.saturating_sub(reserve / 2);
+        if usable < bytes && (bytes > SMALL_BYTES || last < bytes) {
             return Err(StoreError::Full);
         }
-        self.credit
-            .store((usable - bytes).min(RECHECK_BYTES), Ordering::Relaxed);
+        let credit = usable.saturating_sub(bytes).min(RECHECK_BYTES);
+        self.credit.store(credit, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -78,3 +81,6 @@ impl Space {
 /// The free room is asked for again after this many bytes written: a look at the disk costs 2 us,
 /// and other programs take room, too.
 const RECHECK_BYTES: u64 = 2 << 20;
+
+/// What removing a file or a chunk writes, without the contents of a small file.
+const SMALL_BYTES: u64 = 4 << 10;

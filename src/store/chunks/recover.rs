@@ -17,18 +17,18 @@ use crate::store::{Batch, Rows, StoreError, Table};
 /// Forgets the fresh chunks whose bytes are not there, and removes files that nothing names.
 pub(super) fn recover(disk: &dyn Disk, rows: &dyn Rows) -> Result<State, StoreError> {
     let mut state = State::default();
-    for_rows(rows, Table::ChunkFile, &mut |key, row| {
+    for_rows(rows, Table::ChunkFile, |key, row| {
         let number = u32::from_be_bytes(key.try_into().map_err(|_| LOST)?);
         let file = state.files.entry(number).or_default();
         file.totals = Totals::from_row(row)?;
         Ok(())
     })?;
-    for_rows(rows, Table::ChunkDead, &mut |key, row| {
+    for_rows(rows, Table::ChunkDead, |key, row| {
         state.dead.push(Place::from_key(key, row)?);
         Ok(())
     })?;
     let mut fresh = Vec::new();
-    for_rows(rows, Table::ChunkFresh, &mut |key, row| {
+    for_rows(rows, Table::ChunkFresh, |key, row| {
         fresh.push(layout::parse_fresh(key, row)?);
         Ok(())
     })?;
@@ -164,7 +164,7 @@ fn tail(disk: &dyn Disk, state: &State) -> Result<Option<Tail>, StoreError> {
 fn for_rows(
     rows: &dyn Rows,
     table: Table,
-    f: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+    mut f: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     let mut result = Ok(());
     rows.scan(table, &[], None, &mut |key, row| match f(key, row) {

@@ -144,7 +144,7 @@ pub enum TransportError {
         why: String,
     },
     /// Another program listens at this address.
-    #[error("{addr} is already in use")]
+    #[error("the UDP port of {addr} is already in use: choose another with --listen ADDR:PORT")]
     PortTaken {
         /// The address that was asked for.
         addr: SocketAddr,

@@ -125,7 +125,7 @@ pub enum Verb {
 pub struct TargetArgs {
     /// State folder of the peer [default: the mount of the current folder, else the only running
     /// peer]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     pub state: Option<PathBuf>,
 }
 
@@ -136,7 +136,7 @@ pub struct FactArgs {
     pub target: TargetArgs,
 
     /// Print JSON
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub json: bool,
 
     /// A path inside the mount, to pick the peer
@@ -314,7 +314,10 @@ mod tests {
             assert!(MountArgs::try_parse_from(bad).is_err());
         }
         assert!(DfsArgs::try_parse_from(["dfs", "invite", "--role", "storage"]).is_ok());
-        assert!(DfsArgs::try_parse_from(["dfs", "members", "remove", "ab12"]).is_ok());
+        let remove = [
+            "dfs", "members", "remove", "ab12", "--state", "/s", "--json",
+        ];
+        assert!(DfsArgs::try_parse_from(remove).is_ok());
         assert!(DfsArgs::try_parse_from(["dfs", "status", "--json", "/mnt/x"]).is_ok());
     }
 }

@@ -24,12 +24,16 @@ enum Launch {
 
 pub(super) fn mount(args: MountArgs) -> Exit {
     let background = std::env::var_os(BACKGROUND).is_some();
-    if !args.foreground && !background {
-        return start_in_background();
-    }
     let Some(mountpoint) = args.mountpoint.last().map(|path| absolute(path)) else {
         return Exit::Usage;
     };
+    if !args.foreground && !background {
+        // What is wrong with the machine is told before a process is started on it.
+        return match daemon::check_mount(&mountpoint, &args.options) {
+            Ok(()) => start_in_background(),
+            Err(error) => finish("dfs-mount", false, Err(error)),
+        };
+    }
     let fsync = match args.fsync {
         FsyncArg::Local => Fsync::Local,
         FsyncArg::Replicated => Fsync::Replicated,

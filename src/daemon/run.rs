@@ -64,6 +64,20 @@ pub struct Started {
     pub joined: bool,
 }
 
+/// Returns whether a volume could be mounted there, with these options: what can be told without
+/// opening anything.
+pub fn check_mount(mountpoint: &Path, options: &[String]) -> Result<(), DaemonError> {
+    prepare(mountpoint, options).map(|_| ())
+}
+
+fn prepare(mountpoint: &Path, options: &[String]) -> Result<(Prepared, MountOptions), DaemonError> {
+    let mut mount = MountOptions::new(mountpoint);
+    for option in options {
+        mount.parse(option)?;
+    }
+    Ok((Prepared::new(mount.clone())?, mount))
+}
+
 /// Mounts and serves until the mount is taken away or the process is told to end.
 ///
 /// `told` is called once, when the mount is up.
@@ -73,13 +87,9 @@ pub fn run_mount(
     options: &[String],
     told: impl FnOnce(&Started),
 ) -> Result<(), DaemonError> {
-    let mut mount = MountOptions::new(mountpoint);
-    for option in options {
-        mount.parse(option)?;
-    }
     // First what costs nothing and changes nothing: a wrong mountpoint makes no volume.
-    let prepared = Prepared::new(mount.clone())?;
-    runtime()?.block_on(serve(config, Some((prepared, mount)), told))
+    let prepared = prepare(mountpoint, options)?;
+    runtime()?.block_on(serve(config, Some(prepared), told))
 }
 
 /// Serves without a mount until the process is told to end.
@@ -152,6 +162,7 @@ async fn serve(
     let fs = FsConfig {
         read_only: mount.as_ref().is_some_and(|(_, options)| options.read_only),
         state: Some(config.state.clone()),
+        rows: Some(Arc::clone(&store.rows)),
         ..FsConfig::default()
     };
     let capacity_bytes = node.capacity_bytes;

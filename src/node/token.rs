@@ -64,7 +64,7 @@ pub enum TokenError {
     #[error("the invite token is damaged: some of it is missing or mistyped")]
     Damaged,
     /// The token was made by a newer release.
-    #[error("the invite token has version {found}, this release knows {TOKEN_VERSION}")]
+    #[error("the invite token was made by a newer dfs: upgrade this one")]
     TooNew {
         /// Its version.
         found: u32,

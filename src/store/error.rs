@@ -38,7 +38,10 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The state folder was written by a newer release.
-    #[error("the state folder has format {found}, this release knows up to {known}")]
+    #[error(
+        "the state folder was written by a newer dfs (format {found}, this one knows up to {known}): \
+         upgrade this one"
+    )]
     TooNew {
         /// Version found in the folder.
         found: u32,

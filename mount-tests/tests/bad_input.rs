@@ -156,7 +156,7 @@ fn attempt_where(peer: &Peer, prepare: &str, user: &str) -> Finished {
 fn a_machine_without_fuse_is_told_what_to_install() {
     scenario("no-fuse", 2 * MINUTES, |s| {
         let peer = s.peer("a");
-        let without_device = attempt_where(&peer, "mount -t tmpfs none /dev", "");
+        let without_device = attempt_where(&peer, WITHOUT_DEVICE, "");
         assert_refused(&peer, &without_device, FAILED, &["/dev/fuse"]);
 
         // Root mounts by itself; a user needs the helper.
@@ -172,6 +172,10 @@ fn a_machine_without_fuse_is_told_what_to_install() {
 }
 
 const USER: u32 = 54321;
+
+/// A /dev with what every program needs, and no fuse.
+const WITHOUT_DEVICE: &str = "mount -t tmpfs none /dev; mknod -m 666 /dev/null c 1 3; \
+                              mknod -m 666 /dev/urandom c 1 9";
 
 #[test]
 fn state_folders_that_do_not_fit_are_named() {
@@ -191,7 +195,12 @@ fn state_folders_that_do_not_fit_are_named() {
         let written = fs::read(&format).expect("the state names its format");
         let newer = newer_format(&written);
         fs::write(&format, newer).expect("written");
-        assert_refused(&peer, &try_mount(&peer, &[]), FAILED, &["newer"]);
+        assert_refused(
+            &peer,
+            &try_mount(&peer, &[]),
+            FAILED,
+            &["format", "release"],
+        );
         fs::write(&format, written).expect("written");
 
         for mode in [0o755, 0o710, 0o701] {
@@ -240,7 +249,7 @@ fn a_port_that_is_taken_and_a_peer_that_is_not_there_are_told() {
         let mut taken = mount_args(&b, &[]);
         taken[4] = a.listen();
         let taken = a.attempt("dfs-mount", &taken);
-        assert_refused(&b, &taken, FAILED, &["port", "4750"]);
+        assert_refused(&b, &taken, FAILED, &["4750", "in use"]);
 
         for unreachable in ["10.77.0.200:4750", "10.77.0.1:4999"] {
             let started = now();

@@ -5,12 +5,15 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use super::FuseError;
 use super::options::SUBTYPE;
+use crate::base::task;
 
 /// One line of /proc/self/mountinfo, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,9 +72,7 @@ pub(super) fn prepare(path: &Path, nonempty: bool) -> Result<PathBuf, FuseError>
         let Some(top) = top.filter(|top| top.fstype.as_bytes().starts_with(b"fuse")) else {
             break;
         };
-        let dead = std::fs::metadata(&resolved)
-            .is_err_and(|error| Errno::from_io_error(&error) == Some(Errno::NOTCONN));
-        match (dead, top.is_ours()) {
+        match (is_dead(&resolved), top.is_ours()) {
             (true, true) => {
                 tracing::info!(path = %resolved.display(), "taking away the dead mount");
                 detach(&resolved)?;
@@ -88,6 +89,22 @@ pub(super) fn prepare(path: &Path, nonempty: bool) -> Result<PathBuf, FuseError>
     check_folder(&resolved, nonempty)?;
     Ok(resolved)
 }
+
+/// Returns whether the daemon of the mount at `path` has ended.
+///
+/// Asks for what the kernel has to ask the daemon for: attributes it would answer itself for an
+/// hour after the daemon's death. One that does not answer in time lives, for what we know.
+fn is_dead(path: &Path) -> bool {
+    let (sender, answer) = mpsc::channel();
+    let asked = path.to_owned();
+    let asking = task::thread("fuse-ask", move || {
+        let _ = sender.send(rustix::fs::statvfs(&asked).err());
+    });
+    asking.is_ok() && answer.recv_timeout(ANSWER_MAX) == Ok(Some(Errno::NOTCONN))
+}
+
+/// How long a mount that lives may take to say so.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
 
 /// Returns where a mount of ours lies, as an absolute path without links.
 pub(super) fn find_ours(path: &Path) -> Result<PathBuf, FuseError> {

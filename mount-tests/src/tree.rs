@@ -66,25 +66,28 @@ pub type Tree = BTreeMap<PathBuf, Facts>;
 ///
 /// When something of it cannot be read.
 pub fn read_tree(root: &Path) -> Tree {
+    try_read_tree(root).unwrap_or_else(|error| panic!("cannot read {}: {error}", root.display()))
+}
+
+/// Reads everything of a tree that others may be changing; fails where something of it has gone
+/// meanwhile or cannot be read.
+pub fn try_read_tree(root: &Path) -> io::Result<Tree> {
     let mut tree = Tree::new();
-    let mut first_paths = BTreeMap::new();
-    read_into(root, Path::new(""), &mut tree)
-        .unwrap_or_else(|error| panic!("cannot read {}: {error}", root.display()));
+    read_into(root, Path::new(""), &mut tree)?;
     // In the order of paths, so that both sides of a comparison choose the same first one.
-    let inodes: Vec<_> = tree.keys().cloned().collect();
-    for path in inodes {
-        let metadata = std::fs::symlink_metadata(root.join(&path)).expect("it was just read");
-        let facts = tree.get_mut(&path).expect("a key of this tree");
+    let mut first_paths = BTreeMap::new();
+    for (path, facts) in &mut tree {
+        let metadata = std::fs::symlink_metadata(root.join(path))?;
         if !metadata.is_dir() && metadata.nlink() > 1 {
             let first = first_paths
                 .entry(metadata.ino())
                 .or_insert_with(|| path.clone());
-            if *first != path {
+            if first != path {
                 facts.same_as = Some(first.clone());
             }
         }
     }
-    tree
+    Ok(tree)
 }
 
 fn read_into(root: &Path, path: &Path, tree: &mut Tree) -> io::Result<()> {

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mount_tests::source::{make_source_tree, pattern};
-use mount_tests::tree::{Tree, assert_equal, differences, read_tree};
+use mount_tests::tree::{Tree, assert_equal, differences, read_tree, try_read_tree};
 use mount_tests::{
-    Peer, Trio, is_quick, machine, scenario, wait_for_content, wait_until, wait_until_gone,
+    Peer, Trio, elapsed_since, is_quick, machine, now, scenario, wait_for_content, wait_until,
+    wait_until_gone,
 };
 
 const MINUTES: Duration = Duration::from_secs(60);
@@ -31,18 +32,20 @@ fn fill(root: &Path) {
 /// Waits until a peer's tree is as expected: the log may come in several pieces.
 fn wait_for_tree(what: &str, expected: &Tree, root: &Path) {
     let limit = 2 * MINUTES;
-    let mut last = Tree::new();
-    let arrived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        wait_until(what, limit, || {
-            // A tree that changes while it is read cannot be compared: look again.
-            let read = std::panic::catch_unwind(|| read_tree(root)).ok()?;
-            last = read;
-            differences(expected, &last, 1).is_empty().then_some(())
-        });
-    }));
-    if arrived.is_err() {
-        assert_equal(what, expected, &last);
-    }
+    let started = now();
+    wait_until(what, limit + MINUTES, || {
+        let read = try_read_tree(root);
+        match read {
+            Ok(tree) if differences(expected, &tree, 1).is_empty() => Some(()),
+            // Too late: say what is different.
+            Ok(tree) if elapsed_since(started) > limit => {
+                assert_equal(what, expected, &tree);
+                None
+            }
+            Err(error) if elapsed_since(started) > limit => panic!("{what}: {error}"),
+            Ok(_) | Err(_) => None,
+        }
+    });
 }
 
 #[test]

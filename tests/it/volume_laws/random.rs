@@ -32,7 +32,27 @@ struct Model {
     contents: BTreeMap<OpId, Content>,
     /// Versions whose author went on from them, or removed them knowingly.
     superseded: BTreeSet<OpId>,
+    by_token: BTreeMap<Vec<u8>, OpId>,
     tokens: u64,
+}
+
+impl Model {
+    /// Someone goes on from a content, or removes it: from all that was put into it.
+    fn supersede(&mut self, version: OpId, bytes: &[u8]) {
+        self.superseded.insert(version);
+        let seen = tokens(bytes).filter_map(|token| self.by_token.get(token));
+        self.superseded.extend(seen);
+    }
+}
+
+/// Returns the whole tokens in a file's content.
+fn tokens(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let starts = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'<');
+    starts.filter_map(|(start, _)| {
+        let rest = &bytes[start..];
+        let end = rest.iter().position(|byte| *byte == b'>')?;
+        Some(&rest[..=end])
+    })
 }
 
 struct Run {
@@ -259,7 +279,7 @@ impl Run {
             return;
         }
         // Another device may remove the other names.
-        self.model.superseded.insert(saw);
+        self.model.supersede(saw, &device.bytes_of(ino));
         device.apply(OpKind::Unlink {
             from,
             ino,
@@ -299,7 +319,8 @@ impl Run {
         if let Some(other) = &there
             && !exchange
         {
-            self.model.superseded.insert(other.version);
+            let seen = device.bytes_of(other.ino);
+            self.model.supersede(other.version, &seen);
         }
         device.apply(OpKind::Rename {
             from: found.at.clone(),
@@ -387,6 +408,7 @@ impl Run {
             })
         };
         let device = &self.devices[index];
+        self.model.supersede(base, &device.bytes_of(ino));
         let id = device.apply(kind).id;
         let bytes = device.bytes_of(ino);
         let mut devices = self.devices.iter().map(|device| device.volume.device());
@@ -397,7 +419,8 @@ impl Run {
             token,
             joined: appended || made_by_merge || on_joined,
         };
-        self.model.superseded.insert(base);
+        let token = content.token.as_bytes().to_vec();
+        self.model.by_token.insert(token, id);
         self.model.contents.insert(id, content);
     }
 
@@ -410,15 +433,13 @@ impl Run {
                 files.insert(device.bytes_of(found.inode.ino));
             }
         }
+        let kept_tokens: BTreeSet<&[u8]> = files.iter().flat_map(|file| tokens(file)).collect();
         for (id, content) in &self.model.contents {
             if self.model.superseded.contains(id) {
                 continue;
             }
-            let token = content.token.as_bytes();
             let kept = if content.joined {
-                files
-                    .iter()
-                    .any(|file| file.windows(token.len()).any(|part| part == token))
+                kept_tokens.contains(content.token.as_bytes())
             } else {
                 files.contains(&content.bytes)
             };
@@ -450,7 +471,7 @@ fn seeds() -> std::ops::Range<u64> {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
     match number("DFS_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("DFS_SEEDS").unwrap_or(40),
+        None => 0..number("DFS_SEEDS").unwrap_or(15),
     }
 }
 

@@ -12,6 +12,7 @@ use dfs::base::{Clock, Ino, OpId, Rng, Timespec, VolumeId};
 use dfs::crypto::{Identity, VolumeKeys};
 use dfs::node::LogStore;
 use dfs::store::Store;
+use dfs::store::state::StateDir;
 use dfs::volume::{
     Create, FileKind, OpKind, Piece, Place, Source, Volume, VolumeConfig, VolumeContext, Write,
 };
@@ -51,7 +52,11 @@ impl Bench {
         let identity = Arc::clone(&self.identities[index]);
         let folder = self.local.then(|| tempfile::tempdir().expect("a folder"));
         let store = match &folder {
-            Some(folder) => Store::open(folder.path(), &identity.local_key()).expect("a store"),
+            Some(folder) => {
+                let path = folder.path().join("state");
+                StateDir::open_or_create(&path).expect("a state folder");
+                Store::open(&path, &identity.local_key()).expect("a store")
+            }
             None => Store::memory(),
         };
         let log = LogStore::open(Arc::clone(&store.rows), VOLUME, identity.device());
@@ -81,13 +86,16 @@ impl Bench {
         }
     }
 
-    fn report(&self, what: &str, count: usize, since: Instant) {
-        let seconds = since.elapsed().as_secs_f64();
+    fn report(&self, what: &str, count: usize, since: Start) {
+        let seconds = since.wall.elapsed().as_secs_f64();
+        let cpu_seconds = (cpu_ns() - since.cpu_ns) as f64 / 1e9;
         let store = if self.local { "local " } else { "memory" };
+        let us = |seconds: f64| seconds * 1e6 / count as f64;
         println!(
-            "{store} {what:<52} {count:>7} in {seconds:6.2} s {:>9.0}/s {:>7.2} us",
+            "{store} {what:<62} {count:>7} in {seconds:6.2} s {:>8.0}/s {:>7.2} us, cpu {:>7.2} us",
             count as f64 / seconds,
-            seconds * 1e6 / count as f64
+            us(seconds),
+            us(cpu_seconds)
         );
     }
 
@@ -212,17 +220,39 @@ impl Device {
     }
 }
 
+/// When a measurement started.
+struct Start {
+    wall: Instant,
+    cpu_ns: u64,
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "a benchmark asks the machine for time"
 )]
-fn now() -> Instant {
-    Instant::now()
+fn now() -> Start {
+    Start {
+        wall: Instant::now(),
+        cpu_ns: cpu_ns(),
+    }
+}
+
+/// Returns how long this thread has had a processor: what counts on a machine that is busy.
+fn cpu_ns() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let first = stat.split_whitespace().next();
+    first.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 fn main() {
+    // `cargo bench --bench volume -- memory` runs one half alone.
+    let only = std::env::args().find(|argument| argument == "memory" || argument == "local");
     let mut bench = Bench::new();
-    bench.run();
-    bench.local = true;
-    bench.run();
+    for local in [false, true] {
+        let name = if local { "local" } else { "memory" };
+        if only.as_ref().is_none_or(|only| only == name) {
+            bench.local = local;
+            bench.run();
+        }
+    }
 }

@@ -63,10 +63,30 @@ impl TouchIndex {
         found
     }
 
-    /// Adds the ops above `id` that touched what the op of `record` wrote.
-    pub(super) fn dependent(&self, id: OpId, record: &Record, found: &mut BTreeSet<OpId>) {
+    /// Adds the ops above `id` that touched what the op of `record` wrote, but for those that
+    /// `followed` says were added before: for each row the op above which that is so. Rows that
+    /// very many ops touch, a busy directory's, cost each of them once.
+    pub(super) fn dependent(
+        &self,
+        id: OpId,
+        record: &Record,
+        followed: &mut HashMap<u64, OpId>,
+        found: &mut Vec<OpId>,
+    ) {
         for (key, _) in &record.writes {
-            self.collect(key.digest(), id, false, found);
+            let digest = key.digest();
+            let end = followed.get(&digest).copied();
+            if end.is_some_and(|end| end <= id) {
+                continue;
+            }
+            followed.insert(digest, id);
+            let Some(touches) = self.touches.get(&digest) else {
+                continue;
+            };
+            let start = touches.partition_point(|touch| touch.id <= id);
+            let later = touches.iter().skip(start).map(|touch| touch.id);
+            // The op at the end itself was not among those above it.
+            found.extend(later.take_while(|id| end.is_none_or(|end| *id <= end)));
         }
     }
 

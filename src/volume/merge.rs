@@ -7,7 +7,7 @@
 //! folded again behind it. Whatever an op reads includes whatever its reads depended on, so nothing
 //! stale stays.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -144,6 +144,7 @@ impl<'a> Merge<'a> {
     /// Undoes ops and all that built on them, newest first, and puts them back to do.
     fn undo(&mut self, concerned: BTreeSet<OpId>) -> Result<()> {
         let mut records: BTreeMap<OpId, Arc<Record>> = BTreeMap::new();
+        let mut followed = HashMap::new();
         let mut open: Vec<OpId> = concerned.into_iter().collect();
         while let Some(id) = open.pop() {
             if records.contains_key(&id) {
@@ -154,11 +155,9 @@ impl<'a> Merge<'a> {
                 overlay: &self.overlay,
             };
             let record = base.record(id)?.ok_or(LOST_RECORD)?;
-            let mut dependent = BTreeSet::new();
             if let Some(index) = &self.state.index {
-                index.dependent(id, &record, &mut dependent);
+                index.dependent(id, &record, &mut followed, &mut open);
             }
-            open.extend(dependent.into_iter().filter(|id| !records.contains_key(id)));
             records.insert(id, record);
         }
         for (id, record) in records.into_iter().rev() {

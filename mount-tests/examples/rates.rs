@@ -78,7 +78,7 @@ fn metadata(folder: &Path, meter: &Meter) {
         File::create(at(number)).expect("created");
     });
     meter.rate("unlink", FILES, |number| {
-        fs::remove_file(at(number)).expect("removed")
+        fs::remove_file(at(number)).expect("removed");
     });
     meter.rate("create + 4 KiB + close", FILES, |number| {
         File::create(at(number))

@@ -1,14 +1,15 @@
 //! Attributes: getattr, setattr, access times.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use super::atimes::Atime;
-use super::dirty::Body;
+use super::dirty::{Body, Dirty};
 use super::inode_table::{Content, Node};
 use super::{Attr, Attributes, Caller, Entry, FileKind, Fs, FsError, Result, SetAttr};
 use crate::base::limits::FILE_MAX_BYTES;
 use crate::base::{Ino, Timespec};
-use crate::volume::{Inode, OpKind};
+use crate::volume::{Extent, Inode, OpKind};
 
 /// The setuid bit.
 pub(super) const SETUID: u32 = 0o4000;
@@ -153,19 +154,30 @@ impl Fs {
     }
 
     /// Returns the bytes that will be stored when the changes are written.
-    fn stored_with(&self, inode: &Inode, dirty: &super::dirty::Dirty) -> Result<u64> {
-        let mut stored = inode.stored;
-        for (start, fragment) in dirty.fragments.iter() {
-            let end = start + fragment.len;
-            for extent in self.volume.extents(inode.ino, start..end)? {
-                let hidden = extent.end().min(end) - extent.offset.max(start);
-                stored = stored.saturating_sub(hidden);
+    fn stored_with(&self, inode: &Inode, dirty: &Dirty) -> Result<u64> {
+        let fragments = dirty.fragments.iter().map(|(_, fragment)| fragment);
+        let added: u64 = fragments
+            .filter(|fragment| !matches!(fragment.body, Body::Hole))
+            .map(|fragment| fragment.len)
+            .sum();
+        if inode.stored == 0 {
+            return Ok(added);
+        }
+        let ranges = dirty.fragments.ranges();
+        let mut hidden = 0;
+        match &*ranges {
+            [first, .., last] if ranges.len() > RANGES_ASKED_MAX => {
+                let extents = self.volume.extents(inode.ino, first.start..last.end)?;
+                hidden = overlap(&extents, &ranges);
             }
-            if !matches!(fragment.body, Body::Hole) {
-                stored += fragment.len;
+            ranges => {
+                for range in ranges {
+                    let extents = self.volume.extents(inode.ino, range.clone())?;
+                    hidden += overlap(&extents, std::slice::from_ref(range));
+                }
             }
         }
-        Ok(stored)
+        Ok(inode.stored.saturating_sub(hidden) + added)
     }
 
     pub(super) fn attributes(&self, attr: Attr) -> Attributes {
@@ -199,6 +211,24 @@ impl Fs {
     }
 }
 
+/// Returns how many bytes of some extents lie in some ranges, both in order.
+fn overlap(extents: &[Extent], ranges: &[Range<u64>]) -> u64 {
+    let mut bytes = 0;
+    let mut ranges = ranges.iter().peekable();
+    for extent in extents {
+        while let Some(range) = ranges.peek() {
+            let from = extent.offset.max(range.start);
+            let to = extent.end().min(range.end);
+            bytes += to.saturating_sub(from);
+            if range.end > extent.end() {
+                break;
+            }
+            ranges.next();
+        }
+    }
+    bytes
+}
+
 /// Returns the permission bits that a request leads to, where they change.
 fn mode_after(inode: &Inode, set: &SetAttr) -> Option<u32> {
     let mode = set.mode.map(|mode| mode & 0o7777);
@@ -220,8 +250,36 @@ pub(super) fn without_privileges(mode: u32) -> u32 {
     }
 }
 
+/// Changed ranges of a file whose extents are asked for one by one; those of more are asked for at
+/// once, with all that lies between.
+const RANGES_ASKED_MAX: usize = 8;
+
 /// The unit of st_blocks.
 const STAT_BLOCK_BYTES: u64 = 512;
 
 /// How old an access time gets before a read moves it in any case.
 const RELATIME_MAX: Duration = Duration::from_secs(24 * 3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::Source;
+
+    #[test]
+    fn overlaps_are_counted_once() {
+        let extent = |offset, len: u64| Extent {
+            offset,
+            len,
+            src: Source::Inline(vec![0; len as usize].into()),
+        };
+        let extents = [extent(0, 10), extent(10, 5), extent(30, 10)];
+        let whole = 0..100;
+        assert_eq!(overlap(&extents, std::slice::from_ref(&whole)), 25);
+        assert_eq!(
+            overlap(&extents, &[2..4, 5..12, 14..31, 39..80]),
+            2 + 7 + 2 + 1
+        );
+        assert_eq!(overlap(&extents, &[15..30]), 0);
+        assert_eq!(overlap(&[], &[0..9]), 0);
+    }
+}

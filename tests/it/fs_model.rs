@@ -42,7 +42,7 @@ fn config() -> ProptestConfig {
         return config;
     }
     ProptestConfig {
-        cases: 96,
+        cases: 64,
         ..config
     }
 }

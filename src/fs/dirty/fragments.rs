@@ -52,6 +52,19 @@ impl Fragments {
         self.map.iter().map(|(start, fragment)| (*start, fragment))
     }
 
+    /// Returns the stretches that they cover, in order; neighbours are one.
+    pub(in crate::fs) fn ranges(&self) -> Vec<Range<u64>> {
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for (start, fragment) in &self.map {
+            let end = start + fragment.len;
+            match ranges.last_mut() {
+                Some(last) if last.end == *start => last.end = end,
+                _ => ranges.push(*start..end),
+            }
+        }
+        ranges
+    }
+
     /// Returns those that overlap `range`, in order.
     pub(in crate::fs) fn overlapping(
         &self,

@@ -178,7 +178,10 @@ fn segment_bytes(node: &Node, count: u64) -> u64 {
 
 pub(super) fn peers(peer: &Arc<Peer>) -> Vec<PeerReport> {
     let now_ms = peer.clock().wall_ms();
+    let device = DeviceId::from(peer.node().id());
+    let last = peer.node().log().head(device).map_or(0, |head| head.seg_no);
     let report = |peer: PeerInfo| PeerReport {
+        missing_segments: last.saturating_sub(peer.vector.get(&device).copied().unwrap_or(0)),
         peer_id: peer.id.to_string(),
         name: peer.name,
         role: peer.role.to_string(),

@@ -119,6 +119,8 @@ pub struct PeerReport {
     pub rtt_ms: Option<f64>,
     /// Milliseconds since its last word; absent where there was none.
     pub last_contact_ms: Option<u64>,
+    /// Segments of this peer's log that it has not confirmed to have.
+    pub missing_segments: u64,
     /// Disk space that it offers.
     pub capacity_bytes: Option<u64>,
     /// Disk space that it has left of that.

@@ -199,7 +199,7 @@ fn state_folders_that_do_not_fit_are_named() {
             &peer,
             &try_mount(&peer, &[]),
             FAILED,
-            &["format", "release"],
+            &["newer", "format"],
         );
         fs::write(&format, written).expect("written");
 
@@ -209,7 +209,7 @@ fn state_folders_that_do_not_fit_are_named() {
                 &peer,
                 &try_mount(&peer, &[]),
                 NOT_ALLOWED,
-                &["state", "others"],
+                &["state", "owner"],
             );
         }
         fs::set_permissions(peer.state(), Permissions::from_mode(0o700)).expect("closed");

@@ -140,18 +140,19 @@ fn a_user_mounts_without_being_root() {
     });
 }
 
-const USER: u32 = 54321;
+/// Nobody: fusermount3 wants a user with a name.
+const USER: u32 = 65534;
 
 /// Makes a device for all, and goes on as a user with the other arguments.
 const OPEN_DEVICE: &str = "mknod -m 666 $1 c 10 229; mount --bind $1 /dev/fuse; shift
-    exec setpriv --reuid 54321 --regid 54321 --clear-groups sh -ex \"$@\"";
+    exec setpriv --reuid 65534 --regid 65534 --clear-groups sh -ex \"$@\"";
 
 /// Mounts, works, unmounts: program, mountpoint, state.
 const AS_USER: &str = "
 \"$1\" \"$2\" --state \"$3\"
 cd \"$2\"
 echo hello > file; cat file; ls -l; df .; mkdir d; mv file d; chmod 600 d/file
-test \"$(stat -c %u d/file)\" = 54321
+test \"$(stat -c %u d/file)\" = 65534
 cd /
 fusermount3 -u \"$2\"
 ! mountpoint -q \"$2\"

@@ -54,6 +54,10 @@ impl<'a> Merge<'a> {
                 view: self.view,
                 overlay: &self.overlay,
             };
+            if id <= self.state.cut {
+                // Folded on top of what it should have come before: the views may differ by it.
+                tracing::warn!(?id, "an op arrived from below the stable cut");
+            }
             // What is newer than everything concerns nobody, which is the common case.
             let is_late = id <= self.state.newest;
             if is_late && base.record(id)?.is_some() {
@@ -75,11 +79,7 @@ impl<'a> Merge<'a> {
 
     /// Takes an op's effects into the overlay.
     fn keep(&mut self, id: OpId, kind: Arc<OpKind>, effects: Effects) {
-        let record = if self.state.alone {
-            Record::settled(kind)
-        } else {
-            Record::new(kind, &effects)
-        };
+        let record = Record::new(kind, &effects);
         self.state.note(id, &record);
         for effect in effects.writes {
             self.overlay.rows.insert(effect.key, effect.after);

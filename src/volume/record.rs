@@ -53,15 +53,6 @@ impl Record {
         }
     }
 
-    /// Returns the record of an op that nothing can come before any more.
-    pub(super) fn settled(kind: Arc<OpKind>) -> Self {
-        Self {
-            kind,
-            reads: Vec::new(),
-            writes: Vec::new(),
-        }
-    }
-
     /// Returns the record of an op from the store.
     pub(super) fn load(rows: &dyn Rows, id: OpId) -> Result<Option<Self>> {
         match rows.get(Table::Op, &id.to_key())? {

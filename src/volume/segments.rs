@@ -84,7 +84,16 @@ impl Volume {
             stamp: last.header.last,
         };
         State::put_progress(&mut batch, self.device, &progress);
+        let mut cut = state.cut;
+        if state.alone {
+            cut = cut.max(OpId {
+                stamp: progress.stamp,
+                device: self.device,
+            });
+            State::put_cut(&mut batch, cut);
+        }
         log.append(&segments, batch)?;
+        state.cut = cut;
         state.progress.insert(self.device, progress);
         state.drafts.drain(..sealed_count);
         state.counts.drafts = state.drafts.len() as u64;

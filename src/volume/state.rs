@@ -39,8 +39,11 @@ pub(super) struct State {
     pub(super) progress: BTreeMap<DeviceId, Progress>,
     /// Rows that recent ops touched, while a merge goes on.
     pub(super) index: Option<TouchIndex>,
-    /// True where no other device authors ops: nothing can sort before what is applied.
+    /// True where no other device authors ops: nothing can sort before what is sealed. Drafts keep
+    /// their records even so: a device that is admitted now has not seen them.
     pub(super) alone: bool,
+    /// The records up to this one are gone.
+    pub(super) trimmed: OpId,
 }
 
 const META_MAX_BYTES: usize = 256;
@@ -83,7 +86,10 @@ impl State {
             });
         }
         if alone {
-            state.cut = state.newest;
+            state.cut = state.cut.max(OpId {
+                stamp: sealed,
+                device: own,
+            });
         }
         state.counts.drafts = state.drafts.len() as u64;
         Ok(state)
@@ -119,8 +125,8 @@ impl State {
     }
 
     /// Puts the cut into a batch.
-    pub(super) fn put_cut(&self, batch: &mut Batch) {
-        batch.put(Table::Meta, CUT_KEY, codec::encode(&self.cut));
+    pub(super) fn put_cut(batch: &mut Batch, cut: OpId) {
+        batch.put(Table::Meta, CUT_KEY, codec::encode(&cut));
     }
 
     /// Commits an overlay, together with what else is in `batch`; returns what it changes.
@@ -169,9 +175,6 @@ impl State {
     /// Takes note of an applied op.
     pub(super) fn note(&mut self, id: OpId, record: &Record) {
         self.newest = self.newest.max(id);
-        if self.alone {
-            self.cut = self.newest;
-        }
         if let Some(index) = &mut self.index {
             index.add(id, record);
         }

@@ -13,23 +13,13 @@ use crate::store::{Batch, Table};
 const TRIM_SLICE: usize = 1024;
 
 impl Volume {
-    /// Says whether no other device authors ops. While alone nothing is kept for undo.
+    /// Says whether no other device authors ops. While alone, what is sealed is below the cut, and
+    /// nothing is kept to undo it.
     ///
-    /// The caller turns it off before another device can be admitted as an author: what is applied
-    /// until then is below the cut.
+    /// The caller turns it off when another device is admitted as an author, before that device
+    /// changes the volume. What it has to see first is what was sealed until then.
     pub fn set_alone(&self, alone: bool) -> Result<()> {
-        let mut state = self.state.lock();
-        if state.alone == alone {
-            return Ok(());
-        }
-        if !alone {
-            let mut batch = Batch::new();
-            state.cut = state.newest;
-            state.put_cut(&mut batch);
-            self.view.rows.commit(batch)?;
-            self.view.rows.sync()?;
-        }
-        state.alone = alone;
+        self.state.lock().alone = alone;
         Ok(())
     }
 
@@ -48,9 +38,9 @@ impl Volume {
         let cut = first_draft.map_or(cut, |draft| cut.min(before(draft)));
         if cut > state.cut {
             let mut batch = Batch::new();
-            state.cut = cut;
-            state.put_cut(&mut batch);
+            State::put_cut(&mut batch, cut);
             self.view.rows.commit(batch)?;
+            state.cut = cut;
         }
         drop(state);
         while self.trim_records()? == TRIM_SLICE {}
@@ -59,8 +49,8 @@ impl Volume {
 
     /// Trims a volume of one author after its drafts are sealed.
     pub(super) fn trim_alone(&self) -> Result<()> {
-        let alone = self.state.lock().alone;
-        if alone {
+        if self.state.lock().alone {
+            while self.trim_records()? == TRIM_SLICE {}
             self.reap()?;
         }
         Ok(())
@@ -68,23 +58,27 @@ impl Volume {
 
     /// Removes one slice of records up to the cut; returns how many.
     fn trim_records(&self) -> Result<usize> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
         let mut batch = Batch::new();
-        let cut = state.cut;
+        let mut last = state.cut;
+        // From where the last trim ended: what was removed below slows a scan down.
+        let (from, to) = (state.trimmed.to_key(), state.cut.to_key());
+        let mut remove = |key: &[u8], _: &[u8]| {
+            batch.delete(Table::Op, key);
+            if batch.len() < TRIM_SLICE {
+                return ControlFlow::Continue(());
+            }
+            last = OpId::from_key(key).unwrap_or(last);
+            ControlFlow::Break(())
+        };
         self.view
             .rows
-            .scan(Table::Op, &[], Some(&cut.to_key()), &mut |key, _| {
-                batch.delete(Table::Op, key);
-                if batch.len() < TRIM_SLICE {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
-                }
-            })?;
+            .scan(Table::Op, &from, Some(&to), &mut remove)?;
         let count = batch.len();
         if count > 0 {
             self.view.rows.commit(batch)?;
         }
+        state.trimmed = state.trimmed.max(last);
         Ok(count)
     }
 

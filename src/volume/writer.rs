@@ -105,11 +105,7 @@ impl<'a> Writer<'a> {
             kind => kind.names().unwrap_or(Ino::ROOT),
         };
         let kind = Arc::new(kind);
-        let record = if self.state.alone {
-            Record::settled(kind)
-        } else {
-            Record::new(kind, &effects)
-        };
+        let record = Record::new(kind, &effects);
         let writes = effects.writes.into_iter();
         overlay.rows = writes.map(|effect| (effect.key, effect.after)).collect();
         let record = Arc::new(record);

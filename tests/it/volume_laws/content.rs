@@ -265,6 +265,27 @@ fn alone_nothing_is_kept_for_undo() {
 }
 
 #[test]
+fn what_is_not_sealed_can_be_undone_for_a_device_that_was_just_admitted() {
+    let devices = [Device::alone(), Device::new(1)];
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("f", "base");
+    a.publish();
+    b.pull(a, usize::MAX);
+    // While A does not know of B yet, both go on; A's clock is ahead.
+    a.later();
+    a.put("f", "a");
+    b.put("f", "b");
+    a.volume.set_alone(false).unwrap();
+    a.publish();
+    b.publish();
+    a.pull(b, usize::MAX);
+    b.pull(a, usize::MAX);
+    assert_eq!(a.files(), b.files());
+    assert_eq!(a.text("f"), "a");
+    assert_eq!(a.files().len(), 2);
+}
+
+#[test]
 fn trimming_drops_records_and_removed_files() {
     let devices = cluster(2);
     let [a, b] = [&devices[0], &devices[1]];

@@ -136,7 +136,8 @@ impl Fs {
             })?;
             return Ok(());
         }
-        if !dirty.appends_only {
+        // Without anything stored there is nothing to gather: most files are written once.
+        if !dirty.appends_only && inode.stored > 0 {
             self.fold_cells(&inode, dirty)?;
         }
         // What a write out has not met yet: all under way before the first is waited for.

@@ -195,12 +195,7 @@ fn state_folders_that_do_not_fit_are_named() {
         let written = fs::read(&format).expect("the state names its format");
         let newer = newer_format(&written);
         fs::write(&format, newer).expect("written");
-        assert_refused(
-            &peer,
-            &try_mount(&peer, &[]),
-            FAILED,
-            &["newer", "format"],
-        );
+        assert_refused(&peer, &try_mount(&peer, &[]), FAILED, &["newer", "format"]);
         fs::write(&format, written).expect("written");
 
         for mode in [0o755, 0o710, 0o701] {

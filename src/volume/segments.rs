@@ -205,3 +205,76 @@ pub(super) fn open(keys: &VolumeKeys, segment: &SealedSegment) -> Result<Vec<(Op
     };
     Ok(ops.into_iter().map(|op| (id(op.stamp), op.kind)).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::id::to_hex;
+    use crate::base::{DeviceId, Ino, Timespec};
+    use crate::volume::{Create, FileKind, Piece, Place, Source, Write, ino_of};
+
+    fn example() -> Vec<SegmentOp> {
+        let id = OpId {
+            stamp: Stamp::from_ms(1_767_312_000_000),
+            device: DeviceId(0x0102_0304_0506_0708),
+        };
+        let time = Timespec {
+            secs: 1_767_312_000,
+            nanos: 5,
+        };
+        let create = Create {
+            at: Place {
+                parent: Ino::ROOT,
+                name: Bytes::from_static(b"hi.txt"),
+            },
+            kind: FileKind::File,
+            mode: 0o644,
+            uid: 1000,
+            gid: 1000,
+            rdev: 0,
+            target: None,
+            time,
+            xattrs: Vec::new(),
+        };
+        let write = Write {
+            ino: ino_of(id),
+            base: id,
+            size: 5,
+            pieces: vec![Piece {
+                offset: 0,
+                len: 5,
+                src: Some(Source::Inline(Bytes::from_static(b"hello"))),
+            }],
+            mtime: time,
+            ctime: time,
+            mode: None,
+        };
+        vec![
+            SegmentOp {
+                stamp: id.stamp,
+                kind: OpKind::Create(create),
+            },
+            SegmentOp {
+                stamp: id.stamp.next(),
+                kind: OpKind::Write(write),
+            },
+        ]
+    }
+
+    /// The example of docs/format.md. Who changes what it shows changes the format.
+    #[test]
+    fn ops_are_encoded_as_documented() {
+        let document = include_str!("../../docs/format.md");
+        for op in example() {
+            let hex = to_hex(&codec::encode(&op));
+            let pairs: Vec<&str> = (0..hex.len())
+                .step_by(2)
+                .map(|at| &hex[at..at + 2])
+                .collect();
+            for line in pairs.chunks(16) {
+                let line = line.join(" ");
+                assert!(document.contains(&line), "not in docs/format.md: {line}");
+            }
+        }
+    }
+}

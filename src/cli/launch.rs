@@ -43,9 +43,9 @@ pub(super) fn mount(args: MountArgs) -> Exit {
         if background {
             tell(&Launch::Up {
                 told: introduction(started),
-            })
+            });
         } else {
-            say(&line)
+            say(&line);
         }
     };
     if background {
@@ -129,7 +129,7 @@ fn introduction(started: &Started) -> String {
     let mountpoint = started
         .mountpoint
         .as_deref()
-        .unwrap_or(Path::new(""))
+        .unwrap_or_else(|| Path::new(""))
         .display();
     let state = started.state.display();
     let listen = started.listen;

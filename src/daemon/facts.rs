@@ -169,11 +169,7 @@ fn segment_bytes(node: &Node, count: u64) -> u64 {
     let sum: u64 = (last.saturating_sub(read)..last)
         .map(|before| size(before + 1))
         .sum();
-    if read == 0 {
-        0
-    } else {
-        sum.saturating_mul(count) / read
-    }
+    sum.saturating_mul(count).checked_div(read).unwrap_or(0)
 }
 
 pub(super) fn peers(peer: &Arc<Peer>) -> Vec<PeerReport> {

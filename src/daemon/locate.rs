@@ -56,7 +56,7 @@ pub fn locate(path: &Path) -> io::Result<Option<Located>> {
     state.truncate(len);
     let inside = full
         .strip_prefix(&point)
-        .unwrap_or(Path::new(""))
+        .unwrap_or_else(|_| Path::new(""))
         .to_owned();
     Ok(Some(Located {
         state: PathBuf::from(std::ffi::OsString::from_vec(state)),

@@ -235,7 +235,7 @@ async fn up(
     if let Some(mounted) = &mounted {
         let invalidator = mounted.invalidator();
         peer.set_sink(Box::new(move |all| {
-            all.into_iter().for_each(|one| invalidator.push(one))
+            all.into_iter().for_each(|one| invalidator.push(one));
         }));
     }
     let mountpoint = prepared.map(|prepared| prepared.mountpoint().to_owned());

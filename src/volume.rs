@@ -14,6 +14,7 @@
 //! them in one total order, by stamp and device; so the view is a function of the set of ops, the
 //! same everywhere. docs/semantics.md says what becomes of ops that crossed.
 
+mod coalesce;
 mod error;
 mod extents;
 mod feed;

@@ -128,6 +128,52 @@ fn replace(extents: Vec<Extent>, piece: &Piece, end: u64) -> Vec<Extent> {
     result
 }
 
+/// Returns the pieces of the write that does what two do, one after the other, each with the size
+/// that it leaves. They do not overlap and lie within the second size.
+pub(super) fn layer(first: &[Piece], first_size: u64, then: &[Piece], size: u64) -> Vec<Piece> {
+    let mut pieces: Vec<Piece> = Vec::with_capacity(first.len() + then.len() + 1);
+    // What the first cut off is not there when the second makes the file longer.
+    let cut_off = (first_size < size).then_some(Piece {
+        offset: first_size,
+        len: size.saturating_sub(first_size),
+        src: None,
+    });
+    for new in first.iter().chain(&cut_off).chain(then) {
+        let end = new.offset.saturating_add(new.len);
+        let mut rest = Vec::with_capacity(pieces.len() + 2);
+        rest.extend(
+            pieces
+                .iter()
+                .filter_map(|old| cut_piece(old, 0, new.offset)),
+        );
+        rest.push(new.clone());
+        rest.extend(
+            pieces
+                .iter()
+                .filter_map(|old| cut_piece(old, end, u64::MAX)),
+        );
+        pieces = rest;
+    }
+    let kept = pieces.iter().filter_map(|piece| cut_piece(piece, 0, size));
+    kept.collect()
+}
+
+/// Returns the part of a piece within `start..end`, `None` where they do not meet.
+fn cut_piece(piece: &Piece, start: u64, end: u64) -> Option<Piece> {
+    let extent = Extent {
+        offset: piece.offset,
+        len: piece.len,
+        // A hole is cut as any chunk is.
+        src: piece.src.clone().unwrap_or(Source::Inline(Bytes::new())),
+    };
+    let part = cut(&extent, start, end)?;
+    Some(Piece {
+        offset: part.offset,
+        len: part.len,
+        src: piece.src.as_ref().map(|_| part.src),
+    })
+}
+
 /// Returns the bytes that extents cover.
 pub(super) fn stored_bytes(extents: &[Extent]) -> u64 {
     extents.iter().map(|extent| extent.len).sum()
@@ -289,6 +335,31 @@ mod tests {
             stored_bytes(&after),
             expected.iter().filter(|byte| byte.is_some()).count() as u64
         );
+    }
+
+    /// Every two writes within six bytes, of each kind, with each size after each.
+    #[test]
+    fn two_writes_in_one_agree_with_a_naive_byte_array() {
+        let ranges: Vec<(u64, u64)> = (0..6)
+            .flat_map(|from| (1..=6 - from).map(move |len| (from, len)))
+            .collect();
+        let old = overwrite(Vec::new(), &[piece(0, 5, 1, 10)], 5);
+        for (&(from1, len1), &(from2, len2)) in ranges
+            .iter()
+            .flat_map(|one| ranges.iter().map(move |two| (one, two)))
+        {
+            for (kind1, kind2) in [(1, 1), (0, 1), (2, 0), (1, 2)] {
+                let first = [piece(from1, len1, kind1, 40)];
+                let then = [piece(from2, len2, kind2, 80)];
+                for (size1, size2) in [(2, 6), (6, 2), (6, 6), (0, 5), (4, 4)] {
+                    let apart = overwrite(overwrite(old.clone(), &first, size1), &then, size2);
+                    let whole = layer(&first, size1, &then, size2);
+                    assert_eq!(check_pieces(&whole, size2), None);
+                    let at_once = overwrite(old.clone(), &whole, size2);
+                    assert_eq!(at_once, apart, "{first:?} {size1} {then:?} {size2}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -52,6 +52,8 @@ impl Volume {
     }
 
     fn seal_slice(&self, state: &mut State) -> Result<Vec<SealedSegment>> {
+        self.coalesce(state)?;
+        state.written.clear();
         let log = &self.config.log;
         let head = log.head(self.device);
         let mut seg_no = head.map_or(0, |head| head.seg_no);

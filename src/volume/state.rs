@@ -1,6 +1,6 @@
 //! What the writer knows beside the rows, and how changes are committed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use super::rows::{Row, RowKey, Value};
 use super::types::{Change, Counts, FileKind};
 use super::view::{View, as_inode, is_private};
 use super::{Result, VolumeError};
-use crate::base::{DeviceId, OpId, Stamp};
+use crate::base::{DeviceId, Ino, OpId, Stamp};
 use crate::store::{Batch, Rows, Table, codec};
 
 /// How far a device's log is folded into the view.
@@ -42,6 +42,10 @@ pub(super) struct State {
     /// True where no other device authors ops: nothing can sort before what is sealed. Drafts keep
     /// their records even so: a device that is admitted now has not seen them.
     pub(super) alone: bool,
+    /// Files that drafts have written; a second write of one is worth a look for what it overwrites.
+    pub(super) written: HashSet<Ino>,
+    /// True when a draft may overwrite what another wrote.
+    pub(super) rewrites: bool,
     /// The records up to this one are gone.
     pub(super) trimmed: OpId,
 }
@@ -92,6 +96,7 @@ impl State {
             });
         }
         state.counts.drafts = state.drafts.len() as u64;
+        state.rewrites = state.drafts.len() > 1;
         Ok(state)
     }
 

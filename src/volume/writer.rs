@@ -114,6 +114,9 @@ impl<'a> Writer<'a> {
             .commit(&volume.view, overlay, Batch::new(), false)?;
         self.state.note(id, &record);
         self.state.drafts.push_back(id);
+        if let OpKind::Write(write) = &*record.kind {
+            self.state.rewrites |= !self.state.written.insert(write.ino);
+        }
         self.told.has_news = true;
         self.state.counts.drafts = self.state.drafts.len() as u64;
         Ok(Applied { id, ino })

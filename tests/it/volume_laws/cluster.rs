@@ -10,6 +10,7 @@ use dfs::base::time::SimClock;
 use dfs::base::{Clock, Ino, OpId, Rng, VolumeId};
 use dfs::crypto::{Identity, VolumeKeys};
 use dfs::node::LogStore;
+use dfs::store::memory::MemoryDisk;
 use dfs::store::{Store, Table};
 use dfs::volume::{
     Append, Applied, Conflict, ConflictKind, Create, Extent, FileKind, Inode, Merged, OpKind,
@@ -49,8 +50,9 @@ const SHARED: [Table; 11] = [
     Table::Volume,
 ];
 
-/// A device: its store survives the volume's restart.
+/// A device: its disk survives the volume's restart.
 pub(crate) struct Device {
+    disk: MemoryDisk,
     pub(crate) store: Store,
     pub(crate) log: Arc<LogStore>,
     pub(crate) volume: Volume,
@@ -92,20 +94,22 @@ fn open(
 impl Device {
     /// Returns a device with an empty volume.
     pub(crate) fn new(index: usize) -> Self {
-        Self::with_store(index, Store::memory(), false)
+        Self::with_disk(index, MemoryDisk::new(), false)
     }
 
     /// Returns a device that is the only author.
     pub(crate) fn alone() -> Self {
-        let device = Self::with_store(0, Store::memory(), true);
+        let device = Self::with_disk(0, MemoryDisk::new(), true);
         device.volume.format(1000, 1000, 0o755).unwrap();
         device
     }
 
-    fn with_store(index: usize, store: Store, alone: bool) -> Self {
+    fn with_disk(index: usize, disk: MemoryDisk, alone: bool) -> Self {
+        let store = disk.store();
         let clock = SimClock::new(START_MS);
         let (log, volume) = open(&store, index, &clock, alone);
         Self {
+            disk,
             store,
             log,
             volume,
@@ -120,6 +124,13 @@ impl Device {
         let (log, volume) = open(&self.store, self.index, &self.clock, self.alone);
         self.log = log;
         self.volume = volume;
+    }
+
+    /// Opens the volume on what a power cut leaves.
+    pub(crate) fn crash(&mut self, rng: &Rng) {
+        self.disk = self.disk.crash(rng);
+        self.store = self.disk.store();
+        self.restart();
     }
 
     pub(crate) fn index(&self) -> usize {

@@ -1,7 +1,7 @@
 //! Rows of docs/semantics.md about contents.
 
 use dfs::base::Ino;
-use dfs::volume::{Change, ConflictKind, FileKind};
+use dfs::volume::{Change, ConflictKind, FileKind, OpKind};
 
 use super::cluster::{Device, cluster, sync, write};
 
@@ -235,6 +235,48 @@ fn a_merge_says_what_it_changed() {
         name: bytes::Bytes::from_static(b"gone"),
         gone: Some(gone),
     }));
+}
+
+#[test]
+fn what_one_segment_overwrites_it_carries_once() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("db", "base");
+    sync(&devices);
+    let seg_no = a.log.head(a.volume.device()).unwrap().seg_no;
+    for round in 0..50 {
+        a.put("db", &format!("page {round}"));
+    }
+    let mode = OpKind::SetAttr {
+        ino: a.at("db").ino,
+        mode: Some(0o600),
+        uid: None,
+        gid: None,
+        mtime: None,
+        ctime: dfs::base::Timespec::default(),
+    };
+    a.put("other", "x");
+    a.put("other", "y");
+    a.apply(mode);
+    a.put("db", "");
+    a.put("db", "last");
+    a.publish();
+    let segment = a.log.get(a.volume.device(), seg_no + 1).unwrap().unwrap();
+    // 50 pages, create, two of other, mode, and two that became one: what met a change of mode is
+    // left as it is.
+    assert_eq!(segment.header.op_count, 50 + 1 + 1 + 1 + 1);
+    b.pull(a, usize::MAX);
+    assert_eq!((b.text("db"), b.text("other")), ("last".into(), "y".into()));
+    sync(&devices);
+    for round in 0..50 {
+        b.put("db", &format!("page {round}"));
+    }
+    b.publish();
+    let head = b.log.head(b.volume.device()).unwrap().seg_no;
+    let segment = b.log.get(b.volume.device(), head).unwrap().unwrap();
+    assert_eq!(segment.header.op_count, 1);
+    sync(&devices);
+    assert_eq!(a.text("db"), "page 49");
 }
 
 #[test]

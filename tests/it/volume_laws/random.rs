@@ -60,6 +60,8 @@ struct Run {
     rng: Rng,
     devices: Vec<Device>,
     model: Model,
+    /// Whether devices lose power now and then.
+    crashes: bool,
 }
 
 /// A place and the node there, as a device sees it.
@@ -69,7 +71,7 @@ struct Found {
 }
 
 impl Run {
-    fn new(seed: u64, count: usize) -> Self {
+    fn new(seed: u64, count: usize, crashes: bool) -> Self {
         let devices: Vec<Device> = (0..count).map(Device::new).collect();
         devices[0].volume.format(1, 1, 0o755).unwrap();
         let run = Self {
@@ -77,6 +79,7 @@ impl Run {
             rng: Rng::from_seed(seed),
             devices,
             model: Model::default(),
+            crashes,
         };
         for device in &run.devices {
             device.volume.announce().unwrap();
@@ -150,6 +153,10 @@ impl Run {
         self.devices[index].clock.advance(wait);
         match self.rng.below(10) {
             0 => self.exchange(index),
+            1 if self.crashes && self.chance(3) => {
+                self.devices[index].crash(&self.rng);
+                super::tree::check(&self.devices[index]);
+            }
             1 if self.chance(4) => self.devices[index].restart(),
             1 => self.devices[index].publish(),
             _ => {
@@ -452,14 +459,16 @@ impl Run {
     }
 }
 
-fn run(seed: u64, count: usize) {
+fn run(seed: u64, count: usize, crashes: bool) {
     println!("seed {seed}, {count} devices");
-    let mut run = Run::new(seed, count);
+    let mut run = Run::new(seed, count, crashes);
     for _ in 0..STEPS {
         run.step();
     }
     sync(&run.devices);
-    run.check_nothing_lost();
+    if !crashes {
+        run.check_nothing_lost();
+    }
     for device in &mut run.devices {
         device.restart();
     }
@@ -478,13 +487,20 @@ fn seeds() -> std::ops::Range<u64> {
 #[test]
 fn two_devices_agree_whatever_crosses() {
     for seed in seeds() {
-        run(seed, 2);
+        run(seed, 2, false);
     }
 }
 
 #[test]
 fn four_devices_agree_whatever_crosses() {
     for seed in seeds() {
-        run(1_000_000 + seed, 4);
+        run(1_000_000 + seed, 4, false);
+    }
+}
+
+#[test]
+fn devices_agree_though_they_lose_power() {
+    for seed in seeds() {
+        run(2_000_000 + seed, 3, true);
     }
 }

@@ -17,6 +17,8 @@
 //! deadline, also when a handler panics (EIO); a notice to the kernel is sent by one thread that
 //! holds no lock, since the kernel may make it wait for a request that is not answered yet.
 
+mod answer;
+mod capabilities;
 mod convert;
 mod errno;
 mod mount;

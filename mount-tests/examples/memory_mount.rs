@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use dfs::base::Rng;
 use dfs::crypto::Identity;
 use dfs::store::Store;
+use dfs::store::state::StateDir;
 
 fn main() {
     let mut args = std::env::args_os().skip(1).map(PathBuf::from);
@@ -19,7 +20,7 @@ fn main() {
         .expect("usage: memory_mount MOUNTPOINT [STORE-FOLDER]");
     let store = match args.next() {
         Some(folder) => {
-            std::fs::create_dir_all(&folder).expect("a folder");
+            let _state = StateDir::open_or_create(&folder).expect("a state folder");
             let key = Identity::generate(&Rng::from_entropy())
                 .expect("an identity")
                 .local_key();

@@ -3,26 +3,27 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
+use super::answer::{
+    answer, answer_data, answer_entry, answer_written, answer_xattr, failure, run,
+};
+use super::capabilities::negotiate;
 use super::convert::{caller, fh, file_attr, file_type, ino, no_entry, open_flags, set_time};
-use super::errno::{errno, is_ordinary};
 use super::notify::Gate;
 use crate::base::{task, task::Pool};
 use crate::fs::{
-    self, Entry, Fallocate, Fs, FsError, PendingRead, ReadPlan, RenameMode, Reply, Seek, SetAttr,
+    self, Fallocate, Fs, FsError, PendingRead, ReadPlan, RenameMode, Reply, Seek, SetAttr,
     XattrMode,
 };
 
@@ -84,80 +85,6 @@ impl Skin {
     }
 }
 
-fn run<T>(
-    fs: &Fs,
-    what: &'static str,
-    operation: impl FnOnce(&Fs) -> Result<T, FsError>,
-) -> Result<T, Errno> {
-    match catch_unwind(AssertUnwindSafe(|| operation(fs))) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(failure(what, &error)),
-        Err(_) => {
-            tracing::error!(what, "the handler panicked");
-            Err(Errno::EIO)
-        }
-    }
-}
-
-fn failure(what: &'static str, error: &FsError) -> Errno {
-    if is_ordinary(error) {
-        tracing::trace!(what, %error);
-    } else {
-        tracing::warn!(what, %error, "an operation failed");
-    }
-    errno(error)
-}
-
-fn answer(reply: ReplyEmpty, outcome: Result<(), Errno>) {
-    match outcome {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn answer_entry(reply: ReplyEntry, outcome: Result<Entry, Errno>) {
-    match outcome {
-        Ok(entry) => reply.entry_with_ttls(
-            &entry.attr_ttl,
-            &entry.entry_ttl,
-            &file_attr(&entry.attr),
-            Generation(entry.generation),
-        ),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn answer_data(reply: ReplyData, pieces: &[Bytes]) {
-    match pieces {
-        [] => reply.data(&[]),
-        [piece] => reply.data(piece),
-        pieces => reply.data(&pieces.concat()),
-    }
-}
-
-fn answer_written(reply: ReplyWrite, outcome: Result<usize, Errno>) {
-    match outcome.map(u32::try_from) {
-        Ok(Ok(written)) => reply.written(written),
-        // No request is as large as 4 GiB.
-        Ok(Err(_)) => reply.error(Errno::EIO),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-/// Answers for a value of which the caller first asks the size (`room` 0) and then the bytes.
-fn answer_xattr(reply: ReplyXattr, room: u32, outcome: Result<impl AsRef<[u8]>, Errno>) {
-    let value = match outcome {
-        Ok(value) => value,
-        Err(errno) => return reply.error(errno),
-    };
-    let value = value.as_ref();
-    match u32::try_from(value.len()) {
-        Ok(len) if room == 0 => reply.size(len),
-        Ok(len) if len <= room => reply.data(value),
-        _ => reply.error(Errno::ERANGE),
-    }
-}
-
 /// How long a read may exceed the time that `fs` grants it.
 const READ_GRACE: Duration = Duration::from_secs(5);
 
@@ -165,49 +92,9 @@ const READ_GRACE: Duration = Duration::from_secs(5);
 /// one operation on the serving thread. The caller asks again for the rest.
 const COPY_MAX_BYTES: u64 = 1 << 30;
 
-/// Largest write that one request carries; the kernel's own limit.
-const WRITE_MAX_BYTES: u32 = 1 << 20;
-
-/// Reads ahead and asynchronous requests that the kernel keeps in flight.
-const BACKGROUND_MAX: u16 = 64;
-
-/// What is asked of the kernel, each where it knows it; the rest is as fuser sets it.
-///
-/// Not among them, on purpose: WRITEBACK_CACHE (the kernel would trust its own size and times and
-/// not show a change of another peer), DO_READDIRPLUS (forced, a plain `ls` is ten times slower),
-/// AUTO_INVAL_DATA (every own write would drop the page cache by its new mtime; content changed
-/// elsewhere is told by notices, as EXPLICIT_INVAL_DATA promises).
-const CAPABILITIES: [InitFlags; 10] = [
-    InitFlags::FUSE_ASYNC_DIO,
-    InitFlags::FUSE_PARALLEL_DIROPS,
-    InitFlags::FUSE_ATOMIC_O_TRUNC,
-    // Both: the kernel ignores AUTO alone.
-    InitFlags::FUSE_DO_READDIRPLUS.union(InitFlags::FUSE_READDIRPLUS_AUTO),
-    InitFlags::FUSE_CACHE_SYMLINKS,
-    InitFlags::FUSE_EXPLICIT_INVAL_DATA,
-    InitFlags::FUSE_DONT_MASK,
-    InitFlags::FUSE_POSIX_ACL,
-    // Version 2 lets the kernel remember that a file has no capabilities; without it each write
-    // is preceded by a getxattr. Its flag of setattr does not reach us, see `setattr`.
-    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-    InitFlags::FUSE_EXPORT_SUPPORT,
-];
-
 impl Filesystem for Skin {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for capability in CAPABILITIES {
-            if let Err(missing) = config.add_capabilities(capability) {
-                tracing::debug!(?missing, "the kernel lacks a capability");
-            }
-        }
-        // Each setter refuses by naming the largest value that it takes.
-        if let Err(largest) = config.set_max_write(WRITE_MAX_BYTES) {
-            let _ = config.set_max_write(largest);
-        }
-        if let Err(largest) = config.set_max_readahead(WRITE_MAX_BYTES) {
-            let _ = config.set_max_readahead(largest);
-        }
-        let _ = config.set_max_background(BACKGROUND_MAX);
+        negotiate(config);
         Ok(())
     }
 

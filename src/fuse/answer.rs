@@ -1,0 +1,90 @@
+//! From the outcome of an operation to the answer that the kernel gets.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+use fuser::{Errno, Generation, ReplyData, ReplyEmpty, ReplyEntry, ReplyWrite, ReplyXattr};
+
+use super::convert::file_attr;
+use super::errno::{errno, is_ordinary};
+use crate::fs::{Entry, Fs, FsError};
+
+/// Runs an operation; a panic in it fails this operation alone.
+pub(super) fn run<T>(
+    fs: &Fs,
+    what: &'static str,
+    operation: impl FnOnce(&Fs) -> Result<T, FsError>,
+) -> Result<T, Errno> {
+    match catch_unwind(AssertUnwindSafe(|| operation(fs))) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(failure(what, &error)),
+        Err(_) => {
+            tracing::error!(what, "the handler panicked");
+            Err(Errno::EIO)
+        }
+    }
+}
+
+/// Returns the errno of an error, and notes in the log what is not ordinary.
+pub(super) fn failure(what: &'static str, error: &FsError) -> Errno {
+    if is_ordinary(error) {
+        tracing::trace!(what, %error);
+    } else {
+        tracing::warn!(what, %error, "an operation failed");
+    }
+    errno(error)
+}
+
+/// Answers that it is done.
+pub(super) fn answer(reply: ReplyEmpty, outcome: Result<(), Errno>) {
+    match outcome {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+/// Answers with an entry.
+pub(super) fn answer_entry(reply: ReplyEntry, outcome: Result<Entry, Errno>) {
+    match outcome {
+        Ok(entry) => reply.entry_with_ttls(
+            &entry.attr_ttl,
+            &entry.entry_ttl,
+            &file_attr(&entry.attr),
+            Generation(entry.generation),
+        ),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+/// Answers with bytes.
+pub(super) fn answer_data(reply: ReplyData, pieces: &[Bytes]) {
+    match pieces {
+        [] => reply.data(&[]),
+        [piece] => reply.data(piece),
+        pieces => reply.data(&pieces.concat()),
+    }
+}
+
+/// Answers with how much was written.
+pub(super) fn answer_written(reply: ReplyWrite, outcome: Result<usize, Errno>) {
+    match outcome.map(u32::try_from) {
+        Ok(Ok(written)) => reply.written(written),
+        // No request is as large as 4 GiB.
+        Ok(Err(_)) => reply.error(Errno::EIO),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+/// Answers for a value of which the caller first asks the size (`room` 0) and then the bytes.
+pub(super) fn answer_xattr(reply: ReplyXattr, room: u32, outcome: Result<impl AsRef<[u8]>, Errno>) {
+    let value = match outcome {
+        Ok(value) => value,
+        Err(errno) => return reply.error(errno),
+    };
+    let value = value.as_ref();
+    match u32::try_from(value.len()) {
+        Ok(len) if room == 0 => reply.size(len),
+        Ok(len) if len <= room => reply.data(value),
+        _ => reply.error(Errno::ERANGE),
+    }
+}

@@ -327,14 +327,24 @@ impl Data {
     }
 
     fn open_local(&self, id: ChunkId) -> Result<Option<Bytes>, DataError> {
-        match self.replica.get_local(id) {
+        let opened = match self.replica.get_unchecked(id) {
             Ok(Some(sealed)) => self.open(id, &sealed).map(Some),
+            Ok(None) | Err(ReplicaError::Corrupt { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        };
+        let Err(DataError::Open { .. }) = &opened else {
+            return opened;
+        };
+        // Damaged bytes are dropped by this check, and fetched anew; whole ones that do not open
+        // were sealed with another key.
+        match self.replica.get_local(id) {
+            Ok(Some(_)) => opened,
             Ok(None) | Err(ReplicaError::Corrupt { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Opens sealed bytes that were checked against their id, and keeps the plaintext.
+    /// Opens sealed bytes, whose seal is the check, and keeps the plaintext.
     fn open(&self, id: ChunkId, sealed: &[u8]) -> Result<Bytes, DataError> {
         let plain = self
             .keys

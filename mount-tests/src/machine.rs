@@ -1,6 +1,7 @@
 //! What there is on this machine: programs under test, mounts, processes.
 
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use rustix::mount::UnmountFlags;
@@ -40,11 +41,24 @@ pub fn mounts_below(folder: &Path) -> Vec<PathBuf> {
     let mut mounts: Vec<PathBuf> = table
         .split(|byte| *byte == b'\n')
         .filter_map(|line| line.split(|byte| *byte == b' ').nth(4))
-        .map(|field| PathBuf::from(std::ffi::OsStr::from_bytes(field)))
+        .map(|field| PathBuf::from(OsString::from_vec(unescape(field))))
         .filter(|path| path.starts_with(folder))
         .collect();
     mounts.reverse();
     mounts
+}
+
+/// Undoes the octal escapes of the kernel's table.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut parts = field.split(|byte| *byte == b'\\');
+    let mut bytes = parts.next().unwrap_or_default().to_vec();
+    for part in parts {
+        let (digits, rest) = part.split_at(part.len().min(3));
+        let digits = std::str::from_utf8(digits).unwrap_or_default();
+        bytes.extend(u8::from_str_radix(digits, 8));
+        bytes.extend_from_slice(rest);
+    }
+    bytes
 }
 
 /// Takes every mount at or below `folder` away, whoever uses it.

@@ -46,8 +46,7 @@ pub fn wait_until<T>(what: &str, limit: Duration, condition: impl FnMut() -> Opt
 )]
 pub(crate) fn poll<T>(limit: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
     let started = now();
-    // Short at first, so that what takes milliseconds is measured in milliseconds.
-    let mut pause = Duration::from_millis(1);
+    let mut pause = BRIEF;
     loop {
         if let Some(value) = condition() {
             return Some(value);
@@ -56,6 +55,12 @@ pub(crate) fn poll<T>(limit: Duration, mut condition: impl FnMut() -> Option<T>)
             return None;
         }
         std::thread::sleep(pause);
-        pause = (pause * 3 / 2).min(Duration::from_millis(100));
+        // What takes milliseconds is measured in milliseconds, and what takes long costs little.
+        if elapsed_since(started) > Duration::from_millis(200) {
+            pause = (pause * 3 / 2).min(Duration::from_millis(100));
+        }
     }
 }
+
+/// The first pauses between two looks.
+const BRIEF: Duration = Duration::from_millis(1);

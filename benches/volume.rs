@@ -118,6 +118,17 @@ impl Bench {
             let start = now();
             device.volume.seal_drafts().expect("segments");
             self.report(&format!("seal, {who}"), 130_000, start);
+            let start = now();
+            for (ino, _) in files.iter().take(30_000) {
+                let extents = device.volume.extents(*ino, 0..4096).expect("an answer");
+                assert_eq!(extents.len(), 1);
+            }
+            self.report(&format!("extents of a small file, {who}"), 30_000, start);
+            let start = now();
+            for (ino, _) in files.iter().take(30_000) {
+                assert!(device.volume.inode(*ino).expect("an answer").is_some());
+            }
+            self.report(&format!("inode, {who}"), 30_000, start);
         }
         let (a, b) = (self.device(0, false), self.device(1, false));
         let count = a.create("d", 100_000).len();

@@ -130,7 +130,7 @@ impl Volume {
         let (Some(first), Some((last, _))) = (writes.next(), chain.writes.last()) else {
             return Ok(None);
         };
-        let kind = OpKind::Write(writes.fold(first.clone(), |whole, next| then(whole, next)));
+        let kind = OpKind::Write(writes.fold(first.clone(), then));
         if kind.flaw().is_some() {
             return Ok(None);
         }

@@ -131,6 +131,8 @@ impl Device {
         self.disk = self.disk.crash(rng);
         self.store = self.disk.store();
         self.restart();
+        // A log is durable before what is folded of it.
+        self.volume.apply_segments().unwrap();
     }
 
     pub(crate) fn index(&self) -> usize {

@@ -22,4 +22,4 @@ pub use config::{Config, Fsync, default_state_base, default_state_dir};
 pub use error::DaemonError;
 pub use locate::{Located, STATE_XATTR, locate, path_to_hex};
 pub use logging::log_path;
-pub use run::{Started, check_mount, run_mount, run_node};
+pub use run::{MountCall, Started, check_mount, run_mount, run_node};

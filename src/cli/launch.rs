@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::args::{FsyncArg, MountArgs, PeerArgs};
 use super::exit::{Exit, complain};
 use crate::daemon::control::FailKind;
-use crate::daemon::{self, Config, DaemonError, Fsync, Started};
+use crate::daemon::{self, Config, DaemonError, Fsync, MountCall, Started};
 
 /// Set in the environment of the background process; its stdout is then a pipe to the starter.
 const BACKGROUND: &str = "DFS_BACKGROUND";
@@ -27,12 +27,14 @@ pub(super) fn mount(args: MountArgs) -> Exit {
     let Some(mountpoint) = args.mountpoint.last().map(|path| absolute(path)) else {
         return Exit::Usage;
     };
-    if !args.foreground && !background {
+    if !background {
         // What is wrong with the machine is told before a process is started on it.
-        return match daemon::check_mount(&mountpoint, &args.options) {
-            Ok(()) => start_in_background(),
-            Err(error) => finish("dfs-mount", false, Err(error)),
-        };
+        match daemon::check_mount(&mountpoint, &args.options) {
+            Ok(MountCall::Remounted) => return Exit::Done,
+            Ok(MountCall::Start) if args.foreground => {}
+            Ok(MountCall::Start) => return start_in_background(),
+            Err(error) => return finish("dfs-mount", false, Err(error)),
+        }
     }
     let fsync = match args.fsync {
         FsyncArg::Local => Fsync::Local,

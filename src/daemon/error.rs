@@ -41,6 +41,12 @@ pub enum DaemonError {
         /// The state folder.
         state: PathBuf,
     },
+    /// The daemon's own files would lie in its mount.
+    #[error("the state folder {state} lies in the mountpoint: choose another --state DIR", state = state.display())]
+    StateInMount {
+        /// The state folder.
+        state: PathBuf,
+    },
     /// A storage peer has no key and so cannot mount.
     #[error("this peer's role is storage, which cannot mount: run dfs node --state {state}", state = state.display())]
     StorageCannotMount {
@@ -126,7 +132,10 @@ impl DaemonError {
             Self::NotMember | Self::StorageInvite | Self::StorageCannotMount { .. } => {
                 FailKind::NotAllowed
             }
-            Self::Token(_) | Self::NodeNeedsInvite | Self::BadRequest { .. } => FailKind::Usage,
+            Self::Token(_)
+            | Self::StateInMount { .. }
+            | Self::NodeNeedsInvite
+            | Self::BadRequest { .. } => FailKind::Usage,
             Self::FirstSync | Self::NotReplicated => FailKind::TimedOut,
             Self::Node(error) => node_kind(error),
             Self::Fuse(FuseError::UnknownOption { .. }) => FailKind::Usage,

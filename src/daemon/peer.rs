@@ -12,6 +12,7 @@
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -49,7 +50,14 @@ const REPLICATED_MAX: Duration = Duration::from_secs(30);
 const FAREWELL_MAX: Duration = Duration::from_secs(3);
 
 /// Takes what the kernel must drop from its caches.
-pub type Sink = Box<dyn Fn(Vec<Invalidation>) + Send + Sync>;
+#[async_trait]
+pub trait Sink: Send + Sync {
+    /// Resolves when more may be pushed: folding waits for a kernel that is slow to forget.
+    async fn has_room(&self);
+
+    /// Takes invalidations without waiting.
+    fn push(&self, invalidations: Vec<Invalidation>);
+}
 
 /// What a peer is composed of.
 pub struct Parts {
@@ -110,7 +118,7 @@ pub struct Peer {
     started: Duration,
     fold_pool: Pool,
     drafts: Arc<Notify>,
-    sink: Mutex<Option<Sink>>,
+    sink: OnceLock<Box<dyn Sink>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -160,7 +168,7 @@ impl Peer {
             started,
             fold_pool: parts.fold_pool,
             drafts,
-            sink: Mutex::new(None),
+            sink: OnceLock::new(),
             tasks: Mutex::new(Vec::new()),
         });
         let _ = this.set(Arc::downgrade(&peer));
@@ -267,9 +275,9 @@ impl Peer {
         REPLICAS.min(self.node.roster().members().len()).max(1)
     }
 
-    /// Sets where invalidations go from now on: the kernel, once there is a mount.
-    pub fn set_sink(&self, sink: Sink) {
-        *self.sink.lock() = Some(sink);
+    /// Sets where invalidations go from now on: the kernel, once there is a mount. Set once.
+    pub fn set_sink(&self, sink: Box<dyn Sink>) {
+        let _ = self.sink.set(sink);
     }
 
     /// Hands everything that programs wrote to the journal, and that to the connected peers.
@@ -329,6 +337,9 @@ impl Peer {
             return Ok(());
         };
         loop {
+            if let Some(sink) = self.sink.get() {
+                sink.has_room().await;
+            }
             let volume = Arc::clone(&member.volume);
             let merged = self
                 .fold_pool
@@ -351,8 +362,8 @@ impl Peer {
     }
 
     fn invalidate(&self, invalidations: Vec<Invalidation>) {
-        if let Some(sink) = self.sink.lock().as_ref() {
-            sink(invalidations);
+        if let Some(sink) = self.sink.get() {
+            sink.push(invalidations);
         }
     }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::addresses;
@@ -13,15 +14,15 @@ use super::config::{Config, host_name};
 use super::error::DaemonError;
 use super::facts::Surroundings;
 use super::logging;
-use super::peer::{Parts, Peer};
+use super::peer::{Parts, Peer, Sink};
 use super::server::Server;
 use crate::base::limits::{DEFAULT_PORT, MEMORY_CACHE_BYTES};
 use crate::base::task::Pool;
 use crate::base::time::{SystemClock, timeout};
 use crate::base::{Clock, Ino, Rng};
 use crate::crypto::{Identity, VolumeKeys};
-use crate::fs::FsConfig;
-use crate::fuse::{self, MountOptions, Mounted, Prepared};
+use crate::fs::{FsConfig, Invalidation};
+use crate::fuse::{self, Invalidator, MountOptions, Mounted, Prepared};
 use crate::node::{InviteToken, Node, NodeConfig, NodeError, Role};
 use crate::replica::ReplicaConfig;
 use crate::store::state::{StateDir, read_private, write_private};
@@ -64,18 +65,33 @@ pub struct Started {
     pub joined: bool,
 }
 
-/// Returns whether a volume could be mounted there, with these options: what can be told without
-/// opening anything.
-pub fn check_mount(mountpoint: &Path, options: &[String]) -> Result<(), DaemonError> {
-    prepare(mountpoint, options).map(|_| ())
+/// What is to be done for a call of `dfs-mount`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MountCall {
+    /// A daemon is to be started.
+    Start,
+    /// `-o remount`: done, the flags of the mount that is there are changed.
+    Remounted,
 }
 
-fn prepare(mountpoint: &Path, options: &[String]) -> Result<(Prepared, MountOptions), DaemonError> {
+/// Checks whether a volume could be mounted there with these options, as far as that can be told
+/// without opening anything; carries a remount out.
+pub fn check_mount(mountpoint: &Path, options: &[String]) -> Result<MountCall, DaemonError> {
+    let mount = parse_options(mountpoint, options)?;
+    if mount.remount {
+        fuse::remount(&mount)?;
+        return Ok(MountCall::Remounted);
+    }
+    Prepared::new(mount)?;
+    Ok(MountCall::Start)
+}
+
+fn parse_options(mountpoint: &Path, options: &[String]) -> Result<MountOptions, DaemonError> {
     let mut mount = MountOptions::new(mountpoint);
     for option in options {
         mount.parse(option)?;
     }
-    Ok((Prepared::new(mount.clone())?, mount))
+    Ok(mount)
 }
 
 /// Mounts and serves until the mount is taken away or the process is told to end.
@@ -88,7 +104,19 @@ pub fn run_mount(
     told: impl FnOnce(&Started),
 ) -> Result<(), DaemonError> {
     // First what costs nothing and changes nothing: a wrong mountpoint makes no volume.
-    let prepared = prepare(mountpoint, options)?;
+    let prepared = Prepared::new(parse_options(mountpoint, options)?)?;
+    let inside = |path: &Path| path.starts_with(prepared.mountpoint());
+    // Its own files would be asked of itself.
+    if inside(&config.state)
+        || config
+            .state
+            .canonicalize()
+            .is_ok_and(|state| inside(&state))
+    {
+        return Err(DaemonError::StateInMount {
+            state: config.state,
+        });
+    }
     runtime()?.block_on(serve(config, Some(prepared), told))
 }
 
@@ -111,7 +139,7 @@ fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Erro
 
 async fn serve(
     config: Config,
-    mount: Option<(Prepared, MountOptions)>,
+    mount: Option<Prepared>,
     told: impl FnOnce(&Started),
 ) -> Result<(), DaemonError> {
     // Asked for before anything is there to be cleaned up.
@@ -160,7 +188,6 @@ async fn serve(
         });
     }
     let fs = FsConfig {
-        read_only: mount.as_ref().is_some_and(|(_, options)| options.read_only),
         state: Some(config.state.clone()),
         rows: Some(Arc::clone(&store.rows)),
         ..FsConfig::default()
@@ -185,15 +212,7 @@ async fn serve(
         fsync: config.fsync,
     })
     .await?;
-    let outcome = up(
-        &config,
-        &peer,
-        mount.map(|(prepared, _)| prepared),
-        origin,
-        told,
-        &mut stop,
-    )
-    .await;
+    let outcome = up(&config, &peer, mount, origin, told, &mut stop).await;
     let ended = peer.shutdown().await;
     drop(state);
     outcome.and(ended)
@@ -234,9 +253,7 @@ async fn up(
     };
     if let Some(mounted) = &mounted {
         let invalidator = mounted.invalidator();
-        peer.set_sink(Box::new(move |all| {
-            all.into_iter().for_each(|one| invalidator.push(one));
-        }));
+        peer.set_sink(Box::new(KernelCaches(invalidator)));
     }
     let mountpoint = prepared.map(|prepared| prepared.mountpoint().to_owned());
     let surroundings = Surroundings {
@@ -256,6 +273,20 @@ async fn up(
     let outcome = wait(mounted, stop).await;
     drop(server);
     outcome
+}
+
+/// The kernel's caches, told by the notifier's thread.
+struct KernelCaches(Invalidator);
+
+#[async_trait]
+impl Sink for KernelCaches {
+    async fn has_room(&self) {
+        self.0.has_room().await;
+    }
+
+    fn push(&self, invalidations: Vec<Invalidation>) {
+        invalidations.into_iter().for_each(|one| self.0.push(one));
+    }
 }
 
 /// Waits until the mount has gone or the process is told to end, and takes the mount away.

@@ -369,7 +369,14 @@ mod tests {
         };
         let invalidator = Invalidator::start(kernel, Gate::default()).unwrap();
         invalidator.has_room().await;
-        invalidator.push(Invalidation::Attr(Ino(0)));
+        // The thread takes one batch, of whatever is there by then, and waits in it for a permit:
+        // the second filling stays.
+        for ino in 0..=PENDING_MAX as u64 {
+            invalidator.push(Invalidation::Attr(Ino(ino)));
+        }
+        while !invalidator.shared.queue.lock().pending.is_empty() {
+            std::thread::yield_now();
+        }
         for ino in 0..=PENDING_MAX as u64 {
             invalidator.push(Invalidation::Attr(Ino(ino)));
         }

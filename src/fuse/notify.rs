@@ -370,16 +370,16 @@ mod tests {
         let invalidator = Invalidator::start(kernel, Gate::default()).unwrap();
         invalidator.has_room().await;
         // The thread takes one batch, of whatever is there by then, and waits in it for a permit:
-        // the second filling stays.
-        for ino in 0..=PENDING_MAX as u64 {
-            invalidator.push(Invalidation::Attr(Ino(ino)));
-        }
-        while !invalidator.shared.queue.lock().pending.is_empty() {
+        // what is pushed after that stays.
+        let fill = |from: u64| {
+            let to = from + PENDING_MAX as u64;
+            (from..=to).for_each(|ino| invalidator.push(Invalidation::Attr(Ino(ino))));
+        };
+        fill(0);
+        while invalidator.shared.queue.lock().pending.len() > PENDING_MAX {
             std::thread::yield_now();
         }
-        for ino in 0..=PENDING_MAX as u64 {
-            invalidator.push(Invalidation::Attr(Ino(ino)));
-        }
+        fill(2 * PENDING_MAX as u64);
         let room = invalidator.has_room();
         tokio::pin!(room);
         let waits = std::future::poll_fn(|context| {

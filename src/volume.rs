@@ -1,4 +1,3 @@
-//! (room)
 //! The namespace: rows, ops, their fold in one total order, logs, merge, conflicts.
 //!
 //! Owns: [`Volume`] (reading), [`Writer`] (applying), [`OpKind`] (what can be wanted), the rows of

@@ -20,8 +20,7 @@ const GROUP_EXECUTE: u32 = 0o010;
 impl Fs {
     /// Returns the attributes of an inode, unwritten changes included.
     pub fn getattr(&self, ino: Ino) -> Result<Attributes> {
-        let inode = self.inode(ino)?;
-        Ok(self.attributes(self.attr(&inode)?))
+        Ok(self.attributes(self.attr(ino)?))
     }
 
     /// Sets attributes and returns the new ones.
@@ -121,10 +120,39 @@ impl Fs {
     }
 
     /// Returns the attributes of an inode whose content is not locked by the caller.
-    pub(super) fn attr(&self, inode: &Inode) -> Result<Attr> {
-        let node = self.inodes.node(inode.ino);
+    ///
+    /// The row is read under the lock of the content: a commit moves what is unwritten into the
+    /// row, and in between neither of the two alone is the file.
+    pub(super) fn attr(&self, ino: Ino) -> Result<Attr> {
+        let node = self.inodes.node(ino);
         let mut content = node.content();
-        self.attr_with(inode, &mut content)
+        let inode = self.inode(ino)?;
+        self.attr_with(&inode, &mut content)
+    }
+
+    /// Counts one lookup of an inode and returns its entry; `None` where it is gone.
+    pub(super) fn looked_up(&self, ino: Ino) -> Result<Option<Entry>> {
+        self.inodes.remember(ino);
+        let found = self.attr_of_row(ino);
+        match found {
+            Ok(Some(attr)) if attr.ino == ino => return Ok(Some(self.entry(attr))),
+            _ => self.forget(ino, 1),
+        }
+        match found? {
+            // A directory that was merged into another: the kernel is to know the other.
+            Some(attr) => self.looked_up(attr.ino),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the attributes under the number that the row has.
+    fn attr_of_row(&self, ino: Ino) -> Result<Option<Attr>> {
+        let node = self.inodes.node(ino);
+        let mut content = node.content();
+        match self.volume.inode(ino)? {
+            Some(inode) => self.attr_with(&inode, &mut content).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Returns the attributes of an inode with what this mount alone knows about it.

@@ -140,7 +140,7 @@ impl Fs {
             .ok_or(FsError::Stale(applied.ino))?;
         drop(writer);
         self.inodes.remember(inode.ino);
-        self.attr(&inode)
+        self.attr(inode.ino)
     }
 
     /// Lets a new node take group, setgid and access control lists from its directory.

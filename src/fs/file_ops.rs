@@ -67,10 +67,11 @@ impl Fs {
         if !handle.flags.read {
             return Err(FsError::BadHandle);
         }
-        let inode = self.inode(ino)?;
         let node = self.inodes.node(ino);
-        let (spans, end) = {
+        let (spans, end, size) = {
             let mut content = node.content();
+            // Read under the lock: a commit moves what is unwritten into the row.
+            let inode = self.inode(ino)?;
             if !handle.flags.noatime {
                 self.touch_atime(&inode, &mut content, self.now());
             }
@@ -80,9 +81,9 @@ impl Fs {
             if offset >= end {
                 return Ok(ReadPlan::Ready(Vec::new()));
             }
-            (self.spans(ino, dirty, offset..end)?, end)
+            (self.spans(ino, dirty, offset..end)?, end, inode.size)
         };
-        self.read_ahead(&handle, offset..end, inode.size)?;
+        self.read_ahead(&handle, offset..end, size)?;
         self.plan(spans)
     }
 

@@ -22,15 +22,7 @@ impl Fs {
                 dirent.ok_or(FsError::NotFound)?.ino
             }
         };
-        let inode = self.volume.inode(ino)?.ok_or(FsError::NotFound)?;
-        self.inodes.remember(inode.ino);
-        match self.attr(&inode) {
-            Ok(attr) => Ok(self.entry(attr)),
-            Err(error) => {
-                self.forget(inode.ino, 1);
-                Err(error)
-            }
-        }
+        self.looked_up(ino)?.ok_or(FsError::NotFound)
     }
 
     /// Takes back `nlookup` lookups of an inode.
@@ -83,7 +75,7 @@ impl Fs {
         })?;
         drop(writer);
         self.inodes.remember(inode.ino);
-        let attr = self.attr(&self.inode(inode.ino)?)?;
+        let attr = self.attr(inode.ino)?;
         Ok(self.entry(attr))
     }
 

@@ -48,7 +48,7 @@ impl Fs {
             if entry.cookie <= DOT_DOT {
                 return reply(entry);
             }
-            match self.plus(entry.ino) {
+            match self.looked_up(entry.ino) {
                 Ok(Some(plus)) => {
                     entry.entry = Some(plus);
                     let answer = reply(entry);
@@ -66,20 +66,6 @@ impl Fs {
             }
         })?;
         failed.map_or(Ok(()), Err)
-    }
-
-    fn plus(&self, ino: Ino) -> Result<Option<super::Entry>> {
-        let Some(inode) = self.volume.inode(ino)? else {
-            return Ok(None);
-        };
-        self.inodes.remember(inode.ino);
-        match self.attr(&inode) {
-            Ok(attr) => Ok(Some(self.entry(attr))),
-            Err(error) => {
-                self.forget(inode.ino, 1);
-                Err(error)
-            }
-        }
     }
 
     fn list(

@@ -74,6 +74,61 @@ fn writers_readers_and_the_tick_get_along() {
     assert_eq!(lines.iter().collect::<BTreeSet<_>>().len(), lines.len());
 }
 
+/// What is unwritten and what the volume has are read as one state, whenever a commit moves the one
+/// into the other.
+#[test]
+fn a_size_never_goes_back_while_others_write_out() {
+    let disk = Disk::new();
+    let fs = Arc::new(disk.mount());
+    let created = fs
+        .create(CALLER, Ino::ROOT, b"grows", 0o644, flags(false))
+        .unwrap();
+    let (ino, fh) = (created.entry.attr.ino, created.opened.fh);
+    let stop = Arc::new(AtomicBool::new(false));
+    let committer = {
+        let (fs, stop) = (Arc::clone(&fs), Arc::clone(&stop));
+        thread("committer", move || {
+            while !stop.load(Ordering::Relaxed) {
+                fs.flush(ino, fh).unwrap();
+            }
+        })
+        .unwrap()
+    };
+    let look = |size: u64| {
+        assert_eq!(fs.getattr(ino).unwrap().attr.size, size, "getattr");
+        let entry = fs.lookup(Ino::ROOT, b"grows").unwrap();
+        fs.forget(ino, 1);
+        assert_eq!(entry.attr.size, size, "lookup");
+        let ReadPlan::Ready(pieces) = fs.read(ino, fh, size - 1, 10).unwrap() else {
+            panic!("the byte is here");
+        };
+        assert_eq!(pieces.concat(), b"x", "read");
+        let dir = fs.opendir(Ino::ROOT).unwrap().fh;
+        fs.readdirplus(Ino::ROOT, dir, 0, &mut |found| {
+            if let Some(entry) = found.entry {
+                assert_eq!(entry.attr.size, size, "readdirplus");
+                fs.forget(ino, 1);
+            }
+            Reply::Taken
+        })
+        .unwrap();
+        fs.releasedir(Ino::ROOT, dir).unwrap();
+    };
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        for round in 0..3_000 {
+            fs.write(ino, fh, round, b"x", WriteFlags::default())
+                .unwrap();
+            look(round + 1);
+        }
+    }));
+    stop.store(true, Ordering::Relaxed);
+    committer.join().unwrap();
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+    fs.release(ino, fh).unwrap();
+}
+
 fn flags(append: bool) -> OpenFlags {
     OpenFlags {
         read: true,

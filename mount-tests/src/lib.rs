@@ -20,6 +20,7 @@ pub mod network;
 pub mod peer;
 mod scenario;
 pub mod source;
+pub mod suites;
 pub mod tree;
 mod trio;
 mod wait;

@@ -8,16 +8,19 @@
 //! ```text
 //! kernel ──request──▶ fuser's threads ──▶ Skin ──plain call──▶ Fs
 //!                                          │ bytes not here ──▶ a task of the runtime, deadline
-//!                                          └ fsync            ──▶ a pool of a few threads
+//!                                          └ fsync            ──▶ a pool of a few threads,
+//!                                            other holders    ──▶ a task of the runtime
 //! kernel ◀──notice── one thread ◀── Invalidator ◀── whoever applied a remote change
 //! ```
 //!
 //! Invariants: a handler answers on the thread that it was called on, unless the answer needs a
 //! peer or the disk's flush; no handler calls into the mount; every request is answered within a
-//! deadline, also when a handler panics (EIO); a notice to the kernel is sent by one thread that
+//! deadline, also when a handler panics (EIO), and one that waits for peers or the disk's flush as soon
+//! as its caller is being killed (EINTR); a notice to the kernel is sent by one thread that
 //! holds no lock, since the kernel may make it wait for a request that is not answered yet.
 
 mod answer;
+mod caller;
 mod capabilities;
 mod convert;
 mod errno;
@@ -27,6 +30,7 @@ mod notify;
 mod options;
 mod session;
 mod skin;
+mod waiting;
 
 use std::io;
 use std::path::PathBuf;

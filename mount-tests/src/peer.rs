@@ -242,7 +242,7 @@ impl Peer {
     /// When it does not.
     pub fn terminate(&mut self) {
         self.signal(Signal::TERM);
-        self.expect_good_end("SIGTERM");
+        self.expect_end("SIGTERM");
     }
 
     /// Takes the mount away as a user does and checks that the daemon ends well.
@@ -252,10 +252,15 @@ impl Peer {
     /// When it does not.
     pub fn unmount(&mut self) {
         Command::new("umount").arg(&self.mountpoint).ok();
-        self.expect_good_end("umount");
+        self.expect_end("umount");
     }
 
-    fn expect_good_end(&mut self, cause: &str) {
+    /// Waits until the daemon ends, and checks that it ends well and without a mount.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    pub fn expect_end(&mut self, cause: &str) {
         let name = self.name.clone();
         let status = self.wait_for_end(Duration::from_secs(60));
         let status = status.unwrap_or_else(|| panic!("{name} did not end after {cause}"));

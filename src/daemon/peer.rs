@@ -498,18 +498,17 @@ fn is_alone(node: &Node) -> bool {
         .any(|member| member.id != this && member.role.writes())
 }
 
-/// Returns what an fsync calls that waits for other holders: from a thread that may block.
+/// Returns what an fsync awaits where other holders are part of its promise.
 fn replication_wait(this: &Arc<OnceLock<Weak<Peer>>>) -> ReplicationWait {
     let this = Arc::clone(this);
-    let runtime = tokio::runtime::Handle::current();
     Arc::new(move || {
-        let peer = this
-            .get()
-            .and_then(Weak::upgrade)
-            .ok_or(FsError::TimedOut)?;
-        runtime.block_on(peer.replicated()).map_err(|error| {
-            tracing::warn!(%error, "fsync");
-            FsError::TimedOut
+        let peer = this.get().and_then(Weak::upgrade);
+        Box::pin(async move {
+            let peer = peer.ok_or(FsError::TimedOut)?;
+            peer.replicated().await.map_err(|error| {
+                tracing::warn!(%error, "fsync");
+                FsError::TimedOut
+            })
         })
     })
 }

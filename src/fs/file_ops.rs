@@ -9,7 +9,8 @@ use super::handles::Handle;
 use super::inode_table::Node;
 use super::layout::Span;
 use super::{
-    Caller, FileHandle, FileKind, Fs, FsError, OpenFlags, Opened, PendingRead, ReadPlan, Result,
+    Caller, FileHandle, FileKind, Fs, FsError, OpenFlags, Opened, PendingRead, ReadPlan,
+    Replicated, Result,
 };
 use crate::base::Ino;
 use crate::volume::{Inode, Source};
@@ -148,11 +149,13 @@ impl Fs {
         if let Some(node) = self.inodes.known(ino) {
             self.write_out_and_tell(&node)?;
         }
-        self.volume.sync()?;
-        match &self.config.replicated {
-            Some(wait) => wait(),
-            None => Ok(()),
-        }
+        Ok(self.volume.sync()?)
+    }
+
+    /// Returns what is still to be awaited after an fsync, an fsyncdir or an `O_SYNC` write: where
+    /// that was asked for, other holders must have it, too.
+    pub fn replicated(&self) -> Option<Replicated> {
+        self.config.replicated.as_ref().map(|wait| wait())
     }
 
     /// Returns whether a flush of the file has to wait for the disk: better not on the thread

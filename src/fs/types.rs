@@ -1,6 +1,8 @@
 //! Plain values that cross the room's border: what callers pass in and what they get back.
 
+use std::future::Future;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -316,8 +318,12 @@ pub struct Capacity {
 /// Tells the capacity of the volume without waiting for anybody.
 pub type CapacitySource = Arc<dyn Fn() -> Capacity + Send + Sync>;
 
-/// Waits, on the calling thread and not for ever, until all that is durable here is replicated.
-pub type ReplicationWait = Arc<dyn Fn() -> Result<(), super::FsError> + Send + Sync>;
+/// Returns what resolves, not later than a deadline of its own, when all that is durable here is
+/// replicated.
+pub type ReplicationWait = Arc<dyn Fn() -> Replicated + Send + Sync>;
+
+/// Resolves when something is replicated, or says why it is not.
+pub type Replicated = Pin<Box<dyn Future<Output = Result<(), super::FsError>> + Send>>;
 
 /// Settings of the filesystem.
 #[derive(Clone)]

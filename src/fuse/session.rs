@@ -14,6 +14,7 @@ use super::mount::{Prepared, device_of, raise_readahead};
 use super::mountpoint::{abort, detach, unmount};
 use super::notify::{Gate, Invalidator};
 use super::skin::Skin;
+use super::waiting::Waiting;
 use crate::base::task::{self, Pool};
 use crate::fs::Fs;
 
@@ -25,7 +26,8 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
     let threads = prepared.options.thread_count();
     let disk = Pool::threads("fuse-disk", DISK_THREADS, DISK_QUEUE_MAX).map_err(failed_thread)?;
     let gate = Gate::default();
-    let skin = Skin::new(fs, runtime, disk, gate.clone());
+    let waiting = Waiting::start().map_err(failed_thread)?;
+    let skin = Skin::new(fs, runtime, disk, waiting, gate.clone());
     let connection = prepared.connect()?;
     // From here on an error must not leave the mount behind.
     let mut mounted = Mounted {

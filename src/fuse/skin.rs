@@ -21,6 +21,7 @@ use super::answer::{
 use super::capabilities::negotiate;
 use super::convert::{caller, fh, file_attr, file_type, ino, no_entry, open_flags, set_time};
 use super::notify::Gate;
+use super::waiting::{Refusable, Waiting};
 use crate::base::{task, task::Pool};
 use crate::fs::{
     self, Fallocate, Fs, FsError, PendingRead, ReadPlan, RenameMode, Reply, Seek, SetAttr,
@@ -35,16 +36,25 @@ pub(super) struct Skin {
     runtime: Handle,
     /// Where flushes wait for the disk.
     disk: Pool,
+    /// Keeps the replies of those who wait there.
+    waiting: Waiting,
     /// Held by whoever makes an answer that the kernel keeps.
     gate: Gate,
 }
 
 impl Skin {
-    pub(super) fn new(fs: Arc<Fs>, runtime: Handle, disk: Pool, gate: Gate) -> Self {
+    pub(super) fn new(
+        fs: Arc<Fs>,
+        runtime: Handle,
+        disk: Pool,
+        waiting: Waiting,
+        gate: Gate,
+    ) -> Self {
         Self {
             fs,
             runtime,
             disk,
+            waiting,
             gate,
         }
     }
@@ -58,29 +68,58 @@ impl Skin {
         run(&self.fs, what, operation)
     }
 
-    /// Runs an operation that waits for the disk on the pool, and answers from there.
-    fn run_on_disk(
+    /// Runs an operation that promises durability on the pool, since it waits for the disk, and
+    /// answers from there; where other holders are part of the promise, when they have it, too.
+    ///
+    /// Nobody waits for holders on a thread of the pool: those who wait for the disk alone would
+    /// wait behind.
+    fn run_durably<R: Refusable, T: Send + 'static>(
         &self,
         what: &'static str,
-        reply: ReplyEmpty,
-        operation: impl FnOnce(&Fs) -> Result<(), FsError> + Send + 'static,
+        req: &Request,
+        reply: R,
+        operation: impl FnOnce(&Fs) -> Result<T, FsError> + Send + 'static,
+        answer: impl FnOnce(R, Result<T, Errno>) + Send + 'static,
     ) {
-        let fs = Arc::clone(&self.fs);
-        self.disk
-            .run(move || answer(reply, run(&fs, what, operation)));
+        let (fs, runtime) = (Arc::clone(&self.fs), self.runtime.clone());
+        let parked = self.waiting.park(req.pid(), reply);
+        self.disk.run(move || {
+            let outcome = run(&fs, what, operation);
+            let replicated = fs.replicated().filter(|_| outcome.is_ok());
+            let Some(replicated) = replicated else {
+                return parked.answer(|reply| answer(reply, outcome));
+            };
+            let _context = runtime.enter();
+            task::spawn(async move {
+                let replicated = tokio::select! {
+                    replicated = replicated => replicated,
+                    () = parked.given_up() => return,
+                };
+                let outcome = match replicated {
+                    Ok(()) => outcome,
+                    Err(error) => Err(failure(what, &error)),
+                };
+                parked.answer(|reply| answer(reply, outcome));
+            });
+        });
     }
 
     /// Answers a read when its bytes have come. `fs` bounds the wait; the bound here is for a `fs`
-    /// that does not, since a reply that never comes makes a process that cannot be killed.
-    fn read_later(&self, pending: PendingRead, reply: ReplyData) {
+    /// that does not, since a reply that never comes makes a process that waits for ever.
+    fn read_later(&self, req: &Request, pending: PendingRead, reply: ReplyData) {
         let deadline = self.fs.config().fetch_timeout + READ_GRACE;
+        let parked = self.waiting.park_ahead(req.pid(), reply);
         let _context = self.runtime.enter();
         task::spawn(async move {
-            let outcome = crate::base::time::timeout(deadline, pending.complete()).await;
-            match outcome.unwrap_or(Err(FsError::TimedOut)) {
+            let outcome = tokio::select! {
+                outcome = crate::base::time::timeout(deadline, pending.complete()) => outcome,
+                () = parked.given_up() => return,
+            };
+            let outcome = outcome.unwrap_or(Err(FsError::TimedOut));
+            parked.answer(|reply| match outcome {
                 Ok(pieces) => answer_data(reply, &pieces),
                 Err(error) => reply.error(failure("read", &error)),
-            }
+            });
         });
     }
 }
@@ -315,7 +354,7 @@ impl Filesystem for Skin {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         number: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -329,14 +368,14 @@ impl Filesystem for Skin {
         });
         match outcome {
             Ok(ReadPlan::Ready(pieces)) => answer_data(reply, &pieces),
-            Ok(ReadPlan::Wait(pending)) => self.read_later(pending, reply),
+            Ok(ReadPlan::Wait(pending)) => self.read_later(req, pending, reply),
             Err(errno) => reply.error(errno),
         }
     }
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         number: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -353,12 +392,9 @@ impl Filesystem for Skin {
         };
         if fs::OpenFlags::from_raw(open_flags.0).sync {
             // Waits for the disk as fsync does; the data is the serving thread's buffer.
-            let (fs, data) = (Arc::clone(&self.fs), data.to_vec());
-            self.disk.run(move || {
-                let write = |fs: &Fs| fs.write(number, handle, offset, &data, flags);
-                answer_written(reply, run(&fs, "write", write));
-            });
-            return;
+            let data = data.to_vec();
+            let write = move |fs: &Fs| fs.write(number, handle, offset, &data, flags);
+            return self.run_durably("write", req, reply, write, answer_written);
         }
         let outcome = self.run("write", |fs| fs.write(number, handle, offset, data, flags));
         answer_written(reply, outcome);
@@ -373,9 +409,13 @@ impl Filesystem for Skin {
         reply: ReplyEmpty,
     ) {
         let (number, handle) = (ino(number), fh(handle));
-        // A close whose bytes go into chunks waits for the disk, any other for a few rows.
+        // A close whose bytes go into chunks waits for the disk, any other for a few rows. None
+        // waits for a peer, and a process that ends closes its files: so it is no wait to give up.
         if self.fs.is_flush_slow(number) {
-            self.run_on_disk("flush", reply, move |fs| fs.flush(number, handle));
+            let fs = Arc::clone(&self.fs);
+            let flush = move |fs: &Fs| fs.flush(number, handle);
+            self.disk
+                .run(move || answer(reply, run(&fs, "flush", flush)));
         } else {
             answer(reply, self.run("flush", |fs| fs.flush(number, handle)));
         }
@@ -399,26 +439,26 @@ impl Filesystem for Skin {
 
     fn fsync(
         &self,
-        _req: &Request,
+        req: &Request,
         number: INodeNo,
         handle: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.run_on_disk("fsync", reply, move |fs| fs.fsync(ino(number), fh(handle)));
+        let fsync = move |fs: &Fs| fs.fsync(ino(number), fh(handle));
+        self.run_durably("fsync", req, reply, fsync, answer);
     }
 
     fn fsyncdir(
         &self,
-        _req: &Request,
+        req: &Request,
         number: INodeNo,
         handle: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.run_on_disk("fsyncdir", reply, move |fs| {
-            fs.fsyncdir(ino(number), fh(handle))
-        });
+        let fsync = move |fs: &Fs| fs.fsyncdir(ino(number), fh(handle));
+        self.run_durably("fsyncdir", req, reply, fsync, answer);
     }
 
     fn opendir(&self, _req: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {

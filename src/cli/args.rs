@@ -27,8 +27,8 @@ pub struct MountArgs {
     #[arg(long, value_enum, default_value_t = FsyncArg::Local, value_name = "local|replicated")]
     pub fsync: FsyncArg,
 
-    /// Mount options, as in fstab: ro, allow_other, default_permissions, max_read=N, and the
-    /// options of mount(8) that need no action here
+    /// Mount options, as in fstab: ro, allow_other, direct_io (past the kernel's page cache),
+    /// default_permissions, max_read=N, and the options of mount(8) that need no action here
     #[arg(short = 'o', value_name = "FUSEOPTS", value_delimiter = ',')]
     pub options: Vec<String>,
 

@@ -31,7 +31,7 @@ const BACKGROUND_MAX: u16 = 64;
 /// not show a change of another peer), DO_READDIRPLUS (forced, a plain `ls` is ten times slower),
 /// AUTO_INVAL_DATA (every own write would drop the page cache by its new mtime; content changed
 /// elsewhere is told by notices, as EXPLICIT_INVAL_DATA promises).
-const CAPABILITIES: [InitFlags; 10] = [
+const CAPABILITIES: [InitFlags; 11] = [
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_ATOMIC_O_TRUNC,
@@ -45,4 +45,6 @@ const CAPABILITIES: [InitFlags; 10] = [
     // is preceded by a getxattr. Its flag of setattr does not reach us, see `setattr`.
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     InitFlags::FUSE_EXPORT_SUPPORT,
+    // Shared mappings of files that are opened past the page cache (`-o direct_io`).
+    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
 ];

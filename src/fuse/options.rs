@@ -37,6 +37,8 @@ pub struct MountOptions {
     pub exec: bool,
     /// Whether a mountpoint that holds files may be covered (`-o nonempty`).
     pub nonempty: bool,
+    /// Whether the kernel keeps no pages of files: each read and write comes here (`-o direct_io`).
+    pub direct_io: bool,
     /// Changes the flags of the mount that is there, and makes none (`-o remount`, which mount(8)
     /// passes on): for [`remount`](super::remount).
     pub remount: bool,
@@ -56,6 +58,7 @@ impl MountOptions {
             dev: false,
             exec: true,
             nonempty: false,
+            direct_io: false,
             remount: false,
             threads: None,
         }
@@ -100,6 +103,7 @@ impl MountOptions {
             "exec" => self.exec = true,
             "noexec" => self.exec = false,
             "nonempty" => self.nonempty = true,
+            "direct_io" => self.direct_io = true,
             "remount" => self.remount = true,
             "allow_other" => self.allow_other = AllowOther::Yes,
             "noallow_other" => self.allow_other = AllowOther::No,
@@ -175,7 +179,8 @@ mod tests {
         assert_eq!(options.fsname, "a b");
         assert_eq!(options.allow_other, AllowOther::WherePermitted);
         let options = parsed("defaults,ro,rw,allow_other,threads=3,,").unwrap();
-        assert!(!options.read_only && !options.suid && options.exec);
+        assert!(!options.read_only && !options.suid && options.exec && !options.direct_io);
+        assert!(parsed("direct_io").unwrap().direct_io);
         assert_eq!(options.allow_other, AllowOther::Yes);
         assert_eq!(options.thread_count(), 3);
     }

@@ -27,7 +27,8 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
     let disk = Pool::threads("fuse-disk", DISK_THREADS, DISK_QUEUE_MAX).map_err(failed_thread)?;
     let gate = Gate::default();
     let waiting = Waiting::start().map_err(failed_thread)?;
-    let skin = Skin::new(fs, runtime, disk, waiting, gate.clone());
+    let direct_io = prepared.options.direct_io;
+    let skin = Skin::new(fs, runtime, disk, waiting, gate.clone(), direct_io);
     let connection = prepared.connect()?;
     // From here on an error must not leave the mount behind.
     let mut mounted = Mounted {

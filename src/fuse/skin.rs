@@ -40,6 +40,8 @@ pub(super) struct Skin {
     waiting: Waiting,
     /// Held by whoever makes an answer that the kernel keeps.
     gate: Gate,
+    /// The kernel is to keep no pages of files.
+    direct_io: bool,
 }
 
 impl Skin {
@@ -49,6 +51,7 @@ impl Skin {
         disk: Pool,
         waiting: Waiting,
         gate: Gate,
+        direct_io: bool,
     ) -> Self {
         Self {
             fs,
@@ -56,6 +59,15 @@ impl Skin {
             disk,
             waiting,
             gate,
+            direct_io,
+        }
+    }
+
+    /// Returns what the kernel is to do with the pages of a file that it opened.
+    fn file_flags(&self, opened: &fs::Opened) -> FopenFlags {
+        match self.direct_io {
+            true => FopenFlags::FOPEN_DIRECT_IO,
+            false => open_flags(opened.keep_cache),
         }
     }
 
@@ -317,7 +329,7 @@ impl Filesystem for Skin {
         match self.run("open", |fs| fs.open(caller(req, 0), ino(number), flags)) {
             Ok(opened) => {
                 let handle = FileHandle(opened.fh.0);
-                reply.opened(handle, open_flags(opened.keep_cache));
+                reply.opened(handle, self.file_flags(&opened));
             }
             Err(errno) => reply.error(errno),
         }
@@ -346,7 +358,7 @@ impl Filesystem for Skin {
                 &file_attr(&created.entry.attr),
                 Generation(created.entry.generation),
                 FileHandle(created.opened.fh.0),
-                open_flags(created.opened.keep_cache),
+                self.file_flags(&created.opened),
             ),
             Err(errno) => reply.error(errno),
         }

@@ -13,17 +13,12 @@ use rustix::process::{Pid, Signal};
 ///
 /// When it is not built.
 pub fn program(name: &str) -> PathBuf {
-    let target = || {
-        // .../target/PROFILE/deps/TEST-HASH
-        let test = std::env::current_exe().expect("a test has a path");
-        test.ancestors()
-            .find(|folder| folder.join("CACHEDIR.TAG").exists())
-            .expect("tests lie in a target folder")
-            .to_owned()
-    };
     let folders = match std::env::var_os("DFS_BIN_DIR") {
         Some(folder) => vec![PathBuf::from(folder)],
-        None => vec![target().join("release"), target().join("debug")],
+        None => vec![
+            target_folder().join("release"),
+            target_folder().join("debug"),
+        ],
     };
     let found = folders.iter().map(|folder| folder.join(name));
     let found: Vec<_> = found.filter(|path| path.exists()).collect();
@@ -33,6 +28,20 @@ pub fn program(name: &str) -> PathBuf {
             .ok()
     });
     newest.unwrap_or_else(|| panic!("{name} is not built: cargo build, or set DFS_BIN_DIR"))
+}
+
+/// Returns cargo's target folder, in which this program lies.
+///
+/// # Panics
+///
+/// When it lies elsewhere.
+pub fn target_folder() -> PathBuf {
+    // .../target/PROFILE/deps/TEST-HASH
+    let own = std::env::current_exe().expect("a test has a path");
+    own.ancestors()
+        .find(|folder| folder.join("CACHEDIR.TAG").exists())
+        .expect("tests lie in a target folder")
+        .to_owned()
 }
 
 /// Returns the mountpoints at or below `folder`, the deepest and newest first.

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use mount_tests::suites::Ext4;
 use mount_tests::{Command, Trio, scenario};
 
-const MINUTES: Duration = Duration::from_secs(60);
+use crate::MINUTES;
 
 /// Runs the suite, or the tests whose names contain one of `tests`.
 ///

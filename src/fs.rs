@@ -47,8 +47,8 @@ pub use error::FsError;
 pub use read_plan::{PendingRead, ReadPlan};
 pub use types::{
     Attr, Attributes, Caller, Capacity, CapacitySource, Created, DirEntry, Entry, Fallocate,
-    FileHandle, FsConfig, FsCounts, Invalidation, OpenFlags, Opened, RenameMode, Replicated,
-    ReplicationWait, Reply, Seek, SetAttr, SetTime, StatFs, WriteFlags, XattrMode,
+    FileHandle, FsConfig, FsCounts, GroupSource, Invalidation, OpenFlags, Opened, RenameMode,
+    Replicated, ReplicationWait, Reply, Seek, SetAttr, SetTime, StatFs, WriteFlags, XattrMode,
 };
 
 pub use crate::volume::FileKind;

@@ -35,6 +35,7 @@ mod waiting;
 use std::io;
 use std::path::PathBuf;
 
+pub use convert::groups_of;
 pub use mount::{Prepared, remount};
 pub use notify::Invalidator;
 pub use options::{AllowOther, MountOptions};

@@ -190,6 +190,7 @@ async fn serve(
     let fs = FsConfig {
         state: Some(config.state.clone()),
         rows: Some(Arc::clone(&store.rows)),
+        groups: Some(Arc::new(fuse::groups_of)),
         ..FsConfig::default()
     };
     let capacity_bytes = node.capacity_bytes;

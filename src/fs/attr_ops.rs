@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::atimes::Atime;
 use super::dirty::{Body, Dirty};
 use super::inode_table::{Content, Node};
-use super::{Attr, Attributes, Caller, Entry, FileKind, Fs, FsError, Result, SetAttr};
+use super::{Attr, Attributes, Caller, Entry, FileKind, Fs, FsError, GroupSource, Result, SetAttr};
 use crate::base::limits::FILE_MAX_BYTES;
 use crate::base::{Ino, Timespec};
 use crate::volume::{Extent, Inode, OpKind};
@@ -29,7 +29,6 @@ impl Fs {
     /// is an op at once.
     pub fn setattr(&self, caller: Caller, ino: Ino, set: SetAttr) -> Result<Attributes> {
         self.check_writable()?;
-        let _ = caller;
         let node = self.inodes.node(ino);
         let mut content = node.content();
         let inode = self.inode(ino)?;
@@ -37,7 +36,7 @@ impl Fs {
         if let Some(size) = set.size {
             self.set_size(&node, &mut content, &inode, size, now)?;
         }
-        self.apply_setattr(&inode, &mut content, &set, now)?;
+        self.apply_setattr(caller, &inode, &mut content, &set, now)?;
         if let Some(atime) = set.atime {
             content.atime = Atime::Changed(atime.at(now));
         }
@@ -51,13 +50,14 @@ impl Fs {
 
     fn apply_setattr(
         &self,
+        caller: Caller,
         inode: &Inode,
         content: &mut Content,
         set: &SetAttr,
         now: Timespec,
     ) -> Result<()> {
         let mtime = set.mtime.map(|mtime| mtime.at(now));
-        let mode = mode_after(inode, set);
+        let mode = self.mode_after(caller, inode, set);
         let mut op_mtime = mtime;
         if let Some(dirty) = &mut content.dirty {
             dirty.ctime = dirty.ctime.max(now);
@@ -239,6 +239,36 @@ impl Fs {
     }
 }
 
+impl Fs {
+    /// Returns the permission bits that a request leads to, where they change.
+    fn mode_after(&self, caller: Caller, inode: &Inode, set: &SetAttr) -> Option<u32> {
+        let mode = set.mode.map(|mode| mode & 0o7777);
+        if mode.is_none() && set.kill_privileges && inode.kind != FileKind::Dir {
+            let cleared = self.without_privileges(caller, inode);
+            return (cleared != inode.mode).then_some(cleared);
+        }
+        mode
+    }
+
+    /// Returns the mode without setuid, and without setgid where that means a privilege: it is
+    /// left to a caller of the group where the group may not execute, as a mark of mandatory
+    /// locking from old times.
+    pub(super) fn without_privileges(&self, caller: Caller, inode: &Inode) -> u32 {
+        let mode = inode.mode & !SETUID;
+        if mode & GROUP_EXECUTE == 0 && mode & SETGID != 0 && self.is_member(caller, inode.gid) {
+            mode
+        } else {
+            mode & !SETGID
+        }
+    }
+
+    /// Returns whether the caller has a group, or the privilege to act as if.
+    pub(super) fn is_member(&self, caller: Caller, gid: u32) -> bool {
+        let has = |groups: &GroupSource| groups(caller.pid).contains(&gid);
+        caller.uid == 0 || caller.gid == gid || self.config.groups.as_ref().is_some_and(has)
+    }
+}
+
 /// Returns how many bytes of some extents lie in some ranges, both in order.
 fn overlap(extents: &[Extent], ranges: &[Range<u64>]) -> u64 {
     let mut bytes = 0;
@@ -255,27 +285,6 @@ fn overlap(extents: &[Extent], ranges: &[Range<u64>]) -> u64 {
         }
     }
     bytes
-}
-
-/// Returns the permission bits that a request leads to, where they change.
-fn mode_after(inode: &Inode, set: &SetAttr) -> Option<u32> {
-    let mode = set.mode.map(|mode| mode & 0o7777);
-    if mode.is_none() && set.kill_privileges && inode.kind != FileKind::Dir {
-        let cleared = without_privileges(inode.mode);
-        return (cleared != inode.mode).then_some(cleared);
-    }
-    mode
-}
-
-/// Returns the mode without setuid, and without setgid where that means a privilege: without
-/// group-execute it marks mandatory locking.
-pub(super) fn without_privileges(mode: u32) -> u32 {
-    let mode = mode & !SETUID;
-    if mode & GROUP_EXECUTE != 0 {
-        mode & !SETGID
-    } else {
-        mode
-    }
 }
 
 /// Changed ranges of a file whose extents are asked for one by one; those of more are asked for at

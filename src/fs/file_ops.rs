@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::attr_ops::without_privileges;
 use super::dirty::Dirty;
 use super::handles::Handle;
 use super::inode_table::Node;
@@ -35,8 +34,8 @@ impl Fs {
         }
         if flags.truncate {
             let now = self.now();
-            if caller.uid != 0 && without_privileges(inode.mode) != inode.mode {
-                self.kill_privileges(ino, &mut content, now)?;
+            if caller.uid != 0 {
+                self.kill_privileges(caller, ino, &mut content, now)?;
             }
             let dirty = self.dirty(&node, &mut content, &inode);
             if dirty.size > 0 {

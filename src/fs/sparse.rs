@@ -63,7 +63,7 @@ impl Fs {
         dirty.touch(now);
         self.recharge(&mut content);
         if caller.uid != 0 {
-            self.kill_privileges(ino, &mut content, now)?;
+            self.kill_privileges(caller, ino, &mut content, now)?;
         }
         Ok(())
     }
@@ -113,6 +113,7 @@ impl Fs {
     /// [`COPY_BYTES_MAX`] at once.
     pub fn copy_file_range(
         &self,
+        caller: Caller,
         from: (Ino, FileHandle, u64),
         to: (Ino, FileHandle, u64),
         len: u64,
@@ -156,6 +157,9 @@ impl Fs {
             at - to.2
         };
         self.recharge(&mut content);
+        if caller.uid != 0 {
+            self.kill_privileges(caller, to.0, &mut content, now)?;
+        }
         self.relieve(&node, &mut content)?;
         drop(content);
         self.relieve_others(to.0);

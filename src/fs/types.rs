@@ -181,11 +181,14 @@ pub struct SetAttr {
 /// How a write came about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct WriteFlags {
-    /// Clears setuid and setgid: the writer is not privileged (FUSE_WRITE_KILL_SUIDGID).
-    pub kill_privileges: bool,
+    /// Clears setuid and setgid for this writer, who is not privileged (FUSE_WRITE_KILL_SUIDGID).
+    pub kill_privileges: Option<Caller>,
     /// Dirty pages of the kernel's cache: the offset stands even for an `O_APPEND` handle
     /// (FUSE_WRITE_CACHE).
     pub from_cache: bool,
+    /// `O_APPEND` as the descriptor has it now, since fcntl(2) can change it; `None`: as it was
+    /// opened.
+    pub append: Option<bool>,
 }
 
 /// How rename treats an existing target.
@@ -315,6 +318,9 @@ pub struct Capacity {
     pub free_bytes: u64,
 }
 
+/// Tells the supplementary groups of a process, which requests do not carry.
+pub type GroupSource = Arc<dyn Fn(u32) -> Vec<u32> + Send + Sync>;
+
 /// Tells the capacity of the volume without waiting for anybody.
 pub type CapacitySource = Arc<dyn Fn() -> Capacity + Send + Sync>;
 
@@ -346,6 +352,8 @@ pub struct FsConfig {
     /// The state folder of this peer, told as the extended attribute `user.dfs.state`: how a
     /// program in the mount finds its daemon.
     pub state: Option<PathBuf>,
+    /// Tells the groups of a caller beside its own; `None`: there are none.
+    pub groups: Option<GroupSource>,
     /// Tells the capacity for `statfs`; `None` shows a round number.
     pub capacity: Option<CapacitySource>,
     /// Where access times are kept over a remount; `None` forgets them with the inode.
@@ -363,6 +371,7 @@ impl Default for FsConfig {
             fetch_timeout: crate::base::limits::FETCH_TIMEOUT,
             replicated: None,
             state: None,
+            groups: None,
             capacity: None,
             rows: None,
         }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::attr_ops::without_privileges;
+use super::attr_ops::{SETGID, SETUID};
 use super::dirty::{Dirty, Sealing};
 use super::inode_table::{Content, Node};
-use super::{FileHandle, Fs, FsError, Result, WriteFlags};
+use super::{Caller, FileHandle, Fs, FsError, Result, WriteFlags};
 use crate::base::limits::{CHUNK_BYTES, FILE_MAX_BYTES};
 use crate::base::{Ino, Timespec};
 use crate::volume::{Inode, OpKind};
@@ -36,7 +36,7 @@ impl Fs {
             &mut content,
             offset,
             data,
-            handle.flags.append,
+            flags.append.unwrap_or(handle.flags.append),
             flags,
         )?;
         if handle.flags.sync {
@@ -67,8 +67,8 @@ impl Fs {
             let inode = self.inode(node.ino)?;
             self.dirty(node, content, &inode);
         }
-        if flags.kill_privileges {
-            self.kill_privileges(node.ino, content, now)?;
+        if let Some(caller) = flags.kill_privileges {
+            self.kill_privileges(caller, node.ino, content, now)?;
         }
         let Some(dirty) = &mut content.dirty else {
             return Ok(());
@@ -115,6 +115,7 @@ impl Fs {
     /// Clears setuid and setgid before an unprivileged write.
     pub(super) fn kill_privileges(
         &self,
+        caller: Caller,
         ino: Ino,
         content: &mut Content,
         now: Timespec,
@@ -127,7 +128,7 @@ impl Fs {
             return Ok(());
         }
         let inode = self.inode(ino)?;
-        let mode = without_privileges(inode.mode);
+        let mode = self.without_privileges(caller, &inode);
         if mode != inode.mode {
             self.volume.write().apply(OpKind::SetAttr {
                 ino,
@@ -142,7 +143,8 @@ impl Fs {
             self.remove_capability(ino, now)?;
         }
         if let Some(dirty) = &mut content.dirty {
-            dirty.privileges_clear = true;
+            // A setgid bit that stays for this caller may have to go for the next.
+            dirty.privileges_clear = mode & (SETUID | SETGID) == 0;
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use super::acl::{self, Acl};
+use super::attr_ops::SETGID;
 use super::{Caller, FileKind, Fs, FsError, Result, XattrMode};
 use crate::base::limits::{XATTR_NAME_MAX_BYTES, XATTR_VALUE_MAX_BYTES};
 use crate::base::{Ino, Timespec};
@@ -22,7 +23,6 @@ impl Fs {
         mode: XattrMode,
     ) -> Result<()> {
         self.check_writable()?;
-        let _ = caller;
         let mut writer = self.volume.write();
         let inode = writer.inode(ino)?.ok_or(FsError::Stale(ino))?;
         check_settable(&inode, name)?;
@@ -37,7 +37,15 @@ impl Fs {
         }
         let time = self.now();
         if name == acl::ACCESS || name == acl::DEFAULT {
-            return set_acl(&mut writer, &inode, name, value, exists, time);
+            let keeps_setgid = self.is_member(caller, inode.gid);
+            return set_acl(
+                &mut writer,
+                &inode,
+                name,
+                (value, exists),
+                keeps_setgid,
+                time,
+            );
         }
         set(&mut writer, ino, name, value, time)
     }
@@ -48,19 +56,26 @@ impl Fs {
         if let Some(key) = name.strip_prefix(VIRTUAL) {
             return self.virtual_xattr(&inode, key);
         }
+        check_namespace(name)?;
         if inode.xattrs == 0 {
             return Err(FsError::NoAttribute);
         }
         self.volume.xattr(ino, name)?.ok_or(FsError::NoAttribute)
     }
 
-    /// Returns the names of the extended attributes, each ended by a NUL.
-    pub fn listxattr(&self, ino: Ino) -> Result<Vec<u8>> {
+    /// Returns the names of the extended attributes that the caller may see, each ended by a NUL.
+    ///
+    /// The kernel guards the values of `trusted.` and leaves their names to the filesystem: they
+    /// are root's to see.
+    pub fn listxattr(&self, caller: Caller, ino: Ino) -> Result<Vec<u8>> {
         let mut list = Vec::new();
         if self.inode(ino)?.xattrs == 0 {
             return Ok(list);
         }
         for name in self.volume.xattr_names(ino)? {
+            if caller.uid != 0 && name.starts_with(TRUSTED) {
+                continue;
+            }
             list.extend_from_slice(&name);
             list.push(0);
         }
@@ -74,7 +89,11 @@ impl Fs {
         let inode = writer.inode(ino)?.ok_or(FsError::Stale(ino))?;
         check_settable(&inode, name)?;
         if writer.xattr(ino, name)?.is_none() {
-            return Err(FsError::NoAttribute);
+            // There always is a list: the mode bits, where nothing else is.
+            return match name {
+                acl::ACCESS | acl::DEFAULT => Ok(()),
+                _ => Err(FsError::NoAttribute),
+            };
         }
         remove(&mut writer, ino, name, self.now())
     }
@@ -146,13 +165,13 @@ fn remove(writer: &mut Writer<'_>, ino: Ino, name: &[u8], time: Timespec) -> Res
 }
 
 /// Sets a list and the mode bits that it implies. One that says no more than mode bits do is not
-/// stored.
+/// stored. A setgid bit goes where the caller has not the group, as with chmod(2).
 fn set_acl(
     writer: &mut Writer<'_>,
     inode: &Inode,
     name: &[u8],
-    value: &[u8],
-    exists: bool,
+    (value, exists): (&[u8], bool),
+    keeps_setgid: bool,
     time: Timespec,
 ) -> Result<()> {
     let list = Acl::decode(value)?;
@@ -164,7 +183,10 @@ fn set_acl(
         };
     }
     if !list.is_empty() {
-        let mode = list.apply_to(inode.mode);
+        let mut mode = list.apply_to(inode.mode);
+        if !keeps_setgid {
+            mode &= !SETGID;
+        }
         if mode != inode.mode {
             writer.apply(OpKind::SetAttr {
                 ino: inode.ino,
@@ -190,22 +212,37 @@ fn check_settable(inode: &Inode, name: &[u8]) -> Result<()> {
     if name.starts_with(VIRTUAL) {
         return Err(FsError::NotPermitted);
     }
-    let has_rest = |prefix: &[u8]| name.len() > prefix.len() && name.starts_with(prefix);
-    if has_rest(b"user.") {
-        // Those of special files and symlinks would be writable by anyone.
-        return match inode.kind {
-            FileKind::File | FileKind::Dir => Ok(()),
-            _ => Err(FsError::NotPermitted),
-        };
-    }
+    check_namespace(name)?;
     match name {
-        acl::ACCESS if inode.kind != FileKind::Symlink => Ok(()),
-        acl::DEFAULT if inode.is_dir() => Ok(()),
-        acl::DEFAULT => Err(FsError::Access),
-        _ if has_rest(b"trusted.") || has_rest(b"security.") => Ok(()),
-        _ => Err(FsError::Unsupported),
+        acl::ACCESS if inode.kind == FileKind::Symlink => Err(FsError::Unsupported),
+        acl::DEFAULT if !inode.is_dir() => Err(FsError::Access),
+        // Those of special files and symlinks would be writable by anyone.
+        _ if name.starts_with(USER) && !matches!(inode.kind, FileKind::File | FileKind::Dir) => {
+            Err(FsError::NotPermitted)
+        }
+        _ => Ok(()),
     }
 }
+
+/// Checks that a name is one that an attribute can have.
+fn check_namespace(name: &[u8]) -> Result<()> {
+    if matches!(name, acl::ACCESS | acl::DEFAULT) {
+        return Ok(());
+    }
+    let mut prefixes = [USER, TRUSTED, SECURITY].into_iter();
+    match prefixes.find_map(|prefix| name.strip_prefix(prefix)) {
+        Some(b"") => Err(FsError::Invalid {
+            what: "an attribute without a name",
+        }),
+        Some(_) => Ok(()),
+        None => Err(FsError::Unsupported),
+    }
+}
+
+/// The namespaces of attributes that are stored as given.
+const USER: &[u8] = b"user.";
+const TRUSTED: &[u8] = b"trusted.";
+const SECURITY: &[u8] = b"security.";
 
 /// The namespace of what dfs itself says about a file.
 const VIRTUAL: &[u8] = b"user.dfs.";

@@ -27,6 +27,16 @@ pub(super) fn caller(request: &Request, umask: u32) -> Caller {
     }
 }
 
+/// Returns the groups of a process beside its own, which FUSE does not pass; none where it is gone.
+///
+/// They decide no access (the kernel does), only whether a change takes a setgid bit away.
+pub fn groups_of(pid: u32) -> Vec<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Groups:"));
+    let groups = line.unwrap_or_default().split_ascii_whitespace();
+    groups.filter_map(|group| group.parse().ok()).collect()
+}
+
 pub(super) fn file_type(kind: FileKind) -> FileType {
     match kind {
         FileKind::File => FileType::RegularFile,

@@ -398,11 +398,15 @@ impl Filesystem for Skin {
         reply: ReplyWrite,
     ) {
         let (number, handle) = (ino(number), fh(handle));
+        let open_flags = fs::OpenFlags::from_raw(open_flags.0);
         let flags = fs::WriteFlags {
-            kill_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            kill_privileges: write_flags
+                .contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
+                .then(|| caller(req, 0)),
             from_cache: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+            append: Some(open_flags.append),
         };
-        if fs::OpenFlags::from_raw(open_flags.0).sync {
+        if open_flags.sync {
             // Waits for the disk as fsync does; the data is the serving thread's buffer.
             let data = data.to_vec();
             let write = move |fs: &Fs| fs.write(number, handle, offset, &data, flags);
@@ -607,8 +611,8 @@ impl Filesystem for Skin {
         answer_xattr(reply, size, outcome);
     }
 
-    fn listxattr(&self, _req: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
-        let outcome = self.run("listxattr", |fs| fs.listxattr(ino(number)));
+    fn listxattr(&self, req: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
+        let outcome = self.run("listxattr", |fs| fs.listxattr(caller(req, 0), ino(number)));
         answer_xattr(reply, size, outcome);
     }
 
@@ -688,7 +692,7 @@ impl Filesystem for Skin {
 
     fn copy_file_range(
         &self,
-        _req: &Request,
+        req: &Request,
         ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
@@ -701,6 +705,7 @@ impl Filesystem for Skin {
     ) {
         let outcome = self.run("copy_file_range", |fs| {
             fs.copy_file_range(
+                caller(req, 0),
                 (ino(ino_in), fh(fh_in), offset_in),
                 (ino(ino_out), fh(fh_out), offset_out),
                 len.min(COPY_MAX_BYTES),

@@ -386,7 +386,7 @@ fn an_unprivileged_write_clears_setuid_and_capabilities() {
     write(&fs, file, 0, b"by root");
     assert_eq!(fs.getattr(file.0).unwrap().attr.mode, 0o6755);
     let flags = WriteFlags {
-        kill_privileges: true,
+        kill_privileges: Some(USER),
         ..WriteFlags::default()
     };
     fs.write(file.0, file.1, 0, b"by a user", flags).unwrap();
@@ -396,6 +396,48 @@ fn an_unprivileged_write_clears_setuid_and_capabilities() {
     fs.setattr(ROOT, file.0, chmod(0o4755)).unwrap();
     fs.write(file.0, file.1, 0, b"once more", flags).unwrap();
     assert_eq!(fs.getattr(file.0).unwrap().attr.mode, 0o755);
+}
+
+#[test]
+fn a_setgid_bit_without_execution_stays_for_members_of_the_group() {
+    let disk = Disk::new();
+    let fs = disk.mount_with(FsConfig {
+        groups: Some(Arc::new(|pid| if pid == 7 { vec![0] } else { Vec::new() })),
+        ..FsConfig::default()
+    });
+    let file = create(&fs, "tool");
+    let set = SetAttr {
+        mode: Some(0o6745),
+        ..SetAttr::default()
+    };
+    fs.setattr(ROOT, file.0, set).unwrap();
+    let member = Caller { pid: 7, ..USER };
+    // The stranger comes last: what was left to a member is not left to him.
+    for (caller, mode) in [(member, 0o2745), (member, 0o2745), (USER, 0o745)] {
+        let flags = WriteFlags {
+            kill_privileges: Some(caller),
+            ..WriteFlags::default()
+        };
+        fs.write(file.0, file.1, 0, b"x", flags).unwrap();
+        assert_eq!(fs.getattr(file.0).unwrap().attr.mode, mode);
+    }
+}
+
+#[test]
+fn a_descriptor_that_began_or_ended_to_append_does_so() {
+    let disk = Disk::new();
+    let fs = disk.mount();
+    let (ino, fh) = create(&fs, "log");
+    write(&fs, (ino, fh), 0, b"0123");
+    for (append, at, len) in [(Some(true), 0, 6), (Some(false), 0, 6), (None, 6, 8)] {
+        let flags = WriteFlags {
+            append,
+            ..WriteFlags::default()
+        };
+        fs.write(ino, fh, at, b"xy", flags).unwrap();
+        assert_eq!(fs.getattr(ino).unwrap().attr.size, len);
+    }
+    assert_eq!(read_all(&fs, ino, fh), b"xy23xyxy");
 }
 
 /// user::rwx, user:7:rwx, group::r-x, mask::rwx, other::r--
@@ -453,7 +495,7 @@ fn virtual_attributes_are_readable_and_nothing_else() {
         fs.getxattr(file.0, b"user.dfs.ino").unwrap(),
         file.0.to_string()
     );
-    assert!(fs.listxattr(file.0).unwrap().is_empty());
+    assert!(fs.listxattr(ROOT, file.0).unwrap().is_empty());
     let set = fs.setxattr(ROOT, file.0, b"user.dfs.ino", b"1", XattrMode::Either);
     assert!(matches!(set, Err(FsError::NotPermitted)));
 }

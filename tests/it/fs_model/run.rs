@@ -474,7 +474,7 @@ impl Run {
             } => {
                 let target = &self.open[to % self.open.len()];
                 let to = (self.inos[target.node], target.fh, *to_at);
-                let seen = fs.copy_file_range((ino, fh, *at), to, *len);
+                let seen = fs.copy_file_range(CALLER, (ino, fh, *at), to, *len);
                 expected = self.copy(index, to_at, at, *len, target.append, target.node, now);
                 seen.map(drop)
             }
@@ -643,7 +643,7 @@ impl Run {
         if let Kind::Symlink(target) = &node.kind {
             assert_eq!(&fs.readlink(attr.ino).unwrap(), target);
         }
-        let list = fs.listxattr(attr.ino).unwrap();
+        let list = fs.listxattr(CALLER, attr.ino).unwrap();
         let mut names: Vec<&[u8]> = list
             .split(|byte| *byte == 0)
             .filter(|n| !n.is_empty())

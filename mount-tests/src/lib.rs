@@ -13,6 +13,7 @@
 //! `DFS_BIN_DIR`, else in the target folder. `DFS_QUICK=1` makes the big file small,
 //! `DFS_BIG_FILE_MIB` sets its size.
 
+pub mod beside;
 pub mod capture;
 pub mod command;
 pub mod machine;
@@ -21,6 +22,7 @@ pub mod peer;
 mod scenario;
 pub mod source;
 pub mod suites;
+pub mod sys;
 pub mod tree;
 mod trio;
 mod wait;

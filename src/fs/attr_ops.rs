@@ -73,17 +73,25 @@ impl Fs {
             return Ok(());
         }
         let mut writer = self.volume.write();
-        if let Some(mode) = set.mode {
-            Self::acl_follows_mode(&mut writer, inode, mode, now)?;
-        }
-        writer.apply(OpKind::SetAttr {
+        let list = match set.mode {
+            Some(mode) => Self::acl_follows_mode(&writer, inode, mode, now)?,
+            None => None,
+        };
+        let attributes = OpKind::SetAttr {
             ino: inode.ino,
             mode,
             uid: set.uid,
             gid: set.gid,
             mtime: op_mtime,
             ctime: now,
-        })?;
+        };
+        match list {
+            // A crash leaves both or none.
+            Some(list) => writer.apply_together([list, attributes])?,
+            None => {
+                writer.apply(attributes)?;
+            }
+        }
         Ok(())
     }
 

@@ -107,22 +107,22 @@ impl Fs {
         Ok(())
     }
 
-    /// Lets the stored list follow chmod(2).
+    /// Returns what lets the stored list follow chmod(2); `None` where there is none.
     pub(super) fn acl_follows_mode(
-        writer: &mut Writer<'_>,
+        writer: &Writer<'_>,
         inode: &Inode,
         mode: u32,
         time: Timespec,
-    ) -> Result<()> {
+    ) -> Result<Option<OpKind>> {
         if inode.xattrs == 0 || inode.kind == FileKind::Symlink {
-            return Ok(());
+            return Ok(None);
         }
         let Some(value) = writer.xattr(inode.ino, acl::ACCESS)? else {
-            return Ok(());
+            return Ok(None);
         };
         let mut list = Acl::decode(&value)?;
         list.set_mode(mode);
-        set(writer, inode.ino, acl::ACCESS, &list.encode(), time)
+        Ok(Some(setting(inode.ino, acl::ACCESS, &list.encode(), time)))
     }
 
     fn virtual_xattr(&self, inode: &Inode, key: &[u8]) -> Result<Bytes> {
@@ -146,26 +146,34 @@ impl Fs {
 }
 
 fn set(writer: &mut Writer<'_>, ino: Ino, name: &[u8], value: &[u8], time: Timespec) -> Result<()> {
-    writer.apply(OpKind::SetXattr {
+    writer.apply(setting(ino, name, value, time))?;
+    Ok(())
+}
+
+fn setting(ino: Ino, name: &[u8], value: &[u8], time: Timespec) -> OpKind {
+    OpKind::SetXattr {
         ino,
         name: Bytes::copy_from_slice(name),
         value: Bytes::copy_from_slice(value),
         time,
-    })?;
-    Ok(())
+    }
 }
 
 fn remove(writer: &mut Writer<'_>, ino: Ino, name: &[u8], time: Timespec) -> Result<()> {
-    writer.apply(OpKind::RemoveXattr {
-        ino,
-        name: Bytes::copy_from_slice(name),
-        time,
-    })?;
+    writer.apply(removal(ino, name, time))?;
     Ok(())
 }
 
-/// Sets a list and the mode bits that it implies. One that says no more than mode bits do is not
-/// stored. A setgid bit goes where the caller has not the group, as with chmod(2).
+fn removal(ino: Ino, name: &[u8], time: Timespec) -> OpKind {
+    OpKind::RemoveXattr {
+        ino,
+        name: Bytes::copy_from_slice(name),
+        time,
+    }
+}
+
+/// Sets a list and the mode bits that it implies, both or none. One that says no more than mode
+/// bits do is not stored. A setgid bit goes where the caller has not the group, as with chmod(2).
 fn set_acl(
     writer: &mut Writer<'_>,
     inode: &Inode,
@@ -175,34 +183,33 @@ fn set_acl(
     time: Timespec,
 ) -> Result<()> {
     let list = Acl::decode(value)?;
-    if name == acl::DEFAULT {
-        return match (list.is_empty(), exists) {
-            (false, _) => set(writer, inode.ino, name, value, time),
-            (true, true) => remove(writer, inode.ino, name, time),
-            (true, false) => Ok(()),
-        };
-    }
-    if !list.is_empty() {
-        let mut mode = list.apply_to(inode.mode);
+    let is_access = name == acl::ACCESS;
+    let mut mode = inode.mode;
+    if is_access && !list.is_empty() {
+        mode = list.apply_to(mode);
         if !keeps_setgid {
             mode &= !SETGID;
         }
-        if mode != inode.mode {
-            writer.apply(OpKind::SetAttr {
-                ino: inode.ino,
-                mode: Some(mode),
-                uid: None,
-                gid: None,
-                mtime: None,
-                ctime: time,
-            })?;
-        }
     }
-    match (list.is_minimal(), exists) {
-        (false, _) => set(writer, inode.ino, name, value, time),
-        (true, true) => remove(writer, inode.ino, name, time),
-        (true, false) => Ok(()),
-    }
+    let mode = (mode != inode.mode).then(|| OpKind::SetAttr {
+        ino: inode.ino,
+        mode: Some(mode),
+        uid: None,
+        gid: None,
+        mtime: None,
+        ctime: time,
+    });
+    let says_nothing = match is_access {
+        true => list.is_minimal(),
+        false => list.is_empty(),
+    };
+    let stored = match (says_nothing, exists) {
+        (false, _) => Some(setting(inode.ino, name, value, time)),
+        (true, true) => Some(removal(inode.ino, name, time)),
+        (true, false) => None,
+    };
+    writer.apply_together(mode.into_iter().chain(stored))?;
+    Ok(())
 }
 
 fn check_settable(inode: &Inode, name: &[u8]) -> Result<()> {

@@ -79,6 +79,28 @@ impl<'a> Writer<'a> {
     /// [`VolumeError::BadOp`] where the op breaks a limit, [`VolumeError::NoInode`] where it names
     /// a node that is not there, or the store's; nothing is changed then.
     pub fn apply(&mut self, kind: OpKind) -> Result<Applied> {
+        let mut overlay = Overlay::default();
+        let applied = self.fold_into(&mut overlay, kind)?;
+        self.commit(overlay)?;
+        Ok(applied)
+    }
+
+    /// Applies ops one after the other, in one batch: a crash leaves all of them or none.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Writer::apply`]; nothing is changed then, but that the earlier ops stay for a file
+    /// without a name, which no crash leaves anyway.
+    pub fn apply_together(&mut self, kinds: impl IntoIterator<Item = OpKind>) -> Result<()> {
+        let mut overlay = Overlay::default();
+        for kind in kinds {
+            self.fold_into(&mut overlay, kind)?;
+        }
+        self.commit(overlay)
+    }
+
+    /// Folds an op on top of what an overlay has.
+    fn fold_into(&mut self, overlay: &mut Overlay, kind: OpKind) -> Result<Applied> {
         if let Some(what) = kind.flaw() {
             return Err(VolumeError::BadOp { what });
         }
@@ -94,10 +116,9 @@ impl<'a> Writer<'a> {
             volume.config.store.chunks.sync()?;
         }
         let id = self.next_id();
-        let mut overlay = Overlay::default();
         let base = Base {
             view: &volume.view,
-            overlay: &overlay,
+            overlay,
         };
         let effects = fold(base, id, &kind)?;
         let ino = match &kind {
@@ -105,21 +126,33 @@ impl<'a> Writer<'a> {
             kind => kind.names().unwrap_or(Ino::ROOT),
         };
         let kind = Arc::new(kind);
-        let record = Record::new(kind, &effects);
-        let writes = effects.writes.into_iter();
-        overlay.rows = writes.map(|effect| (effect.key, effect.after)).collect();
-        let record = Arc::new(record);
-        overlay.records.insert(id, Some(Arc::clone(&record)));
-        self.state
-            .commit(&volume.view, overlay, Batch::new(), false)?;
-        self.state.note(id, &record);
-        self.state.drafts.push_back(id);
-        if let OpKind::Write(write) = &*record.kind {
-            self.state.rewrites |= !self.state.written.insert(write.ino);
+        let record = Arc::new(Record::new(kind, &effects));
+        for effect in effects.writes {
+            overlay.rows.insert(effect.key, effect.after);
+        }
+        overlay.records.insert(id, Some(record));
+        Ok(Applied { id, ino })
+    }
+
+    /// Commits the ops of an overlay and takes note of them.
+    fn commit(&mut self, overlay: Overlay) -> Result<()> {
+        let ops = overlay.records.clone();
+        if ops.is_empty() {
+            return Ok(());
+        }
+        let view = &self.volume.view;
+        self.state.commit(view, overlay, Batch::new(), false)?;
+        for (id, record) in ops {
+            let Some(record) = record else { continue };
+            self.state.note(id, &record);
+            self.state.drafts.push_back(id);
+            if let OpKind::Write(write) = &*record.kind {
+                self.state.rewrites |= !self.state.written.insert(write.ino);
+            }
         }
         self.told.has_news = true;
         self.state.counts.drafts = self.state.drafts.len() as u64;
-        Ok(Applied { id, ino })
+        Ok(())
     }
 
     fn next_id(&self) -> OpId {

@@ -17,6 +17,7 @@ pub mod beside;
 pub mod capture;
 pub mod command;
 pub mod machine;
+pub mod model;
 pub mod network;
 pub mod peer;
 mod scenario;

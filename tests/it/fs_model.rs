@@ -1,48 +1,72 @@
-//! The fs room against a naive tree in memory: random operations, everything compared after each,
-//! remounting as one of the operations.
+//! The fs room against the naive tree of `mount_tests::model`: random operations, everything compared
+//! after each, remounting, a kill and a power cut among the operations.
 //!
-//! `model.rs` is the naive tree, `mount.rs` a filesystem with all rooms below it on a store in
-//! memory, `run.rs` applies an operation to both and compares, `named.rs` has single behaviours and
-//! the failures that were found.
+//! `room.rs` is the executor, `mount.rs` a filesystem with all rooms below it on a store in memory,
+//! `named.rs` has single behaviours and the failures that were found.
+//!
+//! `DFS_MODEL_SEEDS=FROM..TO` runs other seeds than the usual few.
 
-mod model;
 mod mount;
 mod named;
-mod ops;
-mod run;
+mod room;
 mod threads;
 
-use proptest::prelude::*;
+use std::ops::Range;
 
-use self::ops::op;
-use self::run::Run;
+use dfs::base::Rng;
+use mount_tests::model::{Ends, Failure, Op, Run, run_all, run_seed};
 
-proptest! {
-    #![proptest_config(config())]
+use self::mount::Disk;
+use self::room::Room;
 
-    #[test]
-    fn the_filesystem_is_the_naive_tree(ops in proptest::collection::vec(op(), 1..64)) {
-        let mut run = Run::new();
-        for (index, op) in ops.iter().enumerate() {
-            run.step(index, op);
-        }
-        run.finish();
+/// Operations of a seed.
+const OPS: usize = 120;
+
+/// Runs that look for a shorter failure.
+const TRIES: usize = 400;
+
+fn seeds(usual: Range<u64>) -> Range<u64> {
+    let Ok(asked) = std::env::var("DFS_MODEL_SEEDS") else {
+        return usual;
+    };
+    let (from, to) = asked.split_once("..").expect("FROM..TO");
+    from.parse().expect("a number")..to.parse().expect("a number")
+}
+
+/// Runs operations alone in a volume, or, by the seed, as one of several authors: then the view at
+/// the end is that of another device that folds the log from scratch.
+fn run(disk: Disk, seed: u64, ops: &[Op]) -> Result<(), Failure> {
+    let alone = seed.is_multiple_of(2);
+    let disk = Disk { alone, ..disk };
+    let room = run_all(Run::new(Room::new(disk, Rng::from_seed(seed))), ops)?;
+    if !alone {
+        room.into_disk().check_fold();
+    }
+    Ok(())
+}
+
+#[test]
+fn the_filesystem_is_the_naive_tree() {
+    let ends = Ends {
+        remounts: 25,
+        kills: 15,
+        power_cuts: 0,
+    };
+    for seed in seeds(0..40) {
+        run_seed(seed, OPS, ends, TRIES, |ops| run(Disk::new(), seed, ops));
     }
 }
 
-/// Ten seconds' worth; `PROPTEST_CASES` asks for more. A failure prints the shortest operations
-/// that fail, which become a named test.
-fn config() -> ProptestConfig {
-    let asked = std::env::var_os("PROPTEST_CASES").is_some();
-    let config = ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::default()
+#[test]
+fn a_power_cut_leaves_what_was_synced_and_a_prefix_of_the_rest() {
+    let ends = Ends {
+        remounts: 5,
+        kills: 10,
+        power_cuts: 50,
     };
-    if asked {
-        return config;
-    }
-    ProptestConfig {
-        cases: 64,
-        ..config
+    for seed in seeds(1000..1040) {
+        run_seed(seed, OPS, ends, TRIES, |ops| {
+            run(Disk::losing_power(), seed, ops)
+        });
     }
 }

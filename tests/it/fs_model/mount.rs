@@ -5,23 +5,32 @@ use std::time::Duration;
 
 use dfs::base::task::Pool;
 use dfs::base::time::SimClock;
-use dfs::base::{Clock, Rng, VolumeId};
+use dfs::base::{Clock, Rng, Timespec, VolumeId};
 use dfs::crypto::{Identity, VolumeKeys};
 use dfs::data::Data;
 use dfs::fs::{Fs, FsConfig};
 use dfs::node::LogStore;
 use dfs::replica::{Replica, ReplicaConfig};
 use dfs::store::Store;
+use dfs::store::memory::MemoryDisk;
 use dfs::volume::{Volume, VolumeConfig, VolumeContext};
+
+use crate::volume_laws::cluster::shared_rows;
 
 static IDENTITY: LazyLock<Arc<Identity>> =
     LazyLock::new(|| Arc::new(Identity::generate(&Rng::from_seed(1)).unwrap()));
 
+/// The device that folds everything from scratch.
+static ORACLE: LazyLock<Arc<Identity>> =
+    LazyLock::new(|| Arc::new(Identity::generate(&Rng::from_seed(4)).unwrap()));
+
 const VOLUME: VolumeId = VolumeId([7; 32]);
 
 /// Where a filesystem lives while it is not mounted.
-pub(super) struct Disk {
+pub(crate) struct Disk {
     pub(super) store: Store,
+    /// What remembers what is durable, where power cuts are among the operations.
+    pub(super) memory: Option<MemoryDisk>,
     pub(super) keys: Arc<VolumeKeys>,
     pub(super) clock: Arc<SimClock>,
     /// No other device authors ops: nothing is kept for undoing.
@@ -35,9 +44,10 @@ impl Disk {
     }
 
     /// Returns an empty store with a new volume.
-    pub(super) fn on(store: Store) -> Self {
+    pub(crate) fn on(store: Store) -> Self {
         let disk = Self {
             store,
+            memory: None,
             keys: Arc::new(VolumeKeys::generate(&Rng::from_seed(2))),
             clock: SimClock::new(1_700_000_000_000),
             alone: true,
@@ -46,9 +56,28 @@ impl Disk {
         disk
     }
 
-    /// Returns the time of day in whole seconds.
-    pub(super) fn now(&self) -> i64 {
-        self.clock.wall().secs
+    /// Returns an empty disk with a new volume that can lose power.
+    pub(super) fn losing_power() -> Self {
+        let memory = MemoryDisk::new();
+        let disk = Self::on(memory.store());
+        disk.store.sync().unwrap();
+        Self {
+            memory: Some(memory),
+            ..disk
+        }
+    }
+
+    /// Loses power: what was never synced is gone, but for a prefix that `chance` chooses.
+    pub(super) fn cut_power(&mut self, chance: &Rng) {
+        let memory = self.memory.as_ref().expect("a disk that can lose power");
+        let left = memory.crash(chance);
+        self.store = left.store();
+        self.memory = Some(left);
+    }
+
+    /// Returns the time of day.
+    pub(super) fn time(&self) -> Timespec {
+        self.clock.wall()
     }
 
     /// Lets a second pass.
@@ -85,14 +114,39 @@ impl Disk {
         Fs::new(Arc::new(self.volume()), data, clock, config)
     }
 
+    /// Checks that the view is the fold of the log from scratch, as another device does it. For
+    /// volumes with other authors: one alone forgets what nobody can ask for.
+    pub(super) fn check_fold(&self) {
+        assert!(!self.alone);
+        let (log, volume) = self.open(self.store.clone(), &IDENTITY);
+        volume.seal_drafts().unwrap();
+        let other = Store::memory();
+        let (copy, oracle) = self.open(other.clone(), &ORACLE);
+        let segments = log.range(IDENTITY.device(), 1, usize::MAX).unwrap();
+        let now = self.clock.wall_ms();
+        let accepted = copy.accept(&segments, now, &|_| Ok(())).unwrap();
+        assert!(accepted.refused.is_empty());
+        let merged = oracle.apply_segments().unwrap();
+        assert!(merged.refused.is_empty());
+        let (rows, expected) = (shared_rows(&self.store), shared_rows(&other));
+        for (key, row) in &expected {
+            assert_eq!(rows.get(key), Some(row), "row {key:?}");
+        }
+        assert_eq!(rows.len(), expected.len());
+    }
+
     fn volume(&self) -> Volume {
-        let rows = Arc::clone(&self.store.rows);
-        let log = LogStore::open(rows, VOLUME, IDENTITY.device()).unwrap();
+        self.open(self.store.clone(), &IDENTITY).1
+    }
+
+    fn open(&self, store: Store, identity: &Arc<Identity>) -> (Arc<LogStore>, Volume) {
+        let rows = Arc::clone(&store.rows);
+        let log = Arc::new(LogStore::open(rows, VOLUME, identity.device()).unwrap());
         let config = VolumeConfig {
-            store: self.store.clone(),
-            log: Arc::new(log),
+            store,
+            log: Arc::clone(&log),
             keys: Arc::clone(&self.keys),
-            identity: Arc::clone(&IDENTITY),
+            identity: Arc::clone(identity),
             volume: VOLUME,
             name: "laptop".to_owned(),
         };
@@ -100,6 +154,6 @@ impl Disk {
             clock: self.clock.clone(),
             rng: Rng::from_seed(3),
         };
-        Volume::open(config, context, self.alone).unwrap()
+        (log, Volume::open(config, context, self.alone).unwrap())
     }
 }

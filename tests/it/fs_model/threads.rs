@@ -9,7 +9,7 @@ use dfs::base::{Ino, Rng};
 use dfs::fs::{Caller, Fs, FsConfig, OpenFlags, ReadPlan, RenameMode, Reply, WriteFlags};
 
 use super::mount::Disk;
-use super::run::read_all;
+use super::room::read_all;
 
 const CALLER: Caller = Caller {
     uid: 0,

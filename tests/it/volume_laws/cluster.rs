@@ -50,6 +50,22 @@ const SHARED: [Table; 11] = [
     Table::Volume,
 ];
 
+/// Rows that all devices share, by table and key.
+pub(crate) type SharedRows = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+
+/// Returns every row of a store that all devices share.
+pub(crate) fn shared_rows(store: &Store) -> SharedRows {
+    let mut rows = BTreeMap::new();
+    for table in SHARED {
+        let mut take = |key: &[u8], value: &[u8]| {
+            rows.insert((table, key.to_vec()), value.to_vec());
+            ControlFlow::Continue(())
+        };
+        store.rows.scan(table, &[], None, &mut take).unwrap();
+    }
+    rows
+}
+
 /// A device: its disk survives the volume's restart.
 pub(crate) struct Device {
     disk: MemoryDisk,
@@ -172,16 +188,8 @@ impl Device {
     }
 
     /// Returns every shared row.
-    pub(crate) fn rows(&self) -> BTreeMap<(Table, Vec<u8>), Vec<u8>> {
-        let mut rows = BTreeMap::new();
-        for table in SHARED {
-            let mut take = |key: &[u8], value: &[u8]| {
-                rows.insert((table, key.to_vec()), value.to_vec());
-                ControlFlow::Continue(())
-            };
-            self.store.rows.scan(table, &[], None, &mut take).unwrap();
-        }
-        rows
+    pub(crate) fn rows(&self) -> SharedRows {
+        shared_rows(&self.store)
     }
 
     pub(crate) fn inode(&self, ino: Ino) -> Inode {

@@ -7,15 +7,7 @@
 //! of bytes that are not here returns [`ReadPlan::Wait`], which the caller awaits elsewhere.
 //! `flush`, `fsync`, `release`, `tick` and `sync_all` may take as long as the local disk does.
 //!
-//! Departures from a local filesystem:
-//! 1. fallocate(2) sets no space aside: it extends the file, and fails where the volume is full now.
-//! 2. Access times follow `relatime`, for reads that reach the filesystem and not those that the
-//!    kernel answers from its pages.
-//! 3. The kernel does not pass on sync(2) and syncfs(2): what was written in the last second, by
-//!    programs that neither closed nor fsynced, is not covered by them.
-//! 4. The size of a directory is 0. There is no `O_TMPFILE` and no whiteout.
-//! 5. Two writers of one file on two machines are told apart by versions, not locks: where they
-//!    cross, both contents are kept (docs/semantics.md).
+//! Where this cannot do what a local filesystem does stands in docs/semantics.md.
 //!
 //! Lock order: the contents of inodes by ascending number, then the volume's writer, then the
 //! tables, which are leaves. No lock is held while bytes are fetched.

@@ -27,7 +27,7 @@ fn note_all(side: &mut Side<'_>, what: &str) {
             let entry = entry.expect("an entry");
             let path = folder.join(entry.file_name());
             let meta = entry.metadata().expect("it stats");
-            let mut facts = format!("{:o} {}", meta.mode(), meta.nlink());
+            let mut facts = format!("{:o} {} {}", meta.mode(), meta.nlink(), meta.rdev());
             if meta.is_dir() {
                 folders.push(path.clone());
             } else if meta.is_symlink() {
@@ -64,6 +64,15 @@ fn every_kind_is_renamed_onto_every_kind() {
             (
                 "NOREPLACE|EXCHANGE",
                 RenameFlags::NOREPLACE | RenameFlags::EXCHANGE,
+            ),
+            ("WHITEOUT", RenameFlags::WHITEOUT),
+            (
+                "WHITEOUT|NOREPLACE",
+                RenameFlags::WHITEOUT | RenameFlags::NOREPLACE,
+            ),
+            (
+                "WHITEOUT|EXCHANGE",
+                RenameFlags::WHITEOUT | RenameFlags::EXCHANGE,
             ),
         ];
         for (mode, flags) in modes {

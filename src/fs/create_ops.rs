@@ -10,7 +10,7 @@ use crate::base::{Ino, Timespec};
 use crate::volume::{Create, Inode, OpKind, Place, Writer};
 
 /// What is to be made, before the parent has its say.
-struct NewNode {
+pub(super) struct NewNode {
     kind: FileKind,
     mode: u32,
     rdev: u64,
@@ -144,7 +144,7 @@ impl Fs {
     }
 
     /// Lets a new node take group, setgid and access control lists from its directory.
-    fn inherit(
+    pub(super) fn inherit(
         &self,
         writer: &Writer<'_>,
         caller: Caller,
@@ -199,7 +199,8 @@ impl Fs {
 }
 
 impl NewNode {
-    fn of(kind: FileKind, mode: u32) -> Self {
+    /// Returns a node without device number and target.
+    pub(super) fn of(kind: FileKind, mode: u32) -> Self {
         Self {
             kind,
             mode,

@@ -1,8 +1,8 @@
 //! Rename: moving and swapping names (rename(2) with its flags).
 
-use super::create_ops::{check_name, live_dir};
+use super::create_ops::{NewNode, check_name, live_dir};
 use super::name_ops::{check_empty, place};
-use super::{Fs, FsError, RenameMode, Result};
+use super::{Caller, FileKind, Fs, FsError, RenameMode, Result};
 use crate::base::Ino;
 use crate::volume::{Inode, OpKind, Replaced, Writer};
 
@@ -12,6 +12,37 @@ impl Fs {
     /// A file with unwritten data is written first, so that a program that writes a new version
     /// beside the old one and moves it over never leaves an empty file behind after a crash.
     pub fn rename(&self, from: (Ino, &[u8]), to: (Ino, &[u8]), mode: RenameMode) -> Result<()> {
+        self.move_name(from, to, mode).map(drop)
+    }
+
+    /// Moves a name and leaves a whiteout in its place (`RENAME_WHITEOUT`): a device with the
+    /// number 0, by which an overlay says that what lies below is gone.
+    ///
+    /// Nobody sees the one without the other on this machine; a crash may keep the move alone.
+    pub fn rename_leaving_whiteout(
+        &self,
+        caller: Caller,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        mode: RenameMode,
+    ) -> Result<()> {
+        let Some(mut writer) = self.move_name(from, to, mode)? else {
+            return Ok(());
+        };
+        let dir = live_dir(&writer, from.0)?;
+        let whiteout = NewNode::of(FileKind::CharDev, 0);
+        let create = self.inherit(&writer, caller, &dir, from.1, whiteout, self.now())?;
+        writer.apply(OpKind::Create(create))?;
+        Ok(())
+    }
+
+    /// Moves a name; returns the writer that did it, `None` where there was nothing to do.
+    fn move_name(
+        &self,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        mode: RenameMode,
+    ) -> Result<Option<Writer<'_>>> {
         self.check_writable()?;
         check_name(from.1)?;
         check_name(to.1)?;
@@ -33,7 +64,7 @@ impl Fs {
         if let Some(target) = &target {
             if target.ino == source.ino {
                 // Two names of one file: rename(2) does nothing.
-                return Ok(());
+                return Ok(None);
             }
             match mode {
                 RenameMode::Exchange => {
@@ -60,7 +91,7 @@ impl Fs {
             exchange: mode == RenameMode::Exchange,
             time: self.now(),
         })?;
-        Ok(())
+        Ok(Some(writer))
     }
 
     fn commit_before_rename(&self, from: (Ino, &[u8])) -> Result<()> {

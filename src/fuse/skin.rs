@@ -287,7 +287,7 @@ impl Filesystem for Skin {
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -295,9 +295,11 @@ impl Filesystem for Skin {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let mode = if flags.is_empty() {
+        let leaves_whiteout = flags.contains(RenameFlags::RENAME_WHITEOUT);
+        let rest = flags - RenameFlags::RENAME_WHITEOUT;
+        let mode = if rest.is_empty() {
             RenameMode::Replace
-        } else if flags == RenameFlags::RENAME_NOREPLACE {
+        } else if rest == RenameFlags::RENAME_NOREPLACE {
             RenameMode::NoReplace
         } else if flags == RenameFlags::RENAME_EXCHANGE {
             RenameMode::Exchange
@@ -306,7 +308,11 @@ impl Filesystem for Skin {
         };
         let from = (ino(parent), name.as_bytes());
         let to = (ino(newparent), newname.as_bytes());
-        answer(reply, self.run("rename", |fs| fs.rename(from, to, mode)));
+        let outcome = self.run("rename", |fs| match leaves_whiteout {
+            true => fs.rename_leaving_whiteout(caller(req, 0), from, to, mode),
+            false => fs.rename(from, to, mode),
+        });
+        answer(reply, outcome);
     }
 
     fn link(

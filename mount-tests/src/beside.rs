@@ -163,8 +163,8 @@ impl Side<'_> {
     /// Notes what came of a call.
     pub fn note(&mut self, what: impl Display, outcome: impl Debug) {
         let root = self.root.display().to_string();
-        let outcome = format!("{outcome:?}").replace(&root, "HERE");
-        self.notes.push(format!("{what}: {outcome}"));
+        let note = format!("{what}: {outcome:?}");
+        self.notes.push(note.replace(&root, "HERE"));
     }
 
     /// Unmounts and mounts again: what is in no cache.

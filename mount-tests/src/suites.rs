@@ -80,7 +80,9 @@ pub fn wait_until_both_agree(trio: &Trio) {
             (Ok(here), Ok(there)) => {
                 let found = differences(&here, &there, 5);
                 if found != last {
-                    println!("not yet: {found:?}");
+                    for line in &found {
+                        println!("not yet: {:.200}", line);
+                    }
                     last = found;
                 }
                 None

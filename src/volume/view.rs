@@ -12,6 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use super::rows::{Row, RowKey, Stored, Value};
 use super::types::{Conflict, DirKey, Dirent, Extent, Inode};
 use super::{Result, VolumeError};
+use crate::base::limits::CHUNK_BYTES;
 use crate::base::{DeviceId, Ino, OpId};
 use crate::crypto::VolumeKeys;
 use crate::store::Rows;
@@ -274,8 +275,11 @@ impl View {
     /// Returns the extent that starts before `offset` and reaches beyond it.
     fn extent_before(&self, ino: Ino, offset: u64) -> Result<Option<Extent>> {
         let mut found = None;
+        // No extent is longer than a chunk. Further back there may be much that was deleted, which
+        // a scan passes over one by one.
+        let first = offset.saturating_sub(CHUNK_BYTES);
         self.scan_rev(
-            &RowKey::Extent(ino, 0),
+            &RowKey::Extent(ino, first),
             &RowKey::Extent(ino, offset),
             &mut |_, row| {
                 if let Value::Extent(extent) = &row.value

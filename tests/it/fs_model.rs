@@ -6,9 +6,9 @@
 //!
 //! `DFS_MODEL_SEEDS=FROM..TO` runs other seeds than the usual few.
 
-mod mount;
+pub(crate) mod mount;
 mod named;
-mod room;
+pub(crate) mod room;
 mod threads;
 
 use std::ops::Range;
@@ -37,8 +37,10 @@ fn seeds(usual: Range<u64>) -> Range<u64> {
 /// the end is that of another device that folds the log from scratch.
 fn run(disk: Disk, seed: u64, ops: &[Op]) -> Result<(), Failure> {
     let alone = seed.is_multiple_of(2);
-    let disk = Disk { alone, ..disk };
-    let room = run_all(Run::new(Room::new(disk, Rng::from_seed(seed))), ops)?;
+    let room = run_all(
+        Run::new(Room::new(disk.alone(alone), Rng::from_seed(seed))),
+        ops,
+    )?;
     if !alone {
         room.into_disk().check_fold();
     }

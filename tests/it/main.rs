@@ -2,6 +2,7 @@
 
 mod fs_model;
 mod node_join;
+mod power_cut;
 mod sim;
 mod store_crash;
 mod tidy;

@@ -33,6 +33,9 @@ pub struct Run<E: Executor> {
     listings: Vec<Listing<E::Dir>>,
     /// The trees since all was durable, oldest first: what a power cut may bring back.
     history: Vec<Tree>,
+    /// Operations applied, and how many of them were when all of those were durable.
+    steps: usize,
+    durable_steps: usize,
     /// Whether files are closed after each operation.
     closes: bool,
 }
@@ -75,6 +78,8 @@ impl<E: Executor> Run<E> {
             tree,
             open: Vec::new(),
             listings: Vec::new(),
+            steps: 0,
+            durable_steps: 0,
             closes: false,
         })
     }
@@ -95,6 +100,11 @@ impl<E: Executor> Run<E> {
     /// Ends the run and returns the filesystem.
     pub fn into_executor(self) -> E {
         self.executor
+    }
+
+    /// Returns how many of the operations applied survive any crash.
+    pub fn durable_steps(&self) -> usize {
+        self.durable_steps
     }
 
     /// Returns the naive tree as it is now.
@@ -119,6 +129,7 @@ impl<E: Executor> Run<E> {
     /// What is different.
     pub fn apply(&mut self, op: &Op) -> Result<(), String> {
         self.executor.begin();
+        self.steps += 1;
         if let Some(met) = self.operate(op)?
             && met.seen != met.expected
         {
@@ -229,6 +240,7 @@ impl<E: Executor> Run<E> {
 
     /// Everything up to now survives a power cut.
     pub(super) fn all_is_durable(&mut self) {
+        self.durable_steps = self.steps;
         self.history.clear();
         self.history.push(self.tree.clone());
     }

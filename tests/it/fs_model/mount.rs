@@ -28,32 +28,42 @@ const VOLUME: VolumeId = VolumeId([7; 32]);
 
 /// Where a filesystem lives while it is not mounted.
 pub(crate) struct Disk {
-    pub(super) store: Store,
+    pub(crate) store: Store,
     /// What remembers what is durable, where power cuts are among the operations.
-    pub(super) memory: Option<MemoryDisk>,
+    memory: Option<MemoryDisk>,
     pub(super) keys: Arc<VolumeKeys>,
-    pub(super) clock: Arc<SimClock>,
+    pub(crate) clock: Arc<SimClock>,
     /// No other device authors ops: nothing is kept for undoing.
-    pub(super) alone: bool,
+    pub(crate) alone: bool,
 }
 
 impl Disk {
     /// Returns an empty disk with a new volume.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::on(Store::memory())
     }
 
     /// Returns an empty store with a new volume.
     pub(crate) fn on(store: Store) -> Self {
-        let disk = Self {
+        let disk = Self::found_on(store);
+        disk.volume().format(0, 0, 0o755).unwrap();
+        disk
+    }
+
+    /// Says whether no other device authors ops.
+    pub(crate) fn alone(self, alone: bool) -> Self {
+        Self { alone, ..self }
+    }
+
+    /// Returns a store that holds a volume, or nothing yet.
+    pub(crate) fn found_on(store: Store) -> Self {
+        Self {
             store,
             memory: None,
             keys: Arc::new(VolumeKeys::generate(&Rng::from_seed(2))),
             clock: SimClock::new(1_700_000_000_000),
             alone: true,
-        };
-        disk.volume().format(0, 0, 0o755).unwrap();
-        disk
+        }
     }
 
     /// Returns an empty disk with a new volume that can lose power.
@@ -116,7 +126,7 @@ impl Disk {
 
     /// Checks that the view is the fold of the log from scratch, as another device does it. For
     /// volumes with other authors: one alone forgets what nobody can ask for.
-    pub(super) fn check_fold(&self) {
+    pub(crate) fn check_fold(&self) {
         assert!(!self.alone);
         let (log, volume) = self.open(self.store.clone(), &IDENTITY);
         volume.seal_drafts().unwrap();

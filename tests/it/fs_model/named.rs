@@ -252,10 +252,7 @@ async fn a_missing_chunk_fails_its_range_alone() {
 
 #[test]
 fn writes_from_one_version_are_both_kept_and_the_kernel_is_told() {
-    let disk = Disk {
-        alone: false,
-        ..Disk::new()
-    };
+    let disk = Disk::new().alone(false);
     let fs = disk.mount();
     let file = create(&fs, "notes.txt");
     write(&fs, file, 0, b"base");
@@ -280,10 +277,7 @@ fn writes_from_one_version_are_both_kept_and_the_kernel_is_told() {
 
 #[test]
 fn unwritten_changes_never_show_over_content_from_elsewhere() {
-    let disk = Disk {
-        alone: false,
-        ..Disk::new()
-    };
+    let disk = Disk::new().alone(false);
     let fs = disk.mount();
     let file = create(&fs, "notes.txt");
     write(&fs, file, 0, b"base and more");

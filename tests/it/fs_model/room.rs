@@ -67,7 +67,7 @@ impl Room {
     }
 
     /// Unmounts and returns where it lived.
-    pub(super) fn into_disk(self) -> Disk {
+    pub(crate) fn into_disk(self) -> Disk {
         self.disk
     }
 

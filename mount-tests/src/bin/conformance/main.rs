@@ -8,6 +8,7 @@ mod dbench;
 mod fio;
 mod fsx;
 mod pjdfstest;
+mod recovery;
 mod stress_ng;
 
 use std::time::Duration;
@@ -22,6 +23,7 @@ fn main() {
         ["fio", args @ ..] => fio::run(number(args.first(), 192)),
         ["fsx", args @ ..] => fsx::run(number(args.first(), 1_000_000), number(args.get(1), 4)),
         ["pjdfstest", program, tests @ ..] => pjdfstest::run(program, tests),
+        ["recovery", args @ ..] => recovery::run(number(args.first(), 100_000)),
         ["stress-ng", args @ ..] => {
             let (seconds, stressors) = args.split_at(args.len().min(1));
             stress_ng::run(number(seconds.first(), 4), stressors);

@@ -16,13 +16,18 @@ pub mod disk;
 pub mod memory;
 pub mod state;
 
+pub mod buffered;
+pub mod tree;
+
 mod batch;
 mod error;
 mod group;
 mod journal;
 mod local;
+mod memtable;
 mod space;
 mod table;
+mod wal;
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -35,6 +40,7 @@ pub use error::StoreError;
 pub use state::StateDir;
 pub use table::Table;
 
+use self::buffered::{BufferOptions, BufferedRows};
 use self::chunks::LocalChunks;
 use self::disk::Folder;
 use crate::base::time::SystemClock;
@@ -153,7 +159,11 @@ pub struct Store {
 pub struct StoreOptions {
     /// Memory for blocks of the row database.
     pub row_cache_bytes: u64,
-    /// Rows are gathered in memory up to this size before they go to the tree.
+    /// Rows are gathered in memory up to about this size before they go to the row database.
+    pub table_bytes: usize,
+    /// The row log may grow to about this size before what it holds is made durable elsewhere.
+    pub log_bytes: u64,
+    /// The row database gathers rows in memory up to this size before they go to its files.
     pub memtable_bytes: u64,
     /// A chunk file that is as long as this is followed by a new one.
     pub chunk_file_max_bytes: u64,
@@ -163,7 +173,9 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             row_cache_bytes: 64 << 20,
-            memtable_bytes: 32 << 20,
+            table_bytes: 8 << 20,
+            log_bytes: 24 << 20,
+            memtable_bytes: 16 << 20,
             chunk_file_max_bytes: 256 << 20,
         }
     }
@@ -185,8 +197,21 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let epoch = state::next_epoch(folder, SystemClock::new().wall_ms())?;
         let rows = folder.join(state::ROWS_FOLDER);
-        let rows: Arc<dyn Rows> =
-            Arc::new(local::LocalRows::open(&rows, key.sealer(epoch), options)?);
+        let sealer = key.sealer(epoch);
+        let tree = local::LocalTree::open(&rows, sealer.clone(), options)?;
+        let log = folder.join(state::WAL_FOLDER);
+        let buffer = BufferOptions {
+            table_bytes: options.table_bytes,
+            log_bytes: options.log_bytes,
+        };
+        let disk = Arc::new(Folder::new(&log));
+        let rows: Arc<dyn Rows> = Arc::new(BufferedRows::open_with_thread(
+            disk,
+            &log,
+            Arc::new(tree),
+            sealer,
+            buffer,
+        )?);
         let chunks = Arc::new(Folder::new(&folder.join(state::CHUNKS_FOLDER)));
         let chunks =
             LocalChunks::open_with_thread(chunks, Arc::clone(&rows), options.chunk_file_max_bytes)?;

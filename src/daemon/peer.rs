@@ -40,6 +40,9 @@ const PUBLISH_GATHER: Duration = Duration::from_millis(2);
 /// flushes of the disk, a second.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(25);
 
+/// How long drafts gather while no other peer is connected.
+const UNHEARD_INTERVAL: Duration = Duration::from_millis(500);
+
 /// How often dirty data is looked at, of which none may be older than [`DRAFT_AGE_MAX`] for long.
 const TICK_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -375,7 +378,14 @@ impl Peer {
             if let Err(error) = self.publish().await {
                 tracing::error!(%error, "drafts could not be sealed");
             }
-            sleep(PUBLISH_INTERVAL).await;
+            // With nobody to tell, what is sealed now and not later only costs flushes of the disk.
+            let is_heard = !self.node.connected().is_empty();
+            sleep(if is_heard {
+                PUBLISH_INTERVAL
+            } else {
+                UNHEARD_INTERVAL
+            })
+            .await;
         }
     }
 

@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use super::table::Table;
+
+/// Changes by stored key; a value of `None` removes the row.
+pub(super) type Changes = BTreeMap<Vec<u8>, Option<Bytes>>;
 
 /// A set of row changes for [`Rows::commit`](super::Rows::commit).
 ///
@@ -10,7 +15,7 @@ use super::table::Table;
 /// row; what the batch looked like before does not matter to the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
-    changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    changes: Changes,
 }
 
 impl Batch {
@@ -21,8 +26,13 @@ impl Batch {
 
     /// Sets a row.
     pub fn put(&mut self, table: Table, key: impl AsRef<[u8]>, value: impl Into<Vec<u8>>) {
+        self.put_bytes(table, key, Bytes::from(value.into()));
+    }
+
+    /// Sets a row to a value that is shared, not copied.
+    pub fn put_bytes(&mut self, table: Table, key: impl AsRef<[u8]>, value: Bytes) {
         self.changes
-            .insert(stored_key(table, key.as_ref()), Some(value.into()));
+            .insert(stored_key(table, key.as_ref()), Some(value));
     }
 
     /// Removes a row; nothing happens where there is none.
@@ -64,12 +74,12 @@ impl Batch {
     }
 
     /// Returns the changes with their stored keys (tag, then key), ascending.
-    pub(super) fn into_changes(self) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> {
+    pub(super) fn into_changes(self) -> Changes {
         self.changes
     }
 
     /// Borrows the changes with their stored keys.
-    pub(super) fn changes(&self) -> &BTreeMap<Vec<u8>, Option<Vec<u8>>> {
+    pub(super) fn changes(&self) -> &Changes {
         &self.changes
     }
 }

@@ -58,6 +58,14 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug {
 
     /// Returns the length in bytes.
     fn size(&self) -> io::Result<u64>;
+
+    /// Takes room for the first `len` bytes of an empty file, which read as zeros.
+    ///
+    /// A hint, which this does nothing about: later writes then need not change the file's length.
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        let _ = len;
+        Ok(())
+    }
 }
 
 /// A folder of the local file system.
@@ -165,6 +173,13 @@ impl DiskFile for LocalFile {
 
     fn size(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, len) {
+            Ok(()) | Err(rustix::io::Errno::NOTSUP | rustix::io::Errno::NOSYS) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
     }
 }
 

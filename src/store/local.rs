@@ -3,20 +3,15 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, Readable};
 use parking_lot::{Condvar, Mutex};
 
-use super::batch::{Batch, stored_key, stored_range};
-use super::disk::Folder;
-use super::group::GroupSync;
 use super::journal::{self, EmptyJournal, JournalSync};
-use super::memory::check_batch;
-use super::space::{Reserve, Space};
-use super::{RowVisitor, Rows, StoreError, StoreOptions, Table};
+use super::tree::{Tree, TreeChange, TreeRow};
+use super::{StoreError, StoreOptions};
 use crate::crypto::RowSealer;
 
 /// Rows in a folder of their own.
@@ -24,12 +19,10 @@ use crate::crypto::RowSealer;
 /// One tree holds all tables, the table's tag before each key: one memtable to flush, so journals
 /// are given back early, and one lookup path to keep warm. Large values lie outside the tree, so
 /// that compaction does not copy them.
-pub(super) struct LocalRows {
+pub(super) struct LocalTree {
     tree: Keyspace,
     sealer: RowSealer,
-    group: GroupSync,
     journal: JournalSync,
-    space: Space,
     folder: PathBuf,
     /// Bytes in the journal that the next opening would have to replay, about.
     replay_bytes: AtomicU64,
@@ -38,15 +31,15 @@ pub(super) struct LocalRows {
     emptied: EmptyJournal,
 }
 
-impl fmt::Debug for LocalRows {
+impl fmt::Debug for LocalTree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LocalRows")
+        f.debug_struct("LocalTree")
             .field("folder", &self.folder)
             .finish_non_exhaustive()
     }
 }
 
-impl LocalRows {
+impl LocalTree {
     /// Opens or creates the database in `folder`; brings back every synced batch and a prefix of
     /// those committed later.
     pub(super) fn open(
@@ -80,13 +73,7 @@ impl LocalRows {
         Ok(Self {
             tree,
             sealer,
-            group: GroupSync::default(),
             journal: JournalSync::new(folder.to_owned()),
-            space: Space::new(
-                Arc::new(Folder::new(folder)),
-                folder.to_owned(),
-                Reserve::ROWS,
-            ),
             folder: folder.to_owned(),
             replay_bytes: AtomicU64::new(repaired.kept_bytes),
             database,
@@ -99,102 +86,69 @@ impl LocalRows {
         opened.map_err(|_| StoreError::Unauthentic)
     }
 
-    fn visit(
-        &self,
-        rows: impl Iterator<Item = fjall::Guard>,
-        f: &mut RowVisitor<'_>,
-    ) -> Result<(), StoreError> {
-        for row in rows {
-            let row = row.into_inner();
-            let (key, sealed) = row.map_err(|e| database_error("read", &self.folder, e))?;
-            let value = self.open_value(&key, &sealed)?;
-            if f(key.get(1..).unwrap_or_default(), &value).is_break() {
-                break;
-            }
-        }
-        Ok(())
+    fn open_row(&self, row: fjall::Guard) -> TreeRow {
+        let row = row.into_inner();
+        let (key, sealed) = row.map_err(|e| database_error("read", &self.folder, e))?;
+        let value = self.open_value(&key, &sealed)?;
+        Ok((key.to_vec(), value))
     }
 }
 
-impl Rows for LocalRows {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let key = stored_key(table, key);
-        let sealed = self.tree.get(&key);
+impl Tree for LocalTree {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let sealed = self.tree.get(key);
         match sealed.map_err(|e| database_error("read", &self.folder, e))? {
-            Some(sealed) => self.open_value(&key, &sealed).map(Some),
+            Some(sealed) => self.open_value(key, &sealed).map(Some),
             None => Ok(None),
         }
     }
 
-    fn scan(
-        &self,
-        table: Table,
+    fn range<'a>(
+        &'a self,
         start: &[u8],
-        end: Option<&[u8]>,
-        f: &mut RowVisitor<'_>,
-    ) -> Result<(), StoreError> {
-        let (start, end) = stored_range(table, start, end);
-        if start >= end {
-            return Ok(());
+        end: &[u8],
+        is_reverse: bool,
+    ) -> Box<dyn Iterator<Item = TreeRow> + 'a> {
+        // The tree's own range would show what is written while it is read.
+        let rows = self
+            .database
+            .snapshot()
+            .range(&self.tree, start.to_vec()..end.to_vec());
+        if is_reverse {
+            Box::new(rows.rev().map(|row| self.open_row(row)))
+        } else {
+            Box::new(rows.map(|row| self.open_row(row)))
         }
-        self.visit(self.tree.range(start..end), f)
     }
 
-    fn scan_rev(
-        &self,
-        table: Table,
-        start: &[u8],
-        end: Option<&[u8]>,
-        f: &mut RowVisitor<'_>,
-    ) -> Result<(), StoreError> {
-        let (start, end) = stored_range(table, start, end);
-        if start >= end {
-            return Ok(());
-        }
-        self.visit(self.tree.range(start..end).rev(), f)
-    }
-
-    fn commit(&self, batch: Batch) -> Result<(), StoreError> {
-        let bytes = check_batch(&batch)?;
-        if batch.is_empty() {
-            return Ok(());
-        }
-        self.group.check()?;
-        // A batch that only removes rows frees room, so it may use the reserve.
-        if bytes > 0 {
-            self.space.take(bytes)?;
-        }
+    fn apply(&self, visit: &mut dyn FnMut(&mut TreeChange<'_>)) -> Result<(), StoreError> {
         let mut changes = self.database.batch();
-        for (key, value) in batch.into_changes() {
-            match value {
-                Some(value) => {
-                    let sealed = self.sealer.seal(&key, &value);
-                    changes.insert(&self.tree, key, sealed);
-                }
-                None => changes.remove(&self.tree, key),
+        let mut bytes = 0;
+        visit(&mut |key, value| match value {
+            Some(value) => {
+                let sealed = self.sealer.seal(key, value);
+                bytes += sealed.len() as u64;
+                changes.insert(&self.tree, key, sealed);
             }
-        }
-        // The default durability of a batch hands it to the operating system before it returns, so
-        // a killed process loses nothing.
-        changes.commit().map_err(|e| {
-            self.group.poison();
-            database_error("write", &self.folder, e)
-        })?;
+            None => changes.remove(&self.tree, key),
+        });
+        changes
+            .commit()
+            .map_err(|e| database_error("write", &self.folder, e))?;
         self.replay_bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.group.wrote();
         Ok(())
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        self.group.sync(|| self.journal.sync())
+        self.journal.sync()
     }
 }
 
-impl Drop for LocalRows {
+impl Drop for LocalTree {
     /// Moves a long journal into the tree, so that the next opening need not replay it.
     fn drop(&mut self) {
         let is_long = self.replay_bytes.load(Ordering::Relaxed) > REPLAY_MAX_BYTES;
-        if !is_long || self.group.check().is_err() || self.tree.rotate_memtable().is_err() {
+        if !is_long || self.tree.rotate_memtable().is_err() {
             return;
         }
         // The database's own wait has no end where its worker failed.
@@ -261,8 +215,6 @@ const LARGE_VALUE_BYTES: u32 = 2 << 10;
 
 #[cfg(test)]
 mod tests {
-    use std::ops::ControlFlow;
-
     use super::*;
     use crate::base::Rng;
     use crate::crypto::{Identity, LocalKey};
@@ -273,98 +225,74 @@ mod tests {
             .local_key()
     }
 
-    fn open(folder: &Path, key: &LocalKey, epoch: u32) -> Result<LocalRows, StoreError> {
-        LocalRows::open(folder, key.sealer(epoch), &StoreOptions::default())
+    fn open(folder: &Path, key: &LocalKey, epoch: u32) -> Result<LocalTree, StoreError> {
+        LocalTree::open(folder, key.sealer(epoch), &StoreOptions::default())
     }
 
-    fn put(rows: &LocalRows, key: &[u8], value: &[u8]) {
-        let mut batch = Batch::new();
-        batch.put(Table::Meta, key, value);
-        rows.commit(batch).unwrap();
+    fn put(tree: &LocalTree, key: &[u8], value: &[u8]) {
+        tree.apply(&mut |change| change(key, Some(value))).unwrap();
     }
 
     #[test]
     fn rows_come_back_after_reopening_and_only_with_their_key() {
         let folder = tempfile::tempdir().unwrap();
         let key = local_key(1);
-        let rows = open(folder.path(), &key, 1).unwrap();
-        put(&rows, b"a", b"small");
-        put(&rows, b"b", &[7; 100_000]);
-        put(&rows, b"c", b"");
-        let mut batch = Batch::new();
-        batch.put(Table::Inode, b"", b"of another table");
-        batch.delete(Table::Meta, b"c");
-        rows.commit(batch).unwrap();
-        rows.sync().unwrap();
+        let tree = open(folder.path(), &key, 1).unwrap();
+        put(&tree, b"a", b"small");
+        put(&tree, b"b", &[7; 100_000]);
+        put(&tree, b"c", b"");
+        tree.apply(&mut |change| {
+            change(b"c", None);
+            change(b"d", Some(b"in one step"));
+        })
+        .unwrap();
+        tree.sync().unwrap();
         assert!(matches!(
             open(folder.path(), &key, 2),
             Err(StoreError::InUse { .. })
         ));
-        drop(rows);
+        drop(tree);
 
-        let rows = open(folder.path(), &key, 2).unwrap();
-        let get = |key: &[u8]| rows.get(Table::Meta, key).unwrap();
-        assert_eq!(get(b"a").unwrap(), b"small");
-        assert_eq!(get(b"b").unwrap(), [7; 100_000]);
-        assert_eq!(get(b"c"), None);
-        let mut seen = Vec::new();
-        let mut visit = |key: &[u8], value: &[u8]| {
-            seen.push((key.to_vec(), value.len()));
-            ControlFlow::Continue(())
-        };
-        rows.scan(Table::Meta, b"", None, &mut visit).unwrap();
-        rows.scan_rev(Table::Meta, b"a", Some(b"b"), &mut visit)
-            .unwrap();
-        rows.scan(Table::Meta, b"b", Some(b"a"), &mut visit)
-            .unwrap();
-        let a = (b"a".to_vec(), 5);
-        assert_eq!(seen, [a.clone(), (b"b".to_vec(), 100_000), a]);
-        drop(rows);
+        let tree = open(folder.path(), &key, 2).unwrap();
+        assert_eq!(tree.get(b"a").unwrap().unwrap(), b"small");
+        assert_eq!(tree.get(b"b").unwrap().unwrap(), [7; 100_000]);
+        assert_eq!(tree.get(b"c").unwrap(), None);
+        let forward = tree.range(b"a", b"c", false);
+        let mut later = tree.range(b"a", b"z", true);
+        put(&tree, b"aa", b"too late for both");
+        let seen: Vec<_> = forward.map(|row| row.unwrap().0).collect();
+        assert_eq!(seen, [b"a", b"b"]);
+        let last = later.next().unwrap().unwrap();
+        assert_eq!(last, (b"d".to_vec(), b"in one step".to_vec()));
+        assert_eq!(later.count(), 2);
+        drop(tree);
 
-        let rows = open(folder.path(), &local_key(2), 3).unwrap();
-        assert!(matches!(
-            rows.get(Table::Meta, b"a"),
-            Err(StoreError::Unauthentic)
-        ));
+        let tree = open(folder.path(), &local_key(2), 3).unwrap();
+        assert!(matches!(tree.get(b"a"), Err(StoreError::Unauthentic)));
     }
 
     #[test]
     fn a_long_journal_is_emptied_by_closing_and_nothing_is_lost() {
         let folder = tempfile::tempdir().unwrap();
         let key = local_key(1);
-        let rows = open(folder.path(), &key, 1).unwrap();
+        let tree = open(folder.path(), &key, 1).unwrap();
         for n in 0..600u64 {
-            put(&rows, &n.to_be_bytes(), &[n as u8; 10_000]);
+            put(&tree, &n.to_be_bytes(), &[n as u8; 10_000]);
         }
-        drop(rows);
+        drop(tree);
         assert_eq!(journal::repair(folder.path()).unwrap().kept_bytes, 0);
         for epoch in 2..4 {
-            let rows = open(folder.path(), &key, epoch).unwrap();
+            let tree = open(folder.path(), &key, epoch).unwrap();
             for n in 0..600u64 {
-                let row = rows.get(Table::Meta, &n.to_be_bytes()).unwrap();
+                let row = tree.get(&n.to_be_bytes()).unwrap();
                 assert_eq!(row.unwrap(), [n as u8; 10_000]);
             }
-            put(&rows, b"later", &epoch.to_le_bytes());
-            let later = rows.get(Table::Meta, b"later").unwrap().unwrap();
+            put(&tree, b"later", &epoch.to_le_bytes());
+            let later = tree.get(b"later").unwrap().unwrap();
             assert_eq!(later, epoch.to_le_bytes());
         }
-        let rows = open(folder.path(), &key, 4).unwrap();
-        let later = rows.get(Table::Meta, b"later").unwrap().unwrap();
+        let tree = open(folder.path(), &key, 4).unwrap();
+        let later = tree.get(b"later").unwrap().unwrap();
         assert_eq!(later, 3u32.to_le_bytes());
-    }
-
-    #[test]
-    fn what_is_too_large_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let rows = open(folder.path(), &local_key(1), 1).unwrap();
-        let mut batch = Batch::new();
-        batch.put(Table::Meta, [0; super::super::KEY_MAX_BYTES + 1], []);
-        assert!(matches!(
-            rows.commit(batch),
-            Err(StoreError::TooLarge { .. })
-        ));
-        let mut batch = Batch::new();
-        batch.put(Table::Meta, [0; super::super::KEY_MAX_BYTES], []);
-        rows.commit(batch).unwrap();
     }
 }

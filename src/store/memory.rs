@@ -355,7 +355,7 @@ fn apply(rows: &mut RowMap, batch: Batch) -> (u64, u64) {
         let replaced = match value {
             Some(value) => {
                 more += (key_len + value.len()) as u64;
-                rows.insert(key, value)
+                rows.insert(key, Vec::from(value))
             }
             None => rows.remove(&key),
         };
@@ -368,7 +368,7 @@ fn apply(rows: &mut RowMap, batch: Batch) -> (u64, u64) {
 pub(super) fn check_batch(batch: &Batch) -> Result<u64, StoreError> {
     let mut bytes = 0;
     for (key, value) in batch.changes() {
-        let len = value.as_ref().map_or(0, Vec::len);
+        let len = value.as_ref().map_or(0, Bytes::len);
         for (len, max) in [(key.len(), KEY_MAX_BYTES + 1), (len, VALUE_MAX_BYTES)] {
             if len > max {
                 return Err(StoreError::TooLarge { len, max });

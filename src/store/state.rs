@@ -10,7 +10,9 @@ use rustix::fs::{FlockOperation, flock};
 use super::StoreError;
 
 /// Format version of the state folder that this release writes; it reads this and all before it.
-pub const STATE_VERSION: u32 = 1;
+///
+/// 1: all rows are in the row database. 2: the newest are in the row log (`wal/`).
+pub const STATE_VERSION: u32 = 2;
 
 /// A state folder that this process holds until the value is dropped.
 ///
@@ -39,13 +41,12 @@ impl StateDir {
             path: path.to_owned(),
             _lock: lock,
         };
-        if fresh {
+        if fresh || state.check_format()? < STATE_VERSION {
             let mut format = FORMAT_MAGIC.to_vec();
             format.extend_from_slice(&STATE_VERSION.to_le_bytes());
             write_private(&state.file(FORMAT_FILE), &format)?;
         }
-        state.check_format()?;
-        for folder in [state.rows(), state.chunks(), state.logs()] {
+        for folder in [state.rows(), state.wal(), state.chunks(), state.logs()] {
             create_private(&folder)?;
         }
         sync_folder(path)?;
@@ -78,6 +79,11 @@ impl StateDir {
         self.path.join(ROWS_FOLDER)
     }
 
+    /// Returns the folder of the row log.
+    pub fn wal(&self) -> PathBuf {
+        self.path.join(WAL_FOLDER)
+    }
+
     /// Returns the folder of the chunk files.
     pub fn chunks(&self) -> PathBuf {
         self.path.join(CHUNKS_FOLDER)
@@ -92,7 +98,8 @@ impl StateDir {
         self.path.join(name)
     }
 
-    fn check_format(&self) -> Result<(), StoreError> {
+    /// Returns the version that the folder has, where this release reads it.
+    fn check_format(&self) -> Result<u32, StoreError> {
         let path = self.file(FORMAT_FILE);
         let bytes = read_limited(&path, FORMAT_BYTES)?.ok_or(StoreError::NotState {
             path: self.path.clone(),
@@ -104,7 +111,7 @@ impl StateDir {
                 what: "the format file of the state folder",
             })?;
         match version {
-            STATE_VERSION => Ok(()),
+            1..=STATE_VERSION => Ok(version),
             0 => Err(StoreError::Corrupt {
                 what: "the format file of the state folder",
             }),
@@ -294,6 +301,9 @@ fn refused(op: &'static str, path: &Path, source: io::Error) -> StoreError {
 /// Folder of the row database below the state folder.
 pub(super) const ROWS_FOLDER: &str = "rows";
 
+/// Folder of the row log below the state folder.
+pub(super) const WAL_FOLDER: &str = "wal";
+
 /// Folder of the chunk files below the state folder.
 pub(super) const CHUNKS_FOLDER: &str = "chunks";
 
@@ -355,10 +365,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("state");
         drop(StateDir::open_or_create(&path).unwrap());
-        write_private(&path.join("format"), b"dfsstate\x02\0\0\0").unwrap();
+        write_private(&path.join("format"), b"dfsstate\x03\0\0\0").unwrap();
         assert!(matches!(
             StateDir::open_or_create(&path),
-            Err(StoreError::TooNew { found: 2, known: 1 })
+            Err(StoreError::TooNew { found: 3, known: 2 })
         ));
         for wrong in [
             &b"dfsstate"[..],
@@ -379,6 +389,18 @@ mod tests {
             StateDir::open_or_create(&other),
             Err(StoreError::NotState { .. })
         ));
+    }
+
+    #[test]
+    fn a_folder_of_an_earlier_release_is_brought_up_to_this_one() {
+        let root = tempfile::tempdir().unwrap();
+        let state = StateDir::open_or_create(root.path()).unwrap();
+        std::fs::remove_dir(state.wal()).unwrap();
+        write_private(&state.file(FORMAT_FILE), b"dfsstate\x01\0\0\0").unwrap();
+        drop(state);
+        let state = StateDir::open_or_create(root.path()).unwrap();
+        assert!(state.wal().is_dir());
+        assert_eq!(state.check_format().unwrap(), 2);
     }
 
     #[test]

@@ -33,7 +33,7 @@ impl Volume {
             return Ok(());
         }
         let mut batch = Batch::new();
-        let mut gone = Vec::new();
+        let (mut gone, mut united) = (Vec::new(), Vec::new());
         for chain in self.chains(state)? {
             let Some((last, record)) = self.unite(&chain)? else {
                 continue;
@@ -44,11 +44,15 @@ impl Volume {
                 gone.push(id);
             }
             batch.put(Table::Op, last.to_key(), record.encode());
+            united.push(last);
         }
         if gone.is_empty() {
             return Ok(());
         }
         self.view.rows.commit(batch)?;
+        for id in gone.iter().chain(&united) {
+            state.drop_kind(*id);
+        }
         // What a merge knew of the ops that are gone.
         state.index = None;
         gone.sort_unstable();

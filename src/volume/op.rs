@@ -270,6 +270,22 @@ impl OpKind {
         }
     }
 
+    /// Returns about how many bytes the op takes when encoded, rather more than fewer.
+    pub(super) fn room(&self) -> usize {
+        let bytes = match self {
+            Self::Create(create) => {
+                let xattrs = create.xattrs.iter();
+                let xattrs: usize = xattrs.map(|(name, value)| name.len() + value.len()).sum();
+                xattrs + create.target.as_ref().map_or(0, Bytes::len)
+            }
+            Self::Write(write) => room_of(&write.pieces),
+            Self::Append(append) => room_of(&append.pieces),
+            Self::SetXattr { value, .. } => value.len(),
+            _ => 0,
+        };
+        bytes + OP_ROOM_BYTES
+    }
+
     /// Tells whether the op names chunks.
     pub(super) fn names_chunks(&self) -> bool {
         let pieces = match self {
@@ -281,6 +297,20 @@ impl OpKind {
         pieces.iter().any(is_chunk)
     }
 }
+
+fn room_of(pieces: &[Piece]) -> usize {
+    let room = |piece: &Piece| match &piece.src {
+        Some(Source::Inline(bytes)) => bytes.len() + PIECE_ROOM_BYTES,
+        _ => PIECE_ROOM_BYTES,
+    };
+    pieces.iter().map(room).sum()
+}
+
+/// What an op takes beside its contents, with a name of middling length or two.
+const OP_ROOM_BYTES: usize = 256;
+
+/// What a piece takes beside inline bytes: two numbers and the id of a chunk.
+const PIECE_ROOM_BYTES: usize = 64;
 
 fn flaw_of_place(place: &Place) -> Option<&'static str> {
     let name = &place.name;

@@ -39,6 +39,9 @@ struct Decoded {
     writes: Vec<(RowKey, Option<Bytes>)>,
 }
 
+/// What a key or a digest takes, at most about.
+const ROW_ROOM_BYTES: usize = 40;
+
 impl Record {
     /// Returns the record of an op that was just folded.
     pub(super) fn new(kind: Arc<OpKind>, effects: &Effects) -> Self {
@@ -62,11 +65,17 @@ impl Record {
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        codec::encode(&Encoded {
+        let before = |(_, before): &(RowKey, Option<Bytes>)| before.as_ref().map_or(0, Bytes::len);
+        let befores: usize = self.writes.iter().map(before).sum();
+        let rows = self.reads.len() + self.writes.len();
+        let mut bytes = Vec::with_capacity(self.kind.room() + befores + rows * ROW_ROOM_BYTES);
+        let encoded = Encoded {
             kind: &self.kind,
             reads: &self.reads,
             writes: &self.writes,
-        })
+        };
+        codec::encode_into(&encoded, &mut bytes);
+        bytes
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self> {

@@ -1,5 +1,7 @@
 //! Segments: own ops sealed for the others, and what is inside one.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -16,14 +18,11 @@ use crate::wire::{SEGMENT_DOMAIN, SealedSegment, SegmentHeader};
 /// First byte of a segment's plaintext: the version of what follows.
 const BODY_VERSION: u8 = 1;
 
-/// Segments sealed under one hold of the writer's lock.
-const SEAL_SLICE: usize = 4;
-
 /// An op as it lies in a segment, whose header says the device.
 #[derive(Debug, Serialize, Deserialize)]
-struct SegmentOp {
+struct SegmentOp<K = OpKind> {
     stamp: Stamp,
-    kind: OpKind,
+    kind: K,
 }
 
 impl Volume {
@@ -34,14 +33,8 @@ impl Volume {
     pub fn seal_drafts(&self) -> Result<Vec<SealedSegment>> {
         let _sealing = self.sealing.lock();
         let mut sealed = Vec::new();
-        loop {
-            let mut state = self.state.lock();
-            let segments = self.seal_slice(&mut state)?;
-            if segments.is_empty() {
-                break;
-            }
-            drop(state);
-            sealed.extend(segments);
+        while let Some(segment) = self.seal_next()? {
+            sealed.push(segment);
         }
         if let Some(last) = sealed.last() {
             self.config.store.sync()?;
@@ -51,100 +44,108 @@ impl Volume {
         Ok(sealed)
     }
 
-    fn seal_slice(&self, state: &mut State) -> Result<Vec<SealedSegment>> {
-        self.coalesce(state)?;
-        state.written.clear();
+    /// Seals one segment, while the writer's lock is free: drafts do not change but by the one who
+    /// seals, and new ones are added behind them.
+    fn seal_next(&self) -> Result<Option<SealedSegment>> {
+        let drafts = {
+            let mut state = self.state.lock();
+            self.coalesce(&mut state)?;
+            state.written.clear();
+            take_drafts(&state)
+        };
+        let Some(body) = self.collect(&drafts)? else {
+            return Ok(None);
+        };
         let log = &self.config.log;
         let head = log.head(self.device);
-        let mut seg_no = head.map_or(0, |head| head.seg_no);
-        let mut prev = head.map_or([0; 32], |head| head.hash);
-        let mut segments: Vec<SealedSegment> = Vec::new();
-        let mut batch = Batch::new();
-        let mut sealed_count = 0;
-        while segments.len() < SEAL_SLICE && sealed_count < state.drafts.len() {
-            let ops = self.collect_ops(state, sealed_count)?;
-            sealed_count += ops.len();
-            seg_no += 1;
-            let segment = self.seal(seg_no, prev, &ops)?;
-            prev = segment.hash();
-            if state.alone {
-                for op in &ops {
-                    let id = OpId {
-                        stamp: op.stamp,
-                        device: self.device,
-                    };
-                    batch.delete(Table::Op, id.to_key());
-                }
-            }
-            segments.push(segment);
-        }
-        let Some(last) = segments.last() else {
-            return Ok(segments);
-        };
+        let seg_no = head.map_or(0, |head| head.seg_no) + 1;
+        let prev = head.map_or([0; 32], |head| head.hash);
+        let segment = self.seal(seg_no, prev, &body)?;
         let progress = Progress {
             seg_no,
-            stamp: last.header.last,
+            stamp: body.last,
         };
+        let sealed = drafts.iter().take(body.op_count).map(|draft| draft.id);
+
+        let mut state = self.state.lock();
+        let mut batch = Batch::new();
         State::put_progress(&mut batch, self.device, &progress);
         let mut cut = state.cut;
         if state.alone {
+            for id in sealed.clone() {
+                batch.delete(Table::Op, id.to_key());
+            }
             cut = cut.max(OpId {
                 stamp: progress.stamp,
                 device: self.device,
             });
             State::put_cut(&mut batch, cut);
         }
-        log.append(&segments, batch)?;
+        log.append(std::slice::from_ref(&segment), batch)?;
         state.cut = cut;
         state.progress.insert(self.device, progress);
-        state.drafts.drain(..sealed_count);
+        state.drafts.drain(..body.op_count);
+        for id in sealed {
+            state.drop_kind(id);
+        }
         state.counts.drafts = state.drafts.len() as u64;
-        Ok(segments)
+        Ok(Some(segment))
     }
 
-    /// Returns the ops of the next segment: the drafts from `skip` on, up to what one may hold.
-    fn collect_ops(&self, state: &State, skip: usize) -> Result<Vec<SegmentOp>> {
+    /// Encodes the ops of the next segment, as many of the drafts as one may hold.
+    fn collect(&self, drafts: &[Draft]) -> Result<Option<Body>> {
+        let Some(first) = drafts.first() else {
+            return Ok(None);
+        };
         let mut ops = Vec::new();
-        let mut bytes = 1 + size_of::<u64>();
-        for id in state.drafts.iter().skip(skip).take(SEGMENT_OPS_MAX) {
-            let record = Record::load(&*self.view.rows, *id)?.ok_or(VolumeError::Corrupt {
-                what: "the record of an op that is not sealed is missing",
-            })?;
-            let kind = std::sync::Arc::unwrap_or_clone(record.kind);
-            let op = SegmentOp {
-                stamp: id.stamp,
-                kind,
+        let (mut op_count, mut last) = (0, first.id.stamp);
+        for draft in drafts {
+            let kind = match &draft.kind {
+                Some(kind) => Arc::clone(kind),
+                None => {
+                    let record = Record::load(&*self.view.rows, draft.id)?;
+                    record.ok_or(LOST_RECORD)?.kind
+                }
             };
-            bytes += codec::encode(&op).len();
-            if bytes > SEGMENT_BODY_MAX_BYTES && !ops.is_empty() {
+            let op = SegmentOp {
+                stamp: draft.id.stamp,
+                kind: &*kind,
+            };
+            let end = ops.len();
+            codec::encode_into(&op, &mut ops);
+            if ops.len() + BODY_HEAD_BYTES > SEGMENT_BODY_MAX_BYTES && op_count > 0 {
+                ops.truncate(end);
                 break;
             }
-            ops.push(op);
+            op_count += 1;
+            last = draft.id.stamp;
         }
-        Ok(ops)
+        // The ops are encoded as a sequence: its length, then each.
+        let mut bytes = vec![BODY_VERSION];
+        codec::encode_into(&(op_count as u64), &mut bytes);
+        bytes.append(&mut ops);
+        Ok(Some(Body {
+            bytes,
+            op_count,
+            first: first.id.stamp,
+            last,
+        }))
     }
 
-    fn seal(&self, seg_no: u64, prev: [u8; 32], ops: &[SegmentOp]) -> Result<SealedSegment> {
-        let (Some(first), Some(last)) = (ops.first(), ops.last()) else {
-            return Err(VolumeError::Corrupt {
-                what: "a segment of no ops",
-            });
-        };
+    fn seal(&self, seg_no: u64, prev: [u8; 32], body: &Body) -> Result<SealedSegment> {
         let keys = &self.config.keys;
-        let mut body = vec![BODY_VERSION];
-        body.extend(codec::encode(ops));
         loop {
             let header = SegmentHeader {
                 volume: self.config.volume,
                 device: self.device,
                 seg_no,
                 prev,
-                first: first.stamp,
-                last: last.stamp,
-                op_count: u32::try_from(ops.len()).unwrap_or(u32::MAX),
+                first: body.first,
+                last: body.last,
+                op_count: u32::try_from(body.op_count).unwrap_or(u32::MAX),
                 epoch: keys.epoch(),
             };
-            let sealed = keys.seal_segment(&self.context.rng, &header.to_bytes(), &body);
+            let sealed = keys.seal_segment(&self.context.rng, &header.to_bytes(), &body.bytes);
             if VolumeKeys::epoch_of(&sealed) != Some(header.epoch) {
                 // The keys were changed in between; the header is bound to the body.
                 continue;
@@ -160,6 +161,45 @@ impl Volume {
         }
     }
 }
+
+/// An own op that is to be sealed.
+struct Draft {
+    id: OpId,
+    /// `None` where its record has to be read.
+    kind: Option<Arc<OpKind>>,
+}
+
+/// The plaintext of a segment.
+struct Body {
+    bytes: Vec<u8>,
+    op_count: usize,
+    first: Stamp,
+    last: Stamp,
+}
+
+/// Returns the oldest drafts, at least as many as a segment holds.
+fn take_drafts(state: &State) -> Vec<Draft> {
+    let mut bytes = 0;
+    let oldest = state.drafts.iter().take(SEGMENT_OPS_MAX);
+    let drafts = oldest.map(|id| Draft {
+        id: *id,
+        kind: state.kinds.get(id).cloned(),
+    });
+    // The estimate of an op is more than it takes, but never by more than this factor.
+    let is_room = |draft: &Draft| {
+        let is_room = bytes <= SEGMENT_BODY_MAX_BYTES * 2;
+        bytes += draft.kind.as_ref().map_or(0, |kind| kind.room());
+        is_room
+    };
+    drafts.take_while(is_room).collect()
+}
+
+/// Version and length of the sequence in front of the ops.
+const BODY_HEAD_BYTES: usize = 1 + size_of::<u64>();
+
+const LOST_RECORD: VolumeError = VolumeError::Corrupt {
+    what: "the record of an op that is not sealed is missing",
+};
 
 /// Returns the ops of a segment whose place and signature the log has checked.
 pub(super) fn open(keys: &VolumeKeys, segment: &SealedSegment) -> Result<Vec<(OpId, OpKind)>> {

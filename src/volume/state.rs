@@ -1,16 +1,19 @@
 //! What the writer knows beside the rows, and how changes are committed.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::index::TouchIndex;
-use super::overlay::Overlay;
+use super::op::OpKind;
+use super::overlay::{Effect, Overlay};
 use super::record::Record;
 use super::rows::{Row, RowKey, Value};
 use super::types::{Change, Counts, FileKind};
 use super::view::{View, as_inode, is_private};
+use super::writer::FoldedOp;
 use super::{Result, VolumeError};
 use crate::base::{DeviceId, Ino, OpId, Stamp};
 use crate::store::{Batch, Rows, Table, codec};
@@ -35,6 +38,10 @@ pub(super) struct State {
     pub(super) counts: Counts,
     /// Own ops that are not sealed yet, in order.
     pub(super) drafts: VecDeque<OpId>,
+    /// The newest of them as they were applied, so that sealing need not read their records.
+    pub(super) kinds: HashMap<OpId, Arc<OpKind>>,
+    /// What `kinds` takes, in bytes, about.
+    pub(super) kinds_bytes: usize,
     /// How far each device's log is folded.
     pub(super) progress: BTreeMap<DeviceId, Progress>,
     /// Rows that recent ops touched, while a merge goes on.
@@ -49,6 +56,9 @@ pub(super) struct State {
     /// The records up to this one are gone.
     pub(super) trimmed: OpId,
 }
+
+/// Most memory for drafts as they were applied.
+const KINDS_MAX_BYTES: usize = 8 << 20;
 
 const META_MAX_BYTES: usize = 256;
 const COUNTS_KEY: &[u8] = b"volume/counts";
@@ -134,6 +144,34 @@ impl State {
         batch.put(Table::Meta, CUT_KEY, codec::encode(&cut));
     }
 
+    /// Commits what ops of this device did, one after the other, in one batch.
+    pub(super) fn commit_ops(&mut self, view: &View, ops: &[FoldedOp]) -> Result<()> {
+        let mut batch = Batch::new();
+        let mut counts = self.counts;
+        for op in ops {
+            for Effect { key, before, after } in &op.effects {
+                if is_counted(key) {
+                    count(&mut counts, before.as_ref(), after.as_ref());
+                }
+                put_row(&mut batch, key, after.as_ref());
+            }
+            batch.put(Table::Op, op.id.to_key(), op.record.encode());
+        }
+        self.put_counts(&mut batch, &counts);
+        view.rows.commit(batch)?;
+        let effects = ops.iter().flat_map(|op| &op.effects);
+        view.install(effects.map(|effect| (&effect.key, &effect.after)));
+        self.counts = counts;
+        Ok(())
+    }
+
+    fn put_counts(&self, batch: &mut Batch, counts: &Counts) {
+        let sums = |counts: &Counts| (counts.inodes, counts.bytes, counts.conflicts);
+        if sums(counts) != sums(&self.counts) {
+            batch.put(Table::Meta, COUNTS_KEY, codec::encode(counts));
+        }
+    }
+
     /// Commits an overlay, together with what else is in `batch`; returns what it changes.
     pub(super) fn commit(
         &mut self,
@@ -145,20 +183,14 @@ impl State {
         let mut changes = Vec::new();
         let mut counts = self.counts;
         for (key, after) in &overlay.rows {
-            if matches!(
-                key,
-                RowKey::Inode(_) | RowKey::Dirent(..) | RowKey::Conflict(_)
-            ) {
+            if is_counted(key) || wants_changes && matches!(key, RowKey::Dirent(..)) {
                 let before = view.row(key)?;
                 count(&mut counts, before.as_ref(), after.as_ref());
                 if wants_changes {
                     changes.extend(change(key, before.as_ref(), after.as_ref())?);
                 }
             }
-            match after {
-                Some(row) => batch.put(key.table(), key.bytes(), row.bytes.clone()),
-                None => batch.delete(key.table(), key.bytes()),
-            }
+            put_row(&mut batch, key, after.as_ref());
         }
         for (id, record) in &overlay.records {
             match record {
@@ -166,15 +198,37 @@ impl State {
                 None => batch.delete(Table::Op, id.to_key()),
             }
         }
-        if (counts.inodes, counts.bytes, counts.conflicts)
-            != (self.counts.inodes, self.counts.bytes, self.counts.conflicts)
-        {
-            batch.put(Table::Meta, COUNTS_KEY, codec::encode(&counts));
-        }
+        self.put_counts(&mut batch, &counts);
         view.rows.commit(batch)?;
         view.install(overlay.rows.iter());
         self.counts = counts;
         Ok(changes)
+    }
+
+    /// Adds an own op that was just applied to those that are to be sealed.
+    pub(super) fn push_draft(&mut self, id: OpId, kind: &Arc<OpKind>) {
+        self.drafts.push_back(id);
+        self.counts.drafts = self.drafts.len() as u64;
+        self.keep_kind(id, kind);
+        if let OpKind::Write(write) = &**kind {
+            self.rewrites |= !self.written.insert(write.ino);
+        }
+    }
+
+    fn keep_kind(&mut self, id: OpId, kind: &Arc<OpKind>) {
+        let bytes = self.kinds_bytes + kind.room();
+        // Beyond that sealing lags behind, and reads records.
+        if bytes <= KINDS_MAX_BYTES {
+            self.kinds_bytes = bytes;
+            self.kinds.insert(id, Arc::clone(kind));
+        }
+    }
+
+    /// Forgets how a draft was applied: it is sealed, or another one does what it did.
+    pub(super) fn drop_kind(&mut self, id: OpId) {
+        if let Some(kind) = self.kinds.remove(&id) {
+            self.kinds_bytes = self.kinds_bytes.saturating_sub(kind.room());
+        }
     }
 
     /// Takes note of an applied op.
@@ -184,6 +238,18 @@ impl State {
             index.add(id, record);
         }
     }
+}
+
+fn put_row(batch: &mut Batch, key: &RowKey, row: Option<&Row>) {
+    match row {
+        Some(row) => batch.put_bytes(key.table(), key.bytes(), row.bytes.clone()),
+        None => batch.delete(key.table(), key.bytes()),
+    }
+}
+
+/// Tells whether the sums depend on a row.
+fn is_counted(key: &RowKey) -> bool {
+    matches!(key, RowKey::Inode(_) | RowKey::Conflict(_))
 }
 
 /// Adjusts the sums to a row that changes.

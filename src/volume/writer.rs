@@ -8,13 +8,12 @@ use parking_lot::MutexGuard;
 
 use super::fold::fold;
 use super::op::{OpKind, ino_of};
-use super::overlay::{Base, Overlay};
+use super::overlay::{Base, Effect, Overlay};
 use super::record::Record;
 use super::state::State;
 use super::types::{DirKey, Dirent, Extent, Inode};
 use super::{Result, Volume, VolumeError};
 use crate::base::{Ino, OpId};
-use crate::store::Batch;
 
 /// What [`Writer::apply`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +22,14 @@ pub struct Applied {
     pub id: OpId,
     /// The node made by a create, else the node that the op names; the root where it names none.
     pub ino: Ino,
+}
+
+/// An own op that is folded and not committed.
+pub(super) struct FoldedOp {
+    pub(super) id: OpId,
+    pub(super) record: Arc<Record>,
+    /// The rows that it changes.
+    pub(super) effects: Vec<Effect>,
 }
 
 /// The one writer: holds its lock until dropped, so that what it checks still holds when it applies.
@@ -79,9 +86,8 @@ impl<'a> Writer<'a> {
     /// [`VolumeError::BadOp`] where the op breaks a limit, [`VolumeError::NoInode`] where it names
     /// a node that is not there, or the store's; nothing is changed then.
     pub fn apply(&mut self, kind: OpKind) -> Result<Applied> {
-        let mut overlay = Overlay::default();
-        let applied = self.fold_into(&mut overlay, kind)?;
-        self.commit(overlay)?;
+        let (applied, done) = self.fold(&Overlay::default(), kind)?;
+        self.commit(done.as_slice())?;
         Ok(applied)
     }
 
@@ -93,14 +99,24 @@ impl<'a> Writer<'a> {
     /// without a name, which no crash leaves anyway.
     pub fn apply_together(&mut self, kinds: impl IntoIterator<Item = OpKind>) -> Result<()> {
         let mut overlay = Overlay::default();
+        let mut ops = Vec::new();
         for kind in kinds {
-            self.fold_into(&mut overlay, kind)?;
+            let (_, done) = self.fold(&overlay, kind)?;
+            if let Some(op) = &done {
+                for effect in &op.effects {
+                    overlay.rows.insert(effect.key, effect.after.clone());
+                }
+                let record = Some(Arc::clone(&op.record));
+                overlay.records.insert(op.id, record);
+            }
+            ops.extend(done);
         }
-        self.commit(overlay)
+        self.commit(&ops)
     }
 
-    /// Folds an op on top of what an overlay has.
-    fn fold_into(&mut self, overlay: &mut Overlay, kind: OpKind) -> Result<Applied> {
+    /// Folds an op on top of what an overlay has, to be committed; one of a file without a name is
+    /// done at once.
+    fn fold(&mut self, overlay: &Overlay, kind: OpKind) -> Result<(Applied, Option<FoldedOp>)> {
         if let Some(what) = kind.flaw() {
             return Err(VolumeError::BadOp { what });
         }
@@ -108,7 +124,7 @@ impl<'a> Writer<'a> {
         if let Some(ino) = kind.changes() {
             let inode = volume.view.inode(ino)?.ok_or(VolumeError::NoInode(ino))?;
             if inode.is_orphan() {
-                return self.apply_private(inode.ino, kind);
+                return Ok((self.apply_private(inode.ino, kind)?, None));
             }
         }
         if kind.names_chunks() {
@@ -125,33 +141,25 @@ impl<'a> Writer<'a> {
             OpKind::Create(_) => ino_of(id),
             kind => kind.names().unwrap_or(Ino::ROOT),
         };
-        let kind = Arc::new(kind);
-        let record = Arc::new(Record::new(kind, &effects));
-        for effect in effects.writes {
-            overlay.rows.insert(effect.key, effect.after);
-        }
-        overlay.records.insert(id, Some(record));
-        Ok(Applied { id, ino })
+        let op = FoldedOp {
+            id,
+            record: Arc::new(Record::new(Arc::new(kind), &effects)),
+            effects: effects.writes,
+        };
+        Ok((Applied { id, ino }, Some(op)))
     }
 
-    /// Commits the ops of an overlay and takes note of them.
-    fn commit(&mut self, overlay: Overlay) -> Result<()> {
-        let ops = overlay.records.clone();
+    /// Commits folded ops and takes note of them.
+    fn commit(&mut self, ops: &[FoldedOp]) -> Result<()> {
         if ops.is_empty() {
             return Ok(());
         }
-        let view = &self.volume.view;
-        self.state.commit(view, overlay, Batch::new(), false)?;
-        for (id, record) in ops {
-            let Some(record) = record else { continue };
-            self.state.note(id, &record);
-            self.state.drafts.push_back(id);
-            if let OpKind::Write(write) = &*record.kind {
-                self.state.rewrites |= !self.state.written.insert(write.ino);
-            }
+        self.state.commit_ops(&self.volume.view, ops)?;
+        for op in ops {
+            self.state.note(op.id, &op.record);
+            self.state.push_draft(op.id, &op.record.kind);
         }
         self.told.has_news = true;
-        self.state.counts.drafts = self.state.drafts.len() as u64;
         Ok(())
     }
 

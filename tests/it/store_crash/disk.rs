@@ -38,7 +38,7 @@ impl Power {
         self.steps.load(Ordering::Relaxed)
     }
 
-    fn step(&self) -> io::Result<()> {
+    pub(super) fn step(&self) -> io::Result<()> {
         let step = self.steps.fetch_add(1, Ordering::Relaxed);
         match self.cut_at {
             Some(cut) if step >= cut => Err(io::Error::other("no power")),

@@ -8,7 +8,7 @@ use dfs::base::Rng;
 use dfs::crypto::chunk_id;
 use dfs::store::{StateDir, Store, StoreOptions};
 
-use super::rows::{commit, damage_behind, key, prefix_len, written};
+use super::rows::{LogEnd, commit, damage_behind, key, prefix_len, written};
 
 const FOLDER_VARIABLE: &str = "DFS_TEST_STORE_TO_KILL";
 
@@ -16,6 +16,7 @@ const FOLDER_VARIABLE: &str = "DFS_TEST_STORE_TO_KILL";
 /// one another.
 fn options() -> StoreOptions {
     StoreOptions {
+        table_bytes: 32 << 10,
         memtable_bytes: 64 << 10,
         chunk_file_max_bytes: 1 << 20,
         ..StoreOptions::default()
@@ -49,14 +50,15 @@ fn writes_until_it_is_killed() {
         }
         if n % 97 == 96 {
             store.sync().unwrap();
-            say(format!("synced {} {}", n + 1, written(folder)));
+            let LogEnd { number, offset } = written(folder);
+            say(format!("synced {} {number} {offset}", n + 1));
         }
     }
 }
 
 /// Lets the process write `count` batches more, kills it, and returns how many it said were
-/// committed and synced, and where its journal ended when they were.
-fn write_and_kill(folder: &Path, count: u64) -> (u64, u64, u64) {
+/// committed and synced, and where the log ended when they were.
+fn write_and_kill(folder: &Path, count: u64) -> (u64, u64, LogEnd) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "store_crash::killed::writes_until_it_is_killed"])
         .args(["--nocapture", "--test-threads=1"])
@@ -65,19 +67,20 @@ fn write_and_kill(folder: &Path, count: u64) -> (u64, u64, u64) {
         .spawn()
         .unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let (mut first, mut committed, mut synced, mut end) = (None, 0, 0, 0);
+    let (mut first, mut committed, mut synced, mut end) = (None, 0, 0, LogEnd::default());
     for line in lines.map_while(Result::ok) {
         if let Some((_, number)) = line.split_once("committed ") {
             committed = number.parse().unwrap();
             if committed >= *first.get_or_insert(committed) + count {
                 child.kill().unwrap();
             }
-        } else if let Some((number, offset)) = line
-            .strip_prefix("synced ")
-            .and_then(|rest| rest.split_once(' '))
-        {
-            synced = number.parse().unwrap();
-            end = offset.parse().unwrap();
+        } else if let Some(numbers) = line.strip_prefix("synced ") {
+            let numbers: Vec<u64> = numbers.split(' ').map(|n| n.parse().unwrap()).collect();
+            synced = numbers[0];
+            end = LogEnd {
+                number: numbers[1],
+                offset: numbers[2],
+            };
         }
     }
     child.wait().unwrap();

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use dfs::base::Rng;
 use dfs::crypto::{Identity, LocalKey};
-use dfs::store::{Batch, StateDir, Store, StoreError, StoreOptions, Table};
+use dfs::store::{Batch, Rows, StateDir, Store, StoreError, StoreOptions, Table};
 use rustix::fs::{SeekFrom, seek};
 
 /// The key of all folders here; making one takes a moment.
@@ -25,6 +25,11 @@ pub(super) fn folder() -> tempfile::TempDir {
 
 /// Commits batch `n`: three rows, one of them the count of batches so far.
 pub(super) fn commit(store: &Store, n: u64) -> Result<(), StoreError> {
+    commit_to(&*store.rows, n)
+}
+
+/// Commits batch `n` as [`commit`] does.
+pub(super) fn commit_to(rows: &dyn Rows, n: u64) -> Result<(), StoreError> {
     let mut batch = Batch::new();
     batch.put(Table::Op, n.to_be_bytes(), value(n));
     batch.put(Table::Inode, n.to_be_bytes(), n.to_le_bytes());
@@ -32,7 +37,7 @@ pub(super) fn commit(store: &Store, n: u64) -> Result<(), StoreError> {
     if n.is_multiple_of(5) && n > 0 {
         batch.delete(Table::Inode, (n - 1).to_be_bytes());
     }
-    store.rows.commit(batch)
+    rows.commit(batch)
 }
 
 /// Sizes that end anywhere in a sector, now and then outside the tree.
@@ -42,7 +47,12 @@ fn value(n: u64) -> Vec<u8> {
 
 /// Checks that the rows are those of the first batches and no other, and returns how many.
 pub(super) fn prefix_len(store: &Store, what: &str) -> u64 {
-    let count = store.rows.get(Table::Meta, b"count").expect(what);
+    prefix_len_of(&*store.rows, what)
+}
+
+/// Checks rows as [`prefix_len`] does.
+pub(super) fn prefix_len_of(rows: &dyn Rows, what: &str) -> u64 {
+    let count = rows.get(Table::Meta, b"count").expect(what);
     let count = count.map_or(0, |count| u64::from_le_bytes(count.try_into().unwrap()));
     let mut next = 0;
     let mut visit = |key: &[u8], row: &[u8]| {
@@ -51,40 +61,54 @@ pub(super) fn prefix_len(store: &Store, what: &str) -> u64 {
         next += 1;
         ControlFlow::Continue(())
     };
-    store
-        .rows
-        .scan(Table::Op, &[], None, &mut visit)
-        .expect(what);
+    rows.scan(Table::Op, &[], None, &mut visit).expect(what);
     assert_eq!(next, count, "{what}: a batch is there in part");
     for n in 0..count {
         let deleted = (n + 1).is_multiple_of(5) && n + 1 < count;
-        let row = store.rows.get(Table::Inode, &n.to_be_bytes()).expect(what);
+        let row = rows.get(Table::Inode, &n.to_be_bytes()).expect(what);
         assert_eq!(row.is_none(), deleted, "{what}");
     }
     count
 }
 
-fn journal(state: &Path) -> PathBuf {
-    let files = fs::read_dir(state.join("rows")).unwrap();
-    let journals = files.map(|entry| entry.unwrap().path());
-    journals
-        .filter(|path| path.extension().is_some_and(|ext| ext == "jnl"))
-        .max_by_key(|path| {
-            path.file_stem()
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .parse::<u64>()
-                .unwrap()
+/// Returns the files of a folder that end in `.extension`, in the order of their numbers.
+fn numbered(folder: &Path, extension: &str, radix: u32) -> Vec<PathBuf> {
+    let files = fs::read_dir(folder).unwrap();
+    let mut files: Vec<(u64, PathBuf)> = files
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|ext| ext == extension))
+        .map(|path| {
+            let number = path.file_stem().unwrap().to_str().unwrap();
+            (u64::from_str_radix(number, radix).unwrap(), path)
         })
-        .unwrap()
+        .collect();
+    files.sort();
+    files.into_iter().map(|(_, path)| path).collect()
 }
 
-/// Returns where the written part of a journal ends, which is not before `from`.
+/// Returns the files of the row log, oldest first. One that was made ahead of need is empty.
+fn logs(state: &Path) -> Vec<PathBuf> {
+    let mut logs = numbered(&state.join("wal"), "wal", 16);
+    while logs.len() > 1 && written_end(&logs[logs.len() - 1], 0) == 0 {
+        logs.pop();
+    }
+    logs
+}
+
+/// Returns the file of the row log that is written to.
+fn log(state: &Path) -> PathBuf {
+    logs(state).pop().unwrap()
+}
+
+/// Returns where the written part of a log ends, which is not before `from`.
 fn written_end(path: &Path, from: u64) -> u64 {
     let file = fs::File::open(path).unwrap();
     // The rest is allocated ahead and was never written.
-    let hole = seek(&file, SeekFrom::Hole(from)).unwrap();
+    let hole = match seek(&file, SeekFrom::Hole(from)) {
+        Ok(hole) => hole,
+        Err(rustix::io::Errno::NXIO) => return from,
+        Err(e) => panic!("{e}"),
+    };
     let mut last = vec![0; (hole - from).min(64 << 10) as usize];
     let start = hole - last.len() as u64;
     file.read_exact_at(&mut last, start).unwrap();
@@ -92,7 +116,7 @@ fn written_end(path: &Path, from: u64) -> u64 {
     end.map_or(from, |end| start + end as u64 + 1)
 }
 
-/// Copies a state folder; of journals only what is written, their length stays.
+/// Copies a state folder; of logs and journals only what is written, their length stays.
 fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     fs::set_permissions(to, fs::metadata(from).unwrap().permissions()).unwrap();
@@ -101,20 +125,23 @@ fn copy_folder(from: &Path, to: &Path) {
         let target = to.join(path.file_name().unwrap());
         if path.is_dir() {
             copy_folder(&path, &target);
-        } else if path.extension().is_some_and(|ext| ext == "jnl") {
+        } else if path
+            .extension()
+            .is_some_and(|ext| ext == "jnl" || ext == "wal")
+        {
             let mut bytes = vec![0; written_end(&path, 0) as usize];
-            let journal = fs::File::open(&path).unwrap();
-            journal.read_exact_at(&mut bytes, 0).unwrap();
+            let file = fs::File::open(&path).unwrap();
+            file.read_exact_at(&mut bytes, 0).unwrap();
             fs::write(&target, &bytes).unwrap();
             let copy = fs::OpenOptions::new().write(true).open(&target).unwrap();
-            copy.set_len(journal.metadata().unwrap().len()).unwrap();
+            copy.set_len(file.metadata().unwrap().len()).unwrap();
         } else {
             fs::copy(&path, &target).unwrap();
         }
     }
 }
 
-/// What a power cut does to the part of a journal that was never synced.
+/// What a power cut does to the part of a file that was never synced.
 #[derive(Debug, Clone, Copy)]
 enum Damage {
     /// The file ends here.
@@ -159,15 +186,40 @@ fn damage(path: &Path, synced: u64, end: u64, damage: Damage) {
     }
 }
 
-/// Returns where the written part of the newest journal of a state folder ends.
-pub(super) fn written(state: &Path) -> u64 {
-    written_end(&journal(state), 0)
+/// Where the row log ends: how many files it has, and how much is written of the newest.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct LogEnd {
+    pub(super) number: u64,
+    pub(super) offset: u64,
 }
 
-/// Damages the newest journal of a state folder somewhere behind `synced`.
-pub(super) fn damage_behind(state: &Path, synced: u64, rng: &Rng) {
-    let path = journal(state);
-    let end = written_end(&path, synced);
+/// Returns where the row log of a state folder ends.
+pub(super) fn written(state: &Path) -> LogEnd {
+    let log = log(state);
+    let number = log.file_stem().unwrap().to_str().unwrap();
+    LogEnd {
+        number: u64::from_str_radix(number, 16).unwrap(),
+        offset: written_end(&log, 0),
+    }
+}
+
+/// Does to a state folder what a power cut may: damages the row log somewhere behind `synced`, and
+/// the newest journal of the row database, which nothing has synced as long as the log is there.
+pub(super) fn damage_behind(state: &Path, synced: LogEnd, rng: &Rng) {
+    for path in logs(state) {
+        let number = path.file_stem().unwrap().to_str().unwrap();
+        match u64::from_str_radix(number, 16).unwrap() {
+            number if number < synced.number => {}
+            number if number == synced.number => damage_from(&path, synced.offset, rng),
+            _ => damage_from(&path, 0, rng),
+        }
+    }
+    let journals = numbered(&state.join("rows"), "jnl", 10);
+    damage_from(journals.last().unwrap(), 0, rng);
+}
+
+fn damage_from(path: &Path, synced: u64, rng: &Rng) {
+    let end = written_end(path, synced);
     let at = synced + rng.below(end - synced + 1);
     let case = match rng.below(4) {
         0 => Damage::Cut(at),
@@ -175,7 +227,7 @@ pub(super) fn damage_behind(state: &Path, synced: u64, rng: &Rng) {
         2 => Damage::Sectors(at),
         _ => Damage::Garbage(at),
     };
-    damage(&path, synced, end, case);
+    damage(path, synced, end, case);
 }
 
 /// Writes batches with a sync in between, then opens the folder under many damages.
@@ -187,10 +239,7 @@ fn check_damages(options: &StoreOptions, batches: u64, synced_batches: u64, stri
     let (mut synced_end, mut ends) = (0, Vec::new());
     for n in 0..batches {
         commit(&store, n).unwrap();
-        ends.push(written_end(
-            &journal(&state),
-            ends.last().copied().unwrap_or(0),
-        ));
+        ends.push(written_end(&log(&state), ends.last().copied().unwrap_or(0)));
         if n + 1 == synced_batches {
             store.sync().unwrap();
             synced_end = ends[n as usize];
@@ -217,7 +266,7 @@ fn check_damages(options: &StoreOptions, batches: u64, synced_batches: u64, stri
         let what = format!("{case:?} of {synced_end}..{end}");
         let copy = root.path().join(number.to_string());
         copy_folder(&image, &copy);
-        damage(&journal(&copy), synced_end, end, case);
+        damage(&log(&copy), synced_end, end, case);
         let held = StateDir::open_or_create(&copy).expect(&what);
         let store = Store::open_with(&copy, key(), options).expect(&what);
         let survived = prefix_len(&store, &what);
@@ -264,11 +313,11 @@ fn a_damaged_row_is_an_error_and_not_a_panic() {
     store.sync().unwrap();
     drop(store);
     // Synced bytes that rot are cut off like a torn end: what is left is still a prefix.
-    let path = journal(&state);
+    let path = log(&state);
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.write_all_at(&[0xff; 16], 5000).unwrap();
     let store = Store::open(&state, key()).unwrap();
-    assert!(prefix_len(&store, "a rotten journal") < 20);
+    assert!(prefix_len(&store, "a rotten log") < 20);
     drop(store);
     // Other files of the database.
     for entry in fs::read_dir(state.join("rows/keyspaces/0")).unwrap() {

@@ -46,7 +46,7 @@ pub fn run(file: &Path, scratch: &Path, seed: u64, operations: u64) {
 const CONFIGURATION: &str = "\
 flen = 4194304
 [opsize]
-max = 131072
+max = 65536
 min = 1
 [weights]
 close_open = 1

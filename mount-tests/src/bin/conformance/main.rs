@@ -21,7 +21,7 @@ fn main() {
     match args.as_slice() {
         ["dbench", args @ ..] => dbench::run(number(args.first(), 60), number(args.get(1), 8)),
         ["fio", args @ ..] => fio::run(number(args.first(), 192)),
-        ["fsx", args @ ..] => fsx::run(number(args.first(), 1_000_000), number(args.get(1), 4)),
+        ["fsx", args @ ..] => fsx::run(number(args.first(), 1_000_000), number(args.get(1), 8)),
         ["pjdfstest", program, tests @ ..] => pjdfstest::run(program, tests),
         ["recovery", args @ ..] => recovery::run(number(args.first(), 100_000)),
         ["stress-ng", args @ ..] => {

@@ -50,7 +50,7 @@ impl Workload {
             .env("ODD_SIZE", format!("{}k", 3000 * (self.mib / 3).max(1)))
             .env("SEED", self.seed.to_string())
             .folder(self.jobs.parent().expect("it lies in a folder"))
-            .limit(Duration::from_secs(120 + 2 * self.mib))
+            .limit(Duration::from_secs(300 + 20 * self.mib))
             .run();
         assert!(done.status.success(), "fio with seed {}: {done}", self.seed);
         speed(&done)

@@ -12,13 +12,11 @@ impl Fs {
     /// A file with unwritten data is written first, so that a program that writes a new version
     /// beside the old one and moves it over never leaves an empty file behind after a crash.
     pub fn rename(&self, from: (Ino, &[u8]), to: (Ino, &[u8]), mode: RenameMode) -> Result<()> {
-        self.move_name(from, to, mode).map(drop)
+        self.move_name(from, to, mode, None)
     }
 
     /// Moves a name and leaves a whiteout in its place (`RENAME_WHITEOUT`): a device with the
     /// number 0, by which an overlay says that what lies below is gone.
-    ///
-    /// Nobody sees the one without the other on this machine; a crash may keep the move alone.
     pub fn rename_leaving_whiteout(
         &self,
         caller: Caller,
@@ -26,23 +24,17 @@ impl Fs {
         to: (Ino, &[u8]),
         mode: RenameMode,
     ) -> Result<()> {
-        let Some(mut writer) = self.move_name(from, to, mode)? else {
-            return Ok(());
-        };
-        let dir = live_dir(&writer, from.0)?;
-        let whiteout = NewNode::of(FileKind::CharDev, 0);
-        let create = self.inherit(&writer, caller, &dir, from.1, whiteout, self.now())?;
-        writer.apply(OpKind::Create(create))?;
-        Ok(())
+        self.move_name(from, to, mode, Some(caller))
     }
 
-    /// Moves a name; returns the writer that did it, `None` where there was nothing to do.
+    /// Moves a name; leaves a whiteout of `whiteout` in its place.
     fn move_name(
         &self,
         from: (Ino, &[u8]),
         to: (Ino, &[u8]),
         mode: RenameMode,
-    ) -> Result<Option<Writer<'_>>> {
+        whiteout: Option<Caller>,
+    ) -> Result<()> {
         self.check_writable()?;
         check_name(from.1)?;
         check_name(to.1)?;
@@ -64,7 +56,7 @@ impl Fs {
         if let Some(target) = &target {
             if target.ino == source.ino {
                 // Two names of one file: rename(2) does nothing.
-                return Ok(None);
+                return Ok(());
             }
             match mode {
                 RenameMode::Exchange => {
@@ -80,7 +72,8 @@ impl Fs {
                 }
             }
         }
-        writer.apply(OpKind::Rename {
+        let time = self.now();
+        let rename = OpKind::Rename {
             from: place(from.0, from.1),
             to: place(to.0, to.1),
             ino: source.ino,
@@ -89,9 +82,16 @@ impl Fs {
                 saw: target.version,
             }),
             exchange: mode == RenameMode::Exchange,
-            time: self.now(),
-        })?;
-        Ok(Some(writer))
+            time,
+        };
+        let Some(caller) = whiteout else {
+            writer.apply(rename)?;
+            return Ok(());
+        };
+        let dir = live_dir(&writer, from.0)?;
+        let node = NewNode::of(FileKind::CharDev, 0);
+        let create = self.inherit(&writer, caller, &dir, from.1, node, time)?;
+        Ok(writer.apply_together([rename, OpKind::Create(create)])?)
     }
 
     fn commit_before_rename(&self, from: (Ino, &[u8])) -> Result<()> {

@@ -110,7 +110,7 @@ impl Fs {
     /// Copies a range within the volume by reference; returns how many bytes, 0 at the end.
     ///
     /// Both files then share chunks; nothing is fetched or sealed. Copies at most
-    /// [`COPY_BYTES_MAX`] at once.
+    /// [`COPY_BYTES_MAX`] at once. That a target must not append now is the kernel's to check.
     pub fn copy_file_range(
         &self,
         caller: Caller,
@@ -123,7 +123,7 @@ impl Fs {
             self.handles.of(from.0, from.1)?,
             self.handles.of(to.0, to.1)?,
         );
-        if !source.flags.read || !target.flags.write || target.flags.append {
+        if !source.flags.read || !target.flags.write {
             return Err(FsError::BadHandle);
         }
         let len = len.min(COPY_BYTES_MAX);

@@ -189,6 +189,9 @@ pub struct WriteFlags {
     /// `O_APPEND` as the descriptor has it now, since fcntl(2) can change it; `None`: as it was
     /// opened.
     pub append: Option<bool>,
+    /// The write returns when it is on disk, as for a handle with `O_DSYNC`: `RWF_DSYNC` asks for
+    /// it by the call.
+    pub sync: bool,
 }
 
 /// How rename treats an existing target.

@@ -39,7 +39,7 @@ impl Fs {
             flags.append.unwrap_or(handle.flags.append),
             flags,
         )?;
-        if handle.flags.sync {
+        if handle.flags.sync || flags.sync {
             self.commit(&node, &mut content)?;
             drop(content);
             self.volume.sync()?;

@@ -411,6 +411,7 @@ impl Filesystem for Skin {
                 .then(|| caller(req, 0)),
             from_cache: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
             append: Some(open_flags.append),
+            sync: open_flags.sync,
         };
         if open_flags.sync {
             // Waits for the disk as fsync does; the data is the serving thread's buffer.

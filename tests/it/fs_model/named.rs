@@ -6,8 +6,8 @@ use bytes::Bytes;
 use dfs::base::limits::DRAFT_AGE_MAX;
 use dfs::base::{Ino, Rng, Timespec};
 use dfs::fs::{
-    Caller, Created, Fallocate, FileHandle, Fs, FsConfig, FsError, Invalidation, OpenFlags,
-    ReadPlan, Reply, SetAttr, SetTime, WriteFlags, XattrMode,
+    Caller, Created, Fallocate, FileHandle, FileKind, Fs, FsConfig, FsError, Invalidation,
+    OpenFlags, ReadPlan, RenameMode, Reply, SetAttr, SetTime, WriteFlags, XattrMode,
 };
 use dfs::store::memory::MemoryDisk;
 use dfs::volume::{Change, Extent, Inode, OpKind, Piece, Source, Write};
@@ -502,6 +502,49 @@ fn a_list_and_the_mode_bits_that_it_implies_survive_a_crash_together() {
         let has_list = fs.getxattr(file.ino, access).is_ok();
         // Mode bits of a mask without its list would give the group what the mask allows.
         assert_eq!(mode != 0o600, has_list, "seed {seed}: {mode:o}");
+    }
+}
+
+#[test]
+fn a_moved_name_and_its_whiteout_survive_a_crash_together() {
+    for seed in 0..20 {
+        let mut disk = Disk::losing_power();
+        let fs = disk.mount();
+        fs.mkdir(ROOT, Ino::ROOT, b"from", 0o755).unwrap();
+        fs.sync_all().unwrap();
+        let (from, to) = ((Ino::ROOT, &b"from"[..]), (Ino::ROOT, &b"to"[..]));
+        let mode = RenameMode::NoReplace;
+        fs.rename_leaving_whiteout(ROOT, from, to, mode).unwrap();
+        let look = |fs: &Fs| [from, to].map(|(dir, name)| fs.lookup(dir, name).ok());
+        let seen = |fs: &Fs| look(fs).map(|entry| entry.map(|entry| entry.attr.kind));
+        let moved = [Some(FileKind::CharDev), Some(FileKind::Dir)];
+        assert_eq!(seen(&fs), moved);
+        drop(fs);
+        disk.cut_power(&Rng::from_seed(seed));
+        let kept = seen(&disk.mount());
+        assert!(
+            kept == moved || kept == [Some(FileKind::Dir), None],
+            "seed {seed}: {kept:?}"
+        );
+    }
+}
+
+#[test]
+fn a_write_that_asks_for_it_by_the_call_is_on_disk_when_it_returns() {
+    for seed in 0..20 {
+        let mut disk = Disk::losing_power();
+        let fs = disk.mount();
+        let (ino, fh) = create(&fs, "file");
+        let flags = WriteFlags {
+            sync: true,
+            ..WriteFlags::default()
+        };
+        fs.write(ino, fh, 0, b"durable", flags).unwrap();
+        drop(fs);
+        disk.cut_power(&Rng::from_seed(seed));
+        let fs = disk.mount();
+        let size = fs.lookup(Ino::ROOT, b"file").map(|entry| entry.attr.size);
+        assert_eq!(size.ok(), Some(7), "seed {seed}");
     }
 }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 
 use super::batch::Changes;
+use super::tree::TreeChange;
 
 /// An ordered map of the newest rows; a removed row is a row of `None`.
 ///
@@ -111,7 +112,7 @@ impl Memtable {
     }
 
     /// Calls `f` with the newest version of each row, in key order.
-    pub(super) fn for_each(&self, f: &mut dyn FnMut(&[u8], Option<&[u8]>)) {
+    pub(super) fn for_each(&self, f: &mut TreeChange<'_>) {
         for (key, slot) in self.rows.read().iter() {
             f(key, slot.newest.value.as_deref());
         }

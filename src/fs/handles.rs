@@ -24,7 +24,7 @@ pub(super) struct Handle {
 impl Handle {
     /// Returns whether the content may have changed through this handle.
     pub(super) fn changes_content(&self) -> bool {
-        self.flags.write || self.flags.truncate
+        self.flags.changes_content()
     }
 }
 

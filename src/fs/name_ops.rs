@@ -6,7 +6,7 @@ use super::create_ops::{check_name, live_dir};
 use super::{Entry, FileKind, Fs, FsError, Result};
 use crate::base::Ino;
 use crate::base::limits::{LINK_MAX, NAME_MAX_BYTES};
-use crate::volume::{Inode, OpKind, Place, Writer};
+use crate::volume::{Inode, OpKind, Place};
 
 impl Fs {
     /// Finds a name in a directory; counts one `nlookup`.
@@ -112,7 +112,7 @@ impl Fs {
             return Err(FsError::NotDirectory);
         }
         let inode = writer.inode(dirent.ino)?.ok_or(FsError::NotFound)?;
-        check_empty(&writer, &inode)?;
+        check_empty(&inode)?;
         self.keep_if_last_name(&inode);
         writer.apply(OpKind::Rmdir {
             from: place(parent, name),
@@ -133,16 +133,10 @@ impl Fs {
 }
 
 /// Checks that a directory can be removed or replaced.
-pub(super) fn check_empty(writer: &Writer<'_>, dir: &Inode) -> Result<()> {
-    let mut empty = true;
-    writer.readdir(dir.ino, None, &mut |_, _| {
-        empty = false;
-        false
-    })?;
-    if empty {
-        Ok(())
-    } else {
-        Err(FsError::NotEmpty)
+pub(super) fn check_empty(dir: &Inode) -> Result<()> {
+    match dir.entries {
+        0 => Ok(()),
+        _ => Err(FsError::NotEmpty),
     }
 }
 

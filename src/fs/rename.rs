@@ -67,7 +67,7 @@ impl Fs {
                     }
                 }
                 RenameMode::Replace | RenameMode::NoReplace => {
-                    check_replaceable(&writer, &source, target)?;
+                    check_replaceable(&source, target)?;
                     self.keep_if_last_name(target);
                 }
             }
@@ -112,11 +112,11 @@ fn inode_at(writer: &Writer<'_>, (parent, name): (Ino, &[u8])) -> Result<Option<
     }
 }
 
-fn check_replaceable(writer: &Writer<'_>, source: &Inode, target: &Inode) -> Result<()> {
+fn check_replaceable(source: &Inode, target: &Inode) -> Result<()> {
     match (source.is_dir(), target.is_dir()) {
         (true, false) => Err(FsError::NotDirectory),
         (false, true) => Err(FsError::IsDirectory),
-        (true, true) => check_empty(writer, target),
+        (true, true) => check_empty(target),
         (false, false) => Ok(()),
     }
 }

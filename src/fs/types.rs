@@ -121,6 +121,11 @@ pub struct OpenFlags {
 }
 
 impl OpenFlags {
+    /// Returns whether a handle that is opened so can change the content.
+    pub fn changes_content(self) -> bool {
+        self.write || self.truncate
+    }
+
     /// Returns the meaning of the flags of open(2).
     pub fn from_raw(flags: i32) -> Self {
         let access = flags & libc::O_ACCMODE;

@@ -63,11 +63,16 @@ impl Skin {
         }
     }
 
-    /// Returns what the kernel is to do with the pages of a file that it opened.
-    fn file_flags(&self, opened: &fs::Opened) -> FopenFlags {
-        match self.direct_io {
+    /// Returns what the kernel is to do with the pages of a file that it opened, and whether it
+    /// need not tell us of each close.
+    fn file_flags(&self, opened: &fs::Opened, flags: fs::OpenFlags) -> FopenFlags {
+        let pages = match self.direct_io {
             true => FopenFlags::FOPEN_DIRECT_IO,
             false => open_flags(opened.keep_cache),
+        };
+        match flags.changes_content() {
+            true => pages,
+            false => pages | FopenFlags::FOPEN_NOFLUSH,
         }
     }
 
@@ -335,7 +340,7 @@ impl Filesystem for Skin {
         match self.run("open", |fs| fs.open(caller(req, 0), ino(number), flags)) {
             Ok(opened) => {
                 let handle = FileHandle(opened.fh.0);
-                reply.opened(handle, self.file_flags(&opened));
+                reply.opened(handle, self.file_flags(&opened, flags));
             }
             Err(errno) => reply.error(errno),
         }
@@ -364,7 +369,7 @@ impl Filesystem for Skin {
                 &file_attr(&created.entry.attr),
                 Generation(created.entry.generation),
                 FileHandle(created.opened.fh.0),
-                self.file_flags(&created.opened),
+                self.file_flags(&created.opened, flags),
             ),
             Err(errno) => reply.error(errno),
         }

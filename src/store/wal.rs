@@ -268,7 +268,7 @@ mod tests {
     }
 
     fn changes(n: u64) -> Changes {
-        let value = (n % 3 != 0).then(|| Bytes::from(vec![n as u8; 100]));
+        let value = (!n.is_multiple_of(3)).then(|| Bytes::from(vec![n as u8; 100]));
         Changes::from([(n.to_le_bytes().to_vec(), value)])
     }
 

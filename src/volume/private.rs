@@ -15,7 +15,7 @@ use super::overlay::{Base, Overlay};
 use super::rows::{Row, RowKey, Stored, Value};
 use super::state::State;
 use super::types::Inode;
-use super::view::{is_private, private_of, xattr_range};
+use super::view::{as_inode, is_private, private_of, xattr_range};
 use super::{Result, Volume};
 use crate::base::{Ino, OpId};
 use crate::store::Batch;
@@ -106,19 +106,25 @@ impl Volume {
 
     /// Adds the removal of a node's inode, extents and attributes to an overlay.
     pub(super) fn remove_node(&self, ino: Ino, overlay: &mut Overlay) -> Result<()> {
+        let row = self.view.row(&RowKey::Inode(ino))?;
+        let inode = row.as_ref().map(as_inode).transpose()?;
         overlay.rows.insert(RowKey::Inode(ino), None);
         let mut remove = |key: RowKey, _: Row| {
             overlay.rows.insert(key, None);
             ControlFlow::Continue(())
         };
-        let next = Ino(ino.0.saturating_add(1));
-        self.view.scan(
-            &RowKey::Extent(ino, 0),
-            &RowKey::Extent(next, 0),
-            &mut remove,
-        )?;
-        let (low, high) = xattr_range(ino);
-        self.view.scan(&low, &high, &mut remove)
+        // Most files that go are small and plain; to look for what they have not costs more than
+        // to remove them.
+        if inode.is_none_or(|inode| inode.stored > 0) {
+            let next = Ino(ino.0.saturating_add(1));
+            let (low, high) = (RowKey::Extent(ino, 0), RowKey::Extent(next, 0));
+            self.view.scan(&low, &high, &mut remove)?;
+        }
+        if inode.is_none_or(|inode| inode.xattrs > 0) {
+            let (low, high) = xattr_range(ino);
+            self.view.scan(&low, &high, &mut remove)?;
+        }
+        Ok(())
     }
 
     /// Removes the private copies that `gone` selects.

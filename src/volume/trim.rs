@@ -9,8 +9,11 @@ use super::{Result, Volume};
 use crate::base::{Ino, OpId};
 use crate::store::{Batch, Table};
 
+/// Nodes removed in one batch.
+const REAP_SLICE: usize = 64;
+
 /// Rows removed under one hold of the writer's lock.
-const TRIM_SLICE: usize = 1024;
+const TRIM_SLICE: usize = 256;
 
 impl Volume {
     /// Says whether no other device authors ops. While alone, what is sealed is below the cut, and
@@ -88,8 +91,8 @@ impl Volume {
         loop {
             let mut state = self.state.lock();
             let (next, orphans) = self.reapable(&state, after)?;
-            for ino in orphans {
-                self.reap_one(&mut state, ino)?;
+            for some in orphans.chunks(REAP_SLICE) {
+                self.reap_some(&mut state, some)?;
             }
             self.drop_private(&mut state, |ino| !self.is_held(ino))?;
             match next {
@@ -122,10 +125,12 @@ impl Volume {
         Ok((next, orphans))
     }
 
-    fn reap_one(&self, state: &mut State, ino: Ino) -> Result<()> {
+    fn reap_some(&self, state: &mut State, orphans: &[Ino]) -> Result<()> {
         let mut overlay = Overlay::default();
-        self.remove_node(ino, &mut overlay)?;
-        overlay.rows.insert(RowKey::Orphan(ino), None);
+        for ino in orphans {
+            self.remove_node(*ino, &mut overlay)?;
+            overlay.rows.insert(RowKey::Orphan(*ino), None);
+        }
         state.commit(&self.view, overlay, Batch::new(), false)?;
         Ok(())
     }

@@ -79,7 +79,8 @@ impl Fold<'_> {
         let Some((node, place)) = self.meant(from, ino)?.filter(|(node, _)| !node.is_dir()) else {
             return Ok(());
         };
-        if node.nlink <= 1 {
+        // Where it is the present content that its author saw, nothing tells of another place.
+        if node.nlink <= 1 && node.version != saw {
             let (holder, version) = self.locate(node.ino, saw)?;
             if holder != node.ino {
                 // What its author saw and removed is in a conflict file by now.

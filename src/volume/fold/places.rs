@@ -106,7 +106,10 @@ impl Fold<'_> {
         } else if node.nlink > 0 {
             return Ok(());
         }
-        self.tx.put(RowKey::Orphan(ino), Value::Orphan(self.id))
+        // A node that has a name has no such row, and this one had a name until now.
+        self.tx
+            .put_fresh(RowKey::Orphan(ino), Value::Orphan(self.id));
+        Ok(())
     }
 
     fn put_link(&mut self, ino: Ino, place: Place) -> Result<()> {

@@ -84,6 +84,20 @@ fn files_are_created_written_read_renamed_and_deleted() {
 }
 
 #[test]
+fn a_change_of_owner_that_changes_neither_clears_setuid() {
+    with_mount("chown", |local| {
+        let path = local.path("tool");
+        fs::write(&path, b"x").expect("written");
+        for (owner, group) in [(None, None), (Some(0), None), (None, Some(0))] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o4711)).expect("set");
+            std::os::unix::fs::chown(&path, owner, group).expect("changed");
+            let mode = fs::metadata(&path).expect("looked at").mode() & 0o7777;
+            assert_eq!(mode, 0o711, "{owner:?} {group:?}: {mode:o}");
+        }
+    });
+}
+
+#[test]
 fn a_tree_of_odd_things_is_kept() {
     with_mount("odd", |local| {
         let here = tempfile::tempdir().expect("a folder");

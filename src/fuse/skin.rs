@@ -200,6 +200,9 @@ impl Filesystem for Skin {
         reply: ReplyAttr,
     ) {
         let _gate = self.gate.hold();
+        // A change of owner that names neither owner nor group: chown(2) with -1 twice.
+        let names_nothing =
+            mode.or(uid).or(gid).is_none() && size.is_none() && atime.is_none() && mtime.is_none();
         let set = SetAttr {
             mode,
             uid,
@@ -210,7 +213,9 @@ impl Filesystem for Skin {
             fh: handle.map(fh),
             // What the kernel's FATTR_KILL_SUIDGID says, which fuser keeps to itself: always for a
             // change of owner, for a truncation unless the caller has CAP_FSETID, as root has.
-            kill_privileges: uid.is_some() || gid.is_some() || (size.is_some() && req.uid() != 0),
+            kill_privileges: uid.or(gid).is_some()
+                || names_nothing
+                || (size.is_some() && req.uid() != 0),
         };
         match self.run("setattr", |fs| fs.setattr(caller(req, 0), ino(number), set)) {
             Ok(changed) => reply.attr(&changed.ttl, &file_attr(&changed.attr)),

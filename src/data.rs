@@ -11,6 +11,7 @@
 //! ```
 
 mod cache;
+mod failures;
 mod flight;
 mod readahead;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use tokio::sync::{Semaphore, mpsc};
 pub use self::readahead::Readahead;
 
 use self::cache::Cache;
+use self::failures::Failures;
 use self::flight::Flight;
 use crate::base::limits::{CHUNK_BYTES, FETCH_TIMEOUT};
 use crate::base::task::{Pool, spawn};
@@ -94,6 +96,8 @@ pub struct Data {
     cache: Mutex<Cache>,
     /// Chunks that are being opened. Taken before `cache`, never held across an await.
     flights: Mutex<BTreeMap<ChunkId, Arc<Flight>>>,
+    /// A leaf lock.
+    failures: Mutex<Failures>,
     seals: Arc<Gate>,
     prefetches: mpsc::Sender<ChunkId>,
     /// Taken by [`Data::run`].
@@ -125,6 +129,7 @@ impl Data {
             clock,
             cache: Mutex::new(Cache::new(memory_cache_bytes)),
             flights: Mutex::new(BTreeMap::new()),
+            failures: Mutex::default(),
             seals: Arc::new(Gate::new(SEALS_IN_FLIGHT_MAX)),
             prefetches,
             prefetch_queue: Mutex::new(Some(prefetch_queue)),
@@ -188,7 +193,8 @@ impl Data {
 
     /// Returns a part of a chunk's plaintext from memory, the local disk or a peer, within `limit`.
     ///
-    /// Readers of one chunk share one opening. Ranges are cut off as for [`Data::read_local`].
+    /// Readers of one chunk share one opening, and for a moment also its failure where no peer
+    /// could give the chunk. Ranges are cut off as for [`Data::read_local`].
     pub async fn read(
         self: &Arc<Self>,
         id: ChunkId,
@@ -197,6 +203,9 @@ impl Data {
     ) -> Result<Bytes, DataError> {
         let end = self.clock.monotonic() + limit;
         let timed_out = || DataError::from(ReplicaError::TimedOut { id });
+        if let Some(error) = self.failed_lately(id)? {
+            return Err(error);
+        }
         loop {
             let left = end.saturating_sub(self.clock.monotonic());
             let (flight, is_pilot) = match self.board(id) {
@@ -220,6 +229,15 @@ impl Data {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Returns why a chunk could not be had a moment ago, unless it is here by now or on its way.
+    fn failed_lately(&self, id: ChunkId) -> Result<Option<DataError>, DataError> {
+        let Some(error) = self.failures.lock().lately(&id, self.clock.monotonic()) else {
+            return Ok(None);
+        };
+        let is_coming = self.flights.lock().contains_key(&id) || self.is_cached(&id);
+        Ok((!is_coming && !self.replica.is_local(id)?).then_some(error))
     }
 
     /// Brings chunks into memory in the background: a hint, dropped where there is too much.
@@ -317,9 +335,13 @@ impl Data {
         if self.pool.call(local).await != Some(true) {
             return;
         }
-        let sealed = match self.replica.fetch(id, limit).await {
+        let fetched = self.replica.fetch(id, limit).await.map_err(DataError::from);
+        let now = self.clock.monotonic();
+        let outcome = fetched.as_ref().map(|_| ());
+        self.failures.lock().note(id, now, outcome);
+        let sealed = match fetched {
             Ok(sealed) => sealed,
-            Err(error) => return lead.land(Err(error.into())),
+            Err(error) => return lead.land(Err(error)),
         };
         let data = Arc::clone(self);
         let opened = self.pool.call(move || data.open(id, &sealed)).await;

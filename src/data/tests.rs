@@ -261,6 +261,31 @@ mod over_a_network {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_asks_again_at_once_hears_at_once_that_nobody_has_it() {
+        let (swarm, chunk, plain, data) = scene(5).await;
+        swarm.cut(&[0, 1, 2, 3, 4], &[0, 1, 2, 3, 4]);
+        let clock = swarm.clock();
+        let limit = Duration::from_secs(20);
+        let took = async || {
+            let started = clock.monotonic();
+            let outcome = data.read(chunk.id, 0..5, limit).await;
+            (outcome, clock.monotonic() - started)
+        };
+        let (first, patience) = took().await;
+        assert!(first.is_err() && patience > Duration::ZERO && patience <= limit);
+        let (second, at_once) = took().await;
+        assert_eq!(
+            second.unwrap_err().to_string(),
+            first.unwrap_err().to_string()
+        );
+        assert_eq!(at_once, Duration::ZERO);
+        // Not for long: the peers may be back.
+        swarm.heal();
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(data.read(chunk.id, 0..5, limit).await.unwrap(), plain[..5]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn each_reader_has_its_own_deadline() {
         let (swarm, chunk, plain, data) = scene(4).await;
         for index in 0..5 {

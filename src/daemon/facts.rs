@@ -60,6 +60,7 @@ pub(super) fn status(
     let last_contact = peers.iter().filter_map(|peer| peer.last_contact_ms).max();
     let member = peer.member_parts();
     let counts = member.map(|member| member.volume.counts());
+    let kernel = member.map(|member| member.fs.counts());
     Ok(StatusReport {
         volume_id: node.volume().to_string(),
         peer_id: node.id().to_string(),
@@ -83,7 +84,11 @@ pub(super) fn status(
         replicas_wanted: peer.replicas_wanted(),
         conflicts: counts.map_or(0, |counts| counts.conflicts),
         inodes: counts.map(|counts| counts.inodes),
-        inodes_in_use: member.map(|member| member.fs.counts().inodes as u64),
+        inodes_in_use: kernel.map(|kernel| kernel.inodes as u64),
+        lookups: kernel.map(|kernel| kernel.nlookup),
+        open_handles: kernel.map(|kernel| kernel.handles as u64),
+        dirty_inodes: kernel.map(|kernel| kernel.dirty_inodes as u64),
+        dirty_bytes: kernel.map(|kernel| kernel.dirty_bytes),
         last_contact_ms: last_contact.map(|then| now_ms.saturating_sub(then)),
         uptime_ms: millis(clock.monotonic().saturating_sub(peer.started())),
         pid: std::process::id(),

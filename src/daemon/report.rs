@@ -48,6 +48,14 @@ pub struct StatusReport {
     pub inodes: Option<u64>,
     /// Inodes that the kernel holds a reference to now.
     pub inodes_in_use: Option<u64>,
+    /// Lookups of them that the kernel has not given back.
+    pub lookups: Option<u64>,
+    /// Files and folders that are open now.
+    pub open_handles: Option<u64>,
+    /// Files with changes that are not yet in the journal.
+    pub dirty_inodes: Option<u64>,
+    /// Bytes of those changes.
+    pub dirty_bytes: Option<u64>,
     /// Milliseconds since the last word from any peer; absent where there was none.
     pub last_contact_ms: Option<u64>,
     /// Milliseconds since this daemon was started.

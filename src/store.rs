@@ -30,7 +30,7 @@ mod table;
 mod wal;
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -43,6 +43,7 @@ pub use table::Table;
 use self::buffered::{BufferOptions, BufferedRows};
 use self::chunks::LocalChunks;
 use self::disk::Folder;
+use self::space::{Reserve, Space};
 use crate::base::time::SystemClock;
 use crate::base::{ChunkId, Clock};
 use crate::crypto::LocalKey;
@@ -167,6 +168,8 @@ pub struct StoreOptions {
     pub memtable_bytes: u64,
     /// A chunk file that is as long as this is followed by a new one.
     pub chunk_file_max_bytes: u64,
+    /// The file that takes up the reserve of the rows; `None` leaves the reserve to other programs.
+    pub ballast: Option<PathBuf>,
 }
 
 impl Default for StoreOptions {
@@ -177,6 +180,7 @@ impl Default for StoreOptions {
             log_bytes: 24 << 20,
             memtable_bytes: 16 << 20,
             chunk_file_max_bytes: 256 << 20,
+            ballast: None,
         }
     }
 }
@@ -186,7 +190,11 @@ impl Store {
     ///
     /// Brings back everything that was synced, and of the later commits a prefix.
     pub fn open(folder: &Path, key: &LocalKey) -> Result<Self, StoreError> {
-        Self::open_with(folder, key, &StoreOptions::default())
+        let options = StoreOptions {
+            ballast: Some(folder.join(state::BALLAST_FILE)),
+            ..StoreOptions::default()
+        };
+        Self::open_with(folder, key, &options)
     }
 
     /// Opens or creates the store as [`Store::open`] does, with chosen sizes.
@@ -196,6 +204,11 @@ impl Store {
         options: &StoreOptions,
     ) -> Result<Self, StoreError> {
         let epoch = state::next_epoch(folder, SystemClock::new().wall_ms())?;
+        if let Some(ballast) = &options.ballast {
+            // On a full disk it goes before anything is opened, since opening writes.
+            let disk = Arc::new(Folder::new(folder));
+            Space::new(disk, folder.to_owned(), Reserve::ROWS).set_ballast(ballast)?;
+        }
         let rows = folder.join(state::ROWS_FOLDER);
         let sealer = key.sealer(epoch);
         let tree = local::LocalTree::open(&rows, sealer.clone(), options)?;
@@ -205,13 +218,11 @@ impl Store {
             log_bytes: options.log_bytes,
         };
         let disk = Arc::new(Folder::new(&log));
-        let rows: Arc<dyn Rows> = Arc::new(BufferedRows::open_with_thread(
-            disk,
-            &log,
-            Arc::new(tree),
-            sealer,
-            buffer,
-        )?);
+        let rows = BufferedRows::open_with_thread(disk, &log, Arc::new(tree), sealer, buffer)?;
+        if let Some(ballast) = &options.ballast {
+            rows.set_ballast(ballast)?;
+        }
+        let rows: Arc<dyn Rows> = Arc::new(rows);
         let chunks = Arc::new(Folder::new(&folder.join(state::CHUNKS_FOLDER)));
         let chunks =
             LocalChunks::open_with_thread(chunks, Arc::clone(&rows), options.chunk_file_max_bytes)?;

@@ -285,15 +285,18 @@ impl Peer {
 
     /// Hands everything that programs wrote to the journal, and that to the connected peers.
     pub async fn flush(&self) -> Result<(), DaemonError> {
+        self.write_out().await?;
+        self.publish().await
+    }
+
+    /// Hands everything that programs wrote to the journal.
+    async fn write_out(&self) -> Result<(), DaemonError> {
         let Some(member) = &self.member else {
             return Ok(());
         };
         let fs = Arc::clone(&member.fs);
-        self.fold_pool
-            .call(move || fs.sync_all())
-            .await
-            .ok_or(DaemonError::WorkerFailed)??;
-        self.publish().await
+        let written = self.fold_pool.call(move || fs.sync_all()).await;
+        Ok(written.ok_or(DaemonError::WorkerFailed)??)
     }
 
     /// Waits until everything that is durable here is on as many peers as wanted.
@@ -467,8 +470,13 @@ impl Peer {
     /// Ends the peer in order: what is written goes to the disk and, within a few seconds, to the
     /// peers that are connected; then the sessions close.
     pub async fn shutdown(&self) -> Result<(), DaemonError> {
-        let flushed = self.flush().await;
-        if flushed.is_ok() && !self.node.connected().is_empty() {
+        let written = self.write_out().await;
+        // What cannot be sealed, as on a full disk, is in the journal and goes out the next time.
+        let published = self.publish().await;
+        if let Err(error) = &published {
+            tracing::warn!(%error, "the last changes are not sent yet");
+        }
+        if published.is_ok() && !self.node.connected().is_empty() {
             let _ = timeout(FAREWELL_MAX, self.pushed()).await;
         }
         for task in self.tasks.lock().drain(..) {
@@ -476,7 +484,7 @@ impl Peer {
         }
         self.node.shutdown().await;
         self.store.sync()?;
-        flushed
+        written
     }
 
     /// Ends the peer as a kill would: nothing is flushed, nobody is told. For simulations.

@@ -9,8 +9,8 @@ use super::dirty::{Body, Dirty, Sealing};
 use super::inode_table::{Content, Node};
 use super::layout::Span;
 use super::{Fs, FsError, Invalidation, Result};
-use crate::base::OpId;
 use crate::base::limits::{CHUNK_BYTES, DRAFT_AGE_MAX, INLINE_MAX_BYTES};
+use crate::base::{Ino, OpId};
 use crate::volume::{Append, Inode, OpKind, Piece, Source, Write, Writer};
 
 impl Fs {
@@ -24,7 +24,10 @@ impl Fs {
                 first_error.get_or_insert(error);
             }
         }
-        self.save_atimes()?;
+        // The access times of this machine are worth no failure: a full disk has no room for them.
+        if let Err(error) = self.save_atimes() {
+            tracing::warn!(%error, "access times are not kept");
+        }
         self.volume.sync()?;
         first_error.map_or(Ok(()), Err)
     }
@@ -74,7 +77,10 @@ impl Fs {
     /// Writes a file: what takes the disk's time is done before the file is locked for the ops.
     pub(super) fn write_out(&self, node: &Arc<Node>) -> Result<()> {
         let sealings = match &mut node.content().dirty {
-            Some(dirty) if dirty.content_changed => self.start_sealing(dirty),
+            // What nobody can read any more is dropped by the commit, also from a full disk.
+            Some(dirty) if dirty.content_changed && self.is_worth_sealing(node.ino, dirty)? => {
+                self.start_sealing(dirty)
+            }
             _ => Vec::new(),
         };
         if !sealings.is_empty() {
@@ -84,6 +90,21 @@ impl Fs {
             self.volume.sync_chunks()?;
         }
         self.commit(node, &mut node.content())
+    }
+
+    fn is_worth_sealing(&self, ino: Ino, dirty: &Dirty) -> Result<bool> {
+        Ok(dirty.fragments.needs_chunks() && self.readable(ino)?.is_some())
+    }
+
+    /// Returns an inode that somebody can still read: it has a name or a handle.
+    fn readable(&self, ino: Ino) -> Result<Option<Inode>> {
+        match self.inode(ino) {
+            Ok(inode) if inode.is_orphan() && self.inodes.opens(ino) == 0 => Ok(None),
+            Ok(inode) => Ok(Some(inode)),
+            // Reaped.
+            Err(FsError::Stale(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Turns the unwritten changes of a file into ops. On failure they stay as they are.
@@ -115,16 +136,9 @@ impl Fs {
         content: &mut Content,
         dirty: &mut Dirty,
     ) -> Result<()> {
-        let inode = match self.inode(node.ino) {
-            Ok(inode) => inode,
-            // Reaped: nobody can read it any more.
-            Err(FsError::Stale(_)) => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        if inode.is_orphan() && self.inodes.opens(node.ino) == 0 {
-            // Nobody can read it any more.
+        let Some(inode) = self.readable(node.ino)? else {
             return Ok(());
-        }
+        };
         if !dirty.content_changed {
             self.volume.write().apply(OpKind::SetAttr {
                 ino: inode.ino,

@@ -200,6 +200,11 @@ impl BufferedRows {
         rows.flusher = Some(thread);
         Ok(rows)
     }
+
+    /// Lets the room that is kept back lie in a file.
+    pub(super) fn set_ballast(&self, path: &Path) -> Result<(), StoreError> {
+        self.shared.space.set_ballast(path)
+    }
 }
 
 fn report(replayed: &Replayed) {
@@ -547,7 +552,8 @@ impl Rows for BufferedRows {
         shared.group.check()?;
         // A batch that only removes rows frees room, so it may use the reserve.
         if bytes > 0 {
-            shared.space.take(bytes)?;
+            let is_removal = batch.changes().values().any(Option::is_none);
+            shared.space.take(bytes, is_removal)?;
         }
         let mut writer = shared.writer.lock();
         shared.make_room(&mut writer)?;

@@ -311,7 +311,7 @@ impl Core {
             return Ok(None);
         }
         self.group.check()?;
-        self.space.take(sealed.len() as u64)?;
+        self.space.take(sealed.len() as u64, false)?;
         let (place, file) = self.allocate(sealed.len() as u32)?;
         let header = layout::record_header(id, place);
         let entered = file

@@ -34,8 +34,10 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
 /// The room of a disk, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
-    /// What may still be written.
+    /// What any process may still write.
     pub available: u64,
+    /// What this one may still write: for root also what the file system keeps for root.
+    pub last: u64,
     /// What the disk holds in all.
     pub total: u64,
 }
@@ -114,8 +116,11 @@ impl Disk for Folder {
 
     fn room(&self) -> io::Result<Room> {
         let stat = rustix::fs::statvfs(&self.path)?;
+        let is_root = rustix::process::geteuid().is_root();
+        let last = if is_root { stat.f_bfree } else { stat.f_bavail };
         Ok(Room {
             available: stat.f_bavail.saturating_mul(stat.f_frsize),
+            last: last.saturating_mul(stat.f_frsize),
             total: stat.f_blocks.saturating_mul(stat.f_frsize),
         })
     }

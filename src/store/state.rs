@@ -304,6 +304,9 @@ pub(super) const ROWS_FOLDER: &str = "rows";
 /// Folder of the row log below the state folder.
 pub(super) const WAL_FOLDER: &str = "wal";
 
+/// Room kept back for the rows, in the state folder.
+pub(super) const BALLAST_FILE: &str = "ballast";
+
 /// Folder of the chunk files below the state folder.
 pub(super) const CHUNKS_FOLDER: &str = "chunks";
 

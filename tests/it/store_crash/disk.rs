@@ -229,6 +229,7 @@ impl Disk for ModelDisk {
         let available = self.state.lock().available.unwrap_or(1 << 40);
         Ok(Room {
             available,
+            last: available,
             total: 0,
         })
     }

@@ -346,6 +346,8 @@ impl Call {
                     no,
                     swap,
                     no | swap,
+                    RenameFlags::WHITEOUT,
+                    RenameFlags::WHITEOUT | no,
                 ];
                 Self::Rename(path(rng), path(rng), one_of(rng, &flags))
             }

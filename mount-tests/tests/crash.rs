@@ -189,7 +189,8 @@ impl Writer {
     /// Writes beside and renames over, as editors do, without an fsync.
     fn replace(&mut self, name: &str) -> io::Result<()> {
         let bytes = self.bytes();
-        let beside = format!("{name}~");
+        // A new name each time: what a kill left beside is a file like others from then on.
+        let beside = self.new_name();
         self.note("replace", &[name, &beside])?;
         self.known(name).since.push(bytes.clone());
         let mut file = File::create(self.folder.join(&beside))?;

@@ -21,6 +21,7 @@ pub mod model;
 pub mod network;
 pub mod peer;
 mod scenario;
+pub mod sizes;
 pub mod source;
 pub mod suites;
 pub mod sys;

@@ -2,13 +2,15 @@
 //! better and worse, on ext4 for reference.
 //!
 //! `conformance SUITE [ARGUMENT...]`; the scripts in `mount-tests/conformance` install what a suite
-//! needs and call this. A run fails where dfs is worse than ext4 was in the same run.
+//! needs and call this. A run fails where dfs is worse than ext4 was in the same run. `recovery` and
+//! `sizes` are our own: they work on one mount, and print figures.
 
 mod dbench;
 mod fio;
 mod fsx;
 mod pjdfstest;
 mod recovery;
+mod sizes;
 mod stress_ng;
 
 use std::time::Duration;
@@ -24,6 +26,7 @@ fn main() {
         ["fsx", args @ ..] => fsx::run(number(args.first(), 1_000_000), number(args.get(1), 8)),
         ["pjdfstest", program, tests @ ..] => pjdfstest::run(program, tests),
         ["recovery", args @ ..] => recovery::run(number(args.first(), 100_000)),
+        ["sizes", parts @ ..] => sizes::run(parts),
         ["stress-ng", args @ ..] => {
             let (seconds, stressors) = args.split_at(args.len().min(1));
             stress_ng::run(number(seconds.first(), 4), stressors);

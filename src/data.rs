@@ -37,7 +37,7 @@ use crate::base::task::{Pool, spawn};
 use crate::base::time::timeout;
 use crate::base::{ChunkId, Clock};
 use crate::crypto::{CryptoError, VolumeKeys};
-use crate::replica::{Replica, ReplicaError};
+use crate::replica::{Collection, Replica, ReplicaError};
 
 /// Chunks being sealed at once: 16 of 1 MiB, plain and sealed, are 32 MiB.
 pub const SEALS_IN_FLIGHT_MAX: usize = 16;
@@ -156,6 +156,11 @@ impl Data {
             let _ = sender.send(outcome);
         });
         ticket
+    }
+
+    /// Begins a collection: chunks that are sealed from now on are not given up by it.
+    pub fn collection(&self) -> Collection<'_> {
+        self.replica.collection()
     }
 
     fn seal_now(&self, plain: Bytes) -> Result<ChunkRef, DataError> {

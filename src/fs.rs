@@ -15,6 +15,7 @@
 mod acl;
 mod atimes;
 mod attr_ops;
+mod collect;
 mod commit;
 mod contents;
 mod cookies;

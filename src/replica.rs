@@ -201,6 +201,27 @@ impl std::fmt::Debug for Replica {
     }
 }
 
+/// A collection that goes on, of chunks that nobody needs.
+#[derive(Debug)]
+pub struct Collection<'a> {
+    replica: &'a Replica,
+}
+
+impl Collection<'_> {
+    /// Gives up a chunk: its bytes here and what is queued of it for others, unless it was put again
+    /// since the collection began.
+    pub fn forget(&self, id: ChunkId) -> Result<(), ReplicaError> {
+        self.replica.ledger.forget_unless_authored(id)
+    }
+}
+
+impl Drop for Collection<'_> {
+    fn drop(&mut self) {
+        self.replica.ledger.note_authored(false);
+        self.replica.changed();
+    }
+}
+
 impl Replica {
     /// Opens the books in `store`. Without `peers` this peer is alone and its own only holder.
     ///
@@ -271,6 +292,14 @@ impl Replica {
             Err(StoreError::Corrupt { .. }) => Err(self.drop_corrupt(id)?),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Begins a collection: chunks that are put from now on are not given up by it.
+    ///
+    /// It ends when the value is dropped. One at a time.
+    pub fn collection(&self) -> Collection<'_> {
+        self.ledger.note_authored(true);
+        Collection { replica: self }
     }
 
     /// Forgets a damaged copy, and returns what to tell of it.

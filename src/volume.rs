@@ -14,6 +14,7 @@
 //! same everywhere. docs/semantics.md says what becomes of ops that crossed.
 
 mod coalesce;
+mod collect;
 mod error;
 mod extents;
 mod feed;

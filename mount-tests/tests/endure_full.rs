@@ -159,6 +159,28 @@ fn a_full_disk_is_told_by_the_fsync_at_the_latest_and_room_helps() {
 }
 
 #[test]
+fn removing_large_files_makes_room_for_others() {
+    scenario("room", 8 * MINUTES, |s| {
+        let mut disk = OnSmallDisk::start(s, 512);
+        let first = disk.fill("large", 20 << 20);
+        for number in 1..first {
+            disk.remove(&format!("large {number}"));
+        }
+        disk.wait_for_room();
+        disk.remove("with room again");
+        // Not the last bit of it: how soon the last removal counts is nobody's promise.
+        for number in 0..first / 2 {
+            let name = format!("second {number}");
+            wait_until("there is room for another", MINUTES, || {
+                disk.write(&name, pattern(20 << 20, 100 + number as u64))
+                    .ok()
+            });
+        }
+        disk.check("with other large files");
+    });
+}
+
+#[test]
 fn a_disk_that_others_fill_still_lets_files_be_removed() {
     scenario("filled", 8 * MINUTES, |s| {
         let mut disk = OnSmallDisk::start(s, 840);

@@ -43,6 +43,11 @@ const PUBLISH_INTERVAL: Duration = Duration::from_millis(25);
 /// How long drafts gather while no other peer is connected.
 const UNHEARD_INTERVAL: Duration = Duration::from_millis(500);
 
+/// Bytes that no file seems to have any more before chunks are collected, where the capacity is
+/// not small; else this fraction of it.
+const COLLECT_MIN_BYTES: u64 = 64 << 20;
+const COLLECT_MIN_FRACTION: u64 = 32;
+
 /// How often dirty data is looked at, of which none may be older than [`DRAFT_AGE_MAX`] for long.
 const TICK_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -395,6 +400,7 @@ impl Peer {
     /// Writes out what programs leave open and unflushed, and tells the others how much room there
     /// is.
     async fn tick_loop(self: Arc<Self>) {
+        let mut left_bytes = 0;
         loop {
             sleep(TICK_INTERVAL).await;
             let usage = self.replica.usage();
@@ -405,8 +411,36 @@ impl Peer {
                 let fs = Arc::clone(&member.fs);
                 let stale = self.fold_pool.call(move || fs.tick()).await;
                 self.invalidate(stale.unwrap_or_default());
+                self.collect(member, &mut left_bytes).await;
             }
         }
+    }
+
+    /// Gives up chunks that no file has any more, once they are worth looking for. `left_bytes` is
+    /// what seemed superfluous after the last time: the estimate takes no account of contents that
+    /// files share.
+    async fn collect(&self, member: &Member, left_bytes: &mut u64) {
+        let others = |node: &Node| node.roster().members().len() > 1;
+        if others(&self.node) {
+            return;
+        }
+        let superfluous = || {
+            let usage = self.replica.usage();
+            let here = usage.held_bytes.saturating_add(usage.cached_bytes);
+            here.saturating_sub(member.volume.counts().bytes)
+        };
+        let worth = COLLECT_MIN_BYTES.min(self.node.capacity_bytes() / COLLECT_MIN_FRACTION);
+        if superfluous() < left_bytes.saturating_add(worth) {
+            *left_bytes = superfluous().min(*left_bytes);
+            return;
+        }
+        let fs = Arc::clone(&member.fs);
+        match self.fold_pool.call(move || fs.collect()).await {
+            Some(Ok(count)) => tracing::info!(chunks = count, "gave up what no file has any more"),
+            Some(Err(error)) => tracing::warn!(%error, "nothing could be given up"),
+            None => {}
+        }
+        *left_bytes = superfluous();
     }
 
     async fn fold_loop(self: Arc<Self>) {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::FsError;
 use crate::base::ChunkId;
 use crate::data::{ChunkRef, Data, DataError, SealTicket};
-use crate::replica::ReplicaError;
+use crate::replica::{Collection, ReplicaError};
 use crate::store::StoreError;
 
 /// Seals and reads contents.
@@ -64,6 +64,11 @@ impl Contents {
             return Err(FsError::Corrupt(id));
         }
         Ok(bytes)
+    }
+
+    /// Begins a collection of chunks that nothing needs.
+    pub(super) fn collection(&self) -> Collection<'_> {
+        self.data.collection()
     }
 
     /// Asks for chunks that will be read soon.

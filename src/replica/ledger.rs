@@ -11,7 +11,7 @@ mod check;
 mod edit;
 mod holding;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 
 use lru::LruCache;
@@ -44,6 +44,7 @@ impl Ledger {
         let mut state = State {
             counters: Counters::default(),
             cached: LruCache::unbounded(),
+            authored: None,
         };
         store.rows.scan(Table::Held, &[], None, &mut |key, value| {
             if let (Some(id), Some(holding)) = (ChunkId::from_slice(key), decode(value)) {
@@ -136,7 +137,10 @@ impl Ledger {
         sealed: &[u8],
         plan_of: &dyn Fn(&ChunkId) -> Plan,
     ) -> Result<(), ReplicaError> {
-        let edit = self.edit();
+        let mut edit = self.edit();
+        if let Some(authored) = &mut edit.state.authored {
+            authored.insert(id);
+        }
         let old = self.holding(&id)?;
         if self.store.chunks.len(id)?.is_none() {
             self.store.chunks.put(id, sealed)?;
@@ -324,6 +328,23 @@ impl Ledger {
     /// Drops everything about a chunk that is no longer here, and its bytes.
     pub(super) fn forget(&self, id: ChunkId) -> Result<(), ReplicaError> {
         let edit = self.edit();
+        let old = self.holding(&id)?;
+        edit.set(id, old, None)
+            .commit_then(|| self.store.chunks.delete(id))
+    }
+
+    /// Notes which chunks are made here from now on, or no longer.
+    pub(super) fn note_authored(&self, notes: bool) {
+        self.state.lock().authored = notes.then(HashSet::new);
+    }
+
+    /// Drops a chunk as [`Ledger::forget`] does, unless it was made since it is noted what is.
+    pub(super) fn forget_unless_authored(&self, id: ChunkId) -> Result<(), ReplicaError> {
+        let edit = self.edit();
+        let authored = edit.state.authored.as_ref();
+        if authored.is_none_or(|authored| authored.contains(&id)) {
+            return Ok(());
+        }
         let old = self.holding(&id)?;
         edit.set(id, old, None)
             .commit_then(|| self.store.chunks.delete(id))

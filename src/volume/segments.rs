@@ -53,7 +53,7 @@ impl Volume {
             state.written.clear();
             take_drafts(&state)
         };
-        let Some(body) = self.collect(&drafts)? else {
+        let Some(body) = self.encode_drafts(&drafts)? else {
             return Ok(None);
         };
         let log = &self.config.log;
@@ -93,7 +93,7 @@ impl Volume {
     }
 
     /// Encodes the ops of the next segment, as many of the drafts as one may hold.
-    fn collect(&self, drafts: &[Draft]) -> Result<Option<Body>> {
+    fn encode_drafts(&self, drafts: &[Draft]) -> Result<Option<Body>> {
         let Some(first) = drafts.first() else {
             return Ok(None);
         };

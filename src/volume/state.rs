@@ -15,7 +15,7 @@ use super::types::{Change, Counts, FileKind};
 use super::view::{View, as_inode, is_private};
 use super::writer::FoldedOp;
 use super::{Result, VolumeError};
-use crate::base::{DeviceId, Ino, OpId, Stamp};
+use crate::base::{ChunkId, DeviceId, Ino, OpId, Stamp};
 use crate::store::{Batch, Rows, Table, codec};
 
 /// How far a device's log is folded into the view.
@@ -55,6 +55,8 @@ pub(super) struct State {
     pub(super) rewrites: bool,
     /// The records up to this one are gone.
     pub(super) trimmed: OpId,
+    /// Chunks that ops have named since a collection began; `None` while there is none.
+    pub(super) named: Option<HashSet<ChunkId>>,
 }
 
 /// Most memory for drafts as they were applied.

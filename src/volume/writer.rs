@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::MutexGuard;
 
+use super::collect;
 use super::fold::fold;
 use super::op::{OpKind, ino_of};
 use super::overlay::{Base, Effect, Overlay};
@@ -121,6 +122,9 @@ impl<'a> Writer<'a> {
             return Err(VolumeError::BadOp { what });
         }
         let volume = self.volume;
+        if let Some(named) = &mut self.state.named {
+            collect::note(named, &kind);
+        }
         if let Some(ino) = kind.changes() {
             let inode = volume.view.inode(ino)?.ok_or(VolumeError::NoInode(ino))?;
             if inode.is_orphan() {

@@ -24,6 +24,7 @@ impl Ledger {
         let mut counted = State {
             counters: Counters::default(),
             cached: LruCache::unbounded(),
+            authored: None,
         };
         let mut queued = std::collections::BTreeSet::new();
         let scan = |table, f: &mut dyn FnMut(&[u8], &[u8])| {

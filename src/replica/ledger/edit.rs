@@ -1,6 +1,6 @@
 //! A change of the books: rows and totals together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use lru::LruCache;
 use parking_lot::MutexGuard;
@@ -35,6 +35,8 @@ pub(super) struct State {
     pub(super) counters: Counters,
     /// The evictable chunks, most recently used first.
     pub(super) cached: LruCache<ChunkId, u32>,
+    /// Chunks that were made here since a collection began; `None` while there is none.
+    pub(super) authored: Option<HashSet<ChunkId>>,
 }
 
 /// A change of the books under way: holds the lock, collects the rows, counts when they are in.

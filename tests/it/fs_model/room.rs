@@ -550,6 +550,10 @@ impl Executor for Room {
 
     fn publish(&mut self) -> Outcome {
         self.fs().volume().seal_drafts().expect("sealed");
+        if self.disk.alone {
+            // As the daemon does now and then where there is no other member.
+            self.fs().collect().expect("collected");
+        }
         Ok(())
     }
 

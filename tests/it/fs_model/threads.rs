@@ -48,6 +48,7 @@ fn writers_readers_and_the_tick_get_along() {
                         clock.advance(std::time::Duration::from_millis(300));
                         fs.tick();
                         fs.volume().seal_drafts().unwrap();
+                        fs.collect().unwrap();
                     } else {
                         look_at_everything(&fs);
                     }

@@ -58,7 +58,8 @@ struct World {
     root: PathBuf,
     numbers: Numbers,
     files: Vec<File>,
-    maps: Vec<Mapping>,
+    /// Mappings, each with the file that it shows.
+    maps: Vec<(Mapping, File)>,
 }
 
 const FOLDERS: [&str; 4] = [".", "x", "y", "x/z"];
@@ -241,17 +242,26 @@ impl World {
             let Some(file) = self.file() else {
                 return "nothing to map".to_owned();
             };
-            let mapped = Mapping::shared(&self.files[file], MAP_BYTES as usize);
+            let file = self.files[file].try_clone().expect("a descriptor more");
+            let mapped = Mapping::shared(&file, MAP_BYTES as usize);
             let outcome = mapped.as_ref().map(drop).map_err(|error| *error);
             if let Ok(mapped) = mapped {
                 if self.maps.len() == MAPS_MAX {
                     self.maps.remove(0);
                 }
-                self.maps.push(mapped);
+                self.maps.push((mapped, file));
             }
             return format!("map: {outcome:?}");
         }
-        let map = &self.maps[self.numbers.below(count) as usize];
+        let (map, file) = &self.maps[self.numbers.below(count) as usize];
+        // What is stored behind the end of a file, but within its last page, is nobody's: a FUSE
+        // kernel shows it when a write makes the file longer (docs/semantics.md).
+        let size = file.metadata().map_or(0, |meta| meta.size() as usize);
+        let bytes = match size.checked_sub(at) {
+            Some(left) => &bytes[..bytes.len().min(left)],
+            None if at < size.next_multiple_of(4096) => &[],
+            None => &bytes[..],
+        };
         match choice {
             1 => {
                 let read = code(map.read(at..at + bytes.len()));
@@ -260,7 +270,7 @@ impl World {
             2 => format!(
                 "write mapped {} at {at}: {:?}",
                 bytes.len(),
-                code(map.write(at, &bytes))
+                code(map.write(at, bytes))
             ),
             _ => format!("msync: {:?}", map.sync()),
         }

@@ -122,6 +122,10 @@ fn rsync_finds_nothing_to_do_the_second_time() {
     scenario("rsync", 10 * MINUTES, |s| {
         let source = s.path("source");
         make_kept_tree(&source);
+        // rsync leaves the time of a new folder or link alone where it is of the right second.
+        Command::shell("find \"$0\" -depth -exec touch -h -d '2001-02-03 04:05:06.789' {} +")
+            .arg(&source)
+            .ok();
         let expected = read_tree(&source);
         let mut trio = Trio::start(s);
         let rsync = |options: &[&str], from: &Path, to: &Path| {

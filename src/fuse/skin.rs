@@ -200,7 +200,8 @@ impl Filesystem for Skin {
         reply: ReplyAttr,
     ) {
         let _gate = self.gate.hold();
-        // A change of owner that names neither owner nor group: chown(2) with -1 twice.
+        // A change of owner that names neither owner nor group: chown(2) with -1 twice. Of root it
+        // may as well be what precedes a write, which takes nothing away from root's files.
         let names_nothing =
             mode.or(uid).or(gid).is_none() && size.is_none() && atime.is_none() && mtime.is_none();
         let set = SetAttr {
@@ -214,8 +215,7 @@ impl Filesystem for Skin {
             // What the kernel's FATTR_KILL_SUIDGID says, which fuser keeps to itself: always for a
             // change of owner, for a truncation unless the caller has CAP_FSETID, as root has.
             kill_privileges: uid.or(gid).is_some()
-                || names_nothing
-                || (size.is_some() && req.uid() != 0),
+                || ((names_nothing || size.is_some()) && req.uid() != 0),
         };
         match self.run("setattr", |fs| fs.setattr(caller(req, 0), ino(number), set)) {
             Ok(changed) => reply.attr(&changed.ttl, &file_attr(&changed.attr)),

@@ -23,9 +23,6 @@ const HEADER_BYTES: usize = 4 + 8 + 8;
 /// Longest sealed batch that is looked at; no caller makes one as long.
 const SEALED_MAX_BYTES: usize = 256 << 20;
 
-/// In front of the changes: the number of the last batch known durable u64, the count of changes u32.
-const PREFIX_BYTES: usize = 8 + 4;
-
 /// Length of a value that says that the row is removed.
 const REMOVED: u32 = u32::MAX;
 
@@ -247,8 +244,6 @@ fn number_of(name: &str) -> Option<u64> {
     let number = u64::from_str_radix(digits, 16).ok()?;
     (name_of(number) == name).then_some(number)
 }
-
-const _: () = assert!(PREFIX_BYTES == 12, "docs/format.md says so");
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,177 @@
+//! The rows behind a log, against a map: wherever they lie and whatever is flushed meanwhile.
+
+use std::ops::ControlFlow;
+
+use super::*;
+use crate::base::Rng;
+use crate::crypto::Identity;
+use crate::store::disk::Folder;
+use crate::store::local::LocalTree;
+use crate::store::{KEY_MAX_BYTES, StoreOptions};
+
+const LOG_BYTES: u64 = 24 << 20;
+
+struct Machine {
+    folder: tempfile::TempDir,
+    key: crate::crypto::LocalKey,
+    opened: u32,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("wal")).unwrap();
+        let identity = Identity::generate(&Rng::from_seed(1)).unwrap();
+        Self {
+            folder,
+            key: identity.local_key(),
+            opened: 0,
+        }
+    }
+
+    fn open(&mut self, table_bytes: usize, has_thread: bool) -> BufferedRows {
+        self.opened += 1;
+        let sealer = self.key.sealer(self.opened);
+        let options = StoreOptions::default();
+        let tree = self.folder.path().join("rows");
+        let tree = LocalTree::open(&tree, sealer.clone(), &options).unwrap();
+        let log = self.folder.path().join("wal");
+        let disk = Arc::new(Folder::new(&log));
+        let options = BufferOptions {
+            table_bytes,
+            log_bytes: LOG_BYTES,
+        };
+        if has_thread {
+            BufferedRows::open_with_thread(disk, &log, Arc::new(tree), sealer, options)
+        } else {
+            BufferedRows::open(disk, &log, Arc::new(tree), sealer, options)
+        }
+        .unwrap()
+    }
+
+    fn log_files(&self) -> usize {
+        let log = self.folder.path().join("wal");
+        std::fs::read_dir(log).unwrap().count()
+    }
+}
+
+fn all(rows: &BufferedRows, start: &[u8], is_reverse: bool) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut seen = Vec::new();
+    let mut visit = |key: &[u8], value: &[u8]| {
+        seen.push((key.to_vec(), value.to_vec()));
+        ControlFlow::Continue(())
+    };
+    if is_reverse {
+        rows.scan_rev(Table::Inode, start, None, &mut visit)
+    } else {
+        rows.scan(Table::Inode, start, None, &mut visit)
+    }
+    .unwrap();
+    seen
+}
+
+/// Random batches against a map, over many tables full and several openings.
+#[test]
+fn rows_are_as_a_map_wherever_they_lie() {
+    for (seed, has_thread) in [(1, false), (2, true), (3, true)] {
+        println!("seed {seed}");
+        let rng = Rng::from_seed(seed);
+        let mut machine = Machine::new();
+        let mut model = std::collections::BTreeMap::new();
+        for _ in 0..4 {
+            let rows = machine.open(8 << 10, has_thread);
+            for step in 0..400u32 {
+                let mut batch = Batch::new();
+                for _ in 0..=rng.below(4) {
+                    let key = [rng.below(6) as u8, rng.below(40) as u8];
+                    if rng.below(3) == 0 {
+                        batch.delete(Table::Inode, key);
+                        model.remove(&key[..]);
+                    } else {
+                        let value = vec![step as u8; rng.below(200) as usize];
+                        batch.put(Table::Inode, key, value.clone());
+                        model.insert(key.to_vec(), value);
+                    }
+                }
+                rows.commit(batch).unwrap();
+                if rng.below(8) == 0 {
+                    let start = [rng.below(6) as u8];
+                    let expected: Vec<_> = model
+                        .range(start.to_vec()..)
+                        .map(|(key, value)| (key.clone(), value.clone()))
+                        .collect();
+                    assert_eq!(all(&rows, &start, false), expected);
+                    let reverse: Vec<_> = expected.into_iter().rev().collect();
+                    assert_eq!(all(&rows, &start, true), reverse);
+                    let key = [rng.below(6) as u8, rng.below(40) as u8];
+                    let got = rows.get(Table::Inode, &key).unwrap();
+                    assert_eq!(got.as_ref(), model.get(&key[..]));
+                }
+                if rng.below(50) == 0 {
+                    rows.sync().unwrap();
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_scan_sees_one_moment_although_all_is_flushed_meanwhile() {
+    let mut machine = Machine::new();
+    let rows = machine.open(4 << 10, false);
+    let put = |n: u8, value: u8| {
+        let mut batch = Batch::new();
+        batch.put(Table::Inode, [n], vec![value; 100]);
+        rows.commit(batch).unwrap();
+    };
+    for n in 0..200 {
+        put(n, 1);
+    }
+    let mut seen = 0;
+    let mut visit = |_: &[u8], value: &[u8]| {
+        assert_eq!(value[0], 1);
+        if seen == 0 {
+            for n in 0..=255 {
+                put(n, 2);
+            }
+        }
+        seen += 1;
+        ControlFlow::Continue(())
+    };
+    rows.scan(Table::Inode, b"", None, &mut visit).unwrap();
+    assert_eq!(seen, 200);
+    assert_eq!(rows.get(Table::Inode, &[255]).unwrap().unwrap()[0], 2);
+}
+
+#[test]
+fn the_log_is_given_back_once_its_rows_are_in_the_tree() {
+    let mut machine = Machine::new();
+    let rows = machine.open(1 << 20, false);
+    let value = vec![7; 100 << 10];
+    for n in 0..600u32 {
+        let mut batch = Batch::new();
+        batch.put(Table::Inode, n.to_be_bytes(), value.clone());
+        rows.commit(batch).unwrap();
+    }
+    let most = LOG_BYTES / (1 << 20) + 2;
+    assert!(machine.log_files() as u64 <= most);
+    drop(rows);
+    let rows = machine.open(1 << 20, true);
+    assert_eq!(all(&rows, b"", false).len(), 600);
+    assert_eq!(machine.log_files(), 1);
+}
+
+#[test]
+fn what_is_too_large_is_refused() {
+    let mut machine = Machine::new();
+    let rows = machine.open(1 << 20, false);
+    let mut batch = Batch::new();
+    batch.put(Table::Meta, [0; KEY_MAX_BYTES + 1], []);
+    assert!(matches!(
+        rows.commit(batch),
+        Err(StoreError::TooLarge { .. })
+    ));
+    let mut batch = Batch::new();
+    batch.put(Table::Meta, [0; KEY_MAX_BYTES], []);
+    rows.commit(batch).unwrap();
+}

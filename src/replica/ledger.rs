@@ -3,30 +3,34 @@
 //!
 //! Two tables. `Held` has a row for each chunk that is here: [`Holding`]. `Pending` is a queue for
 //! each peer: the key is the peer's id and the chunk's, so what one peer is due is one scan, and a
-//! peer that is away costs the others nothing. Counters are kept in memory and rebuilt from the
-//! rows at the start.
+//! peer that is away costs the others nothing. Counters, and of each queue what is due next, are
+//! kept in memory and rebuilt from the rows at the start.
 
 #[cfg(test)]
 mod check;
 mod edit;
 mod holding;
+#[cfg(test)]
+mod tests;
+mod window;
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 
-use lru::LruCache;
 use parking_lot::Mutex;
 
 #[cfg(test)]
 pub(super) use self::check::is_held;
 pub(super) use self::edit::{Counters, Queue};
 pub(super) use self::holding::{Holding, Kind, Plan};
+pub(super) use self::window::{FIRST, after};
 
-use self::edit::{Edit, State};
+use self::edit::{Edit, State, join};
 use self::holding::{decode, insert, remove};
 use super::ReplicaError;
+use super::limits::DUE_WINDOW_MAX;
 use crate::base::{ChunkId, PeerId};
-use crate::store::{Batch, Store, Table};
+use crate::store::{Batch, Store, StoreError, Table};
 
 /// The books of one peer. All changes of the two tables, and all deletions of chunks, go through
 /// it one after another.
@@ -41,11 +45,12 @@ impl Ledger {
     /// Reads the rows and counts. A row that does not decode is dropped: the chunk is adopted as
     /// cached, or re-checked, later.
     pub(super) fn load(store: Store) -> Result<Self, ReplicaError> {
-        let mut state = State {
-            counters: Counters::default(),
-            cached: LruCache::unbounded(),
-            authored: None,
-        };
+        Self::load_with(store, DUE_WINDOW_MAX)
+    }
+
+    /// Reads the rows as [`Ledger::load`] does; keeps up to `window_max` ids of each queue.
+    fn load_with(store: Store, window_max: usize) -> Result<Self, ReplicaError> {
+        let mut state = State::new(window_max);
         store.rows.scan(Table::Held, &[], None, &mut |key, value| {
             if let (Some(id), Some(holding)) = (ChunkId::from_slice(key), decode(value)) {
                 state.count(id, None, Some(&holding));
@@ -265,10 +270,12 @@ impl Ledger {
     ) -> Result<Option<ChunkId>, ReplicaError> {
         let mut edit = self.edit();
         let mut slice = Vec::with_capacity(max);
-        let start = cursor.map_or_else(Vec::new, |id| after(&id));
+        let Some(start) = cursor.map_or(Some(FIRST), |id| after(&id)) else {
+            return Ok(None);
+        };
         self.store
             .rows
-            .scan(Table::Held, &start, None, &mut |key, value| {
+            .scan(Table::Held, &start.0, None, &mut |key, value| {
                 if let (Some(id), Some(holding)) = (ChunkId::from_slice(key), decode(value)) {
                     slice.push((id, holding));
                 }
@@ -300,29 +307,43 @@ impl Ledger {
     pub(super) fn due(
         &self,
         peer: &PeerId,
-        from: &[u8],
+        from: ChunkId,
         max: usize,
     ) -> Result<Vec<ChunkId>, ReplicaError> {
-        let mut start = peer.0.to_vec();
-        start.extend_from_slice(from);
-        let mut due = Vec::with_capacity(max);
-        self.store
-            .rows
-            .scan(Table::Pending, &start, None, &mut |key, _| {
-                let Some((owner, id)) = split(key) else {
-                    return ControlFlow::Continue(());
-                };
-                if owner != *peer {
-                    return ControlFlow::Break(());
-                }
-                due.push(id);
-                if due.len() < max {
+        let scan = |from, to, max| self.scan_queue(peer, from, to, max);
+        // Under the lock, so that the rows are those that the window was told of.
+        let windows = &mut self.state.lock().windows;
+        Ok(windows.due(peer, from, max, &scan)?)
+    }
+
+    /// Reads up to `max` ids `from <= id < to` of a queue from its rows.
+    fn scan_queue(
+        &self,
+        peer: &PeerId,
+        from: ChunkId,
+        to: Option<ChunkId>,
+        max: usize,
+    ) -> Result<Vec<ChunkId>, StoreError> {
+        // Not farther than the queue: behind it, too, removed rows would be stepped over.
+        let end = to.map_or_else(
+            || [&join(peer, &LAST)[..], &[0]].concat(),
+            |to| join(peer, &to),
+        );
+        let mut ids = Vec::new();
+        self.store.rows.scan(
+            Table::Pending,
+            &join(peer, &from),
+            Some(&end),
+            &mut |key, _| {
+                ids.extend(key.get(32..).and_then(ChunkId::from_slice));
+                if ids.len() < max {
                     ControlFlow::Continue(())
                 } else {
                     ControlFlow::Break(())
                 }
-            })?;
-        Ok(due)
+            },
+        )?;
+        Ok(ids)
     }
 
     /// Drops everything about a chunk that is no longer here, and its bytes.
@@ -382,6 +403,7 @@ impl Ledger {
             state: self.state.lock(),
             batch: Batch::new(),
             changes: Vec::new(),
+            unqueued: Vec::new(),
         }
     }
 }
@@ -390,14 +412,5 @@ fn len_of(sealed: &[u8]) -> u32 {
     u32::try_from(sealed.len()).unwrap_or(u32::MAX)
 }
 
-/// Returns the smallest key greater than `id`.
-pub(super) fn after(id: &ChunkId) -> Vec<u8> {
-    let mut key = id.0.to_vec();
-    key.push(0);
-    key
-}
-
-fn split(key: &[u8]) -> Option<(PeerId, ChunkId)> {
-    let (peer, id) = key.split_at_checked(32)?;
-    Some((PeerId::from_slice(peer)?, ChunkId::from_slice(id)?))
-}
+/// The greatest id.
+const LAST: ChunkId = ChunkId([u8::MAX; 32]);

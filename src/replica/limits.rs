@@ -19,6 +19,10 @@ pub const PUTS_IN_FLIGHT_MAX: usize = 6;
 /// last of the missing ones is sent.
 pub const HOLD_BATCH: usize = 64;
 
+/// Most ids of one peer's queue that are kept in memory: 4,096 take about 200 KiB, and are 4 GiB of
+/// full chunks.
+pub const DUE_WINDOW_MAX: usize = 4096;
+
 /// Most ids that a peer may ask about at once: 1,024 of 32 bytes fit a message many times.
 pub const HOLD_SERVED_MAX: usize = 1024;
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::ledger::after;
+use super::ledger::{FIRST, after};
 use super::limits::{
     BACKOFF, FULL_BACKOFF, HOLD_BATCH, HOLD_TIMEOUT, PUT_BATCH_BYTES, PUT_BATCH_CHUNKS, PUT_LANES,
     PUT_TIMEOUT,
@@ -116,13 +116,13 @@ impl Replica {
     ) -> Result<Pass, ReplicaError> {
         let start = self.view().push_start();
         let full = AtomicBool::new(false);
-        for (from, end) in [(&start[..], None), (&[][..], Some(start))] {
-            let mut from = from.to_vec();
-            loop {
-                let mut due = self.ledger.due(&peer, &from, HOLD_BATCH)?;
+        for (from, end) in [(start, None), (FIRST, Some(start))] {
+            let mut next = Some(from);
+            while let Some(from) = next {
+                let mut due = self.ledger.due(&peer, from, HOLD_BATCH)?;
                 let is_last = due.len() < HOLD_BATCH;
                 if let Some(end) = end {
-                    due.retain(|id| id.0[..8] < end[..]);
+                    due.retain(|id| *id < end);
                 }
                 let Some(last) = due.last().copied() else {
                     break;
@@ -130,10 +130,7 @@ impl Replica {
                 if self.offer(peers, peer, due, &full).await? == Pass::Failed {
                     return Ok(Pass::Failed);
                 }
-                if is_last {
-                    break;
-                }
-                from = after(&last);
+                next = if is_last { None } else { after(&last) };
             }
         }
         Ok(if full.into_inner() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::ledger::Plan;
+use super::ledger::{FIRST, Plan};
 use super::peers::Peers;
 use super::placement::{self, Candidate};
 use super::{Replica, ReplicaError};
@@ -95,12 +95,15 @@ impl View {
 
     /// Returns where in the space of ids this peer begins to push: the candidates share it out
     /// evenly, so that holders of the same chunks rarely send the same one.
-    pub(super) fn push_start(&self) -> [u8; 8] {
+    pub(super) fn push_start(&self) -> ChunkId {
         let index = self
             .candidates
             .partition_point(|candidate| candidate.peer < self.me) as u64;
         let count = (self.candidates.len() as u64).max(1);
-        (u64::MAX / count).wrapping_mul(index).to_be_bytes()
+        let start = (u64::MAX / count).wrapping_mul(index).to_be_bytes();
+        let mut id = FIRST;
+        id.0[..8].copy_from_slice(&start);
+        id
     }
 
     /// Names the candidates: equal digests yield equal plans.

@@ -1,13 +1,13 @@
 //! The invariants of the books, checked against the rows by the tests.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
-use lru::LruCache;
-
 use super::Ledger;
-use super::edit::{Counters, State, join};
+use super::edit::{State, join};
 use super::holding::{Kind, decode};
-use crate::base::ChunkId;
+use crate::base::{ChunkId, PeerId};
+use crate::replica::limits::DUE_WINDOW_MAX;
 use crate::store::{Store, Table};
 
 /// Tells whether a store's books say that a chunk is held.
@@ -21,12 +21,8 @@ pub(in crate::replica) fn is_held(store: &Store, id: &ChunkId) -> bool {
 impl Ledger {
     /// Checks the invariants of the books against the rows.
     pub(in crate::replica) fn check(&self) {
-        let mut counted = State {
-            counters: Counters::default(),
-            cached: LruCache::unbounded(),
-            authored: None,
-        };
-        let mut queued = std::collections::BTreeSet::new();
+        let mut counted = State::new(DUE_WINDOW_MAX);
+        let mut queued = BTreeSet::new();
         let scan = |table, f: &mut dyn FnMut(&[u8], &[u8])| {
             self.store.rows.scan(table, &[], None, &mut |key, value| {
                 f(key, value);
@@ -43,12 +39,17 @@ impl Ledger {
             counted.count(id, None, Some(&holding));
         })
         .unwrap();
+        let mut queues: BTreeMap<PeerId, BTreeSet<ChunkId>> = BTreeMap::new();
         scan(Table::Pending, &mut |key, _| {
             assert!(queued.remove(key), "a row nobody queued");
+            let (peer, id) = key.split_at(32);
+            let queue = queues.entry(PeerId::from_slice(peer).unwrap()).or_default();
+            queue.insert(ChunkId::from_slice(id).unwrap());
         })
         .unwrap();
         assert!(queued.is_empty(), "a queued peer has no row");
         let state = self.state.lock();
+        state.windows.check(&queues);
         assert_eq!(state.counters, counted.counters);
         assert_eq!(state.cached.len(), counted.cached.len());
     }

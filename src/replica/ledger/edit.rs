@@ -7,6 +7,7 @@ use parking_lot::MutexGuard;
 
 use super::Ledger;
 use super::holding::{Holding, Kind};
+use super::window::Windows;
 use crate::base::{ChunkId, PeerId};
 use crate::replica::ReplicaError;
 use crate::store::{Batch, StoreError, Table, codec};
@@ -37,6 +38,8 @@ pub(super) struct State {
     pub(super) cached: LruCache<ChunkId, u32>,
     /// Chunks that were made here since a collection began; `None` while there is none.
     pub(super) authored: Option<HashSet<ChunkId>>,
+    /// What is due next to each peer.
+    pub(super) windows: Windows,
 }
 
 /// A change of the books under way: holds the lock, collects the rows, counts when they are in.
@@ -45,6 +48,8 @@ pub(super) struct Edit<'a> {
     pub(super) state: MutexGuard<'a, State>,
     pub(super) batch: Batch,
     pub(super) changes: Vec<(ChunkId, Option<Holding>, Option<Holding>)>,
+    /// Rows of queues that are dropped and were not counted.
+    pub(super) unqueued: Vec<(PeerId, ChunkId)>,
 }
 
 impl Edit<'_> {
@@ -78,6 +83,7 @@ impl Edit<'_> {
         let key = join(&peer, &id);
         if self.ledger.store.rows.get(Table::Pending, &key)?.is_some() {
             self.batch.delete(Table::Pending, key);
+            self.unqueued.push((peer, id));
         }
         Ok(self)
     }
@@ -99,12 +105,25 @@ impl Edit<'_> {
             for (id, old, new) in std::mem::take(&mut self.changes) {
                 self.state.count(id, old.as_ref(), new.as_ref());
             }
+            for (peer, id) in &self.unqueued {
+                self.state.windows.remove(peer, id);
+            }
         }
         Ok(then()?)
     }
 }
 
 impl State {
+    /// Returns the totals of no rows; up to `window_max` ids of each queue will be kept.
+    pub(super) fn new(window_max: usize) -> Self {
+        Self {
+            counters: Counters::default(),
+            cached: LruCache::unbounded(),
+            authored: None,
+            windows: Windows::new(window_max),
+        }
+    }
+
     /// Moves the totals from what was known of a chunk to what is known now.
     pub(super) fn count(&mut self, id: ChunkId, old: Option<&Holding>, new: Option<&Holding>) {
         let counters = &mut self.counters;
@@ -123,10 +142,12 @@ impl State {
                 );
             }
             for peer in &old.queued {
+                self.windows.remove(peer, &id);
                 if let Some(queue) = counters.queues.get_mut(peer) {
                     subtract(&mut queue.count, &mut queue.bytes, len);
                     if queue.count == 0 {
                         counters.queues.remove(peer);
+                        self.windows.clear(peer);
                     }
                 }
             }
@@ -148,6 +169,7 @@ impl State {
             for peer in &new.queued {
                 let queue = counters.queues.entry(*peer).or_default();
                 add(&mut queue.count, &mut queue.bytes, len);
+                self.windows.insert(*peer, id);
             }
         }
         match new {

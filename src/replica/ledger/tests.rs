@@ -1,0 +1,304 @@
+//! The books against a naive set, and what it costs to ask them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::window::{FIRST, after};
+use super::{Ledger, Plan};
+use crate::base::{ChunkId, PeerId, Rng};
+use crate::store::memory::MemoryDisk;
+use crate::store::{Batch, RowVisitor, Rows, Store, StoreError, Table};
+
+/// Rows that count the scans, and the rows that these visit.
+#[derive(Debug)]
+struct Counted {
+    rows: Arc<dyn Rows>,
+    scans: AtomicU64,
+    visits: AtomicU64,
+}
+
+impl Rows for Counted {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.rows.get(table, key)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: Option<&[u8]>,
+        f: &mut RowVisitor<'_>,
+    ) -> Result<(), StoreError> {
+        self.scans.fetch_add(1, Ordering::Relaxed);
+        self.rows.scan(table, start, end, &mut |key, value| {
+            self.visits.fetch_add(1, Ordering::Relaxed);
+            f(key, value)
+        })
+    }
+
+    fn scan_rev(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: Option<&[u8]>,
+        f: &mut RowVisitor<'_>,
+    ) -> Result<(), StoreError> {
+        self.rows.scan_rev(table, start, end, f)
+    }
+
+    fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        self.rows.commit(batch)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.rows.sync()
+    }
+}
+
+const PEERS: u8 = 3;
+
+fn peer(n: u8) -> PeerId {
+    PeerId([n; 32])
+}
+
+fn everyone() -> impl Iterator<Item = PeerId> {
+    (1..=PEERS).map(peer)
+}
+
+/// Returns the chunk that tests call `n`, anywhere in the space of ids; the first two are its ends.
+fn chunk(n: u64) -> ChunkId {
+    match n {
+        0 => FIRST,
+        1 => ChunkId([u8::MAX; 32]),
+        _ => ChunkId(*blake3::hash(&n.to_le_bytes()).as_bytes()),
+    }
+}
+
+/// Returns a plan that queues a chunk for all but this peer, which is nobody.
+fn plan(_: &ChunkId) -> Plan {
+    Plan {
+        me: peer(0),
+        targets: everyone().collect(),
+        wanted: usize::from(PEERS),
+    }
+}
+
+fn author(ledger: &Ledger, ids: impl Iterator<Item = ChunkId>) {
+    for id in ids {
+        ledger.author(id, b"sealed", &plan).unwrap();
+    }
+}
+
+fn confirm(ledger: &Ledger, peer: PeerId, ids: &[ChunkId]) {
+    let wanted = &|| usize::from(PEERS);
+    ledger.confirm(peer, ids, wanted).unwrap();
+}
+
+/// Goes through a queue as the push does, `count` ids at a time, and confirms what `takes` takes.
+fn pass(
+    ledger: &Ledger,
+    peer: PeerId,
+    start: ChunkId,
+    count: usize,
+    takes: &dyn Fn(&ChunkId) -> bool,
+) -> Vec<ChunkId> {
+    let mut all = Vec::new();
+    let mut next = Some(start);
+    while let Some(from) = next {
+        let due = ledger.due(&peer, from, count).unwrap();
+        let taken: Vec<ChunkId> = due.iter().copied().filter(|id| takes(id)).collect();
+        confirm(ledger, peer, &taken);
+        next = due.last().and_then(after);
+        all.extend(due);
+    }
+    all
+}
+
+/// Returns what the rows say is queued for each peer.
+fn queues(store: &Store) -> BTreeMap<PeerId, BTreeSet<ChunkId>> {
+    let mut queues: BTreeMap<PeerId, BTreeSet<ChunkId>> = BTreeMap::new();
+    store
+        .rows
+        .scan(Table::Pending, &[], None, &mut |key, _| {
+            let (peer, id) = key.split_at(32);
+            let queue = queues.entry(PeerId::from_slice(peer).unwrap()).or_default();
+            queue.insert(ChunkId::from_slice(id).unwrap());
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+    queues
+}
+
+fn seed() -> u64 {
+    match std::env::var("DFS_SEED") {
+        Ok(seed) => seed.parse().unwrap(),
+        Err(_) => 8_205,
+    }
+}
+
+#[test]
+fn what_is_due_is_what_the_rows_say_whatever_was_done() {
+    let first = seed();
+    for seed in first..first + 12 {
+        println!("DFS_SEED={seed}");
+        run_model(seed);
+    }
+}
+
+/// Edits at random, with a window of a few ids; and asks after each edit.
+fn run_model(seed: u64) {
+    let rng = Rng::from_seed(seed);
+    let below = |n: u64| rng.below(n);
+    let window_max = 2 + below(12) as usize;
+    let chunks = 2 + below(60);
+    let mut disk = MemoryDisk::new();
+    let mut ledger = Ledger::load_with(disk.store(), window_max).unwrap();
+    for step in 0..400 {
+        let (id, to) = (chunk(below(chunks)), peer(1 + below(3) as u8));
+        match below(20) {
+            0..8 => {
+                let mut plan = plan(&id);
+                plan.targets.retain(|_| below(3) > 0);
+                ledger.author(id, b"sealed", &|_| plan.clone()).unwrap();
+            }
+            8..12 => confirm(&ledger, to, &[id]),
+            12 => {
+                ledger.forget(id).unwrap();
+                disk.store().sync().unwrap();
+            }
+            13 => {
+                let ranked: Vec<PeerId> = everyone().collect();
+                let plan_of = |id: &ChunkId| (ranked.clone(), plan(id));
+                ledger.redirect(to, id, &plan_of, &|_| true).unwrap();
+            }
+            // A member goes: its queue is dropped.
+            14 => {
+                let mut cursor = None;
+                loop {
+                    let plan_of = |id: &ChunkId| {
+                        let mut plan = plan(id);
+                        plan.targets.retain(|target| *target != to);
+                        plan
+                    };
+                    let is_member = |peer: &PeerId| *peer != to;
+                    cursor = ledger.recheck(cursor, 7, &plan_of, &is_member).unwrap();
+                    if cursor.is_none() {
+                        break;
+                    }
+                }
+            }
+            15 | 16 => {
+                let all = pass(&ledger, to, id, 1 + below(4) as usize, &|_| below(3) > 0);
+                assert!(all.is_sorted(), "{all:?}");
+            }
+            17 => {
+                ledger.hold(&[id]).unwrap();
+            }
+            // Of the rows a prefix is left. The chunks are on the disk, as in a real store, where
+            // their index is among the rows.
+            18 => {
+                drop(ledger);
+                disk.store().chunks.sync().unwrap();
+                disk = disk.crash(&rng);
+                ledger = Ledger::load_with(disk.store(), window_max).unwrap();
+            }
+            _ => disk.store().sync().unwrap(),
+        }
+        if step % 10 == 0 {
+            ledger.check();
+        }
+        let queues = queues(&disk.store());
+        for _ in 0..3 {
+            let (from, count) = (chunk(below(chunks)), 1 + below(6) as usize);
+            let to = peer(1 + below(3) as u8);
+            let expected: Vec<ChunkId> = queues
+                .get(&to)
+                .into_iter()
+                .flat_map(|queue| queue.range(from..).take(count).copied())
+                .collect();
+            assert_eq!(ledger.due(&to, from, count).unwrap(), expected);
+        }
+    }
+    ledger.check();
+}
+
+#[test]
+fn a_queue_that_fits_memory_is_never_scanned() {
+    let (ledger, rows) = counted(64);
+    for round in 0..50 {
+        author(&ledger, (0..20).map(|n| chunk(round * 20 + n)));
+        for peer in everyone() {
+            for start in [chunk(77), FIRST] {
+                pass(&ledger, peer, start, 8, &|_| true);
+            }
+        }
+    }
+    assert_eq!(ledger.counters().queues.len(), 0);
+    assert_eq!(rows.scans.load(Ordering::Relaxed), 0);
+    ledger.check();
+}
+
+#[test]
+fn a_long_queue_is_read_about_once_and_then_no_more() {
+    let (ledger, rows) = counted(64);
+    let chunks = 2_000;
+    author(&ledger, (0..chunks).map(chunk));
+    let start = chunk(77);
+    for peer in everyone() {
+        // The odd ones are refused at first, as by a peer that is nearly full.
+        let takes = |id: &ChunkId| id.0[31].is_multiple_of(2);
+        for from in [start, FIRST] {
+            pass(&ledger, peer, from, 8, &takes);
+        }
+        for from in [start, FIRST] {
+            pass(&ledger, peer, from, 8, &|_| true);
+        }
+        assert_eq!(ledger.queue(&peer).count, 0);
+    }
+    let (scans, visits) = (
+        rows.scans.load(Ordering::Relaxed),
+        rows.visits.load(Ordering::Relaxed),
+    );
+    let all = chunks * u64::from(PEERS);
+    // All in the first pass, half of them in the second, and what lies where two legs meet.
+    assert!(visits <= all * 2, "{visits} rows visited for {all}");
+    assert!(scans <= all * 2 / 32 + 20, "{scans} scans for {all}");
+    ledger.check();
+}
+
+#[test]
+fn a_queue_that_became_short_is_in_memory_as_a_whole() {
+    let (ledger, rows) = counted(64);
+    author(&ledger, (0..500).map(chunk));
+    let (to, start) = (peer(1), chunk(77));
+    let refused: BTreeSet<ChunkId> = (0..500).step_by(25).map(chunk).collect();
+    for from in [start, FIRST, start, FIRST] {
+        pass(&ledger, to, from, 8, &|id| !refused.contains(id));
+    }
+    assert_eq!(ledger.queue(&to).count, 20);
+    let before = rows.scans.load(Ordering::Relaxed);
+    for from in [start, FIRST, start, FIRST] {
+        pass(&ledger, to, from, 8, &|_| false);
+    }
+    assert_eq!(rows.scans.load(Ordering::Relaxed), before);
+    ledger.check();
+}
+
+/// Returns books with windows of so many ids over rows that count from now on.
+fn counted(window_max: usize) -> (Ledger, Arc<Counted>) {
+    let store = MemoryDisk::new().store();
+    let rows = Arc::new(Counted {
+        rows: store.rows,
+        scans: AtomicU64::new(0),
+        visits: AtomicU64::new(0),
+    });
+    let store = Store {
+        rows: Arc::clone(&rows) as Arc<dyn Rows>,
+        chunks: store.chunks,
+    };
+    let ledger = Ledger::load_with(store, window_max).unwrap();
+    rows.scans.store(0, Ordering::Relaxed);
+    rows.visits.store(0, Ordering::Relaxed);
+    (ledger, rows)
+}

@@ -184,16 +184,19 @@ impl Fs {
     /// Gives back what was kept for an inode that left the table.
     fn retire(&self, dropped: Option<Dropped>) {
         if let Some(dropped) = dropped {
-            let atime = dropped.node.content().atime;
+            let atime = match &dropped.node {
+                Some(node) => node.content().atime,
+                None => Atime::Unknown,
+            };
             self.retire_with(&dropped, atime);
         }
     }
 
     /// Gives back what was kept for an inode whose content the caller may have locked.
     fn retire_with(&self, dropped: &Dropped, atime: Atime) {
-        self.save_atime(dropped.node.ino, atime);
+        self.save_atime(dropped.ino, atime);
         if dropped.held {
-            self.volume.release(dropped.node.ino);
+            self.volume.release(dropped.ino);
         }
     }
 }

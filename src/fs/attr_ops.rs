@@ -1,6 +1,7 @@
 //! Attributes: getattr, setattr, access times.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::atimes::Atime;
@@ -45,6 +46,8 @@ impl Fs {
         }
         let inode = self.inode(ino)?;
         let attr = self.attr_with(&inode, &mut content)?;
+        drop(content);
+        self.inodes.rest(node);
         Ok(self.attributes(attr))
     }
 
@@ -97,7 +100,7 @@ impl Fs {
 
     fn set_size(
         &self,
-        node: &std::sync::Arc<Node>,
+        node: &Arc<Node>,
         content: &mut Content,
         inode: &Inode,
         size: u64,
@@ -132,16 +135,16 @@ impl Fs {
     /// The row is read under the lock of the content: a commit moves what is unwritten into the
     /// row, and in between neither of the two alone is the file.
     pub(super) fn attr(&self, ino: Ino) -> Result<Attr> {
-        let node = self.inodes.node(ino);
-        let mut content = node.content();
-        let inode = self.inode(ino)?;
-        self.attr_with(&inode, &mut content)
+        with_content(self.inodes.known(ino), |content| {
+            let inode = self.inode(ino)?;
+            self.attr_with(&inode, content)
+        })
     }
 
     /// Counts one lookup of an inode and returns its entry; `None` where it is gone.
     pub(super) fn looked_up(&self, ino: Ino) -> Result<Option<Entry>> {
-        self.inodes.remember(ino);
-        let found = self.attr_of_row(ino);
+        let node = self.inodes.remember(ino);
+        let found = self.attr_of_row(ino, node);
         match found {
             Ok(Some(attr)) if attr.ino == ino => return Ok(Some(self.entry(attr))),
             _ => self.forget(ino, 1),
@@ -154,13 +157,11 @@ impl Fs {
     }
 
     /// Returns the attributes under the number that the row has.
-    fn attr_of_row(&self, ino: Ino) -> Result<Option<Attr>> {
-        let node = self.inodes.node(ino);
-        let mut content = node.content();
-        match self.volume.inode(ino)? {
-            Some(inode) => self.attr_with(&inode, &mut content).map(Some),
+    fn attr_of_row(&self, ino: Ino, node: Option<Arc<Node>>) -> Result<Option<Attr>> {
+        with_content(node, |content| match self.volume.inode(ino)? {
+            Some(inode) => self.attr_with(&inode, content).map(Some),
             None => Ok(None),
-        }
+        })
     }
 
     /// Returns the attributes of an inode with what this mount alone knows about it.
@@ -232,6 +233,13 @@ impl Fs {
         }
     }
 
+    /// Notes an access of what the kernel knows, by a call that needs its content for nothing else.
+    pub(super) fn note_access(&self, inode: &Inode) {
+        let node = self.inodes.node(inode.ino);
+        self.touch_atime(inode, &mut node.content(), self.now());
+        self.inodes.rest(node);
+    }
+
     /// Notes an access at `now`, as a mount with `relatime` does: the time moves where it is not
     /// newer than the last change, or a day old.
     pub(super) fn touch_atime(&self, inode: &Inode, content: &mut Content, now: Timespec) {
@@ -274,6 +282,16 @@ impl Fs {
     pub(super) fn is_member(&self, caller: Caller, gid: u32) -> bool {
         let has = |groups: &GroupSource| groups(caller.pid).contains(&gid);
         caller.uid == 0 || caller.gid == gid || self.config.groups.as_ref().is_some_and(has)
+    }
+}
+
+/// Shows what this mount alone knows about an inode. Without a node that is nothing, and what the
+/// visitor adds is not kept: what it finds in the volume is then the state of a moment at which
+/// nothing was unwritten.
+pub(super) fn with_content<T>(node: Option<Arc<Node>>, visit: impl FnOnce(&mut Content) -> T) -> T {
+    match node {
+        Some(node) => visit(&mut node.content()),
+        None => visit(&mut Content::default()),
     }
 }
 

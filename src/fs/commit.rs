@@ -71,7 +71,7 @@ impl Fs {
         if let Some(dirty) = &mut content.dirty {
             dirty.since = self.clock.monotonic();
         }
-        content.failed.get_or_insert(error);
+        content.failed.get_or_insert_with(|| Box::new(error));
     }
 
     /// Writes a file: what takes the disk's time is done before the file is locked for the ops.

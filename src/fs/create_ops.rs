@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::acl::{self, Acl};
-use super::attr_ops::SETGID;
+use super::attr_ops::{SETGID, with_content};
 use super::{Attr, Caller, Created, Entry, FileKind, Fs, FsError, OpenFlags, Result};
 use crate::base::limits::{NAME_MAX_BYTES, SYMLINK_MAX_BYTES};
 use crate::base::{Ino, Timespec};
@@ -139,8 +139,8 @@ impl Fs {
             .inode(applied.ino)?
             .ok_or(FsError::Stale(applied.ino))?;
         drop(writer);
-        self.inodes.remember(inode.ino);
-        self.attr(inode.ino)
+        let node = self.inodes.remember(inode.ino);
+        with_content(node, |content| self.attr_with(&inode, content))
     }
 
     /// Lets a new node take group, setgid and access control lists from its directory.

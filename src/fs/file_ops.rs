@@ -44,8 +44,8 @@ impl Fs {
             dirty.touch(now);
             self.recharge(&mut content);
         }
-        let keep_cache = content.cached == Some(current_version(&inode, content.dirty.as_ref()));
-        content.cached = Some(current_version(&inode, content.dirty.as_ref()));
+        let version = current_version(&inode, content.dirty.as_deref());
+        let keep_cache = content.cached.replace(version) == Some(version);
         Ok(Opened {
             fh: self.open_handle(ino, flags),
             keep_cache,
@@ -75,7 +75,7 @@ impl Fs {
             if !handle.flags.noatime {
                 self.touch_atime(&inode, &mut content, self.now());
             }
-            let dirty = content.dirty.as_ref();
+            let dirty = content.dirty.as_deref();
             let size = dirty.map_or(inode.size, |dirty| dirty.size);
             let end = offset.saturating_add(len as u64).min(size);
             if offset >= end {
@@ -174,15 +174,14 @@ impl Fs {
         let written = self.write_out(node);
         let failed = node.content().failed.take();
         written?;
-        failed.map_or(Ok(()), Err)
+        failed.map_or(Ok(()), |error| Err(*error))
     }
 
     /// Closes a handle.
     pub fn release(&self, ino: Ino, fh: FileHandle) -> Result<()> {
         let handle = self.handles.close(ino, fh)?;
-        let node = self.inodes.node(ino);
-        let dropped = self.inodes.closed(ino);
-        if handle.changes_content() {
+        let (node, dropped) = self.inodes.closed(ino);
+        if let (true, Some(node)) = (handle.changes_content(), node) {
             // Pages of a mapping may have come after the last flush.
             self.write_out_in_background(&node);
         }

@@ -1,7 +1,11 @@
 //! The inodes that the kernel knows, with what this mount alone knows about them.
 //!
 //! An inode is here while the kernel holds lookups of it, a handle is open, or changes wait to be
-//! written: nothing else makes the table grow.
+//! written: nothing else makes the table grow. Most are no more than a slot of a few words: a
+//! [`Node`] hangs on one as soon as there is something to know that is not in the volume.
+//!
+//! The table is in shards, so that whoever goes through it, and a shard that grows or shrinks,
+//! keeps nobody waiting for long.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -13,7 +17,7 @@ use super::atimes::Atime;
 use super::dirty::Dirty;
 use crate::base::{Ino, OpId};
 
-/// An inode that this mount knows.
+/// An inode of which this mount knows something that is not in the volume, or may soon.
 #[derive(Debug)]
 pub(super) struct Node {
     /// Its number.
@@ -25,11 +29,11 @@ pub(super) struct Node {
     content: Mutex<Content>,
 }
 
-/// What this mount alone knows about an inode.
+/// What this mount alone knows about an inode; the default is to know nothing.
 #[derive(Debug, Default)]
 pub(super) struct Content {
     /// Changes that are not written yet.
-    pub(super) dirty: Option<Dirty>,
+    pub(super) dirty: Option<Box<Dirty>>,
     /// Bytes that the dirty data is charged with against the limit of all.
     pub(super) charged: u64,
     /// Last access.
@@ -37,7 +41,18 @@ pub(super) struct Content {
     /// The content version that the kernel's pages show.
     pub(super) cached: Option<OpId>,
     /// A write in the background failed: the next flush or fsync tells, once.
-    pub(super) failed: Option<FsError>,
+    pub(super) failed: Option<Box<FsError>>,
+}
+
+impl Content {
+    /// Returns whether nothing is lost with it: what is left is found again where it is asked for.
+    fn is_plain(&self) -> bool {
+        self.dirty.is_none()
+            && self.charged == 0
+            && matches!(self.atime, Atime::Unknown | Atime::Saved(None))
+            && self.cached.is_none()
+            && self.failed.is_none()
+    }
 }
 
 impl Node {
@@ -59,9 +74,12 @@ impl Node {
     }
 }
 
-#[derive(Debug)]
+/// One inode. There may be hundreds of thousands: what few of them need belongs into the node.
+#[derive(Debug, Default)]
 struct Slot {
-    node: Arc<Node>,
+    /// `None` while nothing is known that is not in the volume. All who ask get the same one: it
+    /// stays while anybody but the slot has it.
+    node: Option<Arc<Node>>,
     /// Lookups that the kernel has not given back.
     nlookup: u64,
     /// Open handles.
@@ -73,39 +91,76 @@ struct Slot {
 }
 
 impl Slot {
-    fn new(node: Arc<Node>) -> Self {
-        Self {
-            node,
-            nlookup: 0,
-            opens: 0,
-            dirty: false,
-            held: false,
+    fn is_unused(&self) -> bool {
+        self.nlookup == 0 && self.is_idle()
+    }
+
+    /// Returns whether nothing but the kernel's lookups keeps it here.
+    fn is_idle(&self) -> bool {
+        self.opens == 0 && !self.dirty
+    }
+
+    /// Lets go of a node in which there is nothing to know.
+    fn rest(&mut self) {
+        let idle = self.is_idle();
+        // Nobody gets a new hold of it meanwhile: those are given out under the lock of the shard.
+        if let Some(node) = &mut self.node
+            && idle
+            && let Some(node) = Arc::get_mut(node)
+            && node.content.get_mut().is_plain()
+        {
+            self.node = None;
         }
     }
-
-    fn is_unused(&self) -> bool {
-        self.nlookup == 0 && self.opens == 0 && !self.dirty
-    }
 }
 
-/// The table. Its lock is a leaf: nothing is called under it.
-#[derive(Debug, Default)]
+/// The table. Its locks are leaves: nothing is called under them.
+#[derive(Debug)]
 pub(super) struct InodeTable {
-    tables: Mutex<Tables>,
+    shards: Box<[Mutex<Shard>]>,
 }
 
+/// The inodes with the same low bits.
 #[derive(Debug, Default)]
-struct Tables {
+struct Shard {
     slots: HashMap<Ino, Slot>,
-    /// The slots with changes that wait, for those who write them in order.
+    /// Most slots since the memory was fitted to them. The map does not tell how much it has: what
+    /// it calls its capacity goes down with removals.
+    most: usize,
+    /// Those with changes that wait, for those who write them.
     dirty: BTreeMap<Ino, Arc<Node>>,
 }
 
-impl Tables {
+impl Shard {
     fn slot(&mut self, ino: Ino) -> &mut Slot {
-        self.slots
-            .entry(ino)
-            .or_insert_with(|| Slot::new(Node::new(ino)))
+        // One more than there may be by now is near enough.
+        self.most = self.most.max(self.slots.len() + 1);
+        self.slots.entry(ino).or_default()
+    }
+
+    /// Changes a slot; one that is unused then leaves.
+    fn leave(&mut self, ino: Ino, change: impl FnOnce(&mut Slot)) -> Option<Dropped> {
+        let slot = self.slots.get_mut(&ino)?;
+        change(slot);
+        if !slot.is_unused() {
+            return None;
+        }
+        let slot = self.slots.remove(&ino)?;
+        self.shrink();
+        Some(Dropped {
+            ino,
+            node: slot.node,
+            held: slot.held,
+        })
+    }
+
+    /// Gives memory back when most of it is empty; not all, or the next inode would take it again.
+    fn shrink(&mut self) {
+        let len = self.slots.len();
+        if self.most > SHARD_CAPACITY_MIN.max(4 * len) {
+            self.most = SHARD_CAPACITY_MIN.max(2 * len);
+            self.slots.shrink_to(self.most);
+        }
     }
 }
 
@@ -114,62 +169,93 @@ impl Tables {
 #[must_use]
 #[derive(Debug)]
 pub(super) struct Dropped {
-    /// What this mount alone knew.
-    pub(super) node: Arc<Node>,
+    /// Its number.
+    pub(super) ino: Ino,
+    /// What this mount alone knew, if anything.
+    pub(super) node: Option<Arc<Node>>,
     /// The volume keeps the rows for us.
     pub(super) held: bool,
 }
 
+impl Default for InodeTable {
+    fn default() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+        }
+    }
+}
+
 impl InodeTable {
-    /// Returns the node of an inode; one that is not in the table is known to nobody else.
+    /// Returns the node of an inode, made where there is none.
+    ///
+    /// That of an inode which is not in the table is known to nobody else.
     pub(super) fn node(&self, ino: Ino) -> Arc<Node> {
-        self.known(ino).unwrap_or_else(|| Node::new(ino))
+        let mut shard = self.shard(ino);
+        let Some(slot) = shard.slots.get_mut(&ino) else {
+            return Node::new(ino);
+        };
+        Arc::clone(slot.node.get_or_insert_with(|| Node::new(ino)))
     }
 
-    /// Returns the node of an inode that is in the table.
+    /// Returns the node of an inode; where there is none, nothing is known but what is in the
+    /// volume.
     pub(super) fn known(&self, ino: Ino) -> Option<Arc<Node>> {
-        let tables = self.tables.lock();
-        tables.slots.get(&ino).map(|slot| Arc::clone(&slot.node))
+        self.shard(ino).slots.get(&ino)?.node.clone()
     }
 
-    /// Counts one lookup.
-    pub(super) fn remember(&self, ino: Ino) {
-        self.tables.lock().slot(ino).nlookup += 1;
+    /// Gives back a node that the caller has no more to do with, where others need it as little.
+    pub(super) fn rest(&self, node: Arc<Node>) {
+        let mut shard = self.shard(node.ino);
+        if let Some(slot) = shard.slots.get_mut(&node.ino) {
+            drop(node);
+            slot.rest();
+        }
+    }
+
+    /// Counts one lookup. Returns the node, as [`InodeTable::known`].
+    pub(super) fn remember(&self, ino: Ino) -> Option<Arc<Node>> {
+        let mut shard = self.shard(ino);
+        let slot = shard.slot(ino);
+        slot.nlookup += 1;
+        slot.node.clone()
     }
 
     /// Takes back lookups.
     pub(super) fn forget(&self, ino: Ino, nlookup: u64) -> Option<Dropped> {
-        self.leave(ino, |slot| {
+        self.shard(ino).leave(ino, |slot| {
             slot.nlookup = slot.nlookup.saturating_sub(nlookup);
         })
     }
 
     /// Counts an open handle. Returns true when the volume is to hold the inode from now on.
     pub(super) fn opened(&self, ino: Ino) -> bool {
-        let mut tables = self.tables.lock();
-        let slot = tables.slot(ino);
+        let mut shard = self.shard(ino);
+        let slot = shard.slot(ino);
         slot.opens += 1;
         !std::mem::replace(&mut slot.held, true)
     }
 
-    /// Takes back an open handle.
-    pub(super) fn closed(&self, ino: Ino) -> Option<Dropped> {
-        self.leave(ino, |slot| slot.opens = slot.opens.saturating_sub(1))
+    /// Takes back an open handle. Returns the node, too, as [`InodeTable::known`].
+    pub(super) fn closed(&self, ino: Ino) -> (Option<Arc<Node>>, Option<Dropped>) {
+        let mut node = None;
+        let dropped = self.shard(ino).leave(ino, |slot| {
+            slot.opens = slot.opens.saturating_sub(1);
+            slot.rest();
+            node.clone_from(&slot.node);
+        });
+        (node, dropped)
     }
 
     /// Returns how many handles of an inode are open.
     pub(super) fn opens(&self, ino: Ino) -> u32 {
-        self.tables
-            .lock()
-            .slots
-            .get(&ino)
-            .map_or(0, |slot| slot.opens)
+        let shard = self.shard(ino);
+        shard.slots.get(&ino).map_or(0, |slot| slot.opens)
     }
 
     /// Says that an inode is about to lose its last name. Returns true when it is known and the
     /// volume is to hold it from now on.
     pub(super) fn outlives_its_name(&self, ino: Ino) -> bool {
-        match self.tables.lock().slots.get_mut(&ino) {
+        match self.shard(ino).slots.get_mut(&ino) {
             Some(slot) => !std::mem::replace(&mut slot.held, true),
             None => false,
         }
@@ -177,77 +263,88 @@ impl InodeTable {
 
     /// Says that changes of a node wait to be written: it stays in the table.
     pub(super) fn mark_dirty(&self, node: &Arc<Node>) {
-        let mut tables = self.tables.lock();
-        let slot = tables
-            .slots
-            .entry(node.ino)
-            .or_insert_with(|| Slot::new(Arc::clone(node)));
+        let mut shard = self.shard(node.ino);
+        let slot = shard.slot(node.ino);
         slot.dirty = true;
-        tables.dirty.insert(node.ino, Arc::clone(node));
+        slot.node.get_or_insert_with(|| Arc::clone(node));
+        shard.dirty.insert(node.ino, Arc::clone(node));
     }
 
     /// Says that nothing of a node waits to be written.
     pub(super) fn mark_clean(&self, ino: Ino) -> Option<Dropped> {
-        self.tables.lock().dirty.remove(&ino);
-        self.leave(ino, |slot| slot.dirty = false)
+        let mut shard = self.shard(ino);
+        shard.dirty.remove(&ino);
+        shard.leave(ino, |slot| slot.dirty = false)
     }
 
     /// Returns the nodes with changes that wait to be written, by ascending number.
     pub(super) fn dirty(&self) -> Vec<Arc<Node>> {
-        self.tables.lock().dirty.values().cloned().collect()
+        let mut dirty = Vec::new();
+        for shard in &self.shards {
+            dirty.extend(shard.lock().dirty.values().cloned());
+        }
+        dirty.sort_unstable_by_key(|node| node.ino);
+        dirty
     }
 
     /// Returns all nodes, in no order.
     pub(super) fn all(&self) -> Vec<Arc<Node>> {
-        let tables = self.tables.lock();
-        let slots = tables.slots.values();
-        slots.map(|slot| Arc::clone(&slot.node)).collect()
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock();
+            all.extend(shard.slots.values().filter_map(|slot| slot.node.clone()));
+        }
+        all
     }
 
     /// Returns the number of inodes, the sum of their lookups, and how many are dirty.
     pub(super) fn counts(&self) -> (usize, u64, usize) {
-        let tables = self.tables.lock();
-        let nlookup = tables.slots.values().map(|slot| slot.nlookup).sum();
-        (tables.slots.len(), nlookup, tables.dirty.len())
+        let mut counts = (0, 0, 0);
+        for shard in &self.shards {
+            let shard = shard.lock();
+            counts.0 += shard.slots.len();
+            counts.1 += shard.slots.values().map(|slot| slot.nlookup).sum::<u64>();
+            counts.2 += shard.dirty.len();
+        }
+        counts
     }
 
     /// Returns whether the kernel may hold something about the inode in its caches.
     pub(super) fn is_known(&self, ino: Ino) -> bool {
-        ino == Ino::ROOT || self.tables.lock().slots.contains_key(&ino)
+        ino == Ino::ROOT || self.shard(ino).slots.contains_key(&ino)
     }
 
-    fn leave(&self, ino: Ino, change: impl FnOnce(&mut Slot)) -> Option<Dropped> {
-        let mut tables = self.tables.lock();
-        let slot = tables.slots.get_mut(&ino)?;
-        change(slot);
-        if !slot.is_unused() {
-            return None;
-        }
-        let slot = tables.slots.remove(&ino)?;
-        Some(Dropped {
-            node: slot.node,
-            held: slot.held,
-        })
+    fn shard(&self, ino: Ino) -> MutexGuard<'_, Shard> {
+        // Numbers are drawn by a hash, so their low bits are as good as any.
+        self.shards[ino.0 as usize % SHARDS].lock()
     }
 }
+
+/// Parts of the table: with a quarter of a million inodes one has 4096, through which it takes some
+/// tens of microseconds to go.
+const SHARDS: usize = 64;
+
+/// Inodes of a shard whose memory is not given back: 300 KiB in all.
+const SHARD_CAPACITY_MIN: usize = 112;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Timespec;
 
     const INO: Ino = Ino(7);
 
     #[test]
     fn an_inode_stays_until_the_last_lookup_and_handle_are_given_back() {
         let table = InodeTable::default();
-        table.remember(INO);
-        table.remember(INO);
+        assert!(table.remember(INO).is_none());
+        assert!(table.remember(INO).is_none());
         assert!(table.opened(INO));
         assert!(!table.opened(INO));
         assert!(table.forget(INO, 2).is_none());
-        assert!(table.closed(INO).is_none());
+        assert!(table.closed(INO).1.is_none());
         assert_eq!(table.counts(), (1, 0, 0));
-        assert!(table.closed(INO).is_some_and(|dropped| dropped.held));
+        assert!(table.closed(INO).1.is_some_and(|dropped| dropped.held));
         assert_eq!(table.counts(), (0, 0, 0));
         assert!(table.forget(INO, 1).is_none());
     }
@@ -260,6 +357,121 @@ mod tests {
         assert!(Arc::ptr_eq(&node, &table.node(INO)));
         assert_eq!(table.dirty().len(), 1);
         assert!(table.mark_clean(INO).is_some_and(|dropped| !dropped.held));
+        assert!(!table.is_known(INO));
+    }
+
+    #[test]
+    fn what_waits_to_be_written_comes_in_ascending_order() {
+        let table = InodeTable::default();
+        // All shards, and more than one inode in each.
+        for ino in (0..3 * SHARDS as u64).rev() {
+            table.mark_dirty(&table.node(Ino(ino)));
+        }
+        let dirty: Vec<u64> = table.dirty().iter().map(|node| node.ino.0).collect();
+        assert_eq!(dirty, (0..3 * SHARDS as u64).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_inode_that_is_looked_up_alone_is_a_slot_alone() {
+        let table = InodeTable::default();
+        assert!(table.remember(INO).is_none());
+        assert!(table.known(INO).is_none() && table.all().is_empty());
+        // With number, and the control byte of the map, at three quarters of its load.
+        let bytes = (size_of::<(Ino, Slot)>() + 1) * 4 / 3;
+        assert!(bytes <= 48, "{bytes} bytes an inode");
+        let bytes = size_of::<Node>() + 2 * size_of::<usize>();
+        assert!(bytes <= 128, "{bytes} bytes of a node");
+    }
+
+    #[test]
+    fn everybody_gets_the_same_node_while_anybody_has_it() {
+        let table = InodeTable::default();
+        let _ = table.remember(INO);
+        let mine = table.node(INO);
+        let theirs = table.node(INO);
+        assert!(Arc::ptr_eq(&mine, &theirs));
+        // They are done with it; I am not.
+        table.rest(theirs);
+        assert!(Arc::ptr_eq(&mine, &table.node(INO)));
+        assert!(Arc::ptr_eq(&mine, &table.remember(INO).unwrap()));
+        table.rest(mine);
+        assert!(table.known(INO).is_none() && table.is_known(INO));
+    }
+
+    #[test]
+    fn a_node_with_something_to_know_stays_as_long_as_the_kernel_knows_the_inode() {
+        let time = Timespec { secs: 1, nanos: 2 };
+        let notes: [fn(&mut Content, Timespec); 4] = [
+            |content, time| content.atime = Atime::Changed(time),
+            |content, _| content.cached = Some(OpId::default()),
+            |content, _| content.failed = Some(Box::new(FsError::NoSpace)),
+            |content, _| content.charged = 1,
+        ];
+        for note in notes {
+            let table = InodeTable::default();
+            let _ = table.remember(INO);
+            let node = table.node(INO);
+            note(&mut node.content(), time);
+            table.rest(node);
+            assert!(!table.opened(INO) || table.closed(INO).0.is_some());
+            let node = table.known(INO).unwrap();
+            assert!(!node.content().is_plain());
+            drop(node);
+            let dropped = table.forget(INO, 1).unwrap();
+            assert!(dropped.node.is_some_and(|node| !node.content().is_plain()));
+        }
+        // What the disk says can be read again.
+        let table = InodeTable::default();
+        let _ = table.remember(INO);
+        let node = table.node(INO);
+        node.content().atime = Atime::Saved(None);
+        table.rest(node);
         assert!(table.known(INO).is_none());
+    }
+
+    #[test]
+    fn a_node_stays_while_a_handle_is_open_or_changes_wait() {
+        let table = InodeTable::default();
+        let _ = table.remember(INO);
+        let _ = table.opened(INO);
+        table.rest(table.node(INO));
+        assert!(table.known(INO).is_some());
+        table.mark_dirty(&table.node(INO));
+        assert!(table.closed(INO).0.is_some());
+        table.rest(table.node(INO));
+        assert!(table.known(INO).is_some());
+        let _ = table.mark_clean(INO);
+        table.rest(table.node(INO));
+        assert!(table.known(INO).is_none());
+    }
+
+    #[test]
+    fn a_table_that_was_large_gives_its_memory_back() {
+        let table = InodeTable::default();
+        let sum = |of: fn(&Shard) -> usize| -> usize {
+            table.shards.iter().map(|shard| of(&shard.lock())).sum()
+        };
+        let inodes = 400 * SHARDS as u64;
+        for ino in 0..inodes {
+            let _ = table.remember(Ino(ino));
+        }
+        assert!(sum(|shard| shard.slots.capacity()) >= 400 * SHARDS);
+        // Half of it: nothing is moved, more may come again.
+        for ino in 0..inodes / 2 {
+            let _ = table.forget(Ino(ino), 1);
+        }
+        assert_eq!(sum(|shard| shard.most), 400 * SHARDS);
+        // Three quarters and more: it is moved once and not with each that goes.
+        for ino in inodes / 2..inodes * 4 / 5 {
+            let _ = table.forget(Ino(ino), 1);
+        }
+        let most = sum(|shard| shard.most);
+        assert!((100 * SHARDS..300 * SHARDS).contains(&most), "{most}");
+        for ino in inodes * 4 / 5..inodes {
+            let _ = table.forget(Ino(ino), 1);
+        }
+        assert_eq!(table.counts(), (0, 0, 0));
+        let capacity = sum(|shard| shard.slots.capacity());
+        assert!(capacity <= 2 * SHARD_CAPACITY_MIN * SHARDS, "{capacity}");
     }
 }

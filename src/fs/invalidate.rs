@@ -39,6 +39,8 @@ impl Fs {
             if let Some(node) = self.inodes.known(*ino) {
                 self.write_out_in_background(&node);
                 node.content().cached = None;
+            }
+            if self.inodes.is_known(*ino) {
                 invalid.push(Invalidation::Content(*ino));
             }
         }

@@ -43,9 +43,7 @@ impl Fs {
                 what: "not a symlink",
             });
         }
-        if let Some(node) = self.inodes.known(ino) {
-            self.touch_atime(&inode, &mut node.content(), self.now());
-        }
+        self.note_access(&inode);
         Ok(inode.target.unwrap_or_default())
     }
 

@@ -77,8 +77,8 @@ impl Fs {
     ) -> Result<()> {
         self.handles.of(ino, fh)?;
         let dir = self.inode(ino)?;
-        if let (0, Some(node)) = (cookie, self.inodes.known(ino)) {
-            self.touch_atime(&dir, &mut node.content(), self.now());
+        if cookie == 0 {
+            self.note_access(&dir);
         }
         if dir.is_orphan() {
             // A removed directory has not even itself.
@@ -133,7 +133,8 @@ impl Fs {
     /// Closes a directory.
     pub fn releasedir(&self, ino: Ino, fh: FileHandle) -> Result<()> {
         self.handles.close(ino, fh)?;
-        self.retire(self.inodes.closed(ino));
+        let (_, dropped) = self.inodes.closed(ino);
+        self.retire(dropped);
         Ok(())
     }
 

@@ -81,7 +81,7 @@ impl Fs {
         let node = self.inodes.node(ino);
         let content = node.content();
         let inode = self.inode(ino)?;
-        let dirty = content.dirty.as_ref();
+        let dirty = content.dirty.as_deref();
         let size = dirty.map_or(inode.size, |dirty| dirty.size);
         if offset >= size {
             return Err(FsError::NoSuchRange);

@@ -60,7 +60,7 @@ impl Fs {
         flags: WriteFlags,
     ) -> Result<()> {
         if let Some(failed) = content.failed.take() {
-            return Err(failed);
+            return Err(*failed);
         }
         let now = self.now();
         if content.dirty.is_none() {
@@ -109,7 +109,7 @@ impl Fs {
         }
         content
             .dirty
-            .get_or_insert_with(|| Dirty::new(inode, self.clock.monotonic()))
+            .get_or_insert_with(|| Box::new(Dirty::new(inode, self.clock.monotonic())))
     }
 
     /// Clears setuid and setgid before an unprivileged write.

@@ -1,6 +1,5 @@
 //! Attributes: getattr, setattr, access times.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use super::inode_table::{Content, Node};
 use super::{Attr, Attributes, Caller, Entry, FileKind, Fs, FsError, GroupSource, Result, SetAttr};
 use crate::base::limits::FILE_MAX_BYTES;
 use crate::base::{Ino, Timespec};
-use crate::volume::{Extent, Inode, OpKind};
+use crate::volume::{Inode, OpKind};
 
 /// The setuid bit.
 pub(super) const SETUID: u32 = 0o4000;
@@ -181,7 +180,7 @@ impl Fs {
             ctime: inode.ctime,
             btime: inode.btime,
         };
-        if let Some(dirty) = &content.dirty {
+        if let Some(dirty) = &mut content.dirty {
             attr.size = dirty.size;
             attr.mtime = dirty.mtime;
             attr.ctime = dirty.ctime.max(inode.ctime);
@@ -191,7 +190,7 @@ impl Fs {
     }
 
     /// Returns the bytes that will be stored when the changes are written.
-    fn stored_with(&self, inode: &Inode, dirty: &Dirty) -> Result<u64> {
+    fn stored_with(&self, inode: &Inode, dirty: &mut Dirty) -> Result<u64> {
         let fragments = dirty.fragments.iter().map(|(_, fragment)| fragment);
         let added: u64 = fragments
             .filter(|fragment| !matches!(fragment.body, Body::Hole))
@@ -201,19 +200,9 @@ impl Fs {
             return Ok(added);
         }
         let ranges = dirty.fragments.ranges();
-        let mut hidden = 0;
-        match &*ranges {
-            [first, .., last] if ranges.len() > RANGES_ASKED_MAX => {
-                let extents = self.volume.extents(inode.ino, first.start..last.end)?;
-                hidden = overlap(&extents, &ranges);
-            }
-            ranges => {
-                for range in ranges {
-                    let extents = self.volume.extents(inode.ino, range.clone())?;
-                    hidden += overlap(&extents, std::slice::from_ref(range));
-                }
-            }
-        }
+        let hidden = dirty.hidden.bytes_in(inode.version, ranges, &|range| {
+            self.volume.extents(inode.ino, range)
+        })?;
         Ok(inode.stored.saturating_sub(hidden) + added)
     }
 
@@ -295,55 +284,8 @@ pub(super) fn with_content<T>(node: Option<Arc<Node>>, visit: impl FnOnce(&mut C
     }
 }
 
-/// Returns how many bytes of some extents lie in some ranges, both in order.
-fn overlap(extents: &[Extent], ranges: &[Range<u64>]) -> u64 {
-    let mut bytes = 0;
-    let mut ranges = ranges.iter().peekable();
-    for extent in extents {
-        while let Some(range) = ranges.peek() {
-            let from = extent.offset.max(range.start);
-            let to = extent.end().min(range.end);
-            bytes += to.saturating_sub(from);
-            if range.end > extent.end() {
-                break;
-            }
-            ranges.next();
-        }
-    }
-    bytes
-}
-
-/// Changed ranges of a file whose extents are asked for one by one; those of more are asked for at
-/// once, with all that lies between.
-const RANGES_ASKED_MAX: usize = 8;
-
 /// The unit of st_blocks.
 const STAT_BLOCK_BYTES: u64 = 512;
 
 /// How old an access time gets before a read moves it in any case.
 const RELATIME_MAX: Duration = Duration::from_secs(24 * 3600);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::volume::Source;
-
-    #[test]
-    fn overlaps_are_counted_once() {
-        let extent = |offset, len: u64| Extent {
-            offset,
-            len,
-            src: Source::Inline(vec![0; len as usize].into()),
-        };
-        let extents = [extent(0, 10), extent(10, 5), extent(30, 10)];
-        let whole = 0..100;
-        assert_eq!(overlap(&extents, std::slice::from_ref(&whole)), 25);
-        assert_eq!(
-            overlap(&extents, &[2..4, 5..12, 14..31, 39..80]),
-            2 + 7 + 2 + 1
-        );
-        let between = 15..30;
-        assert_eq!(overlap(&extents, std::slice::from_ref(&between)), 0);
-        assert_eq!(overlap(&[], std::slice::from_ref(&whole)), 0);
-    }
-}

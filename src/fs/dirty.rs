@@ -1,8 +1,10 @@
 //! Unwritten changes of one file: what differs from the volume until the next commit.
 
 mod fragments;
+mod hidden;
 
 pub(super) use fragments::{Body, Fragment, Fragments};
+use hidden::Hidden;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +42,8 @@ pub(super) struct Dirty {
     pub(super) privileges_clear: bool,
     /// The changed ranges.
     pub(super) fragments: Fragments,
+    /// What is known of the bytes that the changed ranges hide.
+    pub(super) hidden: Hidden,
 }
 
 impl Dirty {
@@ -56,6 +60,7 @@ impl Dirty {
             content_changed: false,
             privileges_clear: false,
             fragments: Fragments::default(),
+            hidden: Hidden::default(),
         }
     }
 

@@ -1,10 +1,10 @@
 //! Programs run to their end, each with a deadline and its output kept.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
@@ -104,19 +104,16 @@ impl Command {
             Err(_) => {
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
                 let limit = self.limit;
-                panic!("{text} did not end within {limit:?}");
+                let said = [stdout.take(), stderr.take()].concat();
+                let said = String::from_utf8_lossy(&said);
+                panic!("{text} did not end within {limit:?}\n{said}");
             }
-        };
-        // The pipes end with the program, unless it left a background process behind with them.
-        let collect = |from: mpsc::Receiver<Vec<u8>>| {
-            from.recv_timeout(Duration::from_secs(5))
-                .unwrap_or_default()
         };
         Finished {
             text,
             status,
-            stdout: collect(stdout),
-            stderr: collect(stderr),
+            stdout: stdout.take(),
+            stderr: stderr.take(),
         }
     }
 
@@ -184,15 +181,71 @@ pub(crate) fn pid_of(child: &Child) -> Pid {
         .expect("a child has a pid above 0")
 }
 
-/// Reads a pipe to its end in the background.
-fn read_all(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
-    let (sender, receiver) = mpsc::channel();
+/// What comes out of a pipe, read in the background.
+struct Output {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    ended: mpsc::Receiver<()>,
+}
+
+impl Output {
+    /// Returns what came until the pipe ended. It ends with the program, unless that left another
+    /// behind with it: then, what came so far.
+    fn take(self) -> Vec<u8> {
+        let _ = self.ended.recv_timeout(PIPE_WAIT);
+        let mut bytes = self
+            .bytes
+            .lock()
+            .expect("who reads the pipe does not panic");
+        std::mem::take(&mut *bytes)
+    }
+}
+
+fn read_all(mut pipe: Option<impl Read + Send + 'static>) -> Output {
+    let (sender, ended) = mpsc::channel();
+    let bytes = Arc::new(Mutex::new(Vec::new()));
+    let into = Arc::clone(&bytes);
     spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut pipe) = pipe {
-            let _ = pipe.read_to_end(&mut bytes);
+        let mut buffer = vec![0; 64 << 10];
+        while let Some(pipe) = &mut pipe {
+            match pipe.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => into
+                    .lock()
+                    .expect("who takes it does not panic")
+                    .extend_from_slice(&buffer[..count]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
         }
-        sender.send(bytes)
+        let _ = sender.send(());
     });
-    receiver
+    Output { bytes, ended }
+}
+
+/// How long the end of a pipe is waited for when the program has ended.
+const PIPE_WAIT: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_program_said_is_kept_where_it_leaves_another_with_its_output() {
+        let done = Command::new("sh")
+            .args(["-c", "echo said; sleep 60 & echo $! >&2; exit 3"])
+            .run();
+        let left = done.stderr_text();
+        Command::new("kill").arg(left.trim()).ok();
+        assert_eq!(done.status.code(), Some(3));
+        assert_eq!(done.stdout_text(), "said\n");
+    }
+
+    #[test]
+    #[should_panic(expected = "began\n")]
+    fn what_a_program_said_is_told_where_its_time_is_up() {
+        Command::new("sh")
+            .args(["-c", "echo began; exec sleep 30"])
+            .limit(Duration::from_millis(200))
+            .run();
+    }
 }

@@ -151,6 +151,30 @@ impl Fs {
         }
     }
 
+    /// Sets how many inodes the kernel may keep without using them; the first limit stays.
+    ///
+    /// `crowded` is called, under no lock, by who looks an inode up when there are more or nearly
+    /// so: often, and it must not wait for anything.
+    pub fn limit_inodes(&self, most: usize, crowded: impl Fn() + Send + Sync + 'static) {
+        self.inodes.limit(most, Box::new(crowded));
+    }
+
+    /// Returns whether the kernel has more inodes than the limit.
+    pub fn has_too_many_inodes(&self) -> bool {
+        self.inodes.excess() > 0
+    }
+
+    /// Returns inodes that the kernel may let go, those first that it did not ask for lately; none
+    /// while there are not too many.
+    pub fn spare_inodes(&self) -> Vec<Ino> {
+        self.inodes.spare(self.inodes.excess())
+    }
+
+    /// Returns whether the kernel has an inode.
+    pub fn knows_inode(&self, ino: Ino) -> bool {
+        self.inodes.is_known(ino)
+    }
+
     /// Returns how many bytes of a file are written and not yet in the volume.
     pub fn unwritten_bytes(&self, ino: Ino) -> u64 {
         let node = self.inodes.known(ino);

@@ -3,7 +3,7 @@
 //!
 //! Owns: mounting and unmounting ([`Prepared`], [`mount`], [`Mounted`]), the handlers (`skin`), the
 //! choice of an errno for each error (`errno`), the invalidation of the kernel's caches
-//! ([`Invalidator`]). Must never know: chunks, peers.
+//! ([`Invalidator`]) and their bound (`prune`). Must never know: chunks, peers.
 //!
 //! ```text
 //! kernel ──request──▶ fuser's threads ──▶ Skin ──plain call──▶ Fs
@@ -11,12 +11,13 @@
 //!                                          └ fsync            ──▶ a pool of a few threads,
 //!                                            other holders    ──▶ a task of the runtime
 //! kernel ◀──notice── one thread ◀── Invalidator ◀── whoever applied a remote change
+//! kernel ◀──notice── one thread ◀── Fs: it knows too many inodes
 //! ```
 //!
 //! Invariants: a handler answers on the thread that it was called on, unless the answer needs a
 //! peer or the disk's flush; no handler calls into the mount; every request is answered within a
 //! deadline, also when a handler panics (EIO), and one that waits for peers or the disk's flush as soon
-//! as its caller is being killed (EINTR); a notice to the kernel is sent by one thread that
+//! as its caller is being killed (EINTR); a notice to the kernel is sent by a thread that
 //! holds no lock, since the kernel may make it wait for a request that is not answered yet.
 
 mod answer;
@@ -28,6 +29,7 @@ mod mount;
 mod mountpoint;
 mod notify;
 mod options;
+mod prune;
 mod session;
 mod skin;
 mod waiting;

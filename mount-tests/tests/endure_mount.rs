@@ -1,14 +1,17 @@
 //! Mounts that end while they are used, and tables that are empty again when nobody uses them.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::Write;
+use std::io::{Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use mount_tests::source::pattern;
 use mount_tests::{Command, Peer, Start, machine, scenario, wait_until};
+use rustix::fs::{Mode, OFlags, inotify};
 
 const MINUTES: Duration = Duration::from_secs(60);
 
@@ -302,6 +305,140 @@ fn a_killed_process_leaves_no_handle_behind() {
         wait_until("no handle is left", MINUTES, || {
             (count(&a, "open_handles") == 0).then_some(())
         });
+        a.unmount();
+    });
+}
+
+/// Inodes that the kernel may keep in the test of the limit.
+const KEPT_INODES: u64 = 400;
+
+/// Returns whether the kernel knows the notice that names inodes to let go: since Linux 6.18.
+fn kernel_prunes() -> bool {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy().into_owned();
+    let mut numbers = release
+        .split(|char: char| !char.is_ascii_digit())
+        .map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(18))
+}
+
+/// A tree of ten folders with 300 files each, of which some are used in each way that there is.
+struct Used {
+    tree: PathBuf,
+    reader: File,
+    writer: File,
+    removed: File,
+    path_only: OwnedFd,
+    watch: OwnedFd,
+    worker: Child,
+}
+
+impl Used {
+    fn start(tree: PathBuf) -> Self {
+        for folder in 0..10 {
+            let folder = tree.join(folder.to_string());
+            fs::create_dir_all(&folder).expect("made");
+            for file in 0..300 {
+                fs::write(folder.join(file.to_string()), file.to_string()).expect("written");
+            }
+        }
+        let mut writer = File::create(tree.join("1/written")).expect("created");
+        writer.write_all(b"before ").expect("written");
+        let removed = File::open(tree.join("2/7")).expect("opened");
+        fs::remove_file(tree.join("2/7")).expect("removed");
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let path_only = rustix::fs::open(tree.join("3/7"), flags, Mode::empty()).expect("opened");
+        let watch = inotify::init(inotify::CreateFlags::NONBLOCK).expect("made");
+        inotify::add_watch(&watch, tree.join("9/7"), inotify::WatchFlags::MODIFY).expect("watched");
+        // Says where it is when told to.
+        let worker = std::process::Command::new("sh")
+            .args(["-c", "read line; pwd -P; ls | wc -l; cat 299"])
+            .current_dir(tree.join("4"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("sh is there");
+        // A folder and a file of the mount, each on another one of it.
+        for (what, on) in [("5", "6"), ("7/7", "8/8")] {
+            let mount = Command::new("mount").arg("--bind");
+            mount.args([tree.join(what), tree.join(on)]).ok();
+        }
+        Self {
+            reader: File::open(tree.join("0/7")).expect("opened"),
+            tree,
+            writer,
+            removed,
+            path_only,
+            watch,
+            worker,
+        }
+    }
+
+    /// Checks that all of it is as if nothing had happened.
+    fn check(mut self) {
+        let tree = &self.tree;
+        let mut text = String::new();
+        self.reader.read_to_string(&mut text).expect("read");
+        self.removed.read_to_string(&mut text).expect("read");
+        assert_eq!(text, "77");
+        self.writer.write_all(b"after").expect("written");
+        let written = fs::read(tree.join("1/written")).expect("read");
+        assert_eq!(written, b"before after");
+        let by_path = format!("/proc/self/fd/{}", self.path_only.as_raw_fd());
+        assert_eq!(fs::read_link(&by_path).expect("a link"), tree.join("3/7"));
+        assert_eq!(fs::read(&by_path).expect("read"), b"7");
+        fs::write(tree.join("9/7"), "7").expect("written");
+        let mut buffer = [MaybeUninit::uninit(); 512];
+        let mut events = inotify::Reader::new(&self.watch, &mut buffer);
+        let seen = events.next().map(|event| event.events());
+        assert_eq!(seen, Ok(inotify::ReadFlags::MODIFY));
+        fs::write(tree.join("5/new"), "new").expect("written");
+        assert_eq!(fs::read(tree.join("6/new")).expect("read"), b"new");
+        assert_eq!(fs::read(tree.join("8/8")).expect("read"), b"7");
+        for on in ["6", "8/8"] {
+            let path = tree.join(on);
+            assert_eq!(machine::mounts_below(&path), [path.as_path()]);
+            Command::new("umount").arg(&path).ok();
+        }
+        assert_eq!(fs::read(tree.join("8/8")).expect("read"), b"8");
+        assert!(!tree.join("6/new").exists());
+        let stdin = self.worker.stdin.take();
+        stdin.expect("piped").write_all(b"go\n").expect("it waits");
+        let said = self.worker.wait_with_output().expect("our child");
+        let expected = format!("{}\n300\n299", tree.join("4").display());
+        assert_eq!(String::from_utf8_lossy(&said.stdout), expected);
+    }
+}
+
+#[test]
+fn the_kernel_keeps_no_more_inodes_than_the_limit_and_all_that_are_used() {
+    if !kernel_prunes() {
+        println!("skipped: this kernel alone decides how many inodes it keeps");
+        return;
+    }
+    scenario("prune", 5 * MINUTES, |s| {
+        let mut a = s.peer("a");
+        let option = format!("kept_inodes={KEPT_INODES}");
+        a.mount(&Start::again().arg("-o").arg(option));
+        let tree = a.path("tree");
+        let used = Used::start(tree.clone());
+        let is_small = || (count(&a, "inodes_in_use") <= KEPT_INODES).then_some(());
+        wait_until("the kernel keeps few after the writing", MINUTES, is_small);
+        for round in 0..3 {
+            let listed = Command::new("find").arg(&tree).arg("-ls").ok();
+            // One file was removed, and one more made.
+            assert_eq!(listed.lines().count(), 1 + 10 + 10 * 300, "{round}");
+            wait_until("the kernel keeps few after the listing", MINUTES, is_small);
+        }
+        used.check();
+        for folder in 0..10 {
+            for file in (0..300).filter(|file| (folder, *file) != (2, 7)) {
+                let path = tree.join(format!("{folder}/{file}"));
+                assert_eq!(fs::read(path).expect("read"), file.to_string().as_bytes());
+            }
+        }
+        wait_until("the kernel keeps few after the reading", MINUTES, is_small);
+        assert_eq!(count(&a, "open_handles"), 0);
         a.unmount();
     });
 }

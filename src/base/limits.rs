@@ -60,6 +60,11 @@ pub const REPLICAS: usize = 3;
 /// Default size of the plaintext cache in memory.
 pub const MEMORY_CACHE_BYTES: u64 = 128 << 20;
 
+/// Most inodes that the kernel is left with once it needs them no more. Each takes 33 bytes of a
+/// table that is between a half and seven eighths full, and about 130 more where the file was open:
+/// 50 MiB at the most, and twenty times as much of the kernel's memory.
+pub const KERNEL_INODES_MAX: usize = 256 << 10;
+
 /// Kademlia's k: contacts in a bucket, and peers that a lookup returns (Maymounkov 2002).
 pub const K: usize = 20;
 

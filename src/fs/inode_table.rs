@@ -8,7 +8,8 @@
 //! keeps nobody waiting for long.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -88,6 +89,8 @@ struct Slot {
     dirty: bool,
     /// The volume keeps the rows for us, also without a name.
     held: bool,
+    /// The kernel asked for it since the last search for spare inodes.
+    used: bool,
 }
 
 impl Slot {
@@ -118,6 +121,24 @@ impl Slot {
 #[derive(Debug)]
 pub(super) struct InodeTable {
     shards: Box<[Mutex<Shard>]>,
+    /// `None`: as many as the kernel likes.
+    limit: OnceLock<Limit>,
+    /// Where the search for spare inodes goes on.
+    hand: AtomicUsize,
+}
+
+/// What is done about a kernel that never forgets.
+struct Limit {
+    /// Most inodes that are well.
+    most: usize,
+    /// Called when there are more.
+    crowded: Box<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Limit({})", self.most)
+    }
 }
 
 /// The inodes with the same low bits.
@@ -181,6 +202,8 @@ impl Default for InodeTable {
     fn default() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            limit: OnceLock::new(),
+            hand: AtomicUsize::new(0),
         }
     }
 }
@@ -217,7 +240,17 @@ impl InodeTable {
         let mut shard = self.shard(ino);
         let slot = shard.slot(ino);
         slot.nlookup += 1;
-        slot.node.clone()
+        slot.used = true;
+        let node = slot.node.clone();
+        let len = shard.slots.len();
+        drop(shard);
+        // Where all have too many, some shard has: cheaper than to count them all.
+        if let Some(limit) = self.limit.get()
+            && len > limit.most / SHARDS
+        {
+            (limit.crowded)();
+        }
+        node
     }
 
     /// Takes back lookups.
@@ -232,6 +265,7 @@ impl InodeTable {
         let mut shard = self.shard(ino);
         let slot = shard.slot(ino);
         slot.opens += 1;
+        slot.used = true;
         !std::mem::replace(&mut slot.held, true)
     }
 
@@ -309,6 +343,47 @@ impl InodeTable {
         counts
     }
 
+    /// Sets the limit; the first one stays.
+    pub(super) fn limit(&self, most: usize, crowded: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.limit.set(Limit { most, crowded });
+    }
+
+    /// Returns how many inodes are to go: none up to the limit, then so many that an eighth of it
+    /// is free.
+    pub(super) fn excess(&self) -> usize {
+        let Some(Limit { most, .. }) = self.limit.get() else {
+            return 0;
+        };
+        let shards = self.shards.iter();
+        let len: usize = shards.map(|shard| shard.lock().slots.len()).sum();
+        match len > *most {
+            true => len - (most - most / 8),
+            false => 0,
+        }
+    }
+
+    /// Returns up to `count` inodes that nothing but the kernel's lookups keeps here.
+    ///
+    /// Goes round the shards as a clock does: an inode that was asked for since the last round
+    /// stays for one more. A whole round finds what it can.
+    pub(super) fn spare(&self, count: usize) -> Vec<Ino> {
+        let mut spare = Vec::new();
+        for _ in 0..2 * SHARDS {
+            if spare.len() >= count {
+                break;
+            }
+            let hand = self.hand.fetch_add(1, Ordering::Relaxed) % SHARDS;
+            for (ino, slot) in &mut self.shards[hand].lock().slots {
+                let used = std::mem::replace(&mut slot.used, false);
+                slot.rest();
+                if !used && slot.is_idle() && spare.len() < count {
+                    spare.push(*ino);
+                }
+            }
+        }
+        spare
+    }
+
     /// Returns whether the kernel may hold something about the inode in its caches.
     pub(super) fn is_known(&self, ino: Ino) -> bool {
         ino == Ino::ROOT || self.shard(ino).slots.contains_key(&ino)
@@ -328,150 +403,4 @@ const SHARDS: usize = 64;
 const SHARD_CAPACITY_MIN: usize = 112;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::Timespec;
-
-    const INO: Ino = Ino(7);
-
-    #[test]
-    fn an_inode_stays_until_the_last_lookup_and_handle_are_given_back() {
-        let table = InodeTable::default();
-        assert!(table.remember(INO).is_none());
-        assert!(table.remember(INO).is_none());
-        assert!(table.opened(INO));
-        assert!(!table.opened(INO));
-        assert!(table.forget(INO, 2).is_none());
-        assert!(table.closed(INO).1.is_none());
-        assert_eq!(table.counts(), (1, 0, 0));
-        assert!(table.closed(INO).1.is_some_and(|dropped| dropped.held));
-        assert_eq!(table.counts(), (0, 0, 0));
-        assert!(table.forget(INO, 1).is_none());
-    }
-
-    #[test]
-    fn a_dirty_inode_stays_until_it_is_written() {
-        let table = InodeTable::default();
-        let node = table.node(INO);
-        table.mark_dirty(&node);
-        assert!(Arc::ptr_eq(&node, &table.node(INO)));
-        assert_eq!(table.dirty().len(), 1);
-        assert!(table.mark_clean(INO).is_some_and(|dropped| !dropped.held));
-        assert!(!table.is_known(INO));
-    }
-
-    #[test]
-    fn what_waits_to_be_written_comes_in_ascending_order() {
-        let table = InodeTable::default();
-        // All shards, and more than one inode in each.
-        for ino in (0..3 * SHARDS as u64).rev() {
-            table.mark_dirty(&table.node(Ino(ino)));
-        }
-        let dirty: Vec<u64> = table.dirty().iter().map(|node| node.ino.0).collect();
-        assert_eq!(dirty, (0..3 * SHARDS as u64).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn an_inode_that_is_looked_up_alone_is_a_slot_alone() {
-        let table = InodeTable::default();
-        assert!(table.remember(INO).is_none());
-        assert!(table.known(INO).is_none() && table.all().is_empty());
-        // With number, and the control byte of the map, at three quarters of its load.
-        let bytes = (size_of::<(Ino, Slot)>() + 1) * 4 / 3;
-        assert!(bytes <= 48, "{bytes} bytes an inode");
-        let bytes = size_of::<Node>() + 2 * size_of::<usize>();
-        assert!(bytes <= 128, "{bytes} bytes of a node");
-    }
-
-    #[test]
-    fn everybody_gets_the_same_node_while_anybody_has_it() {
-        let table = InodeTable::default();
-        let _ = table.remember(INO);
-        let mine = table.node(INO);
-        let theirs = table.node(INO);
-        assert!(Arc::ptr_eq(&mine, &theirs));
-        // They are done with it; I am not.
-        table.rest(theirs);
-        assert!(Arc::ptr_eq(&mine, &table.node(INO)));
-        assert!(Arc::ptr_eq(&mine, &table.remember(INO).unwrap()));
-        table.rest(mine);
-        assert!(table.known(INO).is_none() && table.is_known(INO));
-    }
-
-    #[test]
-    fn a_node_with_something_to_know_stays_as_long_as_the_kernel_knows_the_inode() {
-        let time = Timespec { secs: 1, nanos: 2 };
-        let notes: [fn(&mut Content, Timespec); 4] = [
-            |content, time| content.atime = Atime::Changed(time),
-            |content, _| content.cached = Some(OpId::default()),
-            |content, _| content.failed = Some(Box::new(FsError::NoSpace)),
-            |content, _| content.charged = 1,
-        ];
-        for note in notes {
-            let table = InodeTable::default();
-            let _ = table.remember(INO);
-            let node = table.node(INO);
-            note(&mut node.content(), time);
-            table.rest(node);
-            assert!(!table.opened(INO) || table.closed(INO).0.is_some());
-            let node = table.known(INO).unwrap();
-            assert!(!node.content().is_plain());
-            drop(node);
-            let dropped = table.forget(INO, 1).unwrap();
-            assert!(dropped.node.is_some_and(|node| !node.content().is_plain()));
-        }
-        // What the disk says can be read again.
-        let table = InodeTable::default();
-        let _ = table.remember(INO);
-        let node = table.node(INO);
-        node.content().atime = Atime::Saved(None);
-        table.rest(node);
-        assert!(table.known(INO).is_none());
-    }
-
-    #[test]
-    fn a_node_stays_while_a_handle_is_open_or_changes_wait() {
-        let table = InodeTable::default();
-        let _ = table.remember(INO);
-        let _ = table.opened(INO);
-        table.rest(table.node(INO));
-        assert!(table.known(INO).is_some());
-        table.mark_dirty(&table.node(INO));
-        assert!(table.closed(INO).0.is_some());
-        table.rest(table.node(INO));
-        assert!(table.known(INO).is_some());
-        let _ = table.mark_clean(INO);
-        table.rest(table.node(INO));
-        assert!(table.known(INO).is_none());
-    }
-
-    #[test]
-    fn a_table_that_was_large_gives_its_memory_back() {
-        let table = InodeTable::default();
-        let sum = |of: fn(&Shard) -> usize| -> usize {
-            table.shards.iter().map(|shard| of(&shard.lock())).sum()
-        };
-        let inodes = 400 * SHARDS as u64;
-        for ino in 0..inodes {
-            let _ = table.remember(Ino(ino));
-        }
-        assert!(sum(|shard| shard.slots.capacity()) >= 400 * SHARDS);
-        // Half of it: nothing is moved, more may come again.
-        for ino in 0..inodes / 2 {
-            let _ = table.forget(Ino(ino), 1);
-        }
-        assert_eq!(sum(|shard| shard.most), 400 * SHARDS);
-        // Three quarters and more: it is moved once and not with each that goes.
-        for ino in inodes / 2..inodes * 4 / 5 {
-            let _ = table.forget(Ino(ino), 1);
-        }
-        let most = sum(|shard| shard.most);
-        assert!((100 * SHARDS..300 * SHARDS).contains(&most), "{most}");
-        for ino in inodes * 4 / 5..inodes {
-            let _ = table.forget(Ino(ino), 1);
-        }
-        assert_eq!(table.counts(), (0, 0, 0));
-        let capacity = sum(|shard| shard.slots.capacity());
-        assert!(capacity <= 2 * SHARD_CAPACITY_MIN * SHARDS, "{capacity}");
-    }
-}
+mod tests;

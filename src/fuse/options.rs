@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::FuseError;
+use crate::base::limits::KERNEL_INODES_MAX;
 
 /// Who besides the mounting user may use the mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,6 +43,8 @@ pub struct MountOptions {
     /// Changes the flags of the mount that is there, and makes none (`-o remount`, which mount(8)
     /// passes on): for [`remount`](super::remount).
     pub remount: bool,
+    /// Most inodes that the kernel is left with once it needs them no more (`-o kept_inodes=N`).
+    pub kept_inodes: usize,
     /// Kernel threads that serve requests; `None` follows the cores.
     pub threads: Option<usize>,
 }
@@ -60,6 +63,7 @@ impl MountOptions {
             nonempty: false,
             direct_io: false,
             remount: false,
+            kept_inodes: KERNEL_INODES_MAX,
             threads: None,
         }
     }
@@ -84,6 +88,7 @@ impl MountOptions {
             match key {
                 "fsname" => value.clone_into(&mut self.fsname),
                 "threads" => self.threads = Some(parse_threads(value).ok_or_else(unknown)?),
+                "kept_inodes" => self.kept_inodes = value.parse().map_err(|_| unknown())?,
                 // The subtype is part of what makes a mount one of ours.
                 "subtype" if value == SUBTYPE => {}
                 // As the kernel shows them and mount(8) hands them back at a remount.
@@ -181,6 +186,8 @@ mod tests {
         let options = parsed("defaults,ro,rw,allow_other,threads=3,,").unwrap();
         assert!(!options.read_only && !options.suid && options.exec && !options.direct_io);
         assert!(parsed("direct_io").unwrap().direct_io);
+        assert_eq!(options.kept_inodes, KERNEL_INODES_MAX);
+        assert_eq!(parsed("kept_inodes=9").unwrap().kept_inodes, 9);
         assert_eq!(options.allow_other, AllowOther::Yes);
         assert_eq!(options.thread_count(), 3);
     }
@@ -201,6 +208,7 @@ mod tests {
             "rwx",
             "threads=0",
             "threads=x",
+            "kept_inodes=-1",
             "subtype=ext4",
             "uid=0",
             "user_id=me",

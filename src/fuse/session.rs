@@ -13,6 +13,7 @@ use super::FuseError;
 use super::mount::{Prepared, device_of, raise_readahead};
 use super::mountpoint::{abort, detach, unmount};
 use super::notify::{Gate, Invalidator};
+use super::prune::Pruner;
 use super::skin::Skin;
 use super::waiting::Waiting;
 use crate::base::task::{self, Pool};
@@ -28,7 +29,14 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
     let gate = Gate::default();
     let waiting = Waiting::start().map_err(failed_thread)?;
     let direct_io = prepared.options.direct_io;
-    let skin = Skin::new(fs, runtime, disk, waiting, gate.clone(), direct_io);
+    let skin = Skin::new(
+        Arc::clone(&fs),
+        runtime,
+        disk,
+        waiting,
+        gate.clone(),
+        direct_io,
+    );
     let connection = prepared.connect()?;
     // From here on an error must not leave the mount behind.
     let mut mounted = Mounted {
@@ -36,6 +44,7 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
         device: device_of(&prepared.mountpoint),
         connection: connection.try_clone().map_err(failed_thread)?,
         invalidator: None,
+        pruner: None,
         ended: watch::channel(None).1,
     };
     let mut config = Config::default();
@@ -47,6 +56,9 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
         .map_err(FuseError::Handshake)?;
     mounted.invalidator =
         Some(Invalidator::start(session.notifier(), gate).map_err(failed_thread)?);
+    let device = mounted.connection.try_clone().map_err(failed_thread)?;
+    let pruner = Pruner::start(fs, prepared.options.kept_inodes, device);
+    mounted.pruner = Some(pruner.map_err(failed_thread)?);
     let (end, ended) = watch::channel(None);
     mounted.ended = ended;
     task::thread("fuse-session", move || {
@@ -71,6 +83,8 @@ pub struct Mounted {
     connection: OwnedFd,
     /// `None` while the session starts.
     invalidator: Option<Invalidator>,
+    /// `None` while the session starts; works until it is dropped.
+    pruner: Option<Pruner>,
     ended: watch::Receiver<Option<Result<(), String>>>,
 }
 
@@ -145,6 +159,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
+        self.pruner = None;
         if let Some(invalidator) = &self.invalidator {
             invalidator.close();
         }

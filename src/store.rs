@@ -60,6 +60,9 @@ pub const SEALED_MAX_BYTES: usize = (crate::base::limits::CHUNK_BYTES as usize) 
 /// What a scan calls with the key and the value of each row.
 pub type RowVisitor<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
+/// What a scan of keys calls with each.
+pub type KeyVisitor<'a> = dyn FnMut(&[u8]) -> ControlFlow<()> + 'a;
+
 /// An ordered set of tables with atomic batches.
 ///
 /// Reads see every batch committed before them. The order of commits is the order of recovery: of
@@ -87,6 +90,17 @@ pub trait Rows: Send + Sync + std::fmt::Debug {
         end: Option<&[u8]>,
         f: &mut RowVisitor<'_>,
     ) -> Result<(), StoreError>;
+
+    /// Calls `f` with the keys of the same rows as [`Rows::scan`]: nothing reads or opens values.
+    fn scan_keys(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: Option<&[u8]>,
+        f: &mut KeyVisitor<'_>,
+    ) -> Result<(), StoreError> {
+        self.scan(table, start, end, &mut |key, _| f(key))
+    }
 
     /// Applies all changes of a batch or none; visible at once, durable at the next sync.
     ///
@@ -162,10 +176,8 @@ pub struct StoreOptions {
     pub row_cache_bytes: u64,
     /// Rows are gathered in memory up to about this size before they go to the row database.
     pub table_bytes: usize,
-    /// The row log may grow to about this size before what it holds is made durable elsewhere.
+    /// Log files of rows that are in the row database are kept up to this size.
     pub log_bytes: u64,
-    /// The row database gathers rows in memory up to this size before they go to its files.
-    pub memtable_bytes: u64,
     /// A chunk file that is as long as this is followed by a new one.
     pub chunk_file_max_bytes: u64,
     /// The file that takes up the reserve of the rows; `None` leaves the reserve to other programs.
@@ -176,9 +188,8 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             row_cache_bytes: 64 << 20,
-            table_bytes: 8 << 20,
-            log_bytes: 24 << 20,
-            memtable_bytes: 16 << 20,
+            table_bytes: 16 << 20,
+            log_bytes: 0,
             chunk_file_max_bytes: 256 << 20,
             ballast: None,
         }

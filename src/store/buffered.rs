@@ -16,6 +16,7 @@
 mod tests;
 
 use std::collections::VecDeque;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,7 +35,7 @@ use super::memtable::{Cursor, Memtable};
 use super::space::{Reserve, Space};
 use super::tree::{Tree, TreeRow};
 use super::wal::{self, LogFile, Replayed};
-use super::{RowVisitor, Rows, StoreError, Table};
+use super::{KeyVisitor, RowVisitor, Rows, StoreError, Table};
 use crate::base::task;
 use crate::crypto::RowSealer;
 
@@ -43,6 +44,12 @@ const FLUSHED_KEY: &[u8] = &[0];
 
 /// A table larger than its limit by this factor makes commits wait for the flush before.
 const OVERFULL: usize = 4;
+
+/// The part of a table that is left in a log file whose blocks were never written.
+const EARLY: usize = 16;
+
+/// Log files that are kept for the next tables.
+const FREE_FILES_MAX: usize = 2;
 
 /// A table smaller than this is left to the log at closing: replaying it takes some milliseconds.
 const LEFT_TO_LOG_BYTES: usize = 1 << 20;
@@ -115,6 +122,8 @@ struct Flush {
     spare: Option<LogFile>,
     /// Log files of tables that are in the tree: number and length.
     retired: VecDeque<(u64, u64)>,
+    /// Log files that nobody needs any more, to be made the next ones.
+    free: Vec<u64>,
     /// Log file of the table that is being flushed.
     retiring: Option<(u64, u64)>,
     /// The flusher has a thread, and shall end.
@@ -148,13 +157,17 @@ impl BufferedRows {
             apply(&*tree, &recovered)?;
         }
         let number = replayed.files.last().map_or(1, |last| last + 1);
-        let io = |e| StoreError::io("make the row log in", folder, e);
-        let log = LogFile::create(&*disk, number).map_err(io)?;
+        let mut free = Vec::new();
         if !replayed.files.is_empty() {
             // What they held is in the tree; it must stay there without them.
             tree.sync()?;
-            remove(&*disk, folder, replayed.files.iter().copied())?;
+            free = keep_some(&*disk, folder, replayed.files.iter().copied())?;
         }
+        let log = match free.pop() {
+            Some(free) => LogFile::recycle(&*disk, free, number),
+            None => LogFile::create(&*disk, number, options.table_bytes as u64),
+        };
+        let log = log.map_err(|e| StoreError::io("make the row log in", folder, e))?;
         let open = OpenLog {
             number,
             file: Arc::clone(&log.file),
@@ -180,7 +193,10 @@ impl BufferedRows {
                     flushing: None,
                 }),
                 unsynced: Mutex::new(vec![open]),
-                flush: Mutex::default(),
+                flush: Mutex::new(Flush {
+                    free,
+                    ..Flush::default()
+                }),
                 flush_changed: Condvar::new(),
             }),
             flusher: None,
@@ -196,7 +212,12 @@ impl BufferedRows {
         options: BufferOptions,
     ) -> Result<Self, StoreError> {
         let mut rows = Self::open(disk, folder, tree, sealer, options)?;
-        rows.shared.flush.lock().has_thread = true;
+        {
+            let mut flush = rows.shared.flush.lock();
+            flush.has_thread = true;
+            // Of nothing: it makes the next log file.
+            flush.is_wanted = true;
+        }
         let shared = Arc::clone(&rows.shared);
         let thread = task::thread("row-flush", move || shared.run())
             .map_err(|e| StoreError::io("start a thread for", folder, e))?;
@@ -236,8 +257,34 @@ fn flushed_of(tree: &dyn Tree) -> Result<u64, StoreError> {
 fn apply(tree: &dyn Tree, table: &Memtable) -> Result<(), StoreError> {
     tree.apply(&mut |change| {
         change(FLUSHED_KEY, Some(&table.last().to_le_bytes()));
-        table.for_each(change);
+        table.for_each(&mut |key, value| {
+            // Most of what is removed was made a moment ago, and the tree never had it. What cannot
+            // be looked for may be there.
+            if value.is_some() || tree.contains(key).unwrap_or(true) {
+                change(key, value);
+            }
+        });
     })
+}
+
+/// Keeps files for recycling and removes the others.
+fn keep_some(
+    disk: &dyn Disk,
+    folder: &Path,
+    files: impl Iterator<Item = u64>,
+) -> Result<Vec<u64>, StoreError> {
+    let io = |e| StoreError::io("look at a row log in", folder, e);
+    let (mut kept, mut superfluous) = (Vec::new(), Vec::new());
+    for number in files {
+        let file = disk.open(&wal::name_of(number), false).map_err(io)?;
+        if kept.len() < FREE_FILES_MAX && wal::is_kept(file.size().map_err(io)?) {
+            kept.push(number);
+        } else {
+            superfluous.push(number);
+        }
+    }
+    remove(disk, folder, superfluous.into_iter())?;
+    Ok(kept)
 }
 
 fn remove(
@@ -257,10 +304,15 @@ impl Shared {
     fn make_room(&self, writer: &mut Writer) -> Result<(), StoreError> {
         loop {
             let held = self.layers.read().active.bytes();
-            if held < self.options.table_bytes {
+            // A new log file is soon left for one that was written ahead.
+            let is_early = !writer.log.is_written && held >= self.options.table_bytes / EARLY;
+            if held < self.options.table_bytes && !is_early {
                 return Ok(());
             }
             let mut flush = self.flush.lock();
+            if held < self.options.table_bytes && flush.spare.is_none() {
+                return Ok(());
+            }
             if !flush.is_wanted {
                 let spare = flush.spare.take();
                 drop(flush);
@@ -283,7 +335,7 @@ impl Shared {
         let io = |e| StoreError::io("make the row log in", &self.folder, e);
         let next = match spare {
             Some(spare) => spare,
-            None => match LogFile::create(&*self.disk, writer.log.number + 1) {
+            None => match self.next_log(writer.log.number + 1, LogFile::create) {
                 Ok(next) => next,
                 // Rows are removed from a full disk all the same: the log goes on in its file.
                 Err(error) if is_full(&error) && !self.is_overfull() => return Ok(()),
@@ -332,10 +384,16 @@ impl Shared {
             apply(&*self.tree, &table)?;
             self.layers.write().flushing = None;
         }
+        self.retire()?;
         // Ahead of the next table, which cannot be frozen before this flush ends.
         if self.flush.lock().has_thread {
             self.prepare();
         }
+        Ok(())
+    }
+
+    /// Gives up the log files of what is in the tree, where they have become large enough.
+    fn retire(&self) -> Result<(), StoreError> {
         let mut flush = self.flush.lock();
         let retiring = flush.retiring.take();
         flush.retired.extend(retiring);
@@ -348,9 +406,24 @@ impl Shared {
             // Their batches are durable in the tree.
             self.unsynced.lock().retain(|log| log.number > last);
             let numbers = retired.iter().map(|(number, _)| *number);
-            remove(&*self.disk, &self.folder, numbers)?;
+            let free = std::mem::take(&mut self.flush.lock().free);
+            let free = keep_some(&*self.disk, &self.folder, free.into_iter().chain(numbers))?;
+            self.flush.lock().free = free;
         }
         Ok(())
+    }
+
+    /// Makes a log file of one that is free, else by `create`.
+    fn next_log(
+        &self,
+        number: u64,
+        create: impl FnOnce(&dyn Disk, u64, u64) -> io::Result<LogFile>,
+    ) -> io::Result<LogFile> {
+        let free = self.flush.lock().free.pop();
+        match free {
+            Some(free) => LogFile::recycle(&*self.disk, free, number),
+            None => create(&*self.disk, number, self.options.table_bytes as u64),
+        }
     }
 
     /// Flushes whenever that is wanted, until closing.
@@ -377,7 +450,7 @@ impl Shared {
         let Some(newest) = self.unsynced.lock().last().map(|log| log.number) else {
             return;
         };
-        if let Ok(spare) = LogFile::create(&*self.disk, newest + 1) {
+        if let Ok(spare) = self.next_log(newest + 1, LogFile::create_written) {
             self.flush.lock().spare = Some(spare);
         }
     }
@@ -421,14 +494,18 @@ impl Shared {
     }
 
     /// Returns what a scan walks, all as of one moment.
-    fn merged(&self, start: &[u8], end: &[u8], is_reverse: bool) -> Merged<'_> {
+    fn merged(&self, start: &[u8], end: &[u8], walk: Walk) -> Merged<'_> {
+        let is_reverse = matches!(walk, Walk::Backwards);
         // Under the lock no other table can be flushed than the one that is seen here.
         let layers = self.layers.read();
         let cursor = |table: &Arc<Memtable>| table.cursor(start.to_vec(), end.to_vec(), is_reverse);
         Merged {
             active: cursor(&layers.active),
             flushing: layers.flushing.as_ref().map(cursor),
-            tree: self.tree.range(start, end, is_reverse),
+            tree: match walk {
+                Walk::Keys => self.tree.keys(start, end),
+                Walk::Forwards | Walk::Backwards => self.tree.range(start, end, is_reverse),
+            },
             tree_next: None,
             is_reverse,
         }
@@ -438,13 +515,13 @@ impl Shared {
         &self,
         start: &[u8],
         end: &[u8],
-        is_reverse: bool,
+        walk: Walk,
         f: &mut RowVisitor<'_>,
     ) -> Result<(), StoreError> {
         if start >= end {
             return Ok(());
         }
-        let mut rows = self.merged(start, end, is_reverse);
+        let mut rows = self.merged(start, end, walk);
         while let Some((key, value)) = rows.next()? {
             if f(key.get(1..).unwrap_or_default(), value.as_ref()).is_break() {
                 break;
@@ -456,6 +533,15 @@ impl Shared {
 
 /// Room for encoding that is kept between commits; one that was larger is given back.
 const BODY_KEPT_BYTES: usize = 1 << 20;
+
+/// How rows are walked.
+#[derive(Debug, Clone, Copy)]
+enum Walk {
+    Forwards,
+    Backwards,
+    /// Forwards; values do not matter.
+    Keys,
+}
 
 /// A value out of memory or out of the tree.
 enum RowValue {
@@ -541,7 +627,19 @@ impl Rows for BufferedRows {
         f: &mut RowVisitor<'_>,
     ) -> Result<(), StoreError> {
         let (start, end) = stored_range(table, start, end);
-        self.shared.visit(&start, &end, false, f)
+        self.shared.visit(&start, &end, Walk::Forwards, f)
+    }
+
+    fn scan_keys(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: Option<&[u8]>,
+        f: &mut KeyVisitor<'_>,
+    ) -> Result<(), StoreError> {
+        let (start, end) = stored_range(table, start, end);
+        let visit = &mut |key: &[u8], _: &[u8]| f(key);
+        self.shared.visit(&start, &end, Walk::Keys, visit)
     }
 
     fn scan_rev(
@@ -552,7 +650,7 @@ impl Rows for BufferedRows {
         f: &mut RowVisitor<'_>,
     ) -> Result<(), StoreError> {
         let (start, end) = stored_range(table, start, end);
-        self.shared.visit(&start, &end, true, f)
+        self.shared.visit(&start, &end, Walk::Backwards, f)
     }
 
     fn commit(&self, batch: Batch) -> Result<(), StoreError> {

@@ -403,7 +403,10 @@ impl Chunks for LocalChunks {
             }),
             Reclaim::Background(reclaimer) => {
                 core.group.sync(|| core.flush())?;
-                reclaimer.wake();
+                // Not for nothing: each fsync comes here.
+                if !core.state.lock().dead.is_empty() {
+                    reclaimer.wake();
+                }
                 Ok(())
             }
         }

@@ -21,6 +21,10 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// Removes a file; those who have it open may go on reading it.
     fn remove(&self, name: &str) -> io::Result<()>;
 
+    /// Gives a file another name, which no file has. Like other changes of names, that is durable
+    /// with the next [`Disk::sync_names`].
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
     /// Returns the names of all files.
     fn names(&self) -> io::Result<Vec<String>>;
 
@@ -99,6 +103,10 @@ impl Disk for Folder {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         std::fs::remove_file(self.path.join(name))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.path.join(from), self.path.join(to))
     }
 
     fn names(&self) -> io::Result<Vec<String>> {
@@ -207,7 +215,9 @@ mod tests {
         file.sync_data().unwrap();
         disk.sync_names().unwrap();
         assert_eq!(disk.names().unwrap(), ["a"]);
-        disk.remove("a").unwrap();
+        disk.rename("a", "b").unwrap();
+        assert_eq!(disk.names().unwrap(), ["b"]);
+        disk.remove("b").unwrap();
         assert!(disk.names().unwrap().is_empty());
         assert_eq!(file.read_at(1, 9000).unwrap().len(), 1);
     }

@@ -1,21 +1,16 @@
-//! What the store itself does to the row database's journals: repair before opening, and syncs.
+//! What the store itself does to the row database's journals: repair before opening, and emptying.
 //!
 //! The row database (fjall 3) appends each batch to the newest `N.jnl` of its folder and refuses to
 //! open where a batch there is damaged. But after a power cut the part that was never synced may
 //! hold anything: sectors that were written, others that were not. So before it opens, [`repair`]
 //! cuts the newest journal behind the last batch that is whole; older journals were synced before
 //! their successor was made, and damage in them is damage.
-//!
-//! Departure from the database's own sync: [`JournalSync`] flushes the newest journal through a
-//! descriptor of its own, because the database holds its writer lock during a flush and thereby
-//! stops all commits for as long as the disk takes.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, SeekFrom, flock, seek};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -116,51 +111,6 @@ fn hold(folder: &Path) -> Result<Option<File>, StoreError> {
             path: folder.to_owned(),
         }),
         Err(e) => Err(StoreError::io("lock", &path, e.into())),
-    }
-}
-
-/// Makes what the row database wrote to its newest journal durable, beside the database.
-#[derive(Debug)]
-pub(super) struct JournalSync {
-    folder: PathBuf,
-    open: Mutex<Option<(u64, File)>>,
-}
-
-impl JournalSync {
-    pub(super) fn new(folder: PathBuf) -> Self {
-        Self {
-            folder,
-            open: Mutex::new(None),
-        }
-    }
-
-    /// Flushes the newest journal.
-    ///
-    /// Covers all batches committed before this call: those in older journals were synced by the
-    /// database when it made the newer one.
-    pub(super) fn sync(&self) -> Result<(), StoreError> {
-        let io = |e| StoreError::io("sync the journal in", &self.folder, e);
-        let mut open = self.open.lock();
-        loop {
-            let (number, file) = match open.take() {
-                Some(current) => current,
-                None => {
-                    let newest = newest(&self.folder)?;
-                    let (number, path) = newest.ok_or(StoreError::Corrupt {
-                        what: "the row database has no journal",
-                    })?;
-                    (number, File::open(path).map_err(io)?)
-                }
-            };
-            // A newer journal may hold batches committed before this call.
-            let next = self.folder.join(format!("{}.jnl", number + 1));
-            if next.try_exists().map_err(io)? {
-                continue;
-            }
-            file.sync_data().map_err(io)?;
-            *open = Some((number, file));
-            return Ok(());
-        }
     }
 }
 

@@ -3,29 +3,27 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, Readable};
 use parking_lot::{Condvar, Mutex};
 
-use super::journal::{self, EmptyJournal, JournalSync};
+use super::journal::{self, EmptyJournal};
 use super::tree::{Tree, TreeChange, TreeRow};
 use super::{StoreError, StoreOptions};
 use crate::crypto::RowSealer;
 
 /// Rows in a folder of their own.
 ///
-/// One tree holds all tables, the table's tag before each key: one memtable to flush, so journals
-/// are given back early, and one lookup path to keep warm. Large values lie outside the tree, so
-/// that compaction does not copy them.
+/// One tree holds all tables, the table's tag before each key: one lookup path to keep warm. Large
+/// values lie outside the tree, so that compaction does not copy them. Rows are written into the
+/// tree's files at once; its journal has only what a folder of an older program brings along.
 pub(super) struct LocalTree {
     tree: Keyspace,
     sealer: RowSealer,
-    journal: JournalSync,
     folder: PathBuf,
     /// Bytes in the journal that the next opening would have to replay, about.
-    replay_bytes: AtomicU64,
+    replay_bytes: u64,
     /// Before `emptied`, because closing it waits for its workers.
     database: Database,
     emptied: EmptyJournal,
@@ -58,10 +56,9 @@ impl LocalTree {
             let database = Database::builder(folder)
                 .cache_size(options.row_cache_bytes)
                 .worker_threads(WORKER_THREADS)
-                .max_journaling_size(JOURNALS_MAX_BYTES)
                 .max_cached_files(Some(OPEN_FILES_MAX))
                 .open()?;
-            let tree = database.keyspace(TREE, || tree_options(options))?;
+            let tree = database.keyspace(TREE, tree_options)?;
             Ok((database, tree))
         };
         // The database asserts what its files say about themselves; damage there must not end the
@@ -73,12 +70,19 @@ impl LocalTree {
         Ok(Self {
             tree,
             sealer,
-            journal: JournalSync::new(folder.to_owned()),
             folder: folder.to_owned(),
-            replay_bytes: AtomicU64::new(repaired.kept_bytes),
+            replay_bytes: repaired.kept_bytes,
             database,
             emptied: EmptyJournal::new(folder.to_owned()),
         })
+    }
+
+    /// Returns the rows as they are now; the tree's own range would show what is written while it
+    /// is read.
+    fn snapshot(&self, start: &[u8], end: &[u8]) -> fjall::Iter {
+        self.database
+            .snapshot()
+            .range(&self.tree, start.to_vec()..end.to_vec())
     }
 
     fn open_value(&self, key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
@@ -103,17 +107,18 @@ impl Tree for LocalTree {
         }
     }
 
+    fn contains(&self, key: &[u8]) -> Result<bool, StoreError> {
+        let there = self.tree.contains_key(key);
+        there.map_err(|e| database_error("read", &self.folder, e))
+    }
+
     fn range<'a>(
         &'a self,
         start: &[u8],
         end: &[u8],
         is_reverse: bool,
     ) -> Box<dyn Iterator<Item = TreeRow> + 'a> {
-        // The tree's own range would show what is written while it is read.
-        let rows = self
-            .database
-            .snapshot()
-            .range(&self.tree, start.to_vec()..end.to_vec());
+        let rows = self.snapshot(start, end);
         if is_reverse {
             Box::new(rows.rev().map(|row| self.open_row(row)))
         } else {
@@ -121,34 +126,44 @@ impl Tree for LocalTree {
         }
     }
 
-    fn apply(&self, visit: &mut dyn FnMut(&mut TreeChange<'_>)) -> Result<(), StoreError> {
-        let mut changes = self.database.batch();
-        let mut bytes = 0;
-        visit(&mut |key, value| match value {
-            Some(value) => {
-                let sealed = self.sealer.seal(key, value);
-                bytes += sealed.len() as u64;
-                changes.insert(&self.tree, key, sealed);
-            }
-            None => changes.remove(&self.tree, key),
-        });
-        changes
-            .commit()
-            .map_err(|e| database_error("write", &self.folder, e))?;
-        self.replay_bytes.fetch_add(bytes, Ordering::Relaxed);
-        Ok(())
+    fn keys<'a>(&'a self, start: &[u8], end: &[u8]) -> Box<dyn Iterator<Item = TreeRow> + 'a> {
+        let rows = self.snapshot(start, end);
+        Box::new(rows.map(|row| {
+            let key = row.key();
+            let key = key.map_err(|e| database_error("read", &self.folder, e))?;
+            Ok((key.to_vec(), Vec::new()))
+        }))
     }
 
+    /// Writes the files of the tree at once, past its journal and its own table in memory: the rows
+    /// come sorted and once each. Durable when this returns, as a new version of the tree.
+    fn apply(&self, visit: &mut dyn FnMut(&mut TreeChange<'_>)) -> Result<(), StoreError> {
+        let failed = |e| database_error("write", &self.folder, e);
+        let mut ingestion = self.tree.start_ingestion().map_err(failed)?;
+        let mut written = Ok(());
+        visit(&mut |key, value| {
+            if written.is_ok() {
+                written = match value {
+                    Some(value) => ingestion.write(key, self.sealer.seal(key, value)),
+                    None => ingestion.write_tombstone(key),
+                };
+            }
+        });
+        // What was written of one that is given up is removed by the next opening.
+        written.map_err(failed)?;
+        ingestion.finish().map_err(failed)
+    }
+
+    /// Does nothing: what was applied is durable.
     fn sync(&self) -> Result<(), StoreError> {
-        self.journal.sync()
+        Ok(())
     }
 }
 
 impl Drop for LocalTree {
-    /// Moves a long journal into the tree, so that the next opening need not replay it.
+    /// Moves a journal into the tree, so that the next opening need not replay it.
     fn drop(&mut self) {
-        let is_long = self.replay_bytes.load(Ordering::Relaxed) > REPLAY_MAX_BYTES;
-        if !is_long || self.tree.rotate_memtable().is_err() {
+        if self.replay_bytes == 0 || self.tree.rotate_memtable().is_err() {
             return;
         }
         // The database's own wait has no end where its worker failed.
@@ -179,17 +194,12 @@ fn database_error(op: &'static str, folder: &Path, error: fjall::Error) -> Store
     }
 }
 
-fn tree_options(options: &StoreOptions) -> KeyspaceCreateOptions {
+fn tree_options() -> KeyspaceCreateOptions {
     let separation = KvSeparationOptions::default().separation_threshold(LARGE_VALUE_BYTES);
     KeyspaceCreateOptions::default()
-        .max_memtable_size(options.memtable_bytes)
         // Index and filter blocks go through the bounded cache, but for the two newest levels.
         .with_kv_separation(Some(separation))
 }
-
-/// A journal longer than this is moved into the tree on closing: replaying takes about a second for
-/// 64 MB.
-const REPLAY_MAX_BYTES: u64 = 4 << 20;
 
 /// How long closing waits for that; without it the next opening takes longer, nothing more.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
@@ -201,10 +211,6 @@ const TREE: &str = "rows";
 /// One worker flushes and compacts in turn. With a second one the first does not compact but passes
 /// that work on in a loop while the second is at it, which takes a core of its own.
 const WORKER_THREADS: usize = 1;
-
-/// Journals beyond this make the database flush. A journal is cut at 64 MB, so this holds the
-/// newest one and those whose memtable is being flushed.
-const JOURNALS_MAX_BYTES: u64 = 192 << 20;
 
 /// Descriptors that the database keeps open, of the 1024 that a process has by default.
 const OPEN_FILES_MAX: usize = 200;
@@ -272,16 +278,24 @@ mod tests {
     }
 
     #[test]
-    fn a_long_journal_is_emptied_by_closing_and_nothing_is_lost() {
+    fn a_journal_of_an_older_program_is_emptied_by_closing_and_nothing_is_lost() {
         let folder = tempfile::tempdir().unwrap();
         let key = local_key(1);
         let tree = open(folder.path(), &key, 1).unwrap();
+        let mut rows = tree.database.batch();
         for n in 0..600u64 {
-            put(&tree, &n.to_be_bytes(), &[n as u8; 10_000]);
+            let (key, value) = (n.to_be_bytes(), [n as u8; 10_000]);
+            rows.insert(&tree.tree, key, tree.sealer.seal(&key, &value));
         }
+        rows.commit().unwrap();
+        drop(tree);
+        // That one did not know that there is something to empty.
+        assert!(journal::repair(folder.path()).unwrap().kept_bytes > 0);
+        let tree = open(folder.path(), &key, 2).unwrap();
+        put(&tree, &7u64.to_be_bytes(), &[7; 10_000]);
         drop(tree);
         assert_eq!(journal::repair(folder.path()).unwrap().kept_bytes, 0);
-        for epoch in 2..4 {
+        for epoch in 3..5 {
             let tree = open(folder.path(), &key, epoch).unwrap();
             for n in 0..600u64 {
                 let row = tree.get(&n.to_be_bytes()).unwrap();
@@ -291,8 +305,8 @@ mod tests {
             let later = tree.get(b"later").unwrap().unwrap();
             assert_eq!(later, epoch.to_le_bytes());
         }
-        let tree = open(folder.path(), &key, 4).unwrap();
+        let tree = open(folder.path(), &key, 5).unwrap();
         let later = tree.get(b"later").unwrap().unwrap();
-        assert_eq!(later, 3u32.to_le_bytes());
+        assert_eq!(later, 4u32.to_le_bytes());
     }
 }

@@ -220,6 +220,9 @@ mod tests {
         fn remove(&self, _: &str) -> std::io::Result<()> {
             Ok(())
         }
+        fn rename(&self, _: &str, _: &str) -> std::io::Result<()> {
+            Ok(())
+        }
         fn names(&self) -> std::io::Result<Vec<String>> {
             Ok(Vec::new())
         }

@@ -10,6 +10,11 @@ pub trait Tree: Send + Sync + std::fmt::Debug {
     /// Returns the value of a row, `None` where there is no such row.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 
+    /// Tells whether there is such a row.
+    fn contains(&self, key: &[u8]) -> Result<bool, StoreError> {
+        Ok(self.get(key)?.is_some())
+    }
+
     /// Returns the rows with `start <= key < end` as they are at this moment, ascending or, where
     /// `is_reverse`, descending.
     fn range<'a>(
@@ -18,6 +23,12 @@ pub trait Tree: Send + Sync + std::fmt::Debug {
         end: &[u8],
         is_reverse: bool,
     ) -> Box<dyn Iterator<Item = TreeRow> + 'a>;
+
+    /// Returns the same rows as [`Tree::range`], ascending, each with an empty value.
+    fn keys<'a>(&'a self, start: &[u8], end: &[u8]) -> Box<dyn Iterator<Item = TreeRow> + 'a> {
+        let rows = self.range(start, end, false);
+        Box::new(rows.map(|row| row.map(|(key, _)| (key, Vec::new()))))
+    }
 
     /// Applies changes as a whole: after a crash all of them are there or none, and none without
     /// those of the calls before. `visit` calls back with each change, in key order; a value of

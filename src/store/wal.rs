@@ -14,8 +14,11 @@ use super::error::is_full;
 use super::{KEY_MAX_BYTES, StoreError, VALUE_MAX_BYTES};
 use crate::crypto::RowSealer;
 
-/// Room that a new file takes at once: a sync of a file whose length stays is cheaper.
-const FILE_RESERVE_BYTES: u64 = 8 << 20;
+/// A file larger than that is removed after its use; it was made for a batch larger than others.
+const KEPT_MAX_BYTES: u64 = 64 << 20;
+
+/// Bytes that [`LogFile::create_written`] writes at once.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Before each sealed batch: its length u32, its number u64, their checksum u64, all LE.
 const HEADER_BYTES: usize = 4 + 8 + 8;
@@ -33,13 +36,16 @@ pub(super) struct LogFile {
     pub(super) file: Arc<dyn DiskFile>,
     /// Where the next batch begins.
     pub(super) len: u64,
+    /// Its blocks were written before, so that a sync is cheap.
+    pub(super) is_written: bool,
 }
 
 impl LogFile {
-    /// Makes the file with a number. Its name is durable when this returns.
-    pub(super) fn create(disk: &dyn Disk, number: u64) -> io::Result<Self> {
+    /// Makes the file with a number, with room for `room` bytes: a sync of a file whose length
+    /// stays is cheaper. Its name is durable when this returns.
+    pub(super) fn create(disk: &dyn Disk, number: u64, room: u64) -> io::Result<Self> {
         let file = disk.open(&name_of(number), true)?;
-        match file.reserve(FILE_RESERVE_BYTES) {
+        match file.reserve(room) {
             // On a disk with less room than that it may well be enough for what comes.
             Err(error) if !is_full(&error) => return Err(error),
             _ => {}
@@ -49,6 +55,38 @@ impl LogFile {
             number,
             file,
             len: 0,
+            is_written: false,
+        })
+    }
+
+    /// Makes the file as [`LogFile::create`] does, and writes zeros over its room, durably.
+    ///
+    /// A sync of what is written over them is cheaper by a commit of the file system's journal: it
+    /// has not to say of any block that it is written to from now on. Takes the disk's time.
+    pub(super) fn create_written(disk: &dyn Disk, number: u64, room: u64) -> io::Result<Self> {
+        let mut log = Self::create(disk, number, room)?;
+        let step = ZEROS.len() as u64;
+        let written = (0..room / step)
+            .try_for_each(|n| log.file.write_at(&ZEROS, &[], n * step))
+            .and_then(|()| log.file.sync_data());
+        log.is_written = written.is_ok();
+        match written {
+            Err(error) if !is_full(&error) => Err(error),
+            _ => Ok(log),
+        }
+    }
+
+    /// Makes the file with a number of one that is needed no more, whose blocks are written
+    /// already. What it holds has its old number, so that nobody takes it for batches of the new.
+    pub(super) fn recycle(disk: &dyn Disk, old: u64, number: u64) -> io::Result<Self> {
+        let name = name_of(number);
+        disk.rename(&name_of(old), &name)?;
+        disk.sync_names()?;
+        Ok(Self {
+            number,
+            file: disk.open(&name, false)?,
+            len: 0,
+            is_written: true,
         })
     }
 
@@ -61,6 +99,11 @@ impl LogFile {
         self.len += (HEADER_BYTES + sealed.len()) as u64;
         Ok(())
     }
+}
+
+/// Tells whether a file of a length is worth keeping for [`LogFile::recycle`].
+pub(super) fn is_kept(len: u64) -> bool {
+    (1..=KEPT_MAX_BYTES).contains(&len)
 }
 
 /// Encodes changes for [`LogFile::append`]; `durable` is the number of the last batch known to be.
@@ -268,7 +311,7 @@ mod tests {
     }
 
     fn write(disk: &dyn Disk, number: u64, batches: std::ops::Range<u64>, durable: u64) {
-        let mut file = LogFile::create(disk, number).unwrap();
+        let mut file = LogFile::create(disk, number, 1 << 20).unwrap();
         let mut body = Vec::new();
         for seq in batches {
             encode(&mut body, durable, &changes(seq));
@@ -303,6 +346,29 @@ mod tests {
         assert_eq!((replayed.last, replayed.lost), (8, 0));
         assert_eq!(replayed.files, [7, 8]);
         assert!(read(&disk, 8).unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn what_a_recycled_file_held_is_no_batch_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Folder::new(folder.path());
+        write(&disk, 1, 1..9, 0);
+        let mut file = LogFile::recycle(&disk, 1, 2).unwrap();
+        assert_eq!(disk.names().unwrap(), [name_of(2)]);
+        assert!(read(&disk, 0).unwrap().0.is_empty());
+        let mut body = Vec::new();
+        for seq in 9..12 {
+            encode(&mut body, 8, &changes(seq));
+            file.append(sealer(), seq, &body).unwrap();
+        }
+        let (seen, replayed) = read(&disk, 8).unwrap();
+        assert_eq!(seen, [9, 10, 11]);
+        assert_eq!((replayed.last, replayed.lost), (11, 0));
+        // One that is written ahead has nothing either.
+        LogFile::create_written(&disk, 3, 200 << 10).unwrap();
+        assert_eq!(read(&disk, 8).unwrap().0, seen);
+        let written = disk.open(&name_of(3), false).unwrap();
+        assert_eq!(written.size().unwrap(), 200 << 10);
     }
 
     #[test]

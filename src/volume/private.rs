@@ -109,20 +109,19 @@ impl Volume {
         let row = self.view.row(&RowKey::Inode(ino))?;
         let inode = row.as_ref().map(as_inode).transpose()?;
         overlay.rows.insert(RowKey::Inode(ino), None);
-        let mut remove = |key: RowKey, _: Row| {
+        let mut remove = |key: RowKey| {
             overlay.rows.insert(key, None);
-            ControlFlow::Continue(())
         };
         // Most files that go are small and plain; to look for what they have not costs more than
         // to remove them.
         if inode.is_none_or(|inode| inode.stored > 0) {
             let next = Ino(ino.0.saturating_add(1));
             let (low, high) = (RowKey::Extent(ino, 0), RowKey::Extent(next, 0));
-            self.view.scan(&low, &high, &mut remove)?;
+            self.view.scan_keys(&low, &high, &mut remove)?;
         }
         if inode.is_none_or(|inode| inode.xattrs > 0) {
             let (low, high) = xattr_range(ino);
-            self.view.scan(&low, &high, &mut remove)?;
+            self.view.scan_keys(&low, &high, &mut remove)?;
         }
         Ok(())
     }

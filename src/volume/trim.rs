@@ -2,6 +2,8 @@
 
 use std::ops::ControlFlow;
 
+use parking_lot::MutexGuard;
+
 use super::overlay::Overlay;
 use super::rows::{RowKey, Value};
 use super::state::State;
@@ -10,7 +12,7 @@ use crate::base::{Ino, OpId};
 use crate::store::{Batch, Table};
 
 /// Nodes removed in one batch.
-const REAP_SLICE: usize = 64;
+const REAP_SLICE: usize = 16;
 
 /// Rows removed under one hold of the writer's lock.
 const TRIM_SLICE: usize = 256;
@@ -66,7 +68,7 @@ impl Volume {
         let mut last = state.cut;
         // From where the last trim ended: what was removed below slows a scan down.
         let (from, to) = (state.trimmed.to_key(), state.cut.to_key());
-        let mut remove = |key: &[u8], _: &[u8]| {
+        let mut remove = |key: &[u8]| {
             batch.delete(Table::Op, key);
             if batch.len() < TRIM_SLICE {
                 return ControlFlow::Continue(());
@@ -76,7 +78,7 @@ impl Volume {
         };
         self.view
             .rows
-            .scan(Table::Op, &from, Some(&to), &mut remove)?;
+            .scan_keys(Table::Op, &from, Some(&to), &mut remove)?;
         let count = batch.len();
         if count > 0 {
             self.view.rows.commit(batch)?;
@@ -93,6 +95,8 @@ impl Volume {
             let (next, orphans) = self.reapable(&state, after)?;
             for some in orphans.chunks(REAP_SLICE) {
                 self.reap_some(&mut state, some)?;
+                // Whoever changes something waits no longer than for one batch.
+                MutexGuard::bump(&mut state);
             }
             self.drop_private(&mut state, |ino| !self.is_held(ino))?;
             match next {
@@ -127,7 +131,7 @@ impl Volume {
 
     fn reap_some(&self, state: &mut State, orphans: &[Ino]) -> Result<()> {
         let mut overlay = Overlay::default();
-        for ino in orphans {
+        for ino in orphans.iter().filter(|ino| !self.is_held(**ino)) {
             self.remove_node(*ino, &mut overlay)?;
             overlay.rows.insert(RowKey::Orphan(*ino), None);
         }

@@ -97,7 +97,32 @@ impl View {
         to: &RowKey,
         f: &mut dyn FnMut(RowKey, Row) -> ControlFlow<()>,
     ) -> Result<()> {
-        self.scan_keys(from, to, false, f)
+        self.scan_rows(from, to, false, f)
+    }
+
+    /// Visits the keys of the same rows as [`View::scan`], in order.
+    pub(super) fn scan_keys(
+        &self,
+        from: &RowKey,
+        to: &RowKey,
+        f: &mut dyn FnMut(RowKey),
+    ) -> Result<()> {
+        let mut failed = None;
+        let (start, end) = (from.bytes(), to.bytes());
+        let mut visit = |key: &[u8]| match RowKey::parse(from, key) {
+            Ok(key) => {
+                f(key);
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        };
+        let (table, end) = (from.table(), Some(end.as_ref()));
+        self.rows
+            .scan_keys(table, start.as_ref(), end, &mut visit)?;
+        failed.map_or(Ok(()), Err)
     }
 
     /// Visits the same rows as [`View::scan`], last first.
@@ -107,10 +132,10 @@ impl View {
         to: &RowKey,
         f: &mut dyn FnMut(RowKey, Row) -> ControlFlow<()>,
     ) -> Result<()> {
-        self.scan_keys(from, to, true, f)
+        self.scan_rows(from, to, true, f)
     }
 
-    fn scan_keys(
+    fn scan_rows(
         &self,
         from: &RowKey,
         to: &RowKey,

@@ -46,8 +46,8 @@ static KEY: LazyLock<LocalKey> =
 /// Small, so that the row database flushes and compacts, and chunk files follow one another.
 fn options() -> StoreOptions {
     StoreOptions {
-        memtable_bytes: 64 << 10,
         chunk_file_max_bytes: 1 << 20,
+        table_bytes: 8 << 10,
         ..StoreOptions::default()
     }
 }
@@ -111,6 +111,10 @@ fn record(seed: u64, root: &Path) -> Vec<Event> {
     assert!(ended.success(), "seed {seed}");
     let text = fs::read_to_string(&output).unwrap();
     let events = trace::events(&text, &root.join("state"), &root.join("said"));
+    let is_flush =
+        |event: &Event| matches!(event, Event::Create(path) if path.contains("/tables/"));
+    let flushes = events.iter().filter(|event| is_flush(event)).count();
+    assert!(flushes > 2, "the row database is written to");
     let mut disk = ModelDisk::default();
     events.iter().for_each(|event| disk.apply(event));
     disk.check(&root.join("state"));

@@ -214,6 +214,14 @@ impl Disk for ModelDisk {
             .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.power.step()?;
+        let mut state = self.state.lock();
+        let moved = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        state.names.insert(to.to_owned(), moved);
+        Ok(())
+    }
+
     fn names(&self) -> io::Result<Vec<String>> {
         Ok(self.state.lock().names.keys().cloned().collect())
     }

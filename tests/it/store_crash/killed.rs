@@ -17,7 +17,6 @@ const FOLDER_VARIABLE: &str = "DFS_TEST_STORE_TO_KILL";
 fn options() -> StoreOptions {
     StoreOptions {
         table_bytes: 32 << 10,
-        memtable_bytes: 64 << 10,
         chunk_file_max_bytes: 1 << 20,
         ..StoreOptions::default()
     }

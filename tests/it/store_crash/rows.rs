@@ -10,6 +10,7 @@ use dfs::base::Rng;
 use dfs::crypto::{Identity, LocalKey};
 use dfs::store::{Batch, Rows, StateDir, Store, StoreError, StoreOptions, Table};
 use rustix::fs::{SeekFrom, seek};
+use xxhash_rust::xxh3::Xxh3;
 
 /// The key of all folders here; making one takes a moment.
 pub(super) fn key() -> &'static LocalKey {
@@ -86,10 +87,10 @@ fn numbered(folder: &Path, extension: &str, radix: u32) -> Vec<PathBuf> {
     files.into_iter().map(|(_, path)| path).collect()
 }
 
-/// Returns the files of the row log, oldest first. One that was made ahead of need is empty.
+/// Returns the files of the row log, oldest first. One that was made ahead of need has no record.
 fn logs(state: &Path) -> Vec<PathBuf> {
     let mut logs = numbered(&state.join("wal"), "wal", 16);
-    while logs.len() > 1 && written_end(&logs[logs.len() - 1], 0) == 0 {
+    while logs.len() > 1 && log_end(&logs[logs.len() - 1]) == 0 {
         logs.pop();
     }
     logs
@@ -100,7 +101,29 @@ fn log(state: &Path) -> PathBuf {
     logs(state).pop().unwrap()
 }
 
-/// Returns where the written part of a log ends, which is not before `from`.
+/// Returns where the records of a log end: behind them a file that was used before holds others.
+fn log_end(path: &Path) -> u64 {
+    const HEADER_BYTES: usize = 20;
+    let bytes = fs::read(path).unwrap();
+    let mut at = 0;
+    while let Some(header) = bytes.get(at..at + HEADER_BYTES) {
+        let mut hash = Xxh3::with_seed(log_number(path));
+        hash.update(&header[..12]);
+        let len = u32::from_le_bytes(header[..4].try_into().unwrap());
+        if header[12..] != hash.digest().to_le_bytes() {
+            break;
+        }
+        at += HEADER_BYTES + len as usize;
+    }
+    at as u64
+}
+
+fn log_number(path: &Path) -> u64 {
+    let number = path.file_stem().unwrap().to_str().unwrap();
+    u64::from_str_radix(number, 16).unwrap()
+}
+
+/// Returns where the written part of a journal ends, which is not before `from`.
 fn written_end(path: &Path, from: u64) -> u64 {
     let file = fs::File::open(path).unwrap();
     // The rest is allocated ahead and was never written.
@@ -196,10 +219,9 @@ pub(super) struct LogEnd {
 /// Returns where the row log of a state folder ends.
 pub(super) fn written(state: &Path) -> LogEnd {
     let log = log(state);
-    let number = log.file_stem().unwrap().to_str().unwrap();
     LogEnd {
-        number: u64::from_str_radix(number, 16).unwrap(),
-        offset: written_end(&log, 0),
+        number: log_number(&log),
+        offset: log_end(&log),
     }
 }
 
@@ -207,19 +229,20 @@ pub(super) fn written(state: &Path) -> LogEnd {
 /// the newest journal of the row database, which nothing has synced as long as the log is there.
 pub(super) fn damage_behind(state: &Path, synced: LogEnd, rng: &Rng) {
     for path in logs(state) {
-        let number = path.file_stem().unwrap().to_str().unwrap();
-        match u64::from_str_radix(number, 16).unwrap() {
+        match log_number(&path) {
             number if number < synced.number => {}
-            number if number == synced.number => damage_from(&path, synced.offset, rng),
-            _ => damage_from(&path, 0, rng),
+            number if number == synced.number => {
+                damage_from(&path, synced.offset, log_end(&path), rng);
+            }
+            _ => damage_from(&path, 0, log_end(&path), rng),
         }
     }
     let journals = numbered(&state.join("rows"), "jnl", 10);
-    damage_from(journals.last().unwrap(), 0, rng);
+    let journal = journals.last().unwrap();
+    damage_from(journal, 0, written_end(journal, 0), rng);
 }
 
-fn damage_from(path: &Path, synced: u64, rng: &Rng) {
-    let end = written_end(path, synced);
+fn damage_from(path: &Path, synced: u64, end: u64, rng: &Rng) {
     let at = synced + rng.below(end - synced + 1);
     let case = match rng.below(4) {
         0 => Damage::Cut(at),
@@ -239,7 +262,7 @@ fn check_damages(options: &StoreOptions, batches: u64, synced_batches: u64, stri
     let (mut synced_end, mut ends) = (0, Vec::new());
     for n in 0..batches {
         commit(&store, n).unwrap();
-        ends.push(written_end(&log(&state), ends.last().copied().unwrap_or(0)));
+        ends.push(log_end(&log(&state)));
         if n + 1 == synced_batches {
             store.sync().unwrap();
             synced_end = ends[n as usize];

@@ -108,15 +108,19 @@ pub struct Volume {
     view: View,
     /// The writer's lock.
     state: Mutex<State>,
-    /// Held while segments are sealed and made durable, so that they are published in order.
-    sealing: Mutex<()>,
+    /// Held while segments are sealed and made durable, so that they are published in order. Says
+    /// which one was sealed last without that.
+    sealing: Mutex<Option<u64>>,
     /// Held while segments are applied.
     feed: Mutex<Feed>,
     /// Nodes with local handles.
     holds: Mutex<HashMap<Ino, u64>>,
     /// Told of new drafts.
-    on_draft: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    on_draft: OnceLock<Box<DraftHook>>,
 }
+
+/// What [`Volume::on_draft`] sets: called with the bytes of all drafts.
+pub type DraftHook = dyn Fn(usize) + Send + Sync;
 
 impl std::fmt::Debug for Volume {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -146,7 +150,7 @@ impl Volume {
             hlc: Hlc::new(state.newest.stamp),
             view,
             state: Mutex::new(state),
-            sealing: Mutex::new(()),
+            sealing: Mutex::new(None),
             feed: Mutex::new(Feed::default()),
             holds: Mutex::default(),
             on_draft: OnceLock::new(),
@@ -184,9 +188,9 @@ impl Volume {
         Ok(())
     }
 
-    /// Sets who is told, after the writer's lock is free again, that there are new drafts to seal.
-    /// Only the first one set is told.
-    pub fn on_draft(&self, told: Box<dyn Fn() + Send + Sync>) {
+    /// Sets who is told, after the writer's lock is free again, that there are new drafts to seal,
+    /// and how many bytes all of them take, about. Only the first one set is told.
+    pub fn on_draft(&self, told: Box<DraftHook>) {
         let _ = self.on_draft.set(told);
     }
 

@@ -40,6 +40,10 @@ const PUBLISH_GATHER: Duration = Duration::from_millis(2);
 /// flushes of the disk, a second.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(25);
 
+/// Drafts that take so much memory are sealed although nobody hears: what undoes them is given up
+/// then, and is best given up before it goes from memory into the row database.
+const DRAFTS_MAX_BYTES: usize = 1 << 20;
+
 /// How long drafts gather while no other peer is connected.
 const UNHEARD_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -116,6 +120,24 @@ pub struct Member {
     pub fs: Arc<Fs>,
 }
 
+/// Who waits for drafts.
+#[derive(Debug, Default)]
+struct Drafts {
+    /// Told of each.
+    any: Notify,
+    /// Told when they are many.
+    many: Notify,
+}
+
+impl Drafts {
+    fn tell(&self, bytes: usize) {
+        self.any.notify_one();
+        if bytes >= DRAFTS_MAX_BYTES {
+            self.many.notify_one();
+        }
+    }
+}
+
 /// A running peer.
 pub struct Peer {
     node: Arc<Node>,
@@ -125,7 +147,7 @@ pub struct Peer {
     clock: Arc<dyn Clock>,
     started: Duration,
     fold_pool: Pool,
-    drafts: Arc<Notify>,
+    drafts: Arc<Drafts>,
     sink: OnceLock<Box<dyn Sink>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -160,7 +182,7 @@ impl Peer {
             parts.seal_pool.clone(),
         )?;
         node.set_chunk_handler(replica.handler());
-        let drafts = Arc::new(Notify::new());
+        let drafts = Arc::new(Drafts::default());
         let this: Arc<OnceLock<Weak<Self>>> = Arc::default();
         let wait = (parts.fsync == Fsync::Replicated).then(|| replication_wait(&this));
         let member = match &parts.keys {
@@ -190,7 +212,7 @@ impl Peer {
         keys: &Arc<VolumeKeys>,
         node: &Arc<Node>,
         replica: &Arc<Replica>,
-        drafts: &Arc<Notify>,
+        drafts: &Arc<Drafts>,
         replicated: Option<ReplicationWait>,
     ) -> Result<Member, DaemonError> {
         let wrapped = Arc::clone(keys);
@@ -213,8 +235,8 @@ impl Peer {
             },
             is_alone(node),
         )?;
-        let waker = Arc::clone(drafts);
-        volume.on_draft(Box::new(move || waker.notify_one()));
+        let drafts = Arc::clone(drafts);
+        volume.on_draft(Box::new(move |bytes| drafts.tell(bytes)));
         let volume = Arc::new(volume);
         let data = Data::new(
             Arc::clone(keys),
@@ -342,6 +364,20 @@ impl Peer {
         Ok(())
     }
 
+    /// Seals full segments, for as long as it is polled.
+    async fn seal_ahead(&self) {
+        loop {
+            self.drafts.many.notified().await;
+            if let Some(member) = &self.member {
+                let volume = Arc::clone(&member.volume);
+                let sealed = self.fold_pool.call(move || volume.seal_ahead()).await;
+                if let Some(Err(error)) = sealed {
+                    tracing::error!(%error, "drafts could not be sealed");
+                }
+            }
+        }
+    }
+
     /// Folds what the logs have and the view does not, and tells the kernel.
     async fn fold(&self) -> Result<(), DaemonError> {
         let Some(member) = &self.member else {
@@ -380,7 +416,10 @@ impl Peer {
 
     async fn publish_loop(self: Arc<Self>) {
         loop {
-            if timeout(DRAFT_AGE_MAX, self.drafts.notified()).await.is_ok() {
+            if timeout(DRAFT_AGE_MAX, self.drafts.any.notified())
+                .await
+                .is_ok()
+            {
                 sleep(PUBLISH_GATHER).await;
             }
             if let Err(error) = self.publish().await {
@@ -388,12 +427,11 @@ impl Peer {
             }
             // With nobody to tell, what is sealed now and not later only costs flushes of the disk.
             let is_heard = !self.node.connected().is_empty();
-            sleep(if is_heard {
-                PUBLISH_INTERVAL
+            if is_heard {
+                sleep(PUBLISH_INTERVAL).await;
             } else {
-                UNHEARD_INTERVAL
-            })
-            .await;
+                let _ = timeout(UNHEARD_INTERVAL, self.seal_ahead()).await;
+            }
         }
     }
 

@@ -31,17 +31,33 @@ impl Volume {
     ///
     /// Trims too, where no other device authors ops.
     pub fn seal_drafts(&self) -> Result<Vec<SealedSegment>> {
-        let _sealing = self.sealing.lock();
+        let mut ahead = self.sealing.lock();
         let mut sealed = Vec::new();
         while let Some(segment) = self.seal_next()? {
+            *ahead = Some(segment.header.seg_no);
             sealed.push(segment);
         }
-        if let Some(last) = sealed.last() {
+        if let Some(last) = *ahead {
             self.config.store.sync()?;
-            self.config.log.publish(last.header.seg_no);
+            self.config.log.publish(last);
+            *ahead = None;
         }
         self.trim_alone()?;
         Ok(sealed)
+    }
+
+    /// Seals the ops that fill segments, so that what undoes them can be given up. The next
+    /// [`Volume::seal_drafts`] makes those segments durable and lets the log offer them; it does not
+    /// return them.
+    pub fn seal_ahead(&self) -> Result<()> {
+        let mut ahead = self.sealing.lock();
+        while self.state.lock().kinds_bytes >= SEGMENT_BODY_MAX_BYTES {
+            let Some(segment) = self.seal_next()? else {
+                break;
+            };
+            *ahead = Some(segment.header.seg_no);
+        }
+        self.trim_alone()
     }
 
     /// Seals one segment, while the writer's lock is free: drafts do not change but by the one who

@@ -44,15 +44,16 @@ pub struct Writer<'a> {
 /// Tells of new drafts when it is dropped.
 struct Told<'a> {
     volume: &'a Volume,
-    has_news: bool,
+    /// Bytes of all drafts, where there are new ones.
+    news: Option<usize>,
 }
 
 impl Drop for Told<'_> {
     fn drop(&mut self) {
-        if self.has_news
+        if let Some(bytes) = self.news
             && let Some(told) = self.volume.on_draft.get()
         {
-            told();
+            told(bytes);
         }
     }
 }
@@ -65,10 +66,7 @@ impl std::fmt::Debug for Writer<'_> {
 
 impl<'a> Writer<'a> {
     pub(super) fn new(volume: &'a Volume, state: MutexGuard<'a, State>) -> Self {
-        let told = Told {
-            volume,
-            has_news: false,
-        };
+        let told = Told { volume, news: None };
         Self {
             state,
             volume,
@@ -163,7 +161,7 @@ impl<'a> Writer<'a> {
             self.state.note(op.id, &op.record);
             self.state.push_draft(op.id, &op.record.kind);
         }
-        self.told.has_news = true;
+        self.told.news = Some(self.state.kinds_bytes);
         Ok(())
     }
 

@@ -29,6 +29,7 @@ mod mount;
 mod mountpoint;
 mod notify;
 mod options;
+mod pace;
 mod prune;
 mod session;
 mod skin;

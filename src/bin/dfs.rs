@@ -3,6 +3,11 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
+/// What a daemon that makes and drops many small things for months wants: it takes less time than the
+/// C library's, and gives back what is free.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     let name = std::env::args_os().next();
     let name = name.as_deref().map(Path::new).and_then(Path::file_name);

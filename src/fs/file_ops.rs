@@ -151,6 +151,11 @@ impl Fs {
         Ok(self.volume.sync()?)
     }
 
+    /// Tells whether an fsync waits for other holders, too.
+    pub fn waits_for_holders(&self) -> bool {
+        self.config.replicated.is_some()
+    }
+
     /// Returns what is still to be awaited after an fsync, an fsyncdir or an `O_SYNC` write: where
     /// that was asked for, other holders must have it, too.
     pub fn replicated(&self) -> Option<Replicated> {

@@ -13,6 +13,7 @@ use super::FuseError;
 use super::mount::{Prepared, device_of, raise_readahead};
 use super::mountpoint::{abort, detach, unmount};
 use super::notify::{Gate, Invalidator};
+use super::pace::Pace;
 use super::prune::Pruner;
 use super::skin::Skin;
 use super::waiting::Waiting;
@@ -29,14 +30,6 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
     let gate = Gate::default();
     let waiting = Waiting::start().map_err(failed_thread)?;
     let direct_io = prepared.options.direct_io;
-    let skin = Skin::new(
-        Arc::clone(&fs),
-        runtime,
-        disk,
-        waiting,
-        gate.clone(),
-        direct_io,
-    );
     let connection = prepared.connect()?;
     // From here on an error must not leave the mount behind.
     let mut mounted = Mounted {
@@ -47,6 +40,16 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
         pruner: None,
         ended: watch::channel(None).1,
     };
+    let pace = Pace::new(connection.try_clone().map_err(failed_thread)?);
+    let skin = Skin::new(
+        Arc::clone(&fs),
+        runtime,
+        disk,
+        pace,
+        waiting,
+        gate.clone(),
+        direct_io,
+    );
     let mut config = Config::default();
     config.n_threads = Some(threads);
     // The kernel checks who may enter (allow_other, default_permissions). fuser's own check would

@@ -21,8 +21,9 @@ use super::answer::{
 use super::capabilities::negotiate;
 use super::convert::{caller, fh, file_attr, file_type, ino, no_entry, open_flags, set_time};
 use super::notify::Gate;
+use super::pace::Pace;
 use super::waiting::{Refusable, Waiting};
-use crate::base::{task, task::Pool};
+use crate::base::{Ino, task, task::Pool};
 use crate::fs::{
     self, Fallocate, Fs, FsError, PendingRead, ReadPlan, RenameMode, Reply, Seek, SetAttr,
     XattrMode,
@@ -36,6 +37,8 @@ pub(super) struct Skin {
     runtime: Handle,
     /// Where flushes wait for the disk.
     disk: Pool,
+    /// Says when they need not.
+    pace: Arc<Pace>,
     /// Keeps the replies of those who wait there.
     waiting: Waiting,
     /// Held by whoever makes an answer that the kernel keeps.
@@ -49,6 +52,7 @@ impl Skin {
         fs: Arc<Fs>,
         runtime: Handle,
         disk: Pool,
+        pace: Pace,
         waiting: Waiting,
         gate: Gate,
         direct_io: bool,
@@ -57,6 +61,7 @@ impl Skin {
             fs,
             runtime,
             disk,
+            pace: Arc::new(pace),
             waiting,
             gate,
             direct_io,
@@ -85,23 +90,31 @@ impl Skin {
         run(&self.fs, what, operation)
     }
 
-    /// Runs an operation that promises durability on the pool, since it waits for the disk, and
-    /// answers from there; where other holders are part of the promise, when they have it, too.
+    /// Runs an operation on one file that promises durability, and so waits for the disk.
     ///
-    /// Nobody waits for holders on a thread of the pool: those who wait for the disk alone would
-    /// wait behind.
+    /// That is done on the pool, unless the wait is short. Where other holders are part of the
+    /// promise, the answer comes when they have it, too; but nobody waits for them on a thread of
+    /// the pool: those who wait for the disk alone would wait behind.
     fn run_durably<R: Refusable, T: Send + 'static>(
         &self,
         what: &'static str,
-        req: &Request,
+        (number, req): (Ino, &Request),
         reply: R,
         operation: impl FnOnce(&Fs) -> Result<T, FsError> + Send + 'static,
         answer: impl FnOnce(R, Result<T, Errno>) + Send + 'static,
     ) {
+        if self.pace.is_wait_short()
+            && !self.fs.is_flush_slow(number)
+            && !self.fs.waits_for_holders()
+        {
+            let outcome = self.pace.measure(|| run(&self.fs, what, operation));
+            return answer(reply, outcome);
+        }
         let (fs, runtime) = (Arc::clone(&self.fs), self.runtime.clone());
+        let pace = Arc::clone(&self.pace);
         let parked = self.waiting.park(req.pid(), reply);
         self.disk.run(move || {
-            let outcome = run(&fs, what, operation);
+            let outcome = pace.measure(|| run(&fs, what, operation));
             let replicated = fs.replicated().filter(|_| outcome.is_ok());
             let Some(replicated) = replicated else {
                 return parked.answer(|reply| answer(reply, outcome));
@@ -427,7 +440,7 @@ impl Filesystem for Skin {
             // Waits for the disk as fsync does; the data is the serving thread's buffer.
             let data = data.to_vec();
             let write = move |fs: &Fs| fs.write(number, handle, offset, &data, flags);
-            return self.run_durably("write", req, reply, write, answer_written);
+            return self.run_durably("write", (number, req), reply, write, answer_written);
         }
         let outcome = self.run("write", |fs| fs.write(number, handle, offset, data, flags));
         answer_written(reply, outcome);
@@ -478,8 +491,9 @@ impl Filesystem for Skin {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        let fsync = move |fs: &Fs| fs.fsync(ino(number), fh(handle));
-        self.run_durably("fsync", req, reply, fsync, answer);
+        let (number, handle) = (ino(number), fh(handle));
+        let fsync = move |fs: &Fs| fs.fsync(number, handle);
+        self.run_durably("fsync", (number, req), reply, fsync, answer);
     }
 
     fn fsyncdir(
@@ -490,8 +504,9 @@ impl Filesystem for Skin {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        let fsync = move |fs: &Fs| fs.fsyncdir(ino(number), fh(handle));
-        self.run_durably("fsyncdir", req, reply, fsync, answer);
+        let (number, handle) = (ino(number), fh(handle));
+        let fsync = move |fs: &Fs| fs.fsyncdir(number, handle);
+        self.run_durably("fsyncdir", (number, req), reply, fsync, answer);
     }
 
     fn opendir(&self, _req: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {

@@ -123,8 +123,8 @@ fn a_user_mounts_without_being_root() {
         for path in [&home, &peer.mountpoint().to_owned()] {
             std::os::unix::fs::chown(path, Some(USER), Some(USER)).expect("given");
         }
-        // Everything in one mount namespace, whose /dev/fuse is open to all as on a real machine;
-        // some containers keep it for root.
+        // Everything in one mount namespace, whose /dev/fuse and /dev/null are open to all as on a
+        // real machine; some containers keep them for root.
         let script = s.path("user.sh");
         fs::write(&script, AS_USER).expect("written");
         let device = s.path("fuse");
@@ -143,8 +143,9 @@ fn a_user_mounts_without_being_root() {
 /// Nobody: fusermount3 wants a user with a name.
 const USER: u32 = 65534;
 
-/// Makes a device for all, and goes on as a user with the other arguments.
-const OPEN_DEVICE: &str = "mknod -m 666 $1 c 10 229; mount --bind $1 /dev/fuse; shift
+/// Makes devices for all, and goes on as a user with the other arguments.
+const OPEN_DEVICE: &str = "mknod -m 666 $1 c 10 229; mount --bind $1 /dev/fuse
+    mknod -m 666 $1-null c 1 3; mount --bind $1-null /dev/null; shift
     exec setpriv --reuid 65534 --regid 65534 --clear-groups sh -ex \"$@\"";
 
 /// Mounts, works, unmounts: program, mountpoint, state.

@@ -117,7 +117,7 @@ fn cargo_builds_tests_and_finds_nothing_to_do_afterwards() {
         let root = trio.a.path("crates");
         make_crates(&root);
         let cargo = |args: &str| {
-            let script = format!("cargo {args} 2>&1");
+            let script = format!("unset CARGO_TARGET_DIR; cargo {args} 2>&1");
             let command = Command::shell(&script).folder(root.join("app"));
             command
                 .env("CARGO_TERM_COLOR", "never")

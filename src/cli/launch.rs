@@ -97,7 +97,11 @@ fn start_in_background() -> Exit {
     let mut child = match started {
         Ok(child) => child,
         Err(error) => {
-            complain("dfs-mount", &format!("cannot start the daemon: {error}"));
+            let needs = "it needs to run this program again, and /dev/null";
+            complain(
+                "dfs-mount",
+                &format!("cannot start the daemon: {error}; {needs}"),
+            );
             return Exit::Failed;
         }
     };

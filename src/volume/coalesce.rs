@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::extents::layer;
+use super::extents::Layers;
 use super::fold::fold;
-use super::op::{OpKind, Write};
+use super::op::{OP_INLINE_MAX_BYTES, OP_PIECES_MAX, OpKind, Write};
 use super::overlay::{Base, Effects, Overlay};
 use super::record::Record;
 use super::rows::{RowKey, Stored};
@@ -26,6 +26,14 @@ struct Chain {
     writes: Vec<(OpId, Record)>,
 }
 
+/// An op that does what several did.
+struct United {
+    id: OpId,
+    record: Record,
+    /// The others.
+    replaced: Vec<OpId>,
+}
+
 impl Volume {
     /// Unites drafts that overwrite each other.
     pub(super) fn coalesce(&self, state: &mut State) -> Result<()> {
@@ -35,16 +43,15 @@ impl Volume {
         let mut batch = Batch::new();
         let (mut gone, mut united) = (Vec::new(), Vec::new());
         for chain in self.chains(state)? {
-            let Some((last, record)) = self.unite(&chain)? else {
+            let Some(whole) = self.unite(&chain)? else {
                 continue;
             };
-            let replaced = chain.writes.iter().map(|(id, _)| *id);
-            for id in replaced.filter(|id| *id != last) {
+            for id in whole.replaced {
                 batch.delete(Table::Op, id.to_key());
                 gone.push(id);
             }
-            batch.put(Table::Op, last.to_key(), record.encode());
-            united.push(last);
+            batch.put(Table::Op, whole.id.to_key(), whole.record.encode());
+            united.push(whole.id);
         }
         if gone.is_empty() {
             return Ok(());
@@ -122,25 +129,23 @@ impl Volume {
         (id.device == self.device && own_rows).then_some((write.ino, write.base))
     }
 
-    /// Returns the op that does what a chain does, with its record; `None` where it is too large,
-    /// or where the view would not be the same.
-    fn unite(&self, chain: &Chain) -> Result<Option<(OpId, Record)>> {
-        let mut writes = chain.writes.iter().filter_map(|(_, record)| {
-            let OpKind::Write(write) = &*record.kind else {
-                return None;
-            };
-            Some(write)
-        });
-        let (Some(first), Some((last, _))) = (writes.next(), chain.writes.last()) else {
+    /// Returns the op that does what the end of a chain does, as much of it as one op can do, with
+    /// its record, and the ops before it that it replaces; `None` where that is none, or where the
+    /// view would not be the same.
+    fn unite(&self, chain: &Chain) -> Result<Option<United>> {
+        let Some((from, kind)) = last_that_fit(&chain.writes) else {
             return Ok(None);
         };
-        let kind = OpKind::Write(writes.fold(first.clone(), then));
+        let (Some(writes), Some((last, _))) = (chain.writes.get(from..), chain.writes.last())
+        else {
+            return Ok(None);
+        };
         if kind.flaw().is_some() {
             return Ok(None);
         }
-        // The file as it was before the chain.
+        // The file as it was before them.
         let mut overlay = Overlay::default();
-        for (_, record) in chain.writes.iter().rev() {
+        for (_, record) in writes.iter().rev() {
             for (key, before) in &record.writes {
                 let row = match before {
                     Some(bytes) => Some(Stored::decode(key, bytes.clone())?),
@@ -157,7 +162,12 @@ impl Volume {
         if !self.leads_to_the_view(&overlay, &effects)? {
             return Ok(None);
         }
-        Ok(Some((*last, Record::new(Arc::new(kind), &effects))))
+        let replaced = writes.iter().map(|(id, _)| *id).filter(|id| id != last);
+        Ok(Some(United {
+            id: *last,
+            record: Record::new(Arc::new(kind), &effects),
+            replaced: replaced.collect(),
+        }))
     }
 
     /// Tells whether effects on top of an overlay make the rows that are in the view.
@@ -177,16 +187,34 @@ impl Volume {
     }
 }
 
-/// Returns the write that does what `whole` and then `next` do.
-fn then(whole: Write, next: &Write) -> Write {
-    Write {
-        pieces: layer(&whole.pieces, whole.size, &next.pieces, next.size),
-        size: next.size,
-        mtime: next.mtime,
-        ctime: next.ctime,
-        mode: next.mode.or(whole.mode),
-        ..whole
+/// Returns the write that does what the last writes of a chain do, as many as fit into one op, and
+/// the place of the first of them; `None` where they are less than two.
+fn last_that_fit(writes: &[(OpId, Record)]) -> Option<(usize, OpKind)> {
+    let mut whole: Option<(usize, Layers, Write)> = None;
+    for (index, (_, record)) in writes.iter().enumerate() {
+        let OpKind::Write(write) = &*record.kind else {
+            return None;
+        };
+        if let Some((_, layers, merged)) = &mut whole {
+            layers.add(&write.pieces, write.size);
+            let (pieces, inline_bytes) = layers.extent();
+            if pieces <= OP_PIECES_MAX && inline_bytes <= OP_INLINE_MAX_BYTES {
+                merged.size = write.size;
+                merged.mtime = write.mtime;
+                merged.ctime = write.ctime;
+                merged.mode = write.mode.or(merged.mode);
+                continue;
+            }
+        }
+        let alone = Write {
+            pieces: Vec::new(),
+            ..write.clone()
+        };
+        whole = Some((index, Layers::new(&write.pieces, write.size), alone));
     }
+    let (from, layers, merged) = whole?;
+    let pieces = layers.into_pieces();
+    (from + 1 < writes.len()).then_some((from, OpKind::Write(Write { pieces, ..merged })))
 }
 
 const BAD_OP_KEY: VolumeError = VolumeError::Corrupt {

@@ -1,5 +1,7 @@
 //! Arithmetic of extents: what stays of a file's extents under a write, and nothing else.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::types::{Extent, Piece, Source};
@@ -128,34 +130,95 @@ fn replace(extents: Vec<Extent>, piece: &Piece, end: u64) -> Vec<Extent> {
     result
 }
 
-/// Returns the pieces of the write that does what two do, one after the other, each with the size
-/// that it leaves. They do not overlap and lie within the second size.
-pub(super) fn layer(first: &[Piece], first_size: u64, then: &[Piece], size: u64) -> Vec<Piece> {
-    let mut pieces: Vec<Piece> = Vec::with_capacity(first.len() + then.len() + 1);
-    // What the first cut off is not there when the second makes the file longer.
-    let cut_off = (first_size < size).then_some(Piece {
-        offset: first_size,
-        len: size.saturating_sub(first_size),
-        src: None,
-    });
-    for new in first.iter().chain(&cut_off).chain(then) {
-        let end = new.offset.saturating_add(new.len);
-        let mut rest = Vec::with_capacity(pieces.len() + 2);
-        rest.extend(
-            pieces
-                .iter()
-                .filter_map(|old| cut_piece(old, 0, new.offset)),
-        );
-        rest.push(new.clone());
-        rest.extend(
-            pieces
-                .iter()
-                .filter_map(|old| cut_piece(old, end, u64::MAX)),
-        );
-        pieces = rest;
+/// What several writes of a file do, one after the other: the pieces of the write that does the
+/// same at once. They do not overlap, and lie within the size that the last one leaves.
+///
+/// Each piece costs a look-up and what it overlaps, so that a thousand writes of a hundred pieces
+/// are no more work than a hundred thousand pieces.
+#[derive(Debug)]
+pub(super) struct Layers {
+    /// By offset.
+    pieces: BTreeMap<u64, Piece>,
+    size: u64,
+    inline_bytes: usize,
+}
+
+impl Layers {
+    /// Returns what one write does that leaves a file of `size` bytes.
+    pub(super) fn new(pieces: &[Piece], size: u64) -> Self {
+        let mut layers = Self {
+            pieces: BTreeMap::new(),
+            size,
+            inline_bytes: 0,
+        };
+        layers.add(pieces, size);
+        layers
     }
-    let kept = pieces.iter().filter_map(|piece| cut_piece(piece, 0, size));
-    kept.collect()
+
+    /// Adds the write that came next.
+    pub(super) fn add(&mut self, pieces: &[Piece], size: u64) {
+        // What was cut off before is not there when the file becomes longer.
+        if self.size < size {
+            self.put(&Piece {
+                offset: self.size,
+                len: size - self.size,
+                src: None,
+            });
+        }
+        for piece in pieces {
+            self.put(piece);
+        }
+        self.cut(size, u64::MAX);
+        self.size = size;
+    }
+
+    /// Returns how many pieces there are, and how many bytes they hold themselves.
+    pub(super) fn extent(&self) -> (usize, usize) {
+        (self.pieces.len(), self.inline_bytes)
+    }
+
+    /// Returns the pieces in order.
+    pub(super) fn into_pieces(self) -> Vec<Piece> {
+        self.pieces.into_values().collect()
+    }
+
+    fn put(&mut self, piece: &Piece) {
+        if piece.len > 0 {
+            self.cut(piece.offset, piece.offset.saturating_add(piece.len));
+            self.insert(piece.clone());
+        }
+    }
+
+    /// Takes out what lies within `start..end`.
+    fn cut(&mut self, start: u64, end: u64) {
+        let before = self.pieces.range(..start).next_back();
+        let first = before.filter(|(_, piece)| piece.offset.saturating_add(piece.len) > start);
+        let first = first.map(|(offset, _)| *offset);
+        let met = self.pieces.range(start..end).map(|(offset, _)| *offset);
+        let met: Vec<u64> = first.into_iter().chain(met).collect();
+        for offset in met {
+            let Some(old) = self.pieces.remove(&offset) else {
+                continue;
+            };
+            self.inline_bytes -= inline_bytes(&old);
+            let rest = [cut_piece(&old, 0, start), cut_piece(&old, end, u64::MAX)];
+            rest.into_iter()
+                .flatten()
+                .for_each(|part| self.insert(part));
+        }
+    }
+
+    fn insert(&mut self, piece: Piece) {
+        self.inline_bytes += inline_bytes(&piece);
+        self.pieces.insert(piece.offset, piece);
+    }
+}
+
+fn inline_bytes(piece: &Piece) -> usize {
+    match &piece.src {
+        Some(Source::Inline(bytes)) => bytes.len(),
+        Some(Source::Chunk { .. }) | None => 0,
+    }
 }
 
 /// Returns the part of a piece within `start..end`, `None` where they do not meet.
@@ -231,6 +294,7 @@ fn finish(result: &mut [Extent], pending: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::base::ChunkId;
+    use crate::base::Rng;
 
     /// Byte `at` of the test chunk `id`.
     fn chunk_byte(id: u8, at: u64) -> u8 {
@@ -353,11 +417,43 @@ mod tests {
                 let then = [piece(from2, len2, kind2, 80)];
                 for (size1, size2) in [(2, 6), (6, 2), (6, 6), (0, 5), (4, 4)] {
                     let apart = overwrite(overwrite(old.clone(), &first, size1), &then, size2);
-                    let whole = layer(&first, size1, &then, size2);
+                    let mut layers = Layers::new(&first, size1);
+                    layers.add(&then, size2);
+                    let whole = layers.into_pieces();
                     assert_eq!(check_pieces(&whole, size2), None);
                     let at_once = overwrite(old.clone(), &whole, size2);
                     assert_eq!(at_once, apart, "{first:?} {size1} {then:?} {size2}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn many_writes_in_one_do_what_they_do_one_by_one() {
+        for seed in 0..200 {
+            let rng = Rng::from_seed(seed);
+            let old = overwrite(Vec::new(), &[piece(0, 40, 1, 10)], 40);
+            let (mut apart, mut layers) = (old.clone(), None::<Layers>);
+            for n in 0..12 {
+                let pieces: Vec<Piece> = (0..rng.below(4))
+                    .map(|_| {
+                        let (offset, len) = (rng.below(50), 1 + rng.below(12));
+                        piece(offset, len, rng.below(3) as u8, n)
+                    })
+                    .collect();
+                let size = rng.below(60);
+                apart = overwrite(apart, &pieces, size);
+                match &mut layers {
+                    Some(layers) => layers.add(&pieces, size),
+                    None => layers = Some(Layers::new(&pieces, size)),
+                }
+                let layers = layers.as_ref().unwrap();
+                let whole: Vec<Piece> = layers.pieces.values().cloned().collect();
+                assert_eq!(check_pieces(&whole, size), None, "seed {seed}");
+                let inline = whole.iter().map(inline_bytes).sum();
+                assert_eq!(layers.extent(), (whole.len(), inline), "seed {seed}");
+                let at_once = overwrite(old.clone(), &whole, size);
+                assert!(same_content(&at_once, &apart), "seed {seed}, write {n}");
             }
         }
     }

@@ -1,9 +1,9 @@
 //! Rows of docs/semantics.md about contents.
 
 use dfs::base::Ino;
-use dfs::volume::{Change, ConflictKind, FileKind, OpKind};
+use dfs::volume::{Change, ConflictKind, FileKind, OpKind, Write};
 
-use super::cluster::{Device, cluster, sync, write};
+use super::cluster::{Device, agree, cluster, inline, sync, write};
 
 const ANNA: &str = " (conflict, anna, 2026-01-02)";
 
@@ -277,6 +277,40 @@ fn what_one_segment_overwrites_it_carries_once() {
     assert_eq!(segment.header.op_count, 1);
     sync(&devices);
     assert_eq!(a.text("db"), "page 49");
+}
+
+#[test]
+fn scattered_writes_are_carried_as_few_ops_as_they_fit() {
+    const WRITES: u64 = 60;
+    const PIECES: u64 = 100;
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    let mut base = a.put("db", "base");
+    sync(&devices);
+    let seg_no = a.log.head(a.volume.device()).unwrap().seg_no;
+    let ino = a.at("db").ino;
+    for n in 0..WRITES {
+        let pieces = (0..PIECES).map(|at| inline((at * WRITES + n) * 10, &format!("{n:5}")));
+        let OpKind::Write(write) = write(ino, base, "") else {
+            unreachable!("it is a write");
+        };
+        base = a
+            .apply(OpKind::Write(Write {
+                size: WRITES * PIECES * 10,
+                pieces: pieces.collect(),
+                ..write
+            }))
+            .id;
+    }
+    let expected = a.bytes_of(ino);
+    a.publish();
+    assert!(expected == a.bytes_of(ino));
+    let segment = a.log.get(a.volume.device(), seg_no + 1).unwrap().unwrap();
+    // One op has at most 4,096 pieces; holes count as well.
+    assert!((2..WRITES as u32).contains(&segment.header.op_count));
+    b.pull(a, usize::MAX);
+    assert!(expected == b.bytes_of(ino));
+    agree(&devices);
 }
 
 #[test]

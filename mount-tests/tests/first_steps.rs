@@ -94,6 +94,26 @@ fn three_machines_join_once_and_start_again_without_a_word() {
 }
 
 #[test]
+fn a_mount_is_made_again_as_soon_as_it_is_gone() {
+    scenario("again", 2 * MINUTES, |s| {
+        let peer = s.peer("a");
+        let mountpoint = peer.mountpoint().display().to_string();
+        let state = peer.state().display().to_string();
+        for round in 0..10 {
+            let finished = peer.attempt("dfs-mount", &[&mountpoint, "--state", &state]);
+            assert_good(finished.status, &finished);
+            // There is something to bring to the disk at the end.
+            let path = peer.path(format!("file {round}"));
+            fs::write(path, vec![7; 3 << 20]).expect("written");
+            Command::new("umount").arg(&mountpoint).ok();
+        }
+        let finished = peer.attempt("dfs-mount", &[&mountpoint, "--state", &state]);
+        assert_good(finished.status, &finished);
+        assert_eq!(fs::read_dir(peer.mountpoint()).expect("listed").count(), 10);
+    });
+}
+
+#[test]
 fn a_reader_reads_and_cannot_write() {
     scenario("reader", 2 * MINUTES, |s| {
         let mut a = s.peer("a");

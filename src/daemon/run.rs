@@ -18,7 +18,7 @@ use super::peer::{Parts, Peer, Sink};
 use super::server::Server;
 use crate::base::limits::{DEFAULT_PORT, MEMORY_CACHE_BYTES};
 use crate::base::task::Pool;
-use crate::base::time::{SystemClock, timeout};
+use crate::base::time::{SystemClock, sleep, timeout};
 use crate::base::{Clock, Ino, Rng};
 use crate::crypto::{Identity, VolumeKeys};
 use crate::fs::{FsConfig, Invalidation};
@@ -26,7 +26,7 @@ use crate::fuse::{self, Invalidator, MountOptions, Mounted, Prepared};
 use crate::node::{InviteToken, Node, NodeConfig, NodeError, Role};
 use crate::replica::ReplicaConfig;
 use crate::store::state::{StateDir, read_private, write_private};
-use crate::store::{Batch, Store, Table};
+use crate::store::{Batch, Store, StoreError, Table};
 use crate::transport::{Quic, Transport};
 
 /// Where the volume's keys lie in the local store (sealed as every row is).
@@ -137,6 +137,25 @@ fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Erro
     move |source| DaemonError::Io { what, path, source }
 }
 
+/// Takes hold of the state folder. A peer that is ending there is waited for: its mount is gone
+/// before its last bytes are on the disk, so a script that mounts again comes too early.
+async fn hold(folder: &Path) -> Result<StateDir, StoreError> {
+    let ended = async {
+        loop {
+            match StateDir::open_or_create(folder) {
+                Err(StoreError::InUse { .. }) => sleep(ENDING_POLL).await,
+                outcome => return outcome,
+            }
+        }
+    };
+    let held = timeout(ENDING_MAX, ended).await;
+    held.unwrap_or_else(|_| StateDir::open_or_create(folder))
+}
+
+/// How long a peer that ends is waited for, and how often it is looked at.
+const ENDING_MAX: Duration = Duration::from_secs(3);
+const ENDING_POLL: Duration = Duration::from_millis(20);
+
 async fn serve(
     config: Config,
     mount: Option<Prepared>,
@@ -152,7 +171,7 @@ async fn serve(
     {
         return Err(DaemonError::StorageInvite);
     }
-    let state = StateDir::open_or_create(&config.state)?;
+    let state = hold(&config.state).await?;
     logging::start(&config.state, config.verbose, config.log_to_stderr)?;
     let rng = Rng::from_entropy();
     let identity = Arc::new(load_identity(&state, &rng)?);

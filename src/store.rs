@@ -52,7 +52,7 @@ use crate::crypto::LocalKey;
 pub const KEY_MAX_BYTES: usize = 4096;
 
 /// Largest value of a row: a full segment with room for its header and seal.
-pub const VALUE_MAX_BYTES: usize = 8 << 20;
+pub const VALUE_MAX_BYTES: usize = 32 << 20;
 
 /// Largest sealed chunk that [`Chunks::put`] takes: a full chunk with room for its seal.
 pub const SEALED_MAX_BYTES: usize = (crate::base::limits::CHUNK_BYTES as usize) + 4096;

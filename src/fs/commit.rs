@@ -1,5 +1,6 @@
 //! Commits: unwritten changes of a file become ops of the volume.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -11,7 +12,7 @@ use super::layout::Span;
 use super::{Fs, FsError, Invalidation, Result};
 use crate::base::limits::{CHUNK_BYTES, DRAFT_AGE_MAX, INLINE_MAX_BYTES};
 use crate::base::{Ino, OpId};
-use crate::volume::{Append, Inode, OpKind, Piece, Source, Write, Writer};
+use crate::volume::{Append, Inode, OpKind, Piece, Source, VolumeError, Write, Writer};
 
 impl Fs {
     /// Writes everything dirty and returns when it is on this disk.
@@ -294,8 +295,8 @@ fn pieces(dirty: &Dirty, contents: &super::contents::Contents) -> Result<Vec<Pie
     Ok(pieces)
 }
 
-/// Applies the changes as one op, or as several where they are too many for one. Each leaves a
-/// state that the file could have had: a prefix of the pieces.
+/// Applies the changes as one op, or as several where they are too many for one, or replace too much
+/// at once. Each leaves a state that the file could have had: cut, then a prefix of the pieces.
 fn apply(
     writer: &mut Writer<'_>,
     before: &Inode,
@@ -304,30 +305,37 @@ fn apply(
 ) -> Result<OpId> {
     let mut size = dirty.base_size.min(dirty.size);
     let ctime = dirty.ctime.max(before.ctime);
-    let mut batches = batches(pieces);
-    let last = batches.pop().unwrap_or_default();
     let appends = dirty.appends_only;
-    for (batch, is_last) in batches
-        .into_iter()
-        .map(|batch| (batch, false))
-        .chain(std::iter::once((last, true)))
-    {
-        let end = batch.last().map_or(0, |piece| piece.offset + piece.len);
+    let mut steps = steps(pieces, size, dirty.size);
+    let mut now = before.size;
+    while let Some(step) = steps.pop_front() {
+        let end = end_of(&step.pieces);
         let kind = if appends {
-            append(before, dirty, batch, size)
+            append(before, dirty, step.pieces.clone(), size)
         } else {
             OpKind::Write(Write {
                 ino: before.ino,
                 base: dirty.base,
-                size: if is_last { dirty.size } else { size.max(end) },
-                pieces: batch,
+                size: step.size,
+                pieces: step.pieces.clone(),
                 mtime: dirty.mtime,
                 ctime,
                 mode: None,
             })
         };
+        dirty.base = match writer.apply(kind) {
+            Err(VolumeError::TooMuch) if !appends => {
+                let smaller = step.halves(now).ok_or(VolumeError::TooMuch)?;
+                smaller
+                    .into_iter()
+                    .rev()
+                    .for_each(|half| steps.push_front(half));
+                continue;
+            }
+            applied => applied?.id,
+        };
         size = size.max(end);
-        dirty.base = writer.apply(kind)?.id;
+        now = step.size;
         if appends {
             // What is applied would be appended once more by a second try.
             dirty.base_size = size;
@@ -335,6 +343,67 @@ fn apply(
         }
     }
     Ok(dirty.base)
+}
+
+/// What one op is to do.
+struct Step {
+    pieces: Vec<Piece>,
+    /// Size of the file afterwards.
+    size: u64,
+}
+
+impl Step {
+    /// Returns two steps that do the same to a file of `now` bytes; `None` where one has to do.
+    fn halves(mut self, now: u64) -> Option<[Self; 2]> {
+        if self.size.saturating_add(CHUNK_BYTES) < now {
+            let size = self.size + (now - self.size) / 2;
+            let pieces = Vec::new();
+            return Some([Self { pieces, size }, self]);
+        }
+        let first = match self.pieces.as_mut_slice() {
+            [] => return None,
+            // A hole of any length.
+            [piece] if piece.src.is_none() && piece.len > CHUNK_BYTES => {
+                let len = piece.len / 2;
+                let first = Piece {
+                    len,
+                    ..piece.clone()
+                };
+                piece.offset += len;
+                piece.len -= len;
+                vec![first]
+            }
+            [_] => return None,
+            pieces => {
+                let half = pieces.len() / 2;
+                self.pieces.drain(..half).collect()
+            }
+        };
+        let size = now.max(end_of(&first));
+        let pieces = first;
+        Some([Self { pieces, size }, self])
+    }
+}
+
+/// Returns the steps that apply pieces to a file of `from` bytes, which has `size` at the end.
+fn steps(pieces: Vec<Piece>, from: u64, size: u64) -> VecDeque<Step> {
+    let mut batches = batches(pieces);
+    let last = batches.pop().unwrap_or_default();
+    let mut reached = from;
+    let steps = batches.into_iter().map(|pieces| {
+        reached = reached.max(end_of(&pieces));
+        Step {
+            pieces,
+            size: reached,
+        }
+    });
+    let mut steps: VecDeque<Step> = steps.collect();
+    steps.push_back(Step { pieces: last, size });
+    steps
+}
+
+fn end_of(pieces: &[Piece]) -> u64 {
+    pieces.last().map_or(0, |piece| piece.offset + piece.len)
 }
 
 fn append(before: &Inode, dirty: &Dirty, mut pieces: Vec<Piece>, from: u64) -> OpKind {

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::extents::Layers;
-use super::fold::fold;
+use super::fold::fold_within;
 use super::op::{OP_INLINE_MAX_BYTES, OP_PIECES_MAX, OpKind, Write};
 use super::overlay::{Base, Effects, Overlay};
 use super::record::Record;
@@ -18,7 +18,7 @@ use super::rows::{RowKey, Stored};
 use super::state::State;
 use super::{Result, Volume, VolumeError};
 use crate::base::{Ino, OpId};
-use crate::store::{Batch, Table};
+use crate::store::{Batch, Table, VALUE_MAX_BYTES};
 
 /// Writes of one file, each built on the one before.
 #[derive(Default)]
@@ -158,7 +158,10 @@ impl Volume {
             view: &self.view,
             overlay: &overlay,
         };
-        let effects = fold(base, *last, &kind)?;
+        let effects = match fold_within(base, *last, &kind, UNDO_MAX_BYTES) {
+            Err(VolumeError::TooMuch) => return Ok(None),
+            effects => effects?,
+        };
         if !self.leads_to_the_view(&overlay, &effects)? {
             return Ok(None);
         }
@@ -216,6 +219,9 @@ fn last_that_fit(writes: &[(OpId, Record)]) -> Option<(usize, OpKind)> {
     let pieces = layers.into_pieces();
     (from + 1 < writes.len()).then_some((from, OpKind::Write(Write { pieces, ..merged })))
 }
+
+/// Most bytes of rows that a united op meets: its record, which is one row, keeps them to be undone.
+const UNDO_MAX_BYTES: usize = VALUE_MAX_BYTES / 2;
 
 const BAD_OP_KEY: VolumeError = VolumeError::Corrupt {
     what: "the key of an op",

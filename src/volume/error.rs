@@ -29,6 +29,10 @@ pub enum VolumeError {
         /// Which limit.
         what: &'static str,
     },
+    /// The op replaces more stored bytes at once than one record keeps; nothing was applied. What it
+    /// does in several ops is not refused.
+    #[error("too much is replaced at once")]
+    TooMuch,
     /// A segment of this device does not open, or its ops do not fit its header.
     #[error("bad segment {seg_no} of device {:016x}: {what}", device.0)]
     BadSegment {

@@ -89,45 +89,56 @@ pub(super) fn touched(pieces: &[Piece], old_size: u64, new_size: u64) -> Option<
     (start < end).then_some((start, end))
 }
 
+/// Returns the pieces in groups that are far from one another, so that what lies between groups need
+/// not be looked at. Within a group they are in their order.
+pub(super) fn groups(pieces: &[Piece]) -> Vec<Vec<Piece>> {
+    let mut order: Vec<usize> = (0..pieces.len()).collect();
+    let piece = |index: usize| pieces.get(index).filter(|piece| piece.len > 0);
+    order.retain(|index| piece(*index).is_some());
+    order.sort_by_key(|index| piece(*index).map(|piece| piece.offset));
+    let mut groups: Vec<(u64, Vec<usize>)> = Vec::new();
+    for index in order {
+        let Some(piece) = piece(index) else { continue };
+        let end = piece.offset.saturating_add(piece.len);
+        match groups.last_mut() {
+            Some((last, group)) if piece.offset <= last.saturating_add(GROUP_GAP_BYTES) => {
+                group.push(index);
+                *last = end.max(*last);
+            }
+            _ => groups.push((end, vec![index])),
+        }
+    }
+    let in_order = |(_, mut group): (u64, Vec<usize>)| {
+        group.sort_unstable();
+        group.into_iter().filter_map(piece).cloned().collect()
+    };
+    groups.into_iter().map(in_order).collect()
+}
+
+/// What lies between two pieces of a group, at most: as many small extents as a search costs.
+const GROUP_GAP_BYTES: u64 = CHUNK_BYTES / 8;
+
 /// Returns the extents of a file after a write: `extents` are those that overlap what the write
 /// touches, in order; the result takes their place. Pieces apply in order, then the size cuts.
 pub(super) fn overwrite(extents: Vec<Extent>, pieces: &[Piece], size: u64) -> Vec<Extent> {
-    let mut extents = extents;
-    for piece in pieces.iter().filter(|piece| piece.len > 0) {
-        let end = piece.offset.saturating_add(piece.len);
-        extents = replace(extents, piece, end);
+    let mut layers = Layers {
+        pieces: BTreeMap::new(),
+        size,
+        inline_bytes: 0,
+    };
+    for Extent { offset, len, src } in extents {
+        let src = Some(src);
+        layers.insert(Piece { offset, len, src });
     }
-    extents
-        .iter()
-        .filter_map(|extent| cut(extent, 0, size))
-        .collect()
-}
-
-fn replace(extents: Vec<Extent>, piece: &Piece, end: u64) -> Vec<Extent> {
-    let new = piece.src.as_ref().map(|src| Extent {
-        offset: piece.offset,
-        len: piece.len,
-        src: src.clone(),
-    });
-    // Writes mostly go to the end.
-    if extents.last().is_none_or(|last| last.end() <= piece.offset) {
-        let mut extents = extents;
-        extents.extend(new);
-        return extents;
+    for piece in pieces {
+        layers.put(piece);
     }
-    let mut result = Vec::with_capacity(extents.len() + 2);
-    result.extend(
-        extents
-            .iter()
-            .filter_map(|extent| cut(extent, 0, piece.offset)),
-    );
-    result.extend(new);
-    result.extend(
-        extents
-            .iter()
-            .filter_map(|extent| cut(extent, end, u64::MAX)),
-    );
-    result
+    layers.cut(size, u64::MAX);
+    let extent = |piece: Piece| {
+        let Piece { offset, len, src } = piece;
+        src.map(|src| Extent { offset, len, src })
+    };
+    layers.pieces.into_values().filter_map(extent).collect()
 }
 
 /// What several writes of a file do, one after the other: the pieces of the write that does the
@@ -455,6 +466,30 @@ mod tests {
                 let at_once = overwrite(old.clone(), &whole, size);
                 assert!(same_content(&at_once, &apart), "seed {seed}, write {n}");
             }
+        }
+    }
+
+    #[test]
+    fn groups_keep_their_order_and_their_distance() {
+        for seed in 0..50 {
+            let rng = Rng::from_seed(seed);
+            let pieces: Vec<Piece> = (0..rng.below(30))
+                .map(|n| {
+                    let offset = rng.below(6) * CHUNK_BYTES + rng.below(CHUNK_BYTES / 4);
+                    piece(offset, rng.below(40), 1, n as u8)
+                })
+                .collect();
+            let groups = groups(&pieces);
+            let count: usize = groups.iter().map(Vec::len).sum();
+            assert_eq!(count, pieces.iter().filter(|piece| piece.len > 0).count());
+            let place = |wanted: &Piece| pieces.iter().position(|piece| piece == wanted);
+            let range = |group: &Vec<Piece>| {
+                assert!(group.is_sorted_by_key(place), "seed {seed}");
+                touched(group, 0, 0).unwrap()
+            };
+            let ranges: Vec<_> = groups.iter().map(range).collect();
+            let is_far = |pair: &[(u64, u64)]| pair[0].1 + GROUP_GAP_BYTES < pair[1].0;
+            assert!(ranges.windows(2).all(is_far), "seed {seed}: {ranges:?}");
         }
     }
 

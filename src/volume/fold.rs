@@ -22,8 +22,19 @@ const HOPS_MAX: usize = 64;
 
 /// Folds one op onto the view and returns what it depends on and does.
 pub(super) fn fold(base: Base<'_>, id: OpId, kind: &OpKind) -> Result<Effects> {
+    fold_within(base, id, kind, usize::MAX)
+}
+
+/// Folds as [`fold`] does, or fails with [`VolumeError::TooMuch`] where the rows that the op meets
+/// take more than `limit` bytes: what others have applied is folded whatever it takes.
+pub(super) fn fold_within(
+    base: Base<'_>,
+    id: OpId,
+    kind: &OpKind,
+    limit: usize,
+) -> Result<Effects> {
     let mut fold = Fold {
-        tx: Tx::new(base),
+        tx: Tx::new(base, limit),
         id,
     };
     // A member can write anything; what is not an op changes nothing anywhere.

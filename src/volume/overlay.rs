@@ -5,11 +5,11 @@ use std::collections::btree_map::Entry;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use super::Result;
 use super::record::Record;
 use super::rows::{Row, RowKey, Stored, Value};
 use super::types::DirKey;
 use super::view::View;
+use super::{Result, VolumeError};
 use crate::base::{Ino, OpId};
 
 /// What ops folded since the last commit have changed.
@@ -71,6 +71,8 @@ pub(super) struct Effects {
 pub(super) struct Tx<'a> {
     base: Base<'a>,
     met: BTreeMap<RowKey, Met>,
+    /// Bytes that the rows may take as they were before; fewer with each that is met.
+    room: usize,
 }
 
 #[derive(Debug)]
@@ -91,11 +93,18 @@ impl Met {
     }
 }
 
+/// Returns the room that a row leaves, `None` where there was less.
+fn left(room: usize, row: Option<&Row>) -> Option<usize> {
+    room.checked_sub(row.map_or(0, |row| row.bytes.len()))
+}
+
 impl<'a> Tx<'a> {
-    pub(super) fn new(base: Base<'a>) -> Self {
+    /// Returns one that has met nothing, and meets rows of `room` bytes at most.
+    pub(super) fn new(base: Base<'a>, room: usize) -> Self {
         Self {
             base,
             met: BTreeMap::new(),
+            room,
         }
     }
 
@@ -141,11 +150,15 @@ impl<'a> Tx<'a> {
     fn meet(&mut self, key: RowKey) -> Result<&mut Met> {
         match self.met.entry(key) {
             Entry::Occupied(met) => Ok(met.into_mut()),
-            Entry::Vacant(vacant) => Ok(vacant.insert(Met {
-                before: self.base.row(&key)?,
-                now: None,
-                scanned: true,
-            })),
+            Entry::Vacant(vacant) => {
+                let before = self.base.row(&key)?;
+                self.room = left(self.room, before.as_ref()).ok_or(VolumeError::TooMuch)?;
+                Ok(vacant.insert(Met {
+                    before,
+                    now: None,
+                    scanned: true,
+                }))
+            }
         }
     }
 
@@ -156,20 +169,26 @@ impl<'a> Tx<'a> {
     pub(super) fn scan(&mut self, from: RowKey, to: RowKey) -> Result<Vec<(RowKey, Value)>> {
         let Base { view, overlay } = self.base;
         let met = &mut self.met;
+        let mut room = Some(self.room);
         view.scan(&from, &to, &mut |key, row| {
             if let Entry::Vacant(vacant) = met.entry(key) {
                 let before = match overlay.rows.get(&key) {
                     Some(row) => row.clone(),
                     None => Some(row),
                 };
+                room = room.and_then(|room| left(room, before.as_ref()));
                 vacant.insert(Met {
                     before,
                     now: None,
                     scanned: true,
                 });
             }
-            ControlFlow::Continue(())
+            match room {
+                Some(_) => ControlFlow::Continue(()),
+                None => ControlFlow::Break(()),
+            }
         })?;
+        self.room = room.ok_or(VolumeError::TooMuch)?;
         let range = (Bound::Included(from), Bound::Excluded(to));
         for (key, row) in overlay.rows.range(range) {
             met.entry(*key).or_insert_with(|| Met {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::MutexGuard;
 
 use super::collect;
-use super::fold::fold;
+use super::fold::fold_within;
 use super::op::{OpKind, ino_of};
 use super::overlay::{Base, Effect, Overlay};
 use super::record::Record;
@@ -15,6 +15,10 @@ use super::state::State;
 use super::types::{DirKey, Dirent, Extent, Inode};
 use super::{Result, Volume, VolumeError};
 use crate::base::{Ino, OpId};
+use crate::store::VALUE_MAX_BYTES;
+
+/// Most bytes of rows that an own op meets: its record, which is one row, keeps them to be undone.
+const UNDO_MAX_BYTES: usize = VALUE_MAX_BYTES / 4;
 
 /// What [`Writer::apply`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +87,8 @@ impl<'a> Writer<'a> {
     /// # Errors
     ///
     /// [`VolumeError::BadOp`] where the op breaks a limit, [`VolumeError::NoInode`] where it names
-    /// a node that is not there, or the store's; nothing is changed then.
+    /// a node that is not there, [`VolumeError::TooMuch`] where it replaces so many bytes that are
+    /// stored in rows that it has to be several ops, or the store's; nothing is changed then.
     pub fn apply(&mut self, kind: OpKind) -> Result<Applied> {
         let (applied, done) = self.fold(&Overlay::default(), kind)?;
         self.commit(done.as_slice())?;
@@ -138,7 +143,7 @@ impl<'a> Writer<'a> {
             view: &volume.view,
             overlay,
         };
-        let effects = fold(base, id, &kind)?;
+        let effects = fold_within(base, id, &kind, UNDO_MAX_BYTES)?;
         let ino = match &kind {
             OpKind::Create(_) => ino_of(id),
             kind => kind.names().unwrap_or(Ino::ROOT),

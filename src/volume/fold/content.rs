@@ -9,8 +9,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Fold, Result, WRONG_KIND};
+use crate::base::limits::CHUNK_BYTES;
 use crate::base::{Ino, OpId, Timespec};
-use crate::volume::extents::{check_pieces, overwrite, same_content, stored_bytes, touched};
+use crate::volume::extents::{
+    check_pieces, groups, overwrite, same_content, stored_bytes, touched,
+};
 use crate::volume::op::{Append, OpKind, Write, fork_ino_of, joined_version};
 use crate::volume::record::Record;
 use crate::volume::rows::{Fork, RowKey, Stored, Value};
@@ -224,26 +227,39 @@ impl Fold<'_> {
 
     /// Replaces ranges of a file and sets its size.
     fn splice(&mut self, node: &mut Inode, pieces: &[Piece], size: u64) -> Result<()> {
-        if let Some((start, end)) = touched(pieces, node.size, size) {
-            let old = if start >= node.size {
-                Vec::new()
-            } else {
-                self.extents_in(node.ino, start, end)?
-            };
-            let new = overwrite(old.clone(), pieces, size);
-            self.replace_extents(node, &old, new)?;
+        for group in groups(pieces) {
+            self.replace_in(node, &group, size)?;
+        }
+        if size < node.size {
+            self.replace_in(node, &[], size)?;
         }
         node.size = size;
         Ok(())
     }
 
+    /// Replaces ranges that lie close together, and cuts the file where it becomes shorter.
+    fn replace_in(&mut self, node: &mut Inode, pieces: &[Piece], size: u64) -> Result<()> {
+        let old_size = if pieces.is_empty() { node.size } else { size };
+        let Some((start, end)) = touched(pieces, old_size, size) else {
+            return Ok(());
+        };
+        let old = if start >= node.size {
+            Vec::new()
+        } else {
+            self.extents_in(node.ino, start, end)?
+        };
+        let new = overwrite(old.clone(), pieces, size);
+        self.replace_extents(node, &old, new)
+    }
+
     /// Returns the extents that overlap a range.
     fn extents_in(&mut self, ino: Ino, start: u64, end: u64) -> Result<Vec<Extent>> {
         let mut extents = Vec::new();
+        // No extent is longer than a chunk.
+        let first = RowKey::Extent(ino, start.saturating_sub(CHUNK_BYTES));
         if start > 0
-            && let Some((_, Value::Extent(before))) = self
-                .tx
-                .last_before(RowKey::Extent(ino, 0), RowKey::Extent(ino, start))?
+            && let Some((_, Value::Extent(before))) =
+                self.tx.last_before(first, RowKey::Extent(ino, start))?
             && before.end() > start
         {
             extents.push(before);

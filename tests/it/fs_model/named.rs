@@ -129,6 +129,62 @@ fn a_large_file_that_is_written_and_closed_is_one_op() {
     assert!(read_all(&fs, file.0, file.1) == data);
 }
 
+/// Fills a file with more bytes in rows than one record may keep: blocks, each written by itself.
+fn fill_with_rows(fs: &Fs, file: (Ino, FileHandle)) -> Vec<u8> {
+    const BLOCK_BYTES: usize = 16 << 10;
+    let data = noise(12 * MIB);
+    for (index, block) in data.chunks(BLOCK_BYTES).enumerate() {
+        write(fs, file, (index * BLOCK_BYTES) as u64, block);
+        fs.flush(file.0, file.1).unwrap();
+    }
+    let extents = fs.volume().extents(file.0, 0..u64::MAX).unwrap();
+    let is_inline = |extent: &Extent| matches!(extent.src, Source::Inline(_));
+    assert!(extents.iter().all(is_inline));
+    data
+}
+
+#[test]
+fn what_is_too_much_for_one_op_is_replaced_by_several() {
+    let disk = Disk::new().alone(false);
+    let fs = disk.mount_with(FsConfig::default());
+    let file = create(&fs, "database");
+    let reopened = |truncate| {
+        let flags = OpenFlags { truncate, ..BOTH };
+        (file.0, fs.open(ROOT, file.0, flags).unwrap().fh)
+    };
+    // Written over from end to end.
+    let mut data = fill_with_rows(&fs, file);
+    data.reverse();
+    let before = drafts(&fs);
+    for (index, part) in data.chunks(MIB).enumerate() {
+        write(&fs, file, (index * MIB) as u64, part);
+    }
+    fs.flush(file.0, file.1).unwrap();
+    assert!(drafts(&fs) > before + 1);
+    assert!(read_all(&fs, file.0, file.1) == data);
+    close(&fs, file);
+    // Emptied.
+    close(&fs, reopened(true));
+    let file = reopened(false);
+    assert_eq!(read_all(&fs, file.0, file.1), b"");
+    // Emptied, and a little written.
+    fill_with_rows(&fs, file);
+    let file = reopened(true);
+    write(&fs, file, 0, b"new");
+    fs.flush(file.0, file.1).unwrap();
+    assert_eq!(read_all(&fs, file.0, file.1), b"new");
+    // A hole from end to end.
+    let data = fill_with_rows(&fs, file);
+    let all = data.len() as u64;
+    fs.fallocate(ROOT, file.0, file.1, 0, all, Fallocate::PunchHole)
+        .unwrap();
+    fs.flush(file.0, file.1).unwrap();
+    assert!(read_all(&fs, file.0, file.1) == vec![0; data.len()]);
+    assert_eq!(fs.volume().inode(file.0).unwrap().unwrap().stored, 0);
+    drop(fs);
+    disk.check_fold();
+}
+
 #[test]
 fn truncating_on_open_and_writing_anew_is_one_op() {
     let disk = Disk::new();

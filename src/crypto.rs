@@ -14,6 +14,8 @@
 //! | chunks | AES-256-GCM, the key derived from a keyed BLAKE3 of the plaintext: equal chunks seal alike |
 //! | segments | AES-256-GCM, the key derived from a random salt |
 //!
+//! [`spoken`] is what people read to each other: codes and words.
+//!
 //! Every RSA operation with the private key is blinded (RUSTSEC-2023-0071), and handshakes are
 //! signed by the TLS provider. docs/threats.md says what all this protects against.
 
@@ -21,6 +23,7 @@ mod aead;
 mod identity;
 mod local;
 mod public;
+pub mod spoken;
 mod volume_keys;
 
 pub use identity::Identity;

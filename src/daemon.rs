@@ -10,6 +10,7 @@ pub mod peer;
 pub mod report;
 
 mod addresses;
+mod birth;
 mod config;
 mod error;
 mod facts;

@@ -21,6 +21,7 @@ pub mod tree;
 
 mod batch;
 mod error;
+mod first_start;
 mod group;
 mod journal;
 mod local;
@@ -37,6 +38,7 @@ use bytes::Bytes;
 
 pub use batch::Batch;
 pub use error::StoreError;
+pub use first_start::is_founded;
 pub use state::StateDir;
 pub use table::Table;
 

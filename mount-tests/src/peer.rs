@@ -28,6 +28,11 @@ impl Start {
         Self::default()
     }
 
+    /// Returns a first start that makes a volume.
+    pub fn new_volume() -> Self {
+        Self::default().arg("--new")
+    }
+
     /// Returns a first start with a token.
     pub fn join(known: &Peer, token: &str) -> Self {
         Self::default()

@@ -19,7 +19,7 @@ impl Trio {
         let mut a = scenario.peer("a");
         let mut b = scenario.peer("b");
         let mut storage = scenario.peer("storage");
-        a.mount(&Start::again());
+        a.mount(&Start::new_volume());
         b.mount(&Start::join(&a, &a.invite("writer")));
         storage.serve(&Start::join(&a, &a.invite("storage")));
         Self { a, b, storage }

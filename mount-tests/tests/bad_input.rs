@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use mount_tests::{
-    Command, Finished, Peer, Scenario, Start, elapsed_since, machine, now, scenario, wait_until,
+    Command, Finished, Peer, Scenario, Start, elapsed_since, machine, now, scenario, tree,
+    wait_until,
 };
 
 const MINUTES: Duration = Duration::from_secs(60);
@@ -51,8 +52,10 @@ fn try_mount(peer: &Peer, more: &[&str]) -> Finished {
 fn arguments_that_make_no_sense_are_wrong_usage() {
     scenario("usage", 2 * MINUTES, |s| {
         let peer = s.peer("a");
-        let mounts: [(&[&str], &str); 13] = [
+        let mounts: [(&[&str], &str); 15] = [
             (&["--nope"], "--nope"),
+            (&["--new", "--invite", "dfs1x"], "--invite"),
+            (&["--new", "--peer", "10.77.0.1:1"], "--peer"),
             (&["--capacity", "12parsecs"], "12parsecs"),
             (&["--capacity", "-1"], "-1"),
             (
@@ -123,7 +126,7 @@ fn mountpoints_that_do_not_fit_are_named() {
             "a start that cannot mount made a state"
         );
 
-        peer.mount(&Start::again());
+        peer.mount(&Start::new_volume());
         let other = s.path("other state");
         let mut args = mount_args(&peer, &[]);
         args[2] = other.display().to_string();
@@ -181,7 +184,7 @@ const WITHOUT_DEVICE: &str = "mount -t tmpfs none /dev; mknod -m 666 /dev/null c
 fn state_folders_that_do_not_fit_are_named() {
     scenario("states", 5 * MINUTES, |s| {
         let mut peer = s.peer("a");
-        peer.mount(&Start::again());
+        peer.mount(&Start::new_volume());
         let elsewhere = s.new_folder("elsewhere");
         let mut args = mount_args(&peer, &[]);
         args[0] = elsewhere.display().to_string();
@@ -220,6 +223,63 @@ fn state_folders_that_do_not_fit_are_named() {
     });
 }
 
+#[test]
+fn a_start_without_state_makes_nothing_unless_it_is_asked_to() {
+    scenario("no-state", 5 * MINUTES, |s| {
+        let mut peer = s.peer("a");
+        let ways = ["--new", "--invite", "--peer"];
+        assert_refused(&peer, &try_mount(&peer, &[]), FAILED, &ways);
+        assert!(!peer.state().exists(), "it made a state folder");
+        // As mount(8) calls it, and as systemd does: not even where it is asked to.
+        let program = machine::program("dfs-mount").display().to_string();
+        let mut by_mount = vec!["dfs".to_owned()];
+        by_mount.extend(mount_args(&peer, &["--new", "-o", "rw,nodev"]));
+        let by_mount = peer.attempt("dfs-mount", &by_mount);
+        assert_refused(&peer, &by_mount, FAILED, &["mount(8)", "by hand"]);
+        let by_systemd = |peer: &Peer, more: &[&str]| {
+            let exec = "export SYSTEMD_EXEC_PID=$$; exec \"$@\"";
+            peer.inside("sh")
+                .args(["-c", exec, "sh", &program])
+                .args(mount_args(peer, more))
+                .run()
+        };
+        for more in [&["--new"][..], &["--new", "-f"], &["--peer", "10.77.0.1:1"]] {
+            assert_refused(&peer, &by_systemd(&peer, more), FAILED, &["by hand"]);
+        }
+        assert!(!peer.state().exists(), "it made a state folder");
+
+        peer.mount(&Start::new_volume());
+        fs::write(peer.path("file"), "content").expect("written");
+        peer.terminate();
+        let log = peer.state().join("log");
+        let before = tree::read_tree(peer.state());
+        for more in [&["--new"][..], &["--new", "-o", "ro"]] {
+            let finished = try_mount(&peer, more);
+            assert_refused(&peer, &finished, USAGE, &["already", "without --new"]);
+        }
+        // A typing error, and a disk that is not mounted yet.
+        let moved = s.path("moved");
+        fs::rename(peer.state(), &moved).expect("moved");
+        assert_refused(&peer, &try_mount(&peer, &[]), FAILED, &ways);
+        assert!(!peer.state().exists(), "it made a state folder");
+        fs::create_dir(peer.state()).expect("an empty mountpoint");
+        assert_refused(&peer, &try_mount(&peer, &[]), FAILED, &ways);
+        let left = fs::read_dir(peer.state()).expect("listed").count();
+        assert_eq!(left, 0, "it left something in an empty folder");
+        fs::remove_dir(peer.state()).expect("still empty");
+        fs::rename(&moved, peer.state()).expect("moved back");
+        tree::assert_equal("refused starts", &before, &tree::read_tree(peer.state()));
+        assert!(log.exists());
+
+        assert!(
+            by_systemd(&peer, &[]).status.success(),
+            "there is a state now"
+        );
+        assert_eq!(fs::read(peer.path("file")).expect("read"), b"content");
+        Command::new("umount").arg(peer.mountpoint()).ok();
+    });
+}
+
 /// Raises every number in a format file: whichever is the version is then newer.
 fn newer_format(written: &[u8]) -> Vec<u8> {
     if written.iter().any(u8::is_ascii_digit) {
@@ -237,11 +297,11 @@ fn newer_format(written: &[u8]) -> Vec<u8> {
 fn a_port_that_is_taken_and_a_peer_that_is_not_there_are_told() {
     scenario("network", 3 * MINUTES, |s| {
         let mut a = s.peer("a");
-        a.mount(&Start::again());
+        a.mount(&Start::new_volume());
         let token = a.invite("writer");
         let b = s.peer("b");
 
-        let mut taken = mount_args(&b, &[]);
+        let mut taken = mount_args(&b, &["--new"]);
         taken[4] = a.listen();
         let taken = a.attempt("dfs-mount", &taken);
         assert_refused(&b, &taken, FAILED, &["4750", "in use"]);
@@ -255,6 +315,7 @@ fn a_port_that_is_taken_and_a_peer_that_is_not_there_are_told() {
             );
             // The token names the addresses of its issuer, too, so only a wrong one is unreachable.
             assert_refused(&b, &finished, TIMED_OUT, &[]);
+            assert!(!b.state().exists(), "{finished} left a state folder");
         }
         let nowhere = try_mount(
             &b,
@@ -270,7 +331,7 @@ fn lonely(s: &mut Scenario, _token: &str) -> String {
         "gone{}",
         s.folder().read_dir().expect("listed").count()
     ));
-    gone.mount(&Start::again());
+    gone.mount(&Start::new_volume());
     let token = gone.invite("writer");
     gone.terminate();
     token
@@ -280,9 +341,9 @@ fn lonely(s: &mut Scenario, _token: &str) -> String {
 fn invites_that_do_not_fit_are_told_apart() {
     scenario("invites", 5 * MINUTES, |s| {
         let mut a = s.peer("a");
-        a.mount(&Start::again());
+        a.mount(&Start::new_volume());
         let mut stranger = s.peer("stranger");
-        stranger.mount(&Start::again());
+        stranger.mount(&Start::new_volume());
         let b = s.peer("b");
         let address = a.listen();
         let join = |token: &str| try_mount(&b, &["--peer", &address, "--invite", token]);
@@ -315,6 +376,7 @@ fn invites_that_do_not_fit_are_told_apart() {
         let without = try_mount(&b, &["--peer", &address]);
         assert_refused(&b, &without, NOT_ALLOWED, &["invite"]);
 
+        assert!(!b.state().exists(), "refused starts left a state folder");
         // After all these the good one still works, once.
         let mut c = s.peer("c");
         c.mount(&Start::join(&a, &good));
@@ -342,7 +404,7 @@ fn change_the_end(token: &str) -> String {
 fn a_removed_member_is_no_longer_served() {
     scenario("removed", 3 * MINUTES, |s| {
         let mut a = s.peer("a");
-        a.mount(&Start::again());
+        a.mount(&Start::new_volume());
         let mut b = s.peer("b");
         b.mount(&Start::join(&a, &a.invite("writer")));
         let id = b.facts(&["status"])["peer_id"]
@@ -394,7 +456,7 @@ fn a_clock_that_is_off_is_told_on_both_sides() {
             .arg("-ldl")
             .ok();
         let mut a = s.peer("a");
-        a.mount(&Start::again());
+        a.mount(&Start::new_volume());
         for (name, seconds) in [("fast", "660"), ("slow", "-660")] {
             let b = s.peer(name);
             let token = a.invite("writer");

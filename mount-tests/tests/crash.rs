@@ -306,7 +306,7 @@ fn what_was_acknowledged_survives_a_kill_again_and_again() {
 fn a_kill_right_after_the_start_loses_nothing() {
     scenario("kill-early", 5 * MINUTES, |s| {
         let mut peer = s.peer("a");
-        peer.mount(&Start::again());
+        peer.mount(&Start::new_volume());
         for round in 0..5 {
             let name = format!("round {round}");
             fs::write(peer.path(&name), &name).expect("written");

@@ -33,7 +33,7 @@ impl Pair {
     fn start(s: &mut Scenario, more: &[&str]) -> Self {
         let mut a = s.peer("a");
         let mut b = s.peer("b");
-        a.mount(&Start::again());
+        a.mount(&Start::new_volume());
         let mut start = Start::join(&a, &a.invite("writer"))
             .arg("--capacity")
             .arg("0")
@@ -206,7 +206,7 @@ fn an_fsync_that_waits_for_holders_can_be_killed_and_holds_nobody_up() {
 fn who_waits_for_a_lock_can_be_killed() {
     scenario("kill-lock", 3 * MINUTES, |s| {
         let mut a = s.peer("a");
-        a.mount(&Start::again());
+        a.mount(&Start::new_volume());
         let program = compile(s, "lock", LOCK_SOURCE);
         let program = program.to_str().expect("plain");
         let path = a.path("file");

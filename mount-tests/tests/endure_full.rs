@@ -39,7 +39,7 @@ impl OnSmallDisk {
             others,
             kept: BTreeMap::new(),
         };
-        this.peer.mount(&Start::again());
+        this.peer.mount(&Start::new_volume());
         Command::new("fallocate")
             .args(["-l", "200M"])
             .arg(&this.others)

@@ -26,7 +26,7 @@ fn count(peer: &Peer, what: &str) -> u64 {
 fn a_mount_in_use_is_not_unmounted_and_works_on() {
     scenario("busy", 3 * MINUTES, |s| {
         let mut a = s.peer("a");
-        a.mount(&Start::again());
+        a.mount(&Start::new_volume());
         let mut file = File::create(a.path("open")).expect("created");
         file.write_all(b"before ").expect("written");
         let refused = Command::new("umount").arg(a.mountpoint()).run();
@@ -47,7 +47,7 @@ fn a_mount_in_use_is_not_unmounted_and_works_on() {
 fn a_lazy_unmount_serves_the_last_user_and_then_ends_in_order() {
     scenario("lazy", 3 * MINUTES, |s| {
         let mut a = s.peer("a");
-        a.mount(&Start::again());
+        a.mount(&Start::new_volume());
         let mut file = File::options()
             .create(true)
             .truncate(true)
@@ -76,7 +76,7 @@ fn a_lazy_unmount_serves_the_last_user_and_then_ends_in_order() {
 fn what_is_unwritten_at_sigterm_is_there_afterwards() {
     scenario("term", 3 * MINUTES, |s| {
         let mut a = s.peer("a");
-        a.mount(&Start::again());
+        a.mount(&Start::new_volume());
         let contents = [
             pattern(100, 1),
             pattern(70_000, 2),
@@ -107,7 +107,7 @@ fn what_is_unwritten_at_sigterm_is_there_afterwards() {
 fn a_read_only_mount_changes_nothing_and_says_so() {
     scenario("read-only", 3 * MINUTES, |s| {
         let mut a = s.peer("a");
-        a.mount(&Start::again());
+        a.mount(&Start::new_volume());
         fs::write(a.path("file"), "content").expect("written");
         fs::create_dir(a.path("folder")).expect("made");
         std::os::unix::fs::symlink("file", a.path("link")).expect("made");
@@ -179,7 +179,7 @@ fn drop_name_caches() {
 fn the_tables_are_small_again_when_the_kernel_has_forgotten() {
     scenario("forget", 5 * MINUTES, |s| {
         let mut a = s.peer("a");
-        a.mount(&Start::again());
+        a.mount(&Start::new_volume());
         let tree = a.path("tree");
         for folder in 0..20 {
             let folder = tree.join(format!("folder {folder}/deeper"));
@@ -265,7 +265,7 @@ fn a_killed_process_leaves_no_handle_behind() {
     scenario("handles", 5 * MINUTES, |s| {
         const FILES: u64 = 10_000;
         let mut a = s.peer("a");
-        a.mount(&Start::again());
+        a.mount(&Start::new_volume());
         let (source, program) = (s.path("opener.c"), s.path("opener"));
         fs::write(&source, OPENER).expect("written");
         Command::new("gcc").arg("-o").args([&program, &source]).ok();
@@ -419,7 +419,7 @@ fn the_kernel_keeps_no_more_inodes_than_the_limit_and_all_that_are_used() {
     scenario("prune", 5 * MINUTES, |s| {
         let mut a = s.peer("a");
         let option = format!("kept_inodes={KEPT_INODES}");
-        a.mount(&Start::again().arg("-o").arg(option));
+        a.mount(&Start::new_volume().arg("-o").arg(option));
         let tree = a.path("tree");
         let used = Used::start(tree.clone());
         let is_small = || (count(&a, "inodes_in_use") <= KEPT_INODES).then_some(());

@@ -21,7 +21,7 @@ fn a_new_volume_is_one_command_that_returns() {
         let peer = s.peer("a");
         let state = peer.state().display().to_string();
         let mountpoint = peer.mountpoint().display().to_string();
-        let finished = peer.attempt("dfs-mount", &[&mountpoint, "--state", &state]);
+        let finished = peer.attempt("dfs-mount", &[&mountpoint, "--new", "--state", &state]);
         assert_good(finished.status, &finished);
         let said = finished.stdout_text() + &finished.stderr_text();
         assert!(
@@ -100,7 +100,9 @@ fn a_mount_is_made_again_as_soon_as_it_is_gone() {
         let mountpoint = peer.mountpoint().display().to_string();
         let state = peer.state().display().to_string();
         for round in 0..10 {
-            let finished = peer.attempt("dfs-mount", &[&mountpoint, "--state", &state]);
+            let mut args = vec![&*mountpoint, "--state", &state];
+            args.extend((round == 0).then_some("--new"));
+            let finished = peer.attempt("dfs-mount", &args);
             assert_good(finished.status, &finished);
             // There is something to bring to the disk at the end.
             let path = peer.path(format!("file {round}"));
@@ -117,7 +119,7 @@ fn a_mount_is_made_again_as_soon_as_it_is_gone() {
 fn a_reader_reads_and_cannot_write() {
     scenario("reader", 2 * MINUTES, |s| {
         let mut a = s.peer("a");
-        a.mount(&Start::again());
+        a.mount(&Start::new_volume());
         fs::write(a.path("file"), "content").expect("written");
         let mut reader = s.peer("reader");
         reader.mount(&Start::join(&a, &a.invite("reader")));
@@ -170,7 +172,7 @@ const OPEN_DEVICE: &str = "mknod -m 666 $1 c 10 229; mount --bind $1 /dev/fuse
 
 /// Mounts, works, unmounts: program, mountpoint, state.
 const AS_USER: &str = "
-\"$1\" \"$2\" --state \"$3\"
+\"$1\" \"$2\" --new --state \"$3\"
 cd \"$2\"
 echo hello > file; cat file; ls -l; df .; mkdir d; mv file d; chmod 600 d/file
 test \"$(stat -c %u d/file)\" = 65534
@@ -186,7 +188,7 @@ fusermount3 -u \"$2\"
 fn a_mount_in_use_is_busy_and_sigterm_takes_it_all_the_same() {
     scenario("busy", 2 * MINUTES, |s| {
         let mut a = s.peer("a");
-        a.mount(&Start::again());
+        a.mount(&Start::new_volume());
         let mut open = fs::File::create(a.path("open")).expect("created");
         std::io::Write::write_all(&mut open, b"not yet closed").expect("written");
         let refused = Command::new("umount").arg(a.mountpoint()).run();

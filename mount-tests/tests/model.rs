@@ -57,7 +57,7 @@ impl Daemon for Kept {
 fn a_mount_is_the_naive_tree() {
     scenario("model", 60 * MINUTES, |s| {
         let mut peer = s.peer("a");
-        peer.mount(&Start::again());
+        peer.mount(&Start::new_volume());
         let ends = Ends {
             remounts: 7,
             kills: 7,
@@ -82,7 +82,7 @@ fn two_mounts_are_one_naive_tree() {
     scenario("model-pair", 60 * MINUTES, |s| {
         let mut a = s.peer("a");
         let mut b = s.peer("b");
-        a.mount(&Start::again());
+        a.mount(&Start::new_volume());
         b.mount(&Start::join(&a, &a.invite("writer")));
         let mut folders = 0..;
         for seed in seeds(100..103) {

@@ -116,7 +116,7 @@ fn follow_a_file(s: &Scenario, trio: &mut Trio) {
 fn a_path_in_the_mount_or_the_state_picks_the_daemon_and_none_is_told() {
     scenario("pick", 3 * MINUTES, |s| {
         let mut a = s.peer("a");
-        a.mount(&Start::again());
+        a.mount(&Start::new_volume());
         fs::write(a.path("file"), "x").expect("written");
         let by_path = mount_tests::Command::new(machine::program("dfs"))
             .args(["status", "--json"])

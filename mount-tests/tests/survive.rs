@@ -268,7 +268,7 @@ fn a_kill_in_the_middle_of_writing_keeps_what_was_synced() {
 fn what_was_synced_in_place_survives_a_kill() {
     scenario("kill-in-place", 5 * MINUTES, |s| {
         let mut a = s.peer("a");
-        a.mount(&mount_tests::Start::again());
+        a.mount(&mount_tests::Start::new_volume());
         let path = a.path("database");
         let file = fs::File::create(&path).expect("created");
         let mut content = pattern(3 << 20, 1);
@@ -295,7 +295,7 @@ fn what_was_synced_in_place_survives_a_kill() {
 fn names_that_were_synced_survive_a_kill_and_deleted_ones_stay_away() {
     scenario("kill-names", 5 * MINUTES, |s| {
         let mut a: Peer = s.peer("a");
-        a.mount(&mount_tests::Start::again());
+        a.mount(&mount_tests::Start::new_volume());
         for number in 0..200 {
             fs::write(a.path(format!("file {number}")), format!("{number}")).expect("written");
         }

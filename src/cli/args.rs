@@ -10,15 +10,21 @@ use super::units::{parse_duration, parse_host_port, parse_listen, parse_size};
 
 /// Mounts a shared, encrypted volume that lives on the machines of its members.
 ///
-/// A first start without --peer makes a new volume. A first start with --invite joins the volume of
-/// the one who gave the token. Every later start needs neither. The command returns when the mount
-/// is up; the peer goes on in the background until the mount is taken away with umount.
+/// A first start with --new makes a volume, one with --invite joins the volume of the one who gave
+/// the token, and one with --peer alone asks to be admitted. Every later start needs none of them.
+/// The command returns when the mount is up; the peer goes on in the background until the mount is
+/// taken away with umount.
 #[derive(Debug, Parser)]
 #[command(name = "dfs-mount", version, max_term_width = 100)]
 pub struct MountArgs {
-    /// Folder to mount on; a source name before it, as mount(8) passes one, is ignored
+    /// Folder to mount on. A source name before it, as mount(8) passes one, says that nobody looks
+    /// on: without a volume's state such a start fails at once
     #[arg(required = true, num_args = 1..=2, value_name = "MOUNTPOINT")]
     pub mountpoint: Vec<PathBuf>,
+
+    /// Make a new volume; nothing else makes one. Not from fstab, mount(8) or systemd
+    #[arg(long, conflicts_with_all = ["peers", "invite"])]
+    pub new: bool,
 
     #[command(flatten)]
     pub peer: PeerArgs,

@@ -177,6 +177,7 @@ impl Demo {
         command.args(["--listen", "127.0.0.1:0", "--capacity", "1G"]);
         if name == "dfs-mount" {
             command.arg("-f");
+            command.args(invite.is_none().then_some("--new"));
         }
         if let Some(invite) = invite {
             let address = invite

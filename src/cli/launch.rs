@@ -15,6 +15,9 @@ use crate::daemon::{self, Config, DaemonError, Fsync, MountCall, Started};
 /// Set in the environment of the background process; its stdout is then a pipe to the starter.
 const BACKGROUND: &str = "DFS_BACKGROUND";
 
+/// Its value where no person waits for the starter.
+const UNATTENDED: &str = "unattended";
+
 /// What the background process tells its starter, one JSON line.
 #[derive(Debug, Serialize, Deserialize)]
 enum Launch {
@@ -23,7 +26,13 @@ enum Launch {
 }
 
 pub(super) fn mount(args: MountArgs) -> Exit {
-    let background = std::env::var_os(BACKGROUND).is_some();
+    let background = std::env::var_os(BACKGROUND);
+    // The background process has another number than the one that systemd started.
+    let unattended = match &background {
+        Some(starter) => starter == UNATTENDED,
+        None => args.mountpoint.len() > 1 || is_service(),
+    };
+    let background = background.is_some();
     let Some(mountpoint) = args.mountpoint.last().map(|path| absolute(path)) else {
         return Exit::Usage;
     };
@@ -32,7 +41,7 @@ pub(super) fn mount(args: MountArgs) -> Exit {
         match daemon::check_mount(&mountpoint, &args.options) {
             Ok(MountCall::Remounted) => return Exit::Done,
             Ok(MountCall::Start) if args.foreground => {}
-            Ok(MountCall::Start) => return start_in_background(),
+            Ok(MountCall::Start) => return start_in_background(unattended),
             Err(error) => return finish("dfs-mount", false, Err(error)),
         }
     }
@@ -56,6 +65,11 @@ pub(super) fn mount(args: MountArgs) -> Exit {
         let _ = rustix::process::setsid();
     }
     let result = config(args.peer, Some(&mountpoint), fsync, !background)
+        .map(|config| Config {
+            new_volume: args.new,
+            unattended,
+            ..config
+        })
         .and_then(|config| daemon::run_mount(config, &mountpoint, &args.options, told));
     finish("dfs-mount", background, result)
 }
@@ -83,12 +97,12 @@ fn finish(program: &str, background: bool, result: Result<(), DaemonError>) -> E
 }
 
 /// Starts this same command again, detached, and waits for its word.
-fn start_in_background() -> Exit {
+fn start_in_background(unattended: bool) -> Exit {
     let started = std::env::current_exe().and_then(|program| {
         Command::new(program)
             .arg0("dfs-mount")
             .args(std::env::args_os().skip(1))
-            .env(BACKGROUND, "1")
+            .env(BACKGROUND, if unattended { UNATTENDED } else { "1" })
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -170,6 +184,8 @@ fn config(
         state,
         peers: args.peers,
         invite: args.invite,
+        new_volume: false,
+        unattended: is_service(),
         listen: args.listen,
         name: args.name,
         capacity_bytes: args.capacity,
@@ -178,6 +194,12 @@ fn config(
         verbose: args.verbose,
         log_to_stderr: log_to_stderr && args.verbose > 0,
     })
+}
+
+/// Returns whether this process is the one that a unit of systemd names (systemd.exec(5)); what a
+/// person runs in a session has another number.
+fn is_service() -> bool {
+    std::env::var("SYSTEMD_EXEC_PID").is_ok_and(|pid| pid.parse() == Ok(std::process::id()))
 }
 
 fn absolute(path: &Path) -> PathBuf {

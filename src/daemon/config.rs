@@ -22,6 +22,11 @@ pub struct Config {
     pub peers: Vec<String>,
     /// The token of a first start.
     pub invite: Option<String>,
+    /// Whether a first start makes a volume.
+    pub new_volume: bool,
+    /// Whether mount(8) or systemd starts this and no person looks on: a volume is then neither
+    /// made nor asked for.
+    pub unattended: bool,
     /// Where to listen; `None` means the default port, or a free one where that is taken.
     pub listen: Option<SocketAddr>,
     /// This machine's name for the others; `None` means the host name.

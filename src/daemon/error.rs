@@ -35,6 +35,34 @@ pub enum DaemonError {
          pass its token with --invite"
     )]
     NotMember,
+    /// A start without state that says nothing of where it would come from.
+    #[error(
+        "no volume's state is at {state}: start with --new to make a volume, --invite TOKEN to \
+         join one, or --peer HOST:PORT to ask its members for admission", state = state.display()
+    )]
+    NoState {
+        /// The state folder.
+        state: PathBuf,
+    },
+    /// The same where mount(8) or systemd started this, who must neither make a volume nor ask.
+    #[error(
+        "no volume's state is at {state}, and none is made at boot or by mount(8): is its disk \
+         mounted? For a first start run dfs-mount by hand, with --new, --invite TOKEN or --peer \
+         HOST:PORT", state = state.display()
+    )]
+    NoStateUnattended {
+        /// The state folder.
+        state: PathBuf,
+    },
+    /// `--new` where there is a volume already.
+    #[error(
+        "{state} holds a volume's state already: start without --new to mount that, or choose \
+         another --state DIR for a new one", state = state.display()
+    )]
+    NewButKnown {
+        /// The state folder.
+        state: PathBuf,
+    },
     /// The token is for another volume than the state folder's.
     #[error("{state} belongs to another volume than the invite: choose another --state DIR", state = state.display())]
     OtherVolume {
@@ -135,6 +163,7 @@ impl DaemonError {
             Self::Token(_)
             | Self::StateInMount { .. }
             | Self::NodeNeedsInvite
+            | Self::NewButKnown { .. }
             | Self::BadRequest { .. } => FailKind::Usage,
             Self::FirstSync | Self::NotReplicated => FailKind::TimedOut,
             Self::Node(error) => node_kind(error),
@@ -144,6 +173,8 @@ impl DaemonError {
                 FailKind::NotAllowed
             }
             Self::NoHome
+            | Self::NoState { .. }
+            | Self::NoStateUnattended { .. }
             | Self::Io { .. }
             | Self::OtherVolume { .. }
             | Self::Resolve { .. }

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::addresses;
+use super::birth::{Birth, Origin, Way, load_identity};
 use super::config::{Config, host_name};
 use super::error::DaemonError;
 use super::facts::Surroundings;
@@ -20,17 +21,13 @@ use crate::base::limits::{DEFAULT_PORT, MEMORY_CACHE_BYTES};
 use crate::base::task::Pool;
 use crate::base::time::{SystemClock, sleep, timeout};
 use crate::base::{Clock, Ino, Rng};
-use crate::crypto::{Identity, VolumeKeys};
+use crate::crypto::Identity;
 use crate::fs::{FsConfig, Invalidation};
 use crate::fuse::{self, Invalidator, MountOptions, Mounted, Prepared};
-use crate::node::{InviteToken, Node, NodeConfig, NodeError, Role};
+use crate::node::{NodeConfig, NodeError, Role};
 use crate::replica::ReplicaConfig;
-use crate::store::state::{StateDir, read_private, write_private};
-use crate::store::{Batch, Store, StoreError, Table};
+use crate::store::{StateDir, Store, StoreError};
 use crate::transport::{Quic, Transport};
-
-/// Where the volume's keys lie in the local store (sealed as every row is).
-const KEYS_ROW: &[u8] = b"volume keys";
 
 /// How long a start waits for a peer named with --peer, where the volume is known already.
 const CONTACT_MAX: Duration = Duration::from_secs(5);
@@ -162,22 +159,29 @@ async fn serve(
     told: impl FnOnce(&Started),
 ) -> Result<(), DaemonError> {
     // Asked for before anything is there to be cleaned up.
-    let mut stop = Stop::new()?;
-    let token = config.invite.as_deref().map(parse_token).transpose()?;
-    if mount.is_some()
-        && token
-            .as_ref()
-            .is_some_and(|token| token.role == Role::Storage)
-    {
-        return Err(DaemonError::StorageInvite);
-    }
+    let stop = Stop::new()?;
+    let way = Way::choose(&config, mount.is_some())?;
     let state = hold(&config.state).await?;
+    let outcome = live(&config, &state, way, mount, told, stop).await;
+    state.discard();
+    outcome
+}
+
+/// The life of a daemon that holds its state folder.
+async fn live(
+    config: &Config,
+    state: &StateDir,
+    way: Way,
+    mount: Option<Prepared>,
+    told: impl FnOnce(&Started),
+    mut stop: Stop,
+) -> Result<(), DaemonError> {
     logging::start(&config.state, config.verbose, config.log_to_stderr)?;
     let rng = Rng::from_entropy();
-    let identity = Arc::new(load_identity(&state, &rng)?);
+    let identity = Arc::new(load_identity(state, &rng)?);
     let store = Store::open(&config.state, &identity.local_key())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let transport: Arc<dyn Transport> = Arc::new(bind(&config, &identity)?);
+    let transport: Arc<dyn Transport> = Arc::new(bind(config, &identity)?);
     let seal_pool = pool("seal", cores(), SEAL_QUEUE_MAX)?;
     let node = NodeConfig {
         identity: Arc::clone(&identity),
@@ -198,12 +202,13 @@ async fn serve(
         rng: &rng,
         seeds: &node.seeds,
     };
-    let (keys, origin) = birth
-        .membership(&config, token.as_ref(), mount.is_some())
-        .await?;
+    let (keys, origin) = birth.membership(config, &way).await?;
+    if origin == Origin::Joined {
+        state.founded()?;
+    }
     if mount.is_some() && keys.is_none() {
         return Err(DaemonError::StorageCannotMount {
-            state: config.state,
+            state: config.state.clone(),
         });
     }
     let fs = FsConfig {
@@ -232,15 +237,15 @@ async fn serve(
         fsync: config.fsync,
     })
     .await?;
-    let outcome = up(&config, &peer, mount, origin, told, &mut stop).await;
+    let outcome = up(config, state, &peer, mount, origin, told, &mut stop).await;
     let ended = peer.shutdown().await;
-    drop(state);
     outcome.and(ended)
 }
 
 /// Mounts, opens the control socket, and waits for the end.
 async fn up(
     config: &Config,
+    state: &StateDir,
     peer: &Arc<Peer>,
     prepared: Option<Prepared>,
     origin: Origin,
@@ -257,6 +262,7 @@ async fn up(
         let gid = rustix::process::getegid().as_raw();
         member.volume.format(uid, gid, ROOT_MODE)?;
         peer.flush().await?;
+        state.founded()?;
     }
     if origin != Origin::Made {
         match timeout(FIRST_SYNC_MAX, first_sync(peer, origin)).await {
@@ -362,109 +368,6 @@ async fn contact(peer: &Arc<Peer>, peers: &[String]) -> Result<(), DaemonError> 
         }
     }
     Ok(())
-}
-
-/// How this peer came to its volume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Origin {
-    /// By an earlier start.
-    Known,
-    /// This start made it.
-    Made,
-    /// This start joined it.
-    Joined,
-}
-
-/// What a first start needs.
-struct Birth<'a> {
-    store: &'a Store,
-    node: &'a NodeConfig,
-    transport: &'a Arc<dyn Transport>,
-    clock: &'a Arc<dyn Clock>,
-    rng: &'a Rng,
-    seeds: &'a [SocketAddr],
-}
-
-impl Birth<'_> {
-    /// Returns the volume's keys, `None` for a storage peer, after making or joining the volume
-    /// where the state folder is fresh.
-    async fn membership(
-        &self,
-        config: &Config,
-        token: Option<&InviteToken>,
-        may_make: bool,
-    ) -> Result<(Option<Arc<VolumeKeys>>, Origin), DaemonError> {
-        if let Some(volume) = Node::volume_of(self.store)? {
-            if token.is_some_and(|token| token.volume != volume) {
-                return Err(DaemonError::OtherVolume {
-                    state: config.state.clone(),
-                });
-            }
-            return Ok((self.stored_keys()?, Origin::Known));
-        }
-        let (keys, origin) = match token {
-            Some(token) => (self.join(token).await?, Origin::Joined),
-            None if config.peers.is_empty() && may_make => {
-                // The key first: a volume whose key was lost by a crash here is of no use.
-                let keys = VolumeKeys::generate(self.rng);
-                self.store_keys(&keys)?;
-                Node::create_volume(self.node, self.store, &**self.clock, self.rng)?;
-                return Ok((Some(Arc::new(keys)), Origin::Made));
-            }
-            None if config.peers.is_empty() => return Err(DaemonError::NodeNeedsInvite),
-            None => return Err(DaemonError::NotMember),
-        };
-        if let Some(keys) = &keys {
-            self.store_keys(keys)?;
-        }
-        Ok((keys.map(Arc::new), origin))
-    }
-
-    async fn join(&self, token: &InviteToken) -> Result<Option<VolumeKeys>, DaemonError> {
-        let joined = Node::join(
-            self.transport,
-            self.node,
-            self.store,
-            self.clock,
-            token,
-            self.seeds,
-        )
-        .await?;
-        let Some(wrapped) = joined.wrapped_keys else {
-            return Ok(None);
-        };
-        let bytes = self.node.identity.unwrap_key(&wrapped)?;
-        Ok(Some(VolumeKeys::from_bytes(&bytes)?))
-    }
-
-    fn stored_keys(&self) -> Result<Option<Arc<VolumeKeys>>, DaemonError> {
-        let row = self.store.rows.get(Table::Meta, KEYS_ROW)?;
-        Ok(row
-            .map(|bytes| VolumeKeys::from_bytes(&bytes))
-            .transpose()?
-            .map(Arc::new))
-    }
-
-    fn store_keys(&self, keys: &VolumeKeys) -> Result<(), DaemonError> {
-        let mut batch = Batch::new();
-        batch.put(Table::Meta, KEYS_ROW, keys.to_bytes().to_vec());
-        self.store.rows.commit(batch)?;
-        Ok(self.store.sync()?)
-    }
-}
-
-fn parse_token(text: &str) -> Result<InviteToken, DaemonError> {
-    text.parse().map_err(DaemonError::Token)
-}
-
-fn load_identity(state: &StateDir, rng: &Rng) -> Result<Identity, DaemonError> {
-    let path = state.identity_key();
-    if let Some(bytes) = read_private(&path)? {
-        return Ok(Identity::from_bytes(&bytes)?);
-    }
-    let identity = Identity::generate(rng)?;
-    write_private(&path, &identity.to_bytes())?;
-    Ok(identity)
 }
 
 fn bind(config: &Config, identity: &Identity) -> Result<Quic, DaemonError> {

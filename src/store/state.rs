@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use super::StoreError;
+use super::first_start::FIRST_START_FILE;
 
 /// Format version of the state folder that this release writes; it reads this and all before it.
 ///
@@ -22,6 +23,8 @@ pub const STATE_VERSION: u32 = 2;
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
+    /// The folders that this opening made, the deepest first.
+    pub(super) made: Vec<PathBuf>,
     /// Held, never read.
     _lock: File,
 }
@@ -34,13 +37,19 @@ impl StateDir {
     /// [`StoreError::NotWritable`] where this user may not write to it, [`StoreError::NotState`]
     /// where it holds something else.
     pub fn open_or_create(path: &Path) -> Result<Self, StoreError> {
+        let missing = path.ancestors().take_while(|above| !above.exists());
+        let made = missing.map(Path::to_owned).collect();
         create_private(path)?;
         let fresh = check_folder(path)?;
         let lock = take_lock(path)?;
         let state = Self {
             path: path.to_owned(),
+            made,
             _lock: lock,
         };
+        if fresh {
+            state.begin_first_start()?;
+        }
         if fresh || state.check_format()? < STATE_VERSION {
             let mut format = FORMAT_MAGIC.to_vec();
             format.extend_from_slice(&STATE_VERSION.to_le_bytes());
@@ -94,7 +103,7 @@ impl StateDir {
         self.path.join("log")
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(super) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
@@ -287,7 +296,7 @@ fn read_limited(path: &Path, max: u64) -> Result<Option<Vec<u8>>, StoreError> {
     Ok(Some(bytes))
 }
 
-fn refused(op: &'static str, path: &Path, source: io::Error) -> StoreError {
+pub(super) fn refused(op: &'static str, path: &Path, source: io::Error) -> StoreError {
     match source.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             StoreError::NotWritable {
@@ -320,7 +329,13 @@ const EPOCH_FILE: &str = "epoch";
 const EPOCH_ZERO_SECS: u64 = 1_577_836_800;
 
 /// What a first opening that was cut short, or a file system, leaves in a folder without format.
-const SETUP_NAMES: [&str; 3] = [LOCK_FILE, "format.tmp", "lost+found"];
+pub(super) const SETUP_NAMES: [&str; 5] = [
+    LOCK_FILE,
+    "format.tmp",
+    "lost+found",
+    FIRST_START_FILE,
+    "first-start.tmp",
+];
 
 /// Longest private file: an identity with its certificate is a few thousand bytes.
 const PRIVATE_MAX_BYTES: u64 = 1 << 20;

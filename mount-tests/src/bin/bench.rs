@@ -301,6 +301,7 @@ impl Target {
                 .arg("--state")
                 .arg(&state)
                 .args(["-f", "--listen", "127.0.0.1:0", "--capacity", "64G"])
+                .args((!state.exists()).then_some("--new"))
                 .stdout(Stdio::piped())
                 .spawn()
                 .map_err(|e| format!("{}: {e}; run cargo build --release", program.display()))?;

@@ -19,7 +19,7 @@ const FOLDER_FILES: u64 = 1_000;
 pub(crate) fn run(files: u64) {
     scenario("recovery", 60 * MINUTES, |s| {
         let mut peer = s.peer("a");
-        peer.mount(&Start::again());
+        peer.mount(&Start::new_volume());
         let began = now();
         for number in 0..files {
             write(peer.mountpoint(), number);

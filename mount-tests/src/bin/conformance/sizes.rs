@@ -81,7 +81,7 @@ const PARTS: [Part; 6] = [
 
 fn folder(s: &mut Scenario, files: u64) {
     let mut peer = s.peer("a");
-    peer.mount(&Start::again());
+    peer.mount(&Start::new_volume());
     let small = ManyFiles::new(peer.path("small"), files.div_ceil(10));
     let large = ManyFiles::new(peer.path("large"), files);
     println!(
@@ -116,7 +116,7 @@ fn folder(s: &mut Scenario, files: u64) {
 
 fn million(s: &mut Scenario, files: u64) {
     let mut peer = s.peer("a");
-    peer.mount(&Start::again());
+    peer.mount(&Start::new_volume());
     let folders = files.div_ceil(FOLDER_FILES);
     let began = now();
     for folder in 0..folders {
@@ -178,7 +178,7 @@ fn million(s: &mut Scenario, files: u64) {
 
 fn sparse(s: &mut Scenario, gib: u64) {
     let mut peer = s.peer("a");
-    peer.mount(&Start::again());
+    peer.mount(&Start::new_volume());
     let facts = work_on_sparse(peer.mountpoint(), gib << 30);
     fact("cp --sparse=always", &seconds(facts.copy));
     fact("disk use of the copy", &format!("{} KiB", facts.used >> 10));
@@ -196,7 +196,7 @@ fn large(s: &mut Scenario, gib: u64) {
     }
     let seed = seed();
     let mut peer = s.peer("a");
-    peer.mount(&Start::again());
+    peer.mount(&Start::new_volume());
     let mib = gib << 10;
     fact("seed", &seed.to_string());
     let file = LargeFile::new(&peer.path("large"), mib, seed);
@@ -225,7 +225,7 @@ fn large(s: &mut Scenario, gib: u64) {
 
 fn open(s: &mut Scenario, files: u64) {
     let mut peer = s.peer("a");
-    peer.mount(&Start::again());
+    peer.mount(&Start::new_volume());
     let count = usize::try_from(files).expect("descriptors are counted in less");
     let began = now();
     let open = OpenFiles::open(peer.path("open"), count);
@@ -252,7 +252,7 @@ fn open(s: &mut Scenario, files: u64) {
 
 fn deep(s: &mut Scenario, levels: u64) {
     let mut peer = s.peer("a");
-    peer.mount(&Start::again());
+    peer.mount(&Start::new_volume());
     let levels = usize::try_from(levels).expect("levels are counted in less");
     let began = now();
     make_deep(peer.mountpoint(), levels);

@@ -1,0 +1,170 @@
+//! How a peer comes to its volume: known from an earlier start, made, joined, or asked for.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::config::Config;
+use super::error::DaemonError;
+use crate::base::{Clock, Rng};
+use crate::crypto::{Identity, VolumeKeys};
+use crate::node::{InviteToken, Node, NodeConfig, Role};
+use crate::store::state::{StateDir, read_private, write_private};
+use crate::store::{Batch, Store, Table, is_founded};
+use crate::transport::Transport;
+
+/// Where the volume's keys lie in the local store (sealed as every row is).
+const KEYS_ROW: &[u8] = b"volume keys";
+
+/// How this peer came to its volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// By an earlier start.
+    Known,
+    /// This start made it.
+    Made,
+    /// This start joined it.
+    Joined,
+}
+
+/// What a start is to do about its volume.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// Open the one that the state folder holds.
+    Open,
+    /// Make one.
+    Make,
+    /// Join the one of a token.
+    Join(InviteToken),
+}
+
+impl Way {
+    /// Chooses by what was asked for and what the state folder holds, without changing anything: a
+    /// start without a way leaves no trace.
+    pub(super) fn choose(config: &Config, mounts: bool) -> Result<Self, DaemonError> {
+        let token = config.invite.as_deref().map(parse_token).transpose()?;
+        if mounts
+            && token
+                .as_ref()
+                .is_some_and(|token| token.role == Role::Storage)
+        {
+            return Err(DaemonError::StorageInvite);
+        }
+        let state = || config.state.clone();
+        if is_founded(&config.state)? {
+            if config.new_volume {
+                return Err(DaemonError::NewButKnown { state: state() });
+            }
+            return Ok(Self::Open);
+        }
+        match token {
+            Some(token) => Ok(Self::Join(token)),
+            // A machine that starts by itself may find its disk missing: then to make an empty
+            // volume, or to ask for a place in one, would look as if all went well.
+            None if config.unattended => Err(DaemonError::NoStateUnattended { state: state() }),
+            None if config.new_volume => Ok(Self::Make),
+            None if config.peers.is_empty() && mounts => {
+                Err(DaemonError::NoState { state: state() })
+            }
+            None if config.peers.is_empty() => Err(DaemonError::NodeNeedsInvite),
+            // Here a peer asks those it was given to be admitted.
+            None => Err(DaemonError::NotMember),
+        }
+    }
+}
+
+/// What a first start needs.
+pub(super) struct Birth<'a> {
+    pub(super) store: &'a Store,
+    pub(super) node: &'a NodeConfig,
+    pub(super) transport: &'a Arc<dyn Transport>,
+    pub(super) clock: &'a Arc<dyn Clock>,
+    pub(super) rng: &'a Rng,
+    pub(super) seeds: &'a [SocketAddr],
+}
+
+impl Birth<'_> {
+    /// Returns the volume's keys, `None` for a storage peer, after making or joining the volume
+    /// where the state folder holds none.
+    pub(super) async fn membership(
+        &self,
+        config: &Config,
+        way: &Way,
+    ) -> Result<(Option<Arc<VolumeKeys>>, Origin), DaemonError> {
+        if let Some(volume) = Node::volume_of(self.store)? {
+            let origin = match way {
+                Way::Open => Origin::Known,
+                // A start before this one was cut short behind the point where it had a volume.
+                Way::Make => Origin::Made,
+                Way::Join(token) if token.volume == volume => Origin::Joined,
+                Way::Join(_) => {
+                    return Err(DaemonError::OtherVolume {
+                        state: config.state.clone(),
+                    });
+                }
+            };
+            return Ok((self.stored_keys()?, origin));
+        }
+        let (keys, origin) = match way {
+            Way::Open => return Err(crate::node::NodeError::NoVolume.into()),
+            Way::Join(token) => (self.join(token).await?, Origin::Joined),
+            Way::Make => {
+                // The key first: a volume whose key was lost by a crash here is of no use.
+                let keys = VolumeKeys::generate(self.rng);
+                self.store_keys(&keys)?;
+                Node::create_volume(self.node, self.store, &**self.clock, self.rng)?;
+                return Ok((Some(Arc::new(keys)), Origin::Made));
+            }
+        };
+        if let Some(keys) = &keys {
+            self.store_keys(keys)?;
+        }
+        Ok((keys.map(Arc::new), origin))
+    }
+
+    async fn join(&self, token: &InviteToken) -> Result<Option<VolumeKeys>, DaemonError> {
+        let joined = Node::join(
+            self.transport,
+            self.node,
+            self.store,
+            self.clock,
+            token,
+            self.seeds,
+        )
+        .await?;
+        let Some(wrapped) = joined.wrapped_keys else {
+            return Ok(None);
+        };
+        let bytes = self.node.identity.unwrap_key(&wrapped)?;
+        Ok(Some(VolumeKeys::from_bytes(&bytes)?))
+    }
+
+    fn stored_keys(&self) -> Result<Option<Arc<VolumeKeys>>, DaemonError> {
+        let row = self.store.rows.get(Table::Meta, KEYS_ROW)?;
+        Ok(row
+            .map(|bytes| VolumeKeys::from_bytes(&bytes))
+            .transpose()?
+            .map(Arc::new))
+    }
+
+    fn store_keys(&self, keys: &VolumeKeys) -> Result<(), DaemonError> {
+        let mut batch = Batch::new();
+        batch.put(Table::Meta, KEYS_ROW, keys.to_bytes().to_vec());
+        self.store.rows.commit(batch)?;
+        Ok(self.store.sync()?)
+    }
+}
+
+fn parse_token(text: &str) -> Result<InviteToken, DaemonError> {
+    text.parse().map_err(DaemonError::Token)
+}
+
+/// Returns the peer's secret, making one where there is none.
+pub(super) fn load_identity(state: &StateDir, rng: &Rng) -> Result<Identity, DaemonError> {
+    let path = state.identity_key();
+    if let Some(bytes) = read_private(&path)? {
+        return Ok(Identity::from_bytes(&bytes)?);
+    }
+    let identity = Identity::generate(rng)?;
+    write_private(&path, &identity.to_bytes())?;
+    Ok(identity)
+}

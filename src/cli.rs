@@ -10,6 +10,7 @@ mod demo;
 mod exit;
 mod launch;
 mod man;
+mod secret;
 mod show;
 mod units;
 

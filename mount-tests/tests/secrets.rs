@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mount_tests::capture::Capture;
 use mount_tests::source::pattern;
-use mount_tests::{Trio, scenario, wait_for_content};
+use mount_tests::{Command, Peer, Start, Trio, machine, scenario, wait_for_content};
 use rustix::fs::XattrFlags;
 
 const MINUTES: Duration = Duration::from_secs(60);
@@ -113,6 +113,68 @@ fn search(place: &str, bytes: &[u8]) {
             String::from_utf8_lossy(needle)
         );
     }
+}
+
+#[test]
+fn a_token_is_in_no_list_of_processes_however_it_is_passed() {
+    scenario("token", 5 * MINUTES, |s| {
+        let mut a = s.peer("a");
+        a.mount(&Start::new_volume());
+        let file = s.path("token");
+        let invite = |role: &str| {
+            let printed = a.dfs(&["invite", "--role", role]).stdout_text();
+            fs::write(&file, &printed).expect("written");
+            let token = printed.lines().last().expect("a token").to_owned();
+            (token, format!("@{}", file.display()))
+        };
+        let hidden = |token: &str, who: &str| {
+            let seen = machine::processes_with(Path::new(token));
+            assert!(seen.is_empty(), "{who}: {seen:?} show the token");
+        };
+        let options = |peer: &Peer, secret: &str| {
+            let mut args = vec![peer.mountpoint().display().to_string(), "--invite".into()];
+            args.push(secret.to_owned());
+            args.extend(["--state".into(), peer.state().display().to_string()]);
+            args.extend(["--listen".into(), peer.listen()]);
+            args
+        };
+        let (token, _) = invite("writer");
+        let mut said = s.peer("said");
+        said.mount(&Start::join(&a, &token));
+        hidden(&token, "in the foreground");
+        assert!(said.is_running(), "it is another process than before");
+        let (token, _) = invite("storage");
+        let mut stores = s.peer("stores");
+        stores.serve(&Start::join(&a, &token));
+        hidden(&token, "dfs node");
+
+        let (token, _) = invite("writer");
+        let behind = s.peer("behind");
+        let done = behind.attempt("dfs-mount", &options(&behind, &token));
+        assert!(done.status.success(), "{done}");
+        hidden(&token, "in the background");
+        let (token, in_file) = invite("writer");
+        let from_file = s.peer("file");
+        let done = from_file.attempt("dfs-mount", &options(&from_file, &in_file));
+        assert!(done.status.success(), "{done}");
+        hidden(&token, "from a file");
+        let (token, _) = invite("writer");
+        let from_stdin = s.peer("stdin");
+        let done = from_stdin
+            .inside("sh")
+            .args(["-c", "file=$1; shift; \"$@\" < \"$file\"", "sh"])
+            .arg(&file)
+            .arg(machine::program("dfs-mount"))
+            .args(options(&from_stdin, "-"))
+            .run();
+        assert!(done.status.success(), "{done}");
+        hidden(&token, "from the standard input");
+
+        for peer in [&behind, &from_file, &from_stdin] {
+            assert_eq!(peer.facts(&["status"])["role"], "writer");
+            Command::new("umount").arg(peer.mountpoint()).ok();
+        }
+    });
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::secret::Secret;
 use super::units::{parse_duration, parse_host_port, parse_listen, parse_size};
 
 /// Mounts a shared, encrypted volume that lives on the machines of its members.
@@ -50,9 +51,10 @@ pub struct PeerArgs {
     #[arg(long = "peer", value_name = "HOST:PORT", value_parser = parse_host_port)]
     pub peers: Vec<String>,
 
-    /// Token from `dfs invite`, for the first start of a new member
-    #[arg(long, value_name = "TOKEN")]
-    pub invite: Option<String>,
+    /// Token from `dfs invite`, for the first start of a new member; from a file or the standard
+    /// input it is not seen in the list of processes
+    #[arg(long, value_name = "TOKEN|@FILE|-", value_parser = Secret::parser())]
+    pub invite: Option<Secret>,
 
     /// Folder of this peer's state [default: one for each mountpoint below $XDG_DATA_HOME/dfs, or
     /// /var/lib/dfs for root]

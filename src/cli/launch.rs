@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::args::{FsyncArg, MountArgs, PeerArgs};
 use super::exit::{Exit, complain};
+use super::secret::{self, Secret};
 use crate::daemon::control::FailKind;
 use crate::daemon::{self, Config, DaemonError, Fsync, MountCall, Started};
 
@@ -18,6 +19,9 @@ const BACKGROUND: &str = "DFS_BACKGROUND";
 /// Its value where no person waits for the starter.
 const UNATTENDED: &str = "unattended";
 
+/// What a person is asked for who passes `--invite -` at a terminal.
+const TOKEN: &str = "token";
+
 /// What the background process tells its starter, one JSON line.
 #[derive(Debug, Serialize, Deserialize)]
 enum Launch {
@@ -26,6 +30,11 @@ enum Launch {
 }
 
 pub(super) fn mount(args: MountArgs) -> Exit {
+    if let Some(Secret::Text(secret)) = &args.peer.invite
+        && !secret.is_empty()
+    {
+        return not_hidden("dfs-mount", &secret::hide("dfs-mount", secret));
+    }
     let background = std::env::var_os(BACKGROUND);
     // The background process has another number than the one that systemd started.
     let unattended = match &background {
@@ -41,7 +50,7 @@ pub(super) fn mount(args: MountArgs) -> Exit {
         match daemon::check_mount(&mountpoint, &args.options) {
             Ok(MountCall::Remounted) => return Exit::Done,
             Ok(MountCall::Start) if args.foreground => {}
-            Ok(MountCall::Start) => return start_in_background(unattended),
+            Ok(MountCall::Start) => return start_in_background(&args.peer, unattended),
             Err(error) => return finish("dfs-mount", false, Err(error)),
         }
     }
@@ -75,6 +84,11 @@ pub(super) fn mount(args: MountArgs) -> Exit {
 }
 
 pub(super) fn node(args: PeerArgs) -> Exit {
+    if let Some(Secret::Text(secret)) = &args.invite
+        && !secret.is_empty()
+    {
+        return not_hidden("dfs", &secret::hide("dfs", secret));
+    }
     let result = config(args, None, Fsync::Local, true)
         .and_then(|config| daemon::run_node(config, |_| say("ready")));
     finish("dfs", false, result)
@@ -96,14 +110,38 @@ fn finish(program: &str, background: bool, result: Result<(), DaemonError>) -> E
     kind.into()
 }
 
+fn not_hidden(program: &str, error: &std::io::Error) -> Exit {
+    let needs = "it needs to run this program again";
+    complain(
+        program,
+        &format!("cannot hide the invite: {error}; {needs}"),
+    );
+    Exit::Failed
+}
+
 /// Starts this same command again, detached, and waits for its word.
-fn start_in_background(unattended: bool) -> Exit {
+fn start_in_background(peer: &PeerArgs, unattended: bool) -> Exit {
+    // Read here, where a person may be asked for it.
+    let secret = match &peer.invite {
+        Some(Secret::Stdin) => match Secret::Stdin.read(TOKEN) {
+            Ok(text) => Some(text),
+            Err(message) => {
+                complain("dfs-mount", &message);
+                return Exit::Usage;
+            }
+        },
+        _ => None,
+    };
     let started = std::env::current_exe().and_then(|program| {
+        let stdin = match &secret {
+            Some(secret) => secret::piped(secret)?,
+            None => Stdio::null(),
+        };
         Command::new(program)
             .arg0("dfs-mount")
             .args(std::env::args_os().skip(1))
             .env(BACKGROUND, if unattended { UNATTENDED } else { "1" })
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -176,6 +214,8 @@ fn config(
     fsync: Fsync,
     log_to_stderr: bool,
 ) -> Result<Config, DaemonError> {
+    let invite = args.invite.map(|secret| secret.read(TOKEN)).transpose();
+    let invite = invite.map_err(|what| DaemonError::BadRequest { what })?;
     let state = match args.state {
         Some(state) => absolute(&state),
         None => daemon::default_state_dir(mountpoint).ok_or(DaemonError::NoHome)?,
@@ -183,7 +223,7 @@ fn config(
     Ok(Config {
         state,
         peers: args.peers,
-        invite: args.invite,
+        invite: invite.map(|text| secret::last_line(&text)),
         new_volume: false,
         unattended: is_service(),
         listen: args.listen,

@@ -12,6 +12,7 @@
 //! | `pulse`, `sync` | what the two ends of a session tell each other; pushing and pulling segments |
 //! | `membership`, [`roster`], [`token`] | who belongs to the volume |
 //! | `join`, `admit` | becoming a member, from either side |
+//! | `introduce` | telling a newer member from a stranger, without telling it anything |
 //! | `discover` | node records, lookups |
 //!
 //! Invariants: nothing is accepted from a peer that is not on the roster but roster statements
@@ -25,6 +26,7 @@ mod discover;
 mod error;
 mod event;
 mod hello;
+mod introduce;
 mod join;
 pub mod log;
 mod membership;

@@ -18,13 +18,13 @@ use super::logging;
 use super::peer::{Parts, Peer, Sink};
 use super::server::Server;
 use crate::base::limits::{DEFAULT_PORT, MEMORY_CACHE_BYTES};
-use crate::base::task::Pool;
+use crate::base::task::{Pool, spawn};
 use crate::base::time::{SystemClock, sleep, timeout};
 use crate::base::{Clock, Ino, Rng};
 use crate::crypto::Identity;
 use crate::fs::{FsConfig, Invalidation};
 use crate::fuse::{self, Invalidator, MountOptions, Mounted, Prepared};
-use crate::node::{NodeConfig, NodeError, Role};
+use crate::node::{Node, NodeConfig, NodeError, Role};
 use crate::replica::ReplicaConfig;
 use crate::store::{StateDir, Store, StoreError};
 use crate::transport::{Quic, Transport};
@@ -183,10 +183,15 @@ async fn live(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let transport: Arc<dyn Transport> = Arc::new(bind(config, &identity)?);
     let seal_pool = pool("seal", cores(), SEAL_QUEUE_MAX)?;
+    let (seeds, unresolved) = resolve(&config.peers).await;
+    // A known volume mounts without them.
+    if let (None, Some(error)) = (Node::volume_of(&store)?, unresolved) {
+        return Err(error);
+    }
     let node = NodeConfig {
         identity: Arc::clone(&identity),
         name: config.name.clone().unwrap_or_else(host_name),
-        seeds: resolve(&config.peers).await?,
+        seeds,
         advertise: addresses::reachable(transport.local_addr()),
         capacity_bytes: config
             .capacity_bytes
@@ -347,27 +352,40 @@ async fn first_sync(peer: &Arc<Peer>, origin: Origin) -> Result<(), DaemonError>
     Ok(())
 }
 
-/// Turns to the peers named with --peer. One that says no is an error; one that is not there is
-/// not: offline is normal, and the volume is known.
+/// Turns to the peers named with --peer, to all at once, until one is met. Who is not there, or is
+/// none of the volume's members, is no error: offline is normal, the volume is known, and an address
+/// may have gone to anybody. It is one where every member that answers says no.
 async fn contact(peer: &Arc<Peer>, peers: &[String]) -> Result<(), DaemonError> {
-    if peers.is_empty() {
-        return Ok(());
+    let (addrs, _) = resolve(peers).await;
+    let (sender, mut answers) = tokio::sync::mpsc::channel(addrs.len().max(1));
+    for addr in addrs {
+        let (node, sender) = (Arc::clone(peer.node()), sender.clone());
+        spawn(async move {
+            let _ = sender.send((addr, node.contact(addr).await)).await;
+        });
     }
-    for addr in resolve(peers).await.unwrap_or_default() {
-        match timeout(CONTACT_MAX, peer.node().contact(addr)).await {
-            Ok(Ok(_)) => return Ok(()),
-            Ok(Err(
-                error @ (NodeError::OtherVolume { .. }
-                | NodeError::NotOnRoster
-                | NodeError::Removed
-                | NodeError::ClockSkew { .. }
-                | NodeError::Version { .. }),
-            )) => return Err(error.into()),
-            Ok(Err(error)) => tracing::warn!(%addr, %error, "no contact"),
-            Err(_) => tracing::warn!(%addr, "no contact in time"),
+    drop(sender);
+    let mut refused = None;
+    let met = async {
+        while let Some((addr, answer)) = answers.recv().await {
+            match answer {
+                Ok(_) => return true,
+                // Only members are told enough to say so: see `Node::contact`.
+                Err(
+                    error @ (NodeError::NotOnRoster
+                    | NodeError::Removed
+                    | NodeError::ClockSkew { .. }),
+                ) => refused = Some(error),
+                Err(error) => tracing::warn!(%addr, %error, "no contact"),
+            }
         }
+        false
+    };
+    let is_met = timeout(CONTACT_MAX, met).await == Ok(true);
+    match refused {
+        Some(error) if !is_met => Err(error.into()),
+        Some(_) | None => Ok(()),
     }
-    Ok(())
 }
 
 fn bind(config: &Config, identity: &Identity) -> Result<Quic, DaemonError> {
@@ -380,25 +398,31 @@ fn bind(config: &Config, identity: &Identity) -> Result<Quic, DaemonError> {
     )?)
 }
 
-/// Looks host names up; the first address of each is taken.
-async fn resolve(peers: &[String]) -> Result<Vec<SocketAddr>, DaemonError> {
-    let mut addrs = Vec::new();
+/// Looks host names up, each within a time; the first address of each is taken. Returns the
+/// addresses, and why there is none for a name.
+async fn resolve(peers: &[String]) -> (Vec<SocketAddr>, Option<DaemonError>) {
+    let (mut addrs, mut failure) = (Vec::new(), None);
     for host in peers {
-        let failed = |source| DaemonError::Resolve {
-            host: host.clone(),
-            source,
-        };
         let found = timeout(CONTACT_MAX, tokio::net::lookup_host(host.as_str())).await;
-        let mut found = found
-            .map_err(|_| failed(std::io::ErrorKind::TimedOut.into()))?
-            .map_err(failed)?;
-        addrs.push(
-            found
-                .next()
-                .ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?,
-        );
+        let found = match found {
+            Ok(found) => found.and_then(|mut found| {
+                found
+                    .next()
+                    .ok_or_else(|| std::io::ErrorKind::NotFound.into())
+            }),
+            Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+        };
+        match found {
+            Ok(addr) => addrs.push(addr),
+            Err(source) => {
+                let host = host.clone();
+                let error = DaemonError::Resolve { host, source };
+                tracing::warn!("{error}");
+                failure = Some(error);
+            }
+        }
     }
-    Ok(addrs)
+    (addrs, failure)
 }
 
 fn half_of_free(state: &Path) -> u64 {

@@ -88,6 +88,10 @@ impl Node {
         addr: SocketAddr,
     ) -> Result<Option<PeerId>, NodeError> {
         let peer = session.peer();
+        // A hello names the volume, so it is for members alone.
+        if self.roster().member(&peer).is_none() {
+            self.introduce(session, addr).await?;
+        }
         let mut pushed = false;
         let hello = loop {
             let request = Request::Hello(self.hello(session.remote_addr()));
@@ -100,16 +104,18 @@ impl Node {
                     pushed = true;
                     self.push_roster(session).await;
                 }
-                Response::Refused(refusal) => return Err(self.refused_by(peer, addr, refusal)),
+                Response::Refused(refusal) => {
+                    if refusal == Refusal::Removed {
+                        // The word of one peer proves nothing: the statement of an admin does.
+                        self.pull_roster(session).await;
+                    }
+                    return Err(self.refused_by(peer, addr, refusal));
+                }
                 _ => return Err(NodeError::Protocol { peer }),
             }
         };
         if let Err(refusal) = self.check_hello(&hello) {
-            return Err(refused(addr, refusal));
-        }
-        if self.roster().member(&peer).is_none() {
-            // This peer may not have heard of the other's admission yet.
-            self.pull_roster(session).await;
+            return Err(self.refused_by(peer, addr, refusal));
         }
         let roster = self.roster();
         let Some((record, signed)) = own_word(&roster, peer, hello.record.clone()) else {

@@ -334,7 +334,7 @@ async fn call(
 }
 
 /// Fetches the statements of a roster that did not fit the first message.
-async fn rest_of_roster(
+pub(super) async fn rest_of_roster(
     session: &Session,
     mut statements: Vec<StatementBytes>,
     total: u32,

@@ -133,6 +133,7 @@ impl Node {
                     total: u32::try_from(roster.statement_count()).unwrap_or(u32::MAX),
                 }
             }
+            Request::Introduce { nonce, proof } => self.answer_introduce(session, nonce, proof),
             _ if !session.is_open() => {
                 self.strike(session, 1);
                 Response::Refused(Refusal::HelloFirst)
@@ -168,6 +169,7 @@ impl Node {
             | Request::Redeem(_)
             | Request::RosterPush { .. }
             | Request::RosterPull { .. }
+            | Request::Introduce { .. }
             | Request::Chunk(_) => Response::Refused(Refusal::Malformed),
         }
     }

@@ -76,6 +76,14 @@ pub enum Request {
     },
     /// Something about chunks. Answer: [`Response::Chunk`].
     Chunk(ChunkRequest),
+    /// Shows a peer that is not on the roster that this one knows the volume's id, without telling
+    /// it. Answer: [`Response::Roster`].
+    Introduce {
+        /// A random number.
+        nonce: [u8; 32],
+        /// Follows from the nonce, the volume's id and both peers.
+        proof: [u8; 32],
+    },
 }
 
 /// The answer to a [`Request`].

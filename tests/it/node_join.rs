@@ -1,5 +1,6 @@
 //! Whole nodes on a simulated network: joining, sessions, log sync, and what strangers can do.
 
+mod strangers;
 mod world;
 
 use std::collections::BTreeMap;

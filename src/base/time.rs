@@ -162,6 +162,37 @@ pub async fn timeout<F: Future>(duration: Duration, future: F) -> Result<F::Outp
         .map_err(|_| Elapsed)
 }
 
+/// How long to wait before the next try: twice as long after each failure, up to a limit.
+#[derive(Debug, Clone, Copy)]
+pub struct Backoff {
+    first: Duration,
+    most: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    /// Returns a backoff that begins with `first` and ends at `most`.
+    pub fn new(first: Duration, most: Duration) -> Self {
+        Self {
+            first,
+            most,
+            next: first,
+        }
+    }
+
+    /// Takes note of a failure; returns how long to wait.
+    pub fn failed(&mut self) -> Duration {
+        let now = self.next;
+        self.next = self.next.saturating_mul(2).min(self.most);
+        now
+    }
+
+    /// Takes note of a success.
+    pub fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
 /// A hybrid logical clock reading: milliseconds since 1970 above a 20-bit counter.
 ///
 /// Kulkarni et al., "Logical Physical Clocks" (2014), packed into 64 bits: 44 bits of milliseconds

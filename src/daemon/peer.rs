@@ -21,7 +21,7 @@ use super::config::Fsync;
 use super::error::DaemonError;
 use crate::base::limits::{DRAFT_AGE_MAX, REPLICAS};
 use crate::base::task::{Pool, spawn};
-use crate::base::time::{sleep, timeout};
+use crate::base::time::{Backoff, sleep, timeout};
 use crate::base::{Clock, Ino, Rng};
 use crate::crypto::{Identity, VolumeKeys};
 use crate::data::Data;
@@ -51,6 +51,10 @@ const UNHEARD_INTERVAL: Duration = Duration::from_millis(500);
 /// not small; else this fraction of it.
 const COLLECT_MIN_BYTES: u64 = 64 << 20;
 const COLLECT_MIN_FRACTION: u64 = 32;
+
+/// How long after a failure drafts are sealed and segments folded again, at first and at most.
+const PUBLISH_AGAIN: Duration = Duration::from_millis(250);
+const AGAIN_MAX: Duration = Duration::from_secs(10);
 
 /// How often dirty data is looked at, of which none may be older than [`DRAFT_AGE_MAX`] for long.
 const TICK_INTERVAL: Duration = Duration::from_millis(500);
@@ -373,6 +377,7 @@ impl Peer {
                 let sealed = self.fold_pool.call(move || volume.seal_ahead()).await;
                 if let Some(Err(error)) = sealed {
                     tracing::error!(%error, "drafts could not be sealed");
+                    sleep(UNHEARD_INTERVAL).await;
                 }
             }
         }
@@ -415,6 +420,7 @@ impl Peer {
     }
 
     async fn publish_loop(self: Arc<Self>) {
+        let mut backoff = Backoff::new(PUBLISH_AGAIN, AGAIN_MAX);
         loop {
             if timeout(DRAFT_AGE_MAX, self.drafts.any.notified())
                 .await
@@ -422,8 +428,12 @@ impl Peer {
             {
                 sleep(PUBLISH_GATHER).await;
             }
-            if let Err(error) = self.publish().await {
-                tracing::error!(%error, "drafts could not be sealed");
+            match self.publish().await {
+                Ok(()) => backoff.reset(),
+                Err(error) => {
+                    tracing::error!(%error, "drafts could not be sealed");
+                    sleep(backoff.failed()).await;
+                }
             }
             // With nobody to tell, what is sealed now and not later only costs flushes of the disk.
             let is_heard = !self.node.connected().is_empty();
@@ -483,11 +493,14 @@ impl Peer {
 
     async fn fold_loop(self: Arc<Self>) {
         let mut events = self.node.subscribe();
+        let mut backoff = Backoff::new(PUBLISH_AGAIN, AGAIN_MAX);
         loop {
             if let Err(error) = self.fold().await {
                 tracing::error!(%error, "segments of other members could not be folded");
-                sleep(DRAFT_AGE_MAX).await;
+                sleep(backoff.failed()).await;
+                continue;
             }
+            backoff.reset();
             loop {
                 use tokio::sync::broadcast::error::RecvError;
                 match events.recv().await {

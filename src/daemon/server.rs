@@ -4,23 +4,35 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::control::{FailKind, Reply, Request, SOCKET_NAME, with_short_path};
 use super::error::DaemonError;
 use super::facts::{self, Surroundings};
 use super::peer::Peer;
 use crate::base::task::spawn;
-use crate::base::time::{sleep, timeout};
+use crate::base::time::{Backoff, sleep, timeout};
 
 /// Longest request line: a path of PATH_MAX bytes in hex, with room.
 const REQUEST_MAX_BYTES: u64 = 64 << 10;
 
 /// How long a client may take to send its request.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
+
+/// How long a client may take to read a line of its answer.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+
+/// Clients that are served at once.
+const CLIENTS_MAX: usize = 64;
+
+/// How long after a failure the next client is taken in, at first and at most.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
+const ACCEPT_AGAIN_MAX: Duration = Duration::from_secs(1);
 
 /// How often `sync` looks again and tells its client.
 const SYNC_STEP: Duration = Duration::from_millis(100);
@@ -54,16 +66,15 @@ impl Server {
             path: path.clone(),
             source,
         })?;
-        let task = spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (peer, surroundings) = (Arc::clone(&peer), Arc::clone(&surroundings));
-                spawn(async move {
-                    if let Err(error) = serve(stream, &peer, &surroundings).await {
-                        tracing::debug!(%error, "a control client went away");
-                    }
-                });
-            }
-        });
+        let task = spawn(accept_all(listener, move |stream, place| {
+            let (peer, surroundings) = (Arc::clone(&peer), Arc::clone(&surroundings));
+            spawn(async move {
+                if let Err(error) = serve(stream, &peer, &surroundings).await {
+                    tracing::debug!(%error, "a control client went away");
+                }
+                drop(place);
+            });
+        }));
         Ok(Self { path, task })
     }
 }
@@ -72,6 +83,48 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
         let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// What clients come in by.
+#[async_trait]
+trait Door: Send {
+    /// A client.
+    type Client: Send;
+
+    async fn accept(&mut self) -> std::io::Result<Self::Client>;
+}
+
+#[async_trait]
+impl Door for UnixListener {
+    type Client = UnixStream;
+
+    async fn accept(&mut self) -> std::io::Result<UnixStream> {
+        Ok(Self::accept(self).await?.0)
+    }
+}
+
+/// Takes clients in for as long as it is polled, at most [`CLIENTS_MAX`] at once: further ones wait
+/// outside, where they cost nothing.
+async fn accept_all<D: Door>(mut door: D, serve: impl Fn(D::Client, OwnedSemaphorePermit)) {
+    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+    let mut backoff = Backoff::new(ACCEPT_AGAIN, ACCEPT_AGAIN_MAX);
+    loop {
+        // The semaphore is never closed.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        match door.accept().await {
+            Ok(client) => {
+                backoff.reset();
+                serve(client, place);
+            }
+            // Of descriptors or memory there will be some again.
+            Err(error) => {
+                tracing::warn!(%error, "a control client could not be taken in");
+                sleep(backoff.failed()).await;
+            }
+        }
     }
 }
 
@@ -105,7 +158,11 @@ async fn serve(
 async fn send(write: &mut (impl AsyncWriteExt + Unpin), reply: &Reply) -> std::io::Result<()> {
     let mut line = serde_json::to_vec(reply)?;
     line.push(b'\n');
-    write.write_all(&line).await
+    // Who does not read its answer keeps nobody's place.
+    match timeout(ANSWER_MAX, write.write_all(&line)).await {
+        Ok(written) => written,
+        Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+    }
 }
 
 async fn answer(peer: &Arc<Peer>, surroundings: &Surroundings, request: Request) -> Reply {
@@ -183,5 +240,60 @@ async fn sync(
         }
         send(write, &Reply::Progress { value }).await?;
         sleep(SYNC_STEP).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    /// Fails three times of four, and has so many clients.
+    struct Rough {
+        calls: usize,
+        clients: usize,
+    }
+
+    #[async_trait]
+    impl Door for Rough {
+        type Client = usize;
+
+        async fn accept(&mut self) -> std::io::Result<usize> {
+            self.calls += 1;
+            if !self.calls.is_multiple_of(4) {
+                return Err(std::io::Error::from_raw_os_error(libc::EMFILE));
+            }
+            match self.clients.checked_sub(1) {
+                Some(left) => {
+                    self.clients = left;
+                    Ok(left)
+                }
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_accept_ends_nothing_and_clients_are_bounded() {
+        let served = Arc::new(AtomicUsize::new(0));
+        let places = Arc::new(Mutex::new(Vec::new()));
+        let door = Rough {
+            calls: 0,
+            clients: 3 * CLIENTS_MAX,
+        };
+        let (counted, kept) = (Arc::clone(&served), Arc::clone(&places));
+        let accepting = spawn(accept_all(door, move |_, place| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            kept.lock().push(place);
+        }));
+        for round in 1..=3 {
+            sleep(Duration::from_secs(600)).await;
+            assert_eq!(served.load(Ordering::Relaxed), round * CLIENTS_MAX);
+            places.lock().clear();
+        }
+        accepting.abort();
     }
 }

@@ -4,6 +4,8 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, StatxFlags};
+
 /// The extended attribute by which a mount names its state folder; never listed, never stored.
 pub const STATE_XATTR: &str = "user.dfs.state";
 
@@ -32,36 +34,84 @@ pub fn locate(path: &Path) -> io::Result<Option<Located>> {
         full
     };
     let table = std::fs::read("/proc/self/mountinfo")?;
-    let mut found: Option<PathBuf> = None;
+    let Some(mount) = mount_of(&table, mount_id(&full), &full) else {
+        return Ok(None);
+    };
+    if !mount.is_ours {
+        return Ok(None);
+    }
+    let mut state = vec![0u8; 4096];
+    let len = rustix::fs::getxattr(&mount.point, STATE_XATTR, &mut state)?;
+    state.truncate(len);
+    Ok(Some(Located {
+        state: PathBuf::from(std::ffi::OsString::from_vec(state)),
+        inside: mount.inside(&full),
+    }))
+}
+
+/// Returns the number of the mount in which a path lies; `None` before Linux 5.8.
+fn mount_id(path: &Path) -> Option<u64> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
+    let found = rustix::fs::statx(rustix::fs::CWD, path, flags, StatxFlags::MNT_ID).ok()?;
+    (found.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(found.stx_mnt_id)
+}
+
+/// A line of mountinfo.
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    /// Where it is mounted.
+    point: PathBuf,
+    /// What of the file system is there: a bind mount shows a part of it.
+    root: PathBuf,
+    is_ours: bool,
+}
+
+impl Mount {
+    /// Returns the path within the file system of a path in the mount.
+    fn inside(&self, full: &Path) -> PathBuf {
+        let root = self.root.strip_prefix("/").unwrap_or(&self.root);
+        let below = full
+            .strip_prefix(&self.point)
+            .unwrap_or_else(|_| Path::new(""));
+        // Collected anew: joining nothing would leave a slash at the end.
+        root.join(below).iter().collect()
+    }
+}
+
+/// Returns the mount with the number `id`; where that is not known the deepest that `full` can be
+/// in, and of several at one place the last.
+fn mount_of(table: &[u8], id: Option<u64>, full: &Path) -> Option<Mount> {
+    let mut found: Option<Mount> = None;
     for line in table.split(|byte| *byte == b'\n') {
         let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
         let kind = fields
             .iter()
             .position(|field| *field == b"-")
             .and_then(|at| fields.get(at + 1));
-        let (Some(point), Some(kind)) = (fields.get(4), kind) else {
+        let (Some(number), Some(root), Some(point), Some(kind)) =
+            (fields.first(), fields.get(3), fields.get(4), kind)
+        else {
             continue;
         };
-        let point = unescape(point);
-        let deeper = found.as_ref().is_none_or(|best| point.starts_with(best));
-        if kind.starts_with(b"fuse.dfs") && full.starts_with(&point) && deeper {
-            found = Some(point);
+        let mount = Mount {
+            point: unescape(point),
+            root: unescape(root),
+            is_ours: kind.starts_with(b"fuse.dfs"),
+        };
+        let is_it = match id {
+            Some(id) => *number == id.to_string().as_bytes(),
+            None => {
+                full.starts_with(&mount.point)
+                    && found
+                        .as_ref()
+                        .is_none_or(|best| mount.point.starts_with(&best.point))
+            }
+        };
+        if is_it {
+            found = Some(mount);
         }
     }
-    let Some(point) = found else {
-        return Ok(None);
-    };
-    let mut state = vec![0u8; 4096];
-    let len = rustix::fs::getxattr(&point, STATE_XATTR, &mut state)?;
-    state.truncate(len);
-    let inside = full
-        .strip_prefix(&point)
-        .unwrap_or_else(|_| Path::new(""))
-        .to_owned();
-    Ok(Some(Located {
-        state: PathBuf::from(std::ffi::OsString::from_vec(state)),
-        inside,
-    }))
+    found
 }
 
 /// Returns the path of a mountinfo field, where space, tab, newline and backslash are octal.
@@ -118,6 +168,32 @@ mod tests {
     fn mountinfo_octal() {
         assert_eq!(unescape(br"/mnt/a\040b\134"), Path::new("/mnt/a b\\"));
         assert_eq!(unescape(br"/mnt/\9"), Path::new(r"/mnt/\9"));
+    }
+
+    const TABLE: &[u8] = br"21 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
+40 21 0:50 / /mnt/dfs rw - fuse.dfs-mount dfs rw
+41 21 0:50 /a/b\040c /srv/bind rw - fuse.dfs-mount dfs rw
+42 40 0:51 / /mnt/dfs/tmp rw - tmpfs none rw
+43 21 0:50 /a/file /srv/file rw - fuse.dfs-mount dfs rw
+";
+
+    #[test]
+    fn a_bind_mount_shows_a_part_and_what_is_mounted_below_is_not_ours() {
+        let at = |path: &str, id| {
+            let mount = mount_of(TABLE, id, Path::new(path)).unwrap();
+            mount.is_ours.then(|| mount.inside(Path::new(path)))
+        };
+        for id in [true, false] {
+            let id = |number| id.then_some(number);
+            assert_eq!(at("/mnt/dfs/x/y", id(40)), Some("x/y".into()));
+            assert_eq!(at("/mnt/dfs", id(40)), Some("".into()));
+            assert_eq!(at("/srv/bind/f", id(41)), Some("a/b c/f".into()));
+            assert_eq!(at("/srv/bind", id(41)), Some("a/b c".into()));
+            assert_eq!(at("/srv/file", id(43)), Some("a/file".into()));
+            assert_eq!(at("/mnt/dfs/tmp/f", id(42)), None);
+            assert_eq!(at("/etc/f", id(21)), None);
+        }
+        assert_eq!(mount_of(TABLE, Some(99), Path::new("/mnt/dfs")), None);
     }
 
     #[test]

@@ -437,28 +437,30 @@ fn pool(name: &str, threads: usize, queue_max: usize) -> Result<Pool, DaemonErro
     Pool::threads(name, threads, queue_max).map_err(io("start", "worker threads"))
 }
 
-/// The signals that end a daemon.
+/// The signals that end a daemon, and the one at which it opens its log anew.
 struct Stop {
     signals: Vec<Signal>,
+    hangup: Signal,
 }
 
 impl Stop {
     fn new() -> Result<Self, DaemonError> {
-        let kinds = [
-            SignalKind::terminate(),
-            SignalKind::interrupt(),
-            SignalKind::hangup(),
-        ];
-        let signals = kinds
-            .into_iter()
-            .map(signal)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(io("listen for", "signals"))?;
-        Ok(Self { signals })
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt()];
+        let failed = io("listen for", "signals");
+        let listen = || -> std::io::Result<Self> {
+            Ok(Self {
+                signals: kinds.into_iter().map(signal).collect::<Result<_, _>>()?,
+                hangup: signal(SignalKind::hangup())?,
+            })
+        };
+        listen().map_err(failed)
     }
 
     async fn wait(&mut self) {
         std::future::poll_fn(|context| {
+            while self.hangup.poll_recv(context).is_ready() {
+                logging::reopen();
+            }
             let any = self
                 .signals
                 .iter_mut()

@@ -7,6 +7,7 @@ pub mod args;
 
 mod client;
 mod demo;
+mod detach;
 mod exit;
 mod launch;
 mod man;

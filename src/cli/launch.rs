@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use serde::{Deserialize, Serialize};
 
 use super::args::{FsyncArg, MountArgs, PeerArgs};
+use super::detach;
 use super::exit::{Exit, complain};
 use super::secret::{self, Secret};
 use crate::daemon::control::FailKind;
@@ -64,22 +65,26 @@ pub(super) fn mount(args: MountArgs) -> Exit {
             tell(&Launch::Up {
                 told: introduction(started),
             });
+            detach::hush();
         } else {
             say(&line);
         }
+        detach::leave();
     };
-    if background {
-        // A session of its own: closing the terminal must not end the mount. It fails only for a
-        // group leader, which a child of the starter is not.
-        let _ = rustix::process::setsid();
-    }
+    detach::restrict();
     let result = config(args.peer, Some(&mountpoint), fsync, !background)
         .map(|config| Config {
             new_volume: args.new,
             unattended,
             ..config
         })
-        .and_then(|config| daemon::run_mount(config, &mountpoint, &args.options, told));
+        .and_then(|config| {
+            if background {
+                // Behind the reading of secrets, which may come by a descriptor.
+                detach::begin();
+            }
+            daemon::run_mount(config, &mountpoint, &args.options, told)
+        });
     finish("dfs-mount", background, result)
 }
 
@@ -89,8 +94,13 @@ pub(super) fn node(args: PeerArgs) -> Exit {
     {
         return not_hidden("dfs", &secret::hide("dfs", secret));
     }
-    let result = config(args, None, Fsync::Local, true)
-        .and_then(|config| daemon::run_node(config, |_| say("ready")));
+    detach::restrict();
+    let told = |_: &Started| {
+        detach::leave();
+        say("ready");
+    };
+    let result =
+        config(args, None, Fsync::Local, true).and_then(|config| daemon::run_node(config, told));
     finish("dfs", false, result)
 }
 

@@ -1,7 +1,7 @@
 //! Ids, sizes, time, chance, tasks and limits: what every room may name.
 //!
 //! Owns: [`id`] (newtypes of every identifier), [`time`] (the clock, stamps), [`rng`] (the source of
-//! chance), [`task`] (how work is spawned), [`limits`] (every bound of the system with its
+//! chance), [`task`] (how work is spawned), [`text`] (what may stand on a terminal), [`limits`] (every bound of the system with its
 //! arithmetic). Must never know: anything else of this crate.
 //!
 //! The clock, the sleeps, the rng and the spawner live here and only here, so that a whole cluster
@@ -11,6 +11,7 @@ pub mod id;
 pub mod limits;
 pub mod rng;
 pub mod task;
+pub mod text;
 pub mod time;
 
 pub use id::{ChunkId, DeviceId, Ino, OpId, PeerId, VolumeId};

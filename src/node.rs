@@ -503,14 +503,14 @@ impl Recent {
     }
 }
 
-/// Returns a name that a roster takes: neither empty, too long, nor with control characters.
+/// Returns a name that a roster takes: neither blank nor too long, and all of it is seen.
 fn display_name(name: &str) -> String {
-    let mut shown: String = name.chars().filter(|c| !c.is_control()).collect();
+    let mut shown = crate::base::text::seen(name);
     while shown.len() > NAME_MAX_BYTES {
         shown.pop();
     }
-    if shown.is_empty() {
-        shown.push_str("peer");
+    if shown.trim().is_empty() {
+        return "peer".to_owned();
     }
     shown
 }

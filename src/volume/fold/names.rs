@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::base::Stamp;
 use crate::base::limits::NAME_MAX_BYTES;
+use crate::base::text::is_unseen;
 
 /// Longest part behind the last dot that counts as an extension.
 const EXTENSION_MAX_BYTES: usize = 16;
@@ -13,7 +14,7 @@ const LABEL_MAX_BYTES: usize = 64;
 
 /// Returns a device's name without what may not stand in a file name or on a terminal.
 pub(super) fn label(name: &str) -> String {
-    let clean = |c: char| if c.is_control() || c == '/' { '-' } else { c };
+    let clean = |c: char| if is_unseen(c) || c == '/' { '-' } else { c };
     let mut label: String = name.chars().map(clean).collect();
     label.truncate(floor_char_boundary(label.as_bytes(), LABEL_MAX_BYTES));
     label
@@ -119,6 +120,7 @@ mod tests {
     #[test]
     fn labels_are_fit_for_names() {
         assert_eq!(label("a/b\nc"), "a-b-c");
+        assert_eq!(label("gpj\u{202e}.\u{200b}exe"), "gpj-.-exe");
         assert!(label(&"é".repeat(99)).len() <= LABEL_MAX_BYTES);
     }
 

@@ -124,6 +124,11 @@ impl Membership {
             .filter(|statement| !known.contains(statement));
         let new: Vec<StatementBytes> = new.filter_map(to_bytes).collect();
         let mut batch = Batch::new();
+        // A newer word of a member has taken the place of an older one.
+        let kept: BTreeSet<&[u8]> = after.statements().collect();
+        for gone in known.difference(&kept) {
+            batch.delete(Table::Roster, blake3::hash(gone).as_bytes());
+        }
         for statement in &new {
             put(&mut batch, statement);
         }

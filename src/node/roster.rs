@@ -3,12 +3,14 @@
 //! [`Roster`] keeps statements whose signatures lead back to the genesis, and a few whose issuer is
 //! not known yet. Merging is the union of two sets, so it does not matter in which order statements
 //! arrive; what a set means is computed from it (see `view`): members, invites, keys left for
-//! members. Statements are never dropped and never change, so two rosters with one
-//! [`Roster::digest`] say the same.
+//! members. Statements never change, and those of admins are never dropped, so two rosters with one
+//! [`Roster::digest`] say the same. Of what a member that is no admin says of itself the roster keeps
+//! its newest name and its leave: it cannot fill the roster.
 //!
 //! Storage peers keep and check rosters too: nothing in them is sealed but the keys in
-//! [`Claim::Grant`], which are wrapped for one member each. A roster tells who the members are,
-//! what they are called, and who admitted whom.
+//! [`Claim::Grant`], which are wrapped for one member each, and the secrets in [`Claim::Recovery`],
+//! which a phrase opens. A roster tells who the members are, what they are called, and who admitted
+//! whom.
 
 mod issue;
 mod statement;
@@ -29,8 +31,8 @@ use crate::store::codec;
 use crate::wire::limits::{NAME_MAX_BYTES, VECTOR_MAX};
 
 pub use issue::Issuer;
-use statement::Statement;
-pub use statement::{Claim, InviteId, KEEP_MAX, StatementId};
+pub use statement::{Claim, InviteId, KEEP_MAX, RecoveryId, StatementId};
+use statement::{Statement, Voice};
 use view::{Statements, View};
 
 /// Most statements of a roster: 4096 members, each invited, admitted, granted keys and removed.
@@ -109,12 +111,48 @@ pub struct Member {
     pub identity: PublicIdentity,
     /// What it may do.
     pub role: Role,
+    /// Whether it writes or wrote once: what is in its log then goes on to hold.
+    pub wrote: bool,
     /// Its name for people; names need not differ.
     pub name: String,
     /// When it was admitted.
     pub admitted: Stamp,
     /// The statement that admitted it.
     pub admission: StatementId,
+}
+
+/// An admin behind a phrase: no member, no machine, but with an admin's authority.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovery {
+    /// The statement that made it.
+    pub statement: StatementId,
+    /// As whom the phrase acts.
+    pub admin: PeerId,
+    /// By what it is found.
+    pub lookup: RecoveryId,
+    /// When it was made.
+    pub made: Stamp,
+    /// Who made it.
+    pub by: PeerId,
+}
+
+/// An invite that an admin has issued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InviteInfo {
+    /// Its name on the roster.
+    pub id: InviteId,
+    /// The role that it gives.
+    pub role: Role,
+    /// Who issued it.
+    pub by: PeerId,
+    /// When.
+    pub issued: Stamp,
+    /// When it ends, milliseconds since 1970.
+    pub expires_ms: u64,
+    /// Whom it admitted.
+    pub used_by: Option<PeerId>,
+    /// Whether an admin has taken it back.
+    pub revoked: bool,
 }
 
 /// Says why a statement is not taken, or not issued.
@@ -124,11 +162,17 @@ pub enum RosterError {
     #[error("only an admin of the volume may do this")]
     NotAdmin,
     /// The volume would have no admin left.
-    #[error("the last admin of the volume cannot be removed")]
+    #[error(
+        "this is the last admin of the volume, without which nobody could invite or remove: make \
+         another member one first, with dfs members role NAME admin"
+    )]
     LastAdmin,
     /// A name is empty, too long, or cannot be shown.
-    #[error("a member's name has 1 to {NAME_MAX_BYTES} bytes and no control characters")]
+    #[error("a member's name has 1 to {NAME_MAX_BYTES} bytes, and nothing that is not seen in it")]
     BadName,
+    /// The member has this role.
+    #[error("the member's role is {0} already")]
+    SameRole(Role),
     /// The peer is a member already.
     #[error("peer {} is a member already", .0.short())]
     AlreadyMember(PeerId),
@@ -150,6 +194,12 @@ pub enum RosterError {
     /// The invite's time is over.
     #[error("the invite has expired")]
     InviteExpired,
+    /// An admin has taken the invite back.
+    #[error("the invite was revoked")]
+    InviteRevoked,
+    /// No phrase of the volume is known by this.
+    #[error("the volume has no such recovery phrase")]
+    NoRecovery,
     /// The roster has as many statements or members as it can.
     #[error("the roster is full")]
     Full,
@@ -183,6 +233,13 @@ pub struct Merged {
     pub refused: usize,
 }
 
+/// What a member says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Word {
+    Name,
+    Leave,
+}
+
 /// Who belongs to a volume; see the module's text.
 #[derive(Clone)]
 pub struct Roster {
@@ -191,6 +248,8 @@ pub struct Roster {
     attached: Statements,
     /// Statements that nothing is known of but their shape.
     unattached: Statements,
+    /// What members that are no admins say of themselves, by admission: one statement of each kind.
+    words: BTreeMap<(StatementId, Word), StatementId>,
     /// What `attached` means; computed anew when that changes.
     view: View,
 }
@@ -202,6 +261,7 @@ impl Roster {
             volume,
             attached: BTreeMap::new(),
             unattached: BTreeMap::new(),
+            words: BTreeMap::new(),
             view: View::default(),
         }
     }
@@ -243,6 +303,46 @@ impl Roster {
         self.member(peer).or_else(|| self.former(peer))
     }
 
+    /// Says whether a peer that is no member any more has ended its membership itself.
+    pub fn has_left(&self, peer: &PeerId) -> bool {
+        self.view.left.contains(peer)
+    }
+
+    /// Returns the recovery phrases that hold, most senior first.
+    pub fn recoveries(&self) -> &[Recovery] {
+        &self.view.recoveries
+    }
+
+    /// Returns a phrase that holds, with the secrets that it opens.
+    pub fn recovery(&self, lookup: RecoveryId) -> Option<(&PublicIdentity, &[u8])> {
+        let mut holding = self.view.recoveries.iter();
+        let found = holding.find(|recovery| recovery.lookup == lookup)?;
+        match &self.attached.get(&found.statement)?.content.claim {
+            Claim::Recovery {
+                identity, sealed, ..
+            } => Some((identity, sealed)),
+            _ => None,
+        }
+    }
+
+    /// Returns the invites that were ever issued, the oldest first.
+    pub fn invites(&self) -> Vec<InviteInfo> {
+        let issued = self.view.invites.iter();
+        let mut invites: Vec<InviteInfo> = issued
+            .map(|(id, invite)| InviteInfo {
+                id: *id,
+                role: invite.role,
+                by: invite.by,
+                issued: invite.issued,
+                expires_ms: invite.expires_ms,
+                used_by: self.view.redeemed.get(id).copied(),
+                revoked: self.view.revoked.contains(id),
+            })
+            .collect();
+        invites.sort_by_key(|invite| (invite.issued, invite.id));
+        invites
+    }
+
     /// Returns the wrapped keys that admins have left for a peer, in the order of their seniority.
     pub fn grants(&self, peer: &PeerId) -> impl Iterator<Item = &[u8]> {
         let ids = self.view.grants.get(peer).into_iter().flatten();
@@ -254,13 +354,16 @@ impl Roster {
 
     /// Returns the role that an invite gives at a time (milliseconds since 1970).
     ///
-    /// Fails where it is unknown, used or expired.
+    /// Fails where it is unknown, used, revoked or expired.
     pub fn invite_role(&self, invite: InviteId, now_ms: u64) -> Result<Role, RosterError> {
         if let Some(by) = self.view.redeemed.get(&invite) {
             return Err(RosterError::InviteUsed { by: *by });
         }
         let issued = self.view.invites.get(&invite);
         let issued = issued.ok_or(RosterError::InviteUnknown)?;
+        if self.view.revoked.contains(&invite) {
+            return Err(RosterError::InviteRevoked);
+        }
         if now_ms >= issued.expires_ms {
             return Err(RosterError::InviteExpired);
         }
@@ -358,8 +461,7 @@ impl Roster {
             for (id, statement) in waiting {
                 match self.verify(&statement) {
                     Some(true) if self.attached.len() < STATEMENTS_MAX => {
-                        self.attach(statement);
-                        merged.added += 1;
+                        merged.added += usize::from(self.attach(statement));
                     }
                     Some(_) => merged.refused += 1,
                     None => {
@@ -389,14 +491,47 @@ impl Roster {
             None => return Some(false),
             Some(authority) => self.attached.get(&authority)?,
         };
-        Some(match issuer.content.claim.admission() {
-            Some((identity, Role::Admin, _)) => statement.verify(identity).is_ok(),
-            _ => false,
+        Some(match issuer.content.claim.voice() {
+            Some((identity, voice)) => {
+                let claim = &statement.content.claim;
+                let may = voice == Voice::Admin || claim.is_own_word(issuer.id, identity.id());
+                may && statement.verify(identity).is_ok()
+            }
+            None => false,
         })
     }
 
-    fn attach(&mut self, statement: Arc<Statement>) {
+    /// Takes over a statement; returns whether it is kept: of what a member says of itself only the
+    /// newest name is, and one leave. What is kept of a set so does not depend on any order.
+    fn attach(&mut self, statement: Arc<Statement>) -> bool {
+        if let Some(place) = self.place_of(&statement) {
+            let known = self.words.get(&place).and_then(|id| self.attached.get(id));
+            if let Some(known) = known {
+                if known.order() > statement.order() {
+                    return false;
+                }
+                let known = known.id;
+                self.attached.remove(&known);
+            }
+            self.words.insert(place, statement.id);
+        }
         self.attached.insert(statement.id, statement);
+        true
+    }
+
+    /// Returns the place of what a member says of itself, `None` for what admins say.
+    fn place_of(&self, statement: &Statement) -> Option<(StatementId, Word)> {
+        let authority = statement.content.authority?;
+        let issuer = self.attached.get(&authority)?;
+        match issuer.content.claim.voice() {
+            Some((_, Voice::Own)) => {}
+            Some((_, Voice::Admin)) | None => return None,
+        }
+        let word = match statement.content.claim {
+            Claim::Rename { .. } => Word::Name,
+            _ => Word::Leave,
+        };
+        Some((authority, word))
     }
 
     fn judge(&mut self) {

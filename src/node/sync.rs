@@ -16,8 +16,8 @@ use super::event::NodeEvent;
 use super::log::{Accepted, LogError};
 use super::roster::Role;
 use super::session::Session;
-use crate::base::DeviceId;
 use crate::base::limits::RPC_TIMEOUT;
+use crate::base::{DeviceId, PeerId};
 use crate::wire::limits::{SEGMENTS_BATCH_BYTES, SEGMENTS_MAX, WANTS_MAX};
 use crate::wire::{Request, Response, SEGMENT_DOMAIN, SealedSegment, Vector};
 
@@ -166,12 +166,13 @@ impl Node {
         segments: Vec<SealedSegment>,
     ) -> Result<Accepted, NodeError> {
         let node = Arc::clone(self);
+        let from = session.peer();
         let take = move || {
             let roster = node.roster();
             let now_ms = node.clock.wall_ms();
             node.log.accept(&segments, now_ms, &|segment| {
                 let author = roster.author(segment.header.device);
-                verify(segment, author)
+                verify(segment, author, from)
             })
         };
         let accepted = match self.config.pool.call(take).await {
@@ -291,12 +292,17 @@ impl Drop for Claim {
 
 /// Checks that a segment is signed by its author, and that the author may change the volume.
 ///
-/// What a member wrote before it was removed stays: the author may be a former member. A removed
-/// peer is cut off, so that nothing newer of it comes in.
-fn verify(segment: &SealedSegment, author: Option<&super::roster::Member>) -> Result<(), LogError> {
+/// What a member wrote before it was removed, or before it lost the right to, stays: the author may
+/// be a former member or a reader now. A removed peer is cut off and of a reader its own word is not
+/// taken, so that nothing newer of either comes in.
+fn verify(
+    segment: &SealedSegment,
+    author: Option<&super::roster::Member>,
+    from: PeerId,
+) -> Result<(), LogError> {
     let header = &segment.header;
     let author = author.ok_or(LogError::UnknownAuthor(header.device))?;
-    if !author.role.writes() {
+    if !(author.role.writes() || author.wrote && author.id != from) {
         return Err(LogError::NotAuthor(header.device));
     }
     let signed = SealedSegment::signed_bytes(header, &segment.body);

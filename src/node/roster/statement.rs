@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{Role, RosterError};
+use crate::base::text::is_unseen;
 use crate::base::{PeerId, Stamp};
 use crate::crypto::{Identity, PublicIdentity, Signature};
 use crate::store::codec;
@@ -39,6 +40,18 @@ impl fmt::Debug for InviteId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, ..] = self.0;
         write!(f, "InviteId({a:02x}{b:02x}{c:02x}{d:02x})")
+    }
+}
+
+/// Names a recovery phrase: a hash of what only the phrase yields, so that the roster gives nothing
+/// away, not even to who would ask for a newer one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RecoveryId(pub [u8; 32]);
+
+impl RecoveryId {
+    /// Returns the name of the phrase that yields this secret.
+    pub fn of_secret(secret: &[u8]) -> Self {
+        Self(blake3::derive_key("dfs/1 recovery", secret))
     }
 }
 
@@ -90,6 +103,49 @@ pub enum Claim {
         /// The keys, wrapped for it.
         wrapped: Vec<u8>,
     },
+    /// A member's role changes: it has this admission in the place of another one of its own.
+    Reassign {
+        /// The admission (or the genesis) whose place this takes.
+        replaces: StatementId,
+        /// The member.
+        identity: PublicIdentity,
+        /// What it may do from now on.
+        role: Role,
+        /// Its name for people.
+        name: String,
+        /// As in [`Claim::Remove`]: what was made under the replaced admission and goes on to hold.
+        keep: Vec<StatementId>,
+    },
+    /// A member has another name. Said by an admin, or by the member under its own admission.
+    Rename {
+        /// The member.
+        peer: PeerId,
+        /// Its name for people.
+        name: String,
+    },
+    /// An invite admits nobody any more.
+    Revoke {
+        /// The secret's hash.
+        invite: InviteId,
+    },
+    /// Whoever knows a phrase can act as this admin, which is no member and has no machine.
+    Recovery {
+        /// The keys that the phrase opens.
+        identity: PublicIdentity,
+        /// By what whoever knows the phrase asks for the roster.
+        lookup: RecoveryId,
+        /// The secrets of the identity, sealed under the phrase.
+        sealed: Vec<u8>,
+    },
+}
+
+/// What statements that name a statement as their authority may claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Voice {
+    /// Everything.
+    Admin,
+    /// What a member may say of itself: its name, and that it leaves.
+    Own,
 }
 
 impl Claim {
@@ -102,8 +158,41 @@ impl Claim {
                 role,
                 name,
                 ..
+            }
+            | Self::Reassign {
+                identity,
+                role,
+                name,
+                ..
             } => Some((identity, *role, name)),
-            Self::Invite { .. } | Self::Remove { .. } | Self::Grant { .. } => None,
+            Self::Invite { .. }
+            | Self::Remove { .. }
+            | Self::Grant { .. }
+            | Self::Rename { .. }
+            | Self::Revoke { .. }
+            | Self::Recovery { .. } => None,
+        }
+    }
+
+    /// Returns who may issue statements under this one, and which.
+    pub(super) fn voice(&self) -> Option<(&PublicIdentity, Voice)> {
+        match (self, self.admission()) {
+            (Self::Recovery { identity, .. }, _) | (_, Some((identity, Role::Admin, _))) => {
+                Some((identity, Voice::Admin))
+            }
+            (_, Some((identity, ..))) => Some((identity, Voice::Own)),
+            (_, None) => None,
+        }
+    }
+
+    /// Says whether a member that is admitted by `admission` may say this of itself.
+    pub(super) fn is_own_word(&self, admission: StatementId, member: PeerId) -> bool {
+        match self {
+            Self::Rename { peer, .. } => *peer == member,
+            Self::Remove {
+                admission: ends, ..
+            } => *ends == admission,
+            _ => false,
         }
     }
 }
@@ -172,8 +261,8 @@ impl Statement {
         issuer
             .verify(DOMAIN, &codec::encode(&self.content), &self.signature)
             .map_err(RosterError::Signature)?;
-        match self.content.claim.admission() {
-            Some((identity, ..)) => identity.check().map_err(RosterError::Signature),
+        match self.content.claim.voice() {
+            Some((identity, _)) => identity.check().map_err(RosterError::Signature),
             None => Ok(()),
         }
     }
@@ -203,16 +292,22 @@ impl Content {
         if let Some((_, _, name)) = self.claim.admission() {
             check_name(name)?;
         }
+        if let Claim::Rename { name, .. } = &self.claim {
+            check_name(name)?;
+        }
         match &self.claim {
-            Claim::Remove { keep, .. } if keep.len() > KEEP_MAX => Err(MALFORMED),
+            Claim::Remove { keep, .. } | Claim::Reassign { keep, .. } if keep.len() > KEEP_MAX => {
+                Err(MALFORMED)
+            }
             _ => Ok(()),
         }
     }
 }
 
-/// Checks that a name can be shown: neither empty nor long, and nothing that moves a cursor.
+/// Checks that a name can be shown: neither blank nor long, and every character in it is seen.
 pub(super) fn check_name(name: &str) -> Result<(), RosterError> {
-    if name.is_empty() || name.len() > NAME_MAX_BYTES || name.chars().any(char::is_control) {
+    let is_blank = name.trim().is_empty();
+    if is_blank || name.len() > NAME_MAX_BYTES || name.chars().any(is_unseen) {
         return Err(RosterError::BadName);
     }
     Ok(())

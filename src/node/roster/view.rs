@@ -7,13 +7,18 @@
 //! has been judged; a removal of a senior ends its membership and leaves its statements as they
 //! are. So no statement decides over another that decides over it, whatever their stamps say, and
 //! a removed admin gains nothing by dating statements back.
+//!
+//! A change of role is a new admission in the place of another; a removal of either ends both, so it
+//! wins over a change of role that was not known to it. Admins behind a recovery phrase are judged
+//! after all others, so that anybody can end them. One that a phrase has admitted is below it and so
+//! would end it too late; that end is then taken as known from the start, and all is judged anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::statement::{Claim, Content, InviteId, Statement, StatementId};
-use super::{Member, Role};
-use crate::base::{DeviceId, PeerId};
+use super::{Member, Recovery, Role};
+use crate::base::{DeviceId, PeerId, Stamp};
 
 pub(super) type Statements = BTreeMap<StatementId, Arc<Statement>>;
 
@@ -32,6 +37,14 @@ pub(super) struct View {
     pub(super) admissions: BTreeMap<PeerId, Vec<StatementId>>,
     /// For each member the wrapped keys that admins left for it.
     pub(super) grants: BTreeMap<PeerId, Vec<StatementId>>,
+    /// Invites that an admin has taken back.
+    pub(super) revoked: BTreeSet<InviteId>,
+    /// Phrases that hold, most senior first.
+    pub(super) recoveries: Vec<Recovery>,
+    /// When each peer was given its newest name, by its admission or later.
+    pub(super) named: BTreeMap<PeerId, Stamp>,
+    /// Members whose membership they ended themselves.
+    pub(super) left: BTreeSet<PeerId>,
     /// All statements, each behind the one that it takes its authority from.
     pub(super) order: Vec<StatementId>,
 }
@@ -41,29 +54,65 @@ pub(super) struct View {
 pub(super) struct Invite {
     pub(super) role: Role,
     pub(super) expires_ms: u64,
+    pub(super) by: PeerId,
+    pub(super) issued: Stamp,
 }
+
+/// Recoveries ended by those that they admitted that are looked at; each has all judged once more.
+const ENDED_RECOVERIES_MAX: usize = 64;
 
 /// Judges the statements. All of them hang below `genesis`, with signatures that hold.
 pub(super) fn evaluate(statements: &Statements, genesis: StatementId) -> View {
     let children = children(statements);
+    let mut ended = Cuts::new();
+    loop {
+        let (view, late) = run(statements, &children, genesis, &ended);
+        let late = late.filter(|_| ended.len() < ENDED_RECOVERIES_MAX);
+        let Some((recovery, kept)) = late else {
+            return view;
+        };
+        ended.insert(recovery, vec![kept]);
+    }
+}
+
+/// Judges once; `cuts` is what is known from the start. Returns the first end of a recovery that
+/// came too late, too, with the statements that it keeps.
+fn run(
+    statements: &Statements,
+    children: &Children<'_>,
+    genesis: StatementId,
+    cuts: &Cuts,
+) -> (View, Option<(StatementId, BTreeSet<StatementId>)>) {
     let mut judge = Judge {
         statements,
-        children: &children,
+        children,
         view: View {
-            order: in_order(statements, &children, genesis),
+            order: in_order(statements, children, genesis),
             ..View::default()
         },
-        cuts: BTreeMap::new(),
+        cuts: cuts.clone(),
+        known: cuts,
+        late: None,
         removed: BTreeSet::new(),
+        ended_by_itself: BTreeSet::new(),
+        replaced: BTreeSet::new(),
+        names: BTreeMap::new(),
         judged: BTreeSet::new(),
         admitted: Vec::new(),
+        recoveries: Vec::new(),
     };
     let mut pending = Vec::new();
     if let Some(genesis) = statements.get(&genesis) {
         judge.admit(genesis);
         pending.push(genesis.id);
     }
-    while let Some(admin) = pending.pop() {
+    let mut recovered = 0;
+    loop {
+        let next = pending.pop().or_else(|| {
+            recovered += 1;
+            judge.recoveries.get(recovered - 1).map(|found| found.id)
+        });
+        let Some(admin) = next else { break };
         let admitted = judge.judge(admin);
         pending.extend(admitted.into_iter().rev());
     }
@@ -87,16 +136,28 @@ pub(super) fn heads(statements: &Statements, admission: StatementId) -> Vec<Stat
 
 type Children<'a> = BTreeMap<StatementId, Vec<&'a Arc<Statement>>>;
 
+/// For an admission the sets that go on to hold: a statement under it must be in all of them.
+type Cuts = BTreeMap<StatementId, Vec<BTreeSet<StatementId>>>;
+
 struct Judge<'a> {
     statements: &'a Statements,
     children: &'a Children<'a>,
     view: View,
-    /// For an admission the sets that go on to hold: a statement under it must be in all of them.
-    cuts: BTreeMap<StatementId, Vec<BTreeSet<StatementId>>>,
+    cuts: Cuts,
+    known: &'a Cuts,
+    late: Option<(StatementId, BTreeSet<StatementId>)>,
     removed: BTreeSet<StatementId>,
+    /// Those of them that were ended by the member itself.
+    ended_by_itself: BTreeSet<StatementId>,
+    /// Admissions in whose place another one stands.
+    replaced: BTreeSet<StatementId>,
+    /// The newest name of each peer that was given one after its admission.
+    names: BTreeMap<PeerId, &'a Arc<Statement>>,
     judged: BTreeSet<StatementId>,
     /// Admissions that hold, removed or not, most senior first.
     admitted: Vec<&'a Arc<Statement>>,
+    /// Recoveries that hold, removed or not, most senior first.
+    recoveries: Vec<&'a Arc<Statement>>,
 }
 
 impl<'a> Judge<'a> {
@@ -104,18 +165,36 @@ impl<'a> Judge<'a> {
     fn judge(&mut self, admin: StatementId) -> Vec<StatementId> {
         let children: &'a Children<'a> = self.children;
         let issued = children.get(&admin).map_or(&[][..], Vec::as_slice);
-        // Admins that left have said which of their statements hold: nothing follows after that.
+        // Admins that left have said which of their statements hold: nothing follows after that, not
+        // even another leave, as of one whose state was copied.
         for statement in self.holding(admin, issued) {
-            if let Claim::Remove { admission, keep } = &statement.content.claim
-                && *admission == admin
-            {
-                let mut kept = self.closure(admin, keep);
-                kept.insert(statement.id);
-                self.cuts.entry(admin).or_default().push(kept);
+            match &statement.content.claim {
+                Claim::Remove {
+                    admission: ends,
+                    keep,
+                }
+                | Claim::Reassign {
+                    replaces: ends,
+                    keep,
+                    ..
+                } if *ends == admin => {
+                    let mut kept = self.closure(admin, keep);
+                    kept.insert(statement.id);
+                    self.cuts.entry(admin).or_default().push(kept);
+                    break;
+                }
+                _ => {}
             }
         }
         self.judged.insert(admin);
         let mut admins = Vec::new();
+        let Some((issuer, _)) = self
+            .statements
+            .get(&admin)
+            .and_then(|found| found.content.claim.voice())
+        else {
+            return admins;
+        };
         for statement in self.holding(admin, issued) {
             match &statement.content.claim {
                 Claim::Genesis { .. } => {}
@@ -132,16 +211,38 @@ impl<'a> Judge<'a> {
                     let issued = Invite {
                         role: *role,
                         expires_ms: *expires_ms,
+                        by: issuer.id(),
+                        issued: statement.content.stamp,
                     };
                     self.view.invites.entry(*invite).or_insert(issued);
                 }
                 Claim::Remove { admission, keep } => {
                     self.removed.insert(*admission);
-                    if !self.judged.contains(admission) {
-                        let kept = self.closure(*admission, keep);
-                        self.cuts.entry(*admission).or_default().push(kept);
+                    if *admission == admin {
+                        self.ended_by_itself.insert(admin);
+                    }
+                    self.cut(admin, *admission, keep);
+                }
+                Claim::Reassign {
+                    replaces,
+                    identity,
+                    role,
+                    keep,
+                    ..
+                } => {
+                    if self.admission_of(replaces) == Some(identity.id()) && self.admit(statement) {
+                        self.replaced.insert(*replaces);
+                        self.cut(admin, *replaces, keep);
+                        if *role == Role::Admin {
+                            admins.push(statement.id);
+                        }
                     }
                 }
+                Claim::Rename { peer, .. } => self.rename(*peer, statement),
+                Claim::Revoke { invite } => {
+                    self.view.revoked.insert(*invite);
+                }
+                Claim::Recovery { .. } => self.recoveries.push(statement),
                 Claim::Grant { peer, .. } => {
                     self.view
                         .grants
@@ -152,6 +253,75 @@ impl<'a> Judge<'a> {
             }
         }
         admins
+    }
+
+    /// Makes void what was issued under an admission that `admin` ends, but `keep` and before.
+    fn cut(&mut self, admin: StatementId, admission: StatementId, keep: &[StatementId]) {
+        let kept = self.closure(admission, keep);
+        if !self.judged.contains(&admission) {
+            self.cuts.entry(admission).or_default().push(kept);
+        } else if self.late.is_none() && !self.known.contains_key(&admission) {
+            let is_recovery =
+                |found: &Arc<Statement>| matches!(found.content.claim, Claim::Recovery { .. });
+            // Who ends what it comes from must not end itself.
+            let ended = self.statements.get(&admission);
+            if ended.is_some_and(is_recovery) && self.outlives(admin, admission, &kept) {
+                self.late = Some((admission, kept));
+            }
+        }
+    }
+
+    /// Says whether an admin still stands where of what was issued under `ended` only `kept` holds.
+    fn outlives(
+        &self,
+        admin: StatementId,
+        ended: StatementId,
+        kept: &BTreeSet<StatementId>,
+    ) -> bool {
+        let mut at = admin;
+        while let Some(above) = self.statements.get(&at).and_then(|s| s.content.authority) {
+            if above == ended {
+                return kept.contains(&at);
+            }
+            at = above;
+        }
+        admin != ended
+    }
+
+    /// Returns whom an admission admits.
+    fn admission_of(&self, admission: &StatementId) -> Option<PeerId> {
+        let claim = &self.statements.get(admission)?.content.claim;
+        Some(claim.admission()?.0.id())
+    }
+
+    /// Takes note of a name; the newest of a peer is its name.
+    fn rename(&mut self, peer: PeerId, statement: &'a Arc<Statement>) {
+        let newest = self.names.entry(peer).or_insert(statement);
+        if newest.order() < statement.order() {
+            *newest = statement;
+        }
+    }
+
+    /// Hears what members that are no admins say of themselves.
+    fn hear(&mut self) {
+        let children: &'a Children<'a> = self.children;
+        for admission in std::mem::take(&mut self.admitted) {
+            self.admitted.push(admission);
+            if self.judged.contains(&admission.id) {
+                continue;
+            }
+            let words = children.get(&admission.id).map_or(&[][..], Vec::as_slice);
+            for statement in self.holding(admission.id, words) {
+                match &statement.content.claim {
+                    Claim::Rename { peer, .. } => self.rename(*peer, statement),
+                    Claim::Remove { .. } => {
+                        self.removed.insert(admission.id);
+                        self.ended_by_itself.insert(admission.id);
+                    }
+                    _ => {}
+                }
+            }
+        }
     }
 
     /// Takes note of an admission; returns whether it holds.
@@ -212,32 +382,131 @@ impl<'a> Judge<'a> {
         kept
     }
 
-    fn finish(mut self) -> View {
-        for statement in self.admitted {
+    fn finish(mut self) -> (View, Option<(StatementId, BTreeSet<StatementId>)>) {
+        self.hear();
+        let mut lines = Lines::default();
+        let admissions = self.admitted.iter();
+        let wrote: BTreeSet<PeerId> = admissions
+            .filter_map(|statement| statement.content.claim.admission())
+            .filter(|(_, role, _)| role.writes())
+            .map(|(identity, ..)| identity.id())
+            .collect();
+        for statement in &self.admitted {
             let Some((identity, role, name)) = statement.content.claim.admission() else {
                 continue;
             };
+            let peer = identity.id();
+            let line = lines.of(statement, &self);
+            let named = self.names.get(&peer);
+            let named = named.filter(|named| named.order() > statement.order());
+            let stamp = named.unwrap_or(statement).order().0;
+            let known = self.view.named.entry(peer).or_insert(stamp);
+            *known = (*known).max(stamp);
+            let name = match named.map(|named| &named.content.claim) {
+                Some(Claim::Rename { name, .. }) => name.as_str(),
+                _ => name,
+            };
             let member = Member {
-                id: identity.id(),
+                id: peer,
                 identity: identity.clone(),
                 role,
+                wrote: wrote.contains(&peer),
                 name: name.to_owned(),
-                admitted: statement.content.stamp,
+                admitted: line.began,
                 admission: statement.id,
             };
-            if self.removed.contains(&statement.id) {
-                self.view.former.insert(member.id, member);
-            } else {
-                let live = self.view.admissions.entry(member.id).or_default();
+            if line.ended {
+                self.view.former.insert(peer, member);
+                if line.by_itself {
+                    self.view.left.insert(peer);
+                }
+            } else if !self.replaced.contains(&statement.id) {
+                let live = self.view.admissions.entry(peer).or_default();
                 live.push(statement.id);
-                self.view.members.entry(member.id).or_insert(member);
+                // All of them speak, so the greatest is what it may do.
+                let known = self.view.members.get(&peer);
+                if known.is_none_or(|known| known.role < role) {
+                    self.view.members.insert(peer, member);
+                }
             }
         }
         let View {
-            members, former, ..
+            members,
+            former,
+            left,
+            ..
         } = &mut self.view;
         former.retain(|peer, _| !members.contains_key(peer));
-        self.view
+        left.retain(|peer| former.contains_key(peer));
+        for statement in &self.recoveries {
+            if let Claim::Recovery {
+                identity, lookup, ..
+            } = &statement.content.claim
+                && !self.removed.contains(&statement.id)
+                && let Some(authority) = statement.content.authority
+                && let Some(issuer) = self.statements.get(&authority)
+                && let Some((by, _)) = issuer.content.claim.voice()
+            {
+                self.view.recoveries.push(Recovery {
+                    statement: statement.id,
+                    admin: identity.id(),
+                    lookup: *lookup,
+                    made: statement.content.stamp,
+                    by: by.id(),
+                });
+            }
+        }
+        (self.view, self.late)
+    }
+}
+/// One member's admissions, each in the place of the one before, seen from one of them.
+#[derive(Debug, Clone, Copy)]
+struct Line {
+    /// When the first of them was issued.
+    began: Stamp,
+    /// Whether one of them was ended.
+    ended: bool,
+    /// Whether the member did that.
+    by_itself: bool,
+}
+
+#[derive(Default)]
+struct Lines(BTreeMap<StatementId, Line>);
+
+impl Lines {
+    fn of(&mut self, admission: &Arc<Statement>, judge: &Judge<'_>) -> Line {
+        let mut walked = Vec::new();
+        let mut at = admission;
+        let mut line = loop {
+            if let Some(known) = self.0.get(&at.id) {
+                break *known;
+            }
+            walked.push(at);
+            let before = match &at.content.claim {
+                Claim::Reassign {
+                    replaces, identity, ..
+                } if judge.admission_of(replaces) == Some(identity.id()) => {
+                    judge.statements.get(replaces)
+                }
+                _ => None,
+            };
+            match before {
+                Some(before) => at = before,
+                None => {
+                    break Line {
+                        began: at.content.stamp,
+                        ended: false,
+                        by_itself: false,
+                    };
+                }
+            }
+        };
+        while let Some(at) = walked.pop() {
+            line.ended |= judge.removed.contains(&at.id);
+            line.by_itself |= judge.ended_by_itself.contains(&at.id);
+            self.0.insert(at.id, line);
+        }
+        line
     }
 }
 

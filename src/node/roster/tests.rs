@@ -1,5 +1,7 @@
 //! Tests of the roster: who may what, and that merging is a join of sets.
 
+mod changes;
+
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
@@ -15,6 +17,17 @@ static PEERS: LazyLock<Vec<Identity>> = LazyLock::new(|| {
         .map(|seed| Identity::generate(&Rng::from_seed(seed)).unwrap())
         .collect()
 });
+
+/// Identities behind phrases.
+static PHRASES: LazyLock<Vec<Identity>> = LazyLock::new(|| {
+    (20..23)
+        .map(|seed| Identity::generate(&Rng::from_seed(seed)).unwrap())
+        .collect()
+});
+
+fn lookup(phrase: u8) -> RecoveryId {
+    RecoveryId::of_secret(&[phrase; 32])
+}
 
 fn issuer(peer: usize, ms: u64) -> Issuer<'static> {
     Issuer {
@@ -246,7 +259,16 @@ fn an_admin_that_left_issues_nothing_more() {
 #[test]
 fn names_that_cannot_be_shown_are_refused() {
     let mut roster = volume();
-    for name in ["", "a\u{1b}[2J", "line\nline", &"x".repeat(65)] {
+    let long = "x".repeat(65);
+    for name in [
+        "",
+        " ",
+        "a\u{1b}[2J",
+        "line\nline",
+        "nas\u{202e}",
+        "na\u{200b}s",
+        &long,
+    ] {
         let refused = roster.admit(issuer(0, 2), &PEERS[1].public(), Role::Reader, name, None);
         assert_eq!(refused, Err(RosterError::BadName), "{name:?}");
     }
@@ -351,6 +373,11 @@ enum Step {
     Redeem(u8, usize),
     Remove(usize),
     Grant(usize),
+    Role(usize, Role),
+    Rename(usize, u8),
+    Revoke(u8),
+    Recovery(u8),
+    EndRecovery,
     Learn(usize),
 }
 
@@ -362,19 +389,33 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0u8..3).prop_map(Step::Invite),
         2 => (0u8..3, peer.clone()).prop_map(|(name, peer)| Step::Redeem(name, peer)),
         3 => peer.clone().prop_map(Step::Remove),
-        1 => peer.prop_map(Step::Grant),
+        1 => peer.clone().prop_map(Step::Grant),
+        4 => (peer.clone(), prop::sample::select(&Role::ALL[..]))
+            .prop_map(|(peer, role)| Step::Role(peer, role)),
+        2 => (peer, 0u8..4).prop_map(|(peer, name)| Step::Rename(peer, name)),
+        1 => (0u8..3).prop_map(Step::Revoke),
+        2 => (0u8..3).prop_map(Step::Recovery),
+        1 => Just(Step::EndRecovery),
         2 => (0..COPIES).prop_map(Step::Learn),
     ]
 }
 
 const PEERS_IN_LAWS: usize = 7;
+const ISSUERS_IN_LAWS: usize = 5;
 const COPIES: usize = 3;
 
 /// Returns copies of one volume's roster on which admins worked apart from one another.
 fn worked_on(steps: Vec<(usize, usize, u64, Step)>) -> Vec<Roster> {
     let mut copies = vec![volume(); COPIES];
     for (at, by, ms, step) in steps {
-        let by = issuer(by, ms);
+        // The last are those behind the phrases.
+        let by = match by.checked_sub(ISSUERS_IN_LAWS) {
+            None => issuer(by, ms),
+            Some(phrase) => Issuer {
+                identity: &PHRASES[phrase],
+                stamp: Stamp::from_ms(ms),
+            },
+        };
         let mut roster = copies[at].clone();
         // What is not allowed changes nothing, and is one of the cases.
         match step {
@@ -393,6 +434,22 @@ fn worked_on(steps: Vec<(usize, usize, u64, Step)>) -> Vec<Roster> {
             Step::Grant(peer) => {
                 let _ = roster.grant(by, id(peer), vec![1; 40]);
             }
+            Step::Role(peer, role) => {
+                let _ = roster.set_role(by, &id(peer), role);
+            }
+            Step::Rename(peer, name) => {
+                let _ = roster.rename(by, &id(peer), &format!("name-{name}"));
+            }
+            Step::Revoke(name) => {
+                let _ = roster.revoke(by, invite(name));
+            }
+            Step::Recovery(phrase) => {
+                let secrets = &PHRASES[usize::from(phrase)];
+                let _ = roster.set_recovery(by, &secrets.public(), lookup(phrase), vec![1; 40]);
+            }
+            Step::EndRecovery => {
+                let _ = roster.end_recovery(by);
+            }
             Step::Learn(from) => {
                 roster.merge_roster(&copies[from]);
             }
@@ -408,6 +465,8 @@ struct Meaning {
     digest: [u8; 32],
     members: Vec<Member>,
     former: Vec<Option<Member>>,
+    left: Vec<bool>,
+    recoveries: Vec<Recovery>,
     invites: Vec<Result<Role, RosterError>>,
     statements: Vec<Vec<u8>>,
 }
@@ -420,6 +479,11 @@ fn meaning(roster: &Roster) -> Meaning {
             .iter()
             .map(|peer| roster.former(&peer.id()).cloned())
             .collect(),
+        left: PEERS
+            .iter()
+            .map(|peer| roster.has_left(&peer.id()))
+            .collect(),
+        recoveries: roster.recoveries().to_vec(),
         invites: (0..3)
             .map(|name| roster.invite_role(invite(name), 1_000))
             .collect(),
@@ -432,7 +496,10 @@ proptest! {
 
     #[test]
     fn merging_is_commutative_associative_and_idempotent(
-        steps in prop::collection::vec((0..COPIES, 0..4usize, 1_000..9_000u64, step()), 0..24),
+        steps in prop::collection::vec(
+            (0..COPIES, 0..ISSUERS_IN_LAWS + 2, 1_000..9_000u64, step()),
+            0..32,
+        ),
         shuffle in prop::collection::vec(any::<Index>(), 64),
     ) {
         let copies = worked_on(steps);
@@ -468,6 +535,33 @@ proptest! {
         prop_assert_eq!(&single, &all);
         prop_assert_eq!(meaning(&single), meaning(&all));
         prop_assert_eq!(Roster::from_bytes(&all.to_bytes()).unwrap(), all);
+    }
+
+    /// Whatever admins did apart from one another: those may issue whose role says so, and nobody is
+    /// both a member and a former one.
+    #[test]
+    fn what_a_roster_says_agrees_with_itself(
+        steps in prop::collection::vec(
+            (0..COPIES, 0..ISSUERS_IN_LAWS + 2, 1_000..9_000u64, step()),
+            0..32,
+        ),
+    ) {
+        let copies = worked_on(steps);
+        let mut all = copies[0].clone();
+        all.merge_roster(&copies[1]);
+        all.merge_roster(&copies[2]);
+        for (at, peer) in PEERS.iter().enumerate() {
+            prop_assert!(!(all.member(&peer.id()).is_some() && all.former(&peer.id()).is_some()));
+            prop_assert!(!all.has_left(&peer.id()) || all.former(&peer.id()).is_some());
+            let mut trial = all.clone();
+            let may = trial.invite(issuer(at, 10_000), invite(9), Role::Reader, 1 << 40);
+            let role = all.role_of(&peer.id());
+            prop_assert_eq!(may.is_ok(), role == Some(Role::Admin), "peer {} is {:?}", at, role);
+            if may.is_ok() {
+                // What the roster lets an admin issue holds on it.
+                prop_assert_eq!(trial.invite_role(invite(9), 0), Ok(Role::Reader));
+            }
+        }
     }
 
     #[test]

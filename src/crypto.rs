@@ -12,6 +12,7 @@
 //! | wrapping | RSA-OAEP (SHA-256) of a fresh key, then AES-256-GCM with it |
 //! | rows | AES-256-GCM, counted nonces |
 //! | chunks | AES-256-GCM, the key derived from a keyed BLAKE3 of the plaintext: equal chunks seal alike |
+//! | recovery phrases | 128 random bits as words; HKDF-SHA256, then AES-256-GCM |
 //! | segments | AES-256-GCM, the key derived from a random salt |
 //!
 //! [`spoken`] is what people read to each other: codes and words.
@@ -22,12 +23,14 @@
 mod aead;
 mod identity;
 mod local;
+mod phrase;
 mod public;
 pub mod spoken;
 mod volume_keys;
 
 pub use identity::Identity;
 pub use local::{LocalKey, ROW_OVERHEAD_BYTES, RowSealer};
+pub use phrase::{PHRASE_WORDS, PhraseError, RecoveryPhrase};
 pub use public::{PublicIdentity, Signature, WRAPPED_KEY_MAX_BYTES, peer_id_of_spki};
 pub use volume_keys::{
     EPOCHS_MAX, SEALED_OVERHEAD_BYTES, SEGMENT_OVERHEAD_BYTES, SealedChunk, VolumeKeys, chunk_id,

@@ -21,7 +21,7 @@ pub const WORDS: usize = 4;
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
 /// The 2,048 English words of BIP 39: no two begin with the same four letters.
-static WORD_LIST: LazyLock<Vec<&'static str>> =
+pub(super) static WORD_LIST: LazyLock<Vec<&'static str>> =
     LazyLock::new(|| include_str!("words.txt").lines().collect());
 
 /// Returns the word that stands for the lowest eleven bits of a number.

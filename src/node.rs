@@ -11,15 +11,20 @@
 //! | `serve` | what other peers ask |
 //! | `pulse`, `sync` | what the two ends of a session tell each other; pushing and pulling segments |
 //! | `membership`, [`roster`], [`token`] | who belongs to the volume |
-//! | `join`, `admit` | becoming a member, from either side |
+//! | `join`, `admit` | becoming a member by an invite, from either side |
 //! | `introduce` | telling a newer member from a stranger, without telling it anything |
+//! | `ask`, `askings`, `approve` | becoming a member by asking, from either side |
+//! | `places` | places that strangers share |
 //! | `discover` | node records, lookups |
 //!
 //! Invariants: nothing is accepted from a peer that is not on the roster but roster statements
-//! (which prove themselves) and the redemption of an invite; no lock is held across a wait; every
+//! (which prove themselves), the redemption of an invite, and the wish to be admitted; no lock is held across a wait; every
 //! request has a deadline; each session has tasks of its own, so a slow peer slows only itself.
 
 mod admit;
+mod approve;
+mod ask;
+mod askings;
 mod config;
 mod dial;
 mod discover;
@@ -31,6 +36,7 @@ mod join;
 pub mod log;
 mod membership;
 mod peers;
+mod places;
 mod pulse;
 pub mod roster;
 mod serve;
@@ -42,13 +48,15 @@ pub mod token;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, broadcast};
 
+pub use approve::AskingInfo;
+pub use ask::{Admission, AskedAt};
 pub use config::NodeConfig;
 pub use error::NodeError;
 pub use event::{ChunkHandler, KeyWrapper, NodeEvent, PeerInfo, PeerState};
@@ -65,8 +73,10 @@ use crate::store::{Batch, Store, Table};
 use crate::transport::Transport;
 use crate::wire::limits::{ADDRS_MAX, NAME_MAX_BYTES};
 use crate::wire::{NodeRecord, Request, Response, SealedSegment, SignedRecord};
+use askings::Askings;
 use membership::Membership;
 use peers::{Peer, PeerTable, Remembered, Seed};
+use places::Strangers;
 use tasks::Tasks;
 
 /// Events that a subscriber may be behind before it loses the oldest.
@@ -114,7 +124,9 @@ pub struct Node {
     /// Peers that broke the rules too often, until when they are not listened to.
     bans: Mutex<BTreeMap<PeerId, Duration>>,
     /// Connections that have not said hello.
-    strangers: Arc<AtomicUsize>,
+    strangers: Arc<Strangers>,
+    /// Machines that ask to be admitted.
+    askings: Mutex<Askings>,
 }
 
 /// What this peer tells of itself.
@@ -202,6 +214,7 @@ impl Node {
             dial_wake: Notify::new(),
             bans: Mutex::default(),
             strangers: Arc::default(),
+            askings: Mutex::default(),
             table: Mutex::new(PeerTable::default()),
             config,
             transport,

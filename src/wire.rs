@@ -9,6 +9,7 @@
 //! each list has a named maximum in [`limits`]; the whole input must be consumed; bytes of chunks
 //! never pass through the codec but follow raw behind the message.
 
+mod asking;
 pub mod bounded;
 mod chunk;
 mod codec;
@@ -18,6 +19,7 @@ mod message;
 mod record;
 mod segment;
 
+pub use asking::{Asked, Asking, Denial, PassedAsking, SignedAsking, VolumeMark};
 pub use chunk::{ChunkLen, ChunkRefusal, ChunkRequest, ChunkResponse};
 pub use codec::{WIRE_VERSION, WireError};
 pub use hello::{Hello, InviteRefusal, Refusal};

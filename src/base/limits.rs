@@ -48,6 +48,9 @@ pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(600);
 /// How long a first contact may take before it is called unreachable.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(12);
 
+/// How long a machine that nobody invited may ask to be admitted.
+pub const ASKING_MAX: Duration = Duration::from_secs(3600);
+
 /// How long one request to a peer may take, without its payload's transfer.
 pub const RPC_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -13,7 +13,7 @@ use super::{Node, display_name};
 use crate::base::{PeerId, VolumeId};
 use crate::wire::bounded::BoundedBytes;
 use crate::wire::limits::RECORDS_MAX;
-use crate::wire::{InviteRefusal, JoinInfo, Redeem, Redeemed, Refusal, Response};
+use crate::wire::{InviteRefusal, JoinInfo, Redeem, Redeemed, Refusal, Response, SignedRecord};
 
 /// Offence of redeeming an invite that nobody issued: a few guesses end the connection.
 const GUESS_WEIGHT: u32 = 4;
@@ -92,15 +92,18 @@ impl Node {
         }
         let table = self.table.lock();
         let records = admins(&roster).filter_map(|admin| table.peers.get(&admin)?.record.as_ref());
-        Response::Join(JoinInfo {
+        let records = records.take(RECORDS_MAX).map(|(_, signed)| signed.clone());
+        Response::Join(self.join_info(&roster, records.collect()))
+    }
+
+    /// Returns the beginning of the roster and these records, for a machine that is to join.
+    pub(super) fn join_info(&self, roster: &Roster, records: Vec<SignedRecord>) -> JoinInfo {
+        JoinInfo {
             clock_ms: self.clock.wall_ms(),
-            statements: page(&roster, 0),
+            statements: page(roster, 0),
             total: u32::try_from(roster.statement_count()).unwrap_or(u32::MAX),
-            admins: records
-                .take(RECORDS_MAX)
-                .map(|(_, signed)| signed.clone())
-                .collect(),
-        })
+            admins: records,
+        }
     }
 
     /// Redeems an invite: the peer is a member when it hears the answer.
@@ -187,7 +190,7 @@ impl Node {
     }
 
     /// Issues statements of this admin, stores them, and tells all peers.
-    async fn issue<T: Send + 'static>(
+    pub(super) async fn issue<T: Send + 'static>(
         self: &Arc<Self>,
         issue: impl FnOnce(&mut Roster, Issuer<'_>) -> Result<T, RosterError> + Send + 'static,
     ) -> Result<T, NodeError> {

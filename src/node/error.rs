@@ -6,7 +6,7 @@ use super::log::LogError;
 use super::roster::RosterError;
 use super::token::TokenError;
 use crate::base::PeerId;
-use crate::base::limits::CLOCK_SKEW_MAX;
+use crate::base::limits::{ASKING_MAX, CLOCK_SKEW_MAX};
 use crate::crypto::CryptoError;
 use crate::store::StoreError;
 use crate::wire::Refusal;
@@ -121,6 +121,12 @@ pub enum NodeError {
         /// The address.
         addr: SocketAddr,
     },
+    /// The roster that the peer shows lacks something that the issuer of the invite knew.
+    #[error("the peer at {addr} shows a member list with gaps: name another with --peer HOST:PORT")]
+    PartialRoster {
+        /// The address.
+        addr: SocketAddr,
+    },
     /// Peers of the volume answer, but none of its admins.
     #[error("no admin of the volume can be reached, and only admins redeem invites")]
     NoAdmin,
@@ -139,6 +145,24 @@ pub enum NodeError {
     /// The admin has no volume keys to give; it must have its volume open.
     #[error("the admin cannot hand out the volume keys now")]
     NoKeys,
+    /// An admin decided not to admit this machine.
+    #[error("an admin of the volume denied this machine")]
+    Denied,
+    /// Nobody approved this machine in time.
+    #[error(
+        "nobody approved this machine within {} min: start again to go on asking",
+        ASKING_MAX.as_secs() / 60
+    )]
+    AskedTooLong,
+    /// No machine with this key asks to be admitted.
+    #[error("this machine does not ask any more: it was admitted, denied, or has given up")]
+    NotAsking,
+    /// The peer has no place for this machine now.
+    #[error("the peer at {addr} is busy: try again later")]
+    Busy {
+        /// The address.
+        addr: SocketAddr,
+    },
     /// The roster does not allow it.
     #[error(transparent)]
     Roster(#[from] RosterError),

@@ -47,6 +47,8 @@ pub enum NodeEvent {
         /// The reason.
         refusal: Refusal,
     },
+    /// A machine asks to be admitted, or was denied.
+    AskingsChanged,
 }
 
 /// How a peer stands to this one.

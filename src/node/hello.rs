@@ -226,6 +226,7 @@ impl Node {
             .spawn(Arc::clone(self).pulse_loop(Arc::clone(session)));
         self.tasks
             .spawn(Arc::clone(self).sync_loop(Arc::clone(session)));
+        self.tell_askings(session);
         let (node, session) = (Arc::clone(self), Arc::clone(session));
         self.tasks.spawn(async move {
             node.find_node(&session, node.id.0).await;

@@ -2,21 +2,26 @@
 //!
 //! The secret goes to nobody but an admin: the contacted peer shows the roster first, which must
 //! begin with the genesis that the token's volume id names and lead by signatures to the very peer
-//! that TLS has proved. Where that peer is no admin, it says where the admins are.
+//! that TLS has proved. It must hold the invite, and all that its issuer and those that made it an
+//! admin had said before: so no removal can be left out that the issuer knew of. Whether the peer
+//! is an admin is judged by what all contacted peers together know, and the issuer of the token is
+//! preferred. Where a peer is no admin, it says where the admins are.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::ask::connect;
 use super::error::NodeError;
 use super::hello::{check_clock, not_a_peer, refused};
 use super::membership::Membership;
 use super::peers::Remembered;
 use super::roster::{Role, Roster};
-use super::session::{AskError, Session, ask};
+use super::session::{Session, ask};
 use super::token::InviteToken;
 use super::{Node, NodeConfig, discover, display_name};
 use crate::base::limits::{JOIN_TIMEOUT, RPC_TIMEOUT};
@@ -24,7 +29,7 @@ use crate::base::task;
 use crate::base::time::timeout;
 use crate::base::{Clock, PeerId, VolumeId};
 use crate::store::{Batch, Store, Table, codec};
-use crate::transport::{Transport, TransportError};
+use crate::transport::Transport;
 use crate::wire::bounded::BoundedBytes;
 use crate::wire::{
     InviteRefusal, JoinInfo, NodeRecord, Redeem, Redeemed, Refusal, Request, Response,
@@ -33,6 +38,9 @@ use crate::wire::{
 
 /// Most addresses that one join tries: the token's, the given ones, and the admins' that peers name.
 const VISITS_MAX: usize = 64;
+
+/// How long another admin that answers waits for the issuer of the token.
+const ISSUER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a peer has when it has joined.
 #[derive(Clone, PartialEq, Eq)]
@@ -87,6 +95,7 @@ impl Node {
             roster: Roster::empty(token.volume),
             visited: BTreeSet::new(),
             waiting: 0,
+            others: Vec::new(),
             results,
             incoming,
             failure: None,
@@ -104,14 +113,16 @@ impl Node {
         let me = config.identity.id();
         let role = roster.role_of(&me).ok_or(NodeError::NotOnRoster)?;
         Membership::found(store, &roster)?;
-        remember(store, &roster, &admitted)?;
+        let Redeemed {
+            records,
+            wrapped_keys,
+            ..
+        } = admitted.redeemed;
+        remember(store, &roster, records, admitted.admin, admitted.addr)?;
         Ok(Joined {
             volume: token.volume,
             role,
-            wrapped_keys: admitted
-                .redeemed
-                .wrapped_keys
-                .map(|keys| keys.into_inner().to_vec()),
+            wrapped_keys: wrapped_keys.map(|keys| keys.into_inner().to_vec()),
         })
     }
 }
@@ -127,6 +138,8 @@ struct Joiner<'a> {
     visited: BTreeSet<SocketAddr>,
     /// Visits under way.
     waiting: usize,
+    /// Admins that answer while the issuer of the token is still looked for, and until when.
+    others: Vec<(SocketAddr, Contact, Duration)>,
     results: mpsc::Sender<(SocketAddr, Result<Contact, NodeError>)>,
     incoming: mpsc::Receiver<(SocketAddr, Result<Contact, NodeError>)>,
     /// The most telling failure so far.
@@ -171,16 +184,13 @@ impl Joiner<'_> {
 
     /// Takes the contacts as they come, until one admits this peer or none is left.
     async fn run(&mut self) -> Option<Admitted> {
-        while self.waiting > 0 {
-            let (addr, result) = self.incoming.recv().await?;
-            self.waiting -= 1;
-            let outcome = match result {
-                Ok(contact) => self.redeem_at(addr, contact).await,
-                Err(error) => Err(error),
+        loop {
+            let outcome = match self.next().await? {
+                (addr, Ok(contact)) => self.redeem_at(addr, contact).await,
+                (_, Err(error)) => Err(error),
             };
             match outcome {
-                Ok(Some(admitted)) => return Some(admitted),
-                Ok(None) => {}
+                Ok(admitted) => return Some(admitted),
                 Err(error) => {
                     let is_final = rank(&error) == FINAL;
                     self.failed(error);
@@ -190,26 +200,67 @@ impl Joiner<'_> {
                 }
             }
         }
-        None
     }
 
-    /// Redeems the invite at a contact that is an admin; asks another's admins from now on too.
+    /// Returns the next admin at which to redeem, or the next failure; `None` where all is tried.
+    async fn next(&mut self) -> Option<(SocketAddr, Result<Contact, NodeError>)> {
+        loop {
+            let patience = self.others.first().map(|(.., until)| *until);
+            let patience = patience.map(|until| until.saturating_sub(self.clock.monotonic()));
+            let came = match patience {
+                _ if self.waiting == 0 => None,
+                None => self.incoming.recv().await,
+                Some(patience) => timeout(patience, self.incoming.recv()).await.ok().flatten(),
+            };
+            let Some((addr, result)) = came else {
+                if self.others.is_empty() {
+                    return None;
+                }
+                let (addr, contact, _) = self.others.remove(0);
+                return Some((addr, Ok(contact)));
+            };
+            self.waiting -= 1;
+            let contact = match result {
+                Ok(contact) => contact,
+                Err(error) => return Some((addr, Err(error))),
+            };
+            self.roster.merge_roster(&contact.roster);
+            let peer = contact.session.peer();
+            if contact.roster.role_of(&peer) != Some(Role::Admin) {
+                contact.session.close("looking for an admin");
+                for (record, _) in &contact.admins {
+                    for addr in &record.addrs {
+                        self.visit(*addr);
+                    }
+                }
+                return Some((addr, Err(NodeError::NoAdmin)));
+            }
+            if peer == self.token.issuer {
+                return Some((addr, Ok(contact)));
+            }
+            let until = self.clock.monotonic() + ISSUER_PATIENCE;
+            self.others.push((addr, contact, until));
+        }
+    }
+
+    /// Redeems the invite at a contact that is an admin by its own word.
     async fn redeem_at(
         &mut self,
         addr: SocketAddr,
         contact: Contact,
-    ) -> Result<Option<Admitted>, NodeError> {
-        self.roster.merge_roster(&contact.roster);
+    ) -> Result<Admitted, NodeError> {
         let admin = contact.session.peer();
-        if contact.roster.role_of(&admin) != Some(Role::Admin) {
-            contact.session.close("looking for an admin");
-            for (record, _) in &contact.admins {
-                for addr in &record.addrs {
-                    self.visit(*addr);
-                }
-            }
-            self.failed(NodeError::NoAdmin);
-            return Ok(None);
+        // Others may have told of its removal.
+        if self.roster.role_of(&admin) != Some(Role::Admin) {
+            return Err(NodeError::NoAdmin);
+        }
+        let invite = self.token.secret.invite();
+        if !contact.roster.vouches_for(invite, &self.token.issuer) {
+            return Err(if contact.roster.has_invite(invite) {
+                NodeError::PartialRoster { addr }
+            } else {
+                NodeError::WrongInvite
+            });
         }
         let request = Request::Redeem(Redeem {
             volume: self.token.volume,
@@ -230,11 +281,11 @@ impl Joiner<'_> {
             Response::Redeemed(redeemed) => {
                 self.roster
                     .merge(redeemed.statements.iter().map(|statement| &statement[..]));
-                Ok(Some(Admitted {
+                Ok(Admitted {
                     redeemed,
                     admin,
                     addr,
-                }))
+                })
             }
             Response::Refused(refusal) => Err(match refusal {
                 Refusal::Invite(InviteRefusal::Unknown) => NodeError::WrongInvite,
@@ -292,12 +343,7 @@ async fn call(
     addr: SocketAddr,
     volume: VolumeId,
 ) -> Result<Contact, NodeError> {
-    let connected = transport.connect(addr).await;
-    let connection = connected.map_err(|error| match error {
-        TransportError::BadPeer { why, .. } => NodeError::NotAPeer { addr, why },
-        error => not_a_peer(addr, AskError::Transport(error)),
-    })?;
-    let session = Session::new(connection, Arc::clone(clock), true);
+    let session = connect(transport, clock, addr).await?;
     let clock_ms = clock.wall_ms();
     let request = Request::Join { volume, clock_ms };
     let answer = ask(session.connection(), &request, Bytes::new(), RPC_TIMEOUT).await;
@@ -359,22 +405,28 @@ pub(super) async fn rest_of_roster(
     statements
 }
 
-/// Keeps where the volume's peers are for the first start.
-fn remember(store: &Store, roster: &Roster, admitted: &Admitted) -> Result<(), NodeError> {
+/// Keeps where the volume's peers are for the first start: `contact` was met at `addr`.
+pub(super) fn remember(
+    store: &Store,
+    roster: &Roster,
+    records: Vec<SignedRecord>,
+    contact: PeerId,
+    addr: SocketAddr,
+) -> Result<(), NodeError> {
     let mut batch = Batch::new();
-    let records = admitted.redeemed.records.iter().cloned();
     let mut met = false;
+    let records = records.into_iter();
     for (record, signed) in records.filter_map(|signed| discover::verify(roster, signed)) {
         let mut addrs = record.addrs;
-        if record.peer == admitted.admin {
+        if record.peer == contact {
             met = true;
-            addrs.retain(|addr| *addr != admitted.addr);
-            addrs.insert(0, admitted.addr);
+            addrs.retain(|known| *known != addr);
+            addrs.insert(0, addr);
         }
         put(&mut batch, record.peer, addrs, Some(signed));
     }
     if !met {
-        put(&mut batch, admitted.admin, vec![admitted.addr], None);
+        put(&mut batch, contact, vec![addr], None);
     }
     store.rows.commit(batch)?;
     store.rows.sync()?;

@@ -370,6 +370,42 @@ impl Roster {
         Ok(issued.role)
     }
 
+    /// Says whether anybody has issued this invite.
+    pub fn has_invite(&self, invite: InviteId) -> bool {
+        self.view.invites.contains_key(&invite)
+    }
+
+    /// Says whether `issuer` has issued this invite, and all is here that it and those that made it
+    /// an admin had said before: nothing was left out of the middle, such as a removal.
+    pub fn vouches_for(&self, invite: InviteId, issuer: &PeerId) -> bool {
+        self.attached.values().any(|statement| {
+            let content = &statement.content;
+            let is_invite =
+                matches!(&content.claim, Claim::Invite { invite: found, .. } if *found == invite);
+            let authority = content.authority.and_then(|id| self.attached.get(&id));
+            let author = authority.and_then(|found| found.content.claim.admission());
+            is_invite
+                && author.is_some_and(|(identity, ..)| identity.id() == *issuer)
+                && self.has_all_before(statement)
+        })
+    }
+
+    /// Says whether all that a statement follows is here, and so on up to the genesis.
+    fn has_all_before(&self, statement: &Statement) -> bool {
+        let mut at = statement;
+        loop {
+            // What was said before under one authority, then what made it one.
+            let before = at.content.prev.or(at.content.authority);
+            let Some(before) = before else {
+                return true;
+            };
+            match self.attached.get(&before) {
+                Some(found) => at = found,
+                None => return false,
+            }
+        }
+    }
+
     /// Returns a hash over the statements (but those kept aside): equal for equal rosters.
     pub fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();

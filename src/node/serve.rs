@@ -1,7 +1,6 @@
 //! What other peers ask of this one.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,9 +24,6 @@ const REQUESTS_MAX: usize = 64;
 /// How long a connection may stay without a hello, or without the end of a join.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Connections without a hello that are kept at once; more are turned away.
-const STRANGERS_MAX: usize = 64;
-
 /// How long the answer to one request may take, the sending included. Beyond it the peer has given
 /// up long ago.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -46,25 +42,33 @@ impl Node {
                 connection.close("cut off");
                 continue;
             }
-            if self.strangers.load(Ordering::Relaxed) >= STRANGERS_MAX {
-                connection.close("busy");
+            let is_member = self.roster().member(&connection.peer()).is_some();
+            let session = Session::new(connection, Arc::clone(&self.clock), false);
+            if !self.strangers.admit(&session, is_member) {
+                session.close("busy");
                 continue;
             }
-            let session = Session::new(connection, Arc::clone(&self.clock), false);
             self.tasks.spawn(Arc::clone(&self).receive(session));
         }
     }
 
-    /// Serves a connection that came in; one that does not say hello in time is closed.
+    /// Serves a connection that came in; one that does not say hello in time is closed, unless its
+    /// peer waits to be admitted.
     async fn receive(self: Arc<Self>, session: Arc<Session>) {
-        session.count_among(&self.strangers);
-        let watched = Arc::downgrade(&session);
+        let (node, watched) = (Arc::clone(&self), Arc::downgrade(&session));
         self.tasks.spawn(async move {
-            sleep(HELLO_TIMEOUT).await;
-            if let Some(session) = watched.upgrade()
-                && !session.is_open()
-            {
-                session.close("no hello");
+            loop {
+                sleep(HELLO_TIMEOUT).await;
+                let Some(session) = watched.upgrade() else {
+                    return;
+                };
+                if session.is_open() {
+                    return;
+                }
+                if !node.asks_here(&session.peer()) {
+                    session.close("no hello");
+                    return;
+                }
             }
         });
         self.serve(session).await;
@@ -134,6 +138,8 @@ impl Node {
                 }
             }
             Request::Introduce { nonce, proof } => self.answer_introduce(session, nonce, proof),
+            Request::Knock { clock_ms } => self.answer_knock(session, clock_ms),
+            Request::Ask(signed) => self.answer_ask(session, signed).await,
             _ if !session.is_open() => {
                 self.strike(session, 1);
                 Response::Refused(Refusal::HelloFirst)
@@ -164,9 +170,15 @@ impl Node {
                 self.learn_records(records);
                 Response::Done
             }
+            Request::Askings { askings, denials } => {
+                self.take_askings(session, askings, denials).await;
+                Response::Done
+            }
             Request::Hello(_)
             | Request::Join { .. }
             | Request::Redeem(_)
+            | Request::Knock { .. }
+            | Request::Ask(_)
             | Request::RosterPush { .. }
             | Request::RosterPull { .. }
             | Request::Introduce { .. }

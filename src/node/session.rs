@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
 use super::error::NodeError;
+use super::places::StrangersPlace;
 use crate::base::time::timeout;
 use crate::base::{Clock, PeerId};
 use crate::transport::{Connection, TransportError};
@@ -24,7 +25,7 @@ const OWNER_REQUESTS_MAX: usize = 128;
 /// but honest peer must not be cut off for a single bad message.
 const STRIKES_MAX: u32 = 16;
 
-/// Roster and invite requests that are served without a session: as many as the largest roster
+/// Requests of roster, invites and askings that are served without a session: as many as the largest roster
 /// takes, pulled and pushed.
 const FAVOURS_MAX: u32 = 64;
 
@@ -62,8 +63,8 @@ pub(super) struct Session {
     /// When the peer gave its last sign of life, milliseconds of the monotonic clock.
     heard_ms: AtomicU64,
     strikes: AtomicU32,
-    /// Counts this connection until the session is open.
-    stranger: Mutex<Option<Stranger>>,
+    /// What this connection holds until the session is open.
+    place: Mutex<Option<StrangersPlace>>,
     /// Whether the peer has shown that it knows the volume's id: strangers do not.
     knows_volume: AtomicBool,
     /// Requests that were served without a session.
@@ -99,7 +100,7 @@ impl Session {
             incarnation: OnceLock::new(),
             heard_ms: AtomicU64::new(0),
             strikes: AtomicU32::new(0),
-            stranger: Mutex::new(None),
+            place: Mutex::new(None),
             knows_volume: AtomicBool::new(false),
             favours: AtomicU32::new(0),
             owner_requests: Semaphore::new(OWNER_REQUESTS_MAX),
@@ -131,13 +132,12 @@ impl Session {
     /// Opens the session after the hellos; a second hello changes nothing.
     pub(super) fn open(&self, incarnation: u64) {
         let _ = self.incarnation.set(incarnation);
-        self.stranger.lock().take();
+        self.place.lock().take();
     }
 
-    /// Counts this connection in `strangers` until the session is open or gone.
-    pub(super) fn count_among(&self, strangers: &Arc<AtomicUsize>) {
-        strangers.fetch_add(1, Ordering::Relaxed);
-        *self.stranger.lock() = Some(Stranger(Arc::clone(strangers)));
+    /// Keeps a place until the session is open or gone.
+    pub(super) fn hold(&self, place: StrangersPlace) {
+        *self.place.lock() = Some(place);
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -172,9 +172,12 @@ impl Session {
     /// Says whether roster requests of this peer are served: on an open session always, before it
     /// a few of a peer that knows the volume.
     pub(super) fn may_ask_roster(&self) -> bool {
-        self.is_open()
-            || self.knows_volume.load(Ordering::Relaxed)
-                && self.favours.fetch_add(1, Ordering::Relaxed) < FAVOURS_MAX
+        self.is_open() || self.knows_volume.load(Ordering::Relaxed) && self.takes_favour()
+    }
+
+    /// Says whether one more request is served without a session, and counts it.
+    pub(super) fn takes_favour(&self) -> bool {
+        self.favours.fetch_add(1, Ordering::Relaxed) < FAVOURS_MAX
     }
 
     pub(super) fn close(&self, reason: &str) {
@@ -219,14 +222,5 @@ impl Session {
         timeout(within, work)
             .await
             .unwrap_or(Err(NodeError::NoAnswer { peer }))
-    }
-}
-
-/// One connection without a hello, taken off the count when dropped.
-struct Stranger(Arc<AtomicUsize>);
-
-impl Drop for Stranger {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

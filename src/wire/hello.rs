@@ -80,6 +80,12 @@ pub enum Refusal {
     /// The admin has no volume keys at hand for a new member.
     #[error("it cannot hand out the volume keys now")]
     NoKeys,
+    /// An admin decided not to admit the asking peer.
+    #[error("an admin of the volume denied it")]
+    Denied,
+    /// The peer has asked to be admitted for too long.
+    #[error("nobody approved it in time")]
+    AskedTooLong,
 }
 
 /// Why an invite is not accepted.

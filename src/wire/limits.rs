@@ -45,3 +45,6 @@ pub const WRAPPED_KEYS_MAX_BYTES: usize = 64 << 10;
 
 /// Longest secret of an invite.
 pub const SECRET_MAX_BYTES: usize = 64;
+
+/// Most machines that ask to be admitted in one message, and as many denials: about 800 bytes each.
+pub const ASKINGS_MAX: usize = 32;

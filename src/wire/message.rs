@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::asking::{Asked, Denial, PassedAsking, SignedAsking, VolumeMark};
 use super::bounded::{self, BoundedBytes};
 use super::chunk::{ChunkRequest, ChunkResponse};
 use super::codec::{self, WireError};
 use super::hello::{Hello, Refusal};
 use super::limits::{
-    NAME_MAX_BYTES, RECORDS_MAX, SECRET_MAX_BYTES, SEGMENTS_MAX, STATEMENT_MAX_BYTES,
+    ASKINGS_MAX, NAME_MAX_BYTES, RECORDS_MAX, SECRET_MAX_BYTES, SEGMENTS_MAX, STATEMENT_MAX_BYTES,
     STATEMENTS_MAX, VECTOR_MAX, WANTS_MAX, WRAPPED_KEYS_MAX_BYTES,
 };
 use super::record::SignedRecord;
@@ -84,6 +85,24 @@ pub enum Request {
         /// Follows from the nonce, the volume's id and both peers.
         proof: [u8; 32],
     },
+    /// Asks, as a stranger, of which volume the peer is. Answer: [`Response::Knocked`].
+    Knock {
+        /// The asking peer's wall clock, milliseconds since 1970.
+        clock_ms: u64,
+    },
+    /// Asks, as a stranger, to be admitted. Answer: [`Response::Asked`], after a while where
+    /// nothing changes.
+    Ask(SignedAsking),
+    /// Hands over who asks to be admitted and who is not, to be passed on. Answer:
+    /// [`Response::Done`].
+    Askings {
+        /// Those that ask.
+        #[serde(deserialize_with = "bounded::list::<_, _, ASKINGS_MAX>")]
+        askings: Vec<PassedAsking>,
+        /// Those that an admin does not admit.
+        #[serde(deserialize_with = "bounded::list::<_, _, ASKINGS_MAX>")]
+        denials: Vec<Denial>,
+    },
 }
 
 /// The answer to a [`Request`].
@@ -123,6 +142,13 @@ pub enum Response {
     Done,
     /// The request is refused.
     Refused(Refusal),
+    /// Of which volume the answering peer is.
+    Knocked {
+        /// The volume, not named.
+        volume: VolumeMark,
+    },
+    /// What became of an asking.
+    Asked(Asked),
 }
 
 /// What a peer knows: exchanged every few seconds and when it changes.

@@ -18,8 +18,9 @@
 //! | `discover` | node records, lookups |
 //!
 //! Invariants: nothing is accepted from a peer that is not on the roster but roster statements
-//! (which prove themselves), the redemption of an invite, and the wish to be admitted; no lock is held across a wait; every
-//! request has a deadline; each session has tasks of its own, so a slow peer slows only itself.
+//! (which prove themselves), the redemption of an invite, and the wish to be admitted; no lock is
+//! held across a wait; every request has a deadline; each session has tasks of its own, so a slow
+//! peer slows only itself.
 
 mod admit;
 mod approve;

@@ -8,9 +8,10 @@ use dfs::base::limits::MESSAGE_BODY_MAX_BYTES;
 use dfs::base::{ChunkId, DeviceId, PeerId, Stamp, VolumeId};
 use dfs::crypto::{PublicIdentity, Signature};
 use dfs::wire::{
-    ChunkLen, ChunkRefusal, ChunkRequest, ChunkResponse, Hello, InviteRefusal, JoinInfo,
-    NodeRecord, Redeem, Redeemed, Refusal, Request, Response, SealedSegment, SegmentHeader,
-    SignedRecord, StatementBytes, SyncState, WIRE_VERSION, WireError, limits,
+    Asked, Asking, ChunkLen, ChunkRefusal, ChunkRequest, ChunkResponse, Denial, Hello,
+    InviteRefusal, JoinInfo, NodeRecord, PassedAsking, Redeem, Redeemed, Refusal, Request,
+    Response, SealedSegment, SegmentHeader, SignedAsking, SignedRecord, StatementBytes, SyncState,
+    VolumeMark, WIRE_VERSION, WireError, limits,
 };
 use proptest::prelude::*;
 
@@ -123,7 +124,47 @@ fn requests() -> Vec<Request> {
         Request::Chunk(ChunkRequest::Have {
             ids: vec![ChunkId([1; 32]); 3],
         }),
+        Request::Knock { clock_ms: 7 },
+        Request::Ask(asking()),
+        Request::Askings {
+            askings: vec![passed(); 2],
+            denials: vec![denial()],
+        },
     ]
+}
+
+fn asking() -> SignedAsking {
+    SignedAsking {
+        asking: Asking {
+            volume: VolumeMark([1; 32]),
+            identity: PublicIdentity {
+                spki: vec![1; 294],
+                signing: [2; 32],
+                certificate: vec![3; 256],
+            },
+            name: "desk".to_owned(),
+            since_ms: 7,
+            clock_ms: 8,
+        },
+        signature: Signature([4; 64]),
+    }
+}
+
+fn passed() -> PassedAsking {
+    PassedAsking {
+        signed: asking(),
+        addr: SocketAddr::from(([192, 0, 2, 1], 4750)),
+    }
+}
+
+fn denial() -> Denial {
+    Denial {
+        volume: VolumeMark([1; 32]),
+        peer: PeerId([2; 32]),
+        admin: PeerId([3; 32]),
+        denied_ms: 9,
+        signature: Signature([4; 64]),
+    }
 }
 
 fn responses() -> Vec<Response> {
@@ -163,6 +204,17 @@ fn responses() -> Vec<Response> {
         Response::Done,
         Response::Refused(Refusal::ClockSkew { skew_ms: 700_000 }),
         Response::Refused(Refusal::Invite(InviteRefusal::Used)),
+        Response::Knocked {
+            volume: VolumeMark([1; 32]),
+        },
+        Response::Asked(Asked::Waiting),
+        Response::Asked(Asked::Admitted(JoinInfo {
+            clock_ms: 1,
+            statements: statements(),
+            total: 2,
+            admins: vec![record()],
+        })),
+        Response::Refused(Refusal::Denied),
     ]
 }
 
@@ -229,6 +281,14 @@ fn lists_over_their_limit_are_refused() {
         statements: vec![empty; limits::STATEMENTS_MAX + 1],
     };
     assert!(Request::decode(&push.encode()).is_err());
+    let askings = |askings: usize, denials: usize| Request::Askings {
+        askings: vec![passed(); askings],
+        denials: vec![denial(); denials],
+    };
+    let most = limits::ASKINGS_MAX;
+    assert!(Request::decode(&askings(most, most).encode()).is_ok());
+    assert!(Request::decode(&askings(most + 1, 0).encode()).is_err());
+    assert!(Request::decode(&askings(0, most + 1).encode()).is_err());
     assert!(StatementBytes::new(vec![0; limits::STATEMENT_MAX_BYTES + 1]).is_none());
 }
 

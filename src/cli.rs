@@ -11,7 +11,9 @@ mod detach;
 mod exit;
 mod launch;
 mod man;
+mod mount_options;
 mod secret;
+mod settings;
 mod show;
 mod units;
 

@@ -18,6 +18,7 @@ mod locate;
 mod logging;
 mod run;
 mod server;
+mod settings;
 
 pub use config::{Config, Fsync, default_state_base, default_state_dir};
 pub use error::DaemonError;

@@ -47,7 +47,7 @@ pub use types::{
 pub use crate::volume::FileKind;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -70,6 +70,8 @@ pub struct Fs {
     inodes: InodeTable,
     handles: Handles,
     atimes: Atimes,
+    /// Whether an fsync waits for other holders, where it was told how to.
+    waits_for_holders: AtomicBool,
     /// Bytes that all dirty data is charged with.
     dirty_bytes: AtomicU64,
     /// What local commits changed behind the kernel's back. A leaf lock.
@@ -101,6 +103,7 @@ impl Fs {
             config,
             inodes: InodeTable::default(),
             handles: Handles::default(),
+            waits_for_holders: AtomicBool::new(true),
             dirty_bytes: AtomicU64::new(0),
             invalid: Mutex::default(),
         }

@@ -116,6 +116,7 @@ pub struct Node {
     tasks: Tasks,
     handler: RwLock<Option<Arc<dyn ChunkHandler>>>,
     wrapper: RwLock<Option<KeyWrapper>>,
+    capacity_bytes: AtomicU64,
     free_bytes: AtomicU64,
     /// Devices whose segments are being pulled from some peer, and since when.
     pulling: Mutex<BTreeMap<DeviceId, Duration>>,
@@ -195,13 +196,20 @@ impl Node {
         };
         let own = OwnRecord {
             observed: Vec::new(),
-            signed: sign_record(&config, volume, &config.advertise, 0, 0),
+            signed: sign_record(
+                &config,
+                volume,
+                &config.advertise,
+                (config.capacity_bytes, 0),
+                0,
+            ),
             signed_ms: 0,
         };
         let node = Arc::new(Self {
             id: config.identity.id(),
             volume,
             incarnation: u64::from_le_bytes(rng.bytes()),
+            capacity_bytes: AtomicU64::new(config.capacity_bytes),
             free_bytes: AtomicU64::new(config.capacity_bytes),
             hlc: Hlc::default(),
             routing: Mutex::new(RoutingTable::new(config.identity.id())),
@@ -359,7 +367,14 @@ impl Node {
 
     /// Returns how many bytes this peer gives to the swarm.
     pub fn capacity_bytes(&self) -> u64 {
-        self.config.capacity_bytes
+        self.capacity_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Changes how many bytes this peer gives to the swarm, and tells the others.
+    pub fn set_capacity_bytes(self: &Arc<Self>, capacity_bytes: u64) {
+        self.capacity_bytes.store(capacity_bytes, Ordering::Relaxed);
+        self.sign_own_record();
+        self.spread_own_record();
     }
 
     /// Returns how many bytes this peer could still take, as it was told last.
@@ -533,7 +548,7 @@ fn sign_record(
     config: &NodeConfig,
     volume: VolumeId,
     addrs: &[SocketAddr],
-    free_bytes: u64,
+    (capacity_bytes, free_bytes): (u64, u64),
     signed_ms: u64,
 ) -> SignedRecord {
     let record = NodeRecord {
@@ -542,7 +557,7 @@ fn sign_record(
         signed_ms,
         name: config.name.clone(),
         addrs: addrs.iter().copied().take(ADDRS_MAX).collect(),
-        capacity_bytes: config.capacity_bytes,
+        capacity_bytes,
         free_bytes,
     };
     let bytes = record.encode();

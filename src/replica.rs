@@ -179,7 +179,7 @@ pub struct Blocked {
 pub struct Replica {
     store: Store,
     peers: Option<Arc<dyn Peers>>,
-    config: ReplicaConfig,
+    config: Mutex<ReplicaConfig>,
     clock: Arc<dyn Clock>,
     pool: Pool,
     ledger: Ledger,
@@ -238,7 +238,7 @@ impl Replica {
         let replica = Arc::new(Self {
             store,
             peers,
-            config,
+            config: Mutex::new(config),
             clock,
             pool,
             ledger,
@@ -362,6 +362,14 @@ impl Replica {
         self.view().wanted()
     }
 
+    /// Changes what this peer gives and keeps: what is cached beyond it is given up, what is held
+    /// for others stays.
+    pub fn set_config(&self, config: ReplicaConfig) -> Result<(), ReplicaError> {
+        *self.config.lock() = config;
+        self.changed();
+        self.trim()
+    }
+
     /// Returns how far replication is now.
     pub fn progress(&self) -> SyncProgress {
         self.refresh_view();
@@ -417,12 +425,12 @@ impl Replica {
 
     /// Tells whether `len` more bytes may be held for others.
     fn has_room(&self, len: usize) -> bool {
-        self.ledger.held_bytes().saturating_add(len as u64) <= self.config.capacity_bytes
+        self.ledger.held_bytes().saturating_add(len as u64) <= self.config.lock().capacity_bytes
     }
 
     /// Brings the cache under its limit.
     fn trim(&self) -> Result<(), ReplicaError> {
-        self.ledger.evict(self.config.cache_bytes)?;
+        self.ledger.evict(self.config.lock().cache_bytes)?;
         Ok(())
     }
 }

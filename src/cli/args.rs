@@ -30,13 +30,16 @@ pub struct MountArgs {
     #[command(flatten)]
     pub peer: PeerArgs,
 
-    /// What fsync waits for: this machine's disk, or other holders too
-    #[arg(long, value_enum, default_value_t = FsyncArg::Local, value_name = "local|replicated")]
-    pub fsync: FsyncArg,
+    /// What fsync waits for: this machine's disk, or other holders too [default: local]
+    #[arg(long, value_enum, value_name = "local|replicated")]
+    pub fsync: Option<FsyncArg>,
 
     /// Mount options, as in fstab: ro, allow_other, direct_io (past the kernel's page cache),
-    /// default_permissions, max_read=N, and the options of mount(8) that need no action here
-    #[arg(short = 'o', value_name = "FUSEOPTS", value_delimiter = ',')]
+    /// default_permissions, max_read=N, and the options of mount(8) that need no action here; also
+    /// state=DIR, listen=ADDR:PORT, name=NAME, capacity=SIZE, cache=SIZE, fsync=local|replicated,
+    /// peer=HOST:PORT, which mean what the options of these names do. A comma within one is
+    /// written \\,
+    #[arg(short = 'o', value_name = "FUSEOPTS")]
     pub options: Vec<String>,
 
     /// Stay in the foreground; print one line, `mounted MOUNTPOINT`, when ready
@@ -44,7 +47,8 @@ pub struct MountArgs {
     pub foreground: bool,
 }
 
-/// What a peer is started with, mount or not.
+/// What a peer is started with, mount or not. Address, name, sizes and fsync are kept for the later
+/// starts.
 #[derive(Debug, Clone, Args)]
 pub struct PeerArgs {
     /// A peer of the volume to contact; may be given more than once
@@ -65,15 +69,16 @@ pub struct PeerArgs {
     #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listen)]
     pub listen: Option<SocketAddr>,
 
-    /// Name of this machine for the other members [default: the host name]
+    /// Name of this machine for the other members, said at the first start [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
 
-    /// Disk space that this peer offers to the volume, like 100G [default: half of what is free]
+    /// Disk space that this peer offers to the volume, like 100G [default: half of what is free at
+    /// the first start]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub capacity: Option<u64>,
 
-    /// Disk space for chunks beyond what this peer must hold, like 20G
+    /// Disk space for chunks beyond what this peer must hold, like 20G [default: as the capacity]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub cache: Option<u64>,
 
@@ -112,6 +117,8 @@ pub enum Verb {
     Invite(InviteArgs),
     /// List the members of the volume, or remove one
     Members(MembersArgs),
+    /// Show the settings of this machine, or change one
+    Config(ConfigArgs),
     /// List the conflicts that the merge kept
     Conflicts(FactArgs),
     /// Wait until everything is replicated
@@ -238,6 +245,56 @@ pub enum MembersAction {
     },
 }
 
+/// Arguments of `dfs config`.
+///
+/// What is changed holds at once and at every later start; another address to listen on holds from
+/// the next start on.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    #[command(flatten)]
+    pub target: TargetArgs,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// The setting [default: all]
+    #[arg(value_enum, value_name = "KEY")]
+    pub key: Option<Key>,
+
+    /// Its new value, written as the option of dfs-mount is
+    #[arg(value_name = "VALUE")]
+    pub value: Option<String>,
+}
+
+/// A setting of this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Key {
+    /// UDP address to listen on.
+    Listen,
+    /// Name for the other members; `dfs rename` changes it.
+    Name,
+    /// Disk space offered to the volume.
+    Capacity,
+    /// Disk space for chunks beyond what must be held.
+    Cache,
+    /// What fsync waits for: local or replicated.
+    Fsync,
+}
+
+impl Key {
+    /// Returns the key's name as it stands on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Listen => "listen",
+            Self::Name => "name",
+            Self::Capacity => "capacity",
+            Self::Cache => "cache",
+            Self::Fsync => "fsync",
+        }
+    }
+}
+
 /// Arguments of `dfs sync`.
 #[derive(Debug, Args)]
 pub struct SyncArgs {
@@ -311,7 +368,7 @@ mod tests {
         .unwrap();
         assert_eq!(args.peer.peers, ["a:1", "[::1]:2"]);
         assert_eq!(args.peer.capacity, Some(10 << 30));
-        assert_eq!(args.options, ["ro", "allow_other"]);
+        assert_eq!(args.options, ["ro,allow_other"]);
         for bad in [
             vec!["dfs-mount"],
             vec!["dfs-mount", "/m", "--nope"],

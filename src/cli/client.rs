@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::args::{FactArgs, MembersAction, StatusArgs, SyncArgs, TargetArgs, Verb};
+use super::args::{ConfigArgs, FactArgs, MembersAction, StatusArgs, SyncArgs, TargetArgs, Verb};
 use super::exit::{Exit, complain};
-use super::show;
+use super::{settings, show};
 use crate::daemon::control::{self, ControlError, FailKind, Request};
 use crate::daemon::report::SyncReport;
 use crate::daemon::{default_state_base, locate};
@@ -39,6 +39,7 @@ pub(super) fn run(verb: Verb) -> Exit {
                 fact(&args.fact, &Request::Remove { id }, show::removed)
             }
         },
+        Verb::Config(args) => config(&args),
         Verb::Conflicts(args) => fact(&args, &Request::Conflicts, show::conflicts),
         Verb::Sync(args) => sync(&args),
         Verb::Log(args) => log(&args.fact, args.lines),
@@ -109,6 +110,16 @@ fn fact(
     let (state, _) = pick(&args.target, args.path.as_deref())?;
     let value = control::ask(&state, request, PATIENCE, |_| {})?;
     output(args.json, &value, show)
+}
+
+fn config(args: &ConfigArgs) -> Result<(), Failure> {
+    let request = settings::request(args).map_err(|message| Failure {
+        exit: Exit::Usage,
+        message,
+    })?;
+    let (state, _) = pick(&args.target, None)?;
+    let value = control::ask(&state, &request, PATIENCE, |_| {})?;
+    output(args.json, &value, |value| settings::show(value, args.key))
 }
 
 fn sync(args: &SyncArgs) -> Result<(), Failure> {

@@ -7,9 +7,10 @@ use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
-use super::args::{FsyncArg, MountArgs, PeerArgs};
+use super::args::{MountArgs, PeerArgs};
 use super::detach;
 use super::exit::{Exit, complain};
+use super::mount_options;
 use super::secret::{self, Secret};
 use crate::daemon::control::FailKind;
 use crate::daemon::{self, Config, DaemonError, Fsync, MountCall, Started};
@@ -30,7 +31,7 @@ enum Launch {
     Failed { kind: FailKind, message: String },
 }
 
-pub(super) fn mount(args: MountArgs) -> Exit {
+pub(super) fn mount(mut args: MountArgs) -> Exit {
     if let Some(Secret::Text(secret)) = &args.peer.invite
         && !secret.is_empty()
     {
@@ -43,6 +44,10 @@ pub(super) fn mount(args: MountArgs) -> Exit {
         None => args.mountpoint.len() > 1 || is_service(),
     };
     let background = background.is_some();
+    if let Err(message) = mount_options::take(&mut args) {
+        complain("dfs-mount", &message);
+        return Exit::Usage;
+    }
     let Some(mountpoint) = args.mountpoint.last().map(|path| absolute(path)) else {
         return Exit::Usage;
     };
@@ -55,10 +60,7 @@ pub(super) fn mount(args: MountArgs) -> Exit {
             Err(error) => return finish("dfs-mount", false, Err(error)),
         }
     }
-    let fsync = match args.fsync {
-        FsyncArg::Local => Fsync::Local,
-        FsyncArg::Replicated => Fsync::Replicated,
-    };
+    let fsync = args.fsync.map(Fsync::from);
     let told = |started: &Started| {
         let line = format!("mounted {}", mountpoint.display());
         if background {
@@ -99,8 +101,7 @@ pub(super) fn node(args: PeerArgs) -> Exit {
         detach::leave();
         say("ready");
     };
-    let result =
-        config(args, None, Fsync::Local, true).and_then(|config| daemon::run_node(config, told));
+    let result = config(args, None, None, true).and_then(|config| daemon::run_node(config, told));
     finish("dfs", false, result)
 }
 
@@ -221,7 +222,7 @@ fn introduction(started: &Started) -> String {
 fn config(
     args: PeerArgs,
     mountpoint: Option<&Path>,
-    fsync: Fsync,
+    fsync: Option<Fsync>,
     log_to_stderr: bool,
 ) -> Result<Config, DaemonError> {
     let invite = args.invite.map(|secret| secret.read(TOKEN)).transpose();

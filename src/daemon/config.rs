@@ -3,8 +3,11 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 /// What fsync waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Fsync {
     /// This machine's disk.
     #[default]
@@ -14,7 +17,9 @@ pub enum Fsync {
 }
 
 /// What a daemon is started with.
-#[derive(Debug, Clone)]
+///
+/// What is `None` here is as it was at the last start; the texts say what it is at the first.
+#[derive(Debug, Clone, Default)]
 pub struct Config {
     /// The state folder.
     pub state: PathBuf,
@@ -35,8 +40,8 @@ pub struct Config {
     pub capacity_bytes: Option<u64>,
     /// Disk space for chunks beyond what must be held, in bytes; `None` means the same again.
     pub cache_bytes: Option<u64>,
-    /// What fsync waits for.
-    pub fsync: Fsync,
+    /// What fsync waits for; `None` means this machine's disk.
+    pub fsync: Option<Fsync>,
     /// How much to log: 0 warnings and what happens, 1 more, 2 everything.
     pub verbose: u8,
     /// Whether the log also goes to stderr.

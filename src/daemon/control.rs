@@ -5,6 +5,7 @@
 //! a folder that only its owner may enter, which is all the authentication that is needed.
 
 use std::io::{self, BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use super::config::Fsync;
 
 /// Longest line either side accepts: a status of a file with a million chunks stays below.
 pub const LINE_MAX_BYTES: u64 = 256 << 20;
@@ -46,11 +49,30 @@ pub enum Request {
     },
     /// The conflicts.
     Conflicts,
+    /// The settings of this machine, after a change of one where there is one.
+    Config {
+        /// The change.
+        change: Option<Change>,
+    },
     /// Waits until nothing is pending; sends progress.
     Sync {
         /// Seconds without progress after which it gives up.
         timeout_s: u64,
     },
+}
+
+/// One setting and its new value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "key", content = "value", rename_all = "snake_case")]
+pub enum Change {
+    /// Where to listen from the next start on.
+    Listen(SocketAddr),
+    /// Disk space offered, in bytes.
+    Capacity(u64),
+    /// Disk space for chunks beyond what must be held, in bytes.
+    Cache(u64),
+    /// What fsync waits for.
+    Fsync(Fsync),
 }
 
 /// What the daemon answers.

@@ -63,6 +63,9 @@ pub enum DaemonError {
         /// The state folder.
         state: PathBuf,
     },
+    /// The row of settings is not what this release writes.
+    #[error("the settings in the local store cannot be read: they are of another release")]
+    Settings,
     /// The token is for another volume than the state folder's.
     #[error("{state} belongs to another volume than the invite: choose another --state DIR", state = state.display())]
     OtherVolume {
@@ -174,6 +177,7 @@ impl DaemonError {
             }
             Self::NoHome
             | Self::NoState { .. }
+            | Self::Settings
             | Self::NoStateUnattended { .. }
             | Self::Io { .. }
             | Self::OtherVolume { .. }

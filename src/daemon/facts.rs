@@ -12,18 +12,21 @@ use super::report::{
     ChunkReport, ConflictReport, FileReport, InviteReport, MemberReport, PeerReport, StatusReport,
     SyncReport,
 };
+use super::settings::Live;
 use crate::base::{ChunkId, DeviceId, Ino, PeerId};
 use crate::fs::Capacity;
 use crate::node::{Node, PeerInfo, PeerState, Role};
 use crate::volume::{ConflictKind, FileKind, Source};
 
 /// What only the daemon around a peer knows.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Surroundings {
     /// The state folder.
     pub(super) state: PathBuf,
     /// Where the volume is mounted.
     pub(super) mountpoint: Option<PathBuf>,
+    /// What it was started with and what was changed since.
+    pub(super) settings: Live,
 }
 
 /// Returns the capacity of the swarm over the number of copies, by the peers' own words.

@@ -177,7 +177,7 @@ impl Peer {
             Arc::clone(&parts.clock),
             parts.rng.clone(),
         )?;
-        let swarm = NodePeers::new(Arc::clone(&node), parts.node.capacity_bytes);
+        let swarm = NodePeers::new(Arc::clone(&node));
         let replica = Replica::new(
             parts.store.clone(),
             Some(swarm),
@@ -188,7 +188,7 @@ impl Peer {
         node.set_chunk_handler(replica.handler());
         let drafts = Arc::new(Drafts::default());
         let this: Arc<OnceLock<Weak<Self>>> = Arc::default();
-        let wait = (parts.fsync == Fsync::Replicated).then(|| replication_wait(&this));
+        let wait = replication_wait(&this);
         let member = match &parts.keys {
             Some(keys) => Some(Self::member(&parts, keys, &node, &replica, &drafts, wait)?),
             None => None,
@@ -217,7 +217,7 @@ impl Peer {
         node: &Arc<Node>,
         replica: &Arc<Replica>,
         drafts: &Arc<Drafts>,
-        replicated: Option<ReplicationWait>,
+        replicated: ReplicationWait,
     ) -> Result<Member, DaemonError> {
         let wrapped = Arc::clone(keys);
         let rng = parts.rng.clone();
@@ -250,7 +250,7 @@ impl Peer {
             parts.memory_cache_bytes,
         );
         let mut config = parts.fs.clone();
-        config.replicated = replicated;
+        config.replicated = Some(replicated);
         let capacity = Arc::downgrade(node);
         // A reader's changes would be accepted by nobody.
         config.read_only |= !node.role().is_some_and(Role::writes);
@@ -261,6 +261,7 @@ impl Peer {
             Arc::clone(&parts.clock),
             config,
         );
+        fs.wait_for_holders(parts.fsync == Fsync::Replicated);
         Ok(Member {
             volume,
             data,
@@ -297,6 +298,13 @@ impl Peer {
     /// Returns the clock.
     pub fn clock(&self) -> Arc<dyn Clock> {
         Arc::clone(&self.clock)
+    }
+
+    /// Changes what fsync waits for, from the next one on.
+    pub fn set_fsync(&self, fsync: Fsync) {
+        if let Some(member) = &self.member {
+            member.fs.wait_for_holders(fsync == Fsync::Replicated);
+        }
     }
 
     /// Returns when this peer was started, on the monotonic clock.

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::config::Fsync;
+
 /// What one peer knows of its volume and of itself (`dfs status`).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StatusReport {
@@ -196,4 +198,23 @@ impl SyncReport {
     pub fn is_done(&self) -> bool {
         self.pending_chunks == 0 && self.pending_bytes == 0 && self.pending_segments == 0
     }
+}
+
+/// The settings of a peer (`dfs config`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ConfigReport {
+    /// The UDP address that it was told to listen on; absent where it chooses.
+    pub listen: Option<String>,
+    /// The UDP address that it listens on.
+    pub listening: String,
+    /// Whether `listen` holds from the next start on only.
+    pub listens_later: bool,
+    /// Its name for the other members.
+    pub name: String,
+    /// Disk space that it offers to the volume.
+    pub capacity_bytes: u64,
+    /// Disk space for chunks beyond what it must hold.
+    pub cache_bytes: u64,
+    /// What fsync waits for: `local` or `replicated`.
+    pub fsync: Fsync,
 }

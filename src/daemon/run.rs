@@ -1,7 +1,7 @@
 //! The life of a daemon: state folder, identity, volume (made, joined or known), peer, mount,
 //! control socket; then waiting; then the same backwards.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,23 +11,22 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::addresses;
 use super::birth::{Birth, Origin, Way, load_identity};
-use super::config::{Config, host_name};
+use super::config::Config;
 use super::error::DaemonError;
 use super::facts::Surroundings;
 use super::logging;
 use super::peer::{Parts, Peer, Sink};
 use super::server::Server;
-use crate::base::limits::{DEFAULT_PORT, MEMORY_CACHE_BYTES};
+use super::settings::{Live, Settings};
+use crate::base::limits::MEMORY_CACHE_BYTES;
 use crate::base::task::{Pool, spawn};
 use crate::base::time::{SystemClock, sleep, timeout};
 use crate::base::{Clock, Ino, Rng};
-use crate::crypto::Identity;
 use crate::fs::{FsConfig, Invalidation};
 use crate::fuse::{self, Invalidator, MountOptions, Mounted, Prepared};
 use crate::node::{Node, NodeConfig, NodeError, Role};
-use crate::replica::ReplicaConfig;
 use crate::store::{StateDir, Store, StoreError};
-use crate::transport::{Quic, Transport};
+use crate::transport::Transport;
 
 /// How long a start waits for a peer named with --peer, where the volume is known already.
 const CONTACT_MAX: Duration = Duration::from_secs(5);
@@ -86,7 +85,7 @@ pub fn check_mount(mountpoint: &Path, options: &[String]) -> Result<MountCall, D
 fn parse_options(mountpoint: &Path, options: &[String]) -> Result<MountOptions, DaemonError> {
     let mut mount = MountOptions::new(mountpoint);
     for option in options {
-        mount.parse(option)?;
+        mount.parse_one(option)?;
     }
     Ok(mount)
 }
@@ -181,7 +180,10 @@ async fn live(
     let identity = Arc::new(load_identity(state, &rng)?);
     let store = Store::open(&config.state, &identity.local_key())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let transport: Arc<dyn Transport> = Arc::new(bind(config, &identity)?);
+    let before = Settings::load(&store)?;
+    let mut settings = before.clone();
+    settings.resolve(config);
+    let transport: Arc<dyn Transport> = Arc::new(settings.bind(&identity)?);
     let seal_pool = pool("seal", cores(), SEAL_QUEUE_MAX)?;
     let (seeds, unresolved) = resolve(&config.peers).await;
     // A known volume mounts without them.
@@ -190,12 +192,10 @@ async fn live(
     }
     let node = NodeConfig {
         identity: Arc::clone(&identity),
-        name: config.name.clone().unwrap_or_else(host_name),
+        name: settings.name(),
         seeds,
         advertise: addresses::reachable(transport.local_addr()),
-        capacity_bytes: config
-            .capacity_bytes
-            .unwrap_or_else(|| half_of_free(&config.state)),
+        capacity_bytes: settings.replica().capacity_bytes,
         // Of its own: behind chunks that wait to be sealed its small jobs would wait, too.
         pool: pool("node", 1, SEAL_QUEUE_MAX)?,
     };
@@ -222,7 +222,13 @@ async fn live(
         groups: Some(Arc::new(fuse::groups_of)),
         ..FsConfig::default()
     };
-    let capacity_bytes = node.capacity_bytes;
+    if settings != before
+        && let Err(error) = settings.keep(&store)
+    {
+        // On a full disk, say: nothing of it is needed now.
+        tracing::warn!(%error, "the settings are not kept for the next start");
+    }
+    let live = Live::new(settings.clone(), store.clone());
     let peer = Peer::start(Parts {
         identity,
         keys,
@@ -231,35 +237,24 @@ async fn live(
         clock,
         rng,
         node,
-        replica: ReplicaConfig {
-            capacity_bytes,
-            cache_bytes: config.cache_bytes.unwrap_or(capacity_bytes),
-        },
+        replica: settings.replica(),
         fs,
         memory_cache_bytes: MEMORY_CACHE_BYTES,
         seal_pool,
         fold_pool: pool("fold", 1, FOLD_QUEUE_MAX)?,
-        fsync: config.fsync,
+        fsync: settings.fsync(),
     })
     .await?;
-    let outcome = up(config, state, &peer, mount, origin, told, &mut stop).await;
+    let outcome = match found(state, &peer, origin).await {
+        Ok(()) => up(config, &peer, live, mount, origin, told, &mut stop).await,
+        failed => failed,
+    };
     let ended = peer.shutdown().await;
     outcome.and(ended)
 }
 
-/// Mounts, opens the control socket, and waits for the end.
-async fn up(
-    config: &Config,
-    state: &StateDir,
-    peer: &Arc<Peer>,
-    prepared: Option<Prepared>,
-    origin: Origin,
-    told: impl FnOnce(&Started),
-    stop: &mut Stop,
-) -> Result<(), DaemonError> {
-    if origin == Origin::Known {
-        contact(peer, &config.peers).await?;
-    }
+/// Gives a volume that was just made its root folder; from then on the state folder is worth keeping.
+async fn found(state: &StateDir, peer: &Arc<Peer>, origin: Origin) -> Result<(), DaemonError> {
     if origin == Origin::Made
         && let Some(member) = peer.member_parts()
     {
@@ -268,6 +263,22 @@ async fn up(
         member.volume.format(uid, gid, ROOT_MODE)?;
         peer.flush().await?;
         state.founded()?;
+    }
+    Ok(())
+}
+
+/// Mounts, opens the control socket, and waits for the end.
+async fn up(
+    config: &Config,
+    peer: &Arc<Peer>,
+    settings: Live,
+    prepared: Option<Prepared>,
+    origin: Origin,
+    told: impl FnOnce(&Started),
+    stop: &mut Stop,
+) -> Result<(), DaemonError> {
+    if origin == Origin::Known {
+        contact(peer, &config.peers).await?;
     }
     if origin != Origin::Made {
         match timeout(FIRST_SYNC_MAX, first_sync(peer, origin)).await {
@@ -290,6 +301,7 @@ async fn up(
     let surroundings = Surroundings {
         state: config.state.clone(),
         mountpoint: mountpoint.clone(),
+        settings,
     };
     let server = Server::start(&config.state, Arc::clone(peer), Arc::new(surroundings))?;
     told(&Started {
@@ -388,16 +400,6 @@ async fn contact(peer: &Arc<Peer>, peers: &[String]) -> Result<(), DaemonError> 
     }
 }
 
-fn bind(config: &Config, identity: &Identity) -> Result<Quic, DaemonError> {
-    let default = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), DEFAULT_PORT);
-    let fallback_any_port = config.listen.is_none();
-    Ok(Quic::bind(
-        config.listen.unwrap_or(default),
-        fallback_any_port,
-        identity,
-    )?)
-}
-
 /// Looks host names up, each within a time; the first address of each is taken. Returns the
 /// addresses, and why there is none for a name.
 async fn resolve(peers: &[String]) -> (Vec<SocketAddr>, Option<DaemonError>) {
@@ -423,10 +425,6 @@ async fn resolve(peers: &[String]) -> (Vec<SocketAddr>, Option<DaemonError>) {
         }
     }
     (addrs, failure)
-}
-
-fn half_of_free(state: &Path) -> u64 {
-    rustix::fs::statvfs(state).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize) / 2)
 }
 
 fn cores() -> usize {

@@ -178,6 +178,10 @@ async fn answer(peer: &Arc<Peer>, surroundings: &Surroundings, request: Request)
                 .and_then(value)
         }
         Request::Remove { id } => facts::remove(peer, &id).await.and_then(value),
+        Request::Config { change: None } => value(surroundings.settings.report(peer)),
+        Request::Config {
+            change: Some(change),
+        } => surroundings.settings.change(peer, change).and_then(value),
         Request::Sync { .. } => Ok(Value::Null),
     };
     match result {

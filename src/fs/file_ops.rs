@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::dirty::Dirty;
 use super::handles::Handle;
@@ -153,13 +154,19 @@ impl Fs {
 
     /// Tells whether an fsync waits for other holders, too.
     pub fn waits_for_holders(&self) -> bool {
-        self.config.replicated.is_some()
+        self.config.replicated.is_some() && self.waits_for_holders.load(Ordering::Relaxed)
+    }
+
+    /// Sets whether an fsync waits for other holders, where it was told how to.
+    pub fn wait_for_holders(&self, waits: bool) {
+        self.waits_for_holders.store(waits, Ordering::Relaxed);
     }
 
     /// Returns what is still to be awaited after an fsync, an fsyncdir or an `O_SYNC` write: where
     /// that was asked for, other holders must have it, too.
     pub fn replicated(&self) -> Option<Replicated> {
-        self.config.replicated.as_ref().map(|wait| wait())
+        let wait = self.config.replicated.as_ref();
+        wait.filter(|_| self.waits_for_holders()).map(|wait| wait())
     }
 
     /// Returns whether a flush of the file has to wait for the disk: better not on the thread

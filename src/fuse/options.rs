@@ -80,7 +80,10 @@ impl MountOptions {
         Ok(())
     }
 
-    fn parse_one(&mut self, option: &str) -> Result<(), FuseError> {
+    /// Takes one option on board, in which a comma means nothing.
+    ///
+    /// As [`Self::parse`] where it is unknown.
+    pub fn parse_one(&mut self, option: &str) -> Result<(), FuseError> {
         let unknown = || FuseError::UnknownOption {
             option: option.to_owned(),
         };

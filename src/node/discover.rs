@@ -65,10 +65,10 @@ impl Node {
     /// Signs what this peer tells of itself now.
     pub(super) fn sign_own_record(&self) {
         let addrs = self.addrs();
-        let free_bytes = self.free_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        let room = (self.capacity_bytes(), self.free_bytes());
         let mut own = self.own.lock();
         let signed_ms = self.clock.wall_ms().max(own.signed_ms + 1);
-        own.signed = sign_record(&self.config, self.volume, &addrs, free_bytes, signed_ms);
+        own.signed = sign_record(&self.config, self.volume, &addrs, room, signed_ms);
         own.signed_ms = signed_ms;
     }
 
@@ -93,7 +93,7 @@ impl Node {
     }
 
     /// Hands the own record to all peers with a session.
-    fn spread_own_record(self: &Arc<Self>) {
+    pub(super) fn spread_own_record(self: &Arc<Self>) {
         let record = self.own.lock().signed.clone();
         for session in self.table.lock().sessions() {
             let request = Request::PutRecords {

@@ -19,16 +19,12 @@ use crate::wire::{ChunkLen, ChunkRefusal, ChunkRequest, ChunkResponse, Request, 
 #[derive(Debug)]
 pub struct NodePeers {
     node: Arc<Node>,
-    capacity_bytes: u64,
 }
 
 impl NodePeers {
-    /// Returns the peers of `node`; this one gives `capacity_bytes`, as it told the others.
-    pub fn new(node: Arc<Node>, capacity_bytes: u64) -> Arc<Self> {
-        Arc::new(Self {
-            node,
-            capacity_bytes,
-        })
+    /// Returns the peers of `node`; this one gives what it told the others.
+    pub fn new(node: Arc<Node>) -> Arc<Self> {
+        Arc::new(Self { node })
     }
 }
 
@@ -49,7 +45,7 @@ impl Peers for NodePeers {
             .peers()
             .into_iter()
             .map(|info| candidate(info.id, weight_of(&info)));
-        let me = candidate(self.node.id(), weight(self.capacity_bytes));
+        let me = candidate(self.node.id(), weight(self.node.capacity_bytes()));
         others.chain(Some(me)).collect()
     }
 

@@ -78,11 +78,6 @@ impl StateDir {
         self.file("control.sock")
     }
 
-    /// Returns the path of the settings that outlast a run.
-    pub fn config(&self) -> PathBuf {
-        self.file("config")
-    }
-
     /// Returns the folder of the row database.
     pub fn rows(&self) -> PathBuf {
         self.path.join(ROWS_FOLDER)

@@ -80,7 +80,7 @@ impl World {
             self.rng.clone(),
         )
         .unwrap();
-        let peers = NodePeers::new(Arc::clone(&node), CAPACITY_BYTES);
+        let peers = NodePeers::new(Arc::clone(&node));
         let replica = Replica::new(
             store,
             Some(peers),

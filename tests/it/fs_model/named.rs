@@ -858,3 +858,17 @@ fn a_power_cut_after_a_collection_brings_back_nothing_without_its_chunks() {
         assert!(found == old || found == new, "seed {seed}");
     }
 }
+
+#[test]
+fn an_fsync_waits_for_other_holders_only_while_it_is_told_to() {
+    let disk = Disk::new();
+    let fs = disk.mount_with(FsConfig {
+        replicated: Some(Arc::new(|| Box::pin(async { Err(FsError::TimedOut) }))),
+        ..FsConfig::default()
+    });
+    assert!(fs.waits_for_holders() && fs.replicated().is_some());
+    fs.wait_for_holders(false);
+    assert!(!fs.waits_for_holders() && fs.replicated().is_none());
+    fs.wait_for_holders(true);
+    assert!(fs.waits_for_holders() && fs.replicated().is_some());
+}

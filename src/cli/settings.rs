@@ -1,0 +1,89 @@
+//! `dfs config`: the settings of this machine, shown and changed.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+use super::args::{ConfigArgs, FsyncArg, Key};
+use super::units::{parse_listen, parse_size, show_size};
+use crate::daemon::Fsync;
+use crate::daemon::control::{Change, Request};
+use crate::daemon::report::ConfigReport;
+
+/// Returns what is to be asked of the daemon; the error is one line for the user.
+pub(super) fn request(args: &ConfigArgs) -> Result<Request, String> {
+    let change = match (args.key, args.value.as_deref()) {
+        (Some(key), Some(value)) => Some(change(key, value)?),
+        _ => None,
+    };
+    Ok(Request::Config { change })
+}
+
+fn change(key: Key, value: &str) -> Result<Change, String> {
+    let wrong = |why: String| format!("config: {why}");
+    Ok(match key {
+        Key::Listen => Change::Listen(parse_listen(value).map_err(wrong)?),
+        Key::Capacity => Change::Capacity(parse_size(value).map_err(wrong)?),
+        Key::Cache => Change::Cache(parse_size(value).map_err(wrong)?),
+        Key::Fsync => Change::Fsync(match value {
+            "local" => Fsync::Local,
+            "replicated" => Fsync::Replicated,
+            _ => return Err(wrong(format!("'{value}' is neither local nor replicated"))),
+        }),
+        Key::Name => {
+            return Err(wrong(
+                "the name stands in the list of members: change it with dfs rename".to_owned(),
+            ));
+        }
+    })
+}
+
+/// Returns the text for one key, or for all.
+pub(super) fn show(value: &Value, key: Option<Key>) -> Option<String> {
+    let report: ConfigReport = serde_json::from_value(value.clone()).ok()?;
+    let lines = [
+        (Key::Listen, listen(&report)),
+        (Key::Name, report.name),
+        (Key::Capacity, show_size(report.capacity_bytes)),
+        (Key::Cache, show_size(report.cache_bytes)),
+        (Key::Fsync, fsync(report.fsync).to_owned()),
+    ];
+    let mut out = String::new();
+    for (each, text) in lines {
+        match key {
+            None => {
+                let _ = writeln!(out, "{:<9} {text}", each.as_str());
+            }
+            Some(key) if key == each => out.push_str(&text),
+            Some(_) => {}
+        }
+    }
+    Some(out)
+}
+
+fn listen(report: &ConfigReport) -> String {
+    match &report.listen {
+        Some(asked) if report.listens_later => {
+            format!("{asked} (from the next start on; now {})", report.listening)
+        }
+        Some(asked) if *asked == report.listening => asked.clone(),
+        Some(asked) => format!("{asked} (now {})", report.listening),
+        None => format!("{} (chosen)", report.listening),
+    }
+}
+
+fn fsync(fsync: Fsync) -> &'static str {
+    match fsync {
+        Fsync::Local => "local",
+        Fsync::Replicated => "replicated",
+    }
+}
+
+impl From<FsyncArg> for Fsync {
+    fn from(arg: FsyncArg) -> Self {
+        match arg {
+            FsyncArg::Local => Self::Local,
+            FsyncArg::Replicated => Self::Replicated,
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The settings of a peer: what was said at its first start, or decided there, and holds at the later
+//! ones; shown and changed while it runs.
+//!
+//! They lie in the local store as one sealed row, so damage is found as for every other row.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::config::{Config, Fsync, host_name};
+use super::control::Change;
+use super::error::DaemonError;
+use super::peer::Peer;
+use super::report::ConfigReport;
+use crate::base::limits::DEFAULT_PORT;
+use crate::crypto::Identity;
+use crate::replica::ReplicaConfig;
+use crate::store::{Batch, Store, Table};
+use crate::transport::{Quic, TransportError};
+
+/// Where the settings lie in the local store.
+const SETTINGS_ROW: &[u8] = b"settings";
+
+/// Longest row of settings: a name and a few numbers.
+const SETTINGS_MAX_BYTES: usize = 16 << 10;
+
+/// What a start needs not be told again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Settings {
+    /// Where to listen, as it was asked for.
+    listen: Option<SocketAddr>,
+    /// The port that was free where none, or any, was asked for.
+    port: Option<u16>,
+    /// This machine's name for the others.
+    name: Option<String>,
+    /// Disk space offered: asked for, or half of what was free at the first start. Taken anew at each
+    /// start it would shrink by what this peer holds.
+    capacity_bytes: Option<u64>,
+    /// Disk space for chunks beyond what must be held; `None` means the same again.
+    cache_bytes: Option<u64>,
+    /// What fsync waits for.
+    fsync: Option<Fsync>,
+}
+
+impl Settings {
+    /// Returns what earlier starts left in the store.
+    pub(super) fn load(store: &Store) -> Result<Self, DaemonError> {
+        let Some(row) = store.rows.get(Table::Meta, SETTINGS_ROW)? else {
+            return Ok(Self::default());
+        };
+        let row = row
+            .get(..)
+            .filter(|row| row.len() <= SETTINGS_MAX_BYTES)
+            .unwrap_or_default();
+        serde_json::from_slice(row).map_err(|_| DaemonError::Settings)
+    }
+
+    /// Keeps them for later starts; durable on return.
+    pub(super) fn keep(&self, store: &Store) -> Result<(), DaemonError> {
+        let row = serde_json::to_vec(self).map_err(|_| DaemonError::Unprintable)?;
+        let mut batch = Batch::new();
+        batch.put(Table::Meta, SETTINGS_ROW, row);
+        store.rows.commit(batch)?;
+        Ok(store.rows.sync()?)
+    }
+
+    /// Takes over what this start was told, and decides what none was.
+    pub(super) fn resolve(&mut self, config: &Config) {
+        if config.listen.is_some() && config.listen != self.listen {
+            self.listen = config.listen;
+            self.port = None;
+        }
+        // A member's name stands on the roster: a later start does not change it.
+        if self.name.is_none() {
+            self.name = Some(config.name.clone().unwrap_or_else(host_name));
+        }
+        self.capacity_bytes = config
+            .capacity_bytes
+            .or(self.capacity_bytes)
+            .or_else(|| half_of_free(&config.state));
+        self.cache_bytes = config.cache_bytes.or(self.cache_bytes);
+        self.fsync = config.fsync.or(self.fsync);
+    }
+
+    pub(super) fn name(&self) -> String {
+        self.name.clone().unwrap_or_else(host_name)
+    }
+
+    pub(super) fn fsync(&self) -> Fsync {
+        self.fsync.unwrap_or_default()
+    }
+
+    pub(super) fn replica(&self) -> ReplicaConfig {
+        let capacity_bytes = self.capacity_bytes.unwrap_or(0);
+        ReplicaConfig {
+            capacity_bytes,
+            cache_bytes: self.cache_bytes.unwrap_or(capacity_bytes),
+        }
+    }
+
+    /// Binds the port that was asked for; where none was, the one of the last time, the default one,
+    /// or any that is free, and notes which.
+    pub(super) fn bind(&mut self, identity: &Identity) -> Result<Quic, DaemonError> {
+        let default = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), DEFAULT_PORT);
+        let asked = self.listen.unwrap_or(default);
+        let any = self.listen.is_none_or(|listen| listen.port() == 0);
+        let last = self.port.filter(|_| any);
+        if let Some(port) = last {
+            match Quic::bind(SocketAddr::new(asked.ip(), port), false, identity) {
+                Err(TransportError::PortTaken { .. }) => {}
+                outcome => return Ok(outcome?),
+            }
+        }
+        let transport = Quic::bind(asked, any, identity)?;
+        let port = crate::transport::Transport::local_addr(&transport).port();
+        if let Some(last) = last {
+            tracing::warn!(
+                last,
+                port,
+                "the port of the last time is taken: another is used"
+            );
+        }
+        self.port = (port != asked.port()).then_some(port);
+        Ok(transport)
+    }
+}
+
+fn half_of_free(state: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(state).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize) / 2)
+}
+
+/// The settings of a peer that runs.
+#[derive(Debug)]
+pub(super) struct Live {
+    settings: Mutex<Settings>,
+    store: Store,
+}
+
+impl Live {
+    pub(super) fn new(settings: Settings, store: Store) -> Self {
+        Self {
+            settings: Mutex::new(settings),
+            store,
+        }
+    }
+
+    pub(super) fn report(&self, peer: &Arc<Peer>) -> ConfigReport {
+        let settings = self.settings.lock();
+        let listening = peer.node().local_addr();
+        let replica = settings.replica();
+        let asked = settings.listen;
+        ConfigReport {
+            listen: asked.map(|listen| listen.to_string()),
+            listening: listening.to_string(),
+            listens_later: asked.is_some_and(|asked| {
+                asked.ip() != listening.ip() || ![0, listening.port()].contains(&asked.port())
+            }),
+            name: settings.name(),
+            capacity_bytes: replica.capacity_bytes,
+            cache_bytes: replica.cache_bytes,
+            fsync: settings.fsync(),
+        }
+    }
+
+    /// Makes a change hold from now on, but for the address, which is of the next start; durable on
+    /// return.
+    pub(super) fn change(
+        &self,
+        peer: &Arc<Peer>,
+        change: Change,
+    ) -> Result<ConfigReport, DaemonError> {
+        let mut settings = self.settings.lock();
+        let mut changed = settings.clone();
+        match change {
+            Change::Listen(listen) => {
+                changed.listen = Some(listen);
+                changed.port = None;
+            }
+            Change::Capacity(bytes) => changed.capacity_bytes = Some(bytes),
+            Change::Cache(bytes) => changed.cache_bytes = Some(bytes),
+            Change::Fsync(fsync) => changed.fsync = Some(fsync),
+        }
+        changed.keep(&self.store)?;
+        *settings = changed;
+        let replica = settings.replica();
+        if peer.node().capacity_bytes() != replica.capacity_bytes {
+            peer.node().set_capacity_bytes(replica.capacity_bytes);
+        }
+        peer.replica().set_config(replica)?;
+        peer.set_fsync(settings.fsync());
+        drop(settings);
+        Ok(self.report(peer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Rng;
+
+    fn config(state: &Path) -> Config {
+        Config {
+            state: state.to_owned(),
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn what_was_said_or_decided_once_holds_until_something_else_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Config {
+            listen: Some("127.0.0.1:4801".parse().unwrap()),
+            name: Some("anna".to_owned()),
+            cache_bytes: Some(7),
+            fsync: Some(Fsync::Replicated),
+            ..config(folder.path())
+        };
+        let mut settings = Settings::default();
+        settings.resolve(&first);
+        let decided = settings.capacity_bytes.unwrap();
+        assert!(decided > 0);
+        settings.capacity_bytes = Some(decided + 1);
+
+        let mut later = settings.clone();
+        later.resolve(&config(folder.path()));
+        assert_eq!(later, settings);
+        later.resolve(&Config {
+            name: Some("ben".to_owned()),
+            capacity_bytes: Some(5),
+            listen: Some("127.0.0.1:4802".parse().unwrap()),
+            fsync: Some(Fsync::Local),
+            ..config(folder.path())
+        });
+        assert_eq!(later.name(), "anna");
+        assert_eq!(later.fsync(), Fsync::Local);
+        let replica = later.replica();
+        assert_eq!((replica.capacity_bytes, replica.cache_bytes), (5, 7));
+        assert_eq!(later.listen.unwrap().port(), 4802);
+    }
+
+    #[test]
+    fn the_store_keeps_them_and_nonsense_is_told() {
+        let disk = crate::store::memory::MemoryDisk::new();
+        let store = disk.store();
+        assert_eq!(Settings::load(&store).unwrap(), Settings::default());
+        let mut settings = Settings::default();
+        settings.resolve(&config(Path::new("/")));
+        settings.keep(&store).unwrap();
+        assert_eq!(Settings::load(&store).unwrap(), settings);
+        for wrong in [&b"nonsense"[..], b"", b"{\"port\": 70000}", &[b' '; 20_000]] {
+            let mut batch = Batch::new();
+            batch.put(Table::Meta, SETTINGS_ROW, wrong.to_vec());
+            store.rows.commit(batch).unwrap();
+            assert!(matches!(Settings::load(&store), Err(DaemonError::Settings)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_that_was_found_is_kept_while_it_is_free() {
+        let identity = Identity::generate(&Rng::from_seed(1)).unwrap();
+        let port_of = |quic: &Quic| crate::transport::Transport::local_addr(quic).port();
+        let mut settings = Settings {
+            listen: Some("127.0.0.1:0".parse().unwrap()),
+            ..Settings::default()
+        };
+        let first = settings.bind(&identity).unwrap();
+        let port = port_of(&first);
+        assert_eq!(settings.port, Some(port));
+        // It is taken now, by the first: another is found.
+        let mut other = settings.clone();
+        let second = other.bind(&identity).unwrap();
+        assert_ne!(port_of(&second), port);
+        assert_eq!(other.port, Some(port_of(&second)));
+        // An address that was asked for is that one or none.
+        let mut asked = Settings {
+            listen: Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)),
+            ..Settings::default()
+        };
+        let taken = asked.bind(&identity).unwrap_err();
+        assert!(taken.to_string().contains(&port.to_string()), "{taken}");
+    }
+}

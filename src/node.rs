@@ -16,6 +16,7 @@
 //! | `ask`, `askings`, `approve` | becoming a member by asking, from either side |
 //! | `places` | places that strangers share |
 //! | `discover` | node records, lookups |
+//! | `moves` | a machine whose addresses change, or that was asleep |
 //!
 //! Invariants: nothing is accepted from a peer that is not on the roster but roster statements
 //! (which prove themselves), the redemption of an invite, and the wish to be admitted; no lock is
@@ -26,6 +27,7 @@ mod admit;
 mod approve;
 mod ask;
 mod askings;
+mod book;
 mod config;
 mod dial;
 mod discover;
@@ -36,6 +38,7 @@ mod introduce;
 mod join;
 pub mod log;
 mod membership;
+mod moves;
 mod peers;
 mod places;
 mod pulse;
@@ -58,7 +61,7 @@ use tokio::sync::{Notify, broadcast};
 
 pub use approve::AskingInfo;
 pub use ask::{Admission, AskedAt};
-pub use config::NodeConfig;
+pub use config::{Machine, NodeConfig};
 pub use error::NodeError;
 pub use event::{ChunkHandler, KeyWrapper, NodeEvent, PeerInfo, PeerState};
 pub use join::Joined;
@@ -133,6 +136,8 @@ pub struct Node {
 
 /// What this peer tells of itself.
 struct OwnRecord {
+    /// What the machine said last of its addresses.
+    local: Vec<SocketAddr>,
     /// Addresses at which others have seen this peer, the newest first.
     observed: Vec<SocketAddr>,
     signed: SignedRecord,
@@ -195,14 +200,9 @@ impl Node {
             ..config
         };
         let own = OwnRecord {
+            local: config.machine.addrs(transport.local_addr()),
             observed: Vec::new(),
-            signed: sign_record(
-                &config,
-                volume,
-                &config.advertise,
-                (config.capacity_bytes, 0),
-                0,
-            ),
+            signed: sign_record(&config, volume, &[], (config.capacity_bytes, 0), 0),
             signed_ms: 0,
         };
         let node = Arc::new(Self {
@@ -275,22 +275,6 @@ impl Node {
     /// Returns the address that the transport listens at.
     pub fn local_addr(&self) -> SocketAddr {
         self.transport.local_addr()
-    }
-
-    /// Returns the addresses at which this peer can be reached, as far as it knows.
-    pub fn addrs(&self) -> Vec<SocketAddr> {
-        let observed = self.own.lock().observed.clone();
-        let local = Some(self.local_addr()).filter(|addr| !addr.ip().is_unspecified());
-        let mut addrs: Vec<SocketAddr> = Vec::new();
-        for addr in self.config.advertise.iter().chain(&local).chain(&observed) {
-            if !addrs.contains(addr) {
-                addrs.push(*addr);
-            }
-        }
-        // Others on this machine see it at a loopback address, which is of use to them alone.
-        addrs.sort_by_key(|addr| addr.ip().is_loopback());
-        addrs.truncate(ADDRS_MAX);
-        addrs
     }
 
     /// Returns what is known of each other peer of the roster, in the order of their ids.
@@ -442,20 +426,18 @@ impl Node {
             let Some(known) = row.and_then(|row| Remembered::decode(&row).ok()) else {
                 continue;
             };
+            peer.addrs.recall(known.addrs);
             if let Some((record, signed)) = known
                 .record
                 .and_then(|signed| discover::verify(&roster, signed))
             {
                 peer.learn(record, signed);
             }
-            for addr in known.addrs.into_iter().rev() {
-                peer.met_at(addr);
-            }
             peer.last_contact_ms = known.last_contact_ms;
             peer.vector = known.vector;
         }
-        for addr in &self.config.seeds {
-            table.seeds.insert(*addr, Seed::default());
+        for host in &self.config.seeds {
+            table.seeds.insert(host.clone(), Seed::default());
         }
         Ok(())
     }
@@ -467,7 +449,7 @@ impl Node {
             .lock()
             .peers
             .get(id)
-            .map(|peer| peer.addrs.clone());
+            .map(|peer| peer.addrs.to_vec());
         if let Some(addrs) = addrs {
             // A contact that waits for a place in a full bucket gets it when an older one fails.
             self.routing
@@ -582,7 +564,7 @@ fn info(member: &Member, peer: &Peer) -> PeerInfo {
         id: member.id,
         name: member.name.clone(),
         role: member.role,
-        addr: met_at.or_else(|| peer.addrs.first().copied()),
+        addr: met_at.or_else(|| peer.addrs.first()),
         state,
         rtt_ms: rtt.map(|rtt| u64::try_from(rtt).unwrap_or(u64::MAX)),
         last_contact_ms: peer.last_contact_ms,

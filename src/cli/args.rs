@@ -65,7 +65,7 @@ pub struct PeerArgs {
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
 
-    /// UDP address to listen on [default: 0.0.0.0:4750, or a free port where that is taken]
+    /// UDP address to listen on [default: [::]:4750, IPv4 and IPv6, or a free port where that is taken]
     #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listen)]
     pub listen: Option<SocketAddr>,
 

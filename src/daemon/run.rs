@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::addresses;
+use super::addresses::{Interfaces, resolve};
 use super::birth::{Birth, Origin, Way, load_identity};
 use super::config::Config;
 use super::error::DaemonError;
@@ -193,8 +193,8 @@ async fn live(
     let node = NodeConfig {
         identity: Arc::clone(&identity),
         name: settings.name(),
-        seeds,
-        advertise: addresses::reachable(transport.local_addr()),
+        seeds: config.peers.clone(),
+        machine: Arc::new(Interfaces),
         capacity_bytes: settings.replica().capacity_bytes,
         // Of its own: behind chunks that wait to be sealed its small jobs would wait, too.
         pool: pool("node", 1, SEAL_QUEUE_MAX)?,
@@ -205,7 +205,7 @@ async fn live(
         transport: &transport,
         clock: &clock,
         rng: &rng,
-        seeds: &node.seeds,
+        seeds: &seeds,
     };
     let (keys, origin) = birth.membership(config, &way).await?;
     if origin == Origin::Joined {
@@ -398,33 +398,6 @@ async fn contact(peer: &Arc<Peer>, peers: &[String]) -> Result<(), DaemonError> 
         Some(error) if !is_met => Err(error.into()),
         Some(_) | None => Ok(()),
     }
-}
-
-/// Looks host names up, each within a time; the first address of each is taken. Returns the
-/// addresses, and why there is none for a name.
-async fn resolve(peers: &[String]) -> (Vec<SocketAddr>, Option<DaemonError>) {
-    let (mut addrs, mut failure) = (Vec::new(), None);
-    for host in peers {
-        let found = timeout(CONTACT_MAX, tokio::net::lookup_host(host.as_str())).await;
-        let found = match found {
-            Ok(found) => found.and_then(|mut found| {
-                found
-                    .next()
-                    .ok_or_else(|| std::io::ErrorKind::NotFound.into())
-            }),
-            Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
-        };
-        match found {
-            Ok(addr) => addrs.push(addr),
-            Err(source) => {
-                let host = host.clone();
-                let error = DaemonError::Resolve { host, source };
-                tracing::warn!("{error}");
-                failure = Some(error);
-            }
-        }
-    }
-    (addrs, failure)
 }
 
 fn cores() -> usize {

@@ -3,7 +3,7 @@
 //!
 //! They lie in the local store as one sealed row, so damage is found as for every other row.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -104,8 +104,21 @@ impl Settings {
     /// Binds the port that was asked for; where none was, the one of the last time, the default one,
     /// or any that is free, and notes which.
     pub(super) fn bind(&mut self, identity: &Identity) -> Result<Quic, DaemonError> {
-        let default = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), DEFAULT_PORT);
-        let asked = self.listen.unwrap_or(default);
+        if let Some(asked) = self.listen {
+            return self.bind_at(asked, identity);
+        }
+        let all = |ip: IpAddr| SocketAddr::new(ip, DEFAULT_PORT);
+        // IPv6, and IPv4 with it.
+        match self.bind_at(all(Ipv6Addr::UNSPECIFIED.into()), identity) {
+            // A kernel without IPv6.
+            Err(DaemonError::Transport(TransportError::Bind { .. })) => {
+                self.bind_at(all(Ipv4Addr::UNSPECIFIED.into()), identity)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn bind_at(&mut self, asked: SocketAddr, identity: &Identity) -> Result<Quic, DaemonError> {
         let any = self.listen.is_none_or(|listen| listen.port() == 0);
         let last = self.port.filter(|_| any);
         if let Some(port) = last {

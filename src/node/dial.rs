@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+
 use super::Node;
 use super::error::NodeError;
 use super::event::NodeEvent;
@@ -13,7 +15,7 @@ use super::session::{AskError, Session};
 use crate::base::PeerId;
 use crate::base::limits::{JOIN_TIMEOUT, K};
 use crate::base::time::{sleep, timeout};
-use crate::transport::TransportError;
+use crate::transport::{Connection, TransportError};
 
 /// How often silence and due dials are looked for.
 const TICK: Duration = Duration::from_millis(500);
@@ -24,11 +26,11 @@ const DIALS_MAX: usize = 16;
 /// Sessions up to which every known member is dialled: a small swarm is fully connected.
 pub(super) const SESSIONS_TARGET: usize = 32;
 
-/// Addresses of a peer that one dial tries.
-const ADDRS_TRIED_MAX: usize = 4;
+/// Addresses of a peer that one dial tries, side by side.
+const ADDRS_TRIED_MAX: usize = 8;
 
-/// How long one address of several may take before the next is tried.
-const ADDR_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long one address may take before the next is tried too (RFC 8305).
+const STAGGER: Duration = Duration::from_millis(250);
 
 impl Node {
     /// Turns to whoever is at an address now, and returns who is there once a session stands.
@@ -45,9 +47,11 @@ impl Node {
 
     /// Dials what is due, and gives up sessions whose peers are silent.
     pub(super) async fn dial_loop(self: Arc<Self>) {
+        let mut watch = self.watch();
         loop {
             self.watch_silence();
             self.forgive();
+            self.look_around(&mut watch);
             self.dial_due();
             tokio::select! {
                 biased;
@@ -61,16 +65,16 @@ impl Node {
         let now = self.now();
         let mut table = self.table.lock();
         let seeds = table.due_seeds(now);
-        for addr in seeds.into_iter().take(DIALS_MAX) {
-            if let Some(seed) = table.seeds.get_mut(&addr) {
+        for host in seeds.into_iter().take(DIALS_MAX) {
+            if let Some(seed) = table.seeds.get_mut(&host) {
                 seed.dialling = true;
-                self.tasks.spawn(Arc::clone(self).dial_seed(addr));
+                self.tasks.spawn(Arc::clone(self).dial_seed(host));
             }
         }
         let sessions = table
             .peers
             .values()
-            .filter(|peer| peer.session.is_some())
+            .filter(|peer| !peer.wants_session())
             .count();
         let room = SESSIONS_TARGET.saturating_sub(sessions).min(DIALS_MAX);
         if room == 0 {
@@ -100,65 +104,123 @@ impl Node {
         order.into_iter().map(|(_, _, peer)| peer).collect()
     }
 
-    async fn dial_seed(self: Arc<Self>, addr: SocketAddr) {
-        let met = self.meet(addr, None).await;
+    async fn dial_seed(self: Arc<Self>, host: String) {
+        let mut addrs = self.config.machine.resolve(&host).await;
+        addrs.truncate(ADDRS_TRIED_MAX);
+        if let Some(seed) = self.table.lock().seeds.get_mut(&host) {
+            seed.addrs.clone_from(&addrs);
+        }
+        let met = self.meet_any(addrs, None).await;
         let now = self.now();
         let mut table = self.table.lock();
-        let Some(seed) = table.seeds.get_mut(&addr) else {
+        let pause_max = table.pause_max();
+        let Some(seed) = table.seeds.get_mut(&host) else {
             return;
         };
         seed.dialling = false;
         match met {
-            // This peer's own address is no seed.
-            Ok(peer) if peer == self.id => {
-                table.seeds.remove(&addr);
-            }
-            Ok(peer) => {
+            // Whom another name leads to, too; where it is this peer itself, the name may move on.
+            Some(peer) if peer != self.id => {
                 seed.found = Some(peer);
                 seed.backoff.reset();
             }
-            Err(error) => {
-                tracing::debug!(%addr, %error, "a seed leads to no session");
-                seed.backoff.failed(now, &self.rng);
+            Some(_) | None => {
+                tracing::debug!(%host, "a seed leads to no session");
+                seed.backoff.failed(now, pause_max, &self.rng);
             }
         }
     }
 
     /// Dials a peer that was claimed, at its likeliest addresses.
     pub(super) async fn dial_peer(self: Arc<Self>, id: PeerId) {
-        let addrs = {
+        let (addrs, number) = {
             let table = self.table.lock();
-            let known = table.peers.get(&id).map(|peer| peer.addrs.clone());
-            known.unwrap_or_default()
+            let known = table.peers.get(&id);
+            known.map_or_else(Default::default, |peer| {
+                (peer.addrs.to_dial(ADDRS_TRIED_MAX), peer.dials)
+            })
         };
-        let mut met = false;
-        for addr in addrs.into_iter().take(ADDRS_TRIED_MAX) {
-            match self.meet(addr, Some(id)).await {
-                Ok(_) => {
-                    met = true;
-                    break;
-                }
-                Err(error) => {
-                    tracing::debug!(peer = %id.short(), %addr, %error, "a dial failed");
-                    if let Some(peer) = self.table.lock().peers.get_mut(&id) {
-                        peer.missed_at(addr);
-                    }
-                }
-            }
-        }
+        let met = self.meet_any(addrs, Some(id)).await.is_some();
         let now = self.now();
-        if let Some(peer) = self.table.lock().peers.get_mut(&id) {
-            if met {
-                peer.dial = Dial::Idle;
-            }
-            if peer.session.is_none() {
-                // Where both dialled at one time, the other's connection is about to open.
-                peer.dial_failed(now, &self.rng);
+        {
+            let mut table = self.table.lock();
+            let pause_max = table.pause_max();
+            if let Some(peer) = table.peers.get_mut(&id)
+                && peer.dials == number
+            {
+                if met {
+                    peer.dial = Dial::Idle;
+                }
+                if peer.wants_session() {
+                    // Where both dialled at one time, the other's connection is about to open.
+                    peer.dial_failed(now, pause_max, &self.rng);
+                }
             }
         }
         if !met {
             self.routing.lock().failed(&id);
         }
+    }
+
+    /// Turns to the first of several addresses that leads to a peer, `expected` where one is. The
+    /// next is tried as soon as the one before fails or is slow; hellos are said one after another.
+    async fn meet_any(
+        self: &Arc<Self>,
+        addrs: Vec<SocketAddr>,
+        expected: Option<PeerId>,
+    ) -> Option<PeerId> {
+        let (sender, mut answers) = mpsc::channel(addrs.len().max(1));
+        let mut waiting = addrs.into_iter();
+        let mut open = 0;
+        loop {
+            if let Some(addr) = waiting.next() {
+                open += 1;
+                let (node, sender) = (Arc::clone(self), sender.clone());
+                self.tasks.spawn(async move {
+                    tokio::select! {
+                        biased;
+                        () = sender.closed() => {}
+                        answer = node.reach(addr) => {
+                            // A connection that nobody takes any more is closed.
+                            let _ = sender.send((addr, answer)).await;
+                        }
+                    }
+                });
+            } else if open == 0 {
+                return None;
+            }
+            let more = waiting.len() > 0;
+            let (addr, answer) = tokio::select! {
+                biased;
+                // A sender is kept here, so the channel is open.
+                answer = answers.recv() => answer?,
+                () = sleep(STAGGER), if more => continue,
+            };
+            open -= 1;
+            let met = match answer {
+                Ok(connection) => self.welcome(connection, addr, expected).await,
+                Err(error) => Err(error),
+            };
+            match met {
+                Ok(peer) => return Some(peer),
+                Err(error) => {
+                    tracing::debug!(%addr, %error, "a dial failed");
+                    let mut table = self.table.lock();
+                    if let Some(peer) = expected.and_then(|id| table.peers.get_mut(&id)) {
+                        peer.addrs.missed_at(addr);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Connects to an address.
+    async fn reach(&self, addr: SocketAddr) -> Result<Arc<dyn Connection>, NodeError> {
+        let connected = self.transport.connect(addr).await;
+        connected.map_err(|error| match error {
+            TransportError::BadPeer { why, .. } => NodeError::NotAPeer { addr, why },
+            error => not_a_peer(addr, AskError::Transport(error)),
+        })
     }
 
     /// Connects to an address and says hello; returns who is there. A session stands with that
@@ -168,17 +230,17 @@ impl Node {
         addr: SocketAddr,
         expected: Option<PeerId>,
     ) -> Result<PeerId, NodeError> {
-        let connecting = self.transport.connect(addr);
-        let connected = match expected {
-            Some(_) => timeout(ADDR_TIMEOUT, connecting)
-                .await
-                .unwrap_or(Err(TransportError::Unreachable { addr })),
-            None => connecting.await,
-        };
-        let connection = connected.map_err(|error| match error {
-            TransportError::BadPeer { why, .. } => NodeError::NotAPeer { addr, why },
-            error => not_a_peer(addr, AskError::Transport(error)),
-        })?;
+        let connection = self.reach(addr).await?;
+        self.welcome(connection, addr, expected).await
+    }
+
+    /// Says hello on a connection that was dialled; returns who is there.
+    async fn welcome(
+        self: &Arc<Self>,
+        connection: Arc<dyn Connection>,
+        addr: SocketAddr,
+        expected: Option<PeerId>,
+    ) -> Result<PeerId, NodeError> {
         let id = connection.peer();
         let session = Session::new(connection, Arc::clone(&self.clock), true);
         if id == self.id {
@@ -198,8 +260,8 @@ impl Node {
         {
             let mut table = self.table.lock();
             if let Some(peer) = table.peers.get_mut(&id) {
-                if peer.session.is_some() {
-                    peer.met_at(addr);
+                if !peer.wants_session() {
+                    peer.addrs.met_at(addr);
                     drop(table);
                     session.close("there is a session already");
                     return Ok(id);
@@ -213,7 +275,7 @@ impl Node {
                 peer.dial = Dial::Idle;
             }
             if matches!(greeted, Ok(Some(_))) {
-                peer.met_at(addr);
+                peer.addrs.met_at(addr);
             }
         }
         match greeted {
@@ -263,6 +325,7 @@ impl Node {
         let now = self.now();
         let went_down = {
             let mut table = self.table.lock();
+            let pause_max = table.pause_max();
             let Some(peer) = table.peers.get_mut(&id) else {
                 return;
             };
@@ -274,7 +337,7 @@ impl Node {
                 return;
             }
             peer.session = None;
-            peer.dial_failed(now, &self.rng);
+            peer.dial_failed(now, pause_max, &self.rng);
             std::mem::replace(&mut peer.up, false)
         };
         tracing::debug!(peer = %id.short(), "session ended");

@@ -198,7 +198,7 @@ impl Node {
         let (older, came_up) = {
             let mut table = self.table.lock();
             let peer = table.peers.entry(id).or_default();
-            peer.met_at(session.remote_addr());
+            peer.addrs.met_at(session.remote_addr());
             peer.learn(record, signed);
             peer.vector = hello.vector.clone();
             peer.refusal = None;
@@ -209,6 +209,10 @@ impl Node {
             (older, !std::mem::replace(&mut peer.up, true))
         };
         self.routing_seen(&id);
+        if came_up {
+            // The network is there: who could not be reached may be there, too.
+            self.dial_all_soon();
+        }
         if let Some(older) = older {
             older.close("replaced by a newer session");
         }

@@ -19,6 +19,7 @@ use super::ask::connect;
 use super::error::NodeError;
 use super::hello::{check_clock, not_a_peer, refused};
 use super::membership::Membership;
+use super::moves::canonical;
 use super::peers::Remembered;
 use super::roster::{Role, Roster};
 use super::session::{Session, ask};
@@ -164,6 +165,7 @@ struct Admitted {
 impl Joiner<'_> {
     /// Begins to ask whoever is at an address, unless that was done before.
     fn visit(&mut self, addr: SocketAddr) {
+        let addr = canonical(addr);
         if self.visited.len() >= VISITS_MAX || !self.visited.insert(addr) {
             return;
         }

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::book::AddressBook;
 use super::session::Session;
 use crate::base::{PeerId, Rng};
 use crate::store::{StoreError, codec};
-use crate::wire::limits::ADDRS_MAX;
 use crate::wire::{NodeRecord, Refusal, SignedRecord, Vector};
 
 /// How long a peer may be silent before it is suspected.
@@ -24,11 +24,13 @@ pub(super) const DEAD_AFTER: Duration = Duration::from_secs(15);
 /// First pause after a failed dial; doubled each time.
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
 
-/// Longest pause between two dials of one peer.
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Longest pause between two dials of one peer, where few are away: with the time that a dial takes,
+/// peers find each other within 10 s of being reachable.
+const BACKOFF_MAX: Duration = Duration::from_secs(3);
 
-/// Most addresses kept for a peer: those of its record and as many that were seen.
-const KNOWN_ADDRS_MAX: usize = 2 * ADDRS_MAX;
+/// Peers that may be away without longer pauses. A dial is a few packets of 1,200 bytes to each
+/// address in 11 s, so that many of them leave a slow line its air.
+const AWAY_FEW: u32 = 8;
 
 /// Largest encoded [`Remembered`].
 const REMEMBERED_MAX_BYTES: usize = 256 << 10;
@@ -38,8 +40,8 @@ const REMEMBERED_MAX_BYTES: usize = 256 << 10;
 pub(super) struct Peer {
     /// Its newest verified record, with the form that others can verify.
     pub(super) record: Option<(NodeRecord, SignedRecord)>,
-    /// Where it was reached or says that it is, the likeliest first.
-    pub(super) addrs: Vec<SocketAddr>,
+    /// Where it was reached or says that it is.
+    pub(super) addrs: AddressBook,
     pub(super) session: Option<Arc<Session>>,
     /// Whether its owner was told that the peer is up.
     pub(super) up: bool,
@@ -49,6 +51,8 @@ pub(super) struct Peer {
     pub(super) free_bytes: u64,
     pub(super) refusal: Option<Refusal>,
     pub(super) dial: Dial,
+    /// Counts the dials: one that was overtaken says nothing any more.
+    pub(super) dials: u64,
     backoff: Backoff,
 }
 
@@ -75,10 +79,10 @@ pub(super) struct Backoff {
 impl Backoff {
     /// Takes note of a failed attempt; the pause has up to a quarter of jitter, so that peers that
     /// lost each other at one moment do not dial in step.
-    pub(super) fn failed(&mut self, now: Duration, rng: &Rng) {
+    pub(super) fn failed(&mut self, now: Duration, pause_max: Duration, rng: &Rng) {
         let pause = BACKOFF_MIN
             .saturating_mul(1 << self.failures.min(10))
-            .min(BACKOFF_MAX);
+            .min(pause_max);
         let quarter_ms = u64::try_from(pause.as_millis() / 4).unwrap_or(0);
         let jitter = Duration::from_millis(rng.below(quarter_ms.saturating_add(1)));
         self.failures = self.failures.saturating_add(1);
@@ -112,25 +116,6 @@ impl Remembered {
 }
 
 impl Peer {
-    /// Puts an address at which the peer was met first in line, and says whether it is new.
-    pub(super) fn met_at(&mut self, addr: SocketAddr) -> bool {
-        let known = self.addrs.iter().position(|known| *known == addr);
-        if let Some(at) = known {
-            self.addrs.remove(at);
-        }
-        self.addrs.insert(0, addr);
-        self.addrs.truncate(KNOWN_ADDRS_MAX);
-        known.is_none()
-    }
-
-    /// Puts an address that did not lead to the peer last in line.
-    pub(super) fn missed_at(&mut self, addr: SocketAddr) {
-        if let Some(at) = self.addrs.iter().position(|known| *known == addr) {
-            self.addrs.remove(at);
-            self.addrs.push(addr);
-        }
-    }
-
     /// Takes a verified record where it is newer, and says whether it names a new address; the
     /// peer is dialled anew then.
     pub(super) fn learn(&mut self, record: NodeRecord, signed: SignedRecord) -> Learned {
@@ -138,33 +123,40 @@ impl Peer {
         if record.signed_ms <= known {
             return Learned::Nothing;
         }
-        let mut learned = Learned::Record;
-        for addr in record.addrs.iter().take(ADDRS_MAX) {
-            if !self.addrs.contains(addr) && self.addrs.len() < KNOWN_ADDRS_MAX {
-                self.addrs.push(*addr);
-                learned = Learned::Address;
-            }
-        }
+        let learned = if self.addrs.learn(&record.addrs) {
+            Learned::Address
+        } else {
+            Learned::Record
+        };
         if learned == Learned::Address && self.session.is_none() {
             self.backoff.reset();
+            if self.dial == Dial::Connecting {
+                // What is being tried may be where the peer was.
+                self.dial = Dial::Idle;
+            }
         }
         self.free_bytes = record.free_bytes;
         self.record = Some((record, signed));
         learned
     }
 
+    /// Tells whether there is no session, or one whose peer does not answer: it may have moved.
+    pub(super) fn wants_session(&self) -> bool {
+        self.session.is_none() || !self.up
+    }
+
     /// Tells whether the peer is to be dialled now.
     pub(super) fn is_due(&self, now: Duration) -> bool {
-        self.session.is_none()
+        self.wants_session()
             && self.dial == Dial::Idle
             && !self.addrs.is_empty()
             && self.backoff.is_due(now)
     }
 
     /// Takes note of a dial that led to no session.
-    pub(super) fn dial_failed(&mut self, now: Duration, rng: &Rng) {
+    pub(super) fn dial_failed(&mut self, now: Duration, pause_max: Duration, rng: &Rng) {
         self.dial = Dial::Idle;
-        self.backoff.failed(now, rng);
+        self.backoff.failed(now, pause_max, rng);
     }
 
     /// Lets the next dial come at once.
@@ -175,7 +167,7 @@ impl Peer {
     /// Returns what is worth remembering.
     pub(super) fn remember(&self) -> Remembered {
         Remembered {
-            addrs: self.addrs.clone(),
+            addrs: self.addrs.to_vec(),
             last_contact_ms: self.last_contact_ms,
             record: self.record.as_ref().map(|(_, signed)| signed.clone()),
             vector: self.vector.clone(),
@@ -194,9 +186,11 @@ pub(super) enum Learned {
     Address,
 }
 
-/// An address that the owner named, at which nobody is known yet.
-#[derive(Debug, Clone, Copy, Default)]
+/// A HOST:PORT that the owner named, at which nobody is known yet.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Seed {
+    /// Where it led when it was looked up last.
+    pub(super) addrs: Vec<SocketAddr>,
     /// Who was found there last.
     pub(super) found: Option<PeerId>,
     pub(super) dialling: bool,
@@ -207,7 +201,7 @@ pub(super) struct Seed {
 #[derive(Default)]
 pub(super) struct PeerTable {
     pub(super) peers: BTreeMap<PeerId, Peer>,
-    pub(super) seeds: BTreeMap<SocketAddr, Seed>,
+    pub(super) seeds: BTreeMap<String, Seed>,
 }
 
 impl PeerTable {
@@ -225,19 +219,40 @@ impl PeerTable {
     /// Marks a peer as being dialled; `false` where it is, has a session, or is not due.
     pub(super) fn claim_dial(&mut self, peer: &PeerId, now: Duration) -> bool {
         let due = self.peers.get_mut(peer).filter(|peer| peer.is_due(now));
-        due.map(|peer| peer.dial = Dial::Connecting).is_some()
+        due.map(|peer| {
+            peer.dial = Dial::Connecting;
+            peer.dials += 1;
+        })
+        .is_some()
     }
 
     /// Returns the seeds to be dialled now: those where nobody with a session was found.
-    pub(super) fn due_seeds(&self, now: Duration) -> Vec<SocketAddr> {
-        let seeds = self.seeds.iter().filter(|(addr, seed)| {
+    pub(super) fn due_seeds(&self, now: Duration) -> Vec<String> {
+        let seeds = self.seeds.iter().filter(|(_, seed)| {
             let reached = match &seed.found {
-                Some(peer) => self.peers.get(peer).is_some_and(|p| p.session.is_some()),
-                None => self.sessions_at(addr),
+                Some(peer) => self.peers.get(peer).is_some_and(|p| !p.wants_session()),
+                None => seed.addrs.iter().any(|addr| self.sessions_at(addr)),
             };
             !reached && !seed.dialling && seed.backoff.is_due(now)
         });
-        seeds.map(|(addr, _)| *addr).collect()
+        seeds.map(|(host, _)| host.clone()).collect()
+    }
+
+    /// Returns the longest pause between two dials of one peer now.
+    pub(super) fn pause_max(&self) -> Duration {
+        let away = self.peers.values().filter(|peer| peer.wants_session());
+        let away = u32::try_from(away.count()).unwrap_or(u32::MAX);
+        BACKOFF_MAX.saturating_mul((away / AWAY_FEW).max(1))
+    }
+
+    /// Lets the next dial of everybody come at once.
+    pub(super) fn dial_all_soon(&mut self) {
+        for peer in self.peers.values_mut() {
+            peer.backoff.reset();
+        }
+        for seed in self.seeds.values_mut() {
+            seed.backoff.reset();
+        }
     }
 
     fn sessions_at(&self, addr: &SocketAddr) -> bool {
@@ -264,7 +279,7 @@ mod tests {
         assert!(backoff.is_due(Duration::ZERO));
         let mut pauses = Vec::new();
         for _ in 0..12 {
-            backoff.failed(Duration::ZERO, &rng);
+            backoff.failed(Duration::ZERO, BACKOFF_MAX, &rng);
             pauses.push(backoff.next);
         }
         assert!(pauses[0] >= BACKOFF_MIN * 3 / 4 && pauses[0] <= BACKOFF_MIN);
@@ -273,19 +288,6 @@ mod tests {
         assert!(backoff.is_due(pauses[11]));
         backoff.reset();
         assert!(backoff.is_due(Duration::ZERO));
-    }
-
-    #[test]
-    fn addresses_are_bounded_and_the_last_that_worked_comes_first() {
-        let mut peer = Peer::default();
-        for port in 0..100 {
-            assert!(peer.met_at(addr(port)));
-        }
-        assert_eq!(peer.addrs.len(), KNOWN_ADDRS_MAX);
-        assert!(!peer.met_at(addr(95)));
-        assert_eq!(peer.addrs[0], addr(95));
-        peer.missed_at(addr(95));
-        assert_eq!(*peer.addrs.last().unwrap(), addr(95));
     }
 
     #[test]
@@ -312,7 +314,7 @@ mod tests {
         assert!(!peer.is_due(now));
         assert_eq!(learn(&mut peer, 1, 1), Learned::Address);
         assert!(peer.is_due(now));
-        peer.dial_failed(now, &rng);
+        peer.dial_failed(now, BACKOFF_MAX, &rng);
         assert!(!peer.is_due(now));
         assert_eq!(learn(&mut peer, 2, 1), Learned::Record);
         assert!(!peer.is_due(now));

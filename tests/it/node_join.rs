@@ -2,6 +2,7 @@
 
 mod asking;
 mod hostile;
+mod moves;
 mod strangers;
 mod world;
 

@@ -55,7 +55,7 @@ impl World {
             identity,
             name: format!("machine {at}"),
             seeds: Vec::new(),
-            advertise: Vec::new(),
+            machine: Arc::new(Vec::new()),
             capacity_bytes: CAPACITY_BYTES,
             pool: Pool::inline(),
         };

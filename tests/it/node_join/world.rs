@@ -63,7 +63,7 @@ pub(super) fn config(at: usize) -> NodeConfig {
         identity: Arc::clone(&IDENTITIES[at]),
         name: format!("machine {at}"),
         seeds: Vec::new(),
-        advertise: Vec::new(),
+        machine: Arc::new(Vec::new()),
         capacity_bytes: 1 << 30,
         pool: Pool::inline(),
     }
@@ -81,8 +81,13 @@ impl World {
     }
 
     pub(super) fn transport(&self, at: usize) -> Arc<dyn Transport> {
+        self.transport_at(at, addr(at))
+    }
+
+    /// Returns the socket of a machine that is somewhere else than it used to be.
+    pub(super) fn transport_at(&self, at: usize, place: SocketAddr) -> Arc<dyn Transport> {
         let identity = IDENTITIES[at].public();
-        self.net.transport(addr(at), identity.id(), identity.spki)
+        self.net.transport(place, identity.id(), identity.spki)
     }
 
     pub(super) fn machine(&self, at: usize) -> Machine {
@@ -135,9 +140,13 @@ impl Machine {
     }
 
     pub(super) fn start(&mut self, world: &World) {
+        self.start_as(world, config(self.at));
+    }
+
+    pub(super) fn start_as(&mut self, world: &World, config: NodeConfig) {
         let node = Node::start(
             Arc::clone(&self.transport),
-            config(self.at),
+            config,
             self.store.clone(),
             Arc::clone(&self.clock) as Arc<dyn Clock>,
             world.rng.clone(),

@@ -90,7 +90,7 @@ impl Cluster {
             identity: Arc::clone(&host.identity),
             name: host.name.clone(),
             seeds: Vec::new(),
-            advertise: vec![host.addr],
+            machine: Arc::new(vec![host.addr]),
             capacity_bytes: 1 << 40,
             pool: Pool::inline(),
         }

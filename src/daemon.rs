@@ -16,6 +16,7 @@ mod error;
 mod facts;
 mod locate;
 mod logging;
+mod room;
 mod run;
 mod server;
 mod settings;

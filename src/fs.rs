@@ -15,7 +15,6 @@
 mod acl;
 mod atimes;
 mod attr_ops;
-mod collect;
 mod commit;
 mod contents;
 mod cookies;
@@ -31,6 +30,7 @@ mod name_ops;
 mod read_plan;
 mod readdir;
 mod rename;
+mod room;
 mod sparse;
 mod types;
 mod write;
@@ -40,8 +40,9 @@ pub use error::FsError;
 pub use read_plan::{PendingRead, ReadPlan};
 pub use types::{
     Attr, Attributes, Caller, Capacity, CapacitySource, Created, DirEntry, Entry, Fallocate,
-    FileHandle, FsConfig, FsCounts, GroupSource, Invalidation, OpenFlags, Opened, RenameMode,
-    Replicated, ReplicationWait, Reply, Seek, SetAttr, SetTime, StatFs, WriteFlags, XattrMode,
+    FileHandle, FsConfig, FsCounts, GroupSource, Invalidation, OpenFlags, Opened, OwnRoom,
+    RenameMode, Replicated, ReplicationWait, Reply, RoomSource, Seek, SetAttr, SetTime, StatFs,
+    WriteFlags, XattrMode,
 };
 
 pub use crate::volume::FileKind;
@@ -55,6 +56,7 @@ use self::atimes::{Atime, Atimes};
 use self::contents::Contents;
 use self::handles::Handles;
 use self::inode_table::{Dropped, InodeTable};
+use self::room::Room;
 use crate::base::{Clock, Ino, Timespec};
 use crate::data::Data;
 use crate::volume::{Inode, Volume};
@@ -72,6 +74,7 @@ pub struct Fs {
     atimes: Atimes,
     /// Whether an fsync waits for other holders, where it was told how to.
     waits_for_holders: AtomicBool,
+    room: Room,
     /// Bytes that all dirty data is charged with.
     dirty_bytes: AtomicU64,
     /// What local commits changed behind the kernel's back. A leaf lock.
@@ -95,7 +98,7 @@ impl Fs {
         clock: Arc<dyn Clock>,
         config: FsConfig,
     ) -> Self {
-        Self {
+        let fs = Self {
             volume,
             contents: Contents::new(data),
             clock,
@@ -104,9 +107,12 @@ impl Fs {
             inodes: InodeTable::default(),
             handles: Handles::default(),
             waits_for_holders: AtomicBool::new(true),
+            room: Room::default(),
             dirty_bytes: AtomicU64::new(0),
             invalid: Mutex::default(),
-        }
+        };
+        fs.note_superfluous();
+        fs
     }
 
     /// Returns the settings.

@@ -31,7 +31,7 @@ pub(crate) mod tests;
 mod view;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -188,6 +188,8 @@ pub struct Replica {
     changes: watch::Sender<u64>,
     /// Bounds the memory of the batches that are being sent.
     puts: Semaphore,
+    /// Tells how many bytes of chunks the disk still takes; unset: any.
+    room: OnceLock<Box<RoomOf>>,
     speeds: Mutex<BTreeMap<PeerId, fetch::Speed>>,
     /// Until when a peer that said it is full is not chosen as a stand-in.
     full: Mutex<BTreeMap<PeerId, Duration>>,
@@ -200,6 +202,9 @@ impl std::fmt::Debug for Replica {
             .finish_non_exhaustive()
     }
 }
+
+/// Tells how many bytes of chunks the disk still takes.
+type RoomOf = dyn Fn() -> u64 + Send + Sync;
 
 /// A collection that goes on, of chunks that nobody needs.
 #[derive(Debug)]
@@ -245,6 +250,7 @@ impl Replica {
             view,
             changes: watch::Sender::new(0),
             puts: Semaphore::new(limits::PUTS_IN_FLIGHT_MAX),
+            room: OnceLock::new(),
             speeds: Mutex::new(BTreeMap::new()),
             full: Mutex::new(BTreeMap::new()),
         });
@@ -417,6 +423,23 @@ impl Replica {
         timeout(limit, wait).await.map_err(|_| self.progress())
     }
 
+    /// Gives up chunks that are only cached, the least recently used first, until there are `bytes`
+    /// fewer of them; returns whether there were any.
+    pub fn evict(&self, bytes: u64) -> Result<bool, ReplicaError> {
+        let cached = self.ledger.counters().cached_bytes;
+        Ok(self.ledger.evict(cached.saturating_sub(bytes))? > 0)
+    }
+
+    /// Returns when the room of everything that was given up is free on the disk.
+    pub fn give_back(&self) -> Result<(), ReplicaError> {
+        Ok(self.store.chunks.give_back()?)
+    }
+
+    /// Sets who tells how many bytes of chunks this peer's disk still takes. Set once.
+    pub fn set_room(&self, room: impl Fn() -> u64 + Send + Sync + 'static) {
+        let _ = self.room.set(Box::new(room));
+    }
+
     /// Takes note of a change of the books.
     fn changed(&self) {
         self.changes
@@ -425,7 +448,9 @@ impl Replica {
 
     /// Tells whether `len` more bytes may be held for others.
     fn has_room(&self, len: usize) -> bool {
-        self.ledger.held_bytes().saturating_add(len as u64) <= self.config.lock().capacity_bytes
+        let len = len as u64;
+        self.ledger.held_bytes().saturating_add(len) <= self.config.lock().capacity_bytes
+            && self.room.get().is_none_or(|room| room() >= len)
     }
 
     /// Brings the cache under its limit.

@@ -22,6 +22,7 @@ pub mod tree;
 mod batch;
 mod error;
 mod first_start;
+mod footprint;
 mod group;
 mod journal;
 mod local;
@@ -39,6 +40,7 @@ use bytes::Bytes;
 pub use batch::Batch;
 pub use error::StoreError;
 pub use first_start::is_founded;
+pub use footprint::{Footprint, Held};
 pub use state::StateDir;
 pub use table::Table;
 
@@ -151,6 +153,12 @@ pub trait Chunks: Send + Sync + std::fmt::Debug {
     ///
     /// The index lies in the rows: [`Store::sync`] makes both durable, in the right order.
     fn sync(&self) -> Result<(), StoreError>;
+
+    /// Returns when the room of everything that was deleted before is free on the disk. Takes the
+    /// disk's time.
+    fn give_back(&self) -> Result<(), StoreError> {
+        self.sync()
+    }
 
     /// Calls `f` with the id and sealed length of each chunk, in id order, until it breaks.
     fn for_each(

@@ -70,6 +70,25 @@ pub(super) fn status(value: &Value) -> Option<String> {
             show_size(report.cached_bytes)
         ),
     );
+    row(
+        "on disk",
+        format!(
+            "{}: rows {}, segments {}, chunks {}; {} of it held for later",
+            show_size(report.disk_bytes),
+            show_size(report.disk_rows_bytes),
+            show_size(report.disk_segments_bytes),
+            show_size(report.disk_chunks_bytes),
+            show_size(report.held_for_later_bytes),
+        ),
+    );
+    row(
+        "room",
+        format!(
+            "{} of {}",
+            show_size(report.free_bytes),
+            show_size(report.capacity_bytes)
+        ),
+    );
     let pending = if report.pending_bytes == 0 && report.pending_segments == 0 {
         "nothing: all is replicated".to_owned()
     } else {

@@ -14,7 +14,6 @@ use super::report::{
 };
 use super::settings::Live;
 use crate::base::{ChunkId, DeviceId, Ino, PeerId};
-use crate::fs::Capacity;
 use crate::node::{Node, PeerInfo, PeerState, Role};
 use crate::volume::{ConflictKind, FileKind, Source};
 
@@ -27,27 +26,6 @@ pub(super) struct Surroundings {
     pub(super) mountpoint: Option<PathBuf>,
     /// What it was started with and what was changed since.
     pub(super) settings: Live,
-}
-
-/// Returns the capacity of the swarm over the number of copies, by the peers' own words.
-pub(super) fn capacity(node: Option<Arc<Node>>) -> Capacity {
-    let Some(node) = node else {
-        return Capacity {
-            total_bytes: 0,
-            free_bytes: 0,
-        };
-    };
-    let (mut total, mut free) = (node.capacity_bytes(), node.free_bytes());
-    let peers = node.peers();
-    for peer in &peers {
-        total = total.saturating_add(peer.capacity_bytes);
-        free = free.saturating_add(peer.free_bytes);
-    }
-    let copies = crate::base::limits::REPLICAS.min(peers.len() + 1) as u64;
-    Capacity {
-        total_bytes: total / copies,
-        free_bytes: free / copies,
-    }
 }
 
 pub(super) fn status(
@@ -64,6 +42,9 @@ pub(super) fn status(
     let member = peer.member_parts();
     let counts = member.map(|member| member.volume.counts());
     let kernel = member.map(|member| member.fs.counts());
+    let held = peer.room().held();
+    let segments = node.log().bytes();
+    let superfluous = member.map_or(0, |member| member.fs.superfluous_bytes());
     Ok(StatusReport {
         volume_id: node.volume().to_string(),
         peer_id: node.id().to_string(),
@@ -96,6 +77,13 @@ pub(super) fn status(
         uptime_ms: millis(clock.monotonic().saturating_sub(peer.started())),
         pid: std::process::id(),
         warnings: warnings(&peers),
+        disk_bytes: held.all,
+        disk_rows_bytes: held.rows.saturating_sub(segments),
+        disk_segments_bytes: segments,
+        disk_chunks_bytes: held.chunks,
+        held_for_later_bytes: segments.saturating_add(superfluous),
+        capacity_bytes: node.capacity_bytes(),
+        free_bytes: peer.room().free_bytes(),
     })
 }
 

@@ -19,13 +19,14 @@ use tokio::task::JoinHandle;
 
 use super::config::Fsync;
 use super::error::DaemonError;
+use super::room::Room;
 use crate::base::limits::{DRAFT_AGE_MAX, REPLICAS};
 use crate::base::task::{Pool, spawn};
 use crate::base::time::{Backoff, sleep, timeout};
 use crate::base::{Clock, Ino, Rng};
 use crate::crypto::{Identity, VolumeKeys};
 use crate::data::Data;
-use crate::fs::{Fs, FsConfig, FsError, Invalidation, ReplicationWait};
+use crate::fs::{Fs, FsConfig, FsError, Invalidation, ReplicationWait, RoomSource};
 use crate::node::{Node, NodeConfig, NodeEvent, PeerState, Role};
 use crate::replica::{NodePeers, Replica, ReplicaConfig};
 use crate::store::Store;
@@ -146,6 +147,7 @@ impl Drafts {
 pub struct Peer {
     node: Arc<Node>,
     replica: Arc<Replica>,
+    room: Arc<Room>,
     member: Option<Member>,
     store: Store,
     clock: Arc<dyn Clock>,
@@ -186,16 +188,22 @@ impl Peer {
             parts.seal_pool.clone(),
         )?;
         node.set_chunk_handler(replica.handler());
+        let room = Arc::new(Room::new(parts.fs.state.as_deref(), &node, &replica));
+        let of_disk = Arc::clone(&room);
+        replica.set_room(move || of_disk.free_bytes());
         let drafts = Arc::new(Drafts::default());
         let this: Arc<OnceLock<Weak<Self>>> = Arc::default();
         let wait = replication_wait(&this);
         let member = match &parts.keys {
-            Some(keys) => Some(Self::member(&parts, keys, &node, &replica, &drafts, wait)?),
+            Some(keys) => Some(Self::member(
+                &parts, keys, &node, &replica, &room, &drafts, wait,
+            )?),
             None => None,
         };
         let peer = Arc::new(Self {
             node,
             replica,
+            room,
             member,
             store: parts.store,
             clock: parts.clock,
@@ -216,6 +224,7 @@ impl Peer {
         keys: &Arc<VolumeKeys>,
         node: &Arc<Node>,
         replica: &Arc<Replica>,
+        room: &Arc<Room>,
         drafts: &Arc<Drafts>,
         replicated: ReplicationWait,
     ) -> Result<Member, DaemonError> {
@@ -251,10 +260,11 @@ impl Peer {
         );
         let mut config = parts.fs.clone();
         config.replicated = Some(replicated);
-        let capacity = Arc::downgrade(node);
+        let of_volume = Arc::clone(room);
         // A reader's changes would be accepted by nobody.
         config.read_only |= !node.role().is_some_and(Role::writes);
-        config.capacity = Some(Arc::new(move || super::facts::capacity(capacity.upgrade())));
+        config.capacity = Some(Arc::new(move || of_volume.capacity()));
+        config.room = Some(Arc::<Room>::clone(room));
         let fs = Fs::new(
             Arc::clone(&volume),
             Arc::clone(&data),
@@ -288,6 +298,11 @@ impl Peer {
     /// Returns the chunks.
     pub fn replica(&self) -> &Arc<Replica> {
         &self.replica
+    }
+
+    /// Returns the room of this peer.
+    pub(super) fn room(&self) -> &Room {
+        &self.room
     }
 
     /// Returns what a peer with the key has.
@@ -456,47 +471,36 @@ impl Peer {
     /// Writes out what programs leave open and unflushed, and tells the others how much room there
     /// is.
     async fn tick_loop(self: Arc<Self>) {
-        let mut left_bytes = 0;
         loop {
             sleep(TICK_INTERVAL).await;
-            let usage = self.replica.usage();
-            let used = usage.held_bytes.saturating_add(usage.cached_bytes);
-            self.node
-                .set_free_bytes(self.node.capacity_bytes().saturating_sub(used));
+            self.node.set_free_bytes(self.room.free_bytes());
             if let Some(member) = &self.member {
                 let fs = Arc::clone(&member.fs);
                 let stale = self.fold_pool.call(move || fs.tick()).await;
                 self.invalidate(stale.unwrap_or_default());
-                self.collect(member, &mut left_bytes).await;
+                self.collect(member).await;
             }
         }
     }
 
-    /// Gives up chunks that no file has any more, once they are worth looking for. `left_bytes` is
-    /// what seemed superfluous after the last time: the estimate takes no account of contents that
-    /// files share.
-    async fn collect(&self, member: &Member, left_bytes: &mut u64) {
-        let others = |node: &Node| node.roster().members().len() > 1;
-        if others(&self.node) {
-            return;
-        }
-        let superfluous = || {
-            let usage = self.replica.usage();
-            let here = usage.held_bytes.saturating_add(usage.cached_bytes);
-            here.saturating_sub(member.volume.counts().bytes)
-        };
-        let worth = COLLECT_MIN_BYTES.min(self.node.capacity_bytes() / COLLECT_MIN_FRACTION);
-        if superfluous() < left_bytes.saturating_add(worth) {
-            *left_bytes = superfluous().min(*left_bytes);
-            return;
-        }
+    /// Gives up chunks that no file has any more, once they are worth looking for.
+    async fn collect(&self, member: &Member) {
         let fs = Arc::clone(&member.fs);
-        match self.fold_pool.call(move || fs.collect()).await {
-            Some(Ok(count)) => tracing::info!(chunks = count, "gave up what no file has any more"),
+        let may_collect = self.room.may_collect();
+        let worth = COLLECT_MIN_BYTES.min(self.node.capacity_bytes() / COLLECT_MIN_FRACTION);
+        let collected = move || {
+            if may_collect {
+                return fs.collect_if_worth(worth);
+            }
+            fs.forget_superfluous().map(|()| None)
+        };
+        match self.fold_pool.call(collected).await {
+            Some(Ok(Some(count))) => {
+                tracing::info!(chunks = count, "gave up what no file has any more");
+            }
             Some(Err(error)) => tracing::warn!(%error, "nothing could be given up"),
-            None => {}
+            Some(Ok(None)) | None => {}
         }
-        *left_bytes = superfluous();
     }
 
     async fn fold_loop(self: Arc<Self>) {

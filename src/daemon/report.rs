@@ -66,6 +66,22 @@ pub struct StatusReport {
     pub pid: u32,
     /// What went wrong and still matters, in words; empty where all is well.
     pub warnings: Vec<String>,
+    /// What the state folder takes on its disk, in bytes: rows, segments, chunks, and what this peer
+    /// works with: the row log, what is kept back for removing files, the activity log.
+    pub disk_bytes: u64,
+    /// Of that, the rows of the database that are not segments.
+    pub disk_rows_bytes: u64,
+    /// Of that, the segments of all logs.
+    pub disk_segments_bytes: u64,
+    /// Of that, the chunk files.
+    pub disk_chunks_bytes: u64,
+    /// Of that, what no file here needs now: segments, which are kept for members to come, and
+    /// chunks that the next collection gives up.
+    pub held_for_later_bytes: u64,
+    /// What this peer gives at most, in bytes of rows, segments and chunks.
+    pub capacity_bytes: u64,
+    /// What still fits here, by the capacity and by the disk.
+    pub free_bytes: u64,
 }
 
 /// What is true of one file now (`dfs status FILE`).

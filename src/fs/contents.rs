@@ -71,6 +71,27 @@ impl Contents {
         self.data.collection()
     }
 
+    /// Returns the bytes of the chunks that are here.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        let usage = self.data.replica().usage();
+        usage.held_bytes.saturating_add(usage.cached_bytes)
+    }
+
+    /// Gives up about so many bytes of chunks that are here only because they were read; returns
+    /// whether there were any.
+    pub(super) fn evict(&self, bytes: u64) -> bool {
+        self.data.replica().evict(bytes).unwrap_or_else(|error| {
+            tracing::warn!(%error, "what was only read stays");
+            false
+        })
+    }
+
+    /// Returns when the room of what was given up is free on the disk.
+    pub(super) fn give_back(&self) -> Result<(), FsError> {
+        let given = self.data.replica().give_back();
+        given.map_err(|error| FsError::from(DataError::from(error)))
+    }
+
     /// Asks for chunks that will be read soon.
     pub(super) fn prefetch(&self, ids: &[ChunkId]) {
         self.data.prefetch(ids);

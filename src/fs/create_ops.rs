@@ -127,6 +127,7 @@ impl Fs {
     fn make(&self, caller: Caller, parent: Ino, name: &[u8], node: NewNode) -> Result<Attr> {
         self.check_writable()?;
         check_name(name)?;
+        self.take_room(0, NODE_BYTES)?;
         let time = self.now();
         let mut writer = self.volume.write();
         let dir = live_dir(&writer, parent)?;
@@ -233,3 +234,6 @@ pub(super) fn check_name(name: &[u8]) -> Result<()> {
     }
     Ok(())
 }
+
+/// What the rows of a new node take, about.
+const NODE_BYTES: u64 = 1 << 10;

@@ -37,7 +37,7 @@ impl Fs {
         let end = offset.checked_add(len).filter(|end| *end <= FILE_MAX_BYTES);
         let end = end.ok_or(FsError::FileTooLarge)?;
         if matches!(mode, Fallocate::Reserve { .. }) {
-            self.check_room(len)?;
+            self.check_room(ino, offset..end)?;
         }
         let node = self.inodes.node(ino);
         let mut content = node.content();
@@ -68,11 +68,43 @@ impl Fs {
         Ok(())
     }
 
-    fn check_room(&self, len: u64) -> Result<()> {
-        match &self.config.capacity {
-            Some(source) if source().free_bytes < len => Err(FsError::NoSpace),
-            _ => Ok(()),
+    /// Checks that what a range lacks fits, after giving up what nothing needs where it does not.
+    fn check_room(&self, ino: Ino, range: Range<u64>) -> Result<()> {
+        let Some(source) = &self.config.capacity else {
+            return Ok(());
+        };
+        let fits = |len| source().free_bytes >= len;
+        if fits(range.end - range.start) {
+            return Ok(());
         }
+        let missing = self.missing_bytes(ino, range)?;
+        if fits(missing) {
+            return Ok(());
+        }
+        self.make_room(missing);
+        fits(missing).then_some(()).ok_or(FsError::NoSpace)
+    }
+
+    /// Returns how many bytes of a range are neither stored nor written.
+    fn missing_bytes(&self, ino: Ino, range: Range<u64>) -> Result<u64> {
+        let node = self.inodes.node(ino);
+        let content = node.content();
+        let inode = self.inode(ino)?;
+        let dirty = content.dirty.as_deref();
+        let size = dirty.map_or(inode.size, |dirty| dirty.size);
+        let mut missing = range.end.saturating_sub(size.max(range.start));
+        let mut at = range.start;
+        while at < range.end.min(size) {
+            let end = at
+                .saturating_add(SEEK_WINDOW_BYTES)
+                .min(range.end)
+                .min(size);
+            let spans = self.spans(ino, dirty, at..end)?;
+            let holes = spans.iter().filter(|span| matches!(span, Span::Zeros(_)));
+            missing += holes.map(Span::len).sum::<u64>();
+            at = end;
+        }
+        Ok(missing)
     }
 
     /// Finds the next data or hole at or after `offset` (lseek(2)).

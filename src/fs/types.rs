@@ -326,6 +326,24 @@ pub struct Capacity {
     pub free_bytes: u64,
 }
 
+/// What this machine still takes of contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnRoom {
+    /// What its disk takes; what is here only because it was read is not counted as free.
+    pub disk_bytes: u64,
+    /// What this peer gives, less all that it holds.
+    pub allowed_bytes: u64,
+}
+
+/// Tells what this machine takes, without waiting for anybody.
+pub trait RoomSource: Send + Sync {
+    /// Returns what it still takes.
+    fn own(&self) -> OwnRoom;
+
+    /// Returns whether what no file of this volume names is needed by nobody.
+    fn may_collect(&self) -> bool;
+}
+
 /// Tells the supplementary groups of a process, which requests do not carry.
 pub type GroupSource = Arc<dyn Fn(u32) -> Vec<u32> + Send + Sync>;
 
@@ -364,6 +382,8 @@ pub struct FsConfig {
     pub groups: Option<GroupSource>,
     /// Tells the capacity for `statfs`; `None` shows a round number.
     pub capacity: Option<CapacitySource>,
+    /// Tells what this machine still takes; `None`: whatever its disk does.
+    pub room: Option<Arc<dyn RoomSource>>,
     /// Where access times are kept over a remount; `None` forgets them with the inode.
     pub rows: Option<Arc<dyn Rows>>,
 }
@@ -381,6 +401,7 @@ impl Default for FsConfig {
             state: None,
             groups: None,
             capacity: None,
+            room: None,
             rows: None,
         }
     }

@@ -29,16 +29,17 @@ impl Fs {
         if !handle.flags.write {
             return Err(FsError::BadHandle);
         }
+        let append = flags.append.unwrap_or(handle.flags.append);
+        let len = data.len() as u64;
+        let end = if append && !flags.from_cache {
+            u64::MAX
+        } else {
+            offset.saturating_add(len)
+        };
+        self.take_room(end, len)?;
         let node = self.inodes.node(ino);
         let mut content = node.content();
-        self.write_locked(
-            &node,
-            &mut content,
-            offset,
-            data,
-            flags.append.unwrap_or(handle.flags.append),
-            flags,
-        )?;
+        self.write_locked(&node, &mut content, offset, data, append, flags)?;
         if handle.flags.sync || flags.sync {
             self.commit(&node, &mut content)?;
             drop(content);

@@ -91,6 +91,8 @@ pub struct LogHead {
     pub hash: [u8; 32],
     /// Stamp of its last op.
     pub last: Stamp,
+    /// What the segments up to it take, in bytes.
+    pub bytes: u64,
 }
 
 /// What came of a batch of segments from another peer.
@@ -180,6 +182,12 @@ impl LogStore {
         self.state.lock().offered.clone()
     }
 
+    /// Returns the bytes of all segments that are here.
+    pub fn bytes(&self) -> u64 {
+        let state = self.state.lock();
+        state.heads.values().map(|head| head.bytes).sum()
+    }
+
     /// Returns where a device's log ends; `None` for an empty one.
     pub fn head(&self, device: DeviceId) -> Option<LogHead> {
         self.state.lock().heads.get(&device).copied()
@@ -201,7 +209,7 @@ impl LogStore {
             }
             check_form(segment, self.volume)?;
             check_place(segment, head.as_ref())?;
-            head = Some(put(&mut batch, segment));
+            head = Some(put(&mut batch, segment, head.as_ref()));
         }
         if let (Some(head), false) = (head, segments.is_empty()) {
             put_head(&mut batch, self.own, head);
@@ -340,7 +348,7 @@ impl LogStore {
             }
             match check_place(segment, head.as_ref()) {
                 Ok(()) => {
-                    heads.insert(device, put(&mut batch, segment));
+                    heads.insert(device, put(&mut batch, segment, head.as_ref()));
                 }
                 Err(error) => {
                     accepted.refused.insert(device, error);
@@ -370,12 +378,15 @@ fn segment_key(device: DeviceId, seg_no: u64) -> [u8; 16] {
     key
 }
 
-/// Puts a segment's row into a batch and returns the head that it makes.
-fn put(batch: &mut Batch, segment: &SealedSegment) -> LogHead {
+/// Puts a segment's row into a batch and returns the head that it makes of the one before.
+fn put(batch: &mut Batch, segment: &SealedSegment, before: Option<&LogHead>) -> LogHead {
     let header = &segment.header;
     let key = segment_key(header.device, header.seg_no);
-    batch.put(Table::Segment, key, segment.to_bytes());
+    let bytes = segment.to_bytes();
+    let len = bytes.len() as u64;
+    batch.put(Table::Segment, key, bytes);
     LogHead {
+        bytes: before.map_or(0, |head| head.bytes).saturating_add(len),
         seg_no: header.seg_no,
         hash: segment.hash(),
         last: header.last,

@@ -65,6 +65,8 @@ struct Core {
     /// Signalled when a chunk is no longer busy.
     idle: Condvar,
     handles: Mutex<LruCache<u32, Arc<dyn DiskFile>>>,
+    /// Held while room is given back.
+    reclaiming: Mutex<()>,
     /// Counted up before room is given back, so that a reader notices that it may have read zeros.
     reclaims: AtomicU64,
 }
@@ -146,6 +148,7 @@ impl Core {
             state: Mutex::new(state),
             idle: Condvar::new(),
             handles: Mutex::new(LruCache::new(HANDLES_MAX)),
+            reclaiming: Mutex::new(()),
             reclaims: AtomicU64::new(0),
         };
         // What is fresh or dead since before is worth a sync.
@@ -410,6 +413,13 @@ impl Chunks for LocalChunks {
                 Ok(())
             }
         }
+    }
+
+    fn give_back(&self) -> Result<(), StoreError> {
+        let core = &self.core;
+        core.group.sync(|| core.flush())?;
+        core.reclaim(&mut || false)?;
+        core.settle()
     }
 
     fn for_each(

@@ -58,6 +58,13 @@ impl Reserve {
     };
 }
 
+impl Reserve {
+    /// Returns the bytes of a disk that are kept back.
+    pub(super) fn of(self, disk_bytes: u64) -> u64 {
+        self.bytes.min(disk_bytes / self.fraction)
+    }
+}
+
 impl Space {
     pub(super) fn new(disk: Arc<dyn Disk>, folder: PathBuf, reserve: Reserve) -> Self {
         Self {
@@ -82,7 +89,7 @@ impl Space {
         let room = self.disk.room();
         let room =
             room.map_err(|e| StoreError::io("ask for the free space of", &self.folder, e))?;
-        let reserve = self.reserve.bytes.min(room.total / self.reserve.fraction);
+        let reserve = self.reserve.of(room.total);
         let ballast = self.ballast.get();
         let held = ballast.map_or(0, |ballast| ballast.adjust(room.available, reserve));
         let room = Room {

@@ -15,6 +15,7 @@ use super::types::{Change, Counts, FileKind};
 use super::view::{View, as_inode, is_private};
 use super::writer::FoldedOp;
 use super::{Result, VolumeError};
+use crate::base::limits::INLINE_MAX_BYTES;
 use crate::base::{ChunkId, DeviceId, Ino, OpId, Stamp};
 use crate::store::{Batch, Rows, Table, codec};
 
@@ -168,7 +169,10 @@ impl State {
     }
 
     fn put_counts(&self, batch: &mut Batch, counts: &Counts) {
-        let sums = |counts: &Counts| (counts.inodes, counts.bytes, counts.conflicts);
+        let sums = |counts: &Counts| Counts {
+            drafts: 0,
+            ..*counts
+        };
         if sums(counts) != sums(&self.counts) {
             batch.put(Table::Meta, COUNTS_KEY, codec::encode(counts));
         }
@@ -258,12 +262,15 @@ fn is_counted(key: &RowKey) -> bool {
 fn count(counts: &mut Counts, before: Option<&Row>, after: Option<&Row>) {
     let mut adjust = |row: Option<&Row>, sign: i64| match row.map(|row| &row.value) {
         Some(Value::Inode(inode)) => {
-            counts.inodes = counts.inodes.saturating_add_signed(sign);
-            counts.bytes = if sign < 0 {
-                counts.bytes.saturating_sub(inode.stored)
-            } else {
-                counts.bytes.saturating_add(inode.stored)
+            let add = |sum: u64, bytes: u64| match sign {
+                ..0 => sum.saturating_sub(bytes),
+                _ => sum.saturating_add(bytes),
             };
+            counts.inodes = counts.inodes.saturating_add_signed(sign);
+            counts.bytes = add(counts.bytes, inode.stored);
+            if inode.stored > INLINE_MAX_BYTES {
+                counts.large_bytes = add(counts.large_bytes, inode.stored);
+            }
         }
         Some(Value::Conflict(conflict)) if !conflict.resolved => {
             counts.conflicts = counts.conflicts.saturating_add_signed(sign);

@@ -228,4 +228,7 @@ pub struct Counts {
     pub conflicts: u64,
     /// Ops not yet sealed into a segment.
     pub drafts: u64,
+    /// Bytes, holes not counted, of files too large to lie in one row: what chunks hold, and a
+    /// little more.
+    pub large_bytes: u64,
 }

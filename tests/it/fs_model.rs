@@ -2,13 +2,14 @@
 //! after each, remounting, a kill and a power cut among the operations.
 //!
 //! `room.rs` is the executor, `mount.rs` a filesystem with all rooms below it on a store in memory,
-//! `named.rs` has single behaviours and the failures that were found.
+//! `named.rs` has single behaviours and the failures that were found, `space.rs` those of a full disk.
 //!
 //! `DFS_MODEL_SEEDS=FROM..TO` runs other seeds than the usual few.
 
 pub(crate) mod mount;
 mod named;
 pub(crate) mod room;
+mod space;
 mod threads;
 
 use std::ops::Range;

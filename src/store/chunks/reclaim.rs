@@ -85,6 +85,7 @@ impl Signal {
 impl Core {
     /// Gives back the room of chunks deleted before this call, until `stop` says so.
     pub(super) fn reclaim(&self, stop: &mut dyn FnMut() -> bool) -> Result<(), StoreError> {
+        let _one_at_a_time = self.reclaiming.lock();
         let mut dead = std::mem::take(&mut self.state.lock().dead);
         if dead.is_empty() {
             return Ok(());
@@ -107,6 +108,21 @@ impl Core {
         }
         self.state.lock().dead.extend_from_slice(rest);
         Ok(())
+    }
+
+    /// Waits until the disk counts as free what was given back: many do so only with a commit of
+    /// their own.
+    pub(super) fn settle(&self) -> Result<(), StoreError> {
+        self.disk.sync_names().map_err(|e| failed("sync", e))?;
+        let files: Vec<_> = {
+            let mut handles = self.handles.lock();
+            let used = handles.iter_mut().take(SETTLED_MAX);
+            used.map(|(_, file)| Arc::clone(file)).collect()
+        };
+        files
+            .iter()
+            .try_for_each(|file| file.sync_data())
+            .map_err(|e| failed("sync", e))
     }
 
     /// Makes one hole of places that follow one another.
@@ -175,6 +191,9 @@ fn run_len(places: &[Place]) -> usize {
 
 /// Most chunks in one hole, so that closing the store never waits long for one.
 const RUN_MAX: usize = 64;
+
+/// Chunk files that are synced for what was given back in them: one would do on most disks.
+const SETTLED_MAX: usize = 8;
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,315 @@
+//! Room: whether what is to be written still fits, and giving up what nothing needs before it is
+//! said that it does not.
+//!
+//! What nothing needs is told without reading anything by the **debt**: the bytes of all chunks
+//! here less the bytes that files have. Files that share chunks make it smaller, so it says nothing
+//! by itself; but since the last collection, after which all chunks were needed, it has grown by
+//! what became superfluous.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::dirty::Body;
+use super::{Fs, FsError, OwnRoom, Result};
+use crate::base::ChunkId;
+use crate::base::limits::INLINE_MAX_BYTES;
+use crate::store::{Batch, Table};
+use crate::volume::Source;
+
+/// What is known of the room of a volume.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    /// Bytes that may be written before the next look: small writes, and others.
+    credits: [AtomicU64; 2],
+    /// A leaf lock.
+    spare: Mutex<Spare>,
+    /// Held by who makes room, under no other lock.
+    making: Mutex<()>,
+}
+
+/// What is known of the chunks that nothing needs.
+#[derive(Debug, Default)]
+struct Spare {
+    /// The least debt since the last collection; `None` where nobody knows.
+    least: Option<i64>,
+    /// The rows were asked for it.
+    is_read: bool,
+    /// The same as the rows have it.
+    kept: Option<i64>,
+    /// No collection is begun before, for all that is estimated.
+    next: Duration,
+    /// No collection is begun before on suspicion alone, where there is no room.
+    next_forced: Duration,
+}
+
+impl Fs {
+    /// Takes room for `len` bytes that are written up to `end` of a file.
+    ///
+    /// # Errors
+    ///
+    /// [`FsError::NoSpace`] where there is none, also after what nothing needs was given up. To be
+    /// called under no lock, and before anything is changed.
+    pub(super) fn take_room(&self, end: u64, len: u64) -> Result<()> {
+        let Some(source) = &self.config.room else {
+            return Ok(());
+        };
+        // What travels with its op goes on where chunks are refused already: the rows look after
+        // themselves.
+        let is_small = end <= INLINE_MAX_BYTES;
+        let credit = &self.room.credits[usize::from(is_small)];
+        let spend = |credit: u64| credit.checked_sub(len);
+        if credit
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend)
+            .is_ok()
+        {
+            return Ok(());
+        }
+        let look = || {
+            let own = source.own();
+            let disk = if is_small { u64::MAX } else { own.disk_bytes };
+            let unwritten = self.dirty_bytes.load(Ordering::Relaxed);
+            disk.min(own.allowed_bytes).saturating_sub(unwritten)
+        };
+        let mut free = look();
+        if free < len {
+            self.make_room(len);
+            free = look();
+        }
+        let Some(left) = free.checked_sub(len) else {
+            return Err(FsError::NoSpace);
+        };
+        credit.store(
+            (left / CREDIT_PART).min(CREDIT_MAX_BYTES),
+            Ordering::Relaxed,
+        );
+        Ok(())
+    }
+
+    /// Gives up what nothing needs, until `wanted` more bytes fit than are unwritten.
+    pub(super) fn make_room(&self, wanted: u64) {
+        let Some(source) = &self.config.room else {
+            return;
+        };
+        let _one_at_a_time = self.room.making.lock();
+        let missing = || {
+            let OwnRoom {
+                disk_bytes,
+                allowed_bytes,
+            } = source.own();
+            let unwritten = self.dirty_bytes.load(Ordering::Relaxed);
+            let wanted = wanted.saturating_add(unwritten);
+            wanted.saturating_sub(disk_bytes.min(allowed_bytes))
+        };
+        if missing() > 0 && self.contents.evict(missing()) {
+            self.give_back();
+        }
+        if missing() > 0 && source.may_collect() && self.is_forced_collection_due() {
+            match self.collect_now() {
+                Ok(_) => self.give_back(),
+                Err(error) => tracing::warn!(%error, "nothing could be given up"),
+            }
+        }
+        if missing() > 0 && self.dirty_bytes.load(Ordering::Relaxed) > 0 {
+            // What is being written counts twice until it is in the volume.
+            for node in self.inodes.dirty() {
+                self.write_out_in_background(&node);
+            }
+        }
+    }
+
+    fn give_back(&self) {
+        if let Err(error) = self.contents.give_back() {
+            tracing::warn!(%error, "the room of what was given up is not free yet");
+        }
+    }
+
+    /// Gives up chunks that no file has any more, where at least `worth` bytes of them seem to be
+    /// here; returns how many, `None` where nothing was looked at.
+    ///
+    /// For a volume with no other member, as [`Fs::collect`].
+    pub fn collect_if_worth(&self, worth: u64) -> Result<Option<usize>> {
+        // Who makes room collects, too.
+        let Some(_one_at_a_time) = self.room.making.try_lock() else {
+            return Ok(None);
+        };
+        let is_due = {
+            let mut spare = self.room.spare.lock();
+            let estimate = self.estimate(&mut spare);
+            self.keep_least(&mut spare)?;
+            estimate >= worth && self.clock.monotonic() >= spare.next
+        };
+        is_due.then(|| self.collect_now()).transpose()
+    }
+
+    /// Takes note of what is known when the filesystem is opened.
+    pub(super) fn note_superfluous(&self) {
+        self.estimate(&mut self.room.spare.lock());
+    }
+
+    /// Returns how many bytes of chunks here seem to be needed by nothing.
+    pub fn superfluous_bytes(&self) -> u64 {
+        match self.estimate(&mut self.room.spare.lock()) {
+            UNKNOWN => 0,
+            estimate => estimate.min(self.contents.stored_bytes()),
+        }
+    }
+
+    /// Takes note that others may change what is needed here: nothing is known of it any more.
+    pub fn forget_superfluous(&self) -> Result<()> {
+        let mut spare = self.room.spare.lock();
+        let is_forgotten = spare.is_read && spare.least.is_none();
+        if let (false, Some(rows)) = (is_forgotten, &self.config.rows) {
+            let mut batch = Batch::new();
+            batch.delete(Table::Meta, LEAST_KEY);
+            rows.commit(batch)?;
+        }
+        *spare = Spare {
+            is_read: true,
+            ..Spare::default()
+        };
+        Ok(())
+    }
+
+    fn debt(&self) -> i64 {
+        let stored = i64::try_from(self.contents.stored_bytes()).unwrap_or(i64::MAX);
+        let named = i64::try_from(self.volume.counts().large_bytes).unwrap_or(i64::MAX);
+        stored - named
+    }
+
+    fn estimate(&self, spare: &mut Spare) -> u64 {
+        if self.contents.stored_bytes() == 0 {
+            spare.least = Some(self.debt());
+        } else if !spare.is_read {
+            spare.least = self.kept_least();
+            spare.kept = spare.least;
+        }
+        spare.is_read = true;
+        let debt = self.debt();
+        match &mut spare.least {
+            Some(least) => {
+                *least = debt.min(*least);
+                u64::try_from(debt.saturating_sub(*least)).unwrap_or(0)
+            }
+            None => UNKNOWN,
+        }
+    }
+
+    /// Returns whether a collection is worth its while where there is no room: where something
+    /// seems to be superfluous, and now and then where not, as the estimate may miss some.
+    fn is_forced_collection_due(&self) -> bool {
+        let now = self.clock.monotonic();
+        let mut spare = self.room.spare.lock();
+        self.estimate(&mut spare) >= FORCED_MIN_BYTES && now >= spare.next
+            || now >= spare.next_forced
+    }
+
+    /// Gives up the chunks of the local store that no file and no unwritten change names, and
+    /// returns how many. Reads the places of all contents: some seconds for a million files.
+    ///
+    /// For a volume with no other member ([`crate::volume::Volume::collect`]).
+    pub fn collect(&self) -> Result<usize> {
+        let _one_at_a_time = self.room.making.lock();
+        self.collect_now()
+    }
+
+    fn collect_now(&self) -> Result<usize> {
+        let began = self.clock.monotonic();
+        let collection = self.contents.collection();
+        let count = self.volume.collect(
+            || self.chunks_in_use(),
+            |id| match collection.forget(id) {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::warn!(%id, %error, "a chunk that nothing needs stays");
+                    false
+                }
+            },
+        );
+        drop(collection);
+        let now = self.clock.monotonic();
+        let pause = now.saturating_sub(began).saturating_mul(PAUSE_FACTOR);
+        let mut spare = self.room.spare.lock();
+        spare.next = now + pause;
+        spare.next_forced = now + pause.max(FORCED_PAUSE);
+        let count = count?;
+        spare.least = Some(self.debt());
+        Ok(count)
+    }
+
+    /// Keeps the least debt for the next start, where it has changed much.
+    fn keep_least(&self, spare: &mut Spare) -> Result<()> {
+        let (Some(least), Some(rows)) = (spare.least, &self.config.rows) else {
+            return Ok(());
+        };
+        if spare
+            .kept
+            .is_some_and(|kept| kept.abs_diff(least) < KEPT_STEP_BYTES)
+        {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        batch.put(Table::Meta, LEAST_KEY, least.to_le_bytes());
+        rows.commit(batch)?;
+        spare.kept = Some(least);
+        Ok(())
+    }
+
+    fn kept_least(&self) -> Option<i64> {
+        let row = self.config.rows.as_ref()?.get(Table::Meta, LEAST_KEY);
+        row.ok()??.try_into().ok().map(i64::from_le_bytes)
+    }
+
+    /// Returns the chunks that unwritten changes name. Waits for those that are being sealed.
+    fn chunks_in_use(&self) -> HashSet<ChunkId> {
+        let mut ids = HashSet::new();
+        let mut sealings = Vec::new();
+        for node in self.inodes.dirty() {
+            let content = node.content();
+            let fragments = content
+                .dirty
+                .iter()
+                .flat_map(|dirty| dirty.fragments.iter());
+            for (_, fragment) in fragments {
+                match &fragment.body {
+                    Body::Stored(Source::Chunk { id, .. }) => {
+                        ids.insert(*id);
+                    }
+                    Body::Sealing(sealing, _) => sealings.push(Arc::clone(sealing)),
+                    Body::Stored(Source::Inline(_)) | Body::Memory(_) | Body::Hole => {}
+                }
+            }
+        }
+        let settled = sealings
+            .iter()
+            .map(|sealing| sealing.settle(&self.contents));
+        // One that fails has left no chunk that anybody will name.
+        ids.extend(settled.flatten().map(|sealed| sealed.id));
+        ids
+    }
+}
+
+/// The estimate where nothing is known: worth a look in any case.
+const UNKNOWN: u64 = u64::MAX;
+
+/// Where the least debt is kept.
+const LEAST_KEY: &[u8] = b"fs/least debt";
+
+/// The debt is kept again when it has moved by so much; a crash forgets less than that.
+const KEPT_STEP_BYTES: u64 = 8 << 20;
+
+/// A look at the room allows this part of it to be written before the next one, at most.
+const CREDIT_PART: u64 = 4;
+const CREDIT_MAX_BYTES: u64 = 4 << 20;
+
+/// Where there is no room, so few superfluous bytes are worth a collection.
+const FORCED_MIN_BYTES: u64 = 1 << 20;
+
+/// Collections take at most a tenth of the time.
+const PAUSE_FACTOR: u32 = 9;
+
+/// How often a collection is begun without an estimate, where there is no room.
+const FORCED_PAUSE: Duration = Duration::from_secs(30);

@@ -37,7 +37,12 @@ pub fn main_mount() -> Exit {
 
 /// Runs `dfs` with the process's arguments.
 pub fn main_dfs() -> Exit {
-    let args = match parse::<DfsArgs>(std::env::args_os()) {
+    let mut words: Vec<OsString> = std::env::args_os().collect();
+    if words.get(1).is_some_and(|word| word == "help") {
+        // `dfs help --help` asks for no more than `dfs help` does.
+        words.retain(|word| word != "--help" && word != "-h");
+    }
+    let args = match parse::<DfsArgs>(words.into_iter()) {
         Ok(args) => args,
         Err(exit) => return exit,
     };
@@ -59,14 +64,55 @@ fn parse<A: Parser>(arguments: impl Iterator<Item = OsString>) -> Result<A, Exit
         _ => {
             let program = A::command().get_name().to_owned();
             let text = error.render().to_string();
-            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-            let first: Vec<&str> = lines
-                .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
-                .collect();
-            let message = first.join(" ");
-            let message = message.strip_prefix("error: ").unwrap_or(&message);
-            exit::complain(&program, &format!("{message} (see {program} --help)"));
+            exit::complain(&program, &one_line(&program, &text));
             Exit::Usage
         }
     })
+}
+
+/// Returns what clap says of a mistake as one line, which ends with where to read on.
+fn one_line(program: &str, text: &str) -> String {
+    let lines = text.lines().map(str::trim);
+    // Nobody means the tip that ends all options.
+    let message: Vec<&str> = lines
+        .clone()
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+        .filter(|line| !line.is_empty() && !line.contains("use '-- "))
+        .collect();
+    let message = message.join(" ");
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    // The usage begins with the command that was meant, as far as it was understood.
+    let usage = lines.clone().find_map(|line| line.strip_prefix("Usage: "));
+    let command: Vec<&str> = usage
+        .unwrap_or(program)
+        .split_whitespace()
+        .take_while(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '-'))
+        .take_while(|word| !word.starts_with('-'))
+        .collect();
+    format!("{message} (see {} --help)", command.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaint(arguments: &[&str]) -> String {
+        let error = DfsArgs::try_parse_from(arguments).unwrap_err();
+        one_line("dfs", &error.render().to_string())
+    }
+
+    #[test]
+    fn a_mistake_is_told_with_the_help_that_is_meant() {
+        let of_verb = complaint(&["dfs", "invite", "--role", "king"]);
+        assert!(of_verb.contains("king"), "{of_verb}");
+        assert!(of_verb.ends_with("(see dfs invite --help)"), "{of_verb}");
+        let nested = complaint(&["dfs", "members", "remove", "--nope"]);
+        assert!(
+            nested.ends_with("(see dfs members remove --help)"),
+            "{nested}"
+        );
+        assert!(!nested.contains("'-- "), "{nested}");
+        let above = complaint(&["dfs", "stauts"]);
+        assert!(above.ends_with("(see dfs --help)"), "{above}");
+    }
 }

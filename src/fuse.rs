@@ -40,6 +40,7 @@ use std::path::PathBuf;
 
 pub use convert::groups_of;
 pub use mount::{Prepared, remount};
+pub use mountpoint::is_mounted;
 pub use notify::Invalidator;
 pub use options::{AllowOther, MountOptions};
 pub use session::{Mounted, mount};

@@ -24,6 +24,7 @@ mod error;
 mod first_start;
 mod footprint;
 mod group;
+mod holder;
 mod journal;
 mod local;
 mod memtable;
@@ -41,6 +42,7 @@ pub use batch::Batch;
 pub use error::StoreError;
 pub use first_start::is_founded;
 pub use footprint::{Footprint, Held};
+pub use holder::holder;
 pub use state::StateDir;
 pub use table::Table;
 

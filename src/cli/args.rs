@@ -100,6 +100,9 @@ pub enum FsyncArg {
 #[derive(Debug, Parser)]
 #[command(name = "dfs", version, max_term_width = 100)]
 pub struct DfsArgs {
+    #[command(flatten)]
+    pub target: TargetArgs,
+
     #[command(subcommand)]
     pub verb: Verb,
 }
@@ -119,6 +122,8 @@ pub enum Verb {
     Members(MembersArgs),
     /// Show the settings of this machine, or change one
     Config(ConfigArgs),
+    /// Take the mount away and return when the peer has ended and nothing changes any more
+    Stop(StopArgs),
     /// List the conflicts that the merge kept
     Conflicts(FactArgs),
     /// Wait until everything is replicated
@@ -243,6 +248,17 @@ pub enum MembersAction {
         /// The member's id, or enough of its first digits
         id: String,
     },
+}
+
+/// Arguments of `dfs stop`.
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    #[command(flatten)]
+    pub fact: FactArgs,
+
+    /// Also where files are open in the mount: what was written to them is kept
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Arguments of `dfs config`.
@@ -384,5 +400,16 @@ mod tests {
         ];
         assert!(DfsArgs::try_parse_from(remove).is_ok());
         assert!(DfsArgs::try_parse_from(["dfs", "status", "--json", "/mnt/x"]).is_ok());
+        for state in [
+            &["dfs", "--state", "/s", "status"][..],
+            &["dfs", "status", "--state", "/s"],
+        ] {
+            match DfsArgs::try_parse_from(state).unwrap().verb {
+                Verb::Status(args) => assert_eq!(args.target.state, Some("/s".into())),
+                other => panic!("{other:?}"),
+            }
+        }
+        let node = DfsArgs::try_parse_from(["dfs", "--state", "/s", "node"]).unwrap();
+        assert!(matches!(node.verb, Verb::Node(peer) if peer.state == Some("/s".into())));
     }
 }

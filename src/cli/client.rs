@@ -7,15 +7,20 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::args::{ConfigArgs, FactArgs, MembersAction, StatusArgs, SyncArgs, TargetArgs, Verb};
+use super::args::{
+    ConfigArgs, FactArgs, MembersAction, StatusArgs, StopArgs, SyncArgs, TargetArgs, Verb,
+};
 use super::exit::{Exit, complain};
 use super::{settings, show};
 use crate::daemon::control::{self, ControlError, FailKind, Request};
 use crate::daemon::report::SyncReport;
-use crate::daemon::{default_state_base, locate};
+use crate::daemon::{self, dead_mount, default_state_base, locate};
 
 /// How long a daemon may take to answer what needs no waiting.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a daemon may take to write out what it has.
+const STOP_PATIENCE: Duration = Duration::from_secs(600);
 
 /// The part of `sync` that is not the daemon's own time-out.
 const SYNC_GRACE: Duration = Duration::from_secs(15);
@@ -39,6 +44,7 @@ pub(super) fn run(verb: Verb) -> Exit {
                 fact(&args.fact, &Request::Remove { id }, show::removed)
             }
         },
+        Verb::Stop(args) => stop(&args),
         Verb::Config(args) => config(&args),
         Verb::Conflicts(args) => fact(&args, &Request::Conflicts, show::conflicts),
         Verb::Sync(args) => sync(&args),
@@ -112,6 +118,37 @@ fn fact(
     output(args.json, &value, show)
 }
 
+fn stop(args: &StopArgs) -> Result<(), Failure> {
+    let (state, _) = pick(&args.fact.target, args.fact.path.as_deref())?;
+    // This very command must not keep the mount busy.
+    let state = std::path::absolute(&state).unwrap_or(state);
+    let _ = std::env::set_current_dir("/");
+    let request = Request::Stop { force: args.force };
+    let value = match control::ask(&state, &request, STOP_PATIENCE, |_| {}) {
+        Ok(value) => {
+            if let Some(pid) = value["pid"].as_u64() {
+                daemon::await_exit(pid);
+            }
+            value
+        }
+        // On its way out already.
+        Err(ControlError::NoDaemon { .. } | ControlError::Broken { .. })
+            if daemon::is_held(&state) =>
+        {
+            daemon::await_end(&state, |pid| {
+                complain("dfs", &format!("waiting for process {pid} to finish"));
+            })
+            .map_err(|error| Failure {
+                exit: Exit::from(error.kind()),
+                message: error.to_string(),
+            })?;
+            serde_json::json!({ "ended": true })
+        }
+        Err(error) => return Err(error.into()),
+    };
+    output(args.fact.json, &value, |_| Some("stopped".to_owned()))
+}
+
 fn config(args: &ConfigArgs) -> Result<(), Failure> {
     let request = settings::request(args).map_err(|message| Failure {
         exit: Exit::Usage,
@@ -143,7 +180,7 @@ fn sync(args: &SyncArgs) -> Result<(), Failure> {
 
 fn log(args: &FactArgs, lines: usize) -> Result<(), Failure> {
     let (state, _) = pick(&args.target, args.path.as_deref())?;
-    let path = crate::daemon::log_path(&state);
+    let path = daemon::log_path(&state);
     let text = std::fs::read(&path).map_err(|error| Failure {
         exit: Exit::Failed,
         message: format!("cannot read the log {}: {error}", path.display()),
@@ -197,9 +234,19 @@ fn pick(target: &TargetArgs, path: Option<&Path>) -> Result<(PathBuf, Option<Pat
                 exit: Exit::Failed,
                 message: format!("{} is not in a dfs mount", path.display()),
             }),
-            Err(error) => Err(Failure {
-                exit: Exit::Failed,
-                message: format!("{}: {}", path.display(), show::io_error(&error)),
+            Err(error) => Err(match dead_mount(path) {
+                Some(point) => Failure {
+                    exit: Exit::NoDaemon,
+                    message: format!(
+                        "the daemon of {point} died: run dfs-mount {point} (and --state DIR, where \
+                         it was started with that)",
+                        point = point.display()
+                    ),
+                },
+                None => Failure {
+                    exit: Exit::Failed,
+                    message: format!("{}: {}", path.display(), show::io_error(&error)),
+                },
             }),
         };
     }

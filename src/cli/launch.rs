@@ -55,9 +55,14 @@ pub(super) fn mount(mut args: MountArgs) -> Exit {
         // What is wrong with the machine is told before a process is started on it.
         match daemon::check_mount(&mountpoint, &args.options) {
             Ok(MountCall::Remounted) => return Exit::Done,
-            Ok(MountCall::Start) if args.foreground => {}
-            Ok(MountCall::Start) => return start_in_background(&args.peer, unattended),
+            Ok(MountCall::Start) => {}
             Err(error) => return finish("dfs-mount", false, Err(error)),
+        }
+        if let Err(error) = await_end(&args.peer, Some(&mountpoint), "dfs-mount") {
+            return finish("dfs-mount", false, Err(error));
+        }
+        if !args.foreground {
+            return start_in_background(&args.peer, unattended);
         }
     }
     let fsync = args.fsync.map(Fsync::from);
@@ -96,6 +101,9 @@ pub(super) fn node(args: PeerArgs) -> Exit {
     {
         return not_hidden("dfs", &secret::hide("dfs", secret));
     }
+    if let Err(error) = await_end(&args, None, "dfs") {
+        return finish("dfs", false, Err(error));
+    }
     detach::restrict();
     let told = |_: &Started| {
         detach::leave();
@@ -103,6 +111,20 @@ pub(super) fn node(args: PeerArgs) -> Exit {
     };
     let result = config(args, None, None, true).and_then(|config| daemon::run_node(config, told));
     finish("dfs", false, result)
+}
+
+/// Waits for a daemon that is ending where this one is to start.
+fn await_end(args: &PeerArgs, mountpoint: Option<&Path>, program: &str) -> Result<(), DaemonError> {
+    daemon::await_end(&state_of(args, mountpoint)?, |pid| {
+        complain(program, &format!("waiting for process {pid} to finish"));
+    })
+}
+
+fn state_of(args: &PeerArgs, mountpoint: Option<&Path>) -> Result<PathBuf, DaemonError> {
+    match &args.state {
+        Some(state) => Ok(absolute(state)),
+        None => daemon::default_state_dir(mountpoint).ok_or(DaemonError::NoHome),
+    }
 }
 
 fn finish(program: &str, background: bool, result: Result<(), DaemonError>) -> Exit {
@@ -225,12 +247,10 @@ fn config(
     fsync: Option<Fsync>,
     log_to_stderr: bool,
 ) -> Result<Config, DaemonError> {
-    let invite = args.invite.map(|secret| secret.read(TOKEN)).transpose();
+    let invite = args.invite.as_ref().map(|secret| secret.read(TOKEN));
+    let invite = invite.transpose();
     let invite = invite.map_err(|what| DaemonError::BadRequest { what })?;
-    let state = match args.state {
-        Some(state) => absolute(&state),
-        None => daemon::default_state_dir(mountpoint).ok_or(DaemonError::NoHome)?,
-    };
+    let state = state_of(&args, mountpoint)?;
     Ok(Config {
         state,
         peers: args.peers,

@@ -16,6 +16,8 @@ pub fn pages() -> std::io::Result<Vec<(String, Vec<u8>)>> {
             .manual("dfs")
             .source("dfs")
             .render(&mut page)?;
+        page.extend_from_slice(EXIT_STATUS.as_bytes());
+        page.extend_from_slice(FILES.as_bytes());
         pages.push((format!("{name}.1"), page));
         Ok(())
     };
@@ -30,6 +32,48 @@ pub fn pages() -> std::io::Result<Vec<(String, Vec<u8>)>> {
     }
     Ok(pages)
 }
+
+/// The exit codes, as `cli::exit` has them.
+const EXIT_STATUS: &str = ".SH \"EXIT STATUS\"
+.TP
+0
+done
+.TP
+1
+failed
+.TP
+2
+wrong usage
+.TP
+3
+no daemon is running
+.TP
+4
+not allowed
+.TP
+5
+timed out
+";
+
+const FILES: &str = ".SH FILES
+.TP
+/var/lib/dfs/
+state folders of root\\*(Aqs peers: one for each mountpoint (mnt\\-dfs for /mnt/dfs), and node
+.TP
+$XDG_DATA_HOME/dfs/, ~/.local/share/dfs/
+those of other users
+.TP
+STATE/identity.key
+the secret of this machine
+.TP
+STATE/settings
+what dfs config shows
+.TP
+STATE/log/dfs.log
+what dfs log shows
+.SH \"SEE ALSO\"
+dfs\\-mount(1), dfs(1), mount(8), fstab(5)
+";
 
 pub(super) fn write(dir: &Path) -> Exit {
     let written = pages().and_then(|pages| {

@@ -54,6 +54,13 @@ pub enum Request {
         /// The change.
         change: Option<Change>,
     },
+    /// Whether the daemon is on its way out.
+    Life,
+    /// Ends the daemon, and takes its mount away; the answer comes when it has ended.
+    Stop {
+        /// Also where files are open in the mount.
+        force: bool,
+    },
     /// Waits until nothing is pending; sends progress.
     Sync {
         /// Seconds without progress after which it gives up.

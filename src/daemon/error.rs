@@ -63,9 +63,34 @@ pub enum DaemonError {
         /// The state folder.
         state: PathBuf,
     },
-    /// The row of settings is not what this release writes.
-    #[error("the settings in the local store cannot be read: they are of another release")]
-    Settings,
+    /// The file of settings is not what was written there.
+    #[error(
+        "{} is damaged: remove it, and start with the options that are to hold", path.display()
+    )]
+    Settings {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another daemon holds the state folder, and goes on.
+    #[error(
+        "the state folder {state} is in use by process {pid}: dfs stop --state {state} ends it",
+        state = state.display()
+    )]
+    Held {
+        /// The state folder.
+        state: PathBuf,
+        /// The process, 0 where that is not known.
+        pid: u32,
+    },
+    /// The mount is not taken away while somebody uses it.
+    #[error(
+        "{path} is in use: close what is open there (fuser -vm {path} names it), or end it all the \
+         same with dfs stop --force", path = path.display()
+    )]
+    Busy {
+        /// The mountpoint.
+        path: PathBuf,
+    },
     /// The token is for another volume than the state folder's.
     #[error("{state} belongs to another volume than the invite: choose another --state DIR", state = state.display())]
     OtherVolume {
@@ -177,7 +202,9 @@ impl DaemonError {
             }
             Self::NoHome
             | Self::NoState { .. }
-            | Self::Settings
+            | Self::Settings { .. }
+            | Self::Held { .. }
+            | Self::Busy { .. }
             | Self::NoStateUnattended { .. }
             | Self::Io { .. }
             | Self::OtherVolume { .. }

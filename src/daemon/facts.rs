@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::ending::Wishes;
 use super::error::DaemonError;
 use super::locate::components;
 use super::peer::{Member, Peer};
@@ -26,6 +27,16 @@ pub(super) struct Surroundings {
     pub(super) mountpoint: Option<PathBuf>,
     /// What it was started with and what was changed since.
     pub(super) settings: Live,
+    /// Where clients leave their wish that it ends.
+    pub(super) wishes: Wishes,
+}
+
+impl Surroundings {
+    /// Returns whether the daemon is on its way out: its mount is gone.
+    pub(super) fn is_ending(&self) -> bool {
+        let mountpoint = self.mountpoint.as_deref();
+        mountpoint.is_some_and(|path| !crate::fuse::is_mounted(path))
+    }
 }
 
 pub(super) fn status(

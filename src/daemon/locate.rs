@@ -49,6 +49,17 @@ pub fn locate(path: &Path) -> io::Result<Option<Located>> {
     }))
 }
 
+/// Returns the mountpoint of ours in which `path` lies where its daemon has died: nothing there can be
+/// looked at any more, so the path is taken as it is written.
+pub fn dead_mount(path: &Path) -> Option<PathBuf> {
+    let full = std::path::absolute(path).ok()?;
+    let table = std::fs::read("/proc/self/mountinfo").ok()?;
+    let mount = mount_of(&table, None, &full).filter(|mount| mount.is_ours)?;
+    let looked = std::fs::symlink_metadata(&mount.point);
+    let died = looked.is_err_and(|error| error.kind() == io::ErrorKind::NotConnected);
+    died.then_some(mount.point)
+}
+
 /// Returns the number of the mount in which a path lies; `None` before Linux 5.8.
 fn mount_id(path: &Path) -> Option<u64> {
     let flags = AtFlags::SYMLINK_NOFOLLOW;

@@ -12,9 +12,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::addresses::{Interfaces, resolve};
 use super::birth::{Birth, Origin, Way, load_identity};
 use super::config::Config;
+use super::ending::{Heard, Last, Wishes};
 use super::error::DaemonError;
 use super::facts::Surroundings;
 use super::logging;
+use super::notify;
 use super::peer::{Parts, Peer, Sink};
 use super::server::Server;
 use super::settings::{Live, Settings};
@@ -23,7 +25,7 @@ use crate::base::task::{Pool, spawn};
 use crate::base::time::{SystemClock, sleep, timeout};
 use crate::base::{Clock, Ino, Rng};
 use crate::fs::{FsConfig, Invalidation};
-use crate::fuse::{self, Invalidator, MountOptions, Mounted, Prepared};
+use crate::fuse::{self, FuseError, Invalidator, MountOptions, Mounted, Prepared};
 use crate::node::{Node, NodeConfig, NodeError, Role};
 use crate::store::{StateDir, Store, StoreError};
 use crate::transport::Transport;
@@ -113,13 +115,30 @@ pub fn run_mount(
             state: config.state,
         });
     }
-    runtime()?.block_on(serve(config, Some(prepared), told))
+    run(config, Some(prepared), told)
 }
 
 /// Serves without a mount until the process is told to end.
 pub fn run_node(config: Config, told: impl FnOnce(&Started)) -> Result<(), DaemonError> {
-    runtime()?.block_on(serve(config, None, told))
+    run(config, None, told)
 }
+
+fn run(
+    config: Config,
+    mount: Option<Prepared>,
+    told: impl FnOnce(&Started),
+) -> Result<(), DaemonError> {
+    let runtime = runtime()?;
+    let mut last = Last::default();
+    let outcome = runtime.block_on(serve(config, mount, told, &mut last));
+    // Its tasks have parts of the store. A name that is looked up is not waited for.
+    runtime.shutdown_timeout(RUNTIME_END_MAX);
+    last.let_go(&outcome);
+    outcome
+}
+
+/// How long threads that wait for the system may delay the end.
+const RUNTIME_END_MAX: Duration = Duration::from_millis(100);
 
 fn runtime() -> Result<tokio::runtime::Runtime, DaemonError> {
     tokio::runtime::Builder::new_current_thread()
@@ -156,13 +175,14 @@ async fn serve(
     config: Config,
     mount: Option<Prepared>,
     told: impl FnOnce(&Started),
+    last: &mut Last,
 ) -> Result<(), DaemonError> {
     // Asked for before anything is there to be cleaned up.
-    let stop = Stop::new()?;
+    let mut stop = Stop::new()?;
     let way = Way::choose(&config, mount.is_some())?;
-    let state = hold(&config.state).await?;
-    let outcome = live(&config, &state, way, mount, told, stop).await;
-    state.discard();
+    let state = last.state.insert(hold(&config.state).await?);
+    let outcome = live(&config, state, way, mount, told, &mut stop).await;
+    last.keep(stop.heard);
     outcome
 }
 
@@ -173,17 +193,18 @@ async fn live(
     way: Way,
     mount: Option<Prepared>,
     told: impl FnOnce(&Started),
-    mut stop: Stop,
+    stop: &mut Stop,
 ) -> Result<(), DaemonError> {
     logging::start(&config.state, config.verbose, config.log_to_stderr)?;
     let rng = Rng::from_entropy();
     let identity = Arc::new(load_identity(state, &rng)?);
-    let store = Store::open(&config.state, &identity.local_key())?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let before = Settings::load(&store)?;
+    // What can be refused without the store comes before it: opening it changes the folder.
+    let before = Settings::load(&state.settings())?;
     let mut settings = before.clone();
     settings.resolve(config);
     let transport: Arc<dyn Transport> = Arc::new(settings.bind(&identity)?);
+    let store = Store::open(&config.state, &identity.local_key())?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let seal_pool = pool("seal", cores(), SEAL_QUEUE_MAX)?;
     let (seeds, unresolved) = resolve(&config.peers).await;
     // A known volume mounts without them.
@@ -223,12 +244,12 @@ async fn live(
         ..FsConfig::default()
     };
     if settings != before
-        && let Err(error) = settings.keep(&store)
+        && let Err(error) = settings.keep(&state.settings())
     {
         // On a full disk, say: nothing of it is needed now.
         tracing::warn!(%error, "the settings are not kept for the next start");
     }
-    let live = Live::new(settings.clone(), store.clone());
+    let live = Live::new(settings.clone(), state.settings());
     let peer = Peer::start(Parts {
         identity,
         keys,
@@ -246,7 +267,7 @@ async fn live(
     })
     .await?;
     let outcome = match found(state, &peer, origin).await {
-        Ok(()) => up(config, &peer, live, mount, origin, told, &mut stop).await,
+        Ok(()) => up(config, &peer, live, mount, origin, told, stop).await,
         failed => failed,
     };
     let ended = peer.shutdown().await;
@@ -302,6 +323,7 @@ async fn up(
         state: config.state.clone(),
         mountpoint: mountpoint.clone(),
         settings,
+        wishes: stop.wishes.clone(),
     };
     let server = Server::start(&config.state, Arc::clone(peer), Arc::new(surroundings))?;
     told(&Started {
@@ -312,6 +334,7 @@ async fn up(
         new_volume: origin == Origin::Made,
         joined: origin == Origin::Joined,
     });
+    notify::ready();
     tracing::info!(listen = %peer.node().local_addr(), "up");
     let outcome = wait(mounted, stop).await;
     drop(server);
@@ -338,16 +361,25 @@ async fn wait(mounted: Option<Mounted>, stop: &mut Stop) -> Result<(), DaemonErr
         stop.wait().await;
         return Ok(());
     };
-    tokio::select! {
-        biased;
-        ended = mounted.ended() => Ok(ended?),
-        () = stop.wait() => {
-            if let Err(error) = mounted.close().await {
-                tracing::warn!(%error, "the mount was in use");
-            }
-            Ok(())
+    loop {
+        let force = tokio::select! {
+            biased;
+            ended = mounted.ended() => return Ok(ended?),
+            force = stop.wait() => force,
+        };
+        if force {
+            break;
+        }
+        match mounted.unmount().await {
+            Ok(()) => return Ok(mounted.ended().await?),
+            Err(FuseError::Busy { path }) => stop.heard.refuse(&DaemonError::Busy { path }),
+            Err(error) => stop.heard.refuse(&error.into()),
         }
     }
+    if let Err(error) = mounted.close().await {
+        tracing::warn!(%error, "the mount was in use");
+    }
+    Ok(())
 }
 
 /// A new member waits until it has the tree; a known one shows what it has.
@@ -408,32 +440,39 @@ fn pool(name: &str, threads: usize, queue_max: usize) -> Result<Pool, DaemonErro
     Pool::threads(name, threads, queue_max).map_err(io("start", "worker threads"))
 }
 
-/// The signals that end a daemon, and the one at which it opens its log anew.
+/// What ends a daemon: signals, and clients of its control socket; and the signal at which it opens
+/// its log anew.
 struct Stop {
     signals: Vec<Signal>,
     hangup: Signal,
+    wishes: Wishes,
+    heard: Heard,
 }
 
 impl Stop {
     fn new() -> Result<Self, DaemonError> {
         let kinds = [SignalKind::terminate(), SignalKind::interrupt()];
         let failed = io("listen for", "signals");
+        let (wishes, heard) = Wishes::new();
         let listen = || -> std::io::Result<Self> {
             Ok(Self {
                 signals: kinds.into_iter().map(signal).collect::<Result<_, _>>()?,
                 hangup: signal(SignalKind::hangup())?,
+                wishes,
+                heard,
             })
         };
         listen().map_err(failed)
     }
 
-    async fn wait(&mut self) {
-        std::future::poll_fn(|context| {
-            while self.hangup.poll_recv(context).is_ready() {
+    /// Resolves when it is to end; to whether open files in the mount do not matter.
+    async fn wait(&mut self) -> bool {
+        let (signals, hangup) = (&mut self.signals, &mut self.hangup);
+        let signalled = std::future::poll_fn(|context| {
+            while hangup.poll_recv(context).is_ready() {
                 logging::reopen();
             }
-            let any = self
-                .signals
+            let any = signals
                 .iter_mut()
                 .any(|signal| signal.poll_recv(context).is_ready());
             if any {
@@ -441,7 +480,11 @@ impl Stop {
             } else {
                 std::task::Poll::Pending
             }
-        })
-        .await;
+        });
+        tokio::select! {
+            biased;
+            () = signalled => true,
+            force = self.heard.any() => force,
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -146,6 +146,11 @@ async fn serve(
         Ok(Request::Sync { timeout_s }) => {
             sync(peer, Duration::from_secs(timeout_s), &mut write).await?
         }
+        Ok(Request::Stop { force }) => {
+            drop(reader);
+            surroundings.wishes.leave(stream, force);
+            return Ok(());
+        }
         Ok(request) => answer(peer, surroundings, request).await,
         Err(_) => Reply::Failed {
             kind: FailKind::Usage,
@@ -182,7 +187,8 @@ async fn answer(peer: &Arc<Peer>, surroundings: &Surroundings, request: Request)
         Request::Config {
             change: Some(change),
         } => surroundings.settings.change(peer, change).and_then(value),
-        Request::Sync { .. } => Ok(Value::Null),
+        Request::Life => Ok(json!({ "ending": surroundings.is_ending() })),
+        Request::Sync { .. } | Request::Stop { .. } => Ok(Value::Null),
     };
     match result {
         Ok(value) => Reply::Done { value },

@@ -1,10 +1,13 @@
 //! The settings of a peer: what was said at its first start, or decided there, and holds at the later
 //! ones; shown and changed while it runs.
 //!
-//! They lie in the local store as one sealed row, so damage is found as for every other row.
+//! They lie in a file of the state folder, to be read before the store is opened: what a start may be
+//! refused for, as a port that is taken, comes before anything in the folder changes.
+//!
+//! The file is one line with a checksum, and then JSON.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -18,13 +21,13 @@ use super::report::ConfigReport;
 use crate::base::limits::DEFAULT_PORT;
 use crate::crypto::Identity;
 use crate::replica::ReplicaConfig;
-use crate::store::{Batch, Store, Table};
+use crate::store::state::{read_private, write_private};
 use crate::transport::{Quic, TransportError};
 
-/// Where the settings lie in the local store.
-const SETTINGS_ROW: &[u8] = b"settings";
+/// Begins the first line of the file; the version of what follows is its last letter.
+const HEAD: &str = "dfs settings 1 ";
 
-/// Longest row of settings: a name and a few numbers.
+/// Longest file of settings: a name and a few numbers.
 const SETTINGS_MAX_BYTES: usize = 16 << 10;
 
 /// What a start needs not be told again.
@@ -46,25 +49,36 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// Returns what earlier starts left in the store.
-    pub(super) fn load(store: &Store) -> Result<Self, DaemonError> {
-        let Some(row) = store.rows.get(Table::Meta, SETTINGS_ROW)? else {
+    /// Returns what earlier starts left in the file at `path`.
+    pub(super) fn load(path: &Path) -> Result<Self, DaemonError> {
+        let Some(bytes) = read_private(path)? else {
             return Ok(Self::default());
         };
-        let row = row
-            .get(..)
-            .filter(|row| row.len() <= SETTINGS_MAX_BYTES)
-            .unwrap_or_default();
-        serde_json::from_slice(row).map_err(|_| DaemonError::Settings)
+        Self::decode(&bytes).ok_or_else(|| DaemonError::Settings {
+            path: path.to_owned(),
+        })
     }
 
     /// Keeps them for later starts; durable on return.
-    pub(super) fn keep(&self, store: &Store) -> Result<(), DaemonError> {
-        let row = serde_json::to_vec(self).map_err(|_| DaemonError::Unprintable)?;
-        let mut batch = Batch::new();
-        batch.put(Table::Meta, SETTINGS_ROW, row);
-        store.rows.commit(batch)?;
-        Ok(store.rows.sync()?)
+    pub(super) fn keep(&self, path: &Path) -> Result<(), DaemonError> {
+        let bytes = self.encode().ok_or(DaemonError::Unprintable)?;
+        Ok(write_private(path, &bytes)?)
+    }
+
+    fn encode(&self) -> Option<Vec<u8>> {
+        let mut json = serde_json::to_string(self).ok()?;
+        json.push('\n');
+        Some(format!("{HEAD}{}\n{json}", checksum(json.as_bytes())).into_bytes())
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let (head, json) = text
+            .strip_prefix(HEAD)
+            .filter(|text| text.len() <= SETTINGS_MAX_BYTES)?
+            .split_once('\n')?;
+        (head == checksum(json.as_bytes())).then_some(())?;
+        serde_json::from_str(json).ok()
     }
 
     /// Takes over what this start was told, and decides what none was.
@@ -141,6 +155,10 @@ impl Settings {
     }
 }
 
+fn checksum(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}
+
 fn half_of_free(state: &Path) -> Option<u64> {
     let disk = rustix::fs::statvfs(state).ok()?;
     Some(disk.f_bavail.saturating_mul(disk.f_frsize) / 2)
@@ -150,14 +168,14 @@ fn half_of_free(state: &Path) -> Option<u64> {
 #[derive(Debug)]
 pub(super) struct Live {
     settings: Mutex<Settings>,
-    store: Store,
+    path: PathBuf,
 }
 
 impl Live {
-    pub(super) fn new(settings: Settings, store: Store) -> Self {
+    pub(super) fn new(settings: Settings, path: PathBuf) -> Self {
         Self {
             settings: Mutex::new(settings),
-            store,
+            path,
         }
     }
 
@@ -197,7 +215,7 @@ impl Live {
             Change::Cache(bytes) => changed.cache_bytes = Some(bytes),
             Change::Fsync(fsync) => changed.fsync = Some(fsync),
         }
-        changed.keep(&self.store)?;
+        changed.keep(&self.path)?;
         *settings = changed;
         let replica = settings.replica();
         if peer.node().capacity_bytes() != replica.capacity_bytes {
@@ -256,20 +274,28 @@ mod tests {
     }
 
     #[test]
-    fn the_store_keeps_them_and_nonsense_is_told() {
-        let disk = crate::store::memory::MemoryDisk::new();
-        let store = disk.store();
-        assert_eq!(Settings::load(&store).unwrap(), Settings::default());
+    fn a_file_keeps_them_and_every_changed_byte_of_it_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("settings");
+        assert_eq!(Settings::load(&path).unwrap(), Settings::default());
         let mut settings = Settings::default();
-        settings.resolve(&config(Path::new("/")));
-        settings.keep(&store).unwrap();
-        assert_eq!(Settings::load(&store).unwrap(), settings);
-        for wrong in [&b"nonsense"[..], b"", b"{\"port\": 70000}", &[b' '; 20_000]] {
-            let mut batch = Batch::new();
-            batch.put(Table::Meta, SETTINGS_ROW, wrong.to_vec());
-            store.rows.commit(batch).unwrap();
-            assert!(matches!(Settings::load(&store), Err(DaemonError::Settings)));
+        settings.resolve(&config(folder.path()));
+        settings.keep(&path).unwrap();
+        assert_eq!(Settings::load(&path).unwrap(), settings);
+        let good = settings.encode().unwrap();
+        for at in 0..good.len() {
+            for bit in [0x01, 0x20, 0x80] {
+                let mut bad = good.clone();
+                bad[at] ^= bit;
+                assert_eq!(Settings::decode(&bad), None, "byte {at}");
+            }
+            assert_eq!(Settings::decode(&good[..at]), None, "cut at {at}");
         }
+        write_private(&path, b"nonsense").unwrap();
+        let told = Settings::load(&path).unwrap_err().to_string();
+        assert!(told.contains(path.to_str().unwrap()), "{told}");
+        let long = format!("{HEAD}{}", "x".repeat(20_000));
+        assert_eq!(Settings::decode(long.as_bytes()), None);
     }
 
     #[tokio::test]

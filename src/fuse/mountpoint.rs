@@ -90,6 +90,12 @@ pub(super) fn prepare(path: &Path, nonempty: bool) -> Result<PathBuf, FuseError>
     Ok(resolved)
 }
 
+/// Returns whether a mount of ours lies uppermost at `path`, which is absolute and has no links; asks
+/// no daemon.
+pub fn is_mounted(path: &Path) -> bool {
+    mounted_at(path).is_ok_and(|mut mounts| mounts.pop().is_some_and(|top| top.is_ours()))
+}
+
 /// Returns whether the daemon of the mount at `path` has ended.
 ///
 /// Asks for what the kernel has to ask the daemon for: attributes it would answer itself for an

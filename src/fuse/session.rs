@@ -121,6 +121,21 @@ impl Mounted {
         }
     }
 
+    /// Takes the mount away as umount does: not where somebody uses it, which is
+    /// [`FuseError::Busy`].
+    pub async fn unmount(&self) -> Result<(), FuseError> {
+        if !self.is_present() {
+            return Ok(());
+        }
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let path = self.mountpoint.clone();
+        task::thread("fuse-unmount", move || {
+            let _ = sender.send(unmount(&path));
+        })
+        .map_err(failed_thread)?;
+        receiver.await.unwrap_or(Ok(()))
+    }
+
     /// Takes the mount away and resolves when the last request is answered.
     ///
     /// Where somebody uses it, it goes out of the tree at once and open files there fail from now

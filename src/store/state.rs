@@ -78,6 +78,11 @@ impl StateDir {
         self.file("control.sock")
     }
 
+    /// Returns the path of the settings that outlast a run.
+    pub fn settings(&self) -> PathBuf {
+        self.file("settings")
+    }
+
     /// Returns the folder of the row database.
     pub fn rows(&self) -> PathBuf {
         self.path.join(ROWS_FOLDER)
@@ -317,7 +322,7 @@ pub(super) const CHUNKS_FOLDER: &str = "chunks";
 const FORMAT_FILE: &str = "format";
 const FORMAT_MAGIC: &[u8] = b"dfsstate";
 const FORMAT_BYTES: u64 = FORMAT_MAGIC.len() as u64 + 4;
-const LOCK_FILE: &str = "lock";
+pub(super) const LOCK_FILE: &str = "lock";
 const EPOCH_FILE: &str = "epoch";
 
 /// 2020-01-01T00:00:00Z in seconds since 1970.

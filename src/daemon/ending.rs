@@ -1,0 +1,257 @@
+//! The end of a daemon: who asked for it and waits, and how the next one waits for it.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+
+use super::control::{self, FailKind, Reply, Request};
+use super::error::DaemonError;
+use crate::base::Clock;
+use crate::base::task::spawn;
+use crate::base::time::{SystemClock, timeout};
+use crate::store::{StateDir, holder, is_founded};
+
+/// Most clients that wait for one end.
+const WAITING_MAX: usize = 16;
+
+/// How long a client may take to read that all is over.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
+
+/// A client that wants the daemon to end.
+#[derive(Debug)]
+pub(super) struct Wish {
+    client: tokio::net::UnixStream,
+    force: bool,
+}
+
+/// Where clients leave their wish.
+#[derive(Debug, Clone)]
+pub(super) struct Wishes(mpsc::Sender<Wish>);
+
+impl Wishes {
+    /// Returns where wishes are left, and where they are heard.
+    pub(super) fn new() -> (Self, Heard) {
+        let (sender, wishes) = mpsc::channel(WAITING_MAX);
+        let waiting = Vec::new();
+        (Self(sender), Heard { wishes, waiting })
+    }
+
+    /// Hands a client over, which hears no more until the daemon has ended.
+    pub(super) fn leave(&self, client: tokio::net::UnixStream, force: bool) {
+        // Where there is no room the client is dropped, and hears that nobody answers.
+        let _ = self.0.try_send(Wish { client, force });
+    }
+}
+
+/// Hears the wishes, and keeps those who wait for the end.
+#[derive(Debug)]
+pub(super) struct Heard {
+    wishes: mpsc::Receiver<Wish>,
+    waiting: Vec<tokio::net::UnixStream>,
+}
+
+impl Heard {
+    /// Resolves when somebody wants the end; to whether open files do not matter.
+    pub(super) async fn any(&mut self) -> bool {
+        match self.wishes.recv().await {
+            Some(wish) => {
+                self.waiting.push(wish.client);
+                wish.force
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Tells who came last that the daemon goes on.
+    pub(super) fn refuse(&mut self, error: &DaemonError) {
+        let reply = line(&Reply::Failed {
+            kind: error.kind(),
+            message: error.to_string(),
+        });
+        if let Some(mut client) = self.waiting.pop() {
+            spawn(async move {
+                let _ = timeout(FAREWELL_MAX, client.write_all(&reply)).await;
+            });
+        }
+    }
+}
+
+/// What outlives the runtime of a daemon: nothing changes any more when it is let go of.
+#[derive(Debug, Default)]
+pub(super) struct Last {
+    pub(super) state: Option<StateDir>,
+    waiting: Vec<UnixStream>,
+}
+
+impl Last {
+    /// Takes over those who wait.
+    pub(super) fn keep(&mut self, mut heard: Heard) {
+        heard.wishes.close();
+        while let Ok(wish) = heard.wishes.try_recv() {
+            heard.waiting.push(wish.client);
+        }
+        let blocking = |client: tokio::net::UnixStream| {
+            let client = client.into_std().ok()?;
+            client.set_nonblocking(false).ok()?;
+            client.set_write_timeout(Some(FAREWELL_MAX)).ok()?;
+            Some(client)
+        };
+        self.waiting = heard.waiting.into_iter().filter_map(blocking).collect();
+    }
+
+    /// Lets go of the state folder, and tells those who waited for it.
+    pub(super) fn let_go(self, outcome: &Result<(), DaemonError>) {
+        if let Some(state) = self.state {
+            state.discard();
+        }
+        let reply = line(&match outcome {
+            Ok(()) => Reply::Done {
+                value: json!({ "ended": true, "pid": std::process::id() }),
+            },
+            Err(error) => Reply::Failed {
+                kind: error.kind(),
+                message: format!("the daemon has ended, but: {error}"),
+            },
+        });
+        for mut client in self.waiting {
+            let _ = client.write_all(&reply);
+        }
+    }
+}
+
+fn line(reply: &Reply) -> Vec<u8> {
+    let mut line = serde_json::to_vec(reply).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+/// Returns whether a daemon holds a state folder, answering or not.
+pub fn is_held(state: &Path) -> bool {
+    holder(state).is_some()
+}
+
+/// Waits a moment for a process that has said its last word.
+pub fn await_exit(pid: u64) {
+    let clock = SystemClock::new();
+    let process = format!("/proc/{pid}");
+    while clock.monotonic() < FAREWELL_MAX && Path::new(&process).exists() {
+        std::thread::park_timeout(POLL);
+    }
+}
+
+/// How long a process that ends may be seen to do nothing.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+
+/// How long it is waited for at all: what takes longer is told, and may be waited for again.
+const ENDING_MAX: Duration = Duration::from_secs(600);
+
+/// After this long a person who waits is told what for.
+const TOLD_AFTER: Duration = Duration::from_millis(300);
+
+const POLL: Duration = Duration::from_millis(20);
+
+/// How long a daemon may take to say whether it is ending.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// Waits until the daemon that is ending in a state folder has let go of it: its mount is gone before
+/// its last bytes are on the disk, so whoever mounts again may come too early. `told` hears the number
+/// of the process where that takes a while.
+///
+/// # Errors
+///
+/// [`DaemonError::Held`] where the daemon there is not ending, or does nothing for half a minute.
+pub fn await_end(state: &Path, told: impl FnOnce(u32)) -> Result<(), DaemonError> {
+    let clock = SystemClock::new();
+    let mut told = Some(told);
+    let mut seen = (None, Duration::ZERO);
+    while let Some(pid) = holder(state) {
+        let now = clock.monotonic();
+        let done = activity(pid);
+        if done != seen.0 {
+            seen = (done, now);
+        }
+        let over = now.saturating_sub(seen.1) > IDLE_MAX || now > ENDING_MAX;
+        if over || !is_ending(state) {
+            return Err(DaemonError::Held {
+                state: state.to_owned(),
+                pid,
+            });
+        }
+        if now > TOLD_AFTER
+            && let Some(told) = told.take()
+        {
+            told(pid);
+        }
+        std::thread::park_timeout(POLL);
+    }
+    Ok(())
+}
+
+/// Returns whether the daemon of a state folder is on its way out, or not yet where it answers.
+fn is_ending(state: &Path) -> bool {
+    match control::ask(state, &Request::Life, ANSWER_MAX, |_| {}) {
+        Ok(life) => life["ending"].as_bool().unwrap_or(false),
+        // A first start has no socket for as long as it takes, which may be an hour.
+        Err(control::ControlError::NoDaemon { .. }) => is_founded(state).unwrap_or(true),
+        // One that is stuck, or gone in the middle of the answer: looked at again.
+        Err(control::ControlError::Broken { .. }) => true,
+        Err(control::ControlError::Refused { kind, .. }) => kind != FailKind::Usage,
+        Err(control::ControlError::NotAllowed { .. }) => false,
+    }
+}
+
+/// Returns a number that grows while a process works: of its processor time and written bytes.
+fn activity(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Behind the name, which may hold anything: proc(5), fields 14 and 15.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
+    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    let written = io
+        .lines()
+        .find_map(|line| line.strip_prefix("write_bytes: ")?.parse::<u64>().ok());
+    Some(ticks.wrapping_add(written.unwrap_or(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_waited_for_where_nobody_is() {
+        let root = tempfile::tempdir().unwrap();
+        await_end(&root.path().join("none"), |_| panic!("told")).unwrap();
+        assert_eq!(root.path().read_dir().unwrap().count(), 0);
+    }
+
+    #[test]
+    fn who_ends_is_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("state");
+        let state = StateDir::open_or_create(&path).unwrap();
+        std::thread::scope(|threads| {
+            let (heard, hears) = std::sync::mpsc::channel();
+            let waits = threads.spawn(|| await_end(&path, move |pid| heard.send(pid).unwrap()));
+            assert_eq!(hears.recv().unwrap(), std::process::id());
+            assert!(!waits.is_finished());
+            drop(state);
+            waits.join().unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn work_is_seen() {
+        let before = activity(std::process::id()).unwrap();
+        let mut sum = 0_u64;
+        while activity(std::process::id()).unwrap() == before {
+            sum = std::hint::black_box(sum.wrapping_add(1));
+        }
+        assert_eq!(activity(0), None);
+    }
+}

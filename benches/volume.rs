@@ -178,7 +178,7 @@ impl Device {
     }
 
     fn make(&self, parent: Ino, name: String, kind: FileKind) -> (Ino, OpId) {
-        let mut writer = self.volume.write();
+        let mut writer = self.volume.write().expect("free");
         let name = Bytes::from(name);
         assert!(writer.dirent(parent, &name).expect("an answer").is_none());
         let create = Create {
@@ -213,6 +213,7 @@ impl Device {
         };
         self.volume
             .write()
+            .expect("free")
             .apply(OpKind::Write(write))
             .expect("applied");
     }

@@ -8,6 +8,7 @@
 pub mod control;
 pub mod peer;
 pub mod report;
+pub mod troubles;
 
 mod addresses;
 mod birth;
@@ -17,11 +18,14 @@ mod error;
 mod facts;
 mod locate;
 mod logging;
+mod look;
 mod notify;
+mod protection;
 mod room;
 mod run;
 mod server;
 mod settings;
+mod whereabouts;
 
 pub use config::{Config, Fsync, default_state_base, default_state_dir};
 pub use ending::{await_end, await_exit, is_held};

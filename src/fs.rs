@@ -69,6 +69,7 @@ pub struct Fs {
     contents: Contents,
     clock: Arc<dyn Clock>,
     config: FsConfig,
+    read_only: AtomicBool,
     inodes: InodeTable,
     handles: Handles,
     atimes: Atimes,
@@ -103,6 +104,7 @@ impl Fs {
             contents: Contents::new(data),
             clock,
             atimes: Atimes::open(config.rows.clone()),
+            read_only: AtomicBool::new(config.read_only),
             config,
             inodes: InodeTable::default(),
             handles: Handles::default(),
@@ -201,10 +203,22 @@ impl Fs {
     }
 
     fn check_writable(&self) -> Result<()> {
-        if self.config.read_only {
+        if self.is_read_only() {
             return Err(FsError::ReadOnly);
         }
         Ok(())
+    }
+
+    /// Refuses every change from now on, or refuses none but where the settings say so. What was
+    /// taken before still goes to the journal.
+    pub fn set_read_only(&self, read_only: bool) {
+        self.read_only
+            .store(read_only || self.config.read_only, Ordering::Relaxed);
+    }
+
+    /// Returns whether changes are refused.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::Relaxed)
     }
 
     /// Returns an inode under the number by which the kernel knows it: that of a directory which

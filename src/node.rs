@@ -76,7 +76,7 @@ use crate::kad::{Contact, RoutingTable};
 use crate::store::{Batch, Store, Table};
 use crate::transport::Transport;
 use crate::wire::limits::{ADDRS_MAX, NAME_MAX_BYTES};
-use crate::wire::{NodeRecord, Request, Response, SealedSegment, SignedRecord};
+use crate::wire::{LogRefusal, NodeRecord, Request, Response, SealedSegment, SignedRecord};
 use askings::Askings;
 use membership::Membership;
 use peers::{Peer, PeerTable, Remembered, Seed};
@@ -123,6 +123,8 @@ pub struct Node {
     free_bytes: AtomicU64,
     /// Devices whose segments are being pulled from some peer, and since when.
     pulling: Mutex<BTreeMap<DeviceId, Duration>>,
+    /// Devices whose next segment was not taken, and why; until one is.
+    refused_logs: Mutex<BTreeMap<DeviceId, LogRefusal>>,
     recent: Mutex<Recent>,
     /// Wakes the dialling: an address or a member is new.
     dial_wake: Notify,
@@ -219,6 +221,7 @@ impl Node {
             handler: RwLock::new(None),
             wrapper: RwLock::new(None),
             pulling: Mutex::default(),
+            refused_logs: Mutex::default(),
             recent: Mutex::default(),
             dial_wake: Notify::new(),
             bans: Mutex::default(),
@@ -405,6 +408,21 @@ impl Node {
         last.saturating_sub(have.get(nth).copied().unwrap_or(0))
     }
 
+    /// Returns how many own segments no other peer is known to have.
+    pub fn segments_nobody_has(&self) -> u64 {
+        let device = DeviceId::from(self.id);
+        let last = self.log.head(device).map_or(0, |head| head.seg_no);
+        let table = self.table.lock();
+        let peers = table.peers.values();
+        let have = peers.filter_map(|peer| peer.vector.get(&device).copied());
+        last.saturating_sub(have.max().unwrap_or(0))
+    }
+
+    /// Returns the devices whose next segment was not taken from anybody, and why.
+    pub fn refused_logs(&self) -> BTreeMap<DeviceId, LogRefusal> {
+        self.refused_logs.lock().clone()
+    }
+
     /// Returns a receiver of everything that happens from now on.
     pub fn subscribe(&self) -> broadcast::Receiver<NodeEvent> {
         self.events.subscribe()
@@ -575,5 +593,6 @@ fn info(member: &Member, peer: &Peer) -> PeerInfo {
         free_bytes: peer.free_bytes,
         vector: peer.vector.clone(),
         refusal: peer.refusal.clone(),
+        refuses_log: peer.refuses_log,
     }
 }

@@ -14,7 +14,9 @@
 //! 1. Bytes that came from another peer are hashed before anything else is done with them.
 //! 2. A chunk made here is never evicted before R peers confirmed that they hold it durably.
 //! 3. A holder confirms only what is synced to its disk.
-//! 4. `Pending` has a row for (peer, chunk) exactly where the chunk's `Held` row queues that peer.
+//! 4. What this peer has to hold or to send and has lost is on the books as missing (`mend.rs`):
+//!    nothing counts as replicated because it was forgotten.
+//! 5. `Pending` has a row for (peer, chunk) exactly where the chunk's `Held` row queues that peer.
 
 pub mod limits;
 pub mod peers;
@@ -22,10 +24,12 @@ pub mod placement;
 
 mod fetch;
 mod ledger;
+mod mend;
 mod node_peers;
 mod push;
 mod recheck;
 mod serve;
+mod survey;
 #[cfg(test)]
 pub(crate) mod tests;
 mod view;
@@ -36,10 +40,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 pub use self::node_peers::NodePeers;
 pub use self::peers::Peers;
+pub use self::survey::Whereabouts;
 
 use self::ledger::{Kind, Ledger};
 use self::view::View;
@@ -150,6 +155,10 @@ pub struct SyncProgress {
     /// The roster changed and what is held is still being checked against it, so that the numbers
     /// may grow.
     pub checking: bool,
+    /// Chunks that this peer has to hold or to send, and has lost.
+    pub missing_count: u64,
+    /// The fewest disks that any of the pending chunks is on; `None` where none is pending.
+    pub fewest: Option<usize>,
     /// What waits for peers that have no session, in the order of their ids.
     pub blocked: Vec<Blocked>,
 }
@@ -157,7 +166,7 @@ pub struct SyncProgress {
 impl SyncProgress {
     /// Tells whether everything is on R holders.
     pub fn is_synced(&self) -> bool {
-        self.pending_count == 0 && !self.checking
+        self.pending_count == 0 && self.missing_count == 0 && !self.checking
     }
 }
 
@@ -186,6 +195,8 @@ pub struct Replica {
     view: Mutex<Arc<View>>,
     /// Counts changes of the books and of the view; workers and progress watchers wait on it.
     changes: watch::Sender<u64>,
+    /// Told when a chunk is missing, and when one that is may be had.
+    mend: Notify,
     /// Bounds the memory of the batches that are being sent.
     puts: Semaphore,
     /// Tells how many bytes of chunks the disk still takes; unset: any.
@@ -249,6 +260,7 @@ impl Replica {
             ledger,
             view,
             changes: watch::Sender::new(0),
+            mend: Notify::new(),
             puts: Semaphore::new(limits::PUTS_IN_FLIGHT_MAX),
             room: OnceLock::new(),
             speeds: Mutex::new(BTreeMap::new()),
@@ -284,9 +296,9 @@ impl Replica {
     pub fn get_unchecked(&self, id: ChunkId) -> Result<Option<Bytes>, ReplicaError> {
         match self.store.chunks.get(id) {
             Ok(None) => {
-                if self.ledger.holding(&id)?.is_some() {
+                if self.ledger.holding(&id)?.is_some() && self.ledger.lose(id)? {
                     tracing::warn!(%id, "a chunk is gone from the local disk");
-                    self.ledger.forget(id)?;
+                    self.mend.notify_one();
                     self.changed();
                 }
                 Ok(None)
@@ -308,11 +320,13 @@ impl Replica {
         Collection { replica: self }
     }
 
-    /// Forgets a damaged copy, and returns what to tell of it.
+    /// Drops a damaged copy, and returns what to tell of it.
     fn drop_corrupt(&self, id: ChunkId) -> Result<ReplicaError, ReplicaError> {
-        tracing::warn!(%id, "a chunk on the local disk is corrupt: dropped");
-        self.ledger.forget(id)?;
-        self.changed();
+        if self.ledger.lose(id)? {
+            tracing::warn!(%id, "a chunk on the local disk is corrupt: dropped");
+            self.mend.notify_one();
+            self.changed();
+        }
         Ok(ReplicaError::Corrupt { id })
     }
 
@@ -390,6 +404,8 @@ impl Replica {
             pending_count: counters.pending_count,
             pending_bytes: counters.pending_bytes,
             checking: self.view().is_unchecked(),
+            missing_count: self.ledger.missing().len() as u64,
+            fewest: counters.fewest(),
             blocked: counters
                 .queues
                 .iter()

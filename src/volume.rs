@@ -36,6 +36,7 @@ mod writer;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -51,6 +52,7 @@ pub use types::{
 };
 pub use writer::{Applied, Writer};
 
+use crate::base::limits::WRITER_WAIT_MAX;
 use crate::base::time::Hlc;
 use crate::base::{Clock, DeviceId, Ino, Rng, VolumeId};
 use crate::crypto::{Identity, VolumeKeys};
@@ -94,12 +96,15 @@ impl std::fmt::Debug for VolumeContext {
     }
 }
 
+/// How long the sums of the volume are waited for before older ones do.
+const COUNTS_WAIT_MAX: Duration = Duration::from_millis(50);
+
 /// One volume's namespace on this device.
 ///
 /// Reading waits for no writer; what it sees is the view as of some commit, row by row. Who needs
 /// rows that fit each other, or wants to change them, takes the [`Writer`].
 ///
-/// Locks, in the order in which they are taken: `sealing`, `feed`, `state`, `holds`, those of the view.
+/// Locks, in the order in which they are taken: `sealing`, `feed`, `counted`, `state`, `holds`, those of the view.
 pub struct Volume {
     config: VolumeConfig,
     context: VolumeContext,
@@ -108,6 +113,8 @@ pub struct Volume {
     view: View,
     /// The writer's lock.
     state: Mutex<State>,
+    /// The sums as they were seen last.
+    counted: Mutex<Counts>,
     /// Held while segments are sealed and made durable, so that they are published in order. Says
     /// which one was sealed last without that.
     sealing: Mutex<Option<u64>>,
@@ -149,6 +156,7 @@ impl Volume {
             device,
             hlc: Hlc::new(state.newest.stamp),
             view,
+            counted: Mutex::new(state.counts),
             state: Mutex::new(state),
             sealing: Mutex::new(None),
             feed: Mutex::new(Feed::default()),
@@ -165,7 +173,7 @@ impl Volume {
     /// Makes the root directory of a new volume and names this device.
     pub fn format(&self, uid: u32, gid: u32, mode: u32) -> Result<()> {
         let time = self.context.clock.wall();
-        let mut writer = self.write();
+        let mut writer = self.write()?;
         writer.apply(OpKind::Format {
             uid,
             gid,
@@ -179,7 +187,7 @@ impl Volume {
     /// Tells the others what people call this device, where they do not know yet. For devices that
     /// may change the volume.
     pub fn announce(&self) -> Result<()> {
-        let mut writer = self.write();
+        let mut writer = self.write()?;
         if self.view.device_name(self.device)?.as_deref() != Some(&*self.config.name) {
             writer.apply(OpKind::Device {
                 name: self.config.name.clone(),
@@ -252,14 +260,29 @@ impl Volume {
         self.view.conflicts()
     }
 
-    /// Returns the sums over the volume.
+    /// Returns the sums over the volume: where the writer is busy for long, as they were last. So who
+    /// asks for them waits for no disk.
     pub fn counts(&self) -> Counts {
-        self.state.lock().counts
+        let mut last = self.counted.lock();
+        if let Some(state) = self.state.try_lock_for(COUNTS_WAIT_MAX) {
+            *last = state.counts;
+        }
+        *last
     }
 
     /// Waits for the writer's lock.
-    pub fn write(&self) -> Writer<'_> {
-        Writer::new(self, self.state.lock())
+    ///
+    /// # Errors
+    ///
+    /// [`VolumeError::Busy`] where it is not free within [`WRITER_WAIT_MAX`].
+    pub fn write(&self) -> Result<Writer<'_>> {
+        self.write_within(WRITER_WAIT_MAX)
+    }
+
+    /// Waits for the writer's lock as [`Volume::write`] does, for no longer than `limit`.
+    pub fn write_within(&self, limit: Duration) -> Result<Writer<'_>> {
+        let state = self.state.try_lock_for(limit);
+        Ok(Writer::new(self, state.ok_or(VolumeError::Busy)?))
     }
 
     /// Makes the chunks that are in the store durable. An op that names them then keeps the writer

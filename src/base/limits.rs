@@ -57,6 +57,10 @@ pub const RPC_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a read waits for a chunk that is not here before it answers EIO.
 pub const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long a request waits for the one that writes to the volume: a hundred times the longest slice of
+/// a merge. Beyond it the disk hangs, and the request fails.
+pub const WRITER_WAIT_MAX: Duration = Duration::from_secs(20);
+
 /// Copies of each chunk that are aimed for, this peer's own included.
 pub const REPLICAS: usize = 3;
 

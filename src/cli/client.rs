@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a daemon may take to write out what it has.
 const STOP_PATIENCE: Duration = Duration::from_secs(600);
 
+/// How long it may take to tell what it knows without looking anything up.
+const STATUS_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The part of `sync` that is not the daemon's own time-out.
 const SYNC_GRACE: Duration = Duration::from_secs(15);
 
@@ -72,14 +75,7 @@ impl From<ControlError> for Failure {
             ControlError::NoDaemon { .. } => Exit::NoDaemon,
             ControlError::NotAllowed { .. } => Exit::NotAllowed,
             ControlError::Refused { kind, .. } => (*kind).into(),
-            ControlError::Broken { source, .. }
-                if matches!(
-                    source.kind(),
-                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
-                ) =>
-            {
-                Exit::TimedOut
-            }
+            ControlError::Silent { .. } => Exit::TimedOut,
             ControlError::Broken { .. } => Exit::Failed,
         };
         Self {
@@ -96,13 +92,32 @@ fn status(args: &StatusArgs) -> Result<(), Failure> {
     let path = inside
         .as_ref()
         .map(|path| show::hex(path.as_os_str().as_bytes()));
-    let mut value = control::ask(&state, &Request::Status { path }, PATIENCE, |_| {})?;
+    // A file's holders are asked, which takes a while; of the volume all is known.
+    let patience = if path.is_some() {
+        PATIENCE
+    } else {
+        STATUS_PATIENCE
+    };
+    let live = std::io::stderr().is_terminal() && !args.json;
+    let mut drawn = false;
+    let answer = control::ask(&state, &Request::Status { path }, patience, |value| {
+        if live && let Some(line) = show::folder_line(value) {
+            eprint!("\r\x1b[K{line}");
+            drawn = true;
+        }
+    });
+    if drawn {
+        eprint!("\r\x1b[K");
+    }
+    let mut value = answer?;
     match (inside, &args.path) {
         (Some(_), Some(asked)) => {
             if let Some(field) = value.get_mut("path") {
                 *field = Value::String(asked.to_string_lossy().into_owned());
             }
-            output(args.json, &value, show::file)
+            output(args.json, &value, |value| {
+                show::folder(value).or_else(|| show::file(value))
+            })
         }
         _ => output(args.json, &value, show::status),
     }
@@ -165,18 +180,35 @@ fn sync(args: &SyncArgs) -> Result<(), Failure> {
         timeout_s: args.timeout.as_secs(),
     };
     let live = std::io::stderr().is_terminal() && !args.fact.json;
-    let mut drawn = false;
+    let (mut lines, mut whole, mut last) = (0u32, 0, None);
     let answer = control::ask(&state, &request, args.timeout + SYNC_GRACE, |value| {
         if live && let Ok(report) = serde_json::from_value::<SyncReport>(value.clone()) {
-            eprint!("\r\x1b[K{}", show::sync_line(&report));
-            drawn = true;
+            whole = report.pending_bytes.max(whole);
+            // Four times a second of the ten that come.
+            if lines.is_multiple_of(SYNC_LINES) {
+                eprint!("\r\x1b[K{}", show::sync_line(&report, whole));
+            }
+            lines += 1;
         }
+        last = Some(value.clone());
     });
-    if drawn {
+    if lines > 0 {
         eprint!("\r\x1b[K");
     }
-    output(args.fact.json, &answer?, show::synced)
+    match (answer, last) {
+        (Ok(value), _) => output(args.fact.json, &value, show::synced),
+        (Err(error), last) => {
+            // Scripts read how far it came.
+            if let Some(last) = last.filter(|_| args.fact.json) {
+                print_line(&last.to_string());
+            }
+            Err(error.into())
+        }
+    }
 }
+
+/// Of so many lines of progress one is shown.
+const SYNC_LINES: u32 = 3;
 
 fn log(args: &FactArgs, lines: usize) -> Result<(), Failure> {
     let (state, _) = pick(&args.target, args.path.as_deref())?;

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::units::show_size;
 use crate::daemon::report::{
-    ConflictReport, FileReport, InviteReport, MemberReport, PeerReport, StatusReport, SyncReport,
+    ConflictReport, FileReport, FolderReport, InviteReport, MemberReport, PeerReport, StatusReport,
+    SyncReport,
 };
 
 fn parse<T: DeserializeOwned>(value: &Value) -> Option<T> {
@@ -89,27 +90,98 @@ pub(super) fn status(value: &Value) -> Option<String> {
             show_size(report.capacity_bytes)
         ),
     );
-    let pending = if report.pending_bytes == 0 && report.pending_segments == 0 {
-        "nothing: all is replicated".to_owned()
-    } else {
-        format!(
-            "{} chunks and {} log segments, {} not yet on {} peers",
+    row("replicated", report.protection.sentence);
+    if report.pending_bytes > 0 || report.pending_segments > 0 || report.pending_chunks > 0 {
+        let pending = format!(
+            "{} chunks and {} log segments, {}",
             report.pending_chunks,
             report.pending_segments,
-            show_size(report.pending_bytes),
-            report.replicas_wanted
-        )
-    };
-    row("pending", pending);
+            show_size(report.pending_bytes)
+        );
+        row("pending", pending);
+    }
+    if report.untaken_segments > 0 {
+        let untaken = format!(
+            "{} log segments, {}: nobody has them",
+            report.untaken_segments,
+            show_size(report.untaken_bytes)
+        );
+        row("not taken", untaken);
+    }
     row("conflicts", report.conflicts.to_string());
     if let Some(inodes) = report.inodes {
         row("inodes", inodes.to_string());
     }
-    row("last contact", ago(report.last_contact_ms));
-    for warning in report.warnings {
-        row("warning", warning);
+    let contact = match report.last_contact_ms {
+        None if report.members <= 1 => "nobody else is a member".to_owned(),
+        last => ago(last),
+    };
+    row("last contact", contact);
+    for trouble in report.troubles {
+        let since = ago(Some(now_ms().saturating_sub(trouble.since_ms)));
+        row("trouble", trouble.what);
+        row("", format!("since {since}; {}", trouble.advice));
     }
     Some(out)
+}
+
+fn now_ms() -> u64 {
+    use crate::base::Clock;
+    crate::base::time::SystemClock::new().wall_ms()
+}
+
+pub(super) fn folder(value: &Value) -> Option<String> {
+    let report: FolderReport = parse(value)?;
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "{} ({}), {} files and {} folders, {}{}",
+        report.path,
+        report.kind,
+        report.files,
+        report.folders,
+        show_size(report.bytes),
+        if report.complete {
+            ""
+        } else {
+            ", and more that was not counted"
+        }
+    );
+    let mut row = |name: &str, text: String| {
+        let _ = writeln!(out, "{name:<14}{text}");
+    };
+    row("here", show_size(report.here_bytes));
+    row("away", show_size(report.away_bytes));
+    row(
+        "at risk",
+        match (report.at_risk_files, report.unknown_bytes) {
+            (0, 0) => format!("nothing: {} copies of all", report.replicas_wanted),
+            (0, _) => "nothing that is known".to_owned(),
+            (files, _) => format!(
+                "{files} files, {} on fewer than {} peers",
+                show_size(report.at_risk_bytes),
+                report.replicas_wanted
+            ),
+        },
+    );
+    if report.unknown_bytes > 0 {
+        let unknown = show_size(report.unknown_bytes);
+        row("unknown", format!("{unknown}: holders cannot be asked"));
+    }
+    if report.dirty_bytes > 0 {
+        row("not journaled", show_size(report.dirty_bytes));
+    }
+    Some(out)
+}
+
+pub(super) fn folder_line(value: &Value) -> Option<String> {
+    let report: FolderReport = parse(value)?;
+    Some(format!(
+        "{} files and {} folders, {}",
+        report.files,
+        report.folders,
+        show_size(report.bytes)
+    ))
 }
 
 pub(super) fn file(value: &Value) -> Option<String> {
@@ -129,23 +201,35 @@ pub(super) fn file(value: &Value) -> Option<String> {
         show_size(report.dirty_bytes),
         show_size(report.pending_bytes)
     );
-    if let Some(min) = report.replicas_min {
-        let _ = writeln!(
-            out,
-            "copies of each chunk: {min} of {} at least",
-            report.replicas_wanted
-        );
+    if let Some(why) = &report.incomplete {
+        let _ = writeln!(out, "incomplete: {why}");
     }
+    let copies = report
+        .replicas_min
+        .map_or_else(|| "unknown".to_owned(), |min| min.to_string());
+    let _ = writeln!(
+        out,
+        "copies: {copies} of {} at least; its last change is on {}",
+        report.replicas_wanted,
+        report.log_holders.join(", ")
+    );
     for chunk in report.chunks {
         let here = if chunk.local { "here" } else { "away" };
         let id = chunk.id.get(..16).unwrap_or(&chunk.id).to_owned();
         let _ = writeln!(
             out,
-            "{:>14} +{:<8} {id} {here} {} copies: {}",
+            "{:>14} +{:<8} {id} {here} {} copies: {}{}",
             chunk.offset,
             chunk.len,
-            chunk.replicas,
-            chunk.holders.join(", ")
+            chunk
+                .replicas
+                .map_or_else(|| "unknown".to_owned(), |count| count.to_string()),
+            chunk.holders.join(", "),
+            if chunk.unknown.is_empty() {
+                String::new()
+            } else {
+                format!("; cannot ask {}", chunk.unknown.join(", "))
+            }
         );
     }
     Some(out)
@@ -237,9 +321,13 @@ pub(super) fn conflicts(value: &Value) -> Option<String> {
     Some(out)
 }
 
-pub(super) fn sync_line(report: &SyncReport) -> String {
+/// Returns how far a sync is; `whole_bytes` is the most that was pending.
+pub(super) fn sync_line(report: &SyncReport, whole_bytes: u64) -> String {
+    let done = whole_bytes.saturating_sub(report.pending_bytes);
+    let percent = done.saturating_mul(100).checked_div(whole_bytes);
     let mut line = format!(
-        "{} chunks, {} log segments, {} to go",
+        "{} %: {} chunks, {} log segments, {} to go",
+        percent.unwrap_or(0),
         report.pending_chunks,
         report.pending_segments,
         show_size(report.pending_bytes)
@@ -253,9 +341,9 @@ pub(super) fn sync_line(report: &SyncReport) -> String {
 pub(super) fn synced(value: &Value) -> Option<String> {
     let report: SyncReport = parse(value)?;
     Some(if report.is_done() {
-        "all is replicated".to_owned()
+        report.protection.sentence
     } else {
-        sync_line(&report)
+        sync_line(&report, report.pending_bytes)
     })
 }
 

@@ -144,6 +144,18 @@ pub enum ControlError {
         /// What it said.
         message: String,
     },
+    /// The daemon takes no requests: it is stopped, or stuck.
+    #[error(
+        "the daemon{} does not answer: it is stopped or very busy (state folder {state})",
+        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default(),
+        state = state.display()
+    )]
+    Silent {
+        /// The state folder.
+        state: PathBuf,
+        /// The daemon's process.
+        pid: Option<i32>,
+    },
     /// The connection broke or the answer was not in the form above.
     #[error("the daemon of {state} broke off: {source}")]
     Broken {
@@ -162,9 +174,16 @@ pub fn ask(
     patience: Duration,
     mut progress: impl FnMut(&Value),
 ) -> Result<Value, ControlError> {
-    let broken = |source| ControlError::Broken {
-        state: state.to_owned(),
-        source,
+    let pid = std::cell::Cell::new(None);
+    let broken = |source: io::Error| match source.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ControlError::Silent {
+            state: state.to_owned(),
+            pid: pid.get(),
+        },
+        _ => ControlError::Broken {
+            state: state.to_owned(),
+            source,
+        },
     };
     let stream = connect(state).map_err(|source| match source.kind() {
         io::ErrorKind::PermissionDenied => ControlError::NotAllowed {
@@ -174,7 +193,11 @@ pub fn ask(
             state: state.to_owned(),
         },
     })?;
+    // Of a connection it is the process that listens.
+    let owner = rustix::net::sockopt::socket_peercred(&stream).ok();
+    pid.set(owner.map(|owner| owner.pid.as_raw_nonzero().get()));
     stream.set_read_timeout(Some(patience)).map_err(broken)?;
+    stream.set_write_timeout(Some(patience)).map_err(broken)?;
     let mut line = serde_json::to_vec(request).map_err(|e| broken(e.into()))?;
     line.push(b'\n');
     (&stream).write_all(&line).map_err(broken)?;

@@ -199,7 +199,7 @@ fn is_ending(state: &Path) -> bool {
         // A first start has no socket for as long as it takes, which may be an hour.
         Err(control::ControlError::NoDaemon { .. }) => is_founded(state).unwrap_or(true),
         // One that is stuck, or gone in the middle of the answer: looked at again.
-        Err(control::ControlError::Broken { .. }) => true,
+        Err(control::ControlError::Broken { .. } | control::ControlError::Silent { .. }) => true,
         Err(control::ControlError::Refused { kind, .. }) => kind != FailKind::Usage,
         Err(control::ControlError::NotAllowed { .. }) => false,
     }

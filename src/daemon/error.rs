@@ -7,7 +7,7 @@ use crate::crypto::CryptoError;
 use crate::data::DataError;
 use crate::fs::FsError;
 use crate::fuse::FuseError;
-use crate::node::{NodeError, RosterError, TokenError};
+use crate::node::{LogError, NodeError, RosterError, TokenError};
 use crate::replica::ReplicaError;
 use crate::store::StoreError;
 use crate::transport::TransportError;
@@ -182,6 +182,19 @@ pub enum DaemonError {
 }
 
 impl DaemonError {
+    /// Returns what the store said, where it is the store's fault.
+    pub(super) fn store(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error)
+            | Self::Node(NodeError::Store(error))
+            | Self::Volume(VolumeError::Store(error))
+            | Self::Volume(VolumeError::Log(LogError::Store(error)))
+            | Self::Fs(FsError::Volume(VolumeError::Store(error))) => Some(error),
+            Self::Replica(ReplicaError::Store(error)) => Some(error),
+            _ => None,
+        }
+    }
+
     /// Returns what an exit code tells of this error.
     pub fn kind(&self) -> FailKind {
         match self {

@@ -9,14 +9,14 @@ use super::ending::Wishes;
 use super::error::DaemonError;
 use super::locate::components;
 use super::peer::{Member, Peer};
+use super::protection::sync;
 use super::report::{
-    ChunkReport, ConflictReport, FileReport, InviteReport, MemberReport, PeerReport, StatusReport,
-    SyncReport,
+    ConflictReport, InviteReport, MemberReport, PeerReport, StatusReport, TroubleReport,
 };
 use super::settings::Live;
-use crate::base::{ChunkId, DeviceId, Ino, PeerId};
+use crate::base::{DeviceId, Ino, PeerId};
 use crate::node::{Node, PeerInfo, PeerState, Role};
-use crate::volume::{ConflictKind, FileKind, Source};
+use crate::volume::ConflictKind;
 
 /// What only the daemon around a peer knows.
 #[derive(Debug)]
@@ -43,10 +43,17 @@ pub(super) fn status(
     peer: &Arc<Peer>,
     surroundings: &Surroundings,
 ) -> Result<StatusReport, DaemonError> {
+    peer.look_around();
     let node = peer.node();
     let usage = peer.replica().usage();
     let pending = sync(peer)?;
     let peers = node.peers();
+    let troubles = peer.troubles().open();
+    let untaken = if pending.removed {
+        peer.untaken()
+    } else {
+        (0, 0)
+    };
     let clock = peer.clock();
     let now_ms = clock.wall_ms();
     let last_contact = peers.iter().filter_map(|peer| peer.last_contact_ms).max();
@@ -87,7 +94,10 @@ pub(super) fn status(
         last_contact_ms: last_contact.map(|then| now_ms.saturating_sub(then)),
         uptime_ms: millis(clock.monotonic().saturating_sub(peer.started())),
         pid: std::process::id(),
-        warnings: warnings(&peers),
+        warnings: troubles
+            .iter()
+            .map(|trouble| format!("{}: {}", trouble.what, trouble.advice))
+            .collect(),
         disk_bytes: held.all,
         disk_rows_bytes: held.rows.saturating_sub(segments),
         disk_segments_bytes: segments,
@@ -95,14 +105,19 @@ pub(super) fn status(
         held_for_later_bytes: segments.saturating_add(superfluous),
         capacity_bytes: node.capacity_bytes(),
         free_bytes: peer.room().free_bytes(),
+        troubles: troubles
+            .into_iter()
+            .map(|trouble| TroubleReport {
+                what: trouble.what,
+                since_ms: trouble.since_ms,
+                advice: trouble.advice,
+            })
+            .collect(),
+        protection: pending.protection,
+        untaken_segments: untaken.0,
+        untaken_bytes: untaken.1,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
     })
-}
-
-/// What went wrong and still matters: peers that refuse this one.
-fn warnings(peers: &[PeerInfo]) -> Vec<String> {
-    let refused =
-        |peer: &PeerInfo| Some(format!("{} refuses: {}", peer.name, peer.refusal.as_ref()?));
-    peers.iter().filter_map(refused).collect()
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -113,7 +128,7 @@ fn role_name(role: Option<Role>) -> String {
     role.map_or_else(|| "removed".to_owned(), |role| role.to_string())
 }
 
-fn names(peer: &Peer) -> BTreeMap<PeerId, String> {
+pub(super) fn names(peer: &Peer) -> BTreeMap<PeerId, String> {
     let roster = peer.node().roster();
     roster
         .members()
@@ -121,51 +136,11 @@ fn names(peer: &Peer) -> BTreeMap<PeerId, String> {
         .collect()
 }
 
-/// Returns what is not yet where it should be.
-pub(super) fn sync(peer: &Arc<Peer>) -> Result<SyncReport, DaemonError> {
-    let progress = peer.replica().progress();
-    let node = peer.node();
-    let wanted = peer.replicas_wanted();
-    let segments = node.unpushed_segments(wanted);
-    let drafts = peer
-        .member_parts()
-        .map_or(0, |member| member.volume.counts().drafts);
-    let dirty = peer
-        .member_parts()
-        .map_or(0, |member| member.fs.counts().dirty_bytes);
-    let names = names(peer);
-    let mut unreachable: Vec<String> = progress
-        .blocked
-        .iter()
-        .map(|blocked| {
-            names
-                .get(&blocked.peer)
-                .cloned()
-                .unwrap_or_else(|| blocked.peer.short())
-        })
-        .collect();
-    if segments > 0 {
-        let offline = node
-            .peers()
-            .into_iter()
-            .filter(|peer| peer.state != PeerState::Connected);
-        unreachable.extend(offline.map(|peer| peer.name));
-    }
-    unreachable.sort();
-    unreachable.dedup();
-    Ok(SyncReport {
-        pending_chunks: progress.pending_count + u64::from(progress.checking),
-        pending_bytes: progress.pending_bytes + segment_bytes(node, segments) + dirty,
-        pending_segments: segments + drafts,
-        unreachable,
-    })
-}
-
 /// Most segments whose bytes are added up one by one; of more the rest is taken to be like them.
 const SEGMENTS_READ_MAX: u64 = 64;
 
 /// Returns the bytes of the newest `count` segments of this peer's log.
-fn segment_bytes(node: &Node, count: u64) -> u64 {
+pub(super) fn segment_bytes(node: &Node, count: u64) -> u64 {
     let device = DeviceId::from(node.id());
     let last = node.log().head(device).map_or(0, |head| head.seg_no);
     let read = count.min(SEGMENTS_READ_MAX);
@@ -293,6 +268,12 @@ fn kind_words(kind: ConflictKind) -> &'static str {
     }
 }
 
+/// Returns the path of an inode below the mountpoint, where it has one.
+pub(super) fn path_of_inode(member: &Member, ino: Ino) -> Option<String> {
+    let home = member.volume.inode(ino).ok()??.home?;
+    path_of(member, home.parent, &home.name)
+}
+
 /// Deepest path that is walked up for a report.
 const DEPTH_MAX: usize = 4096;
 
@@ -313,7 +294,7 @@ fn path_of(member: &Member, parent: Ino, name: &[u8]) -> Option<String> {
 }
 
 /// Returns the inode at a path below the mountpoint; symlinks are not followed.
-fn find(member: &Member, hex: &str) -> Result<Ino, DaemonError> {
+pub(super) fn find(member: &Member, hex: &str) -> Result<Ino, DaemonError> {
     let parts = components(hex).ok_or_else(|| DaemonError::BadRequest {
         what: "the path is not in hex".to_owned(),
     })?;
@@ -326,63 +307,4 @@ fn find(member: &Member, hex: &str) -> Result<Ino, DaemonError> {
             .ino;
     }
     Ok(at)
-}
-
-pub(super) fn file(peer: &Arc<Peer>, path: &str) -> Result<FileReport, DaemonError> {
-    let member = peer.member_parts().ok_or(DaemonError::NoFiles)?;
-    let ino = find(member, path)?;
-    let inode = member.volume.inode(ino)?.ok_or(DaemonError::NoSuchFile)?;
-    let attr = member.fs.getattr(ino)?.attr;
-    let names = names(peer);
-    let mut report = FileReport {
-        path: String::new(),
-        ino: ino.0,
-        kind: match inode.kind {
-            FileKind::File => "file",
-            FileKind::Dir => "directory",
-            FileKind::Symlink => "symlink",
-            FileKind::Fifo | FileKind::Socket | FileKind::CharDev | FileKind::BlockDev => "special",
-        }
-        .to_owned(),
-        size: attr.size,
-        inline_bytes: 0,
-        dirty_bytes: member.fs.unwritten_bytes(ino),
-        pending_bytes: 0,
-        local: true,
-        replicas_min: None,
-        replicas_wanted: peer.replicas_wanted(),
-        chunks: Vec::new(),
-    };
-    let mut seen: BTreeMap<ChunkId, ()> = BTreeMap::new();
-    for extent in member.volume.extents(ino, 0..u64::MAX)? {
-        match extent.src {
-            Source::Inline(bytes) => report.inline_bytes += bytes.len() as u64,
-            Source::Chunk { id, .. } => {
-                let status = peer.replica().status(id)?;
-                let holders: Vec<String> = status
-                    .holders
-                    .iter()
-                    .map(|peer| names.get(peer).cloned().unwrap_or_else(|| peer.short()))
-                    .collect();
-                report.local &= status.local;
-                if status.pending && seen.insert(id, ()).is_none() {
-                    report.pending_bytes += status.len;
-                }
-                let replicas = holders.len();
-                let min = report
-                    .replicas_min
-                    .map_or(replicas, |min| min.min(replicas));
-                report.replicas_min = Some(min);
-                report.chunks.push(ChunkReport {
-                    id: id.to_string(),
-                    offset: extent.offset,
-                    len: extent.len,
-                    local: status.local,
-                    holders,
-                    replicas,
-                });
-            }
-        }
-    }
-    Ok(report)
 }

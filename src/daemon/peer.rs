@@ -9,6 +9,7 @@
 //! Everything that touches the outside (transport, store, clock, rng, pools) comes in through
 //! [`Parts`], so a simulation composes exactly what a daemon does.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -20,16 +21,17 @@ use tokio::task::JoinHandle;
 use super::config::Fsync;
 use super::error::DaemonError;
 use super::room::Room;
+use super::troubles::{Trouble, Troubles};
 use crate::base::limits::{DRAFT_AGE_MAX, REPLICAS};
 use crate::base::task::{Pool, spawn};
 use crate::base::time::{Backoff, sleep, timeout};
-use crate::base::{Clock, Ino, Rng};
+use crate::base::{ChunkId, Clock, DeviceId, Ino, PeerId, Rng};
 use crate::crypto::{Identity, VolumeKeys};
 use crate::data::Data;
 use crate::fs::{Fs, FsConfig, FsError, Invalidation, ReplicationWait, RoomSource};
 use crate::node::{Node, NodeConfig, NodeEvent, PeerState, Role};
 use crate::replica::{NodePeers, Replica, ReplicaConfig};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::transport::Transport;
 use crate::volume::{Volume, VolumeConfig, VolumeContext};
 
@@ -56,6 +58,9 @@ const COLLECT_MIN_FRACTION: u64 = 32;
 /// How long after a failure drafts are sealed and segments folded again, at first and at most.
 const PUBLISH_AGAIN: Duration = Duration::from_millis(250);
 const AGAIN_MAX: Duration = Duration::from_secs(10);
+
+/// Files that are named where chunks are lost.
+const LOST_FILES_MAX: usize = 5;
 
 /// How often dirty data is looked at, of which none may be older than [`DRAFT_AGE_MAX`] for long.
 const TICK_INTERVAL: Duration = Duration::from_millis(500);
@@ -155,7 +160,14 @@ pub struct Peer {
     fold_pool: Pool,
     drafts: Arc<Drafts>,
     sink: OnceLock<Box<dyn Sink>>,
-    tasks: Mutex<Vec<JoinHandle<()>>>,
+    tasks: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
+    troubles: Arc<Troubles>,
+    /// Where this peer keeps its state; `None` where that is in memory.
+    state: Option<PathBuf>,
+    /// Where what somebody asks for is looked up.
+    asking_pool: Pool,
+    /// The chunks that are lost, and files that name them.
+    lost: Mutex<(Vec<ChunkId>, Vec<String>)>,
 }
 
 impl std::fmt::Debug for Peer {
@@ -200,6 +212,7 @@ impl Peer {
             )?),
             None => None,
         };
+        let troubles = Arc::new(Troubles::new(Arc::clone(&parts.clock)));
         let peer = Arc::new(Self {
             node,
             replica,
@@ -212,6 +225,10 @@ impl Peer {
             drafts,
             sink: OnceLock::new(),
             tasks: Mutex::new(Vec::new()),
+            troubles,
+            state: parts.fs.state,
+            asking_pool: parts.seal_pool,
+            lost: Mutex::default(),
         });
         let _ = this.set(Arc::downgrade(&peer));
         peer.fold().await?;
@@ -261,8 +278,6 @@ impl Peer {
         let mut config = parts.fs.clone();
         config.replicated = Some(replicated);
         let of_volume = Arc::clone(room);
-        // A reader's changes would be accepted by nobody.
-        config.read_only |= !node.role().is_some_and(Role::writes);
         config.capacity = Some(Arc::new(move || of_volume.capacity()));
         config.room = Some(Arc::<Room>::clone(room));
         let fs = Fs::new(
@@ -272,6 +287,8 @@ impl Peer {
             config,
         );
         fs.wait_for_holders(parts.fsync == Fsync::Replicated);
+        // The changes of a reader, or of who was removed, would be accepted by nobody.
+        fs.set_read_only(!node.role().is_some_and(Role::writes));
         Ok(Member {
             volume,
             data,
@@ -281,13 +298,40 @@ impl Peer {
 
     fn spawn_workers(self: &Arc<Self>) {
         let mut tasks = self.tasks.lock();
-        tasks.push(spawn(Arc::clone(&self.replica).run()));
-        tasks.push(spawn(Arc::clone(self).tick_loop()));
+        tasks.push(("push", spawn(Arc::clone(&self.replica).run())));
+        tasks.push(("upkeep", spawn(Arc::clone(self).tick_loop())));
         if let Some(member) = &self.member {
-            tasks.push(spawn(Arc::clone(&member.data).run()));
-            tasks.push(spawn(Arc::clone(self).publish_loop()));
-            tasks.push(spawn(Arc::clone(self).fold_loop()));
+            tasks.push(("prefetch", spawn(Arc::clone(&member.data).run())));
+            tasks.push(("sealing", spawn(Arc::clone(self).publish_loop())));
+            tasks.push(("folding", spawn(Arc::clone(self).fold_loop())));
         }
+    }
+
+    /// Returns the background tasks that have ended, which none does by itself.
+    pub(super) fn ended_workers(&self) -> Vec<&'static str> {
+        let tasks = self.tasks.lock();
+        let ended = tasks.iter().filter(|(_, task)| task.is_finished());
+        ended.map(|(name, _)| *name).collect()
+    }
+
+    /// Returns what stopped and has not gone on.
+    pub fn troubles(&self) -> &Arc<Troubles> {
+        &self.troubles
+    }
+
+    /// Returns the state folder, `None` for a peer in memory.
+    pub(super) fn state_folder(&self) -> Option<&Path> {
+        self.state.as_deref()
+    }
+
+    /// Returns the pool for what somebody asks, and may take a while.
+    pub(super) fn asking_pool(&self) -> &Pool {
+        &self.asking_pool
+    }
+
+    /// Returns files that name chunks that are lost, a few of them.
+    pub(super) fn lost_files(&self) -> Vec<String> {
+        self.lost.lock().1.clone()
     }
 
     /// Returns the embedded node.
@@ -399,7 +443,7 @@ impl Peer {
                 let volume = Arc::clone(&member.volume);
                 let sealed = self.fold_pool.call(move || volume.seal_ahead()).await;
                 if let Some(Err(error)) = sealed {
-                    tracing::error!(%error, "drafts could not be sealed");
+                    self.note_failure(Trouble::Sealing, &error.into());
                     sleep(UNHEARD_INTERVAL).await;
                 }
             }
@@ -421,8 +465,15 @@ impl Peer {
                 .call(move || volume.apply_segments())
                 .await
                 .ok_or(DaemonError::WorkerFailed)??;
+            self.troubles.clear_all(|trouble| match trouble {
+                Trouble::Log(device) => !merged.refused.contains_key(device),
+                _ => false,
+            });
             for (device, error) in &merged.refused {
-                tracing::warn!(device = device.0, %error, "a log cannot be folded further");
+                let name = self.device_name(*device);
+                let what = format!("the changes of {name} cannot be folded further: {error}");
+                let advice = "if it names a newer version, upgrade this machine; else see dfs log";
+                self.troubles.note(Trouble::Log(*device), what, advice);
             }
             if merged.op_count == 0 {
                 return Ok(());
@@ -452,9 +503,12 @@ impl Peer {
                 sleep(PUBLISH_GATHER).await;
             }
             match self.publish().await {
-                Ok(()) => backoff.reset(),
+                Ok(()) => {
+                    self.troubles.clear(Trouble::Sealing);
+                    backoff.reset();
+                }
                 Err(error) => {
-                    tracing::error!(%error, "drafts could not be sealed");
+                    self.note_failure(Trouble::Sealing, &error);
                     sleep(backoff.failed()).await;
                 }
             }
@@ -473,6 +527,8 @@ impl Peer {
     async fn tick_loop(self: Arc<Self>) {
         loop {
             sleep(TICK_INTERVAL).await;
+            self.name_lost_files().await;
+            self.look_around();
             self.node.set_free_bytes(self.room.free_bytes());
             if let Some(member) = &self.member {
                 let fs = Arc::clone(&member.fs);
@@ -481,6 +537,31 @@ impl Peer {
                 self.collect(member).await;
             }
         }
+    }
+
+    /// Finds out which files name the chunks that are lost, where those are others than before. What
+    /// no file names is not missed.
+    async fn name_lost_files(&self) {
+        let lost = self.replica.lost();
+        let Some(member) = self.member.as_ref().filter(|_| self.lost.lock().0 != lost) else {
+            return;
+        };
+        let (volume, ids) = (Arc::clone(&member.volume), lost.clone());
+        let is_settled = member.fs.counts().dirty_inodes == 0;
+        let named = self.asking_pool.call(move || volume.who_names(&ids)).await;
+        let Some(Ok(named)) = named else {
+            return;
+        };
+        let files = named.values().take(LOST_FILES_MAX);
+        let files = files.filter_map(|ino| super::facts::path_of_inode(member, *ino));
+        let files: Vec<String> = files.collect();
+        let mut unnamed = lost.clone();
+        unnamed.retain(|id| !named.contains_key(id));
+        // Contents may be sealed before their op is applied.
+        if is_settled && let Err(error) = self.replica.give_up_missing(&unnamed) {
+            tracing::warn!(%error, "cannot take note of what is not missed");
+        }
+        *self.lost.lock() = (self.replica.lost(), files);
     }
 
     /// Gives up chunks that no file has any more, once they are worth looking for.
@@ -508,16 +589,18 @@ impl Peer {
         let mut backoff = Backoff::new(PUBLISH_AGAIN, AGAIN_MAX);
         loop {
             if let Err(error) = self.fold().await {
-                tracing::error!(%error, "segments of other members could not be folded");
+                self.note_failure(Trouble::Folding, &error);
                 sleep(backoff.failed()).await;
                 continue;
             }
+            self.troubles.clear(Trouble::Folding);
             backoff.reset();
             loop {
                 use tokio::sync::broadcast::error::RecvError;
                 match events.recv().await {
                     Ok(NodeEvent::Segments { .. }) => break,
                     Ok(NodeEvent::RosterChanged) => self.roster_changed(),
+                    Ok(NodeEvent::OwnLogForked { peer }) => self.forked(peer),
                     Err(RecvError::Lagged(_)) => {
                         self.roster_changed();
                         break;
@@ -529,10 +612,64 @@ impl Peer {
         }
     }
 
+    /// Notes what keeps work from going on.
+    fn note_failure(&self, trouble: Trouble, error: &DaemonError) {
+        let advice = match error.store() {
+            Some(StoreError::Full) => "free room on the disk of the state folder",
+            Some(StoreError::Poisoned) => {
+                let what = "the store takes no writes: an earlier write to the disk failed";
+                let advice = "check the disk, unmount, and mount again";
+                self.troubles.note(Trouble::Store, what, advice);
+                advice
+            }
+            Some(_) | None => "see dfs log; if it goes on, unmount and mount again",
+        };
+        let what = match trouble {
+            Trouble::Sealing => "the changes made here cannot be handed to the others",
+            _ => "the changes of others cannot be shown",
+        };
+        self.troubles
+            .note(trouble, format!("{what}: {error}"), advice);
+    }
+
+    /// A peer has another history of this device's log.
+    fn forked(&self, peer: PeerId) {
+        let name = self.peer_name(peer);
+        let what = format!(
+            "{name} has another history of this device's log: the others do not take what is written \
+             here"
+        );
+        self.troubles
+            .note(Trouble::Forked, what, super::look::FORK_ADVICE);
+    }
+
+    /// Returns what people call a peer.
+    pub(super) fn peer_name(&self, peer: PeerId) -> String {
+        let roster = self.node.roster();
+        let member = roster.member(&peer).or_else(|| roster.former(&peer));
+        member.map_or_else(|| peer.short(), |member| member.name.clone())
+    }
+
+    /// Returns what people call a device.
+    pub(super) fn device_name(&self, device: DeviceId) -> String {
+        let roster = self.node.roster();
+        roster.author(device).map_or_else(
+            || format!("{:016x}", device.0),
+            |member| member.name.clone(),
+        )
+    }
+
     fn roster_changed(&self) {
         let Some(member) = &self.member else {
             return;
         };
+        let may_write = self.node.role().is_some_and(Role::writes);
+        let was = member.fs.is_read_only();
+        member.fs.set_read_only(!may_write);
+        let is = member.fs.is_read_only();
+        if was != is {
+            tracing::warn!(read_only = is, "the role of this peer has changed");
+        }
         if let Err(error) = member.volume.set_alone(is_alone(&self.node)) {
             tracing::error!(%error, "the volume did not take note of the roster");
         }
@@ -576,7 +713,7 @@ impl Peer {
         if published.is_ok() && !self.node.connected().is_empty() {
             let _ = timeout(FAREWELL_MAX, self.pushed()).await;
         }
-        for task in self.tasks.lock().drain(..) {
+        for (_, task) in self.tasks.lock().drain(..) {
             task.abort();
         }
         self.node.shutdown().await;
@@ -586,7 +723,7 @@ impl Peer {
 
     /// Ends the peer as a kill would: nothing is flushed, nobody is told. For simulations.
     pub async fn abandon(&self) {
-        for task in self.tasks.lock().drain(..) {
+        for (_, task) in self.tasks.lock().drain(..) {
             task.abort();
         }
         self.node.shutdown().await;

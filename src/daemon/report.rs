@@ -82,6 +82,38 @@ pub struct StatusReport {
     pub capacity_bytes: u64,
     /// What still fits here, by the capacity and by the disk.
     pub free_bytes: u64,
+    /// The same with the time.
+    pub troubles: Vec<TroubleReport>,
+    /// On how many disks all is that was written here.
+    pub protection: ProtectionReport,
+    /// Log segments that no other peer has, where this one was removed.
+    pub untaken_segments: u64,
+    /// Their bytes.
+    pub untaken_bytes: u64,
+    /// The release.
+    pub version: String,
+}
+
+/// What stopped and has not gone on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TroubleReport {
+    /// What happened.
+    pub what: String,
+    /// When, milliseconds since 1970.
+    pub since_ms: u64,
+    /// What to do.
+    pub advice: String,
+}
+
+/// On how many disks all is that was written here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProtectionReport {
+    /// How many there should be, however few members there are.
+    pub wanted: usize,
+    /// How many there are at least.
+    pub have: usize,
+    /// That in words, with what is missing.
+    pub sentence: String,
 }
 
 /// What is true of one file now (`dfs status FILE`).
@@ -99,14 +131,19 @@ pub struct FileReport {
     pub inline_bytes: u64,
     /// Bytes written but not yet handed to the journal.
     pub dirty_bytes: u64,
-    /// Bytes of chunks that are not yet at as many holders as wanted.
+    /// Bytes that are not yet at as many holders as wanted.
     pub pending_bytes: u64,
     /// Whether every byte can be read with no network.
     pub local: bool,
-    /// The fewest copies that any chunk has; absent where the file has no chunks.
+    /// The fewest copies that the last change or any chunk is known to have; absent where that
+    /// cannot be known now.
     pub replicas_min: Option<usize>,
     /// Copies wanted.
     pub replicas_wanted: usize,
+    /// Names of the peers known to have the last change of the content, this one included.
+    pub log_holders: Vec<String>,
+    /// Why more of the file may be to come, in words; absent where nothing says so.
+    pub incomplete: Option<String>,
     /// The chunks in the order of the file.
     pub chunks: Vec<ChunkReport>,
 }
@@ -122,10 +159,46 @@ pub struct ChunkReport {
     pub len: u64,
     /// Whether it is on this machine.
     pub local: bool,
-    /// Names of the peers known to hold it, this one included.
+    /// Names of the peers known to hold it, this one included; a copy here that may be dropped at
+    /// any time is marked as a cache.
     pub holders: Vec<String>,
-    /// Copies known, this one included.
-    pub replicas: usize,
+    /// Copies known, without a cached one; absent where none is and holders could not be asked.
+    pub replicas: Option<usize>,
+    /// Names of the peers that should hold it and could not be asked.
+    pub unknown: Vec<String>,
+}
+
+/// What is true of all below a folder now (`dfs status DIR`).
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct FolderReport {
+    /// The path as it was asked for.
+    pub path: String,
+    /// Inode number.
+    pub ino: u64,
+    /// `directory`.
+    pub kind: String,
+    /// Files, links and the like.
+    pub files: u64,
+    /// Folders below it.
+    pub folders: u64,
+    /// Their sizes.
+    pub bytes: u64,
+    /// Bytes that can be read with no network.
+    pub here_bytes: u64,
+    /// Bytes that are on other peers alone.
+    pub away_bytes: u64,
+    /// Bytes known to be on fewer peers than wanted.
+    pub at_risk_bytes: u64,
+    /// Files with such bytes, or with a last change that too few peers have.
+    pub at_risk_files: u64,
+    /// Bytes of which holders could not be asked.
+    pub unknown_bytes: u64,
+    /// Bytes written but not yet handed to the journal.
+    pub dirty_bytes: u64,
+    /// Copies wanted.
+    pub replicas_wanted: usize,
+    /// Whether everything was counted.
+    pub complete: bool,
 }
 
 /// One other peer (`dfs peers`).
@@ -207,12 +280,25 @@ pub struct SyncReport {
     pub pending_segments: u64,
     /// Names of the peers that are waited for and cannot be reached.
     pub unreachable: Vec<String>,
+    /// Chunks that this peer has to hold or to send, and has lost.
+    pub missing_chunks: u64,
+    /// Files that name lost chunks, a few of them.
+    pub missing_files: Vec<String>,
+    /// Which peers refuse this one or its changes, and why.
+    pub refused: Vec<String>,
+    /// This peer was removed from the volume.
+    pub removed: bool,
+    /// On how many disks all is that was written here.
+    pub protection: ProtectionReport,
 }
 
 impl SyncReport {
     /// Returns whether nothing is pending.
     pub fn is_done(&self) -> bool {
-        self.pending_chunks == 0 && self.pending_bytes == 0 && self.pending_segments == 0
+        self.pending_chunks == 0
+            && self.pending_bytes == 0
+            && self.pending_segments == 0
+            && self.missing_chunks == 0
     }
 }
 

@@ -15,6 +15,10 @@ use super::control::{FailKind, Reply, Request, SOCKET_NAME, with_short_path};
 use super::error::DaemonError;
 use super::facts::{self, Surroundings};
 use super::peer::Peer;
+use super::protection;
+use super::report::SyncReport;
+use super::troubles::Trouble;
+use super::whereabouts::{self, Found};
 use crate::base::task::spawn;
 use crate::base::time::{Backoff, sleep, timeout};
 
@@ -66,7 +70,15 @@ impl Server {
             path: path.clone(),
             source,
         })?;
-        let task = spawn(accept_all(listener, move |stream, place| {
+        let troubles = Arc::clone(peer.troubles());
+        let told = move |error: Option<&std::io::Error>| {
+            let now = error.map(|error| {
+                let what = format!("the control socket takes no clients: {error}");
+                (what, "raise the limit of open files".to_owned())
+            });
+            troubles.set(Trouble::Control, now);
+        };
+        let task = spawn(accept_all(listener, told, move |stream, place| {
             let (peer, surroundings) = (Arc::clone(&peer), Arc::clone(&surroundings));
             spawn(async move {
                 if let Err(error) = serve(stream, &peer, &surroundings).await {
@@ -106,7 +118,13 @@ impl Door for UnixListener {
 
 /// Takes clients in for as long as it is polled, at most [`CLIENTS_MAX`] at once: further ones wait
 /// outside, where they cost nothing.
-async fn accept_all<D: Door>(mut door: D, serve: impl Fn(D::Client, OwnedSemaphorePermit)) {
+///
+/// `told` hears of each attempt, whether and why it failed.
+async fn accept_all<D: Door>(
+    mut door: D,
+    told: impl Fn(Option<&std::io::Error>),
+    serve: impl Fn(D::Client, OwnedSemaphorePermit),
+) {
     let places = Arc::new(Semaphore::new(CLIENTS_MAX));
     let mut backoff = Backoff::new(ACCEPT_AGAIN, ACCEPT_AGAIN_MAX);
     loop {
@@ -117,11 +135,12 @@ async fn accept_all<D: Door>(mut door: D, serve: impl Fn(D::Client, OwnedSemapho
         match door.accept().await {
             Ok(client) => {
                 backoff.reset();
+                told(None);
                 serve(client, place);
             }
             // Of descriptors or memory there will be some again.
             Err(error) => {
-                tracing::warn!(%error, "a control client could not be taken in");
+                told(Some(&error));
                 sleep(backoff.failed()).await;
             }
         }
@@ -151,6 +170,7 @@ async fn serve(
             surroundings.wishes.leave(stream, force);
             return Ok(());
         }
+        Ok(Request::Status { path: Some(path) }) => look_up(peer, &path, &mut write).await?,
         Ok(request) => answer(peer, surroundings, request).await,
         Err(_) => Reply::Failed {
             kind: FailKind::Usage,
@@ -173,7 +193,6 @@ async fn send(write: &mut (impl AsyncWriteExt + Unpin), reply: &Reply) -> std::i
 async fn answer(peer: &Arc<Peer>, surroundings: &Surroundings, request: Request) -> Reply {
     let result = match request {
         Request::Status { path: None } => facts::status(peer, surroundings).and_then(value),
-        Request::Status { path: Some(path) } => facts::file(peer, &path).and_then(value),
         Request::Peers => value(facts::peers(peer)),
         Request::Members => value(facts::members(peer)),
         Request::Conflicts => facts::conflicts(peer).and_then(value),
@@ -188,7 +207,9 @@ async fn answer(peer: &Arc<Peer>, surroundings: &Surroundings, request: Request)
             change: Some(change),
         } => surroundings.settings.change(peer, change).and_then(value),
         Request::Life => Ok(json!({ "ending": surroundings.is_ending() })),
-        Request::Sync { .. } | Request::Stop { .. } => Ok(Value::Null),
+        Request::Status { path: Some(_) } | Request::Sync { .. } | Request::Stop { .. } => {
+            Ok(Value::Null)
+        }
     };
     match result {
         Ok(value) => Reply::Done { value },
@@ -207,6 +228,31 @@ fn value(report: impl Serialize) -> Result<Value, DaemonError> {
     serde_json::to_value(report).map_err(|_| DaemonError::Unprintable)
 }
 
+/// Tells of a file at once, and of a folder in growing sums.
+async fn look_up(
+    peer: &Arc<Peer>,
+    path: &str,
+    write: &mut (impl AsyncWriteExt + Unpin),
+) -> std::io::Result<Reply> {
+    let mut folder = match whereabouts::look_up(peer, path).await {
+        Ok(Found::File(report)) => {
+            let value = serde_json::to_value(&report)?;
+            return Ok(Reply::Done { value });
+        }
+        Ok(Found::Folder(folder)) => folder,
+        Err(error) => return Ok(failed(&error)),
+    };
+    loop {
+        let more = folder.go_on().await;
+        let value = serde_json::to_value(folder.report())?;
+        match more {
+            Ok(true) => send(write, &Reply::Progress { value }).await?,
+            Ok(false) => return Ok(Reply::Done { value }),
+            Err(error) => return Ok(failed(&error)),
+        }
+    }
+}
+
 /// Waits until nothing is pending, as long as there is progress.
 async fn sync(
     peer: &Arc<Peer>,
@@ -220,11 +266,18 @@ async fn sync(
     let mut best = u64::MAX;
     let mut moved = clock.monotonic();
     loop {
-        let report = match facts::sync(peer) {
+        let report = match protection::sync(peer) {
             Ok(report) => report,
             Err(error) => return Ok(failed(&error)),
         };
         let value = serde_json::to_value(&report)?;
+        if report.removed {
+            return Ok(Reply::Failed {
+                kind: FailKind::NotAllowed,
+                message: "this peer was removed from the volume: nobody takes what it writes"
+                    .to_owned(),
+            });
+        }
         if report.is_done() {
             return Ok(Reply::Done { value });
         }
@@ -234,23 +287,41 @@ async fn sync(
             moved = clock.monotonic();
         }
         if clock.monotonic().saturating_sub(moved) >= patience {
-            let waiting = if report.unreachable.is_empty() {
-                String::new()
-            } else {
-                format!("; cannot reach {}", report.unreachable.join(", "))
-            };
             return Ok(Reply::Failed {
                 kind: FailKind::TimedOut,
-                message: format!(
-                    "{} bytes are not yet on enough peers, and nothing moved for {} s{waiting}",
-                    report.pending_bytes,
-                    patience.as_secs()
-                ),
+                message: stuck(&report, patience),
             });
         }
         send(write, &Reply::Progress { value }).await?;
         sleep(SYNC_STEP).await;
     }
+}
+
+/// Returns why nothing moves any more.
+fn stuck(report: &SyncReport, patience: Duration) -> String {
+    let mut message = format!(
+        "{} bytes are not yet on enough peers, and nothing moved for {} s",
+        report.pending_bytes,
+        patience.as_secs()
+    );
+    if report.missing_chunks > 0 {
+        message = format!("{} chunks are lost from this disk", report.missing_chunks);
+        if !report.missing_files.is_empty() {
+            message.push_str(" (");
+            message.push_str(&report.missing_files.join(", "));
+            message.push(')');
+        }
+        message.push_str(" and no peer that answers has them");
+    }
+    if !report.refused.is_empty() {
+        message.push_str("; ");
+        message.push_str(&report.refused.join("; "));
+    }
+    if !report.unreachable.is_empty() {
+        message.push_str("; cannot reach ");
+        message.push_str(&report.unreachable.join(", "));
+    }
+    message
 }
 
 #[cfg(test)]
@@ -295,10 +366,14 @@ mod tests {
             clients: 3 * CLIENTS_MAX,
         };
         let (counted, kept) = (Arc::clone(&served), Arc::clone(&places));
-        let accepting = spawn(accept_all(door, move |_, place| {
-            counted.fetch_add(1, Ordering::Relaxed);
-            kept.lock().push(place);
-        }));
+        let accepting = spawn(accept_all(
+            door,
+            |_| {},
+            move |_, place| {
+                counted.fetch_add(1, Ordering::Relaxed);
+                kept.lock().push(place);
+            },
+        ));
         for round in 1..=3 {
             sleep(Duration::from_secs(600)).await;
             assert_eq!(served.load(Ordering::Relaxed), round * CLIENTS_MAX);

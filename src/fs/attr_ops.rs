@@ -74,7 +74,7 @@ impl Fs {
         if !attributes && content.dirty.is_some() {
             return Ok(());
         }
-        let mut writer = self.volume.write();
+        let mut writer = self.volume.write()?;
         let list = match set.mode {
             Some(mode) => Self::acl_follows_mode(&writer, inode, mode, now)?,
             None => None,

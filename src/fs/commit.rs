@@ -141,7 +141,7 @@ impl Fs {
             return Ok(());
         };
         if !dirty.content_changed {
-            self.volume.write().apply(OpKind::SetAttr {
+            self.volume.write()?.apply(OpKind::SetAttr {
                 ino: inode.ino,
                 mode: None,
                 uid: None,
@@ -159,7 +159,7 @@ impl Fs {
         self.start_sealing(dirty);
         let pieces = pieces(dirty, &self.contents)?;
         let seen = dirty.base;
-        let mut writer = self.volume.write();
+        let mut writer = self.volume.write()?;
         let Some(before) = writer.inode(node.ino)? else {
             return Ok(());
         };

@@ -129,7 +129,7 @@ impl Fs {
         check_name(name)?;
         self.take_room(0, NODE_BYTES)?;
         let time = self.now();
-        let mut writer = self.volume.write();
+        let mut writer = self.volume.write()?;
         let dir = live_dir(&writer, parent)?;
         if writer.dirent(parent, name)?.is_some() {
             return Err(FsError::Exists);

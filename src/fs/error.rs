@@ -106,6 +106,7 @@ impl From<VolumeError> for FsError {
         match error {
             VolumeError::Store(StoreError::Full) => Self::NoSpace,
             VolumeError::NoInode(ino) => Self::Stale(ino),
+            VolumeError::Busy => Self::TimedOut,
             error => Self::Volume(error),
         }
     }

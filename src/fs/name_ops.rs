@@ -51,7 +51,7 @@ impl Fs {
     pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Entry> {
         self.check_writable()?;
         check_name(name)?;
-        let mut writer = self.volume.write();
+        let mut writer = self.volume.write()?;
         let inode = writer.inode(ino)?.ok_or(FsError::NotFound)?;
         if inode.is_dir() {
             return Err(FsError::NotPermitted);
@@ -81,7 +81,7 @@ impl Fs {
     pub fn unlink(&self, parent: Ino, name: &[u8]) -> Result<()> {
         self.check_writable()?;
         check_name(name)?;
-        let mut writer = self.volume.write();
+        let mut writer = self.volume.write()?;
         let dirent = writer.dirent(parent, name)?.ok_or(FsError::NotFound)?;
         if dirent.kind == FileKind::Dir {
             return Err(FsError::IsDirectory);
@@ -104,7 +104,7 @@ impl Fs {
             return Err(FsError::NotEmpty);
         }
         check_name(name)?;
-        let mut writer = self.volume.write();
+        let mut writer = self.volume.write()?;
         let dirent = writer.dirent(parent, name)?.ok_or(FsError::NotFound)?;
         if dirent.kind != FileKind::Dir {
             return Err(FsError::NotDirectory);

@@ -39,7 +39,7 @@ impl Fs {
         check_name(from.1)?;
         check_name(to.1)?;
         self.commit_before_rename(from)?;
-        let mut writer = self.volume.write();
+        let mut writer = self.volume.write()?;
         let source = inode_at(&writer, from)?.ok_or(FsError::NotFound)?;
         live_dir(&writer, to.0)?;
         let target = inode_at(&writer, to)?;

@@ -131,7 +131,7 @@ impl Fs {
         let inode = self.inode(ino)?;
         let mode = self.without_privileges(caller, &inode);
         if mode != inode.mode {
-            self.volume.write().apply(OpKind::SetAttr {
+            self.volume.write()?.apply(OpKind::SetAttr {
                 ino,
                 mode: Some(mode),
                 uid: None,

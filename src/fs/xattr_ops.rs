@@ -23,7 +23,7 @@ impl Fs {
         mode: XattrMode,
     ) -> Result<()> {
         self.check_writable()?;
-        let mut writer = self.volume.write();
+        let mut writer = self.volume.write()?;
         let inode = writer.inode(ino)?.ok_or(FsError::Stale(ino))?;
         check_settable(&inode, name)?;
         if value.len() > XATTR_VALUE_MAX_BYTES {
@@ -85,7 +85,7 @@ impl Fs {
     /// Removes an extended attribute.
     pub fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
         self.check_writable()?;
-        let mut writer = self.volume.write();
+        let mut writer = self.volume.write()?;
         let inode = writer.inode(ino)?.ok_or(FsError::Stale(ino))?;
         check_settable(&inode, name)?;
         if writer.xattr(ino, name)?.is_none() {
@@ -100,7 +100,7 @@ impl Fs {
 
     /// Removes file capabilities before an unprivileged write, as Linux does.
     pub(super) fn remove_capability(&self, ino: Ino, time: Timespec) -> Result<()> {
-        let mut writer = self.volume.write();
+        let mut writer = self.volume.write()?;
         if writer.xattr(ino, CAPABILITY)?.is_some() {
             remove(&mut writer, ino, CAPABILITY, time)?;
         }

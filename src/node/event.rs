@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::roster::Role;
 use crate::base::{DeviceId, PeerId};
 use crate::crypto::PublicIdentity;
-use crate::wire::{ChunkRequest, ChunkResponse, Refusal, Vector};
+use crate::wire::{ChunkRequest, ChunkResponse, LogRefusal, Refusal, Vector};
 
 /// Something that happened at the node. A subscriber that falls behind loses the oldest events and
 /// is told so by its receiver; every event can be made up for by asking for the state itself.
@@ -87,6 +87,8 @@ pub struct PeerInfo {
     pub vector: Vector,
     /// Why there is no session, where one of the two refuses it.
     pub refusal: Option<Refusal>,
+    /// Why it does not take this peer's log, where it does not.
+    pub refuses_log: Option<LogRefusal>,
 }
 
 /// Serves what other peers ask about chunks.

@@ -13,7 +13,7 @@ use super::book::AddressBook;
 use super::session::Session;
 use crate::base::{PeerId, Rng};
 use crate::store::{StoreError, codec};
-use crate::wire::{NodeRecord, Refusal, SignedRecord, Vector};
+use crate::wire::{LogRefusal, NodeRecord, Refusal, SignedRecord, Vector};
 
 /// How long a peer may be silent before it is suspected.
 pub const SUSPECT_AFTER: Duration = Duration::from_secs(6);
@@ -50,6 +50,8 @@ pub(super) struct Peer {
     pub(super) vector: Vector,
     pub(super) free_bytes: u64,
     pub(super) refusal: Option<Refusal>,
+    /// Why it does not take this peer's log, as it said last.
+    pub(super) refuses_log: Option<LogRefusal>,
     pub(super) dial: Dial,
     /// Counts the dials: one that was overtaken says nothing any more.
     pub(super) dials: u64,

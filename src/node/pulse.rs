@@ -54,12 +54,18 @@ impl Node {
             roster_digest: self.roster().digest(),
             free_bytes: self.free_bytes.load(std::sync::atomic::Ordering::Relaxed),
             vector: self.log.offered(),
+            refuses: None,
         }
     }
 
     /// Returns what this peer knows, to be told over a session.
     pub(super) fn tell_state(&self, session: &Session) -> SyncState {
-        let state = self.sync_state();
+        let device = DeviceId::from(session.peer());
+        let refuses = self.refused_logs.lock().get(&device).copied();
+        let state = SyncState {
+            refuses,
+            ..self.sync_state()
+        };
         session.told.lock().clone_from(&state.vector);
         state
     }
@@ -74,6 +80,7 @@ impl Node {
                 return;
             };
             peer.free_bytes = state.free_bytes;
+            peer.refuses_log = state.refuses;
             let before = peer.vector.get(&own_device).copied().unwrap_or(0);
             // States overtake each other on the way, so within a session numbers only grow; a peer
             // that has lost its log says so in its next hello.

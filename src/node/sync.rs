@@ -19,7 +19,7 @@ use super::session::Session;
 use crate::base::limits::RPC_TIMEOUT;
 use crate::base::{DeviceId, PeerId};
 use crate::wire::limits::{SEGMENTS_BATCH_BYTES, SEGMENTS_MAX, WANTS_MAX};
-use crate::wire::{Request, Response, SEGMENT_DOMAIN, SealedSegment, Vector};
+use crate::wire::{LogRefusal, Request, Response, SEGMENT_DOMAIN, SealedSegment, Vector};
 
 /// How long one batch may take: its bytes at 100 kB/s, and an RPC.
 const BATCH_TIMEOUT: Duration =
@@ -180,8 +180,18 @@ impl Node {
             None => return Err(NodeError::ShutDown),
         };
         let peer = session.peer();
+        {
+            let mut refused_logs = self.refused_logs.lock();
+            for device in accepted.grown.keys() {
+                refused_logs.remove(device);
+            }
+            // Authors are on the roster, so there are not many.
+            let refused = accepted.refused.iter();
+            refused_logs
+                .extend(refused.filter_map(|(device, error)| Some((*device, log_refusal(error)?))));
+        }
         for (device, error) in &accepted.refused {
-            tracing::warn!(peer = %peer.short(), %error, "a segment was refused");
+            tracing::debug!(peer = %peer.short(), %error, "a segment was refused");
             // Gaps, forks and clocks may be the fault of others than the peer that passes them on.
             match error {
                 LogError::Unauthentic { .. }
@@ -268,6 +278,26 @@ impl Node {
             wanted,
             since,
         })
+    }
+}
+
+/// Returns what the author and the users here are told of a segment that was not taken; `None` where
+/// that is no fault of the log.
+fn log_refusal(error: &LogError) -> Option<LogRefusal> {
+    match error {
+        LogError::Future { ahead_ms, .. } => Some(LogRefusal::Ahead {
+            ahead_ms: *ahead_ms,
+        }),
+        LogError::Forked { seg_no, .. } => Some(LogRefusal::Forked { seg_no: *seg_no }),
+        LogError::NotAuthor(_) => Some(LogRefusal::NotAllowed),
+        // Who passes a forged segment on may be the one who forged it.
+        LogError::Malformed { .. }
+        | LogError::Unauthentic { .. }
+        | LogError::OtherVolume
+        | LogError::UnknownAuthor(_)
+        | LogError::Gap { .. }
+        | LogError::Corrupt { .. }
+        | LogError::Store(_) => None,
     }
 }
 

@@ -10,6 +10,7 @@
 mod check;
 mod edit;
 mod holding;
+mod missing;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -57,6 +58,7 @@ impl Ledger {
             }
             ControlFlow::Continue(())
         })?;
+        missing::load(&store, &mut state)?;
         let ledger = Self {
             store,
             state: Mutex::new(state),
@@ -91,7 +93,7 @@ impl Ledger {
                 ControlFlow::Continue(())
             })?;
         for id in lost {
-            self.forget(id)?;
+            self.lose(id)?;
         }
         for (id, len) in on_disk {
             self.edit()
@@ -344,14 +346,6 @@ impl Ledger {
             },
         )?;
         Ok(ids)
-    }
-
-    /// Drops everything about a chunk that is no longer here, and its bytes.
-    pub(super) fn forget(&self, id: ChunkId) -> Result<(), ReplicaError> {
-        let edit = self.edit();
-        let old = self.holding(&id)?;
-        edit.set(id, old, None)
-            .commit_then(|| self.store.chunks.delete(id))
     }
 
     /// Notes which chunks are made here from now on, or no longer.

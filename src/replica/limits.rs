@@ -62,3 +62,18 @@ pub const HOLDERS_MAX: usize = 64;
 
 /// How long one holder may take to send a chunk: 1 MiB at 0.5 Mbit/s are 17 s.
 pub const GET_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Peers that a survey asks at once.
+pub const SURVEY_PEERS_MAX: usize = 32;
+
+/// Ids in one [`super::peers::Ask::Lost`].
+pub const LOST_BATCH: usize = 64;
+
+/// Lost chunks that are kept in mind: 64 Ki of them are 64 GiB, and 4 MiB of memory.
+pub const MISSING_MAX: usize = 64 << 10;
+
+/// How long the search for a lost chunk may take.
+pub const FETCH_MEND_LIMIT: Duration = Duration::from_secs(10);
+
+/// Pause before all lost chunks are searched for again, unless a peer comes up.
+pub const MEND_RETRY: Duration = Duration::from_secs(60);

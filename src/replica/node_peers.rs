@@ -106,6 +106,8 @@ impl ChunkHandler for Server {
         let ask = match request {
             ChunkRequest::Get { id } => Ask::Get(id),
             ChunkRequest::Have { ids } => Ask::Hold(ids),
+            ChunkRequest::Query { ids } => Ask::Query(ids),
+            ChunkRequest::Lost { ids } => Ask::Lost(ids),
             ChunkRequest::Put { chunks } => match split(&chunks, payload) {
                 Some(chunks) => Ask::Put(chunks),
                 None => {
@@ -114,11 +116,12 @@ impl ChunkHandler for Server {
                 }
             },
         };
-        match replica.serve(ask).await {
+        match replica.serve(from, ask).await {
             None => refuse(ChunkRefusal::Failed),
             Some(Answer::Get(None)) => (ChunkResponse::Missing, Bytes::new()),
             Some(Answer::Get(Some(sealed))) => (ChunkResponse::Found, sealed),
             Some(Answer::Hold(kept)) => (ChunkResponse::Have { kept }, Bytes::new()),
+            Some(Answer::Noted) => (ChunkResponse::Noted, Bytes::new()),
             Some(Answer::Put(outcomes)) => {
                 let refused = outcomes.into_iter().map(refusal).collect();
                 (ChunkResponse::Stored { refused }, Bytes::new())
@@ -133,11 +136,14 @@ enum AskKind {
     Hold,
     Put,
     Get,
+    Told,
 }
 
 fn encode(ask: Ask) -> (ChunkRequest, Bytes, AskKind) {
     match ask {
         Ask::Hold(ids) => (ChunkRequest::Have { ids }, Bytes::new(), AskKind::Hold),
+        Ask::Query(ids) => (ChunkRequest::Query { ids }, Bytes::new(), AskKind::Hold),
+        Ask::Lost(ids) => (ChunkRequest::Lost { ids }, Bytes::new(), AskKind::Told),
         Ask::Get(id) => (ChunkRequest::Get { id }, Bytes::new(), AskKind::Get),
         Ask::Put(chunks) => {
             // A sealed chunk is little more than 1 MiB, so its length fits.
@@ -165,6 +171,7 @@ fn decode(response: ChunkResponse, payload: Bytes, kind: AskKind) -> Option<Answ
         (AskKind::Hold, ChunkResponse::Have { kept }) => Some(Answer::Hold(kept)),
         (AskKind::Get, ChunkResponse::Found) => Some(Answer::Get(Some(payload))),
         (AskKind::Get, ChunkResponse::Missing) => Some(Answer::Get(None)),
+        (AskKind::Told, ChunkResponse::Noted) => Some(Answer::Noted),
         (AskKind::Put, ChunkResponse::Stored { refused }) => {
             Some(Answer::Put(refused.into_iter().map(outcome).collect()))
         }

@@ -50,17 +50,23 @@ pub enum Ask {
     Put(Vec<(ChunkId, Bytes)>),
     /// Send this one.
     Get(ChunkId),
+    /// Which of these does the peer hold? Changes nothing there.
+    Query(Vec<ChunkId>),
+    /// The asking peer has lost these, and found nobody who has them.
+    Lost(Vec<ChunkId>),
 }
 
 /// The answer to an [`Ask`], of the same kind.
 #[derive(Debug, Clone)]
 pub enum Answer {
-    /// One flag for each id asked, in order: held durably.
+    /// To a `Hold` or `Query`: one flag for each id asked, in order: held durably.
     Hold(Vec<bool>),
     /// One outcome for each chunk sent, in order.
     Put(Vec<PutOutcome>),
     /// The sealed bytes, unverified; `None` where the peer has not got them.
     Get(Option<Bytes>),
+    /// To what is only told.
+    Noted,
 }
 
 /// What a holder did with a chunk that was put to it.

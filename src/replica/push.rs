@@ -45,6 +45,8 @@ impl Replica {
         let mut workers: BTreeMap<PeerId, Worker> = BTreeMap::new();
         let replica = Arc::clone(&self);
         let _checker = Worker(spawn(async move { replica.recheck_on_change().await }));
+        let mender = Arc::clone(&self).mend_on_loss(Arc::clone(&peers));
+        let _mender = Worker(spawn(mender));
         loop {
             self.refresh_view();
             self.employ(&peers, &mut workers);
@@ -59,6 +61,7 @@ impl Replica {
             // A session that was replaced gets a new worker, without the old one's pause.
             if let Some(peer) = moved {
                 workers.remove(&peer);
+                self.mend.notify_one();
             }
             // Who waits for the swarm in a fetch, or shows progress, looks anew.
             self.changed();
@@ -239,8 +242,9 @@ impl Replica {
                     bytes += sealed.len() as u64;
                     batch.push((id, sealed));
                 }
-                // Gone, and so are its rows: there is nothing to push.
-                Ok(None) | Err(ReplicaError::Corrupt { .. }) => self.confirm(peer, &[id])?,
+                // It was lost, and is on the list of what is missing; it is queued anew when it
+                // is back.
+                Ok(None) | Err(ReplicaError::Corrupt { .. }) => self.ledger.unqueue(peer, id)?,
                 Err(error) => return Err(error),
             }
         }

@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::ledger::Kind;
 use super::limits::HOLD_SERVED_MAX;
 use super::peers::{Answer, Ask, PutOutcome};
 use super::{Replica, ReplicaError, is_chunk};
-use crate::base::ChunkId;
+use crate::base::{ChunkId, PeerId};
 use crate::store::StoreError;
 
 impl Replica {
     /// Answers a question of another peer; `None` refuses it.
     ///
     /// Hashing and the disk are left to the pool. What is confirmed is durable.
-    pub async fn serve(self: &Arc<Self>, ask: Ask) -> Option<Answer> {
+    pub async fn serve(self: &Arc<Self>, from: PeerId, ask: Ask) -> Option<Answer> {
         let replica = Arc::clone(self);
         match ask {
             Ask::Get(id) => match self.read_on_pool(id).await {
@@ -31,7 +32,23 @@ impl Replica {
                     .inspect_err(|error| tracing::warn!(%error, "a question is not answered"))
                     .ok()
             }
-            Ask::Hold(_) => None,
+            Ask::Query(ids) if ids.len() <= HOLD_SERVED_MAX => {
+                let held = self.pool.call(move || replica.serve_query(&ids)).await?;
+                held.map(Answer::Hold)
+                    .inspect_err(|error| tracing::warn!(%error, "a question is not answered"))
+                    .ok()
+            }
+            Ask::Lost(ids) if ids.len() <= HOLD_SERVED_MAX => {
+                let noted = self
+                    .pool
+                    .call(move || replica.unconfirm(from, &ids))
+                    .await?;
+                noted
+                    .inspect_err(|error| tracing::warn!(%error, "a loss is not noted"))
+                    .ok()
+                    .map(|()| Answer::Noted)
+            }
+            Ask::Hold(_) | Ask::Query(_) | Ask::Lost(_) => None,
             Ask::Put(chunks) => {
                 self.pool
                     .call(move || Answer::Put(replica.serve_put(chunks)))
@@ -49,6 +66,15 @@ impl Replica {
         let read = self.pool.call(move || replica.get_local(id)).await;
         // A job that panicked read nothing.
         read.unwrap_or(Ok(None))
+    }
+
+    fn serve_query(&self, ids: &[ChunkId]) -> Result<Vec<bool>, ReplicaError> {
+        let keeps = |id: &ChunkId| {
+            let holding = self.ledger.holding(id)?;
+            let is_kept = holding.is_some_and(|holding| holding.kind != Kind::Cached);
+            Ok(is_kept && self.store.chunks.len(*id)?.is_some())
+        };
+        ids.iter().map(keeps).collect()
     }
 
     fn serve_hold(&self, ids: &[ChunkId]) -> Result<Vec<bool>, ReplicaError> {

@@ -4,6 +4,7 @@ pub(crate) mod net;
 
 mod fetching;
 mod holding;
+mod mending;
 mod over_nodes;
 mod pushing;
 mod weather;

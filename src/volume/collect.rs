@@ -1,6 +1,6 @@
 //! Collection: which chunks here no file has any more.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 
 use super::op::OpKind;
@@ -61,6 +61,29 @@ impl Volume {
         }
         drop(noting);
         Ok(count)
+    }
+
+    /// Returns, of those chunks that files name, one file each.
+    pub fn who_names(&self, ids: &[ChunkId]) -> Result<BTreeMap<ChunkId, Ino>> {
+        let mut named = BTreeMap::new();
+        if ids.is_empty() {
+            return Ok(named);
+        }
+        let wanted: HashSet<&ChunkId> = ids.iter().collect();
+        let (from, to) = (
+            RowKey::Extent(Ino(0), 0),
+            RowKey::Extent(Ino(u64::MAX), u64::MAX),
+        );
+        self.view.scan(&from, &to, &mut |key, row| {
+            if let (RowKey::Extent(ino, _), Value::Extent(extent)) = (key, &row.value)
+                && let Source::Chunk { id, .. } = extent.src
+                && wanted.contains(&id)
+            {
+                named.insert(id, ino);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(named)
     }
 
     fn named_by_files(&self) -> Result<HashSet<ChunkId>> {

@@ -53,6 +53,9 @@ pub enum VolumeError {
         /// Why.
         source: CryptoError,
     },
+    /// Another holds the writer's lock for longer than a request may take: the disk hangs.
+    #[error("the volume is busy: the disk does not take what is being written")]
+    Busy,
     /// A segment was made by a newer release.
     #[error(
         "segment {seg_no} of device {:016x} has version {found}, this release knows {known}",

@@ -35,6 +35,18 @@ pub enum ChunkRequest {
         #[serde(deserialize_with = "bounded::list::<_, _, HAVE_MAX>")]
         ids: Vec<ChunkId>,
     },
+    /// Asks which of these chunks the peer keeps, and leaves it at that: answered as a have.
+    Query {
+        /// The chunks.
+        #[serde(deserialize_with = "bounded::list::<_, _, HAVE_MAX>")]
+        ids: Vec<ChunkId>,
+    },
+    /// Says that the asking peer has lost these chunks.
+    Lost {
+        /// The chunks.
+        #[serde(deserialize_with = "bounded::list::<_, _, HAVE_MAX>")]
+        ids: Vec<ChunkId>,
+    },
 }
 
 /// The answer to a [`ChunkRequest`].
@@ -58,6 +70,8 @@ pub enum ChunkResponse {
     },
     /// The whole request is refused.
     Refused(ChunkRefusal),
+    /// To a loss: noted.
+    Noted,
 }
 
 /// Why a peer does not take or give a chunk.

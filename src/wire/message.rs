@@ -163,6 +163,25 @@ pub struct SyncState {
     /// The segments that the peer has, durably.
     #[serde(deserialize_with = "bounded::map::<_, _, _, VECTOR_MAX>")]
     pub vector: Vector,
+    /// Why the peer does not take the log of the one that it tells this, where it does not.
+    pub refuses: Option<LogRefusal>,
+}
+
+/// Why a peer does not take a log any further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogRefusal {
+    /// Its next segment is dated further ahead of the peer's clock than is allowed.
+    Ahead {
+        /// How far, milliseconds.
+        ahead_ms: u64,
+    },
+    /// It does not continue what the peer has: its author wrote two histories.
+    Forked {
+        /// The first segment that differs.
+        seg_no: u64,
+    },
+    /// Its author may not write.
+    NotAllowed,
 }
 
 /// What a stranger who knows the volume's id is told.

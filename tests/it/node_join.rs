@@ -3,6 +3,7 @@
 mod asking;
 mod hostile;
 mod moves;
+mod refusals;
 mod strangers;
 mod world;
 

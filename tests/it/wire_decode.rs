@@ -9,9 +9,9 @@ use dfs::base::{ChunkId, DeviceId, PeerId, Stamp, VolumeId};
 use dfs::crypto::{PublicIdentity, Signature};
 use dfs::wire::{
     Asked, Asking, ChunkLen, ChunkRefusal, ChunkRequest, ChunkResponse, Denial, Hello,
-    InviteRefusal, JoinInfo, NodeRecord, PassedAsking, Redeem, Redeemed, Refusal, Request,
-    Response, SealedSegment, SegmentHeader, SignedAsking, SignedRecord, StatementBytes, SyncState,
-    VolumeMark, WIRE_VERSION, WireError, limits,
+    InviteRefusal, JoinInfo, LogRefusal, NodeRecord, PassedAsking, Redeem, Redeemed, Refusal,
+    Request, Response, SealedSegment, SegmentHeader, SignedAsking, SignedRecord, StatementBytes,
+    SyncState, VolumeMark, WIRE_VERSION, WireError, limits,
 };
 use proptest::prelude::*;
 
@@ -70,6 +70,7 @@ fn state() -> SyncState {
         roster_digest: [0; 32],
         free_bytes: 2,
         vector: BTreeMap::from([(DeviceId(1), 5)]),
+        refuses: Some(LogRefusal::Ahead { ahead_ms: 9 }),
     }
 }
 

@@ -7,7 +7,9 @@ use parking_lot::MutexGuard;
 
 use super::Ledger;
 use super::holding::{Holding, Kind};
+use super::missing::missing_key;
 use super::window::Windows;
+use crate::base::limits::REPLICAS;
 use crate::base::{ChunkId, PeerId};
 use crate::replica::ReplicaError;
 use crate::store::{Batch, StoreError, Table, codec};
@@ -22,6 +24,25 @@ pub(in crate::replica) struct Counters {
     pub(in crate::replica) pending_count: u64,
     pub(in crate::replica) pending_bytes: u64,
     pub(in crate::replica) queues: BTreeMap<PeerId, Queue>,
+    /// The pending ones by the number of disks that they are on, the last one and more.
+    by_disks: [u64; REPLICAS + 1],
+}
+
+impl Counters {
+    /// Returns the fewest disks that a pending chunk is on.
+    pub(in crate::replica) fn fewest(&self) -> Option<usize> {
+        self.by_disks.iter().position(|count| *count > 0)
+    }
+
+    fn count_disks(&mut self, holding: &Holding, add: bool) {
+        if let Some(count) = self.by_disks.get_mut(holding.disks().min(REPLICAS)) {
+            *count = if add {
+                count.saturating_add(1)
+            } else {
+                count.saturating_sub(1)
+            };
+        }
+    }
 }
 
 /// What one peer is still to be asked and sent.
@@ -40,6 +61,8 @@ pub(super) struct State {
     pub(super) authored: Option<HashSet<ChunkId>>,
     /// What is due next to each peer.
     pub(super) windows: Windows,
+    /// What this peer has to hold or to send and has lost, and whether nobody was found who has it.
+    pub(super) missing: BTreeMap<ChunkId, bool>,
 }
 
 /// A change of the books under way: holds the lock, collects the rows, counts when they are in.
@@ -55,6 +78,9 @@ pub(super) struct Edit<'a> {
 impl Edit<'_> {
     /// Replaces what is known of a chunk; `old` is what the row says now. Once a chunk and edit.
     pub(super) fn set(mut self, id: ChunkId, old: Option<Holding>, new: Option<Holding>) -> Self {
+        if new.is_some() && self.state.missing.remove(&id).is_some() {
+            self.batch.delete(Table::Replica, missing_key(&id));
+        }
         match &new {
             Some(new) => self.batch.put(Table::Held, id.0, codec::encode(new)),
             None => self.batch.delete(Table::Held, id.0),
@@ -121,6 +147,7 @@ impl State {
             cached: LruCache::unbounded(),
             authored: None,
             windows: Windows::new(window_max),
+            missing: BTreeMap::new(),
         }
     }
 
@@ -140,6 +167,7 @@ impl State {
                     &mut counters.pending_bytes,
                     len,
                 );
+                counters.count_disks(old, false);
             }
             for peer in &old.queued {
                 self.windows.remove(peer, &id);
@@ -165,6 +193,7 @@ impl State {
                     &mut counters.pending_bytes,
                     len,
                 );
+                counters.count_disks(new, true);
             }
             for peer in &new.queued {
                 let queue = counters.queues.entry(*peer).or_default();

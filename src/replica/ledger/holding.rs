@@ -59,6 +59,12 @@ impl Holding {
         self.confirmed.len() + usize::from(self.kind == Kind::Held)
     }
 
+    /// Returns on how many disks the chunk is known to be, this one included: a chunk that was made
+    /// here stays until there are enough others.
+    pub(super) fn disks(&self) -> usize {
+        self.confirmed.len() + usize::from(self.kind != Kind::Cached)
+    }
+
     /// Follows from the rest: short or not, kept or released.
     pub(super) fn settle(&mut self, wanted: usize) {
         self.short = self.kind != Kind::Cached && self.copies() < wanted;

@@ -164,7 +164,7 @@ fn run_model(seed: u64) {
             }
             8..12 => confirm(&ledger, to, &[id]),
             12 => {
-                ledger.forget(id).unwrap();
+                ledger.lose(id).unwrap();
                 disk.store().sync().unwrap();
             }
             13 => {

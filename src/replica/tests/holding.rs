@@ -16,7 +16,7 @@ async fn what_does_not_hash_to_its_id_is_refused() {
     let swarm = Swarm::new(2, 1);
     let id = ChunkId([5; 32]);
     let put = Ask::Put(vec![(id, Bytes::from_static(b"something else"))]);
-    let answer = swarm.at(1).serve(put).await;
+    let answer = swarm.at(1).serve(crate::base::PeerId([0; 32]), put).await;
     assert!(matches!(&answer, Some(Answer::Put(o)) if o[..] == [PutOutcome::Corrupt]));
     assert!(!swarm.at(1).is_local(id).unwrap());
 }
@@ -25,7 +25,13 @@ async fn what_does_not_hash_to_its_id_is_refused() {
 async fn too_many_questions_at_once_are_refused() {
     let swarm = Swarm::new(1, 2);
     let ids = vec![ChunkId([5; 32]); HOLD_SERVED_MAX + 1];
-    assert!(swarm.at(0).serve(Ask::Hold(ids)).await.is_none());
+    assert!(
+        swarm
+            .at(0)
+            .serve(crate::base::PeerId([0; 32]), Ask::Hold(ids))
+            .await
+            .is_none()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -38,7 +44,10 @@ async fn naming_a_chunk_twice_counts_it_once() {
         .find(|id| !swarm.holders(**id).contains(&0))
         .unwrap();
     let usage = swarm.at(0).usage();
-    let answer = swarm.at(0).serve(Ask::Hold(vec![*cached; 3])).await;
+    let answer = swarm
+        .at(0)
+        .serve(crate::base::PeerId([0; 32]), Ask::Hold(vec![*cached; 3]))
+        .await;
     assert!(matches!(answer, Some(Answer::Hold(flags)) if flags == [true; 3]));
     assert_eq!(swarm.at(0).usage().held_count, usage.held_count + 1);
     assert_eq!(swarm.at(0).usage().cached_count, usage.cached_count - 1);

@@ -104,7 +104,7 @@ impl Peers for View {
             match &ask {
                 Ask::Get(_) => state.gets += 1,
                 Ask::Put(chunks) => state.puts += chunks.len() as u64,
-                Ask::Hold(_) => {}
+                Ask::Hold(_) | Ask::Query(_) | Ask::Lost(_) => {}
             }
             let is_lost = self.net.rng.below(100) < state.loss_percent;
             let station = &state.stations[&peer];
@@ -124,7 +124,7 @@ impl Peers for View {
         let is_answer_lost = is_lost && self.net.rng.below(2) == 0;
         let answer = match is_lost && !is_answer_lost {
             true => None,
-            false => replica.serve(ask).await,
+            false => replica.serve(self.me, ask).await,
         };
         sleep(delay).await;
         if is_lost {
@@ -282,6 +282,11 @@ impl Swarm {
     pub(crate) fn crash(&mut self, index: usize) {
         self.kill(index);
         self.disks[index] = self.disks[index].crash(&self.rng);
+    }
+
+    /// Takes the disk of a peer that is down out, and puts an empty one in.
+    pub(crate) fn wipe(&mut self, index: usize) {
+        self.disks[index] = MemoryDisk::new();
     }
 
     pub(crate) fn is_up(&self, index: usize) -> bool {

@@ -72,7 +72,11 @@ fn write_elsewhere(fs: &Fs, inode: &Inode, bytes: &'static [u8]) {
         ctime: inode.ctime,
         mode: None,
     };
-    fs.volume().write().apply(OpKind::Write(write)).unwrap();
+    fs.volume()
+        .write()
+        .unwrap()
+        .apply(OpKind::Write(write))
+        .unwrap();
 }
 
 fn drafts(fs: &Fs) -> u64 {

@@ -163,7 +163,7 @@ impl Device {
     pub(crate) fn apply(&self, kind: OpKind) -> Applied {
         // Each op has a millisecond of its own, so that tests say which of two is the later.
         self.clock.advance(Duration::from_millis(1));
-        self.volume.write().apply(kind).unwrap()
+        self.volume.write().unwrap().apply(kind).unwrap()
     }
 
     /// Takes what `from` has published that is not here, `max` segments of each device.

@@ -1,6 +1,8 @@
 //! Rows of docs/semantics.md about names and directories.
 
-use dfs::volume::{ConflictKind, FileKind, OpKind};
+use std::time::Duration;
+
+use dfs::volume::{ConflictKind, FileKind, OpKind, VolumeError};
 
 use super::cluster::{cluster, sync};
 
@@ -313,4 +315,17 @@ fn of_two_changes_of_one_attribute_the_later_wins() {
     assert_eq!((inode.mode, inode.uid), (0o640, 5));
     assert_eq!(a.volume.xattr(ino, b"user.k").unwrap().unwrap(), "b");
     assert!(a.conflicts().is_empty());
+}
+
+#[test]
+fn a_writer_that_does_not_end_keeps_nobody_for_ever() {
+    let devices = cluster(1);
+    let volume = &devices[0].volume;
+    let counts = volume.counts();
+    let stuck = volume.write().unwrap();
+    let limit = Duration::from_millis(1);
+    assert!(matches!(volume.write_within(limit), Err(VolumeError::Busy)));
+    assert_eq!(volume.counts(), counts);
+    drop(stuck);
+    assert!(volume.write_within(limit).is_ok());
 }

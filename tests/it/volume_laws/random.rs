@@ -304,7 +304,7 @@ impl Run {
         time: dfs::base::Timespec,
     ) {
         let device = &self.devices[index];
-        let writer = device.volume.write();
+        let writer = device.volume.write().unwrap();
         let node = &found.inode;
         let exchange = there.is_some() && self.chance(3);
         // What rename(2) refuses.

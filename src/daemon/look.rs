@@ -1,0 +1,246 @@
+//! Looking for troubles that follow from the state of the rooms below: twice a second, and when
+//! somebody asks.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::peer::Peer;
+use super::troubles::{Trouble, Troubles};
+use crate::base::DeviceId;
+use crate::base::limits::CLOCK_SKEW_MAX;
+use crate::node::{PeerInfo, Role};
+use crate::wire::LogRefusal;
+
+/// No clock that is right shows an earlier time: milliseconds of the start of 2026.
+const RIGHT_CLOCKS_ARE_LATER_MS: u64 = 1_767_225_600_000;
+
+/// Free bytes of a disk below which its contents are refused: what the store keeps back for rows
+/// and chunks together, less what it gives up when it comes to that.
+const DISK_LOW_BYTES: u64 = 192 << 20;
+
+/// The same as a fraction of a small disk.
+const DISK_LOW_FRACTION: u64 = 16;
+
+impl Peer {
+    /// Notes what is wrong now, and crosses out what is not any more.
+    pub(super) fn look_around(&self) {
+        let troubles = self.troubles();
+        let peers = self.node().peers();
+        troubles.set(Trouble::Removed, self.removed());
+        troubles.set(Trouble::Clock, self.clock_trouble());
+        troubles.set(Trouble::Keys, self.keys_trouble());
+        troubles.set(Trouble::Chunks, self.chunks_trouble());
+        if let Some(state) = self.state_folder() {
+            troubles.set(Trouble::Disk, disk_trouble(state));
+        }
+        troubles.set(Trouble::Capacity, self.capacity_trouble());
+        look_at_peers(troubles, &peers);
+        self.look_at_logs();
+        self.look_at_workers();
+    }
+
+    fn removed(&self) -> Option<(String, String)> {
+        if self.node().role().is_some() {
+            return None;
+        }
+        let (segments, bytes) = self.untaken();
+        let mut what = "this peer was removed from the volume: it is read-only".to_owned();
+        if segments > 0 {
+            what.push_str(&format!(
+                ", and nobody has taken its last {segments} log segments ({bytes} bytes)"
+            ));
+        }
+        let advice = "copy out what you need, and ask an admin for an invite to join anew";
+        Some((what, advice.to_owned()))
+    }
+
+    /// Returns how much of what was written here no other peer has: log segments, and their bytes.
+    pub(super) fn untaken(&self) -> (u64, u64) {
+        let node = self.node();
+        let drafts = self
+            .member_parts()
+            .map_or(0, |member| member.volume.counts().drafts);
+        let segments = node.segments_nobody_has();
+        let bytes = super::facts::segment_bytes(node, segments);
+        (segments + u64::from(drafts > 0), bytes)
+    }
+
+    fn clock_trouble(&self) -> Option<(String, String)> {
+        let now_ms = self.clock().wall_ms();
+        let advice = |more: &str| format!("set this machine's clock{more}");
+        if now_ms < RIGHT_CLOCKS_ARE_LATER_MS {
+            let what = "this machine's clock shows a year before dfs was built".to_owned();
+            return Some((what, advice("")));
+        }
+        let device = DeviceId::from(self.node().id());
+        let newest_ms = self.node().log().head(device)?.last.ms();
+        let ahead_ms = newest_ms.saturating_sub(now_ms);
+        if u128::from(ahead_ms) <= CLOCK_SKEW_MAX.as_millis() {
+            return None;
+        }
+        let what = format!(
+            "this peer's newest changes are dated {} ahead of its clock: the others refuse them \
+             until then",
+            span(ahead_ms)
+        );
+        Some((
+            what,
+            advice(" if it is wrong now; if it was wrong then, wait"),
+        ))
+    }
+
+    fn capacity_trouble(&self) -> Option<(String, String)> {
+        let capacity = self.node().capacity_bytes();
+        // A member that gives nothing has none to reach; a full disk is told by itself.
+        if capacity == 0 || self.room().free_bytes() > 0 || self.troubles().has(Trouble::Disk) {
+            return None;
+        }
+        let what = format!(
+            "this peer holds all it may ({} MiB): the others' chunks go elsewhere",
+            capacity >> 20
+        );
+        let advice = "raise its capacity (dfs config capacity SIZE), or add a storage peer";
+        Some((what, advice.to_owned()))
+    }
+
+    fn keys_trouble(&self) -> Option<(String, String)> {
+        let has_role = self.node().role().is_some_and(|role| role != Role::Storage);
+        (has_role && self.member_parts().is_none()).then(|| {
+            let what = "this peer is a member but has no key of the volume: it only stores";
+            let advice = "join anew with an invite, in another state folder";
+            (what.to_owned(), advice.to_owned())
+        })
+    }
+
+    fn chunks_trouble(&self) -> Option<(String, String)> {
+        let missing = self.replica().progress().missing_count;
+        if missing == 0 {
+            return None;
+        }
+        let lost = self.replica().lost().len() as u64;
+        if lost < missing {
+            let what = format!("{missing} chunks were lost from this disk and are being fetched");
+            let advice = "check the disk; connect the peers that have them (dfs peers)";
+            return Some((what, advice.to_owned()));
+        }
+        let mut what = format!("{lost} chunks are lost: no peer that answers has them");
+        let files = self.lost_files();
+        if !files.is_empty() {
+            what.push_str(&format!("; they belong to {}", files.join(", ")));
+        }
+        let advice = "connect the peers that are away, or put the files back from a copy";
+        Some((what, advice.to_owned()))
+    }
+
+    fn look_at_logs(&self) {
+        let troubles = self.troubles();
+        let refused = self.node().refused_logs();
+        troubles.clear_all(|trouble| match trouble {
+            Trouble::NotTaken(device) => !refused.contains_key(device),
+            _ => false,
+        });
+        for (device, refusal) in &refused {
+            let name = self.device_name(*device);
+            let what = format!(
+                "the changes of {name} are not taken here: {}",
+                dated(refusal)
+            );
+            let advice = match refusal {
+                LogRefusal::Ahead { .. } => {
+                    "set the clocks; it goes on by itself when that is past"
+                }
+                LogRefusal::Forked { .. } => {
+                    "its state folder was restored or copied: it has to join anew"
+                }
+                LogRefusal::NotAllowed => "ask an admin to give it a role that writes",
+            };
+            troubles.note(Trouble::NotTaken(*device), what, advice);
+        }
+    }
+
+    fn look_at_workers(&self) {
+        for name in self.ended_workers() {
+            self.troubles().note(
+                Trouble::Worker(name),
+                format!("the task that does the {name} has ended"),
+                "unmount and mount again, and report what dfs log says",
+            );
+        }
+    }
+}
+
+/// Notes which peers refuse this one, or its log.
+fn look_at_peers(troubles: &Arc<Troubles>, peers: &[PeerInfo]) {
+    let of = |id| peers.iter().find(|peer| peer.id == id);
+    troubles.clear_all(|trouble| match trouble {
+        Trouble::Refused(id) => of(*id).is_none_or(|peer| peer.refusal.is_none()),
+        Trouble::LogRefused(id) => of(*id).is_none_or(|peer| peer.refuses_log.is_none()),
+        _ => false,
+    });
+    for peer in peers {
+        if let Some(refusal) = &peer.refusal {
+            let what = format!("{} refuses: {refusal}", peer.name);
+            troubles.note(
+                Trouble::Refused(peer.id),
+                what,
+                "see dfs log on both machines",
+            );
+        }
+        if let Some(refusal) = &peer.refuses_log {
+            let what = log_refused(&peer.name, refusal);
+            let advice = match refusal {
+                LogRefusal::Ahead { .. } => {
+                    "set this machine's clock if it is wrong; else they are taken when that is past"
+                }
+                LogRefusal::Forked { .. } => FORK_ADVICE,
+                LogRefusal::NotAllowed => "ask an admin for a role that writes",
+            };
+            troubles.note(Trouble::LogRefused(peer.id), what, advice);
+        }
+    }
+}
+
+/// What to do where a log has two histories.
+pub(super) const FORK_ADVICE: &str = "this state folder was restored or copied: keep a copy of what was written since, and join anew \
+     in another state folder";
+
+/// Returns what is told of a peer that does not take this one's log.
+pub(super) fn log_refused(name: &str, refusal: &LogRefusal) -> String {
+    format!("{name} refuses this peer's changes: {}", dated(refusal))
+}
+
+fn dated(refusal: &LogRefusal) -> String {
+    match refusal {
+        LogRefusal::Ahead { ahead_ms } => format!("they are dated {} ahead", span(*ahead_ms)),
+        LogRefusal::Forked { seg_no } => {
+            format!("the log has two histories from segment {seg_no} on")
+        }
+        LogRefusal::NotAllowed => "its role does not write".to_owned(),
+    }
+}
+
+/// Returns a length of time in words.
+fn span(ms: u64) -> String {
+    match ms / 60_000 {
+        0 => format!("{} s", ms / 1_000),
+        minutes @ 1..=119 => format!("{minutes} min"),
+        minutes @ 120..=2_879 => format!("{} h", minutes / 60),
+        minutes => format!("{} days", minutes / 1_440),
+    }
+}
+
+fn disk_trouble(state: &Path) -> Option<(String, String)> {
+    let disk = rustix::fs::statvfs(state).ok()?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let total = disk.f_blocks.saturating_mul(disk.f_frsize);
+    let low = DISK_LOW_BYTES.min(total / DISK_LOW_FRACTION);
+    (free <= low).then(|| {
+        let what = format!(
+            "the disk below {} is full ({} MiB free): new contents are refused",
+            state.display(),
+            free >> 20
+        );
+        let advice = "free room on it, or remove files from the volume";
+        (what, advice.to_owned())
+    })
+}

@@ -1,0 +1,48 @@
+//! What is told where a log is not taken.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs::base::Stamp;
+use dfs::base::time::SimClock;
+use dfs::node::Role;
+use dfs::wire::LogRefusal;
+
+use super::world::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_is_dated_ahead_is_told_to_its_author() {
+    let world = World::new();
+    let a = world.founder();
+    let mut b = world.member(1, Role::Writer, &a, 0).await;
+    until(5, "a session", || all_connected(&[&a, &b])).await;
+    b.write(1);
+    until(5, "taken", || same_logs(&[&a, &b], &[(1, 1)])).await;
+
+    // Its clock was wrong once: two hours ahead.
+    b.kill(&world).await;
+    let right = Arc::clone(&b.clock);
+    b.clock = SimClock::new(START_MS + 7_200_000);
+    world.restart(&mut b);
+    b.write(1);
+    b.kill(&world).await;
+    b.clock = right;
+    world.restart(&mut b);
+    until(60, "both know", || {
+        let told = b.node().peers()[0].refuses_log;
+        let known = a.node().refused_logs().get(&device(1)).copied();
+        matches!(told, Some(LogRefusal::Ahead { ahead_ms }) if ahead_ms > 6_000_000)
+            && matches!(known, Some(LogRefusal::Ahead { .. }))
+    })
+    .await;
+    assert_eq!(b.node().segments_nobody_has(), 1);
+    assert!(b.node().log().head(device(1)).unwrap().last > Stamp::from_ms(START_MS + 7_000_000));
+
+    // It goes on by itself when that is past.
+    world.clock.advance(Duration::from_secs(7_200));
+    until(120, "taken", || same_logs(&[&a, &b], &[(1, 2)])).await;
+    until(10, "no longer told", || {
+        b.node().peers()[0].refuses_log.is_none() && a.node().refused_logs().is_empty()
+    })
+    .await;
+}

@@ -27,6 +27,7 @@ mod server;
 mod settings;
 mod whereabouts;
 
+pub use crate::crypto::PHRASE_WORDS;
 pub use config::{Config, Fsync, default_state_base, default_state_dir};
 pub use ending::{await_end, await_exit, is_held};
 pub use error::DaemonError;

@@ -12,6 +12,8 @@
 //! | `pulse`, `sync` | what the two ends of a session tell each other; pushing and pulling segments |
 //! | `membership`, [`roster`], [`token`] | who belongs to the volume |
 //! | `join`, `admit` | becoming a member by an invite, from either side |
+//! | `manage` | roles, names, leaves, invites and phrases afterwards |
+//! | `recovery` | coming in by a recovery phrase, from either side |
 //! | `introduce` | telling a newer member from a stranger, without telling it anything |
 //! | `ask`, `askings`, `approve` | becoming a member by asking, from either side |
 //! | `places` | places that strangers share |
@@ -37,11 +39,13 @@ mod hello;
 mod introduce;
 mod join;
 pub mod log;
+mod manage;
 mod membership;
 mod moves;
 mod peers;
 mod places;
 mod pulse;
+mod recovery;
 pub mod roster;
 mod serve;
 mod session;
@@ -67,7 +71,7 @@ pub use event::{ChunkHandler, KeyWrapper, NodeEvent, PeerInfo, PeerState};
 pub use join::Joined;
 pub use log::{Accepted, LogError, LogHead, LogStore};
 pub use peers::SUSPECT_AFTER;
-pub use roster::{Member, Role, Roster, RosterError};
+pub use roster::{InviteInfo, Member, Recovery, RecoveryId, Role, Roster, RosterError};
 pub use token::{InviteSecret, InviteToken, TokenError};
 
 use crate::base::time::{Hlc, timeout};
@@ -177,7 +181,8 @@ impl Node {
             stamp: Stamp::from_ms(clock.wall_ms()),
         };
         let roster = Roster::create(issuer, &display_name(&config.name), rng)?;
-        Membership::found(store, &roster)?;
+        store.rows.commit(membership::rows_of(&roster))?;
+        store.rows.sync()?;
         Ok(roster.volume())
     }
 

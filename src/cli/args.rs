@@ -60,6 +60,11 @@ pub struct PeerArgs {
     #[arg(long, value_name = "TOKEN|@FILE|-", value_parser = Secret::parser())]
     pub invite: Option<Secret>,
 
+    /// Words from `dfs recovery`, with which a new machine enters a volume as an admin, through any of
+    /// its peers; needs --peer
+    #[arg(long, value_name = "@FILE|-", value_parser = Secret::parser(), conflicts_with = "invite")]
+    pub recovery: Option<Secret>,
+
     /// Folder of this peer's state [default: one for each mountpoint below $XDG_DATA_HOME/dfs, or
     /// /var/lib/dfs for root]
     #[arg(long, value_name = "DIR")]

@@ -24,6 +24,9 @@ const UNATTENDED: &str = "unattended";
 /// What a person is asked for who passes `--invite -` at a terminal.
 const TOKEN: &str = "token";
 
+/// What a person is asked for who passes `--recovery -` at a terminal.
+const PHRASE: &str = "recovery phrase";
+
 /// What the background process tells its starter, one JSON line.
 #[derive(Debug, Serialize, Deserialize)]
 enum Launch {
@@ -32,7 +35,7 @@ enum Launch {
 }
 
 pub(super) fn mount(mut args: MountArgs) -> Exit {
-    if let Some(Secret::Text(secret)) = &args.peer.invite
+    if let Some((Secret::Text(secret), _)) = secret_of(&args.peer)
         && !secret.is_empty()
     {
         return not_hidden("dfs-mount", &secret::hide("dfs-mount", secret));
@@ -96,7 +99,7 @@ pub(super) fn mount(mut args: MountArgs) -> Exit {
 }
 
 pub(super) fn node(args: PeerArgs) -> Exit {
-    if let Some(Secret::Text(secret)) = &args.invite
+    if let Some((Secret::Text(secret), _)) = secret_of(&args)
         && !secret.is_empty()
     {
         return not_hidden("dfs", &secret::hide("dfs", secret));
@@ -143,11 +146,18 @@ fn finish(program: &str, background: bool, result: Result<(), DaemonError>) -> E
     kind.into()
 }
 
+/// Returns the secret of a first start, and what it is called: one at most.
+fn secret_of(args: &PeerArgs) -> Option<(&Secret, &'static str)> {
+    let invite = args.invite.as_ref().map(|secret| (secret, TOKEN));
+    let phrase = args.recovery.as_ref().map(|secret| (secret, PHRASE));
+    invite.or(phrase)
+}
+
 fn not_hidden(program: &str, error: &std::io::Error) -> Exit {
     let needs = "it needs to run this program again";
     complain(
         program,
-        &format!("cannot hide the invite: {error}; {needs}"),
+        &format!("cannot hide the secret: {error}; {needs}"),
     );
     Exit::Failed
 }
@@ -155,8 +165,8 @@ fn not_hidden(program: &str, error: &std::io::Error) -> Exit {
 /// Starts this same command again, detached, and waits for its word.
 fn start_in_background(peer: &PeerArgs, unattended: bool) -> Exit {
     // Read here, where a person may be asked for it.
-    let secret = match &peer.invite {
-        Some(Secret::Stdin) => match Secret::Stdin.read(TOKEN) {
+    let secret = match secret_of(peer) {
+        Some((Secret::Stdin, what)) => match Secret::Stdin.read(what) {
             Ok(text) => Some(text),
             Err(message) => {
                 complain("dfs-mount", &message);
@@ -250,11 +260,15 @@ fn config(
     let invite = args.invite.as_ref().map(|secret| secret.read(TOKEN));
     let invite = invite.transpose();
     let invite = invite.map_err(|what| DaemonError::BadRequest { what })?;
+    let recovery = args.recovery.as_ref().map(|secret| secret.read(PHRASE));
+    let recovery = recovery.transpose();
+    let recovery = recovery.map_err(|what| DaemonError::BadRequest { what })?;
     let state = state_of(&args, mountpoint)?;
     Ok(Config {
         state,
         peers: args.peers,
         invite: invite.map(|text| secret::last_line(&text)),
+        recovery: recovery.map(|text| secret::phrase(&text)),
         new_volume: false,
         unattended: is_service(),
         listen: args.listen,

@@ -10,11 +10,13 @@ use std::process::{Command, Stdio};
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
+use crate::daemon::PHRASE_WORDS;
+
 /// Longest secret: a token has a few hundred characters, and this fits a pipe that nobody reads.
 const SECRET_MAX_BYTES: u64 = 32 << 10;
 
 /// The options of `dfs-mount` and `dfs node` that take a [`Secret`].
-const OPTIONS: [&str; 1] = ["--invite"];
+const OPTIONS: [&str; 2] = ["--invite", "--recovery"];
 
 /// Where a secret comes from.
 #[derive(Clone, PartialEq, Eq)]
@@ -102,6 +104,17 @@ pub(super) fn last_line(text: &str) -> String {
         .unwrap_or_default()
         .trim()
         .to_owned()
+}
+
+/// Returns the words of a recovery phrase from a text: its last line where that is one, as in all
+/// that `dfs recovery` prints, else all of it, as from paper.
+pub(super) fn phrase(text: &str) -> String {
+    let last = last_line(text);
+    if last.split_whitespace().count() >= PHRASE_WORDS {
+        last
+    } else {
+        text.to_owned()
+    }
 }
 
 /// Starts this program anew, in this very process, with `secret` on the standard input in place of
@@ -195,6 +208,13 @@ mod tests {
     }
 
     #[test]
+    fn a_phrase_is_the_last_line_or_all_there_is() {
+        let words = ["word"; PHRASE_WORDS].join(" ");
+        assert_eq!(phrase(&format!("Write them down:\n{words}\n")), words);
+        assert_eq!(phrase("one two\nthree"), "one two\nthree");
+    }
+
+    #[test]
     fn no_secret_stays_in_the_arguments() {
         let shown = |arguments: &[&str]| without_secrets(arguments.iter().map(OsString::from));
         assert_eq!(
@@ -202,6 +222,7 @@ mod tests {
             ["/m", "--invite", "-", "--name", "n"]
         );
         assert_eq!(shown(&["--invite=dfs1x", "/m"]), ["--invite=-", "/m"]);
+        assert_eq!(shown(&["/m", "--recovery=a b"]), ["/m", "--recovery=-"]);
         assert_eq!(shown(&["--", "--invite"]), ["--", "--invite"]);
         assert_eq!(shown(&["--invited", "x"]), ["--invited", "x"]);
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::config::Config;
 use super::error::DaemonError;
 use crate::base::{Clock, Rng};
-use crate::crypto::{Identity, VolumeKeys};
-use crate::node::{InviteToken, Node, NodeConfig, Role};
+use crate::crypto::{Identity, RecoveryPhrase, VolumeKeys};
+use crate::node::{InviteToken, Joined, Node, NodeConfig, Role};
 use crate::store::state::{StateDir, read_private, write_private};
 use crate::store::{Batch, Store, Table, is_founded};
 use crate::transport::Transport;
@@ -35,6 +35,8 @@ pub(super) enum Way {
     Make,
     /// Join the one of a token.
     Join(InviteToken),
+    /// Enter the one of a recovery phrase.
+    Recover(Arc<RecoveryPhrase>),
 }
 
 impl Way {
@@ -55,6 +57,13 @@ impl Way {
                 return Err(DaemonError::NewButKnown { state: state() });
             }
             return Ok(Self::Open);
+        }
+        if let Some(words) = &config.recovery {
+            let phrase = Arc::new(words.parse::<RecoveryPhrase>()?);
+            if config.peers.is_empty() {
+                return Err(DaemonError::RecoveryNeedsPeer);
+            }
+            return Ok(Self::Recover(phrase));
         }
         match token {
             Some(token) => Ok(Self::Join(token)),
@@ -96,6 +105,8 @@ impl Birth<'_> {
                 // A start before this one was cut short behind the point where it had a volume.
                 Way::Make => Origin::Made,
                 Way::Join(token) if token.volume == volume => Origin::Joined,
+                // Nothing is kept before all is, so that start had come in.
+                Way::Recover(_) => Origin::Joined,
                 Way::Join(_) => {
                     return Err(DaemonError::OtherVolume {
                         state: config.state.clone(),
@@ -104,24 +115,21 @@ impl Birth<'_> {
             };
             return Ok((self.stored_keys()?, origin));
         }
-        let (keys, origin) = match way {
-            Way::Open => return Err(crate::node::NodeError::NoVolume.into()),
-            Way::Join(token) => (self.join(token).await?, Origin::Joined),
+        match way {
+            Way::Open => Err(crate::node::NodeError::NoVolume.into()),
+            Way::Join(token) => Ok((self.join(token).await?, Origin::Joined)),
+            Way::Recover(phrase) => Ok((self.recover(phrase).await?, Origin::Joined)),
             Way::Make => {
                 // The key first: a volume whose key was lost by a crash here is of no use.
                 let keys = VolumeKeys::generate(self.rng);
                 self.store_keys(&keys)?;
                 Node::create_volume(self.node, self.store, &**self.clock, self.rng)?;
-                return Ok((Some(Arc::new(keys)), Origin::Made));
+                Ok((Some(Arc::new(keys)), Origin::Made))
             }
-        };
-        if let Some(keys) = &keys {
-            self.store_keys(keys)?;
         }
-        Ok((keys.map(Arc::new), origin))
     }
 
-    async fn join(&self, token: &InviteToken) -> Result<Option<VolumeKeys>, DaemonError> {
+    async fn join(&self, token: &InviteToken) -> Result<Option<Arc<VolumeKeys>>, DaemonError> {
         let joined = Node::join(
             self.transport,
             self.node,
@@ -131,27 +139,68 @@ impl Birth<'_> {
             self.seeds,
         )
         .await?;
-        let Some(wrapped) = joined.wrapped_keys else {
-            return Ok(None);
+        self.found(joined)
+    }
+
+    async fn recover(
+        &self,
+        phrase: &RecoveryPhrase,
+    ) -> Result<Option<Arc<VolumeKeys>>, DaemonError> {
+        let joined = Node::recover(
+            self.transport,
+            self.node,
+            self.store,
+            self.clock,
+            self.rng,
+            phrase,
+            self.seeds,
+        )
+        .await?;
+        self.found(joined)
+    }
+
+    /// Keeps what a peer has when it has joined, its keys included, with one commit.
+    fn found(&self, joined: Joined) -> Result<Option<Arc<VolumeKeys>>, DaemonError> {
+        let keys = match &joined.wrapped_keys {
+            Some(wrapped) => {
+                let bytes = self.node.identity.unwrap_key(wrapped)?;
+                Some(VolumeKeys::from_bytes(&bytes)?)
+            }
+            None => None,
         };
-        let bytes = self.node.identity.unwrap_key(&wrapped)?;
-        Ok(Some(VolumeKeys::from_bytes(&bytes)?))
+        joined.found(self.store, keys.as_ref().map(keys_row).unwrap_or_default())?;
+        Ok(keys.map(Arc::new))
     }
 
     fn stored_keys(&self) -> Result<Option<Arc<VolumeKeys>>, DaemonError> {
         let row = self.store.rows.get(Table::Meta, KEYS_ROW)?;
-        Ok(row
-            .map(|bytes| VolumeKeys::from_bytes(&bytes))
-            .transpose()?
-            .map(Arc::new))
+        if let Some(bytes) = row {
+            return Ok(Some(Arc::new(VolumeKeys::from_bytes(&bytes)?)));
+        }
+        // A storage peer that may read by now: an admin left the keys for it.
+        let wrapped = Node::grants_in(self.store, &self.node.identity.id())?;
+        let identity = &self.node.identity;
+        let mut opened = wrapped
+            .iter()
+            .filter_map(|keys| identity.unwrap_key(keys).ok());
+        let Some(bytes) = opened.next_back() else {
+            return Ok(None);
+        };
+        let keys = VolumeKeys::from_bytes(&bytes)?;
+        self.store_keys(&keys)?;
+        Ok(Some(Arc::new(keys)))
     }
 
     fn store_keys(&self, keys: &VolumeKeys) -> Result<(), DaemonError> {
-        let mut batch = Batch::new();
-        batch.put(Table::Meta, KEYS_ROW, keys.to_bytes().to_vec());
-        self.store.rows.commit(batch)?;
+        self.store.rows.commit(keys_row(keys))?;
         Ok(self.store.sync()?)
     }
+}
+
+fn keys_row(keys: &VolumeKeys) -> Batch {
+    let mut batch = Batch::new();
+    batch.put(Table::Meta, KEYS_ROW, keys.to_bytes().to_vec());
+    batch
 }
 
 fn parse_token(text: &str) -> Result<InviteToken, DaemonError> {

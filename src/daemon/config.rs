@@ -27,6 +27,8 @@ pub struct Config {
     pub peers: Vec<String>,
     /// The token of a first start.
     pub invite: Option<String>,
+    /// The recovery phrase of a first start.
+    pub recovery: Option<String>,
     /// Whether a first start makes a volume.
     pub new_volume: bool,
     /// Whether mount(8) or systemd starts this and no person looks on: a volume is then neither

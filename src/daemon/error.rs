@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::control::FailKind;
-use crate::crypto::CryptoError;
+use crate::crypto::{CryptoError, PhraseError};
 use crate::data::DataError;
 use crate::fs::FsError;
 use crate::fuse::FuseError;
@@ -134,6 +134,31 @@ pub enum DaemonError {
     /// Other holders did not confirm in time.
     #[error("not on enough peers in time: it is on this machine's disk, and goes on being pushed")]
     NotReplicated,
+    /// A leave would leave behind what no other machine has.
+    #[error(
+        "{what} would be left behind: connect the other machines and try again, or leave all the same \
+         with --force"
+    )]
+    OnlyHere {
+        /// What it is.
+        what: String,
+    },
+    /// This machine has left its volume.
+    #[error(
+        "this machine left the volume: {state} keeps what it had; come in again with another --state \
+         DIR, by an invite or an admin's word",
+        state = state.display()
+    )]
+    Left {
+        /// The state folder.
+        state: PathBuf,
+    },
+    /// The words are no recovery phrase.
+    #[error(transparent)]
+    Phrase(#[from] PhraseError),
+    /// Nobody is named who could be asked for the volume of a recovery phrase.
+    #[error("--recovery needs a peer of the volume to ask: name one with --peer HOST:PORT")]
+    RecoveryNeedsPeer,
     /// The verb needs a mount.
     #[error("this peer only stores: it cannot see files")]
     NoFiles,
@@ -181,6 +206,12 @@ pub enum DaemonError {
     Fs(#[from] FsError),
 }
 
+impl From<RosterError> for DaemonError {
+    fn from(error: RosterError) -> Self {
+        NodeError::from(error).into()
+    }
+}
+
 impl DaemonError {
     /// Returns what the store said, where it is the store's fault.
     pub(super) fn store(&self) -> Option<&StoreError> {
@@ -198,10 +229,13 @@ impl DaemonError {
     /// Returns what an exit code tells of this error.
     pub fn kind(&self) -> FailKind {
         match self {
-            Self::NotMember | Self::StorageInvite | Self::StorageCannotMount { .. } => {
-                FailKind::NotAllowed
-            }
+            Self::NotMember
+            | Self::Left { .. }
+            | Self::StorageInvite
+            | Self::StorageCannotMount { .. } => FailKind::NotAllowed,
             Self::Token(_)
+            | Self::Phrase(_)
+            | Self::RecoveryNeedsPeer
             | Self::StateInMount { .. }
             | Self::NodeNeedsInvite
             | Self::NewButKnown { .. }
@@ -223,6 +257,7 @@ impl DaemonError {
             | Self::OtherVolume { .. }
             | Self::Resolve { .. }
             | Self::NoFiles
+            | Self::OnlyHere { .. }
             | Self::NoSuchFile
             | Self::Unprintable
             | Self::WorkerFailed
@@ -249,6 +284,9 @@ fn node_kind(error: &NodeError) -> FailKind {
         | NodeError::WrongInvite
         | NodeError::UsedInvite
         | NodeError::ExpiredInvite
+        | NodeError::RevokedInvite
+        | NodeError::UnknownPhrase { .. }
+        | NodeError::EndedPhrase
         | NodeError::OtherVolume { .. }
         | NodeError::Refused { .. } => FailKind::NotAllowed,
         NodeError::NoAddress => FailKind::Usage,

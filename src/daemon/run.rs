@@ -267,6 +267,9 @@ async fn live(
     })
     .await?;
     let outcome = match found(state, &peer, origin).await {
+        Ok(()) if peer.node().roster().has_left(&peer.node().id()) => Err(DaemonError::Left {
+            state: config.state.clone(),
+        }),
         Ok(()) => up(config, &peer, live, mount, origin, told, stop).await,
         failed => failed,
     };

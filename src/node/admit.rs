@@ -229,6 +229,7 @@ fn refusal_of(error: &RosterError) -> Refusal {
         RosterError::InviteUnknown => Refusal::Invite(InviteRefusal::Unknown),
         RosterError::InviteUsed { .. } => Refusal::Invite(InviteRefusal::Used),
         RosterError::InviteExpired => Refusal::Invite(InviteRefusal::Expired),
+        RosterError::InviteRevoked => Refusal::Invite(InviteRefusal::Revoked),
         RosterError::NotAdmin => Refusal::NotAdmin,
         _ => Refusal::NotAllowed,
     }

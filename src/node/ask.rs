@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::error::NodeError;
 use super::hello::{check_clock, not_a_peer, refused};
 use super::join::{remember, rest_of_roster};
-use super::membership::Membership;
+use super::membership::rows_of;
 use super::roster::{Role, Roster};
 use super::session::{AskError, Session, ask};
 use super::{Joined, Node, NodeConfig, display_name};
@@ -22,7 +22,6 @@ use crate::base::limits::{ASKING_MAX, RPC_TIMEOUT};
 use crate::base::time::{sleep, timeout};
 use crate::base::{Clock, PeerId, VolumeId};
 use crate::crypto::spoken;
-use crate::store::Store;
 use crate::transport::{Transport, TransportError};
 use crate::wire::{
     Asked, Asking, JoinInfo, Refusal, Request, Response, SignedAsking, SignedRecord, VolumeMark,
@@ -65,19 +64,22 @@ impl Admission {
         self.role
     }
 
-    /// Makes `store` a store of the volume; durable on return.
-    ///
-    /// # Errors
-    ///
-    /// [`NodeError::HasVolume`] where it belongs to another one, or the store's errors.
-    pub fn settle(self, store: &Store) -> Result<Joined, NodeError> {
-        Membership::found(store, &self.roster)?;
-        remember(store, &self.roster, self.records, self.contact, self.addr)?;
-        Ok(Joined {
+    /// Returns what the peer has by it; nothing is stored yet, see [`Joined::found`].
+    pub fn settle(self) -> Joined {
+        let mut rows = rows_of(&self.roster);
+        remember(
+            &mut rows,
+            &self.roster,
+            self.records,
+            self.contact,
+            self.addr,
+        );
+        Joined {
             volume: self.roster.volume(),
             role: self.role,
             wrapped_keys: self.wrapped_keys,
-        })
+            rows,
+        }
     }
 }
 

@@ -142,6 +142,23 @@ pub enum NodeError {
     /// The invite is too old.
     #[error("the invite has expired: ask for a new one")]
     ExpiredInvite,
+    /// An admin has taken the invite back.
+    #[error("the invite was revoked: ask for a new one")]
+    RevokedInvite,
+    /// The peer's volume knows no such recovery phrase.
+    #[error(
+        "the volume of the peer at {addr} has no such recovery phrase: it is another volume's, or \
+         that peer has not heard of it"
+    )]
+    UnknownPhrase {
+        /// The address.
+        addr: SocketAddr,
+    },
+    /// The recovery phrase held once.
+    #[error(
+        "this recovery phrase was replaced or revoked by an admin: use the one that was made last"
+    )]
+    EndedPhrase,
     /// The admin has no volume keys to give; it must have its volume open.
     #[error("the admin cannot hand out the volume keys now")]
     NoKeys,

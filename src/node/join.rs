@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use super::ask::connect;
 use super::error::NodeError;
 use super::hello::{check_clock, not_a_peer, refused};
-use super::membership::Membership;
+use super::membership;
 use super::moves::canonical;
 use super::peers::Remembered;
 use super::roster::{Role, Roster};
@@ -52,6 +52,8 @@ pub struct Joined {
     pub role: Role,
     /// The volume keys, wrapped for this peer; `None` for a storage peer.
     pub wrapped_keys: Option<Vec<u8>>,
+    /// What makes a store one of the volume.
+    pub(super) rows: Batch,
 }
 
 impl std::fmt::Debug for Joined {
@@ -65,8 +67,8 @@ impl std::fmt::Debug for Joined {
 
 impl Node {
     /// Redeems an invite at any admin that can be reached from `extra_peers` or the addresses in the
-    /// token, and makes `store` a store of the volume; durable on return. The same token may be
-    /// redeemed again by the same peer, as long as it has no keys.
+    /// token. Nothing is stored yet, see [`Joined::found`]; until then the same token may be redeemed
+    /// again by the same peer.
     ///
     /// # Errors
     ///
@@ -113,18 +115,35 @@ impl Node {
         let roster = joiner.roster;
         let me = config.identity.id();
         let role = roster.role_of(&me).ok_or(NodeError::NotOnRoster)?;
-        Membership::found(store, &roster)?;
         let Redeemed {
             records,
             wrapped_keys,
             ..
         } = admitted.redeemed;
-        remember(store, &roster, records, admitted.admin, admitted.addr)?;
+        let mut rows = membership::rows_of(&roster);
+        remember(&mut rows, &roster, records, admitted.admin, admitted.addr);
         Ok(Joined {
             volume: token.volume,
             role,
             wrapped_keys: wrapped_keys.map(|keys| keys.into_inner().to_vec()),
+            rows,
         })
+    }
+}
+
+impl Joined {
+    /// Makes `store` a store of the volume; durable on return. `own` is what the owner keeps with it,
+    /// the volume keys above all: both come with one commit, as a peer that has a volume and no keys
+    /// would be none of it, and its invite is spent.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub fn found(self, store: &Store, own: Batch) -> Result<(), NodeError> {
+        let mut rows = self.rows;
+        rows.append(own);
+        store.rows.commit(rows)?;
+        Ok(store.rows.sync()?)
     }
 }
 
@@ -293,6 +312,7 @@ impl Joiner<'_> {
                 Refusal::Invite(InviteRefusal::Unknown) => NodeError::WrongInvite,
                 Refusal::Invite(InviteRefusal::Used) => NodeError::UsedInvite,
                 Refusal::Invite(InviteRefusal::Expired) => NodeError::ExpiredInvite,
+                Refusal::Invite(InviteRefusal::Revoked) => NodeError::RevokedInvite,
                 Refusal::NotAdmin => NodeError::NoAdmin,
                 Refusal::NoKeys => NodeError::NoKeys,
                 refusal => refused(addr, refusal),
@@ -328,7 +348,10 @@ const FINAL: u8 = 5;
 /// Orders failures by how much they tell.
 fn rank(error: &NodeError) -> u8 {
     match error {
-        NodeError::UsedInvite | NodeError::ExpiredInvite | NodeError::Removed => FINAL,
+        NodeError::UsedInvite
+        | NodeError::ExpiredInvite
+        | NodeError::RevokedInvite
+        | NodeError::Removed => FINAL,
         // Another admin may have heard of an invite that this one has not.
         NodeError::WrongInvite | NodeError::NoKeys => 4,
         NodeError::NoAdmin => 3,
@@ -409,13 +432,12 @@ pub(super) async fn rest_of_roster(
 
 /// Keeps where the volume's peers are for the first start: `contact` was met at `addr`.
 pub(super) fn remember(
-    store: &Store,
+    batch: &mut Batch,
     roster: &Roster,
     records: Vec<SignedRecord>,
     contact: PeerId,
     addr: SocketAddr,
-) -> Result<(), NodeError> {
-    let mut batch = Batch::new();
+) {
     let mut met = false;
     let records = records.into_iter();
     for (record, signed) in records.filter_map(|signed| discover::verify(roster, signed)) {
@@ -425,17 +447,20 @@ pub(super) fn remember(
             addrs.retain(|known| *known != addr);
             addrs.insert(0, addr);
         }
-        put(&mut batch, record.peer, addrs, Some(signed));
+        put_peer(batch, record.peer, addrs, Some(signed));
     }
     if !met {
-        put(&mut batch, contact, vec![addr], None);
+        put_peer(batch, contact, vec![addr], None);
     }
-    store.rows.commit(batch)?;
-    store.rows.sync()?;
-    Ok(())
 }
 
-fn put(batch: &mut Batch, peer: PeerId, addrs: Vec<SocketAddr>, record: Option<SignedRecord>) {
+/// Keeps where a peer is for the first start.
+pub(super) fn put_peer(
+    batch: &mut Batch,
+    peer: PeerId,
+    addrs: Vec<SocketAddr>,
+    record: Option<SignedRecord>,
+) {
     let known = Remembered {
         addrs,
         record,

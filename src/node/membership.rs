@@ -43,25 +43,17 @@ pub(super) fn volume_of(store: &Store) -> Result<Option<VolumeId>, NodeError> {
     }
 }
 
-impl Membership {
-    /// Makes a store belong to the volume of `roster`; durable on return.
-    pub(super) fn found(store: &Store, roster: &Roster) -> Result<(), NodeError> {
-        match volume_of(store)? {
-            Some(volume) if volume != roster.volume() => {
-                return Err(NodeError::HasVolume { volume });
-            }
-            _ => {}
-        }
-        let mut batch = Batch::new();
-        batch.put(Table::Node, VOLUME_KEY, roster.volume().0);
-        for statement in roster.statements() {
-            put(&mut batch, statement);
-        }
-        store.rows.commit(batch)?;
-        store.rows.sync()?;
-        Ok(())
+/// Returns what makes a store belong to the volume of a roster.
+pub(super) fn rows_of(roster: &Roster) -> Batch {
+    let mut batch = Batch::new();
+    batch.put(Table::Node, VOLUME_KEY, roster.volume().0);
+    for statement in roster.statements() {
+        put(&mut batch, statement);
     }
+    batch
+}
 
+impl Membership {
     /// Loads the roster; every signature is checked again.
     pub(super) fn load(store: &Store) -> Result<Self, NodeError> {
         let volume = volume_of(store)?.ok_or(NodeError::NoVolume)?;

@@ -286,6 +286,12 @@ impl Roster {
         self.member(peer).map(|member| member.role)
     }
 
+    /// Says whether a peer is an admin and no other member is one.
+    pub fn is_last_admin(&self, peer: &PeerId) -> bool {
+        let mut admins = self.members().filter(|member| member.role == Role::Admin);
+        self.role_of(peer) == Some(Role::Admin) && admins.all(|admin| admin.id == *peer)
+    }
+
     /// Returns a peer that was a member and is not now.
     pub fn former(&self, peer: &PeerId) -> Option<&Member> {
         self.view.former.get(peer)
@@ -323,6 +329,11 @@ impl Roster {
             } => Some((identity, sealed)),
             _ => None,
         }
+    }
+
+    /// Says whether a phrase held once and does not any more.
+    pub fn was_recovery(&self, lookup: RecoveryId) -> bool {
+        self.view.ended_phrases.contains(&lookup)
     }
 
     /// Returns the invites that were ever issued, the oldest first.

@@ -126,6 +126,9 @@ impl Node {
             Request::Hello(hello) => self.greeted(session, hello).await,
             Request::Join { volume, clock_ms } => self.answer_join(session, volume, clock_ms),
             Request::Redeem(redeem) => self.answer_redeem(session, redeem).await,
+            Request::Recover { secret, clock_ms } => {
+                self.answer_recover(session, &secret, clock_ms)
+            }
             Request::RosterPush { statements } if session.may_ask_roster() => {
                 self.merge_roster(statements, Some(session)).await;
                 Response::Done
@@ -179,6 +182,7 @@ impl Node {
             | Request::Redeem(_)
             | Request::Knock { .. }
             | Request::Ask(_)
+            | Request::Recover { .. }
             | Request::RosterPush { .. }
             | Request::RosterPull { .. }
             | Request::Introduce { .. }

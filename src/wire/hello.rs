@@ -86,6 +86,9 @@ pub enum Refusal {
     /// The peer has asked to be admitted for too long.
     #[error("nobody approved it in time")]
     AskedTooLong,
+    /// The recovery phrase was not accepted.
+    #[error("{0}")]
+    Recovery(RecoveryRefusal),
 }
 
 /// Why an invite is not accepted.
@@ -100,4 +103,18 @@ pub enum InviteRefusal {
     /// The time of the invite is over.
     #[error("the invite has expired")]
     Expired,
+    /// An admin has taken the invite back.
+    #[error("the invite was revoked")]
+    Revoked,
+}
+
+/// Why a recovery phrase opens nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum RecoveryRefusal {
+    /// No admin has made it.
+    #[error("its volume knows no such recovery phrase")]
+    Unknown,
+    /// A newer one was made, or an admin has ended it.
+    #[error("this recovery phrase does not hold any more")]
+    Ended,
 }

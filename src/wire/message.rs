@@ -103,6 +103,13 @@ pub enum Request {
         #[serde(deserialize_with = "bounded::list::<_, _, ASKINGS_MAX>")]
         denials: Vec<Denial>,
     },
+    /// Asks, as a stranger who knows a recovery phrase, for the roster. Answer: [`Response::Join`].
+    Recover {
+        /// A secret that follows from the phrase, and from which the phrase does not follow.
+        secret: [u8; 32],
+        /// The asking peer's wall clock, milliseconds since 1970.
+        clock_ms: u64,
+    },
 }
 
 /// The answer to a [`Request`].

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use dfs::base::time::{SimClock, SystemClock, sleep};
 use dfs::base::{Clock, PeerId, Rng, Stamp, VolumeId};
 use dfs::node::{InviteToken, Node, NodeError, NodeEvent, PeerState, Role};
-use dfs::store::Store;
+use dfs::store::{Batch, Store};
 use dfs::transport::{Connection, Quic, Transport};
 use dfs::wire::{Refusal, Request, Response, SegmentHeader};
 
@@ -595,7 +595,9 @@ async fn two_nodes_meet_over_real_sockets() {
         .await
         .unwrap();
     let joined = Node::join(&transports[1], &config(1), &stores[1], &clock, &token, &[]).await;
-    assert_eq!(joined.unwrap().role, Role::Storage);
+    let joined = joined.unwrap();
+    assert_eq!(joined.role, Role::Storage);
+    joined.found(&stores[1], Batch::new()).unwrap();
     let b = start(1, &stores[1], &transports[1]);
     until(10, "a session", || {
         a.connected() == [id(1)] && b.connected() == [id(0)]

@@ -293,11 +293,6 @@ impl Roster {
         keep
     }
 
-    fn is_last_admin(&self, peer: &PeerId) -> bool {
-        let mut admins = self.members().filter(|member| member.role == Role::Admin);
-        self.role_of(peer) == Some(Role::Admin) && admins.all(|admin| admin.id == *peer)
-    }
-
     /// Returns the live admissions of a peer, each behind those whose place it took: with those,
     /// changes of role end that are not known here.
     fn line_of(&self, peer: &PeerId) -> Vec<StatementId> {

@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::statement::{Claim, Content, InviteId, Statement, StatementId};
+use super::statement::{Claim, Content, InviteId, RecoveryId, Statement, StatementId};
 use super::{Member, Recovery, Role};
 use crate::base::{DeviceId, PeerId, Stamp};
 
@@ -41,6 +41,8 @@ pub(super) struct View {
     pub(super) revoked: BTreeSet<InviteId>,
     /// Phrases that hold, most senior first.
     pub(super) recoveries: Vec<Recovery>,
+    /// Phrases that held once.
+    pub(super) ended_phrases: BTreeSet<RecoveryId>,
     /// When each peer was given its newest name, by its admission or later.
     pub(super) named: BTreeMap<PeerId, Stamp>,
     /// Members whose membership they ended themselves.
@@ -442,11 +444,14 @@ impl<'a> Judge<'a> {
             if let Claim::Recovery {
                 identity, lookup, ..
             } = &statement.content.claim
-                && !self.removed.contains(&statement.id)
                 && let Some(authority) = statement.content.authority
                 && let Some(issuer) = self.statements.get(&authority)
                 && let Some((by, _)) = issuer.content.claim.voice()
             {
+                if self.removed.contains(&statement.id) {
+                    self.view.ended_phrases.insert(*lookup);
+                    continue;
+                }
                 self.view.recoveries.push(Recovery {
                     statement: statement.id,
                     admin: identity.id(),

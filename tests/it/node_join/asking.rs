@@ -48,13 +48,14 @@ impl Asker {
     /// Waits until it is admitted, and starts it as a member.
     async fn member(mut self, world: &World) -> Machine {
         let joined = self.task.await.unwrap().unwrap();
-        let joined = joined.settle(&self.machine.store).unwrap();
-        let keys = joined.wrapped_keys.map(|wrapped| {
-            let unwrapped = IDENTITIES[self.machine.at].unwrap_key(&wrapped).unwrap();
+        let joined = joined.settle();
+        let keys = joined.wrapped_keys.as_ref().map(|wrapped| {
+            let unwrapped = IDENTITIES[self.machine.at].unwrap_key(wrapped).unwrap();
             unwrapped.to_vec()
         });
         let reads = joined.role.reads();
         assert_eq!(keys, reads.then(|| KEYS.to_vec()));
+        joined.found(&self.machine.store, Batch::new()).unwrap();
         self.machine.start(world);
         self.machine
     }

@@ -163,7 +163,10 @@ impl Machine {
     ) -> Result<Joined, NodeError> {
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
         let config = config(self.at);
-        Node::join(&self.transport, &config, &self.store, &clock, token, peers).await
+        let joined =
+            Node::join(&self.transport, &config, &self.store, &clock, token, peers).await?;
+        joined.clone().found(&self.store, Batch::new())?;
+        Ok(joined)
     }
 
     /// Writes `count` segments into the own log and publishes them.

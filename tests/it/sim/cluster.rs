@@ -14,7 +14,7 @@ use dfs::daemon::peer::{Member, Parts, Peer};
 use dfs::fs::{Caller, FsConfig, FsError, OpenFlags, RenameMode, WriteFlags};
 use dfs::node::{InviteToken, Node, NodeConfig, Role};
 use dfs::replica::ReplicaConfig;
-use dfs::store::Store;
+use dfs::store::{Batch, Store};
 use dfs::transport::Transport;
 use dfs::transport::sim::SimNet;
 
@@ -128,10 +128,11 @@ impl Cluster {
             .await
             .unwrap();
         transport.close().await;
-        host.keys = joined.wrapped_keys.map(|wrapped| {
-            let bytes = host.identity.unwrap_key(&wrapped).unwrap();
+        host.keys = joined.wrapped_keys.as_ref().map(|wrapped| {
+            let bytes = host.identity.unwrap_key(wrapped).unwrap();
             Arc::new(VolumeKeys::from_bytes(&bytes).unwrap())
         });
+        joined.found(&host.store, Batch::new()).unwrap();
         self.hosts.push(host);
         let index = self.hosts.len() - 1;
         self.restart(index).await;

@@ -4,6 +4,7 @@ mod asking;
 mod hostile;
 mod moves;
 mod refusals;
+mod roster;
 mod strangers;
 mod world;
 

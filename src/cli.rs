@@ -11,11 +11,14 @@ mod detach;
 mod exit;
 mod launch;
 mod man;
+mod members;
 mod mount_options;
+mod qr;
 mod secret;
 mod settings;
 mod show;
 mod units;
+mod when;
 
 use std::ffi::OsString;
 

@@ -19,6 +19,7 @@ mod facts;
 mod locate;
 mod logging;
 mod look;
+mod members;
 mod notify;
 mod protection;
 mod room;

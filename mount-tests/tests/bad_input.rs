@@ -412,7 +412,7 @@ fn a_removed_member_is_no_longer_served() {
             .expect("an id")
             .to_owned();
         b.terminate();
-        let removed = a.dfs(&["members", "remove", &id]);
+        let removed = a.dfs(&["members", "remove", &id, "--yes"]);
         assert!(removed.status.success(), "{removed}");
         fs::write(a.path("after"), "not for b").expect("written");
         // B may look at what it has, and hears why nothing comes.

@@ -54,30 +54,37 @@ pub fn shown(text: &str) -> String {
     if !text.chars().any(is_unseen) {
         return text.to_owned();
     }
+    format!("$'{}'", escape(text, true))
+}
+
+/// Returns a text with what is not seen in it written out, for a line that names other things, too.
+pub fn legible(text: &str) -> String {
+    escape(text, false)
+}
+
+fn escape(text: &str, quoted: bool) -> String {
     let mut out = String::with_capacity(text.len() + 16);
-    out.push_str("$'");
     for c in text.chars() {
         match c {
             '\n' => out.push_str("\\n"),
             '\t' => out.push_str("\\t"),
             '\r' => out.push_str("\\r"),
-            '\\' | '\'' => {
+            '\\' | '\'' if quoted => {
                 out.push('\\');
                 out.push(c);
             }
-            c if is_unseen(c) && c.is_ascii() => {
+            c if !is_unseen(c) => out.push(c),
+            c if c.is_ascii() => {
                 let _ = write!(out, "\\x{:02x}", u32::from(c));
             }
-            c if is_unseen(c) && u32::from(c) <= 0xffff => {
+            c if u32::from(c) <= 0xffff => {
                 let _ = write!(out, "\\u{:04x}", u32::from(c));
             }
-            c if is_unseen(c) => {
+            c => {
                 let _ = write!(out, "\\U{:08x}", u32::from(c));
             }
-            c => out.push(c),
         }
     }
-    out.push('\'');
     out
 }
 
@@ -119,6 +126,7 @@ mod tests {
         assert_eq!(shown("a\nb"), "$'a\\nb'");
         assert_eq!(shown("\u{1b}[2J'"), "$'\\x1b[2J\\''");
         assert_eq!(shown("gpj\u{202e}.exe"), "$'gpj\\u202e.exe'");
+        assert_eq!(legible("it's\u{1b}[2J"), "it's\\x1b[2J");
         assert_eq!(seen("na\u{200b}s\u{202e}"), "nas");
     }
 }

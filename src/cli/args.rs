@@ -123,12 +123,18 @@ pub enum Verb {
     Peers(PeersArgs),
     /// Print a token that admits one new peer; the token is alone on the last line
     Invite(InviteArgs),
-    /// List the members of the volume, or remove one
+    /// List the members of the volume, or change what one is called or may do, or remove one
     Members(MembersArgs),
     /// Show the settings of this machine, or change one
     Config(ConfigArgs),
     /// Take the mount away and return when the peer has ended and nothing changes any more
     Stop(StopArgs),
+    /// Give this machine another name for the other members
+    Rename(RenameArgs),
+    /// Take this machine out of the volume; it ends, and its state folder stays
+    Leave(LeaveArgs),
+    /// Print words that let a new machine in as an admin when all others are lost
+    Recovery(RecoveryArgs),
     /// List the conflicts that the merge kept
     Conflicts(FactArgs),
     /// Wait until everything is replicated
@@ -208,6 +214,59 @@ pub struct InviteArgs {
     /// How long the token is good for, like 30m, 12h, 7d
     #[arg(long, default_value = "24h", value_name = "T", value_parser = parse_duration)]
     pub expires: Duration,
+
+    /// List the invites that were made
+    #[arg(long, conflicts_with_all = ["role", "expires", "revoke"])]
+    pub list: bool,
+
+    /// Take back the invite whose id begins so
+    #[arg(long, value_name = "ID", conflicts_with_all = ["role", "expires"])]
+    pub revoke: Option<String>,
+}
+
+/// Arguments of `dfs rename`.
+#[derive(Debug, Args)]
+pub struct RenameArgs {
+    #[command(flatten)]
+    pub target: TargetArgs,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// The new name
+    #[arg(value_name = "NAME")]
+    pub name: String,
+}
+
+/// Arguments of `dfs leave`.
+#[derive(Debug, Args)]
+pub struct LeaveArgs {
+    #[command(flatten)]
+    pub fact: FactArgs,
+
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+
+    /// Leave although something is on this machine only
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Arguments of `dfs recovery`.
+#[derive(Debug, Args)]
+pub struct RecoveryArgs {
+    #[command(flatten)]
+    pub fact: FactArgs,
+
+    /// Say whether there is a phrase, who made it and when
+    #[arg(long)]
+    pub list: bool,
+
+    /// End the phrase there is
+    #[arg(long, conflicts_with = "list")]
+    pub revoke: bool,
 }
 
 /// A role of the roster.
@@ -248,10 +307,34 @@ pub struct MembersArgs {
 /// What `dfs members` can do beside listing.
 #[derive(Debug, Subcommand)]
 pub enum MembersAction {
-    /// Remove a member; nothing is accepted from it any more
+    /// Remove a member: it is cut off, and keeps what it has
     Remove {
-        /// The member's id, or enough of its first digits
-        id: String,
+        /// The member's name, or the first digits of its id
+        #[arg(value_name = "NAME|ID")]
+        who: String,
+
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Give a member another role
+    Role {
+        /// The member's name, or the first digits of its id
+        #[arg(value_name = "NAME|ID")]
+        who: String,
+
+        /// What it may do from now on
+        #[arg(value_enum)]
+        role: RoleArg,
+    },
+    /// Give a member another name
+    Rename {
+        /// The member's name, or the first digits of its id
+        #[arg(value_name = "NAME|ID")]
+        who: String,
+
+        /// The new name
+        name: String,
     },
 }
 
@@ -401,7 +484,7 @@ mod tests {
         }
         assert!(DfsArgs::try_parse_from(["dfs", "invite", "--role", "storage"]).is_ok());
         let remove = [
-            "dfs", "members", "remove", "ab12", "--state", "/s", "--json",
+            "dfs", "members", "remove", "ab12", "--yes", "--state", "/s", "--json",
         ];
         assert!(DfsArgs::try_parse_from(remove).is_ok());
         assert!(DfsArgs::try_parse_from(["dfs", "status", "--json", "/mnt/x"]).is_ok());

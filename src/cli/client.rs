@@ -7,17 +7,15 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::args::{
-    ConfigArgs, FactArgs, MembersAction, StatusArgs, StopArgs, SyncArgs, TargetArgs, Verb,
-};
+use super::args::{ConfigArgs, FactArgs, StatusArgs, StopArgs, SyncArgs, TargetArgs, Verb};
 use super::exit::{Exit, complain};
-use super::{settings, show};
+use super::{members, settings, show};
 use crate::daemon::control::{self, ControlError, FailKind, Request};
 use crate::daemon::report::SyncReport;
 use crate::daemon::{self, dead_mount, default_state_base, locate};
 
 /// How long a daemon may take to answer what needs no waiting.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a daemon may take to write out what it has.
 const STOP_PATIENCE: Duration = Duration::from_secs(600);
@@ -34,19 +32,11 @@ pub(super) fn run(verb: Verb) -> Exit {
         Verb::Peers(args) => fact(&args.fact, &Request::Peers, |value| {
             show::peers(value, args.verbose)
         }),
-        Verb::Invite(args) => {
-            let request = Request::Invite {
-                role: args.role.as_str().to_owned(),
-                expires_s: args.expires.as_secs(),
-            };
-            fact(&args.fact, &request, show::invite)
-        }
-        Verb::Members(args) => match args.action {
-            None => fact(&args.fact, &Request::Members, show::members),
-            Some(MembersAction::Remove { id }) => {
-                fact(&args.fact, &Request::Remove { id }, show::removed)
-            }
-        },
+        Verb::Invite(args) => members::invite(args),
+        Verb::Members(args) => members::members(args),
+        Verb::Rename(args) => members::rename(args),
+        Verb::Leave(args) => members::leave(&args),
+        Verb::Recovery(args) => members::recovery(&args),
         Verb::Stop(args) => stop(&args),
         Verb::Config(args) => config(&args),
         Verb::Conflicts(args) => fact(&args, &Request::Conflicts, show::conflicts),
@@ -64,9 +54,9 @@ pub(super) fn run(verb: Verb) -> Exit {
 }
 
 /// One line and an exit code.
-struct Failure {
-    exit: Exit,
-    message: String,
+pub(super) struct Failure {
+    pub(super) exit: Exit,
+    pub(super) message: String,
 }
 
 impl From<ControlError> for Failure {
@@ -123,7 +113,7 @@ fn status(args: &StatusArgs) -> Result<(), Failure> {
     }
 }
 
-fn fact(
+pub(super) fn fact(
     args: &FactArgs,
     request: &Request,
     show: impl Fn(&Value) -> Option<String>,
@@ -135,33 +125,40 @@ fn fact(
 
 fn stop(args: &StopArgs) -> Result<(), Failure> {
     let (state, _) = pick(&args.fact.target, args.fact.path.as_deref())?;
-    // This very command must not keep the mount busy.
-    let state = std::path::absolute(&state).unwrap_or(state);
-    let _ = std::env::set_current_dir("/");
-    let request = Request::Stop { force: args.force };
-    let value = match control::ask(&state, &request, STOP_PATIENCE, |_| {}) {
-        Ok(value) => {
-            if let Some(pid) = value["pid"].as_u64() {
-                daemon::await_exit(pid);
-            }
-            value
-        }
-        // On its way out already.
-        Err(ControlError::NoDaemon { .. } | ControlError::Broken { .. })
-            if daemon::is_held(&state) =>
-        {
-            daemon::await_end(&state, |pid| {
-                complain("dfs", &format!("waiting for process {pid} to finish"));
-            })
-            .map_err(|error| Failure {
-                exit: Exit::from(error.kind()),
-                message: error.to_string(),
-            })?;
-            serde_json::json!({ "ended": true })
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let value = end(&state, args.force)?;
     output(args.fact.json, &value, |_| Some("stopped".to_owned()))
+}
+
+/// Ends the peer of a state folder, and returns when it has ended.
+pub(super) fn end(state: &Path, force: bool) -> Result<Value, Failure> {
+    // This very command must not keep the mount busy.
+    let state = std::path::absolute(state).unwrap_or_else(|_| state.to_owned());
+    let _ = std::env::set_current_dir("/");
+    let request = Request::Stop { force };
+    Ok(
+        match control::ask(&state, &request, STOP_PATIENCE, |_| {}) {
+            Ok(value) => {
+                if let Some(pid) = value["pid"].as_u64() {
+                    daemon::await_exit(pid);
+                }
+                value
+            }
+            // On its way out already.
+            Err(ControlError::NoDaemon { .. } | ControlError::Broken { .. })
+                if daemon::is_held(&state) =>
+            {
+                daemon::await_end(&state, |pid| {
+                    complain("dfs", &format!("waiting for process {pid} to finish"));
+                })
+                .map_err(|error| Failure {
+                    exit: Exit::from(error.kind()),
+                    message: error.to_string(),
+                })?;
+                serde_json::json!({ "ended": true })
+            }
+            Err(error) => return Err(error.into()),
+        },
+    )
 }
 
 fn config(args: &ConfigArgs) -> Result<(), Failure> {
@@ -230,7 +227,7 @@ fn log(args: &FactArgs, lines: usize) -> Result<(), Failure> {
     Ok(())
 }
 
-fn output(
+pub(super) fn output(
     json: bool,
     value: &Value,
     show: impl Fn(&Value) -> Option<String>,
@@ -248,13 +245,16 @@ fn output(
 }
 
 /// Prints a line; a reader that has gone (`| head`) is no error.
-fn print_line(line: &str) {
+pub(super) fn print_line(line: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// Returns the state folder that is meant, and the path below the mountpoint where one was given.
-fn pick(target: &TargetArgs, path: Option<&Path>) -> Result<(PathBuf, Option<PathBuf>), Failure> {
+pub(super) fn pick(
+    target: &TargetArgs,
+    path: Option<&Path>,
+) -> Result<(PathBuf, Option<PathBuf>), Failure> {
     let located = path.map(|path| (path, locate(path)));
     if let Some((path, found)) = located {
         return match found {

@@ -1,5 +1,6 @@
 //! Exit codes: a contract (design.md, section 7).
 
+use crate::base::text::legible;
 use crate::daemon::control::FailKind;
 
 /// How a command ended.
@@ -40,6 +41,7 @@ impl From<Exit> for std::process::ExitCode {
 
 /// Prints the one line that says what went wrong.
 pub(super) fn complain(program: &str, message: &str) {
+    // Paths and others' words may be in it.
     let line = message.trim().replace(['\n', '\r'], " ");
-    eprintln!("{program}: {line}");
+    eprintln!("{program}: {}", legible(&line));
 }

@@ -6,12 +6,12 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::units::show_size;
+use crate::base::text::shown;
 use crate::daemon::report::{
-    ConflictReport, FileReport, FolderReport, InviteReport, MemberReport, PeerReport, StatusReport,
-    SyncReport,
+    ConflictReport, FileReport, FolderReport, PeerReport, StatusReport, SyncReport,
 };
 
-fn parse<T: DeserializeOwned>(value: &Value) -> Option<T> {
+pub(super) fn parse<T: DeserializeOwned>(value: &Value) -> Option<T> {
     serde_json::from_value(value.clone()).ok()
 }
 
@@ -25,7 +25,7 @@ pub(super) fn io_error(error: &std::io::Error) -> String {
     text.split(" (os error").next().unwrap_or(&text).to_owned()
 }
 
-fn ago(ms: Option<u64>) -> String {
+pub(super) fn ago(ms: Option<u64>) -> String {
     match ms {
         None => "never".to_owned(),
         Some(ms) if ms < 1_000 => "now".to_owned(),
@@ -122,6 +122,9 @@ pub(super) fn status(value: &Value) -> Option<String> {
         row("trouble", trouble.what);
         row("", format!("since {since}; {}", trouble.advice));
     }
+    for advice in report.advice {
+        row("advice", advice);
+    }
     Some(out)
 }
 
@@ -190,7 +193,7 @@ pub(super) fn file(value: &Value) -> Option<String> {
     let _ = writeln!(
         out,
         "{} ({}), {}",
-        report.path,
+        shown(&report.path),
         report.kind,
         show_size(report.size)
     );
@@ -252,8 +255,8 @@ pub(super) fn peers(value: &Value, verbose: bool) -> Option<String> {
             .map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms"));
         let _ = write!(
             out,
-            "{:<16} {id} {:<8} {:<22} {:<10} rtt {rtt:<9} last contact {}",
-            peer.name,
+            "{:<26} {:<8} {:<22} {:<10} rtt {rtt:<9} last contact {}",
+            format!("{} ({id})", shown(&peer.name)),
             peer.role,
             peer.address.as_deref().unwrap_or("-"),
             peer.state,
@@ -265,40 +268,6 @@ pub(super) fn peers(value: &Value, verbose: bool) -> Option<String> {
         out.push('\n');
     }
     Some(out)
-}
-
-pub(super) fn invite(value: &Value) -> Option<String> {
-    let report: InviteReport = parse(value)?;
-    let command = if report.role == "storage" {
-        "dfs node"
-    } else {
-        "dfs-mount /mnt/dfs"
-    };
-    let peer = report.addresses.first().map_or("HOST:PORT", String::as_str);
-    Some(format!(
-        "One new {} can join with this token, once. On the new machine:\n  {command} --peer {peer} \
-         --invite TOKEN\n{}",
-        report.role, report.token
-    ))
-}
-
-pub(super) fn members(value: &Value) -> Option<String> {
-    let members: Vec<MemberReport> = parse(value)?;
-    let mut out = String::new();
-    for member in members {
-        let this = if member.this { "  (this peer)" } else { "" };
-        let _ = writeln!(
-            out,
-            "{} {:<8} {}{this}",
-            member.peer_id, member.role, member.name
-        );
-    }
-    Some(out)
-}
-
-pub(super) fn removed(value: &Value) -> Option<String> {
-    let member: MemberReport = parse(value)?;
-    Some(format!("removed {} ({})", member.name, member.peer_id))
 }
 
 pub(super) fn conflicts(value: &Value) -> Option<String> {
@@ -313,9 +282,9 @@ pub(super) fn conflicts(value: &Value) -> Option<String> {
             "{}  {}: {} kept beside {} (from {})",
             conflict.id.get(..16).unwrap_or(&conflict.id),
             conflict.kind,
-            conflict.copy.as_deref().unwrap_or("?"),
-            conflict.path.as_deref().unwrap_or("?"),
-            conflict.device
+            shown(conflict.copy.as_deref().unwrap_or("?")),
+            shown(conflict.path.as_deref().unwrap_or("?")),
+            super::members::label(&conflict.device, &conflict.device_id)
         );
     }
     Some(out)

@@ -44,9 +44,45 @@ pub enum Request {
     Members,
     /// Removes a member.
     Remove {
-        /// Its id or the first digits of it.
+        /// Its name, or the first digits of its id.
+        who: String,
+        /// Whether it is to be done; else it is only said who is meant.
+        confirmed: bool,
+    },
+    /// Gives a member another role.
+    SetRole {
+        /// Its name, or the first digits of its id.
+        who: String,
+        /// `admin`, `writer`, `reader` or `storage`.
+        role: String,
+    },
+    /// Gives a member another name.
+    Rename {
+        /// Its name, or the first digits of its id; absent for the peer that is asked.
+        who: Option<String>,
+        /// The new name.
+        name: String,
+    },
+    /// Takes the peer that is asked out of its volume; what it has then is to be ended.
+    Leave {
+        /// Whether it is to be done; else it is only said whether it can be.
+        confirmed: bool,
+        /// Whether what is only here may be left behind.
+        forced: bool,
+    },
+    /// The invites.
+    Invites,
+    /// Takes an invite back.
+    Revoke {
+        /// The first digits of its id.
         id: String,
     },
+    /// Makes a recovery phrase.
+    MakeRecovery,
+    /// The recovery phrases that hold.
+    Recoveries,
+    /// Ends them.
+    EndRecovery,
     /// The conflicts.
     Conflicts,
     /// The settings of this machine, after a change of one where there is one.

@@ -10,9 +10,7 @@ use super::error::DaemonError;
 use super::locate::components;
 use super::peer::{Member, Peer};
 use super::protection::sync;
-use super::report::{
-    ConflictReport, InviteReport, MemberReport, PeerReport, StatusReport, TroubleReport,
-};
+use super::report::{ConflictReport, PeerReport, StatusReport, TroubleReport};
 use super::settings::Live;
 use crate::base::{DeviceId, Ino, PeerId};
 use crate::node::{Node, PeerInfo, PeerState, Role};
@@ -66,7 +64,11 @@ pub(super) fn status(
     Ok(StatusReport {
         volume_id: node.volume().to_string(),
         peer_id: node.id().to_string(),
-        name: names(peer).remove(&node.id()).unwrap_or_default(),
+        name: node
+            .roster()
+            .member(&node.id())
+            .map(|member| member.name.clone())
+            .unwrap_or_default(),
         role: role_name(node.role()),
         mountpoint: surroundings
             .mountpoint
@@ -98,6 +100,7 @@ pub(super) fn status(
             .iter()
             .map(|trouble| format!("{}: {}", trouble.what, trouble.advice))
             .collect(),
+        advice: super::members::second_admin(peer).into_iter().collect(),
         disk_bytes: held.all,
         disk_rows_bytes: held.rows.saturating_sub(segments),
         disk_segments_bytes: segments,
@@ -128,11 +131,20 @@ fn role_name(role: Option<Role>) -> String {
     role.map_or_else(|| "removed".to_owned(), |role| role.to_string())
 }
 
+/// Returns what people call the members: by name, and where several have one by id, too.
 pub(super) fn names(peer: &Peer) -> BTreeMap<PeerId, String> {
     let roster = peer.node().roster();
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for member in roster.members() {
+        *counts.entry(&member.name).or_default() += 1;
+    }
+    let called = |member: &crate::node::Member| match counts.get(member.name.as_str()) {
+        Some(2..) => format!("{} ({})", member.name, member.id.short()),
+        _ => member.name.clone(),
+    };
     roster
         .members()
-        .map(|member| (member.id, member.name.clone()))
+        .map(|member| (member.id, called(member)))
         .collect()
 }
 
@@ -178,61 +190,9 @@ pub(super) fn peers(peer: &Arc<Peer>) -> Vec<PeerReport> {
     peer.node().peers().into_iter().map(report).collect()
 }
 
-pub(super) fn members(peer: &Arc<Peer>) -> Vec<MemberReport> {
-    let this = peer.node().id();
-    let roster = peer.node().roster();
-    let report = |member: &crate::node::Member| MemberReport {
-        peer_id: member.id.to_string(),
-        name: member.name.clone(),
-        role: member.role.to_string(),
-        this: member.id == this,
-    };
-    roster.members().map(report).collect()
-}
-
-pub(super) async fn remove(peer: &Arc<Peer>, id: &str) -> Result<MemberReport, DaemonError> {
-    let wanted = id.to_ascii_lowercase();
-    let mut found = members(peer)
-        .into_iter()
-        .filter(|member| wanted.len() >= 4 && member.peer_id.starts_with(&wanted));
-    let bad = |what: &str| DaemonError::BadRequest {
-        what: format!("{what}: {id} (see dfs members)"),
-    };
-    let member = found.next().ok_or_else(|| bad("no member has this id"))?;
-    if found.next().is_some() {
-        return Err(bad("several members have ids that begin so"));
-    }
-    let id = member
-        .peer_id
-        .parse()
-        .map_err(|_| bad("no member has this id"))?;
-    peer.node().remove_member(id).await?;
-    Ok(member)
-}
-
-pub(super) async fn invite(
-    peer: &Arc<Peer>,
-    role: &str,
-    expires: Duration,
-) -> Result<InviteReport, DaemonError> {
-    let role: Role = role.parse().map_err(|_| DaemonError::BadRequest {
-        what: format!("unknown role {role}"),
-    })?;
-    let token = peer.node().invite(role, expires).await?;
-    Ok(InviteReport {
-        role: token.role.to_string(),
-        expires_ms: token.expires_ms,
-        addresses: token.addrs.iter().map(ToString::to_string).collect(),
-        token: token.to_string(),
-    })
-}
-
 pub(super) fn conflicts(peer: &Arc<Peer>) -> Result<Vec<ConflictReport>, DaemonError> {
     let member = peer.member_parts().ok_or(DaemonError::NoFiles)?;
-    let names: BTreeMap<DeviceId, String> = names(peer)
-        .into_iter()
-        .map(|(id, name)| (DeviceId::from(id), name))
-        .collect();
+    let roster = peer.node().roster();
     let mut reports = Vec::new();
     for conflict in member
         .volume
@@ -247,7 +207,11 @@ pub(super) fn conflicts(peer: &Arc<Peer>) -> Result<Vec<ConflictReport>, DaemonE
             kind: kind_words(conflict.kind).to_owned(),
             path: place.and_then(|place| path_of(member, place.parent, &place.name)),
             copy: conflict.other_name.as_ref().and_then(|name| at(name)),
-            device: names.get(&conflict.device).cloned().unwrap_or_default(),
+            device: roster
+                .author(conflict.device)
+                .map(|author| author.name.clone())
+                .unwrap_or_default(),
+            device_id: format!("{:016x}", conflict.device.0),
             time_ms: conflict.op.stamp.ms(),
         });
     }

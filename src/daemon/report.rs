@@ -66,6 +66,8 @@ pub struct StatusReport {
     pub pid: u32,
     /// What went wrong and still matters, in words; empty where all is well.
     pub warnings: Vec<String>,
+    /// What would be wise to do, although nothing went wrong.
+    pub advice: Vec<String>,
     /// What the state folder takes on its disk, in bytes: rows, segments, chunks, and what this peer
     /// works with: the row log, what is kept back for removing files, the activity log.
     pub disk_bytes: u64,
@@ -237,6 +239,53 @@ pub struct MemberReport {
     pub role: String,
     /// Whether this is the peer that answers.
     pub this: bool,
+    /// `this`, `connected`, `suspect` or `offline`.
+    pub state: String,
+    /// Milliseconds since its last word; absent where there was none.
+    pub last_contact_ms: Option<u64>,
+    /// When it was admitted, milliseconds since 1970.
+    pub admitted_ms: u64,
+}
+
+/// One invite (`dfs invite --list`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InviteEntry {
+    /// Names the invite, 64 hex digits.
+    pub id: String,
+    /// What the new peer may do.
+    pub role: String,
+    /// The admin that made it: its name and the first digits of its id.
+    pub issued_by: String,
+    /// When it was made, milliseconds since 1970.
+    pub issued_ms: u64,
+    /// When it ends, milliseconds since 1970.
+    pub expires_ms: u64,
+    /// `open`, `used`, `expired` or `revoked`.
+    pub state: String,
+    /// Whom it admitted: its name and the first digits of its id.
+    pub used_by: Option<String>,
+}
+
+/// A new recovery phrase (`dfs recovery`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RecoveryReport {
+    /// The words.
+    pub phrase: String,
+    /// How many phrases it takes the place of.
+    pub replaced: usize,
+    /// Addresses of this peer, of which one may be passed to `--peer`.
+    pub addresses: Vec<String>,
+}
+
+/// A recovery phrase that holds (`dfs recovery --list`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RecoveryEntry {
+    /// As whom it acts, 64 hex digits.
+    pub id: String,
+    /// The admin that made it: its name and the first digits of its id.
+    pub made_by: String,
+    /// When, milliseconds since 1970.
+    pub made_ms: u64,
 }
 
 /// One conflict (`dfs conflicts`).
@@ -252,6 +301,8 @@ pub struct ConflictReport {
     pub copy: Option<String>,
     /// The device whose change moved aside.
     pub device: String,
+    /// The first 16 digits of that peer's id.
+    pub device_id: String,
     /// When it was written, milliseconds since 1970.
     pub time_ms: u64,
 }
@@ -259,6 +310,8 @@ pub struct ConflictReport {
 /// A token (`dfs invite`).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct InviteReport {
+    /// Names the invite, 64 hex digits.
+    pub id: String,
     /// What the new peer passes to `--invite`.
     pub token: String,
     /// What the new peer may do.

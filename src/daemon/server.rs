@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::control::{FailKind, Reply, Request, SOCKET_NAME, with_short_path};
 use super::error::DaemonError;
 use super::facts::{self, Surroundings};
+use super::members;
 use super::peer::Peer;
 use super::protection;
 use super::report::SyncReport;
@@ -194,18 +195,34 @@ async fn answer(peer: &Arc<Peer>, surroundings: &Surroundings, request: Request)
     let result = match request {
         Request::Status { path: None } => facts::status(peer, surroundings).and_then(value),
         Request::Peers => value(facts::peers(peer)),
-        Request::Members => value(facts::members(peer)),
+        Request::Members => value(members::list(peer)),
         Request::Conflicts => facts::conflicts(peer).and_then(value),
         Request::Invite { role, expires_s } => {
-            facts::invite(peer, &role, Duration::from_secs(expires_s))
+            members::invite(peer, &role, Duration::from_secs(expires_s))
                 .await
                 .and_then(value)
         }
-        Request::Remove { id } => facts::remove(peer, &id).await.and_then(value),
         Request::Config { change: None } => value(surroundings.settings.report(peer)),
         Request::Config {
             change: Some(change),
         } => surroundings.settings.change(peer, change).and_then(value),
+        Request::Remove { who, confirmed } => {
+            members::remove(peer, &who, confirmed).await.and_then(value)
+        }
+        Request::SetRole { who, role } => {
+            members::set_role(peer, &who, &role).await.and_then(value)
+        }
+        Request::Rename { who, name } => members::rename(peer, who.as_deref(), &name)
+            .await
+            .and_then(value),
+        Request::Leave { confirmed, forced } => members::leave(peer, confirmed, forced)
+            .await
+            .and_then(value),
+        Request::Invites => value(members::invites(peer)),
+        Request::Revoke { id } => members::revoke(peer, &id).await.and_then(value),
+        Request::MakeRecovery => members::make_recovery(peer).await.and_then(value),
+        Request::Recoveries => value(members::recoveries(peer)),
+        Request::EndRecovery => members::end_recovery(peer).await.and_then(value),
         Request::Life => Ok(json!({ "ending": surroundings.is_ending() })),
         Request::Status { path: Some(_) } | Request::Sync { .. } | Request::Stop { .. } => {
             Ok(Value::Null)

@@ -118,9 +118,9 @@ pub(super) fn status(value: &Value) -> Option<String> {
     };
     row("last contact", contact);
     for trouble in report.troubles {
-        let since = ago(Some(now_ms().saturating_sub(trouble.since_ms)));
+        let began = ago(Some(now_ms().saturating_sub(trouble.since_ms)));
         row("trouble", trouble.what);
-        row("", format!("since {since}; {}", trouble.advice));
+        row("", format!("began {began}; {}", trouble.advice));
     }
     for advice in report.advice {
         row("advice", advice);

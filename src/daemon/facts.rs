@@ -76,7 +76,7 @@ pub(super) fn status(
             .map(|path| path.display().to_string()),
         state: surroundings.state.display().to_string(),
         listen: node.local_addr().to_string(),
-        members: peers.len() + 1,
+        members: node.roster().members().len(),
         connected: node.connected().len(),
         held_chunks: usage.held_count,
         held_bytes: usage.held_bytes,

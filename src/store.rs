@@ -20,17 +20,22 @@ pub mod buffered;
 pub mod tree;
 
 mod batch;
+mod compact;
 mod error;
 mod first_start;
 mod footprint;
+mod gate;
 mod group;
 mod holder;
-mod journal;
 mod local;
+mod mark;
 mod memtable;
+mod opening;
 mod space;
 mod table;
+mod trial;
 mod wal;
+mod whole;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -42,16 +47,12 @@ pub use batch::Batch;
 pub use error::StoreError;
 pub use first_start::is_founded;
 pub use footprint::{Footprint, Held};
+pub use gate::Gate;
 pub use holder::holder;
 pub use state::StateDir;
 pub use table::Table;
 
-use self::buffered::{BufferOptions, BufferedRows};
-use self::chunks::LocalChunks;
-use self::disk::Folder;
-use self::space::{Reserve, Space};
-use crate::base::time::SystemClock;
-use crate::base::{ChunkId, Clock};
+use crate::base::ChunkId;
 use crate::crypto::LocalKey;
 
 /// Longest key of a row: what the row database can hold less the table tag.
@@ -179,6 +180,8 @@ pub struct Store {
     pub rows: Arc<dyn Rows>,
     /// The chunk store.
     pub chunks: Arc<dyn Chunks>,
+    /// Closed when the folder is to be left as it is, but that more is appended.
+    pub gate: Gate,
 }
 
 /// What may be chosen about a store on the local disk; nothing here changes the format.
@@ -211,7 +214,8 @@ impl Default for StoreOptions {
 impl Store {
     /// Opens or creates the store in a state folder, which the caller holds as a [`StateDir`].
     ///
-    /// Brings back everything that was synced, and of the later commits a prefix.
+    /// Brings back everything that was synced, and of the later commits a prefix. Where this fails
+    /// the folder is as it was; damage is told by [`StoreError::Unusable`].
     pub fn open(folder: &Path, key: &LocalKey) -> Result<Self, StoreError> {
         let options = StoreOptions {
             ballast: Some(folder.join(state::BALLAST_FILE)),
@@ -226,33 +230,7 @@ impl Store {
         key: &LocalKey,
         options: &StoreOptions,
     ) -> Result<Self, StoreError> {
-        let epoch = state::next_epoch(folder, SystemClock::new().wall_ms())?;
-        if let Some(ballast) = &options.ballast {
-            // On a full disk it goes before anything is opened, since opening writes.
-            let disk = Arc::new(Folder::new(folder));
-            Space::new(disk, folder.to_owned(), Reserve::ROWS).set_ballast(ballast)?;
-        }
-        let rows = folder.join(state::ROWS_FOLDER);
-        let sealer = key.sealer(epoch);
-        let tree = local::LocalTree::open(&rows, sealer.clone(), options)?;
-        let log = folder.join(state::WAL_FOLDER);
-        let buffer = BufferOptions {
-            table_bytes: options.table_bytes,
-            log_bytes: options.log_bytes,
-        };
-        let disk = Arc::new(Folder::new(&log));
-        let rows = BufferedRows::open_with_thread(disk, &log, Arc::new(tree), sealer, buffer)?;
-        if let Some(ballast) = &options.ballast {
-            rows.set_ballast(ballast)?;
-        }
-        let rows: Arc<dyn Rows> = Arc::new(rows);
-        let chunks = Arc::new(Folder::new(&folder.join(state::CHUNKS_FOLDER)));
-        let chunks =
-            LocalChunks::open_with_thread(chunks, Arc::clone(&rows), options.chunk_file_max_bytes)?;
-        Ok(Self {
-            rows,
-            chunks: Arc::new(chunks),
-        })
+        opening::open(folder, key, options).map_err(|error| error.at(folder))
     }
 
     /// Returns an empty store in memory, for tests; [`memory::MemoryDisk`] is the one that crashes.

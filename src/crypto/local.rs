@@ -25,6 +25,16 @@ impl LocalKey {
         Self { key }
     }
 
+    /// Returns a number that stands for this key and tells nothing of it: what belongs to a state
+    /// folder carries it, so that a file of another folder is known as such.
+    pub fn owner(&self) -> u64 {
+        let digest = blake3::keyed_hash(&self.key, b"dfs owner of a state folder");
+        let (first, _) = digest.as_bytes().split_at(8);
+        first
+            .iter()
+            .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    }
+
     /// Returns the sealer of one opening of the store.
     ///
     /// `epoch` must never have been used with this key before: the store counts it up, durably,
@@ -34,6 +44,7 @@ impl LocalKey {
         RowSealer {
             inner: Arc::new(Inner {
                 cipher: aead::cipher(&self.key),
+                owner: self.owner(),
                 epoch,
                 sealed_count: AtomicU64::new(0),
             }),
@@ -58,11 +69,29 @@ pub struct RowSealer {
 
 struct Inner {
     cipher: Aes256Gcm,
+    owner: u64,
     epoch: u32,
     sealed_count: AtomicU64,
 }
 
 impl RowSealer {
+    /// Returns [`LocalKey::owner`] of the key behind it.
+    pub fn owner(&self) -> u64 {
+        self.inner.owner
+    }
+
+    /// Returns the epoch in which this sealer seals.
+    pub fn epoch(&self) -> u32 {
+        self.inner.epoch
+    }
+
+    /// Returns the epoch in which a row was sealed, 0 where it is no sealed row.
+    pub fn epoch_of(sealed: &[u8]) -> u32 {
+        sealed
+            .first_chunk()
+            .map_or(0, |epoch| u32::from_be_bytes(*epoch))
+    }
+
     /// Returns `plain` sealed for the place that `aad` names (table and key of the row).
     pub fn seal(&self, aad: &[u8], plain: &[u8]) -> Vec<u8> {
         let mut nonce = [0; NONCE_BYTES];

@@ -8,7 +8,7 @@ use super::error::DaemonError;
 use crate::base::{Clock, Rng};
 use crate::crypto::{Identity, RecoveryPhrase, VolumeKeys};
 use crate::node::{InviteToken, Joined, Node, NodeConfig, Role};
-use crate::store::state::{StateDir, read_private, write_private};
+use crate::store::state::{StateDir, write_private};
 use crate::store::{Batch, Store, Table, is_founded};
 use crate::transport::Transport;
 
@@ -207,11 +207,11 @@ fn parse_token(text: &str) -> Result<InviteToken, DaemonError> {
     text.parse().map_err(DaemonError::Token)
 }
 
-/// Returns the peer's secret, making one where there is none.
+/// Returns the peer's secret, making one where the folder holds nothing yet.
 pub(super) fn load_identity(state: &StateDir, rng: &Rng) -> Result<Identity, DaemonError> {
     let path = state.identity_key();
-    if let Some(bytes) = read_private(&path)? {
-        return Ok(Identity::from_bytes(&bytes)?);
+    if let Some(bytes) = state.read_key()? {
+        return Identity::from_bytes(&bytes).map_err(|_| DaemonError::KeyDamaged { path });
     }
     let identity = Identity::generate(rng)?;
     write_private(&path, &identity.to_bytes())?;

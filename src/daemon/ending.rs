@@ -106,8 +106,11 @@ impl Last {
 
     /// Lets go of the state folder, and tells those who waited for it.
     pub(super) fn let_go(self, outcome: &Result<(), DaemonError>) {
-        if let Some(state) = self.state {
-            state.discard();
+        match self.state {
+            Some(state) if state.is_first_start() => state.discard(),
+            // Its lock goes with the process: where the mount is gone the store is not closed, and
+            // whoever starts next must come after that.
+            state => std::mem::forget(state),
         }
         let reply = line(&match outcome {
             Ok(()) => Reply::Done {

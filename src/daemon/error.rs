@@ -204,6 +204,16 @@ pub enum DaemonError {
     /// See [`FsError`].
     #[error(transparent)]
     Fs(#[from] FsError),
+    /// The file with the peer's secret is not what was written there.
+    #[error(
+        "{} is damaged: put it back from your backup, or join anew with \
+         `dfs-mount MOUNTPOINT --state NEW --invite TOKEN`",
+        path.display()
+    )]
+    KeyDamaged {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 impl From<RosterError> for DaemonError {
@@ -244,10 +254,13 @@ impl DaemonError {
             Self::Node(error) => node_kind(error),
             Self::Fuse(FuseError::UnknownOption { .. }) => FailKind::Usage,
             Self::Fuse(FuseError::OnlyRoot { .. } | FuseError::AllowOtherNotPermitted)
-            | Self::Store(StoreError::NotPrivate { .. } | StoreError::NotWritable { .. }) => {
-                FailKind::NotAllowed
-            }
+            | Self::Store(
+                StoreError::NotPrivate { .. }
+                | StoreError::NotOwned { .. }
+                | StoreError::NotWritable { .. },
+            ) => FailKind::NotAllowed,
             Self::NoHome
+            | Self::KeyDamaged { .. }
             | Self::NoState { .. }
             | Self::Settings { .. }
             | Self::Held { .. }

@@ -31,7 +31,7 @@ use crate::data::Data;
 use crate::fs::{Fs, FsConfig, FsError, Invalidation, ReplicationWait, RoomSource};
 use crate::node::{Node, NodeConfig, NodeEvent, PeerState, Role};
 use crate::replica::{NodePeers, Replica, ReplicaConfig};
-use crate::store::{Store, StoreError};
+use crate::store::{Gate, Store, StoreError};
 use crate::transport::Transport;
 use crate::volume::{Volume, VolumeConfig, VolumeContext};
 
@@ -231,7 +231,11 @@ impl Peer {
             lost: Mutex::default(),
         });
         let _ = this.set(Arc::downgrade(&peer));
-        peer.fold().await?;
+        // What cannot be folded now, as on a full disk, is tried again and again: without a mount
+        // nothing could be removed.
+        if let Err(error) = peer.fold().await {
+            peer.note_failure(Trouble::Folding, &error);
+        }
         peer.spawn_workers();
         Ok(peer)
     }
@@ -332,6 +336,11 @@ impl Peer {
     /// Returns files that name chunks that are lost, a few of them.
     pub(super) fn lost_files(&self) -> Vec<String> {
         self.lost.lock().1.clone()
+    }
+
+    /// Returns the gate of the store, which closes when the mount is gone.
+    pub fn gate(&self) -> &Gate {
+        &self.store.gate
     }
 
     /// Returns the embedded node.

@@ -318,6 +318,7 @@ async fn up(
         _ => None,
     };
     if let Some(mounted) = &mounted {
+        peer.gate().watch(Box::new(mounted.watch()?));
         let invalidator = mounted.invalidator();
         peer.set_sink(Box::new(KernelCaches(invalidator)));
     }

@@ -108,6 +108,13 @@ impl Mounted {
             .expect("mount() returns after it was started")
     }
 
+    /// Returns what tells, at any time, whether the kernel still has the mount: from the moment on
+    /// in which `umount` returns it has not.
+    pub fn watch(&self) -> Result<impl Fn() -> bool + Send + Sync + 'static, FuseError> {
+        let connection = self.connection.try_clone().map_err(failed_thread)?;
+        Ok(move || is_connected(&connection))
+    }
+
     /// Resolves when the mount has gone: the user unmounted it, or the connection broke.
     pub async fn ended(&self) -> Result<(), FuseError> {
         let mut ended = self.ended.clone();

@@ -10,8 +10,11 @@
 //! A directory's inode that a thousand creates change goes to the tree once, and what was removed
 //! before it went there never does. The order of batches in the log is the order of recovery: the
 //! tree holds a prefix of them and says which, and the log is replayed behind it up to the first
-//! batch that is missing.
+//! batch that is missing. What was replayed is the first table, and its log is gone on with: opening
+//! needs no room on the disk.
 
+mod logs;
+mod merged;
 #[cfg(test)]
 mod tests;
 
@@ -23,17 +26,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use self::logs::{Logs, keep_some, said};
+pub(super) use self::logs::{check_flushed, look};
+use self::merged::Merged;
 use super::batch::{Batch, stored_key, stored_range};
 use super::disk::{Disk, DiskFile};
 use super::error::is_full;
+use super::gate::Gate;
 use super::group::GroupSync;
+use super::mark::{Mark, Said};
 use super::memory::check_batch;
-use super::memtable::{Cursor, Memtable};
+use super::memtable::Memtable;
 use super::space::{Reserve, Space};
-use super::tree::{Tree, TreeRow};
+use super::tree::Tree;
 use super::wal::{self, LogFile, Replayed};
 use super::{KeyVisitor, RowVisitor, Rows, StoreError, Table};
 use crate::base::task;
@@ -47,9 +54,6 @@ const OVERFULL: usize = 4;
 
 /// The part of a table that is left in a log file whose blocks were never written.
 const EARLY: usize = 16;
-
-/// Log files that are kept for the next tables.
-const FREE_FILES_MAX: usize = 2;
 
 /// A table smaller than this is left to the log at closing: replaying it takes some milliseconds.
 const LEFT_TO_LOG_BYTES: usize = 1 << 20;
@@ -81,8 +85,11 @@ struct Shared {
     space: Space,
     group: GroupSync,
     options: BufferOptions,
+    gate: Gate,
     /// Number of the last batch that is known to be durable.
     durable: AtomicU64,
+    /// Number of the last batch after which the gate was open: whoever copies the folder has it.
+    copied: AtomicU64,
     /// Held while a batch is logged and applied. Locks are taken in the order of these fields.
     writer: Mutex<Writer>,
     layers: RwLock<Layers>,
@@ -91,6 +98,7 @@ struct Shared {
     flush: Mutex<Flush>,
     /// Told of each change of `flush`.
     flush_changed: Condvar,
+    mark: Mutex<Mark>,
 }
 
 #[derive(Debug)]
@@ -120,12 +128,18 @@ struct Flush {
     is_wanted: bool,
     /// The next log file, made ahead.
     spare: Option<LogFile>,
+    /// Above the number of each log file.
+    next_number: u64,
+    /// Number of the last batch that went to the tree.
+    applied: u64,
+    /// Log files that earlier processes wrote, of what is in the active table.
+    held: Vec<(u64, u64)>,
     /// Log files of tables that are in the tree: number and length.
     retired: VecDeque<(u64, u64)>,
     /// Log files that nobody needs any more, to be made the next ones.
     free: Vec<u64>,
-    /// Log file of the table that is being flushed.
-    retiring: Option<(u64, u64)>,
+    /// Log files of the table that is being flushed.
+    retiring: Vec<(u64, u64)>,
     /// The flusher has a thread, and shall end.
     has_thread: bool,
     is_closing: bool,
@@ -135,7 +149,7 @@ impl BufferedRows {
     /// Opens the rows of `tree` with the log on `disk`; brings back every synced batch and a prefix
     /// of those committed later. `folder` is where the disk is, for messages.
     ///
-    /// Flushes in the caller's thread.
+    /// Flushes in the caller's thread. Where this fails it has written nothing.
     pub fn open(
         disk: Arc<dyn Disk>,
         folder: &Path,
@@ -143,36 +157,47 @@ impl BufferedRows {
         sealer: RowSealer,
         options: BufferOptions,
     ) -> Result<Self, StoreError> {
+        Self::open_behind(disk, folder, tree, sealer, options, Gate::default())
+    }
+
+    fn open_behind(
+        disk: Arc<dyn Disk>,
+        folder: &Path,
+        tree: Arc<dyn Tree>,
+        sealer: RowSealer,
+        options: BufferOptions,
+        gate: Gate,
+    ) -> Result<Self, StoreError> {
         let flushed = flushed_of(&*tree)?;
-        let mut table = Vec::new();
-        let replayed = wal::replay(&*disk, folder, &sealer, flushed, &mut |seq, changes| {
-            table.push((seq, changes));
-        })?;
+        let said = said(&*disk, folder, &sealer)?;
+        if said.is_some_and(|said| said.flushed > flushed) {
+            return Err(StoreError::Damaged {
+                path: folder.to_owned(),
+                what: "belongs to newer rows than those that lie beside it",
+            });
+        }
+        let table = Memtable::new(flushed);
+        let replayed = wal::replay(
+            &*disk,
+            folder,
+            &sealer,
+            Some(flushed),
+            &mut |seq, changes| {
+                table.apply(seq, changes);
+            },
+        )?;
+        replayed.check(said, flushed > 0, folder)?;
         report(&replayed);
-        let recovered = Memtable::new(flushed);
-        for (seq, changes) in table {
-            recovered.apply(seq, changes);
-        }
-        if recovered.last() > flushed {
-            apply(&*tree, &recovered)?;
-        }
-        let number = replayed.files.last().map_or(1, |last| last + 1);
-        let mut free = Vec::new();
-        if !replayed.files.is_empty() {
-            // What they held is in the tree; it must stay there without them.
-            tree.sync()?;
-            free = keep_some(&*disk, folder, replayed.files.iter().copied())?;
-        }
-        let log = match free.pop() {
-            Some(free) => LogFile::recycle(&*disk, free, number),
-            None => LogFile::create(&*disk, number, options.table_bytes as u64),
+        let last = replayed.last;
+        let logs = Logs::take_over(&*disk, folder, replayed.files, flushed, options)?;
+        let said = Said {
+            epoch: sealer.epoch(),
+            durable: said.map_or(0, |said| said.durable).max(flushed),
+            flushed,
+            file: logs.current.number,
         };
-        let log = log.map_err(|e| StoreError::io("make the row log in", folder, e))?;
-        let open = OpenLog {
-            number,
-            file: Arc::clone(&log.file),
-        };
-        let last = recovered.last();
+        let mark = Mark::open(&*disk, sealer.owner(), said);
+        let mark = mark.map_err(|e| StoreError::io("write the mark in", folder, e))?;
         Ok(Self {
             shared: Arc::new(Shared {
                 tree,
@@ -182,42 +207,52 @@ impl BufferedRows {
                 sealer,
                 group: GroupSync::default(),
                 options,
-                durable: AtomicU64::new(last),
+                gate,
+                durable: AtomicU64::new(said.durable),
+                copied: AtomicU64::new(last),
                 writer: Mutex::new(Writer {
-                    log,
+                    log: logs.current,
                     last,
                     body: Vec::new(),
                 }),
                 layers: RwLock::new(Layers {
-                    active: Arc::new(Memtable::new(last)),
+                    active: Arc::new(table),
                     flushing: None,
                 }),
-                unsynced: Mutex::new(vec![open]),
+                unsynced: Mutex::new(logs.unsynced),
                 flush: Mutex::new(Flush {
-                    free,
+                    free: logs.free,
+                    held: logs.held,
+                    next_number: logs.next_number,
+                    applied: flushed,
                     ..Flush::default()
                 }),
                 flush_changed: Condvar::new(),
+                mark: Mutex::new(mark),
             }),
             flusher: None,
         })
     }
 
-    /// Opens the rows as [`BufferedRows::open`] does, with a thread that flushes.
+    /// Opens the rows as [`BufferedRows::open`] does, with a thread that flushes while `gate` is
+    /// open.
     pub fn open_with_thread(
         disk: Arc<dyn Disk>,
         folder: &Path,
         tree: Arc<dyn Tree>,
         sealer: RowSealer,
         options: BufferOptions,
+        gate: Gate,
     ) -> Result<Self, StoreError> {
-        let mut rows = Self::open(disk, folder, tree, sealer, options)?;
+        let mut rows = Self::open_behind(disk, folder, tree, sealer, options, gate)?;
         {
             let mut flush = rows.shared.flush.lock();
             flush.has_thread = true;
             // Of nothing: it makes the next log file.
             flush.is_wanted = true;
         }
+        // What an earlier process left unsynced.
+        rows.shared.group.wrote();
         let shared = Arc::clone(&rows.shared);
         let thread = task::thread("row-flush", move || shared.run())
             .map_err(|e| StoreError::io("start a thread for", folder, e))?;
@@ -243,7 +278,7 @@ fn report(replayed: &Replayed) {
     }
 }
 
-fn flushed_of(tree: &dyn Tree) -> Result<u64, StoreError> {
+pub(super) fn flushed_of(tree: &dyn Tree) -> Result<u64, StoreError> {
     let corrupt = StoreError::Corrupt {
         what: "the row that says how far the row log is flushed",
     };
@@ -267,42 +302,14 @@ fn apply(tree: &dyn Tree, table: &Memtable) -> Result<(), StoreError> {
     })
 }
 
-/// Keeps files for recycling and removes the others.
-fn keep_some(
-    disk: &dyn Disk,
-    folder: &Path,
-    files: impl Iterator<Item = u64>,
-) -> Result<Vec<u64>, StoreError> {
-    let io = |e| StoreError::io("look at a row log in", folder, e);
-    let (mut kept, mut superfluous) = (Vec::new(), Vec::new());
-    for number in files {
-        let file = disk.open(&wal::name_of(number), false).map_err(io)?;
-        if kept.len() < FREE_FILES_MAX && wal::is_kept(file.size().map_err(io)?) {
-            kept.push(number);
-        } else {
-            superfluous.push(number);
-        }
-    }
-    remove(disk, folder, superfluous.into_iter())?;
-    Ok(kept)
-}
-
-fn remove(
-    disk: &dyn Disk,
-    folder: &Path,
-    files: impl Iterator<Item = u64>,
-) -> Result<(), StoreError> {
-    for number in files {
-        let removed = disk.remove(&wal::name_of(number));
-        removed.map_err(|e| StoreError::io("remove a row log in", folder, e))?;
-    }
-    Ok(())
-}
-
 impl Shared {
     /// Makes the next commit go to an empty table where the active one is full.
     fn make_room(&self, writer: &mut Writer) -> Result<(), StoreError> {
         loop {
+            // Then the log goes on in its file.
+            if self.gate.is_closed() {
+                return Ok(());
+            }
             let held = self.layers.read().active.bytes();
             // A new log file is soon left for one that was written ahead.
             let is_early = !writer.log.is_written && held >= self.options.table_bytes / EARLY;
@@ -335,7 +342,7 @@ impl Shared {
         let io = |e| StoreError::io("make the row log in", &self.folder, e);
         let next = match spare {
             Some(spare) => spare,
-            None => match self.next_log(writer.log.number + 1, LogFile::create) {
+            None => match self.next_log(LogFile::create) {
                 Ok(next) => next,
                 // Rows are removed from a full disk all the same: the log goes on in its file.
                 Err(error) if is_full(&error) && !self.is_overfull() => return Ok(()),
@@ -353,7 +360,8 @@ impl Shared {
         drop(layers);
         let mut flush = self.flush.lock();
         flush.is_wanted = true;
-        flush.retiring = Some((old.number, old.len));
+        flush.retiring = std::mem::take(&mut flush.held);
+        flush.retiring.push((old.number, old.len));
         let has_thread = flush.has_thread;
         drop(flush);
         if has_thread {
@@ -370,18 +378,24 @@ impl Shared {
         let outcome = moved.unwrap_or(Err(StoreError::Corrupt {
             what: "the row database takes no rows",
         }));
-        if outcome.is_err() {
-            self.group.poison();
-        }
+        let outcome = match outcome {
+            // The table stays in memory and in the log.
+            Err(StoreError::Frozen) => Ok(()),
+            outcome => outcome.inspect_err(|_| self.group.poison()),
+        };
         self.flush.lock().is_wanted = false;
         self.flush_changed.notify_all();
         outcome
     }
 
     fn move_table(&self) -> Result<(), StoreError> {
+        if !self.gate.is_open() {
+            return Err(StoreError::Frozen);
+        }
         let table = self.layers.read().flushing.clone();
         if let Some(table) = table {
             apply(&*self.tree, &table)?;
+            self.flush.lock().applied = table.last();
             self.layers.write().flushing = None;
         }
         self.retire()?;
@@ -395,13 +409,29 @@ impl Shared {
     /// Gives up the log files of what is in the tree, where they have become large enough.
     fn retire(&self) -> Result<(), StoreError> {
         let mut flush = self.flush.lock();
-        let retiring = flush.retiring.take();
+        let retiring = std::mem::take(&mut flush.retiring);
         flush.retired.extend(retiring);
         let held: u64 = flush.retired.iter().map(|(_, len)| len).sum();
         if held > self.options.log_bytes {
             let retired = std::mem::take(&mut flush.retired);
+            let flushed = flush.applied;
             drop(flush);
             self.tree.sync()?;
+            // Without the log nothing else tells that the tree must have it.
+            let io = |e| StoreError::io("write the mark in", &self.folder, e);
+            let mut mark = self.mark.lock();
+            let said = mark.said();
+            let durable = said.durable.max(flushed);
+            let said = Said {
+                durable,
+                flushed,
+                ..said
+            };
+            mark.say(said).and_then(|()| mark.sync()).map_err(io)?;
+            drop(mark);
+            if !self.gate.is_open() {
+                return Err(StoreError::Frozen);
+            }
             let last = retired.back().map_or(0, |(number, _)| *number);
             // Their batches are durable in the tree.
             self.unsynced.lock().retain(|log| log.number > last);
@@ -416,10 +446,12 @@ impl Shared {
     /// Makes a log file of one that is free, else by `create`.
     fn next_log(
         &self,
-        number: u64,
         create: impl FnOnce(&dyn Disk, u64, u64) -> io::Result<LogFile>,
     ) -> io::Result<LogFile> {
-        let free = self.flush.lock().free.pop();
+        let mut flush = self.flush.lock();
+        let (free, number) = (flush.free.pop(), flush.next_number);
+        flush.next_number += 1;
+        drop(flush);
         match free {
             Some(free) => LogFile::recycle(&*self.disk, free, number),
             None => create(&*self.disk, number, self.options.table_bytes as u64),
@@ -447,10 +479,12 @@ impl Shared {
 
     /// Makes the next log file ahead of need. Where that fails, whoever needs one tries again.
     fn prepare(&self) {
-        let Some(newest) = self.unsynced.lock().last().map(|log| log.number) else {
+        // Not with the last room there is, which is for removing files.
+        let room = self.options.table_bytes as u64;
+        if self.flush.lock().free.is_empty() && !self.space.has_room(room) {
             return;
-        };
-        if let Ok(spare) = self.next_log(newest + 1, LogFile::create_written) {
+        }
+        if let Ok(spare) = self.next_log(LogFile::create_written) {
             self.flush.lock().spare = Some(spare);
         }
     }
@@ -473,6 +507,9 @@ impl Shared {
         let active = Arc::clone(&self.layers.read().active);
         active.apply(seq, batch.into_changes());
         self.group.wrote();
+        if self.gate.is_open() {
+            self.copied.store(seq, Ordering::Release);
+        }
         Ok(())
     }
 
@@ -489,8 +526,21 @@ impl Shared {
                 .lock()
                 .retain(|log| log.number >= newest.number);
         }
+        // A copier may have read the log before it was as long as that.
+        let last = match self.gate.is_open() {
+            true => last,
+            false => last.min(self.copied.load(Ordering::Acquire)),
+        };
         self.durable.fetch_max(last, Ordering::AcqRel);
-        Ok(())
+        let mut mark = self.mark.lock();
+        let said = mark.said();
+        let said = Said {
+            durable: said.durable.max(last),
+            file: files.last().map_or(said.file, |log| log.number),
+            ..said
+        };
+        let io = |e| StoreError::io("write the mark in", &self.folder, e);
+        mark.say(said).map_err(io)
     }
 
     /// Returns what a scan walks, all as of one moment.
@@ -541,69 +591,6 @@ enum Walk {
     Backwards,
     /// Forwards; values do not matter.
     Keys,
-}
-
-/// A value out of memory or out of the tree.
-enum RowValue {
-    Buffered(Bytes),
-    Tree(Vec<u8>),
-}
-
-impl AsRef<[u8]> for RowValue {
-    fn as_ref(&self) -> &[u8] {
-        match self {
-            Self::Buffered(value) => value,
-            Self::Tree(value) => value,
-        }
-    }
-}
-
-/// Rows of all layers in key order; of one key the newest layer's.
-struct Merged<'a> {
-    active: Cursor,
-    flushing: Option<Cursor>,
-    tree: Box<dyn Iterator<Item = TreeRow> + 'a>,
-    tree_next: Option<(Vec<u8>, Vec<u8>)>,
-    is_reverse: bool,
-}
-
-impl Merged<'_> {
-    fn next(&mut self) -> Result<Option<(Vec<u8>, RowValue)>, StoreError> {
-        loop {
-            if self.tree_next.is_none() {
-                self.tree_next = self.tree.next().transpose()?;
-            }
-            let from_tree = self.tree_next.as_ref().map(|(key, _)| &**key);
-            let flushing = self.flushing.as_mut().and_then(Cursor::peek);
-            let active = self.active.peek();
-            let keys = [active, flushing, from_tree].into_iter().flatten();
-            let first = if self.is_reverse {
-                keys.max()
-            } else {
-                keys.min()
-            };
-            let Some(first) = first else {
-                return Ok(None);
-            };
-            let is_next = [active, flushing, from_tree].map(|key| key == Some(first));
-            let [is_active, is_flushing, is_tree] = is_next;
-            let active = is_active.then(|| self.active.take()).flatten();
-            let flushing = match &mut self.flushing {
-                Some(flushing) if is_flushing => flushing.take(),
-                _ => None,
-            };
-            let tree = if is_tree { self.tree_next.take() } else { None };
-            match (active.or(flushing), tree) {
-                (Some((key, Some(value))), _) => {
-                    return Ok(Some((key, RowValue::Buffered(value))));
-                }
-                // Removed.
-                (Some((_, None)), _) => {}
-                (None, Some((key, value))) => return Ok(Some((key, RowValue::Tree(value)))),
-                (None, None) => return Ok(None),
-            }
-        }
-    }
 }
 
 impl Rows for BufferedRows {
@@ -688,11 +675,20 @@ impl Drop for BufferedRows {
         shared.flush.lock().has_thread = false;
         let mut writer = shared.writer.lock();
         let held = shared.layers.read().active.bytes();
-        if held > LEFT_TO_LOG_BYTES && shared.group.check().is_ok() {
+        if shared.group.check().is_err() {
+            return;
+        }
+        if held > LEFT_TO_LOG_BYTES && shared.gate.is_open() {
             let spare = shared.flush.lock().spare.take();
             if let Err(error) = shared.freeze(&mut writer, spare) {
                 tracing::warn!(%error, "rows stay in the log until the next start");
             }
+        }
+        drop(writer);
+        let synced = shared.group.sync(|| shared.sync());
+        let io = |e| StoreError::io("write the mark in", &shared.folder, e);
+        if let Err(error) = synced.and_then(|()| shared.mark.lock().sync().map_err(io)) {
+            tracing::warn!(%error, "the last rows may not be on the disk yet");
         }
     }
 }

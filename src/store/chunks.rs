@@ -9,6 +9,10 @@
 //!
 //! Departures: room is given back by punching holes; a file goes as a whole when nothing in it is
 //! alive. Nothing is ever moved.
+//!
+//! Reading compares what lies there with what was asked for: the record names its chunk, and the
+//! index row, which is sealed, has the end of the bytes. So records that were exchanged, by accident
+//! or on purpose, are found.
 
 mod layout;
 mod reclaim;
@@ -25,10 +29,11 @@ use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::{Condvar, Mutex};
 
-use self::layout::{FIRST_OFFSET, Place, Totals};
+use self::layout::{End, FIRST_OFFSET, Place, Totals};
 use self::reclaim::Reclaimer;
 use super::batch::Batch;
 use super::disk::{Disk, DiskFile};
+use super::gate::Gate;
 use super::group::GroupSync;
 use super::memory::check_sealed;
 use super::space::{Reserve, Space};
@@ -59,6 +64,7 @@ struct Core {
     file_max_bytes: u64,
     space: Space,
     group: GroupSync,
+    gate: Gate,
     /// Taken before the lock of `handles`, never the other way round. Held while the rows of a put
     /// or a deletion are committed, so that the totals in the rows follow those in memory.
     state: Mutex<State>,
@@ -80,6 +86,8 @@ struct State {
     busy: HashSet<ChunkId>,
     /// Chunks whose rows are committed and whose bytes are not yet synced.
     fresh: BTreeSet<Place>,
+    /// Those of them that a copier of the folder may have missed: they stay fresh.
+    late: BTreeSet<Place>,
     /// Files of the fresh chunks.
     dirty: BTreeMap<u32, Arc<dyn DiskFile>>,
     /// Places of deleted chunks whose room is not yet given back.
@@ -112,18 +120,20 @@ impl LocalChunks {
         file_max_bytes: u64,
     ) -> Result<Self, StoreError> {
         Ok(Self {
-            core: Arc::new(Core::open(disk, rows, file_max_bytes)?),
+            core: Arc::new(Core::open(disk, rows, file_max_bytes, Gate::default())?),
             reclaim: Reclaim::Inline,
         })
     }
 
-    /// Opens the chunk files as [`LocalChunks::open`] does; a thread gives back room after syncs.
+    /// Opens the chunk files as [`LocalChunks::open`] does; a thread gives back room after syncs,
+    /// while `gate` is open.
     pub fn open_with_thread(
         disk: Arc<dyn Disk>,
         rows: Arc<dyn Rows>,
         file_max_bytes: u64,
+        gate: Gate,
     ) -> Result<Self, StoreError> {
-        let core = Arc::new(Core::open(disk, rows, file_max_bytes)?);
+        let core = Arc::new(Core::open(disk, rows, file_max_bytes, gate)?);
         let reclaimer = Reclaimer::start(Arc::clone(&core)).map_err(|e| failed("watch", e))?;
         Ok(Self {
             core,
@@ -137,6 +147,7 @@ impl Core {
         disk: Arc<dyn Disk>,
         rows: Arc<dyn Rows>,
         file_max_bytes: u64,
+        gate: Gate,
     ) -> Result<Self, StoreError> {
         let state = recover::recover(&*disk, &*rows)?;
         let core = Self {
@@ -145,6 +156,7 @@ impl Core {
             rows,
             file_max_bytes,
             group: GroupSync::default(),
+            gate,
             state: Mutex::new(state),
             idle: Condvar::new(),
             handles: Mutex::new(LruCache::new(HANDLES_MAX)),
@@ -157,8 +169,13 @@ impl Core {
     }
 
     fn place(&self, id: ChunkId) -> Result<Option<Place>, StoreError> {
+        Ok(self.find(id)?.map(|(place, _)| place))
+    }
+
+    /// Returns where a chunk lies and how it ends.
+    fn find(&self, id: ChunkId) -> Result<Option<(Place, End)>, StoreError> {
         match self.rows.get(Table::ChunkIndex, id.as_bytes())? {
-            Some(row) => Place::from_row(&row).map(Some),
+            Some(row) => layout::parse_index(&row).map(Some),
             None => Ok(None),
         }
     }
@@ -256,6 +273,7 @@ impl Core {
         &self,
         id: ChunkId,
         place: Place,
+        end: End,
         file: &Arc<dyn DiskFile>,
     ) -> Result<usize, StoreError> {
         let mut state = self.state.lock();
@@ -263,7 +281,11 @@ impl Core {
         let mut totals = entry.totals;
         totals.add(place);
         let mut batch = Batch::new();
-        batch.put(Table::ChunkIndex, id.as_bytes(), place.to_row());
+        batch.put(
+            Table::ChunkIndex,
+            id.as_bytes(),
+            layout::index_row(place, end),
+        );
         batch.put(
             Table::ChunkFresh,
             place.to_key(),
@@ -274,6 +296,9 @@ impl Core {
         entry.totals = totals;
         entry.writing = entry.writing.saturating_sub(1);
         state.fresh.insert(place);
+        if !self.gate.is_open() {
+            state.late.insert(place);
+        }
         state.dirty.insert(place.file, Arc::clone(file));
         Ok(state.fresh.len())
     }
@@ -294,14 +319,16 @@ impl Core {
         for file in dirty.values() {
             file.sync_data().map_err(|e| failed("sync", e))?;
         }
-        if !fresh.is_empty() {
-            let mut batch = Batch::new();
-            for place in fresh {
+        let mut batch = Batch::new();
+        for place in fresh {
+            if !self.state.lock().late.contains(&place) {
                 batch.delete(Table::ChunkFresh, place.to_key());
             }
-            self.rows.commit(batch)?;
         }
-        Ok(())
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.rows.commit(batch)
     }
 }
 
@@ -311,7 +338,11 @@ impl Core {
         check_sealed(sealed)?;
         let _claim = self.claim(id);
         if self.place(id)?.is_some() {
-            return Ok(None);
+            if matches!(self.get(id), Ok(Some(held)) if held == sealed) {
+                return Ok(None);
+            }
+            // What the disk made of it is worth nothing.
+            self.forget(id)?;
         }
         self.group.check()?;
         self.space.take(sealed.len() as u64, false)?;
@@ -320,7 +351,7 @@ impl Core {
         let entered = file
             .write_at(&header, sealed, place.offset)
             .map_err(|e| failed("write", e))
-            .and_then(|()| self.enter(id, place, &file));
+            .and_then(|()| self.enter(id, place, layout::end_of(sealed), &file));
         if entered.is_err() {
             self.abandon(place, &*file);
         }
@@ -332,27 +363,38 @@ impl Core {
     fn get(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError> {
         loop {
             let reclaims = self.reclaims.load(Ordering::Acquire);
-            let Some(place) = self.place(id)? else {
+            let Some((place, end)) = self.find(id)? else {
                 return Ok(None);
             };
             let read = self.handle(place.file).and_then(|file| {
-                file.read_at(place.len as usize, place.body())
+                file.read_at(place.record_len(), place.offset)
                     .map_err(|e| failed("read", e))
             });
             // The chunk may have been deleted since the index was read, and its room given back.
             if self.reclaims.load(Ordering::Acquire) != reclaims && self.place(id)? != Some(place) {
                 continue;
             }
-            let bytes = read?;
-            if bytes.len() != place.len as usize {
+            let record = read?;
+            if record.len() != place.record_len() {
                 return Err(LOST);
             }
-            return Ok(Some(bytes));
+            let sealed = record.slice(layout::RECORD_HEADER_BYTES as usize..);
+            if !record.starts_with(&layout::record_header(id, place))
+                || layout::end_of(&sealed) != end
+            {
+                return Err(MISPLACED);
+            }
+            return Ok(Some(sealed));
         }
     }
 
     fn delete(&self, id: ChunkId) -> Result<(), StoreError> {
         let _claim = self.claim(id);
+        self.forget(id)
+    }
+
+    /// Deletes a chunk that the caller has claimed.
+    fn forget(&self, id: ChunkId) -> Result<(), StoreError> {
         let Some(place) = self.place(id)? else {
             return Ok(());
         };
@@ -431,8 +473,8 @@ impl Chunks for LocalChunks {
             let id = ChunkId::from_slice(key).ok_or(StoreError::Corrupt {
                 what: "a key of the chunk index",
             });
-            match id.and_then(|id| Ok((id, Place::from_row(row)?))) {
-                Ok((id, place)) => f(id, u64::from(place.len)),
+            match id.and_then(|id| Ok((id, layout::parse_index(row)?))) {
+                Ok((id, (place, _))) => f(id, u64::from(place.len)),
                 Err(e) => {
                     result = Err(e);
                     ControlFlow::Break(())
@@ -478,6 +520,10 @@ const FOLDER: &str = "the chunk files";
 
 const LOST: StoreError = StoreError::Corrupt {
     what: "a chunk file is shorter than its index says, or missing",
+};
+
+const MISPLACED: StoreError = StoreError::Corrupt {
+    what: "a chunk file has something else where a chunk should be",
 };
 
 /// Chunk files kept open: 32 GiB of chunks at 256 MiB each, of the 1024 descriptors of a process.

@@ -22,6 +22,47 @@ pub enum StoreError {
         /// What was found, and where.
         what: &'static str,
     },
+    /// A file or folder of the store is not what was written there.
+    #[error("{} {what}", path.display())]
+    Damaged {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it, to be read behind its path.
+        what: &'static str,
+    },
+    /// The folder cannot be opened as it is; it was left as it was.
+    #[error(
+        "{damage}; nothing in {} was changed: put it back from a backup, copy out what is left \
+         with `dfs-mount MOUNTPOINT --state {} -o rescue`, or join anew with \
+         `dfs-mount MOUNTPOINT --state NEW --invite TOKEN`",
+        folder.display(), folder.display()
+    )]
+    Unusable {
+        /// The state folder.
+        folder: PathBuf,
+        /// What is damaged.
+        damage: Box<Self>,
+    },
+    /// The folder was set up, and the secret key of its peer is gone.
+    #[error(
+        "{} is missing: put it back from your backup, or join anew with \
+         `dfs-mount MOUNTPOINT --state NEW --invite TOKEN`",
+        path.display()
+    )]
+    KeyMissing {
+        /// Where the key should lie.
+        path: PathBuf,
+    },
+    /// The secret key is not the one that the folder was set up with.
+    #[error(
+        "{} is the key of another state folder: put the right one back from your backup, or join \
+         anew with `dfs-mount MOUNTPOINT --state NEW --invite TOKEN`",
+        path.display()
+    )]
+    KeyForeign {
+        /// Where the key lies.
+        path: PathBuf,
+    },
     /// A sealed row does not open: damaged, moved, or sealed with another key.
     #[error("a row of the local store does not open with this peer's key")]
     Unauthentic,
@@ -54,6 +95,27 @@ pub enum StoreError {
         /// The folder or file.
         path: PathBuf,
     },
+    /// The state folder was written by an early release that nothing reads any more.
+    #[error(
+        "the state folder was written by an early dfs (format {found}), which this one cannot \
+         read: join anew with `dfs-mount MOUNTPOINT --state NEW --invite TOKEN`"
+    )]
+    TooOld {
+        /// Version found in the folder.
+        found: u32,
+    },
+    /// The state folder belongs to somebody else.
+    #[error(
+        "{} belongs to another user (uid {owner}): start dfs as that user, or hand it over with \
+         chown -R",
+        path.display()
+    )]
+    NotOwned {
+        /// The folder or file.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
     /// The state folder cannot be written.
     #[error("the state folder {} is not writable", path.display())]
     NotWritable {
@@ -74,15 +136,55 @@ pub enum StoreError {
         /// Largest length.
         max: usize,
     },
-    /// The row database failed in a way that is not the system's or the disk's fault.
-    #[error("the row database failed: {source}")]
+    /// The mount is gone and somebody may be copying the folder, so nothing is moved in it; what
+    /// this was for is done by the next opening.
+    #[error("the state folder is being left as it is")]
+    Frozen,
+    /// The row database failed in a way that is not the system's fault; the log says how.
+    #[error("the row database in {} cannot be read: a file there is damaged or missing", path.display())]
     Database {
-        /// What it said.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        /// Its folder.
+        path: PathBuf,
     },
 }
 
 impl StoreError {
+    /// Returns the same damage once more.
+    pub(super) fn again(&self) -> Self {
+        match self {
+            Self::Damaged { path, what } => Self::Damaged {
+                path: path.clone(),
+                what,
+            },
+            _ => Self::Corrupt {
+                what: "the row database does not open",
+            },
+        }
+    }
+
+    /// Returns the error of an opening of a state folder: what is damage becomes
+    /// [`StoreError::Unusable`], which says what to do.
+    pub(super) fn at(self, folder: &Path) -> Self {
+        let is_damage = match &self {
+            Self::Corrupt { .. }
+            | Self::Damaged { .. }
+            | Self::Unauthentic
+            | Self::Database { .. } => true,
+            // What cannot be read for good.
+            Self::Io { source, .. } => {
+                source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+            }
+            _ => false,
+        };
+        if is_damage {
+            return Self::Unusable {
+                folder: folder.to_owned(),
+                damage: Box::new(self),
+            };
+        }
+        self
+    }
+
     /// Returns the error for a failed operation on a path: [`StoreError::Full`] where the disk has
     /// no room, else [`StoreError::Io`].
     pub(crate) fn io(op: &'static str, path: &Path, source: io::Error) -> Self {

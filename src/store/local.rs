@@ -1,14 +1,17 @@
 //! The rows on the local disk: fjall, one tree for all tables, values sealed.
 
 use std::fmt;
+use std::fs::OpenOptions;
+use std::mem::ManuallyDrop;
+use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, Readable};
-use parking_lot::{Condvar, Mutex};
 
-use super::journal::{self, EmptyJournal};
+use super::compact::{Brake, Compactor};
+use super::gate::Gate;
 use super::tree::{Tree, TreeChange, TreeRow};
 use super::{StoreError, StoreOptions};
 use crate::crypto::RowSealer;
@@ -17,16 +20,15 @@ use crate::crypto::RowSealer;
 ///
 /// One tree holds all tables, the table's tag before each key: one lookup path to keep warm. Large
 /// values lie outside the tree, so that compaction does not copy them. Rows are written into the
-/// tree's files at once; its journal has only what a folder of an older program brings along.
+/// tree's files at once; its journal is empty.
 pub(super) struct LocalTree {
-    tree: Keyspace,
+    tree: ManuallyDrop<Keyspace>,
     sealer: RowSealer,
     folder: PathBuf,
-    /// Bytes in the journal that the next opening would have to replay, about.
-    replay_bytes: u64,
-    /// Before `emptied`, because closing it waits for its workers.
-    database: Database,
-    emptied: EmptyJournal,
+    gate: Gate,
+    brake: Brake,
+    compactor: ManuallyDrop<Compactor>,
+    database: ManuallyDrop<Database>,
 }
 
 impl fmt::Debug for LocalTree {
@@ -38,42 +40,53 @@ impl fmt::Debug for LocalTree {
 }
 
 impl LocalTree {
-    /// Opens or creates the database in `folder`; brings back every synced batch and a prefix of
-    /// those committed later.
+    /// Opens or creates the database in `folder`. One that is there and whole is not written to,
+    /// but that files which nothing names are removed.
     pub(super) fn open(
         folder: &Path,
         sealer: RowSealer,
         options: &StoreOptions,
+        gate: Gate,
     ) -> Result<Self, StoreError> {
-        let repaired = journal::repair(folder)?;
-        if repaired.cut_bytes > 0 {
-            tracing::warn!(
-                repaired.cut_bytes,
-                "the row journal ended in an incomplete write that was never synced; it is cut off"
-            );
+        empty_journals(folder)?;
+        if folder.join("version").exists() {
+            // It misses its lock where that is missing.
+            let mut lock = OpenOptions::new();
+            let lock = lock.append(true).create(true).mode(0o600);
+            let lock = lock.open(folder.join("lock"));
+            lock.map_err(|e| StoreError::io("open the lock of", folder, e))?;
         }
+        let brake = Brake::new(gate.clone());
+        let factory = brake.factory();
         let opened = || -> fjall::Result<(Database, Keyspace)> {
             let database = Database::builder(folder)
                 .cache_size(options.row_cache_bytes)
-                .worker_threads(WORKER_THREADS)
+                .worker_threads_unchecked(0)
                 .max_cached_files(Some(OPEN_FILES_MAX))
+                .with_compaction_filter_factories(Arc::new(move |_| Some(Arc::clone(&factory))))
                 .open()?;
             let tree = database.keyspace(TREE, tree_options)?;
             Ok((database, tree))
         };
         // The database asserts what its files say about themselves; damage there must not end the
         // process.
-        let opened = catch_unwind(AssertUnwindSafe(opened)).map_err(|_| StoreError::Corrupt {
-            what: "the row database does not open",
+        let opened = catch_unwind(AssertUnwindSafe(opened)).map_err(|_| StoreError::Damaged {
+            path: folder.to_owned(),
+            what: "does not open",
         })?;
         let (database, tree) = opened.map_err(|e| database_error("open", folder, e))?;
+        // A new one begins with one of 64 MiB, of nothing.
+        empty_journals(folder)?;
+        let compactor = Compactor::start(&database, &tree, &brake)
+            .map_err(|e| StoreError::io("start a thread for", folder, e))?;
         Ok(Self {
-            tree,
+            tree: ManuallyDrop::new(tree),
             sealer,
             folder: folder.to_owned(),
-            replay_bytes: repaired.kept_bytes,
-            database,
-            emptied: EmptyJournal::new(folder.to_owned()),
+            gate,
+            brake,
+            compactor: ManuallyDrop::new(compactor),
+            database: ManuallyDrop::new(database),
         })
     }
 
@@ -82,7 +95,7 @@ impl LocalTree {
     fn snapshot(&self, start: &[u8], end: &[u8]) -> fjall::Iter {
         self.database
             .snapshot()
-            .range(&self.tree, start.to_vec()..end.to_vec())
+            .range(&*self.tree, start.to_vec()..end.to_vec())
     }
 
     fn open_value(&self, key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
@@ -151,7 +164,12 @@ impl Tree for LocalTree {
         });
         // What was written of one that is given up is removed by the next opening.
         written.map_err(failed)?;
-        ingestion.finish().map_err(failed)
+        if !self.gate.is_open() {
+            return Err(StoreError::Frozen);
+        }
+        ingestion.finish().map_err(failed)?;
+        self.compactor.wake();
+        Ok(())
     }
 
     /// Does nothing: what was applied is durable.
@@ -161,21 +179,44 @@ impl Tree for LocalTree {
 }
 
 impl Drop for LocalTree {
-    /// Moves a journal into the tree, so that the next opening need not replay it.
+    /// Closes the database, unless somebody may be copying it: closing removes files that were in
+    /// use until then, so they are left to the end of the process, and to the next opening.
+    #[expect(unsafe_code, reason = "closing or not closing is decided here")]
     fn drop(&mut self) {
-        if self.replay_bytes == 0 || self.tree.rotate_memtable().is_err() {
+        self.brake.close();
+        if !self.gate.is_open() {
             return;
         }
-        // The database's own wait has no end where its worker failed.
-        let (never, clock) = (Condvar::new(), Mutex::new(()));
-        for _ in 0..CLOSE_WAIT.as_millis() / CLOSE_POLL.as_millis() {
-            if self.tree.sealed_memtable_count() == 0 {
-                self.emptied.allow();
-                return;
-            }
-            never.wait_for(&mut clock.lock(), CLOSE_POLL);
+        self.compactor.close();
+        // SAFETY: each is dropped here and nowhere else, and nothing uses it afterwards.
+        unsafe {
+            ManuallyDrop::drop(&mut self.compactor);
+            ManuallyDrop::drop(&mut self.tree);
+            ManuallyDrop::drop(&mut self.database);
         }
     }
+}
+
+/// Empties the journals of the database: nothing of ours goes through them, so what is in one is
+/// damage or nothing.
+fn empty_journals(folder: &Path) -> Result<(), StoreError> {
+    let io = |op| move |e| StoreError::io(op, folder, e);
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(io("list")(e)),
+    };
+    for entry in entries {
+        let path = entry.map_err(io("list"))?.path();
+        if path.extension().is_some_and(|extension| extension == "jnl")
+            && path.metadata().map_err(io("look at a file in"))?.len() > 0
+        {
+            let journal = OpenOptions::new().write(true).open(&path);
+            let emptied = journal.and_then(|journal| journal.set_len(0));
+            emptied.map_err(|e| StoreError::io("empty", &path, e))?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns the error of the row database as one of the store's.
@@ -188,9 +229,12 @@ fn database_error(op: &'static str, folder: &Path, error: fjall::Error) -> Store
         fjall::Error::Locked => StoreError::InUse {
             path: folder.to_owned(),
         },
-        source => StoreError::Database {
-            source: Box::new(source),
-        },
+        error => {
+            tracing::error!(?error, folder = %folder.display(), op, "the row database failed");
+            StoreError::Database {
+                path: folder.to_owned(),
+            }
+        }
     }
 }
 
@@ -201,16 +245,8 @@ fn tree_options() -> KeyspaceCreateOptions {
         .with_kv_separation(Some(separation))
 }
 
-/// How long closing waits for that; without it the next opening takes longer, nothing more.
-const CLOSE_WAIT: Duration = Duration::from_secs(5);
-const CLOSE_POLL: Duration = Duration::from_millis(5);
-
 /// Name of the one tree.
 const TREE: &str = "rows";
-
-/// One worker flushes and compacts in turn. With a second one the first does not compact but passes
-/// that work on in a loop while the second is at it, which takes a core of its own.
-const WORKER_THREADS: usize = 1;
 
 /// Descriptors that the database keeps open, of the 1024 that a process has by default.
 const OPEN_FILES_MAX: usize = 200;
@@ -232,7 +268,8 @@ mod tests {
     }
 
     fn open(folder: &Path, key: &LocalKey, epoch: u32) -> Result<LocalTree, StoreError> {
-        LocalTree::open(folder, key.sealer(epoch), &StoreOptions::default())
+        let options = StoreOptions::default();
+        LocalTree::open(folder, key.sealer(epoch), &options, Gate::default())
     }
 
     fn put(tree: &LocalTree, key: &[u8], value: &[u8]) {
@@ -275,38 +312,5 @@ mod tests {
 
         let tree = open(folder.path(), &local_key(2), 3).unwrap();
         assert!(matches!(tree.get(b"a"), Err(StoreError::Unauthentic)));
-    }
-
-    #[test]
-    fn a_journal_of_an_older_program_is_emptied_by_closing_and_nothing_is_lost() {
-        let folder = tempfile::tempdir().unwrap();
-        let key = local_key(1);
-        let tree = open(folder.path(), &key, 1).unwrap();
-        let mut rows = tree.database.batch();
-        for n in 0..600u64 {
-            let (key, value) = (n.to_be_bytes(), [n as u8; 10_000]);
-            rows.insert(&tree.tree, key, tree.sealer.seal(&key, &value));
-        }
-        rows.commit().unwrap();
-        drop(tree);
-        // That one did not know that there is something to empty.
-        assert!(journal::repair(folder.path()).unwrap().kept_bytes > 0);
-        let tree = open(folder.path(), &key, 2).unwrap();
-        put(&tree, &7u64.to_be_bytes(), &[7; 10_000]);
-        drop(tree);
-        assert_eq!(journal::repair(folder.path()).unwrap().kept_bytes, 0);
-        for epoch in 3..5 {
-            let tree = open(folder.path(), &key, epoch).unwrap();
-            for n in 0..600u64 {
-                let row = tree.get(&n.to_be_bytes()).unwrap();
-                assert_eq!(row.unwrap(), [n as u8; 10_000]);
-            }
-            put(&tree, b"later", &epoch.to_le_bytes());
-            let later = tree.get(b"later").unwrap().unwrap();
-            assert_eq!(later, epoch.to_le_bytes());
-        }
-        let tree = open(folder.path(), &key, 5).unwrap();
-        let later = tree.get(b"later").unwrap().unwrap();
-        assert_eq!(later, 4u32.to_le_bytes());
     }
 }

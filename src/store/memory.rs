@@ -74,6 +74,7 @@ impl MemoryDisk {
         Store {
             rows: Arc::new(MemoryRows(Arc::clone(&self.state))),
             chunks: Arc::new(MemoryChunks(Arc::clone(&self.state))),
+            gate: super::Gate::default(),
         }
     }
 

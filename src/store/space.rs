@@ -100,6 +100,12 @@ impl Space {
         Ok((room, reserve))
     }
 
+    /// Tells whether `bytes` could be written without eating into the reserve.
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
+        let room = self.look();
+        room.is_ok_and(|(room, reserve)| room.available.saturating_sub(reserve) >= bytes)
+    }
+
     /// Fails with [`StoreError::Full`] where writing `bytes` would eat into the reserve.
     ///
     /// A few bytes may take a quarter of the reserve, and three quarters where something is removed

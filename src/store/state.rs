@@ -6,14 +6,13 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::StoreError;
 use super::first_start::FIRST_START_FILE;
 
-/// Format version of the state folder that this release writes; it reads this and all before it.
-///
-/// 1: all rows are in the row database. 2: the newest are in the row log (`wal/`).
-pub const STATE_VERSION: u32 = 2;
+/// Format version of the state folder, the one that this release reads and writes.
+pub const STATE_VERSION: u32 = 3;
 
 /// A state folder that this process holds until the value is dropped.
 ///
@@ -30,12 +29,13 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Takes hold of the state folder at `path`, making it where it is missing or empty.
+    /// Takes hold of the state folder at `path`, making it where it is missing or empty. In one
+    /// that is there nothing is changed but the lock.
     ///
     /// Fails with [`StoreError::InUse`] where another process holds it, [`StoreError::TooNew`]
     /// where a newer release wrote it, [`StoreError::NotPrivate`] where others may enter it,
     /// [`StoreError::NotWritable`] where this user may not write to it, [`StoreError::NotState`]
-    /// where it holds something else.
+    /// where it holds something else, [`StoreError::Unusable`] where it is damaged.
     pub fn open_or_create(path: &Path) -> Result<Self, StoreError> {
         let missing = path.ancestors().take_while(|above| !above.exists());
         let made = missing.map(Path::to_owned).collect();
@@ -49,17 +49,41 @@ impl StateDir {
         };
         if fresh {
             state.begin_first_start()?;
+            // Whose it is follows when there is something in it.
+            write_private(&state.file(FORMAT_FILE), &format_of(0))?;
         }
-        if fresh || state.check_format()? < STATE_VERSION {
-            let mut format = FORMAT_MAGIC.to_vec();
-            format.extend_from_slice(&STATE_VERSION.to_le_bytes());
-            write_private(&state.file(FORMAT_FILE), &format)?;
+        if owner_of(path)?.is_none() {
+            for folder in [state.rows(), state.wal(), state.chunks(), state.logs()] {
+                create_private(&folder)?;
+            }
+            sync_folder(path)?;
         }
-        for folder in [state.rows(), state.wal(), state.chunks(), state.logs()] {
-            create_private(&folder)?;
-        }
-        sync_folder(path)?;
         Ok(state)
+    }
+
+    /// Returns the secret key that lies in the folder, `None` where one may be made: only in a
+    /// folder that holds nothing yet.
+    ///
+    /// Fails with [`StoreError::KeyMissing`] where what is there was sealed with a key that is
+    /// gone, [`StoreError::NotPrivate`] where others may read the key.
+    pub fn read_key(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.identity_key();
+        if let Some(bytes) = read_private(&path)? {
+            return Ok(Some(bytes));
+        }
+        let mut is_empty = owner_of(&self.path)?.is_none();
+        for folder in [self.rows(), self.wal(), self.chunks()] {
+            is_empty &= match std::fs::read_dir(&folder) {
+                Ok(mut entries) => entries.next().is_none(),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => true,
+                Err(e) => return Err(StoreError::io("list", &folder, e)),
+            };
+        }
+        if is_empty {
+            Ok(None)
+        } else {
+            Err(StoreError::KeyMissing { path })
+        }
     }
 
     /// Returns the path of the folder.
@@ -70,7 +94,7 @@ impl StateDir {
     /// Returns the path of the identity's secret key; [`read_private`] and [`write_private`] go
     /// with it.
     pub fn identity_key(&self) -> PathBuf {
-        self.file("identity.key")
+        self.file(KEY_FILE)
     }
 
     /// Returns the path of the socket on which the daemon takes commands.
@@ -100,36 +124,53 @@ impl StateDir {
 
     /// Returns the folder of the activity logs.
     pub fn logs(&self) -> PathBuf {
-        self.path.join("log")
+        self.path.join(LOGS_FOLDER)
     }
 
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
+}
 
-    /// Returns the version that the folder has, where this release reads it.
-    fn check_format(&self) -> Result<u32, StoreError> {
-        let path = self.file(FORMAT_FILE);
-        let bytes = read_limited(&path, FORMAT_BYTES)?.ok_or(StoreError::NotState {
-            path: self.path.clone(),
-        })?;
-        let version = bytes
-            .strip_prefix(FORMAT_MAGIC)
-            .and_then(|version| Some(u32::from_le_bytes(version.try_into().ok()?)))
-            .ok_or(StoreError::Corrupt {
-                what: "the format file of the state folder",
-            })?;
-        match version {
-            1..=STATE_VERSION => Ok(version),
-            0 => Err(StoreError::Corrupt {
-                what: "the format file of the state folder",
-            }),
-            found => Err(StoreError::TooNew {
-                found,
-                known: STATE_VERSION,
-            }),
+/// Returns the owner of a state folder, `None` where it was set up and nothing was put in yet.
+pub(super) fn owner_of(folder: &Path) -> Result<Option<u64>, StoreError> {
+    let path = folder.join(FORMAT_FILE);
+    let damaged = |what| {
+        let path = path.clone();
+        StoreError::Damaged { path, what }.at(folder)
+    };
+    let bytes = read_limited(&path, FORMAT_MAX_BYTES)?.ok_or_else(|| damaged("is missing"))?;
+    let (version, rest) = bytes
+        .strip_prefix(FORMAT_MAGIC)
+        .and_then(|rest| rest.split_first_chunk())
+        .ok_or_else(|| damaged("is damaged"))?;
+    match u32::from_le_bytes(*version) {
+        STATE_VERSION => {}
+        // Those had no checksum.
+        found @ (1 | 2) if rest.is_empty() => return Err(StoreError::TooOld { found }),
+        found if found > STATE_VERSION && found <= VERSION_CREDIBLE => {
+            let known = STATE_VERSION;
+            return Err(StoreError::TooNew { found, known });
         }
+        _ => return Err(damaged("is damaged")),
     }
+    let owner = rest.first_chunk().map(|owner| u64::from_le_bytes(*owner));
+    let owner = owner.filter(|owner| bytes == format_of(*owner));
+    let owner = owner.ok_or_else(|| damaged("is damaged"))?;
+    Ok(Some(owner).filter(|owner| *owner != 0))
+}
+
+/// Says whose a folder is, from now on.
+pub(super) fn set_owner(folder: &Path, owner: u64) -> Result<(), StoreError> {
+    write_private(&folder.join(FORMAT_FILE), &format_of(owner))
+}
+
+fn format_of(owner: u64) -> Vec<u8> {
+    let mut format = FORMAT_MAGIC.to_vec();
+    format.extend_from_slice(&STATE_VERSION.to_le_bytes());
+    format.extend_from_slice(&owner.to_le_bytes());
+    format.extend_from_slice(&xxh3_64(&format).to_le_bytes());
+    format
 }
 
 /// Returns a file that only its owner may read, `None` where there is none.
@@ -181,29 +222,19 @@ pub(super) fn sync_folder(path: &Path) -> Result<(), StoreError> {
         .map_err(|e| StoreError::io("sync", path, e))
 }
 
-/// Counts the number of times that the store was opened up and returns it, durably.
+/// Returns the sealing epoch of an opening, where none above `last` was used before.
 ///
 /// Row nonces start with it, so it never repeats: not after a crash, and not when the folder is put
 /// back from a copy either, because it is at least the number of seconds since 2020 (which fits in
 /// 32 bits until 2156).
-pub(super) fn next_epoch(folder: &Path, now_ms: u64) -> Result<u32, StoreError> {
-    let path = folder.join(EPOCH_FILE);
-    let corrupt = || StoreError::Corrupt {
-        what: "the epoch file of the state folder",
-    };
-    let last = match read_limited(&path, 4)? {
-        Some(bytes) => u32::from_le_bytes(bytes.try_into().map_err(|_| corrupt())?),
-        None => 0,
-    };
+pub(super) fn next_epoch(last: u32, now_ms: u64) -> u32 {
     let seconds = (now_ms / 1000).saturating_sub(EPOCH_ZERO_SECS);
-    let next = last.checked_add(1).ok_or_else(corrupt)?;
-    let epoch = next.max(u32::try_from(seconds).unwrap_or(0));
-    write_private(&path, &epoch.to_le_bytes())?;
-    Ok(epoch)
+    last.saturating_add(1)
+        .max(u32::try_from(seconds).unwrap_or(0))
 }
 
 /// Makes a folder for its owner alone where there is none, and the folders above it.
-fn create_private(path: &Path) -> Result<(), StoreError> {
+pub(super) fn create_private(path: &Path) -> Result<(), StoreError> {
     if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
         std::fs::create_dir_all(parent).map_err(|e| refused("create", path, e))?;
     }
@@ -221,12 +252,20 @@ fn check_folder(path: &Path) -> Result<bool, StoreError> {
             path: path.to_owned(),
         });
     }
-    let (mut is_state, mut is_foreign) = (false, false);
+    let (mut is_state, mut is_foreign, mut is_left) = (false, false, false);
     let entries = std::fs::read_dir(path).map_err(|e| refused("list", path, e))?;
     for entry in entries {
         let name = entry.map_err(|e| refused("list", path, e))?.file_name();
         is_state |= name == FORMAT_FILE;
         is_foreign |= !SETUP_NAMES.iter().any(|known| name == *known);
+        is_left |= [KEY_FILE, WAL_FOLDER].iter().any(|known| name == *known);
+    }
+    let owner = meta.uid();
+    if owner != rustix::process::geteuid().as_raw() && (is_state || is_foreign) {
+        return Err(StoreError::NotOwned {
+            path: path.to_owned(),
+            owner,
+        });
     }
     if !is_private(&meta) {
         // What is empty has no secret to lose yet, so it is taken over.
@@ -238,6 +277,11 @@ fn check_folder(path: &Path) -> Result<bool, StoreError> {
         }
         std::fs::set_permissions(path, Permissions::from_mode(0o700))
             .map_err(|e| refused("protect", path, e))?;
+    }
+    if is_foreign && !is_state && is_left {
+        let (path, what) = (path.join(FORMAT_FILE), "is missing");
+        let folder = path.parent().unwrap_or(&path).to_owned();
+        return Err(StoreError::Damaged { path, what }.at(&folder));
     }
     if is_foreign && !is_state {
         return Err(StoreError::NotState {
@@ -266,11 +310,9 @@ fn take_lock(folder: &Path) -> Result<File, StoreError> {
         }
         Err(e) => return Err(StoreError::io("lock", &path, e.into())),
     }
-    // For people who look who holds it; nothing depends on it.
-    let written = lock
-        .set_len(0)
-        .and_then(|()| writeln!(lock, "{}", std::process::id()));
-    written.map_err(|e| refused("write", folder, e))?;
+    // For people who look who holds it; nothing depends on it, and a full disk has no room for it.
+    // Of one length, so that it need not be cut.
+    let _ = writeln!(lock, "{:>10}", std::process::id());
     Ok(lock)
 }
 
@@ -319,11 +361,19 @@ pub(super) const BALLAST_FILE: &str = "ballast";
 /// Folder of the chunk files below the state folder.
 pub(super) const CHUNKS_FOLDER: &str = "chunks";
 
+/// Folder of the activity logs below the state folder.
+const LOGS_FOLDER: &str = "log";
+
 const FORMAT_FILE: &str = "format";
 const FORMAT_MAGIC: &[u8] = b"dfsstate";
-const FORMAT_BYTES: u64 = FORMAT_MAGIC.len() as u64 + 4;
 pub(super) const LOCK_FILE: &str = "lock";
-const EPOCH_FILE: &str = "epoch";
+pub(super) const KEY_FILE: &str = "identity.key";
+
+/// A format file of a later release may be longer.
+const FORMAT_MAX_BYTES: u64 = 4096;
+
+/// A version above that is damage.
+const VERSION_CREDIBLE: u32 = 1000;
 
 /// 2020-01-01T00:00:00Z in seconds since 1970.
 const EPOCH_ZERO_SECS: u64 = 1_577_836_800;
@@ -379,27 +429,40 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_of_something_else_or_of_a_newer_release_is_refused() {
+    fn a_folder_of_something_else_or_of_another_release_is_refused() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("state");
         drop(StateDir::open_or_create(&path).unwrap());
-        write_private(&path.join("format"), b"dfsstate\x03\0\0\0").unwrap();
+        let format = |bytes: &[u8]| {
+            write_private(&path.join(FORMAT_FILE), bytes).unwrap();
+            StateDir::open_or_create(&path)
+        };
+        for found in [1, 2] {
+            let outcome = format(&[b"dfsstate", &[found, 0, 0, 0][..]].concat());
+            assert!(matches!(outcome, Err(StoreError::TooOld { .. })));
+        }
+        let outcome = format(b"dfsstate\x04\0\0\0 and more");
         assert!(matches!(
-            StateDir::open_or_create(&path),
-            Err(StoreError::TooNew { found: 3, known: 2 })
+            outcome,
+            Err(StoreError::TooNew { found: 4, known: 3 })
         ));
+        let mut whole = format_of(7);
+        assert_eq!(owner_of(&path).map_err(|_| ()), Err(()));
+        format(&whole).unwrap();
+        assert_eq!(owner_of(&path).unwrap(), Some(7));
+        whole[15] ^= 1;
         for wrong in [
             &b"dfsstate"[..],
             b"",
             b"dfsstate\0\0\0\0",
-            b"something else",
+            b"another",
+            &whole,
         ] {
-            write_private(&path.join("format"), wrong).unwrap();
-            assert!(matches!(
-                StateDir::open_or_create(&path),
-                Err(StoreError::Corrupt { .. })
-            ));
+            assert!(matches!(format(wrong), Err(StoreError::Unusable { .. })));
         }
+        std::fs::remove_file(path.join(FORMAT_FILE)).unwrap();
+        let outcome = StateDir::open_or_create(&path);
+        assert!(matches!(outcome, Err(StoreError::Unusable { .. })));
         let other = root.path().join("other");
         create_private(&other).unwrap();
         std::fs::write(other.join("thesis.txt"), b"text").unwrap();
@@ -410,15 +473,22 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_of_an_earlier_release_is_brought_up_to_this_one() {
+    fn a_key_is_made_only_where_there_is_nothing() {
         let root = tempfile::tempdir().unwrap();
-        let state = StateDir::open_or_create(root.path()).unwrap();
-        std::fs::remove_dir(state.wal()).unwrap();
-        write_private(&state.file(FORMAT_FILE), b"dfsstate\x01\0\0\0").unwrap();
-        drop(state);
-        let state = StateDir::open_or_create(root.path()).unwrap();
-        assert!(state.wal().is_dir());
-        assert_eq!(state.check_format().unwrap(), 2);
+        let path = root.path().join("state");
+        let state = StateDir::open_or_create(&path).unwrap();
+        assert!(state.read_key().unwrap().is_none());
+        std::fs::write(state.wal().join("mark"), b"").unwrap();
+        assert!(matches!(
+            state.read_key(),
+            Err(StoreError::KeyMissing { .. })
+        ));
+        std::fs::remove_file(state.wal().join("mark")).unwrap();
+        set_owner(&path, 7).unwrap();
+        assert!(matches!(
+            state.read_key(),
+            Err(StoreError::KeyMissing { .. })
+        ));
     }
 
     #[test]
@@ -438,12 +508,9 @@ mod tests {
 
     #[test]
     fn epochs_only_grow() {
-        let root = tempfile::tempdir().unwrap();
         let now_ms = (EPOCH_ZERO_SECS + 500) * 1000;
-        assert_eq!(next_epoch(root.path(), now_ms).unwrap(), 500);
-        assert_eq!(next_epoch(root.path(), now_ms).unwrap(), 501);
-        assert_eq!(next_epoch(root.path(), 0).unwrap(), 502);
-        write_private(&root.path().join(EPOCH_FILE), b"xy").unwrap();
-        assert!(next_epoch(root.path(), now_ms).is_err());
+        assert_eq!(next_epoch(0, now_ms), 500);
+        assert_eq!(next_epoch(500, now_ms), 501);
+        assert_eq!(next_epoch(501, 0), 502);
     }
 }

@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::batch::Changes;
 use super::disk::{Disk, DiskFile};
 use super::error::is_full;
+use super::mark::Said;
 use super::{KEY_MAX_BYTES, StoreError, VALUE_MAX_BYTES};
 use crate::crypto::RowSealer;
 
@@ -22,6 +23,9 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Before each sealed batch: its length u32, its number u64, their checksum u64, all LE.
 const HEADER_BYTES: usize = 4 + 8 + 8;
+
+/// Records begin at multiples of this, so that they can be searched for behind a damaged one.
+const ALIGN_BYTES: usize = 32;
 
 /// Longest sealed batch that is looked at; no caller makes one as long.
 const SEALED_MAX_BYTES: usize = 256 << 20;
@@ -96,8 +100,26 @@ impl LogFile {
         let sealed = sealer.seal(&place(self.number, seq), body);
         let header = header(self.number, seq, &sealed);
         self.file.write_at(&header, &sealed, self.len)?;
-        self.len += (HEADER_BYTES + sealed.len()) as u64;
+        self.len += (HEADER_BYTES + sealed.len()).next_multiple_of(ALIGN_BYTES) as u64;
         Ok(())
+    }
+
+    /// Goes on in a file behind what was replayed of it. Batches behind that which were given up
+    /// are made none, durably, lest they be taken for successors of those that come.
+    pub(super) fn go_on(disk: &dyn Disk, found: &ReplayedFile) -> io::Result<Self> {
+        let file = disk.open(&name_of(found.number), false)?;
+        for offset in &found.given_up {
+            file.write_at(&[0; HEADER_BYTES], &[], *offset)?;
+        }
+        if !found.given_up.is_empty() {
+            file.sync_data()?;
+        }
+        Ok(Self {
+            number: found.number,
+            file,
+            len: found.end,
+            is_written: true,
+        })
     }
 }
 
@@ -194,86 +216,188 @@ pub(super) struct Replayed {
     pub(super) count: u64,
     /// How many later ones were given up, because one before them was never synced.
     pub(super) lost: u64,
+    /// How many batches there are, whatever they are worth.
+    seen: u64,
+    /// How many of them opened.
+    opened: u64,
+    /// The newest epoch in which one of them was sealed.
+    pub(super) epoch: u32,
     /// The files that were read, ascending.
-    pub(super) files: Vec<u64>,
+    pub(super) files: Vec<ReplayedFile>,
+}
+
+/// A file that was replayed.
+#[derive(Debug)]
+pub(super) struct ReplayedFile {
+    pub(super) number: u64,
+    pub(super) size: u64,
+    /// Behind the last batch that counts; 0 where none does.
+    pub(super) end: u64,
+    /// Number of that batch.
+    pub(super) last: u64,
+    /// Where there are batches behind it that were given up.
+    given_up: Vec<u64>,
+}
+
+impl Replayed {
+    /// Fails where the log is another's, or less than what is said of it.
+    ///
+    /// `is_ours` says that something else than the log opened with this key: then a batch that does
+    /// not open was never synced, or is damaged.
+    pub(super) fn check(
+        &self,
+        said: Option<Said>,
+        is_ours: bool,
+        folder: &Path,
+    ) -> Result<(), StoreError> {
+        if self.seen > 0 && self.opened == 0 && said.is_none() && !is_ours {
+            return Err(StoreError::Damaged {
+                path: folder.to_owned(),
+                what: "holds no commit that opens with this folder's key",
+            });
+        }
+        let Some(said) = said.filter(|said| said.durable > self.last) else {
+            return Ok(());
+        };
+        let is_there = self.files.iter().any(|file| file.number == said.file);
+        Err(StoreError::Damaged {
+            path: folder.join(name_of(said.file)),
+            what: if is_there {
+                "lacks commits that were on the disk"
+            } else {
+                "is missing, with commits that were on the disk"
+            },
+        })
+    }
 }
 
 /// Calls `f` for each batch of the log behind `flushed`, in order, up to the first that is missing.
+/// Where `flushed` is not known the log begins with its first batch. Writes nothing.
 ///
 /// After a power cut what was never synced may be there or not: what lies behind a gap is given up.
-/// [`StoreError::Corrupt`] where a later batch says that the missing one was durable.
+/// [`StoreError::Damaged`] where a later batch says that the missing one was durable.
 pub(super) fn replay(
     disk: &dyn Disk,
     folder: &Path,
     sealer: &RowSealer,
-    flushed: u64,
+    flushed: Option<u64>,
     f: &mut dyn FnMut(u64, Changes),
 ) -> Result<Replayed, StoreError> {
     let io = |e| StoreError::io("read the row log in", folder, e);
     let names = disk.names().map_err(io)?;
-    let mut files: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
-    files.sort_unstable();
-    let mut found = Replayed {
-        last: flushed,
-        ..Replayed::default()
-    };
-    for number in &files {
-        let file = disk.open(&name_of(*number), false).map_err(io)?;
-        let len = usize::try_from(file.size().map_err(io)?).unwrap_or(usize::MAX);
-        let bytes = file.read_at(len, 0).map_err(io)?;
-        for (seq, sealed) in Records::new(*number, &bytes) {
-            if seq <= found.last {
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
+    numbers.sort_unstable();
+    let mut last = flushed;
+    let mut found = Replayed::default();
+    for number in numbers {
+        let handle = disk.open(&name_of(number), false).map_err(io)?;
+        let size = handle.size().map_err(io)?;
+        let len = usize::try_from(size).unwrap_or(usize::MAX);
+        let bytes = handle.read_at(len, 0).map_err(io)?;
+        let mut file = ReplayedFile {
+            number,
+            size,
+            end: 0,
+            last: 0,
+            given_up: Vec::new(),
+        };
+        for record in Records::new(number, &bytes) {
+            found.seen += 1;
+            found.epoch = found.epoch.max(RowSealer::epoch_of(record.sealed));
+            let seq = record.seq;
+            let before = *last.get_or_insert_with(|| seq.saturating_sub(1));
+            if seq <= before {
+                (file.end, file.last) = (record.end, seq.max(file.last));
                 continue;
             }
-            let body = sealer.open(&place(*number, seq), sealed);
+            let body = sealer.open(&place(number, seq), record.sealed);
             let Some((durable, changes)) = body.ok().and_then(|body| decode(&body)) else {
+                file.given_up.push(record.offset);
                 continue;
             };
-            if seq == found.last + 1 {
-                found.last = seq;
+            found.opened += 1;
+            if seq == before + 1 {
+                last = Some(seq);
+                (file.end, file.last) = (record.end, seq);
                 found.count += 1;
                 f(seq, changes);
                 continue;
             }
-            if durable > found.last {
-                return Err(StoreError::Corrupt {
-                    what: "the row log lacks a batch that was durable",
+            if durable > before {
+                return Err(StoreError::Damaged {
+                    path: folder.to_owned(),
+                    what: "lacks a commit that was on the disk",
                 });
             }
+            file.given_up.push(record.offset);
             found.lost += 1;
         }
+        found.files.push(file);
     }
-    found.files = files;
+    found.last = last.unwrap_or(0);
     Ok(found)
 }
 
-/// Walks the batches of a file, those that do not open included, up to the first broken header.
+/// A batch as it lies in a file.
+struct Record<'a> {
+    offset: u64,
+    /// Where the next one begins.
+    end: u64,
+    seq: u64,
+    sealed: &'a [u8],
+}
+
+/// Walks the batches of a file, those that do not open included, and behind a damaged header those
+/// that can be found.
 struct Records<'a> {
     number: u64,
-    rest: &'a [u8],
+    bytes: &'a [u8],
+    at: usize,
 }
 
 impl<'a> Records<'a> {
     fn new(number: u64, bytes: &'a [u8]) -> Self {
-        Self {
-            number,
-            rest: bytes,
+        let at = 0;
+        Self { number, bytes, at }
+    }
+
+    fn record_at(&self, at: usize) -> Option<Record<'a>> {
+        let mut rest = self.bytes.get(at..)?;
+        let len = u32::from_le_bytes(take(&mut rest)?);
+        let seq = u64::from_le_bytes(take(&mut rest)?);
+        let sum = u64::from_le_bytes(take(&mut rest)?);
+        // Most places hold nothing, which costs no hash to see.
+        if len == 0 || len as usize > SEALED_MAX_BYTES {
+            return None;
         }
+        let sealed = rest.get(..len as usize)?;
+        if sum != checksum(self.number, len, seq) {
+            return None;
+        }
+        let end = (at + HEADER_BYTES + len as usize).next_multiple_of(ALIGN_BYTES);
+        Some(Record {
+            offset: at as u64,
+            end: end as u64,
+            seq,
+            sealed,
+        })
     }
 }
 
 impl<'a> Iterator for Records<'a> {
-    type Item = (u64, &'a [u8]);
+    type Item = Record<'a>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let len = u32::from_le_bytes(take(&mut self.rest)?);
-        let seq = u64::from_le_bytes(take(&mut self.rest)?);
-        let sum = u64::from_le_bytes(take(&mut self.rest)?);
-        if sum != checksum(self.number, len, seq) || len as usize > SEALED_MAX_BYTES {
-            return None;
+        while self.at < self.bytes.len() {
+            match self.record_at(self.at) {
+                Some(record) => {
+                    self.at = usize::try_from(record.end).unwrap_or(usize::MAX);
+                    return Some(record);
+                }
+                None => self.at += ALIGN_BYTES,
+            }
         }
-        let sealed = self.rest.split_off(..len as usize)?;
-        Some((seq, sealed))
+        None
     }
 }
 
@@ -325,7 +449,7 @@ mod tests {
             disk,
             Path::new("log"),
             sealer(),
-            flushed,
+            Some(flushed),
             &mut |seq, got| {
                 assert_eq!(got, changes(seq));
                 seen.push(seq);
@@ -344,7 +468,8 @@ mod tests {
         let (seen, replayed) = read(&disk, 3).unwrap();
         assert_eq!(seen, [4, 5, 6, 7, 8]);
         assert_eq!((replayed.last, replayed.lost), (8, 0));
-        assert_eq!(replayed.files, [7, 8]);
+        let numbers: Vec<u64> = replayed.files.iter().map(|file| file.number).collect();
+        assert_eq!(numbers, [7, 8]);
         assert!(read(&disk, 8).unwrap().0.is_empty());
     }
 
@@ -379,26 +504,49 @@ mod tests {
         write(&disk, 2, 4..6, 2);
         let file = disk.open(&name_of(1), false).unwrap();
         let bytes = file.read_at(10_000, 0).unwrap();
-        let starts: Vec<usize> = {
-            let mut at = 0;
-            Records::new(1, &bytes)
-                .map(|(_, sealed)| {
-                    let start = at;
-                    at += HEADER_BYTES + sealed.len();
-                    start
-                })
-                .collect()
-        };
+        let starts: Vec<u64> = Records::new(1, &bytes)
+            .map(|record| record.offset)
+            .collect();
         // The third is torn: nobody said that it is durable.
-        file.write_at(&[1], &[], starts[2] as u64 + 30).unwrap();
+        file.write_at(&[1], &[], starts[2] + 30).unwrap();
         let (seen, replayed) = read(&disk, 0).unwrap();
         assert_eq!(seen, [1, 2]);
         assert_eq!(replayed.lost, 2);
         // The second is: the later file says that it was.
-        file.write_at(&[1], &[], starts[1] as u64 + 30).unwrap();
-        assert!(matches!(read(&disk, 0), Err(StoreError::Corrupt { .. })));
+        let whole = file.read_at(1, starts[1] + 30).unwrap();
+        file.write_at(&[1], &[], starts[1] + 30).unwrap();
+        assert!(matches!(read(&disk, 0), Err(StoreError::Damaged { .. })));
         // But not where the tree has it.
         assert_eq!(read(&disk, 3).unwrap().0, [4, 5]);
+        // Nor does a damaged header hide what lies behind it, in its file or a later one.
+        file.write_at(&whole, &[], starts[1] + 30).unwrap();
+        for at in 0..HEADER_BYTES as u64 {
+            let whole = file.read_at(1, starts[0] + at).unwrap();
+            file.write_at(&[whole[0] ^ 4], &[], starts[0] + at).unwrap();
+            let outcome = read(&disk, 0);
+            assert!(matches!(outcome, Err(StoreError::Damaged { .. })), "{at}");
+            file.write_at(&whole, &[], starts[0] + at).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_was_given_up_never_comes_back_behind_what_is_written_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Folder::new(folder.path());
+        write(&disk, 1, 1..9, 0);
+        let file = disk.open(&name_of(1), false).unwrap();
+        let bytes = file.read_at(10_000, 0).unwrap();
+        let third = Records::new(1, &bytes).nth(2).unwrap();
+        file.write_at(&[1], &[], third.offset + 30).unwrap();
+        let (seen, replayed) = read(&disk, 0).unwrap();
+        assert_eq!((seen, replayed.lost), (vec![1, 2], 5));
+        // The new third is as long as the old one was: the old fourth lies right behind it.
+        let mut log = LogFile::go_on(&disk, &replayed.files[0]).unwrap();
+        let mut body = Vec::new();
+        encode(&mut body, 2, &changes(3));
+        log.append(sealer(), 3, &body).unwrap();
+        let (seen, replayed) = read(&disk, 0).unwrap();
+        assert_eq!((seen, replayed.lost), (vec![1, 2, 3], 0));
     }
 
     #[test]
@@ -408,13 +556,31 @@ mod tests {
         write(&disk, 1, 1..4, 0);
         let file = disk.open(&name_of(1), false).unwrap();
         let bytes = file.read_at(10_000, 0).unwrap();
-        let records = Records::new(1, &bytes);
-        let len: usize = records.map(|(_, sealed)| HEADER_BYTES + sealed.len()).sum();
-        let bytes = bytes.slice(..len);
+        let ends: Vec<u64> = Records::new(1, &bytes)
+            .map(|record| record.offset + (HEADER_BYTES + record.sealed.len()) as u64)
+            .collect();
+        let bytes = bytes.slice(..ends[2] as usize);
         for at in 0..bytes.len() {
             file.write_at(&[bytes[at] ^ 0x55], &[], at as u64).unwrap();
-            let (seen, _) = read(&disk, 0).unwrap();
-            assert!((0..3).contains(&seen.len()), "{at}: {seen:?}");
+            let (seen, replayed) = read(&disk, 0).unwrap();
+            let is_padding = ends
+                .iter()
+                .any(|end| (*end..end.next_multiple_of(ALIGN_BYTES as u64)).contains(&(at as u64)));
+            assert_eq!(seen.len() == 3, is_padding, "{at}: {seen:?}");
+            // The mark knows better.
+            let said = |durable| {
+                let file = 1;
+                Some(Said {
+                    durable,
+                    file,
+                    ..Said::default()
+                })
+            };
+            let checked = replayed.check(said(3), true, Path::new("log"));
+            assert_eq!(checked.is_ok(), is_padding, "{at}");
+            replayed
+                .check(said(seen.len() as u64), true, Path::new("log"))
+                .unwrap();
             file.write_at(&bytes[at..=at], &[], at as u64).unwrap();
         }
         assert_eq!(read(&disk, 0).unwrap().0, [1, 2, 3]);

@@ -296,6 +296,7 @@ fn counted(window_max: usize) -> (Ledger, Arc<Counted>) {
     let store = Store {
         rows: Arc::clone(&rows) as Arc<dyn Rows>,
         chunks: store.chunks,
+        gate: store.gate,
     };
     let ledger = Ledger::load_with(store, window_max).unwrap();
     rows.scans.store(0, Ordering::Relaxed);

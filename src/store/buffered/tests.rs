@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use super::logs::FREE_FILES_MAX;
 use super::*;
 use crate::base::Rng;
 use crate::crypto::Identity;
@@ -34,7 +35,7 @@ impl Machine {
         let sealer = self.key.sealer(self.opened);
         let options = StoreOptions::default();
         let tree = self.folder.path().join("rows");
-        let tree = LocalTree::open(&tree, sealer.clone(), &options).unwrap();
+        let tree = LocalTree::open(&tree, sealer.clone(), &options, Gate::default()).unwrap();
         let log = self.folder.path().join("wal");
         let disk = Arc::new(Folder::new(&log));
         let options = BufferOptions {
@@ -42,7 +43,14 @@ impl Machine {
             log_bytes: LOG_BYTES,
         };
         if has_thread {
-            BufferedRows::open_with_thread(disk, &log, Arc::new(tree), sealer, options)
+            BufferedRows::open_with_thread(
+                disk,
+                &log,
+                Arc::new(tree),
+                sealer,
+                options,
+                Gate::default(),
+            )
         } else {
             BufferedRows::open(disk, &log, Arc::new(tree), sealer, options)
         }
@@ -51,7 +59,11 @@ impl Machine {
 
     fn log_files(&self) -> usize {
         let log = self.folder.path().join("wal");
-        std::fs::read_dir(log).unwrap().count()
+        let files = std::fs::read_dir(log).unwrap();
+        let names = files.map(|file| file.unwrap().file_name());
+        names
+            .filter(|name| name.to_str().unwrap().ends_with(".wal"))
+            .count()
     }
 }
 

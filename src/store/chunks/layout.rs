@@ -43,27 +43,9 @@ impl Place {
         (self.body() + u64::from(self.len)).next_multiple_of(ALIGN_BYTES)
     }
 
-    /// Returns the value of its index row.
-    pub(super) fn to_row(self) -> Vec<u8> {
-        let mut row = Vec::with_capacity(16);
-        row.extend_from_slice(&self.file.to_le_bytes());
-        row.extend_from_slice(&self.len.to_le_bytes());
-        row.extend_from_slice(&self.offset.to_le_bytes());
-        row
-    }
-
-    /// Returns the place that an index row names.
-    pub(super) fn from_row(row: &[u8]) -> Result<Self, StoreError> {
-        let place = || {
-            let (file, rest) = row.split_first_chunk()?;
-            let (len, rest) = rest.split_first_chunk()?;
-            Some(Self {
-                file: u32::from_le_bytes(*file),
-                len: u32::from_le_bytes(*len),
-                offset: u64::from_le_bytes(rest.try_into().ok()?),
-            })
-        };
-        place().and_then(Self::checked).ok_or(BAD_ROW)
+    /// Returns the length of its record.
+    pub(super) fn record_len(self) -> usize {
+        RECORD_HEADER_BYTES as usize + self.len as usize
     }
 
     /// Returns the key of its row among the fresh or the dead.
@@ -95,6 +77,49 @@ impl Place {
             && self.len as usize <= crate::store::SEALED_MAX_BYTES;
         sane.then_some(self)
     }
+}
+
+/// The last bytes of a sealed chunk: the tag of its seal, which no other bytes have that open.
+pub(super) type End = [u8; 16];
+
+/// Returns how sealed bytes end; what is shorter is filled up with zeros.
+pub(super) fn end_of(sealed: &[u8]) -> End {
+    match sealed.last_chunk() {
+        Some(end) => *end,
+        None => {
+            let mut end = End::default();
+            for (to, from) in end.iter_mut().zip(sealed) {
+                *to = *from;
+            }
+            end
+        }
+    }
+}
+
+/// Returns the value of an index row.
+pub(super) fn index_row(place: Place, end: End) -> Vec<u8> {
+    let mut row = Vec::with_capacity(32);
+    row.extend_from_slice(&place.file.to_le_bytes());
+    row.extend_from_slice(&place.len.to_le_bytes());
+    row.extend_from_slice(&place.offset.to_le_bytes());
+    row.extend_from_slice(&end);
+    row
+}
+
+/// Returns what an index row names.
+pub(super) fn parse_index(row: &[u8]) -> Result<(Place, End), StoreError> {
+    let parse = || {
+        let (file, rest) = row.split_first_chunk()?;
+        let (len, rest) = rest.split_first_chunk()?;
+        let (offset, end) = rest.split_first_chunk()?;
+        let place = Place {
+            file: u32::from_le_bytes(*file),
+            len: u32::from_le_bytes(*len),
+            offset: u64::from_le_bytes(*offset),
+        };
+        Some((place.checked()?, end.try_into().ok()?))
+    };
+    parse().ok_or(BAD_ROW)
 }
 
 /// How much of a file is in use.
@@ -206,14 +231,16 @@ mod tests {
             offset: 5 * ALIGN_BYTES,
             len: 1234,
         };
-        assert_eq!(Place::from_row(&place.to_row()).unwrap(), place);
+        let end = end_of(b"some sealed bytes with a tag");
+        assert_eq!(parse_index(&index_row(place, end)).unwrap(), (place, end));
+        assert_eq!(&end_of(b"short")[..6], b"short\0");
         let fresh = fresh_row(ChunkId([9; 32]), place);
         let parsed = parse_fresh(&place.to_key(), &fresh).unwrap();
         assert_eq!(parsed, (ChunkId([9; 32]), place));
         let totals = Totals { count: 3, bytes: 9 };
         assert_eq!(Totals::from_row(&totals.to_row()).unwrap(), totals);
-        for row in [&[][..], &[1; 15], &[1; 17], &[0xff; 16]] {
-            assert!(Place::from_row(row).is_err());
+        for row in [&[][..], &[1; 31], &[1; 33], &[0xff; 32]] {
+            assert!(parse_index(row).is_err());
             assert!(parse_fresh(row, row).is_err());
         }
         assert!(Totals::from_row(&[1; 17]).is_err());
@@ -236,8 +263,8 @@ mod tests {
         assert_eq!(crate::base::id::to_hex(&record_header(id, place)), header);
         assert_eq!(place.body(), 4096 + 48);
         assert_eq!(place.end(), 8192);
-        let row = b"\x01\0\0\0\x05\0\0\0\0\x10\0\0\0\0\0\0";
-        assert_eq!(place.to_row(), row);
+        let row = b"\x01\0\0\0\x05\0\0\0\0\x10\0\0\0\0\0\0hello\0\0\0\0\0\0\0\0\0\0\0";
+        assert_eq!(index_row(place, end_of(b"hello")), row);
     }
 
     #[test]

@@ -92,11 +92,18 @@ impl Core {
         }
         // From here on no crash brings an index row of these back.
         self.rows.sync()?;
+        if !self.gate.is_open() {
+            self.state.lock().dead.extend(dead);
+            return Ok(());
+        }
         self.reclaims.fetch_add(1, Ordering::AcqRel);
         self.drop_dead_files(&mut dead)?;
         dead.sort_unstable();
         let mut rest = dead.as_slice();
         while !rest.is_empty() && !stop() {
+            if !self.gate.is_open() {
+                break;
+            }
             let (run, later) = rest.split_at(run_len(rest));
             rest = later;
             self.punch(run)?;

@@ -14,7 +14,9 @@ use crate::store::{Batch, Rows, StoreError, Table};
 
 /// Returns the state of the chunk files after an orderly end or any crash.
 ///
-/// Forgets the fresh chunks whose bytes are not there, and removes files that nothing names.
+/// Forgets the fresh chunks whose bytes are not there. A file that no row names stays, and is gone
+/// on with if it is the last: it was made for a put that did not get as far as its rows, or somebody
+/// put it there, who may want it back.
 pub(super) fn recover(disk: &dyn Disk, rows: &dyn Rows) -> Result<State, StoreError> {
     let mut state = State::default();
     for_rows(rows, Table::ChunkFile, |key, row| {
@@ -34,7 +36,7 @@ pub(super) fn recover(disk: &dyn Disk, rows: &dyn Rows) -> Result<State, StoreEr
     })?;
     let present = files(disk)?;
     keep_whole(disk, rows, &present, fresh, &mut state)?;
-    drop_unnamed(disk, rows, &present, &mut state)?;
+    settle_files(rows, &present, &mut state)?;
     state.tail = tail(disk, &state)?;
     // Names that a crash may still take back are synced with the fresh chunks.
     state.new_names = true;
@@ -88,7 +90,7 @@ fn keep_whole(
             lost_count,
             "chunks that were never synced did not survive the crash"
         );
-        rows.commit(batch)?;
+        unless_full(rows.commit(batch))?;
     }
     Ok(())
 }
@@ -102,22 +104,25 @@ fn is_whole(file: &dyn DiskFile, id: ChunkId, place: Place) -> Result<bool, Stor
     }
 }
 
-/// Removes files without rows: made for a put that did not get as far as its rows.
-fn drop_unnamed(
-    disk: &dyn Disk,
+/// Brings the files that there are and those that the rows name into line.
+fn settle_files(
     rows: &dyn Rows,
     present: &BTreeSet<u32>,
     state: &mut State,
 ) -> Result<(), StoreError> {
     for number in present {
-        if !state.files.contains_key(number) {
-            let removed = disk.remove(&layout::file_name(*number));
-            removed.map_err(|e| failed("remove", e))?;
-        }
+        state.files.entry(*number).or_default();
     }
     // A file that is gone was removed when nothing in it was alive, or was lost by the disk: in
     // that case its chunks are reported as damaged one by one, and its number is not used again.
     let mut batch = Batch::new();
+    for (number, file) in &state.files {
+        if !present.contains(number) && file.totals.count > 0 {
+            let name = layout::file_name(*number);
+            let chunks = file.totals.count;
+            tracing::error!(name, chunks, "a chunk file is missing");
+        }
+    }
     let gone = |number: &u32, file: &FileState| !present.contains(number) && file.totals.count == 0;
     state.dead.retain(|place| {
         let keep = present.contains(&place.file);
@@ -136,7 +141,15 @@ fn drop_unnamed(
     if batch.is_empty() {
         return Ok(());
     }
-    rows.commit(batch)
+    unless_full(rows.commit(batch))
+}
+
+/// Rows that say again what opening found out can be left for the next opening.
+fn unless_full(outcome: Result<(), StoreError>) -> Result<(), StoreError> {
+    match outcome {
+        Err(StoreError::Full) => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// Returns where to go on: behind everything in the newest file, whatever it is.

@@ -1,0 +1,71 @@
+//! The rows of all layers, walked as one.
+
+use bytes::Bytes;
+
+use crate::store::StoreError;
+use crate::store::memtable::Cursor;
+use crate::store::tree::TreeRow;
+
+/// A value out of memory or out of the tree.
+pub(super) enum RowValue {
+    Buffered(Bytes),
+    Tree(Vec<u8>),
+}
+
+impl AsRef<[u8]> for RowValue {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Buffered(value) => value,
+            Self::Tree(value) => value,
+        }
+    }
+}
+
+/// Rows of all layers in key order; of one key the newest layer's.
+pub(super) struct Merged<'a> {
+    pub(super) active: Cursor,
+    pub(super) flushing: Option<Cursor>,
+    pub(super) tree: Box<dyn Iterator<Item = TreeRow> + 'a>,
+    pub(super) tree_next: Option<(Vec<u8>, Vec<u8>)>,
+    pub(super) is_reverse: bool,
+}
+
+impl Merged<'_> {
+    /// Returns the next row.
+    pub(super) fn next(&mut self) -> Result<Option<(Vec<u8>, RowValue)>, StoreError> {
+        loop {
+            if self.tree_next.is_none() {
+                self.tree_next = self.tree.next().transpose()?;
+            }
+            let from_tree = self.tree_next.as_ref().map(|(key, _)| &**key);
+            let flushing = self.flushing.as_mut().and_then(Cursor::peek);
+            let active = self.active.peek();
+            let keys = [active, flushing, from_tree].into_iter().flatten();
+            let first = if self.is_reverse {
+                keys.max()
+            } else {
+                keys.min()
+            };
+            let Some(first) = first else {
+                return Ok(None);
+            };
+            let is_next = [active, flushing, from_tree].map(|key| key == Some(first));
+            let [is_active, is_flushing, is_tree] = is_next;
+            let active = is_active.then(|| self.active.take()).flatten();
+            let flushing = match &mut self.flushing {
+                Some(flushing) if is_flushing => flushing.take(),
+                _ => None,
+            };
+            let tree = if is_tree { self.tree_next.take() } else { None };
+            match (active.or(flushing), tree) {
+                (Some((key, Some(value))), _) => {
+                    return Ok(Some((key, RowValue::Buffered(value))));
+                }
+                // Removed.
+                (Some((_, None)), _) => {}
+                (None, Some((key, value))) => return Ok(Some((key, RowValue::Tree(value)))),
+                (None, None) => return Ok(None),
+            }
+        }
+    }
+}

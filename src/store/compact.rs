@@ -1,0 +1,178 @@
+//! Compaction of the row database, in a thread of our own: the database's own workers know nothing
+//! of the [`Gate`], and a new version of the tree must not appear under a copier's hands.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use fjall::compaction::filter::{
+    CompactionFilter, CompactionFilterResult, Context, Factory, ItemAccessor, Verdict,
+};
+use fjall::{AbstractTree, Database, Keyspace};
+use parking_lot::{Condvar, Mutex};
+
+use super::gate::Gate;
+use crate::base::task;
+
+/// The thread that compacts; one step for each time it is woken.
+#[derive(Debug)]
+pub(super) struct Compactor {
+    signal: Arc<Signal>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Signal {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    due: u32,
+    closed: bool,
+}
+
+impl Compactor {
+    pub(super) fn start(
+        database: &Database,
+        tree: &Keyspace,
+        brake: &Brake,
+    ) -> std::io::Result<Self> {
+        let signal = Arc::new(Signal::default());
+        let of_thread = Arc::clone(&signal);
+        let (database, tree, brake) = (database.clone(), tree.clone(), brake.clone());
+        let thread = task::thread("row-compact", move || {
+            of_thread.serve(&database, &tree, &brake);
+        })?;
+        Ok(Self {
+            signal,
+            thread: Some(thread),
+        })
+    }
+
+    /// Makes the thread look for something to compact.
+    pub(super) fn wake(&self) {
+        let mut state = self.signal.state.lock();
+        state.due = (state.due + 1).min(DUE_MAX);
+        self.signal.changed.notify_one();
+    }
+
+    /// Ends the thread and waits for that, which the brake makes short.
+    pub(super) fn close(&mut self) {
+        self.signal.state.lock().closed = true;
+        self.signal.changed.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // A panic over there has been reported over there.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Signal {
+    fn serve(&self, database: &Database, tree: &Keyspace, brake: &Brake) {
+        loop {
+            {
+                let mut state = self.state.lock();
+                while state.due == 0 && !state.closed {
+                    self.changed.wait(&mut state);
+                }
+                if state.closed {
+                    return;
+                }
+                state.due -= 1;
+            }
+            if brake.is_on() {
+                continue;
+            }
+            let strategy = Arc::clone(&tree.config.compaction_strategy);
+            let watermark = database.supervisor.snapshot_tracker.get_seqno_safe_to_gc();
+            // The database asserts what its files say about themselves.
+            let compact = || tree.tree.compact(strategy, watermark);
+            match catch_unwind(AssertUnwindSafe(compact)) {
+                Ok(Ok(())) => {}
+                // What was begun lies there as files that nothing names, until the next opening.
+                _ if brake.is_on() => {}
+                Ok(Err(error)) => tracing::warn!(?error, "the row database was not compacted"),
+                Err(_) => tracing::error!("the row database was not compacted: damaged files"),
+            }
+        }
+    }
+}
+
+/// Stops a compaction that is running, before anything comes of it.
+#[derive(Debug, Clone)]
+pub(super) struct Brake {
+    gate: Gate,
+    closing: Arc<AtomicBool>,
+}
+
+impl Brake {
+    pub(super) fn new(gate: Gate) -> Self {
+        Self {
+            gate,
+            closing: Arc::default(),
+        }
+    }
+
+    pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+    }
+
+    fn is_on(&self) -> bool {
+        self.closing.load(Ordering::SeqCst) || !self.gate.is_open()
+    }
+
+    /// Returns what puts it into compactions.
+    pub(super) fn factory(&self) -> Arc<dyn Factory> {
+        Arc::new(BrakeFactory(AssertUnwindSafe(self.clone())))
+    }
+}
+
+struct BrakeFactory(AssertUnwindSafe<Brake>);
+
+impl Factory for BrakeFactory {
+    fn name(&self) -> &'static str {
+        "brake"
+    }
+
+    fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
+        Box::new(Braked {
+            brake: self.0.0.clone(),
+            rows: 0,
+        })
+    }
+}
+
+struct Braked {
+    brake: Brake,
+    rows: u32,
+}
+
+impl CompactionFilter for Braked {
+    fn filter_item(&mut self, _: ItemAccessor<'_>, _: &Context) -> CompactionFilterResult {
+        self.rows = self.rows.wrapping_add(1);
+        if self.rows.is_multiple_of(ROWS_PER_LOOK) && self.brake.is_on() {
+            return Err(std::io::Error::other("the store is closing").into());
+        }
+        Ok(Verdict::Keep)
+    }
+
+    /// What follows is the new version of the tree, and nothing but this can hold it back.
+    fn finish(self: Box<Self>) {
+        if !self.brake.gate.is_open() {
+            let (never, end) = (Condvar::new(), Mutex::new(()));
+            // Until the process ends, which whoever closed the gate is about to do.
+            loop {
+                never.wait(&mut end.lock());
+            }
+        }
+    }
+}
+
+/// More steps than that are never due: one looks at the whole tree.
+const DUE_MAX: u32 = 1000;
+
+/// A look costs a system call.
+const ROWS_PER_LOOK: u32 = 256;

@@ -5,6 +5,7 @@ mod node_join;
 mod power_cut;
 mod sim;
 mod store_crash;
+mod store_damage;
 mod tidy;
 mod volume_laws;
 mod wire_decode;

@@ -46,6 +46,7 @@ impl Machine {
             store: Store {
                 rows: powered,
                 chunks: Arc::new(chunks),
+                gate: dfs::store::Gate::default(),
             },
             expected: BTreeMap::new(),
             contents: BTreeMap::new(),

@@ -113,7 +113,7 @@ fn log_end(path: &Path) -> u64 {
         if header[12..] != hash.digest().to_le_bytes() {
             break;
         }
-        at += HEADER_BYTES + len as usize;
+        at += (HEADER_BYTES + len as usize).next_multiple_of(32);
     }
     at as u64
 }
@@ -226,7 +226,7 @@ pub(super) fn written(state: &Path) -> LogEnd {
 }
 
 /// Does to a state folder what a power cut may: damages the row log somewhere behind `synced`, and
-/// the newest journal of the row database, which nothing has synced as long as the log is there.
+/// the journal of the row database.
 pub(super) fn damage_behind(state: &Path, synced: LogEnd, rng: &Rng) {
     for path in logs(state) {
         match log_number(&path) {
@@ -237,9 +237,13 @@ pub(super) fn damage_behind(state: &Path, synced: LogEnd, rng: &Rng) {
             _ => damage_from(&path, 0, log_end(&path), rng),
         }
     }
+    // Nothing of ours goes through it.
     let journals = numbered(&state.join("rows"), "jnl", 10);
-    let journal = journals.last().unwrap();
-    damage_from(journal, 0, written_end(journal, 0), rng);
+    fs::write(journals.last().unwrap(), at_random(rng)).unwrap();
+}
+
+fn at_random(rng: &Rng) -> Vec<u8> {
+    (0..rng.below(1000)).map(|_| rng.below(256) as u8).collect()
 }
 
 fn damage_from(path: &Path, synced: u64, end: u64, rng: &Rng) {
@@ -335,19 +339,24 @@ fn a_damaged_row_is_an_error_and_not_a_panic() {
     }
     store.sync().unwrap();
     drop(store);
-    // Synced bytes that rot are cut off like a torn end: what is left is still a prefix.
+    // Synced bytes that rot are told, and nothing is changed.
     let path = log(&state);
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let whole = fs::read(&path).unwrap();
     file.write_all_at(&[0xff; 16], 5000).unwrap();
-    let store = Store::open(&state, key()).unwrap();
-    assert!(prefix_len(&store, "a rotten log") < 20);
-    drop(store);
-    // Other files of the database.
+    let refused = Store::open(&state, key());
+    assert!(
+        matches!(refused, Err(StoreError::Unusable { .. })),
+        "{refused:?}"
+    );
+    file.write_all_at(&whole[5000..5016], 5000).unwrap();
+    // The log has everything, so the database is made anew.
     for entry in fs::read_dir(state.join("rows/keyspaces/0")).unwrap() {
         let path = entry.unwrap().path();
         if path.is_file() {
             fs::write(&path, b"nonsense").unwrap();
         }
     }
-    assert!(Store::open(&state, key()).is_err());
+    let store = Store::open(&state, key()).unwrap();
+    assert_eq!(prefix_len(&store, "a nonsensical database"), 20);
 }

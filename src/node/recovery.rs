@@ -50,7 +50,8 @@ impl Node {
         for addr in peers {
             let call = call(transport, clock, *addr, phrase);
             let called = timeout(JOIN_TIMEOUT, call).await;
-            let called = called.unwrap_or(Err(NodeError::Unreachable { addrs: vec![*addr] }));
+            let called =
+                called.unwrap_or_else(|_| Err(NodeError::Unreachable { addrs: vec![*addr] }));
             match called.and_then(|roster| enter(roster, *addr, config, clock, rng, phrase)) {
                 Ok(joined) => {
                     return match Self::volume_of(store)? {

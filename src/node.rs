@@ -365,6 +365,7 @@ impl Node {
     /// Changes how many bytes this peer gives to the swarm, and tells the others.
     pub fn set_capacity_bytes(self: &Arc<Self>, capacity_bytes: u64) {
         self.capacity_bytes.store(capacity_bytes, Ordering::Relaxed);
+        self.free_bytes.fetch_min(capacity_bytes, Ordering::Relaxed);
         self.sign_own_record();
         self.spread_own_record();
     }

@@ -85,6 +85,8 @@ impl Heard {
 #[derive(Debug, Default)]
 pub(super) struct Last {
     pub(super) state: Option<StateDir>,
+    /// Somebody may have admitted the key that lies in the folder, so it stays for another try.
+    pub(super) may_be_member: bool,
     waiting: Vec<UnixStream>,
 }
 
@@ -107,7 +109,7 @@ impl Last {
     /// Lets go of the state folder, and tells those who waited for it.
     pub(super) fn let_go(self, outcome: &Result<(), DaemonError>) {
         match self.state {
-            Some(state) if state.is_first_start() => state.discard(),
+            Some(state) if state.is_first_start() && !self.may_be_member => state.discard(),
             // Its lock goes with the process: where the mount is gone the store is not closed, and
             // whoever starts next must come after that.
             state => std::mem::forget(state),
@@ -139,12 +141,18 @@ pub fn is_held(state: &Path) -> bool {
 }
 
 /// Waits a moment for a process that has said its last word.
-pub fn await_exit(pid: u64) {
+pub fn await_exit(pid: u32) {
     let clock = SystemClock::new();
-    let process = format!("/proc/{pid}");
-    while clock.monotonic() < FAREWELL_MAX && Path::new(&process).exists() {
+    while clock.monotonic() < FAREWELL_MAX && is_running(pid) {
         std::thread::park_timeout(POLL);
     }
+}
+
+/// Returns whether a process runs: not one that has ended, and that nobody has taken note of yet.
+fn is_running(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(')').map(|(_, fields)| fields.trim_start());
+    state.is_some_and(|state| !state.starts_with(['Z', 'X']))
 }
 
 /// How long a process that ends may be seen to do nothing.
@@ -246,6 +254,33 @@ mod tests {
             drop(state);
             waits.join().unwrap().unwrap();
         });
+    }
+
+    #[test]
+    fn a_key_that_may_be_admitted_is_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("state");
+        for may_be_member in [false, true] {
+            let last = Last {
+                state: Some(StateDir::open_or_create(&path).unwrap()),
+                may_be_member,
+                waiting: Vec::new(),
+            };
+            last.let_go(&Ok(()));
+            assert_eq!(path.exists(), may_be_member);
+        }
+    }
+
+    #[test]
+    fn a_process_that_nobody_took_note_of_has_ended_all_the_same() {
+        assert!(is_running(std::process::id()));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        while is_running(child.id()) {
+            std::thread::yield_now();
+        }
+        assert!(Path::new(&format!("/proc/{}", child.id())).exists());
+        child.wait().unwrap();
+        assert!(!is_running(child.id()));
     }
 
     #[test]

@@ -181,7 +181,14 @@ async fn serve(
     let mut stop = Stop::new()?;
     let way = Way::choose(&config, mount.is_some())?;
     let state = last.state.insert(hold(&config.state).await?);
+    let joins = !matches!(way, Way::Open | Way::Make);
     let outcome = live(&config, state, way, mount, told, &mut stop).await;
+    last.may_be_member = joins
+        && matches!(
+            &outcome,
+            Err(DaemonError::Store(_)
+                | DaemonError::Node(NodeError::NoAnswer { .. } | NodeError::Store(_)))
+        );
     last.keep(stop.heard);
     outcome
 }

@@ -101,6 +101,7 @@ impl Node {
             others: Vec::new(),
             results,
             incoming,
+            redeeming: None,
             failure: None,
         };
         for addr in extra_peers.iter().chain(&token.addrs) {
@@ -162,6 +163,8 @@ struct Joiner<'a> {
     others: Vec<(SocketAddr, Contact, Duration)>,
     results: mpsc::Sender<(SocketAddr, Result<Contact, NodeError>)>,
     incoming: mpsc::Receiver<(SocketAddr, Result<Contact, NodeError>)>,
+    /// The admin that has the secret, and has not answered: it may have admitted this peer.
+    redeeming: Option<PeerId>,
     /// The most telling failure so far.
     failure: Option<NodeError>,
 }
@@ -290,6 +293,7 @@ impl Joiner<'_> {
             identity: self.config.identity.public(),
             name: display_name(&self.config.name),
         });
+        self.redeeming = Some(admin);
         let answer = ask(
             contact.session.connection(),
             &request,
@@ -298,6 +302,9 @@ impl Joiner<'_> {
         )
         .await;
         contact.session.close("done");
+        if answer.is_ok() {
+            self.redeeming = None;
+        }
         match answer.map_err(|error| not_a_peer(addr, error))?.0 {
             Response::Redeemed(redeemed) => {
                 self.roster
@@ -333,8 +340,10 @@ impl Joiner<'_> {
     }
 
     fn verdict(&mut self) -> NodeError {
-        match self.failure.take() {
-            Some(error) if !matches!(error, NodeError::Unreachable { .. }) => error,
+        match (self.failure.take(), self.redeeming) {
+            (Some(error), _) if !matches!(error, NodeError::Unreachable { .. }) => error,
+            // The same token may be tried again with the same key, and with no other.
+            (_, Some(peer)) => NodeError::NoAnswer { peer },
             _ => NodeError::Unreachable {
                 addrs: self.visited.iter().copied().collect(),
             },

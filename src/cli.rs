@@ -59,7 +59,8 @@ pub fn main_dfs() -> Exit {
 
 /// Parses arguments; a mistake is one line that names it and a way on.
 fn parse<A: Parser>(arguments: impl Iterator<Item = OsString>) -> Result<A, Exit> {
-    A::try_parse_from(arguments).map_err(|error| match error.kind() {
+    let words: Vec<OsString> = arguments.collect();
+    A::try_parse_from(&words).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             let _ = error.print();
             Exit::Done
@@ -67,32 +68,37 @@ fn parse<A: Parser>(arguments: impl Iterator<Item = OsString>) -> Result<A, Exit
         _ => {
             let program = A::command().get_name().to_owned();
             let text = error.render().to_string();
-            exit::complain(&program, &one_line(&program, &text));
+            exit::complain(&program, &one_line(&named::<A>(&words), &text));
             Exit::Usage
         }
     })
 }
 
 /// Returns what clap says of a mistake as one line, which ends with where to read on.
-fn one_line(program: &str, text: &str) -> String {
+fn one_line(command: &str, text: &str) -> String {
     let lines = text.lines().map(str::trim);
     // Nobody means the tip that ends all options.
     let message: Vec<&str> = lines
-        .clone()
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
         .filter(|line| !line.is_empty() && !line.contains("use '-- "))
         .collect();
     let message = message.join(" ");
     let message = message.strip_prefix("error: ").unwrap_or(&message);
-    // The usage begins with the command that was meant, as far as it was understood.
-    let usage = lines.clone().find_map(|line| line.strip_prefix("Usage: "));
-    let command: Vec<&str> = usage
-        .unwrap_or(program)
-        .split_whitespace()
-        .take_while(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '-'))
-        .take_while(|word| !word.starts_with('-'))
-        .collect();
-    format!("{message} (see {} --help)", command.join(" "))
+    format!("{message} (see {command} --help)")
+}
+
+/// Returns the command that is meant, as far as the words name one.
+fn named<A: Parser>(words: &[OsString]) -> String {
+    let command = A::command();
+    let mut path = command.get_name().to_owned();
+    let mut at = &command;
+    for word in words.iter().skip(1) {
+        if let Some(verb) = at.find_subcommand(word) {
+            at = verb;
+            path = format!("{path} {}", verb.get_name());
+        }
+    }
+    path
 }
 
 #[cfg(test)]
@@ -101,7 +107,8 @@ mod tests {
 
     fn complaint(arguments: &[&str]) -> String {
         let error = DfsArgs::try_parse_from(arguments).unwrap_err();
-        one_line("dfs", &error.render().to_string())
+        let words: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+        one_line(&named::<DfsArgs>(&words), &error.render().to_string())
     }
 
     #[test]

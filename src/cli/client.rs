@@ -138,7 +138,7 @@ pub(super) fn end(state: &Path, force: bool) -> Result<Value, Failure> {
     Ok(
         match control::ask(&state, &request, STOP_PATIENCE, |_| {}) {
             Ok(value) => {
-                if let Some(pid) = value["pid"].as_u64() {
+                if let Some(pid) = value["pid"].as_u64().and_then(|pid| pid.try_into().ok()) {
                     daemon::await_exit(pid);
                 }
                 value

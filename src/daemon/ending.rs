@@ -246,6 +246,12 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("state");
         let state = StateDir::open_or_create(&path).unwrap();
+        // A first start, which may take as long as it likes, is not waited for.
+        assert!(matches!(
+            await_end(&path, |_| {}),
+            Err(DaemonError::Held { .. })
+        ));
+        state.founded().unwrap();
         std::thread::scope(|threads| {
             let (heard, hears) = std::sync::mpsc::channel();
             let waits = threads.spawn(|| await_end(&path, move |pid| heard.send(pid).unwrap()));

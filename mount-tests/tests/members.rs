@@ -289,7 +289,8 @@ fn a_storage_peer_that_may_read_mounts_at_its_next_start() {
         let mut b = s.peer("b");
         b.serve(&Start::join(&a, &a.invite("storage")));
         fs::write(a.path("file"), "content").expect("written");
-        assert_good(&a.dfs(&["members", "role", "b", "writer"]));
+        let said = assert_good(&a.dfs(&["members", "role", "b", "writer"]));
+        assert!(said.contains("start it with dfs-mount"), "{said}");
         wait_until("B hears it", MINUTES, || {
             (role_of(&b, "b").as_deref() == Some("writer")).then_some(())
         });

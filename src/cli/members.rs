@@ -82,8 +82,9 @@ pub(super) fn members(args: MembersArgs) -> Result<(), Failure> {
 
 fn what_removal_means(role: &str) -> &'static str {
     if role == "storage" {
-        "It is cut off at once wherever the news arrives. It never had the volume's keys; the copies \
-         that it keeps no longer count, and are made anew on the others."
+        "It is cut off at once wherever the news arrives; the copies that it keeps no longer count, \
+         and are made anew on the others. Invited to store it never had the volume's keys; those of a \
+         role before that it keeps."
     } else {
         "It is cut off at once wherever the news arrives; what it wrote stays in the volume. What it \
          has it keeps: its copies, and the volume's keys. No new keys are started, so it could read \
@@ -93,20 +94,18 @@ fn what_removal_means(role: &str) -> &'static str {
 
 fn changed_role(value: &Value) -> Option<String> {
     let member: MemberReport = parse(value)?;
-    let mut said = format!(
-        "{} is {} now",
+    let what_else = match (member.role_before.as_deref(), member.role.as_str()) {
+        (Some("storage"), _) => ": end it, and start it with dfs-mount, and it has the files",
+        (_, "storage") => {
+            ": it keeps the volume's keys that it has; remove it and invite it anew where it must not"
+        }
+        _ => "",
+    };
+    Some(format!(
+        "{} is {} now{what_else}",
         label(&member.name, &member.peer_id),
         with_article(&member.role)
-    );
-    match member.role.as_str() {
-        "storage" => said.push_str(
-            ": it keeps the volume's keys that it has; remove it and invite it anew where it must not",
-        ),
-        _ => said.push_str(
-            "; if it was a storage peer, it takes the keys at its next start, with dfs-mount",
-        ),
-    }
-    Some(said)
+    ))
 }
 
 fn with_article(role: &str) -> String {

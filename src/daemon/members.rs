@@ -50,6 +50,7 @@ fn report(peer: &Arc<Peer>, peers: &[PeerInfo], member: &Member) -> MemberReport
         .to_owned(),
         last_contact_ms: last_contact.map(|then| now_ms.saturating_sub(then)),
         admitted_ms: member.admitted.ms(),
+        role_before: None,
     }
 }
 
@@ -144,9 +145,13 @@ pub(super) async fn set_role(
 ) -> Result<MemberReport, DaemonError> {
     let role = parse_role(role)?;
     check_admin(peer)?;
-    let id = find(&peer.node().roster(), who)?.id;
-    peer.node().set_role(id, role).await?;
-    now(peer, &id)
+    let roster = peer.node().roster();
+    let member = find(&roster, who)?;
+    peer.node().set_role(member.id, role).await?;
+    Ok(MemberReport {
+        role_before: Some(member.role.to_string()),
+        ..now(peer, &member.id)?
+    })
 }
 
 /// Gives a member another name: this machine where `who` is absent.

@@ -245,6 +245,9 @@ pub struct MemberReport {
     pub last_contact_ms: Option<u64>,
     /// When it was admitted, milliseconds since 1970.
     pub admitted_ms: u64,
+    /// What it might do before this request changed it; else absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role_before: Option<String>,
 }
 
 /// One invite (`dfs invite --list`).

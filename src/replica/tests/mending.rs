@@ -111,3 +111,15 @@ async fn a_survey_is_right_at_every_peer_and_puts_the_books_right() {
     assert!(ids.iter().all(|id| swarm.holders(*id) == [0, 1, 2]));
     swarm.check_books();
 }
+
+/// Who found a chunk missing, and looks at the books after another has put it, must not throw away
+/// what that one put.
+#[tokio::test(start_paused = true)]
+async fn a_good_copy_is_not_lost_by_who_looked_too_early() {
+    let swarm = Swarm::new(1, 6);
+    let id = swarm.put(0, 500);
+    assert!(!swarm.at(0).ledger.lose(id).unwrap());
+    assert!(swarm.at(0).get_local(id).unwrap().is_some());
+    assert!(swarm.at(0).lost().is_empty());
+    swarm.check_books();
+}

@@ -12,7 +12,7 @@ use crate::base::{ChunkId, Clock, Rng};
 use crate::crypto::Identity;
 use crate::node::{Node, NodeConfig, Role};
 use crate::replica::{NodePeers, Replica, ReplicaConfig, ReplicaError};
-use crate::store::Store;
+use crate::store::{Batch, Store};
 use crate::transport::{SimNet, Transport};
 
 const CAPACITY_BYTES: u64 = 4 << 30;
@@ -66,9 +66,10 @@ impl World {
                 .invite(Role::Storage, Duration::from_secs(60))
                 .await
                 .unwrap();
-            Node::join(&transport, &config, &store, &clock, &token, &[addr(0)])
+            let joined = Node::join(&transport, &config, &store, &clock, &token, &[addr(0)])
                 .await
                 .unwrap();
+            joined.found(&store, Batch::new()).unwrap();
         } else {
             Node::create_volume(&config, &store, clock.as_ref(), &self.rng).unwrap();
         }

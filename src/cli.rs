@@ -17,6 +17,7 @@ mod qr;
 mod secret;
 mod settings;
 mod show;
+mod show_asking;
 mod units;
 mod when;
 

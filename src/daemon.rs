@@ -11,6 +11,7 @@ pub mod report;
 pub mod troubles;
 
 mod addresses;
+mod asking;
 mod birth;
 mod config;
 mod ending;
@@ -29,6 +30,7 @@ mod settings;
 mod whereabouts;
 
 pub use crate::crypto::PHRASE_WORDS;
+pub use asking::Starter;
 pub use config::{Config, Fsync, default_state_base, default_state_dir};
 pub use ending::{await_end, await_exit, is_held};
 pub use error::DaemonError;

@@ -170,7 +170,9 @@ impl Peer {
 
     /// Returns a command that runs in the peer's namespace.
     pub fn inside(&self, program: &str) -> Command {
-        Command::new("nsenter").arg(self.netns_arg()).arg(program)
+        Command::new("nsenter")
+            .arg(self.namespace_argument())
+            .arg(program)
     }
 
     /// Runs `dfs` for this peer and returns how it ended.
@@ -293,7 +295,8 @@ impl Peer {
         status
     }
 
-    fn netns_arg(&self) -> String {
+    /// Returns the argument of nsenter(1) that leads into the peer's namespace.
+    pub fn namespace_argument(&self) -> String {
         format!("--net=/run/netns/{}", self.namespace)
     }
 
@@ -318,7 +321,7 @@ impl Peer {
         // The process dies with the thread that started it, so that not even a killed test run
         // leaves daemons behind.
         let mut child = std::process::Command::new("nsenter")
-            .arg(self.netns_arg())
+            .arg(self.namespace_argument())
             .args(["setpriv", "--pdeathsig", "KILL"])
             .arg(machine::program(program))
             .args(args)

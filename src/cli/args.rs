@@ -123,6 +123,8 @@ pub enum Verb {
     Peers(PeersArgs),
     /// Print a token that admits one new peer; the token is alone on the last line
     Invite(InviteArgs),
+    /// List the machines that ask to be admitted, or admit one
+    Approve(ApproveArgs),
     /// List the members of the volume, or change what one is called or may do, or remove one
     Members(MembersArgs),
     /// Show the settings of this machine, or change one
@@ -267,6 +269,33 @@ pub struct RecoveryArgs {
     /// End the phrase there is
     #[arg(long, conflicts_with = "list")]
     pub revoke: bool,
+}
+
+/// Arguments of `dfs approve`.
+#[derive(Debug, Args)]
+pub struct ApproveArgs {
+    /// Code that the machine shows; without one those that ask are listed
+    #[arg(value_name = "CODE")]
+    pub code: Option<String>,
+
+    /// What the new member may do; a storage peer never gets the volume's key
+    #[arg(long, value_enum, default_value_t = RoleArg::Writer, requires = "code")]
+    pub role: RoleArg,
+
+    /// Name of the machine for the members [default: the one that it gives itself]
+    #[arg(long, value_name = "NAME", requires = "code")]
+    pub name: Option<String>,
+
+    /// Do not admit it
+    #[arg(long, requires = "code", conflicts_with_all = ["role", "name"])]
+    pub deny: bool,
+
+    #[command(flatten)]
+    pub target: TargetArgs,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A role of the roster.

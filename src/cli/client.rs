@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::args::{ConfigArgs, FactArgs, StatusArgs, StopArgs, SyncArgs, TargetArgs, Verb};
+use super::args::{
+    ApproveArgs, ConfigArgs, FactArgs, StatusArgs, StopArgs, SyncArgs, TargetArgs, Verb,
+};
 use super::exit::{Exit, complain};
-use super::{members, settings, show};
+use super::{members, settings, show, show_asking};
 use crate::daemon::control::{self, ControlError, FailKind, Request};
 use crate::daemon::report::SyncReport;
 use crate::daemon::{self, dead_mount, default_state_base, locate};
@@ -37,6 +39,7 @@ pub(super) fn run(verb: Verb) -> Exit {
         Verb::Rename(args) => members::rename(args),
         Verb::Leave(args) => members::leave(&args),
         Verb::Recovery(args) => members::recovery(&args),
+        Verb::Approve(args) => approve(&args),
         Verb::Stop(args) => stop(&args),
         Verb::Config(args) => config(&args),
         Verb::Conflicts(args) => fact(&args, &Request::Conflicts, show::conflicts),
@@ -169,6 +172,30 @@ fn config(args: &ConfigArgs) -> Result<(), Failure> {
     let (state, _) = pick(&args.target, None)?;
     let value = control::ask(&state, &request, PATIENCE, |_| {})?;
     output(args.json, &value, |value| settings::show(value, args.key))
+}
+
+fn approve(args: &ApproveArgs) -> Result<(), Failure> {
+    let (state, _) = pick(&args.target, None)?;
+    let ask = |request: &Request| control::ask(&state, request, PATIENCE, |_| {});
+    match &args.code {
+        None => output(args.json, &ask(&Request::Askings)?, show_asking::askings),
+        Some(code) if args.deny => {
+            let code = code.clone();
+            output(
+                args.json,
+                &ask(&Request::Deny { code })?,
+                show_asking::denied,
+            )
+        }
+        Some(code) => {
+            let request = Request::Approve {
+                code: code.clone(),
+                role: args.role.as_str().to_owned(),
+                name: args.name.clone(),
+            };
+            output(args.json, &ask(&request)?, show_asking::admitted)
+        }
+    }
 }
 
 fn sync(args: &SyncArgs) -> Result<(), Failure> {

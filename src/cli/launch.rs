@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
 use super::args::{MountArgs, PeerArgs};
@@ -12,8 +13,10 @@ use super::detach;
 use super::exit::{Exit, complain};
 use super::mount_options;
 use super::secret::{self, Secret};
+use super::show_asking;
 use crate::daemon::control::FailKind;
-use crate::daemon::{self, Config, DaemonError, Fsync, MountCall, Started};
+use crate::daemon::report::AskReport;
+use crate::daemon::{self, Config, DaemonError, Fsync, MountCall, Started, Starter};
 
 /// Set in the environment of the background process; its stdout is then a pipe to the starter.
 const BACKGROUND: &str = "DFS_BACKGROUND";
@@ -30,8 +33,17 @@ const PHRASE: &str = "recovery phrase";
 /// What the background process tells its starter, one JSON line.
 #[derive(Debug, Serialize, Deserialize)]
 enum Launch {
-    Up { told: String },
-    Failed { kind: FailKind, message: String },
+    /// More follows.
+    Asks {
+        report: AskReport,
+    },
+    Up {
+        told: String,
+    },
+    Failed {
+        kind: FailKind,
+        message: String,
+    },
 }
 
 pub(super) fn mount(mut args: MountArgs) -> Exit {
@@ -93,7 +105,8 @@ pub(super) fn mount(mut args: MountArgs) -> Exit {
                 // Behind the reading of secrets, which may come by a descriptor.
                 detach::begin();
             }
-            daemon::run_mount(config, &mountpoint, &args.options, told)
+            let starter = Waiting { background };
+            daemon::run_mount(config, &mountpoint, &args.options, &starter, told)
         });
     finish("dfs-mount", background, result)
 }
@@ -112,7 +125,10 @@ pub(super) fn node(args: PeerArgs) -> Exit {
         detach::leave();
         say("ready");
     };
-    let result = config(args, None, None, true).and_then(|config| daemon::run_node(config, told));
+    let result = config(args, None, None, true).and_then(|config| {
+        let starter = Waiting { background: false };
+        daemon::run_node(config, &starter, told)
+    });
     finish("dfs", false, result)
 }
 
@@ -200,11 +216,20 @@ fn start_in_background(peer: &PeerArgs, unattended: bool) -> Exit {
             return Exit::Failed;
         }
     };
-    let mut line = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        let _ = BufReader::new(stdout).read_line(&mut line);
+    let mut lines = child.stdout.take().map(BufReader::new);
+    let mut next = || {
+        let mut line = String::new();
+        if let Some(lines) = &mut lines {
+            let _ = lines.read_line(&mut line);
+        }
+        serde_json::from_str(&line)
+    };
+    let mut word = next();
+    while let Ok(Launch::Asks { report }) = &word {
+        say(&show_asking::asks(report));
+        word = next();
     }
-    match serde_json::from_str(&line) {
+    match word {
         Ok(Launch::Up { told }) => {
             say(told.trim_end());
             Exit::Done
@@ -213,7 +238,7 @@ fn start_in_background(peer: &PeerArgs, unattended: bool) -> Exit {
             complain("dfs-mount", &message);
             kind.into()
         }
-        Err(_) => {
+        Ok(Launch::Asks { .. }) | Err(_) => {
             let ended = child
                 .wait()
                 .map_or_else(|e| e.to_string(), |status| status.to_string());
@@ -223,6 +248,34 @@ fn start_in_background(peer: &PeerArgs, unattended: bool) -> Exit {
             );
             Exit::Failed
         }
+    }
+}
+
+/// Who waits for this process to be up: a person at a terminal, or a process that shows him what it
+/// is told.
+struct Waiting {
+    background: bool,
+}
+
+impl Starter for Waiting {
+    fn asks(&self, report: &AskReport) {
+        if self.background {
+            tell(&Launch::Asks {
+                report: report.clone(),
+            });
+        } else {
+            say(&show_asking::asks(report));
+        }
+    }
+
+    /// A starter that was interrupted does not read from its end of the pipe any more.
+    fn is_there(&self) -> bool {
+        let out = std::io::stdout();
+        let mut pipe = [PollFd::new(&out, PollFlags::empty())];
+        let polled = poll(&mut pipe, Some(&Timespec::default()));
+        let [pipe] = &pipe;
+        let is_closed = pipe.revents().intersects(PollFlags::ERR | PollFlags::HUP);
+        !self.background || polled.is_err() || !is_closed
     }
 }
 

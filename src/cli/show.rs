@@ -125,6 +125,9 @@ pub(super) fn status(value: &Value) -> Option<String> {
     for advice in report.advice {
         row("advice", advice);
     }
+    if let Some(asking) = report.asking {
+        row("waiting", asking);
+    }
     Some(out)
 }
 

@@ -7,7 +7,7 @@ use super::config::Config;
 use super::error::DaemonError;
 use crate::base::{Clock, Rng};
 use crate::crypto::{Identity, RecoveryPhrase, VolumeKeys};
-use crate::node::{InviteToken, Joined, Node, NodeConfig, Role};
+use crate::node::{AskedAt, InviteToken, Joined, Node, NodeConfig, Role};
 use crate::store::state::{StateDir, write_private};
 use crate::store::{Batch, Store, Table, is_founded};
 use crate::transport::Transport;
@@ -37,6 +37,8 @@ pub(super) enum Way {
     Join(InviteToken),
     /// Enter the one of a recovery phrase.
     Recover(Arc<RecoveryPhrase>),
+    /// Ask the peers that were named to be admitted.
+    Ask,
 }
 
 impl Way {
@@ -75,8 +77,7 @@ impl Way {
                 Err(DaemonError::NoState { state: state() })
             }
             None if config.peers.is_empty() => Err(DaemonError::NodeNeedsInvite),
-            // Here a peer asks those it was given to be admitted.
-            None => Err(DaemonError::NotMember),
+            None => Ok(Self::Ask),
         }
     }
 }
@@ -93,17 +94,19 @@ pub(super) struct Birth<'a> {
 
 impl Birth<'_> {
     /// Returns the volume's keys, `None` for a storage peer, after making or joining the volume
-    /// where the state folder holds none.
+    /// where the state folder holds none. `told` hears of the peer that is asked for admission.
     pub(super) async fn membership(
         &self,
         config: &Config,
         way: &Way,
+        told: impl FnMut(AskedAt) + Send,
     ) -> Result<(Option<Arc<VolumeKeys>>, Origin), DaemonError> {
         if let Some(volume) = Node::volume_of(self.store)? {
             let origin = match way {
                 Way::Open => Origin::Known,
                 // A start before this one was cut short behind the point where it had a volume.
                 Way::Make => Origin::Made,
+                Way::Ask => Origin::Joined,
                 Way::Join(token) if token.volume == volume => Origin::Joined,
                 // Nothing is kept before all is, so that start had come in.
                 Way::Recover(_) => Origin::Joined,
@@ -119,6 +122,7 @@ impl Birth<'_> {
             Way::Open => Err(crate::node::NodeError::NoVolume.into()),
             Way::Join(token) => Ok((self.join(token).await?, Origin::Joined)),
             Way::Recover(phrase) => Ok((self.recover(phrase).await?, Origin::Joined)),
+            Way::Ask => Ok((self.ask(told).await?, Origin::Joined)),
             Way::Make => {
                 // The key first: a volume whose key was lost by a crash here is of no use.
                 let keys = VolumeKeys::generate(self.rng);
@@ -140,6 +144,14 @@ impl Birth<'_> {
         )
         .await?;
         self.found(joined)
+    }
+
+    async fn ask(
+        &self,
+        told: impl FnMut(AskedAt) + Send,
+    ) -> Result<Option<Arc<VolumeKeys>>, DaemonError> {
+        let asked = Node::ask(self.transport, self.node, self.clock, self.seeds, told);
+        self.found(asked.await?.settle())
     }
 
     async fn recover(

@@ -97,6 +97,22 @@ pub enum Request {
         /// Also where files are open in the mount.
         force: bool,
     },
+    /// The machines that ask to be admitted.
+    Askings,
+    /// Admits one of them.
+    Approve {
+        /// Its code, as a person typed it.
+        code: String,
+        /// `admin`, `writer`, `reader` or `storage`.
+        role: String,
+        /// Its name for the members; absent for the one that it gives itself.
+        name: Option<String>,
+    },
+    /// Does not admit one of them.
+    Deny {
+        /// Its code, as a person typed it.
+        code: String,
+    },
     /// Waits until nothing is pending; sends progress.
     Sync {
         /// Seconds without progress after which it gives up.

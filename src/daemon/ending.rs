@@ -14,6 +14,7 @@ use super::error::DaemonError;
 use crate::base::Clock;
 use crate::base::task::spawn;
 use crate::base::time::{SystemClock, timeout};
+use crate::node::NodeError;
 use crate::store::{StateDir, holder, is_founded};
 
 /// Most clients that wait for one end.
@@ -108,7 +109,13 @@ impl Last {
 
     /// Lets go of the state folder, and tells those who waited for it.
     pub(super) fn let_go(self, outcome: &Result<(), DaemonError>) {
+        // An admin may admit this very key meanwhile, and knows its code.
+        let goes_on = matches!(
+            outcome,
+            Err(DaemonError::GivenUp | DaemonError::Node(NodeError::AskedTooLong))
+        );
         match self.state {
+            Some(state) if goes_on => state.suspend(),
             Some(state) if state.is_first_start() && !self.may_be_member => state.discard(),
             // Its lock goes with the process: where the mount is gone the store is not closed, and
             // whoever starts next must come after that.

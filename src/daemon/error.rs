@@ -29,12 +29,18 @@ pub enum DaemonError {
         /// What it said.
         source: std::io::Error,
     },
-    /// A first start with --peer and no token.
+    /// Whoever started a peer that asks to be admitted has gone, or told it to end.
+    #[error("given up before an admin decided: start again to go on asking, with the same code")]
+    GivenUp,
+    /// No machine that asks to be admitted has this code.
     #[error(
-        "this machine is not a member of that volume yet: run dfs invite on an admin's machine and \
-         pass its token with --invite"
+        "no machine asks with the code {code}: it was admitted, has given up, or asks for another \
+         volume (see dfs approve)"
     )]
-    NotMember,
+    CodeUnknown {
+        /// The code.
+        code: String,
+    },
     /// A start without state that says nothing of where it would come from.
     #[error(
         "no volume's state is at {state}: start with --new to make a volume, --invite TOKEN to \
@@ -113,7 +119,10 @@ pub enum DaemonError {
     #[error("this invite admits a storage peer: pass it to dfs node, or make one with dfs invite")]
     StorageInvite,
     /// A first start of `dfs node` with nothing to join.
-    #[error("dfs node needs a volume to join: run dfs invite --role storage on an admin's machine")]
+    #[error(
+        "dfs node needs a volume: pass --invite TOKEN (from dfs invite --role storage on an admin's \
+         machine) to join one, or --peer HOST:PORT to ask its members for admission"
+    )]
     NodeNeedsInvite,
     /// The peers did not send the volume's log in time.
     #[error(
@@ -239,10 +248,9 @@ impl DaemonError {
     /// Returns what an exit code tells of this error.
     pub fn kind(&self) -> FailKind {
         match self {
-            Self::NotMember
-            | Self::Left { .. }
-            | Self::StorageInvite
-            | Self::StorageCannotMount { .. } => FailKind::NotAllowed,
+            Self::Left { .. } | Self::StorageInvite | Self::StorageCannotMount { .. } => {
+                FailKind::NotAllowed
+            }
             Self::Token(_)
             | Self::Phrase(_)
             | Self::RecoveryNeedsPeer
@@ -261,6 +269,8 @@ impl DaemonError {
             ) => FailKind::NotAllowed,
             Self::NoHome
             | Self::KeyDamaged { .. }
+            | Self::GivenUp
+            | Self::CodeUnknown { .. }
             | Self::NoState { .. }
             | Self::Settings { .. }
             | Self::Held { .. }
@@ -288,11 +298,13 @@ impl DaemonError {
 
 fn node_kind(error: &NodeError) -> FailKind {
     match error {
-        NodeError::Unreachable { .. } | NodeError::NoAdmin | NodeError::NoAnswer { .. } => {
-            FailKind::TimedOut
-        }
+        NodeError::Unreachable { .. }
+        | NodeError::NoAdmin
+        | NodeError::NoAnswer { .. }
+        | NodeError::AskedTooLong => FailKind::TimedOut,
         NodeError::NotOnRoster
         | NodeError::Removed
+        | NodeError::Denied
         | NodeError::Roster(RosterError::NotAdmin)
         | NodeError::WrongInvite
         | NodeError::UsedInvite

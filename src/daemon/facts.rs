@@ -99,6 +99,7 @@ pub(super) fn status(
         warnings: troubles
             .iter()
             .map(|trouble| format!("{}: {}", trouble.what, trouble.advice))
+            .chain(super::asking::warning(node))
             .collect(),
         advice: super::members::second_admin(peer).into_iter().collect(),
         disk_bytes: held.all,
@@ -116,6 +117,7 @@ pub(super) fn status(
                 advice: trouble.advice,
             })
             .collect(),
+        asking: super::asking::warning(node),
         protection: pending.protection,
         untaken_segments: untaken.0,
         untaken_bytes: untaken.1,

@@ -86,6 +86,9 @@ pub struct StatusReport {
     pub free_bytes: u64,
     /// The same with the time.
     pub troubles: Vec<TroubleReport>,
+    /// Who asks to be admitted, where this peer's user may decide.
+    #[serde(default)]
+    pub asking: Option<String>,
     /// On how many disks all is that was written here.
     pub protection: ProtectionReport,
     /// Log segments that no other peer has, where this one was removed.
@@ -375,4 +378,51 @@ pub struct ConfigReport {
     pub cache_bytes: u64,
     /// What fsync waits for: `local` or `replicated`.
     pub fsync: Fsync,
+}
+
+/// What a machine that asks to be admitted shows to whoever started it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AskReport {
+    /// What an admin passes to `dfs approve`.
+    pub code: String,
+    /// Four words that stand on the admin's screen, too.
+    pub words: String,
+    /// The peer that is asked.
+    pub address: String,
+    /// The name under which this machine asks.
+    pub name: String,
+    /// Whether it would only store, without a mount.
+    pub stores: bool,
+}
+
+/// A machine that asks to be admitted (`dfs approve`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AskingReport {
+    /// What `dfs approve` takes.
+    pub code: String,
+    /// Four words that stand on its screen, too.
+    pub words: String,
+    /// The name that it gives itself.
+    pub name: String,
+    /// Where it was seen.
+    pub address: String,
+    /// Milliseconds since it began to ask, by its own clock.
+    pub since_ms: u64,
+    /// The machine, 64 hex digits.
+    pub peer_id: String,
+    /// Name of the member that told of it; this peer's own where it asks here.
+    pub told_by: String,
+}
+
+/// A machine that was admitted (`dfs approve CODE`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AdmittedReport {
+    /// The new member, 64 hex digits.
+    pub peer_id: String,
+    /// Its name.
+    pub name: String,
+    /// `admin`, `writer`, `reader` or `storage`.
+    pub role: String,
+    /// Four words that stand on its screen, too.
+    pub words: String,
 }

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::addresses::{Interfaces, resolve};
+use super::asking::{self, Starter};
 use super::birth::{Birth, Origin, Way, load_identity};
 use super::config::Config;
 use super::ending::{Heard, Last, Wishes};
@@ -94,11 +95,13 @@ fn parse_options(mountpoint: &Path, options: &[String]) -> Result<MountOptions, 
 
 /// Mounts and serves until the mount is taken away or the process is told to end.
 ///
-/// `told` is called once, when the mount is up.
+/// `told` is called once, when the mount is up; `starter` is shown what a start waits for that asks
+/// to be admitted.
 pub fn run_mount(
     config: Config,
     mountpoint: &Path,
     options: &[String],
+    starter: &dyn Starter,
     told: impl FnOnce(&Started),
 ) -> Result<(), DaemonError> {
     // First what costs nothing and changes nothing: a wrong mountpoint makes no volume.
@@ -115,22 +118,27 @@ pub fn run_mount(
             state: config.state,
         });
     }
-    run(config, Some(prepared), told)
+    run(config, Some(prepared), starter, told)
 }
 
 /// Serves without a mount until the process is told to end.
-pub fn run_node(config: Config, told: impl FnOnce(&Started)) -> Result<(), DaemonError> {
-    run(config, None, told)
+pub fn run_node(
+    config: Config,
+    starter: &dyn Starter,
+    told: impl FnOnce(&Started),
+) -> Result<(), DaemonError> {
+    run(config, None, starter, told)
 }
 
 fn run(
     config: Config,
     mount: Option<Prepared>,
+    starter: &dyn Starter,
     told: impl FnOnce(&Started),
 ) -> Result<(), DaemonError> {
     let runtime = runtime()?;
     let mut last = Last::default();
-    let outcome = runtime.block_on(serve(config, mount, told, &mut last));
+    let outcome = runtime.block_on(serve(config, mount, starter, told, &mut last));
     // Its tasks have parts of the store. A name that is looked up is not waited for.
     runtime.shutdown_timeout(RUNTIME_END_MAX);
     last.let_go(&outcome);
@@ -174,6 +182,7 @@ const ENDING_POLL: Duration = Duration::from_millis(20);
 async fn serve(
     config: Config,
     mount: Option<Prepared>,
+    starter: &dyn Starter,
     told: impl FnOnce(&Started),
     last: &mut Last,
 ) -> Result<(), DaemonError> {
@@ -182,7 +191,7 @@ async fn serve(
     let way = Way::choose(&config, mount.is_some())?;
     let state = last.state.insert(hold(&config.state).await?);
     let joins = !matches!(way, Way::Open | Way::Make);
-    let outcome = live(&config, state, way, mount, told, &mut stop).await;
+    let outcome = live(&config, state, way, mount, (starter, told), &mut stop).await;
     last.may_be_member = joins
         && matches!(
             &outcome,
@@ -199,7 +208,7 @@ async fn live(
     state: &StateDir,
     way: Way,
     mount: Option<Prepared>,
-    told: impl FnOnce(&Started),
+    (starter, told): (&dyn Starter, impl FnOnce(&Started)),
     stop: &mut Stop,
 ) -> Result<(), DaemonError> {
     logging::start(&config.state, config.verbose, config.log_to_stderr)?;
@@ -235,7 +244,14 @@ async fn live(
         rng: &rng,
         seeds: &seeds,
     };
-    let (keys, origin) = birth.membership(config, &way).await?;
+    let asks = matches!(way, Way::Ask);
+    let show = |at| starter.asks(&asking::report(at, &node.name, mount.is_some()));
+    let (keys, origin) = tokio::select! {
+        biased;
+        came = birth.membership(config, &way, show) => came?,
+        _ = stop.wait(), if asks => return Err(DaemonError::GivenUp),
+        () = asking::abandoned(starter), if asks => return Err(DaemonError::GivenUp),
+    };
     if origin == Origin::Joined {
         state.founded()?;
     }

@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::asking;
 use super::control::{FailKind, Reply, Request, SOCKET_NAME, with_short_path};
 use super::error::DaemonError;
 use super::facts::{self, Surroundings};
@@ -227,6 +228,12 @@ async fn answer(peer: &Arc<Peer>, surroundings: &Surroundings, request: Request)
         Request::Status { path: Some(_) } | Request::Sync { .. } | Request::Stop { .. } => {
             Ok(Value::Null)
         }
+        Request::Askings => asking::list(peer).and_then(value),
+        Request::Approve { code, role, name } => {
+            let admitted = asking::approve(peer, &code, &role, name.as_deref()).await;
+            admitted.and_then(value)
+        }
+        Request::Deny { code } => asking::deny(peer, &code).and_then(value),
     };
     match result {
         Ok(value) => Reply::Done { value },

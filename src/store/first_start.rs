@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use super::StoreError;
-use super::state::{SETUP_NAMES, StateDir, refused, sync_folder, write_private};
+use super::state::{
+    FORMAT_FILE, KEY_FILE, SETUP_NAMES, StateDir, format_of, refused, sync_folder, write_private,
+};
 
 /// Lies in a state folder from its first moment until a volume was made or joined.
 pub(super) const FIRST_START_FILE: &str = "first-start";
@@ -59,13 +61,40 @@ impl StateDir {
         if !self.is_first_start() {
             return;
         }
+        // The mark goes last: what a crash leaves is still known for what it is.
+        self.clear(&[FIRST_START_FILE, "lost+found"]);
+        let _ = std::fs::remove_file(self.file(FIRST_START_FILE));
+        for folder in &self.made {
+            // One that holds something else by now stays.
+            if std::fs::remove_dir(folder).is_err() {
+                break;
+            }
+        }
+    }
+
+    /// Takes away what a first start has made that is to go on later, all but the key: somebody may
+    /// know it by now. Does nothing once the folder is [`Self::founded`].
+    ///
+    /// Nothing in it may be open any more.
+    pub fn suspend(self) {
+        if !self.is_first_start() {
+            return;
+        }
+        // Nothing is put in any more.
+        if let Err(error) = write_private(&self.file(FORMAT_FILE), &format_of(0)) {
+            tracing::warn!(%error, "a first start leaves all that it made");
+            return;
+        }
+        self.clear(&[FIRST_START_FILE, FORMAT_FILE, KEY_FILE, "lost+found"]);
+    }
+
+    fn clear(&self, keep: &[&str]) {
         let Ok(entries) = std::fs::read_dir(self.path()) else {
             return;
         };
         let entries: Vec<_> = entries.flatten().collect();
         for entry in &entries {
-            // The mark goes last: what a crash leaves is still known for what it is.
-            if entry.file_name() == FIRST_START_FILE || entry.file_name() == "lost+found" {
+            if keep.iter().any(|name| entry.file_name() == *name) {
                 continue;
             }
             let path = entry.path();
@@ -75,13 +104,6 @@ impl StateDir {
             };
             if let Err(error) = gone {
                 tracing::warn!(path = %path.display(), %error, "a failed first start leaves this");
-            }
-        }
-        let _ = std::fs::remove_file(self.file(FIRST_START_FILE));
-        for folder in &self.made {
-            // One that holds something else by now stays.
-            if std::fs::remove_dir(folder).is_err() {
-                break;
             }
         }
     }
@@ -113,6 +135,28 @@ mod tests {
         state.discard();
         assert!(root.path().join("a/note").exists());
         assert!(!root.path().join("a/b").exists());
+    }
+
+    #[test]
+    fn a_first_start_that_is_to_go_on_leaves_its_key() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("state");
+        let state = StateDir::open_or_create(&path).unwrap();
+        write_private(&state.identity_key(), b"secret").unwrap();
+        std::fs::write(state.rows().join("rows"), "rows").unwrap();
+        state.suspend();
+        let mut left: Vec<_> = path.read_dir().unwrap().flatten().collect();
+        left.sort_by_key(std::fs::DirEntry::file_name);
+        let left: Vec<_> = left.iter().map(std::fs::DirEntry::file_name).collect();
+        assert_eq!(left, ["first-start", "format", "identity.key"]);
+        assert!(!is_founded(&path).unwrap());
+        let state = StateDir::open_or_create(&path).unwrap();
+        assert_eq!(std::fs::read(state.identity_key()).unwrap(), b"secret");
+        state.founded().unwrap();
+        std::fs::write(state.rows().join("rows"), "rows").unwrap();
+        let rows = state.rows();
+        state.suspend();
+        assert!(rows.join("rows").exists());
     }
 
     #[test]

@@ -165,7 +165,7 @@ pub(super) fn set_owner(folder: &Path, owner: u64) -> Result<(), StoreError> {
     write_private(&folder.join(FORMAT_FILE), &format_of(owner))
 }
 
-fn format_of(owner: u64) -> Vec<u8> {
+pub(super) fn format_of(owner: u64) -> Vec<u8> {
     let mut format = FORMAT_MAGIC.to_vec();
     format.extend_from_slice(&STATE_VERSION.to_le_bytes());
     format.extend_from_slice(&owner.to_le_bytes());
@@ -364,7 +364,7 @@ pub(super) const CHUNKS_FOLDER: &str = "chunks";
 /// Folder of the activity logs below the state folder.
 const LOGS_FOLDER: &str = "log";
 
-const FORMAT_FILE: &str = "format";
+pub(super) const FORMAT_FILE: &str = "format";
 const FORMAT_MAGIC: &[u8] = b"dfsstate";
 pub(super) const LOCK_FILE: &str = "lock";
 pub(super) const KEY_FILE: &str = "identity.key";

@@ -56,10 +56,24 @@ fn what_was_said_at_the_first_start_holds_at_the_next() {
         assert_eq!(peer.facts(&["status"])["name"], "anna");
         unmount(&peer);
         // A later option changes it, and holds from then on.
-        start(&peer, &["--capacity", "5G", "--listen", "127.0.0.1:4802"]);
+        start(
+            &peer,
+            &[
+                "--capacity",
+                "5G",
+                "--listen",
+                "127.0.0.1:4802",
+                "--name",
+                "ben",
+            ],
+        );
         unmount(&peer);
         start(&peer, &[]);
         let changed = config(&peer);
+        assert_eq!(changed["name"], "ben");
+        let said = peer.dfs(&["config", "name", "carla"]);
+        assert!(said.status.success(), "{said}");
+        assert_eq!(peer.facts(&["status"])["name"], "carla");
         assert_eq!(changed["capacity_bytes"], 5 * GIB);
         assert_eq!(changed["listening"], "127.0.0.1:4802");
         assert_eq!(changed["cache_bytes"], GIB);

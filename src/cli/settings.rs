@@ -30,11 +30,7 @@ fn change(key: Key, value: &str) -> Result<Change, String> {
             "replicated" => Fsync::Replicated,
             _ => return Err(wrong(format!("'{value}' is neither local nor replicated"))),
         }),
-        Key::Name => {
-            return Err(wrong(
-                "the name stands in the list of members: change it with dfs rename".to_owned(),
-            ));
-        }
+        Key::Name => Change::Name(value.to_owned()),
     })
 }
 

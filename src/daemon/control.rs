@@ -132,6 +132,8 @@ pub enum Change {
     Cache(u64),
     /// What fsync waits for.
     Fsync(Fsync),
+    /// This machine's name for the others.
+    Name(String),
 }
 
 /// What the daemon answers.

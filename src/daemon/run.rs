@@ -20,7 +20,7 @@ use super::logging;
 use super::notify;
 use super::peer::{Parts, Peer, Sink};
 use super::server::Server;
-use super::settings::{Live, Settings};
+use super::settings::{self, Live, Settings};
 use crate::base::limits::MEMORY_CACHE_BYTES;
 use crate::base::task::{Pool, spawn};
 use crate::base::time::{SystemClock, sleep, timeout};
@@ -293,7 +293,10 @@ async fn live(
         Ok(()) if peer.node().roster().has_left(&peer.node().id()) => Err(DaemonError::Left {
             state: config.state.clone(),
         }),
-        Ok(()) => up(config, &peer, live, mount, origin, told, stop).await,
+        Ok(()) => {
+            settings::rename(&peer, config).await;
+            up(config, &peer, live, mount, origin, told, stop).await
+        }
         failed => failed,
     };
     let ended = peer.shutdown().await;

@@ -206,7 +206,11 @@ async fn answer(peer: &Arc<Peer>, surroundings: &Surroundings, request: Request)
         Request::Config { change: None } => value(surroundings.settings.report(peer)),
         Request::Config {
             change: Some(change),
-        } => surroundings.settings.change(peer, change).and_then(value),
+        } => surroundings
+            .settings
+            .change(peer, change)
+            .await
+            .and_then(value),
         Request::Remove { who, confirmed } => {
             members::remove(peer, &who, confirmed).await.and_then(value)
         }

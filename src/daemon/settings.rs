@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::config::{Config, Fsync, host_name};
 use super::control::Change;
 use super::error::DaemonError;
+use super::members;
 use super::peer::Peer;
 use super::report::ConfigReport;
 use crate::base::limits::DEFAULT_PORT;
@@ -87,10 +88,8 @@ impl Settings {
             self.listen = config.listen;
             self.port = None;
         }
-        // A member's name stands on the roster: a later start does not change it.
-        if self.name.is_none() {
-            self.name = Some(config.name.clone().unwrap_or_else(host_name));
-        }
+        let name = config.name.as_ref().or(self.name.as_ref()).cloned();
+        self.name = Some(name.unwrap_or_else(host_name));
         self.capacity_bytes = config
             .capacity_bytes
             .or(self.capacity_bytes)
@@ -159,6 +158,22 @@ fn checksum(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
 }
 
+/// Returns this machine's name on the roster, where an admin may have changed it.
+fn own_name(peer: &Peer) -> Option<String> {
+    let roster = peer.node().roster();
+    Some(roster.member(&peer.node().id())?.name.clone())
+}
+
+/// Makes the roster say the name that this start was given, if it was given one.
+pub(super) async fn rename(peer: &Arc<Peer>, config: &Config) {
+    let Some(name) = &config.name else { return };
+    if own_name(peer).is_some_and(|known| known != *name)
+        && let Err(error) = members::rename(peer, None, name).await
+    {
+        tracing::warn!(%error, name, "this machine keeps its name");
+    }
+}
+
 fn half_of_free(state: &Path) -> Option<u64> {
     let disk = rustix::fs::statvfs(state).ok()?;
     Some(disk.f_bavail.saturating_mul(disk.f_frsize) / 2)
@@ -190,7 +205,7 @@ impl Live {
             listens_later: asked.is_some_and(|asked| {
                 asked.ip() != listening.ip() || ![0, listening.port()].contains(&asked.port())
             }),
-            name: settings.name(),
+            name: own_name(peer).unwrap_or_else(|| settings.name()),
             capacity_bytes: replica.capacity_bytes,
             cache_bytes: replica.cache_bytes,
             fsync: settings.fsync(),
@@ -199,11 +214,14 @@ impl Live {
 
     /// Makes a change hold from now on, but for the address, which is of the next start; durable on
     /// return.
-    pub(super) fn change(
+    pub(super) async fn change(
         &self,
         peer: &Arc<Peer>,
         change: Change,
     ) -> Result<ConfigReport, DaemonError> {
+        if let Change::Name(name) = &change {
+            members::rename(peer, None, name).await?;
+        }
         let mut settings = self.settings.lock();
         let mut changed = settings.clone();
         match change {
@@ -214,6 +232,7 @@ impl Live {
             Change::Capacity(bytes) => changed.capacity_bytes = Some(bytes),
             Change::Cache(bytes) => changed.cache_bytes = Some(bytes),
             Change::Fsync(fsync) => changed.fsync = Some(fsync),
+            Change::Name(name) => changed.name = Some(name),
         }
         changed.keep(&self.path)?;
         *settings = changed;
@@ -266,7 +285,7 @@ mod tests {
             fsync: Some(Fsync::Local),
             ..config(folder.path())
         });
-        assert_eq!(later.name(), "anna");
+        assert_eq!(later.name(), "ben");
         assert_eq!(later.fsync(), Fsync::Local);
         let replica = later.replica();
         assert_eq!((replica.capacity_bytes, replica.cache_bytes), (5, 7));

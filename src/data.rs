@@ -104,6 +104,18 @@ pub struct Data {
     prefetch_queue: Mutex<Option<mpsc::Receiver<ChunkId>>>,
 }
 
+/// Returns how many chunks are sealed at once beside a cache: each takes 2 MiB meanwhile.
+fn seals_in_flight(memory_cache_bytes: u64) -> usize {
+    let fit = usize::try_from(memory_cache_bytes / SEAL_CACHE_BYTES).unwrap_or(usize::MAX);
+    fit.clamp(SEALS_IN_FLIGHT_MIN, SEALS_IN_FLIGHT_MAX)
+}
+
+/// Bytes of the cache for each chunk that is sealed at once.
+const SEAL_CACHE_BYTES: u64 = 8 << 20;
+
+/// So many are sealed at once beside the smallest cache: one a core.
+const SEALS_IN_FLIGHT_MIN: usize = 2;
+
 impl std::fmt::Debug for Data {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Data")
@@ -130,7 +142,7 @@ impl Data {
             cache: Mutex::new(Cache::new(memory_cache_bytes)),
             flights: Mutex::new(BTreeMap::new()),
             failures: Mutex::default(),
-            seals: Arc::new(Gate::new(SEALS_IN_FLIGHT_MAX)),
+            seals: Arc::new(Gate::new(seals_in_flight(memory_cache_bytes))),
             prefetches,
             prefetch_queue: Mutex::new(Some(prefetch_queue)),
         })
@@ -139,8 +151,8 @@ impl Data {
     /// Seals a plaintext of at most [`CHUNK_BYTES`] on the pool, stores it, queues it for its
     /// holders and keeps the plaintext in the cache.
     ///
-    /// Blocks while [`SEALS_IN_FLIGHT_MAX`] chunks are being sealed. The chunk is in the store
-    /// when the ticket says so, and durable at the store's next sync.
+    /// Blocks while [`SEALS_IN_FLIGHT_MAX`] chunks are being sealed, fewer beside a small cache. The
+    /// chunk is in the store when the ticket says so, and durable at the store's next sync.
     pub fn seal(self: &Arc<Self>, plain: Bytes) -> SealTicket {
         let (sender, receiver) = blocking::sync_channel(1);
         let ticket = SealTicket { receiver };

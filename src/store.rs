@@ -53,6 +53,7 @@ pub use state::StateDir;
 pub use table::Table;
 
 use crate::base::ChunkId;
+use crate::base::memory::Budget;
 use crate::crypto::LocalKey;
 
 /// Longest key of a row: what the row database can hold less the table tag.
@@ -211,6 +212,24 @@ impl Default for StoreOptions {
     }
 }
 
+impl StoreOptions {
+    /// Returns the usual options, with as much memory as a budget has for them.
+    pub fn within(budget: Budget) -> Self {
+        let usual = Self::default();
+        // Tables that are filled and flushed at once take several times this.
+        let table_bytes = budget.part(usual.table_bytes as u64, 32);
+        let table_bytes = table_bytes.max(TABLE_MIN_BYTES);
+        Self {
+            row_cache_bytes: budget.part(usual.row_cache_bytes, 8),
+            table_bytes: usize::try_from(table_bytes).unwrap_or(usual.table_bytes),
+            ..usual
+        }
+    }
+}
+
+/// With smaller tables each flush is more work than what it flushes.
+const TABLE_MIN_BYTES: u64 = 1 << 20;
+
 impl Store {
     /// Opens or creates the store in a state folder, which the caller holds as a [`StateDir`].
     ///
@@ -219,7 +238,7 @@ impl Store {
     pub fn open(folder: &Path, key: &LocalKey) -> Result<Self, StoreError> {
         let options = StoreOptions {
             ballast: Some(folder.join(state::BALLAST_FILE)),
-            ..StoreOptions::default()
+            ..StoreOptions::within(Budget::of_process())
         };
         Self::open_with(folder, key, &options)
     }

@@ -22,6 +22,7 @@ use super::peer::{Parts, Peer, Sink};
 use super::server::Server;
 use super::settings::{self, Live, Settings};
 use crate::base::limits::MEMORY_CACHE_BYTES;
+use crate::base::memory::Budget;
 use crate::base::task::{Pool, spawn};
 use crate::base::time::{SystemClock, sleep, timeout};
 use crate::base::{Clock, Ino, Rng};
@@ -260,11 +261,14 @@ async fn live(
             state: config.state.clone(),
         });
     }
+    let budget = Budget::of_process();
+    let usual = FsConfig::default();
     let fs = FsConfig {
         state: Some(config.state.clone()),
         rows: Some(Arc::clone(&store.rows)),
         groups: Some(Arc::new(fuse::groups_of)),
-        ..FsConfig::default()
+        dirty_bytes_max: budget.part(usual.dirty_bytes_max, 4),
+        ..usual
     };
     if settings != before
         && let Err(error) = settings.keep(&state.settings())
@@ -283,7 +287,7 @@ async fn live(
         node,
         replica: settings.replica(),
         fs,
-        memory_cache_bytes: MEMORY_CACHE_BYTES,
+        memory_cache_bytes: budget.part(MEMORY_CACHE_BYTES, 2),
         seal_pool,
         fold_pool: pool("fold", 1, FOLD_QUEUE_MAX)?,
         fsync: settings.fsync(),

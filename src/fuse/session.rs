@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fuser::{Config, Session, SessionACL};
 use tokio::runtime::Handle;
@@ -18,6 +19,7 @@ use super::prune::Pruner;
 use super::skin::Skin;
 use super::waiting::Waiting;
 use crate::base::task::{self, Pool};
+use crate::base::time::{sleep, timeout};
 use crate::fs::Fs;
 
 /// Mounts `fs`; it is served when this returns.
@@ -35,6 +37,7 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
     let mut mounted = Mounted {
         mountpoint: prepared.mountpoint.clone(),
         device: device_of(&prepared.mountpoint),
+        fs: Arc::clone(&fs),
         connection: connection.try_clone().map_err(failed_thread)?,
         invalidator: None,
         pruner: None,
@@ -82,6 +85,7 @@ pub struct Mounted {
     mountpoint: PathBuf,
     /// `major:minor` of the mount; given to another one as soon as this one is gone.
     device: Option<String>,
+    fs: Arc<Fs>,
     /// Shows an error condition from the moment on in which the mount is gone.
     connection: OwnedFd,
     /// `None` while the session starts.
@@ -145,31 +149,73 @@ impl Mounted {
 
     /// Takes the mount away and resolves when the last request is answered.
     ///
-    /// Where somebody uses it, it goes out of the tree at once and open files there fail from now
-    /// on; the outcome is then [`FuseError::Busy`], for the log. What was written is in `fs`
-    /// either way, and `Fs::sync_all` comes after this.
+    /// Where somebody uses it, it goes out of the tree at once, but what is open there is served for
+    /// some seconds more: at a shutdown, programs are told to end when this is, and save what they
+    /// have through what they have open. The outcome is then [`FuseError::Busy`], for the log. What
+    /// was written is in `fs` either way, and `Fs::sync_all` comes after this.
     pub async fn close(self) -> Result<(), FuseError> {
+        if !self.is_present() {
+            return Ok(());
+        }
         // The kernel writes mapped pages back before it lets go, so the runtime must stay free.
-        let (sender, receiver) = tokio::sync::oneshot::channel();
         let path = self.mountpoint.clone();
-        let present = self.is_present();
-        task::thread("fuse-unmount", move || {
-            let outcome = match present {
-                true => unmount(&path).inspect_err(|_| {
-                    if let Err(error) = abort(&path) {
-                        tracing::warn!(%error, "the mount stays");
-                    }
-                }),
-                false => Ok(()),
-            };
-            let _ = sender.send(outcome);
-        })
-        .map_err(failed_thread)?;
-        let outcome = receiver.await.unwrap_or(Ok(()));
+        let left = timeout(LEAVE_MAX, on_thread(move || leave(&path))).await;
+        let outcome = match left {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error @ FuseError::Busy { .. })) => {
+                self.serve_out().await;
+                Err(error)
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(FuseError::Busy {
+                path: self.mountpoint.clone(),
+            }),
+        };
+        if outcome.is_err() && !self.has_ended() {
+            self.abort().await;
+        }
         if !self.is_present() {
             self.ended().await?;
         }
         outcome
+    }
+
+    /// Serves a mount that is out of the tree until nobody has anything open there, for a while.
+    async fn serve_out(&self) {
+        let quiet = async {
+            let mut polls = 0;
+            while polls < QUIET_POLLS && !self.has_ended() {
+                let is_quiet = self.fs.counts().handles == 0;
+                polls = if is_quiet { polls + 1 } else { 0 };
+                sleep(QUIET_POLL).await;
+            }
+        };
+        let _ = timeout(SERVE_OUT_MAX, quiet).await;
+    }
+
+    /// Ends the connection, whoever uses it.
+    async fn abort(&self) {
+        let path = self.is_present().then(|| self.mountpoint.clone());
+        let device = self.device.clone();
+        let aborted = on_thread(move || {
+            if let Some(path) = path {
+                abort(&path)?;
+            }
+            let minor = device.as_deref().and_then(|device| device.split_once(':'));
+            if let Some((_, minor)) = minor {
+                let switch = format!("/sys/fs/fuse/connections/{minor}/abort");
+                // Where it is not there, the end of this process does the same.
+                let _ = std::fs::write(switch, "1");
+            }
+            Ok(())
+        });
+        if !matches!(timeout(LEAVE_MAX, aborted).await, Ok(Ok(()))) {
+            tracing::warn!("the mount stays");
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.borrow().is_some()
     }
 
     /// Returns whether what lies uppermost at the mountpoint is this mount.
@@ -194,6 +240,33 @@ impl Drop for Mounted {
             tracing::warn!(%error, "the mount stays");
         }
     }
+}
+
+/// Unmounts; where somebody uses the mount, hands what is written over and takes it out of the tree.
+fn leave(path: &Path) -> Result<(), FuseError> {
+    let busy = match unmount(path) {
+        Err(error @ FuseError::Busy { .. }) => error,
+        outcome => return outcome,
+    };
+    // Pages of mappings, whose programs may end without a word.
+    let synced = std::fs::File::open(path).and_then(|root| Ok(rustix::fs::syncfs(root)?));
+    if let Err(error) = synced {
+        tracing::warn!(%error, "what is mapped may not be written");
+    }
+    detach(path)?;
+    Err(busy)
+}
+
+/// Runs what may wait for the kernel on a thread of its own.
+async fn on_thread(
+    work: impl FnOnce() -> Result<(), FuseError> + Send + 'static,
+) -> Result<(), FuseError> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    task::thread("fuse-unmount", move || {
+        let _ = sender.send(work());
+    })
+    .map_err(failed_thread)?;
+    receiver.await.unwrap_or(Ok(()))
 }
 
 #[expect(unsafe_code, reason = "std has no poll(2)")]
@@ -221,6 +294,17 @@ fn failed_thread(source: std::io::Error) -> FuseError {
         source,
     }
 }
+
+/// How long the kernel may take to let go of a mount.
+const LEAVE_MAX: Duration = Duration::from_secs(10);
+
+/// How long what is open is served once the mount is out of the tree.
+const SERVE_OUT_MAX: Duration = Duration::from_secs(10);
+
+/// It ends earlier when nothing was open for a second: who has only his working folder there saves
+/// nothing, or opens a file at once.
+const QUIET_POLL: Duration = Duration::from_millis(50);
+const QUIET_POLLS: u32 = 20;
 
 /// Flushes to disk that wait side by side, so that one disk flush serves several.
 const DISK_THREADS: usize = 4;

@@ -13,13 +13,19 @@ use super::rows::{Row, RowKey, Stored, Value};
 use super::types::{Conflict, DirKey, Dirent, Extent, Inode};
 use super::{Result, VolumeError};
 use crate::base::limits::CHUNK_BYTES;
+use crate::base::memory::Budget;
 use crate::base::{DeviceId, Ino, OpId};
 use crate::crypto::VolumeKeys;
 use crate::store::Rows;
 
 /// Rows kept decoded: 65,536 of about 400 bytes are 26 MiB, more than the inodes and entries of a
 /// source tree that a build walks again and again.
-const CACHE_ROWS_MAX: NonZeroUsize = NonZeroUsize::new(1 << 16).expect("not 0");
+const CACHE_BYTES: u64 = (1 << 16) * CACHE_ROW_BYTES;
+const CACHE_ROW_BYTES: u64 = 400;
+
+/// Longer rows are not kept, so that the bound on their number is one on their bytes: the targets of
+/// long symlinks, which nobody walks again and again.
+const CACHE_ROW_MAX_BYTES: usize = 768;
 
 /// Longest chain of directories merged into one another that is followed.
 const ALIAS_HOPS_MAX: usize = 64;
@@ -45,13 +51,31 @@ struct Cache {
     commits: u64,
 }
 
+impl Cache {
+    fn put(&mut self, key: &RowKey, row: &Option<Row>) {
+        let is_long = |row: &Row| row.bytes.len() > CACHE_ROW_MAX_BYTES;
+        if row.as_ref().is_some_and(is_long) {
+            self.rows.pop(key);
+        } else {
+            self.rows.put(*key, row.clone());
+        }
+    }
+}
+
+/// Returns how many rows are kept decoded.
+fn cache_rows(budget: Budget) -> NonZeroUsize {
+    let rows = budget.part(CACHE_BYTES, 8) / CACHE_ROW_BYTES;
+    let rows = usize::try_from(rows).ok().and_then(NonZeroUsize::new);
+    rows.unwrap_or(NonZeroUsize::MIN)
+}
+
 impl View {
     pub(super) fn new(rows: Arc<dyn Rows>, keys: Arc<VolumeKeys>) -> Self {
         Self {
             rows,
             keys,
             cache: Mutex::new(Cache {
-                rows: LruCache::new(CACHE_ROWS_MAX),
+                rows: LruCache::new(cache_rows(Budget::of_process())),
                 commits: 0,
             }),
             private: RwLock::default(),
@@ -78,7 +102,7 @@ impl View {
         let row = self.load(key)?;
         let mut cache = self.cache.lock();
         if cache.commits == commits {
-            cache.rows.put(*key, row.clone());
+            cache.put(key, &row);
         }
         Ok(row)
     }
@@ -169,7 +193,7 @@ impl View {
         let mut cache = self.cache.lock();
         cache.commits += 1;
         for (key, row) in rows.filter(|(key, _)| is_cached(key)) {
-            cache.rows.put(*key, row.clone());
+            cache.put(key, row);
         }
     }
 

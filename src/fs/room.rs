@@ -107,7 +107,7 @@ impl Fs {
         if missing() > 0 && self.contents.evict(missing()) {
             self.give_back();
         }
-        if missing() > 0 && source.may_collect() && self.is_forced_collection_due() {
+        if missing() > 0 && source.may_collect() && self.is_forced_collection_due(missing()) {
             match self.collect_now() {
                 Ok(_) => self.give_back(),
                 Err(error) => tracing::warn!(%error, "nothing could be given up"),
@@ -198,12 +198,15 @@ impl Fs {
         }
     }
 
-    /// Returns whether a collection is worth its while where there is no room: where something
-    /// seems to be superfluous, and now and then where not, as the estimate may miss some.
-    fn is_forced_collection_due(&self) -> bool {
+    /// Returns whether a collection is worth its while where so many bytes do not fit: where they
+    /// seem to be superfluous, or some are, and now and then where not, as the estimate may miss
+    /// some.
+    fn is_forced_collection_due(&self, missing: u64) -> bool {
         let now = self.clock.monotonic();
         let mut spare = self.room.spare.lock();
-        self.estimate(&mut spare) >= FORCED_MIN_BYTES && now >= spare.next
+        let estimate = self.estimate(&mut spare);
+        estimate >= missing
+            || estimate >= FORCED_MIN_BYTES && now >= spare.next
             || now >= spare.next_forced
     }
 

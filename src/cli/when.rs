@@ -29,13 +29,17 @@ fn date(at: &DateTime) -> String {
 fn written(at: &DateTime) -> String {
     const DAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
     let day = DAYS.get(usize::from(at.week_day())).copied();
+    // The zone that is nobody's has no letters.
+    let zone = match at.local_time_type().time_zone_designation() {
+        "" => "UTC",
+        zone => zone,
+    };
     format!(
-        "{} {} {:02}:{:02} {}",
+        "{} {} {:02}:{:02} {zone}",
         day.unwrap_or_default(),
         date(at),
         at.hour(),
         at.minute(),
-        at.local_time_type().time_zone_designation()
     )
 }
 

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::limits::NAME_MAX_BYTES;
+
 /// What fsync waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -68,7 +70,7 @@ pub fn default_state_base() -> Option<PathBuf> {
 
 /// Returns the default state folder of a mountpoint, or of the storage peer where there is none.
 ///
-/// The mountpoint's path becomes one file name: `-` for `/`, `--` for `-`.
+/// The mountpoint's path becomes one file name: `-` for `/`, `--` for `-`; of a long one the start.
 pub fn default_state_dir(mountpoint: Option<&Path>) -> Option<PathBuf> {
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
     let base = default_state_base()?;
@@ -87,8 +89,20 @@ pub fn default_state_dir(mountpoint: Option<&Path>) -> Option<PathBuf> {
     if name.is_empty() {
         name.extend_from_slice(b"root");
     }
+    if name.len() > NAME_MAX_BYTES {
+        // Told apart by what is cut off, which a hash stands for.
+        let hash = blake3::hash(mountpoint.as_os_str().as_bytes()).to_hex();
+        let suffix: String = std::iter::once('-')
+            .chain(hash.chars().take(HASH_DIGITS))
+            .collect();
+        name.truncate(NAME_MAX_BYTES - suffix.len());
+        name.extend_from_slice(suffix.as_bytes());
+    }
     Some(base.join(std::ffi::OsString::from_vec(name)))
 }
+
+/// Digits of the hash in the name of a state folder: no two mountpoints of a machine share them.
+const HASH_DIGITS: usize = 32;
 
 /// Returns the host name, for a peer that was given none.
 pub(super) fn host_name() -> String {
@@ -113,5 +127,9 @@ mod tests {
         assert!(of("/mnt/dfs").ends_with("mnt-dfs"));
         assert_ne!(of("/mnt/dfs"), of("/mnt-dfs"));
         assert_ne!(of("/a-b/c"), of("/a/b-c"));
+        let long = |end| of(&format!("/{}/{}/{end}", "a".repeat(200), "b".repeat(200)));
+        assert!(long("c").file_name().unwrap().len() <= NAME_MAX_BYTES);
+        assert_eq!(long("c"), long("c"));
+        assert_ne!(long("c"), long("d"));
     }
 }

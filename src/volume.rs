@@ -34,7 +34,8 @@ mod view;
 mod writer;
 
 use std::collections::HashMap;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ pub use types::{
     Change, Conflict, ConflictKind, Counts, DirKey, Dirent, Extent, FileKind, Inode, Piece, Place,
     Source,
 };
-pub use writer::{Applied, Writer};
+pub use writer::{Applied, Together, Writer};
 
 use crate::base::limits::WRITER_WAIT_MAX;
 use crate::base::time::Hlc;
@@ -243,6 +244,33 @@ impl Volume {
     /// Returns the extents that overlap a range of a file, in order, uncut.
     pub fn extents(&self, ino: Ino, range: Range<u64>) -> Result<Vec<Extent>> {
         self.view.extents(ino, range)
+    }
+
+    /// Visits the extents that overlap a range of a file, in order, uncut, until `f` breaks.
+    pub fn each_extent(
+        &self,
+        ino: Ino,
+        range: Range<u64>,
+        f: &mut dyn FnMut(&Extent) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.view.each_extent(ino, range, f)
+    }
+
+    /// Returns how many extents were looked at since the volume was opened: what an operation cost.
+    pub fn extents_visited(&self) -> u64 {
+        self.view.visits.load(Ordering::Relaxed)
+    }
+
+    /// Returns up to where `range` of a file is the work of a few milliseconds for an op that
+    /// replaces it: its end, or where an extent begins.
+    pub fn light_end(&self, ino: Ino, range: Range<u64>) -> Result<u64> {
+        self.view.light_end(ino, range)
+    }
+
+    /// Returns from where on what `range` of a file holds, which ends with the file, is the work of a
+    /// few milliseconds for an op that cuts it off: its start, or where an extent ends.
+    pub fn light_start(&self, ino: Ino, range: Range<u64>) -> Result<u64> {
+        self.view.light_start(ino, range)
     }
 
     /// Returns the value of an extended attribute.

@@ -35,6 +35,12 @@ struct DiskState {
     /// What would survive a power cut; `None` where nobody will ask.
     durable: Option<Durable>,
     capacity: Option<u64>,
+    /// Writes that still work; `None`: all.
+    writes_left: Option<u64>,
+    /// Writes that were refused for want of room.
+    refused: u64,
+    /// Most rows of one batch.
+    largest_batch: usize,
     failing_syncs: bool,
     poisoned: bool,
 }
@@ -114,14 +120,35 @@ impl MemoryDisk {
             chunks,
             durable: Some(survived),
             capacity: state.capacity,
-            failing_syncs: false,
-            poisoned: false,
+            ..DiskState::default()
         })
     }
 
     /// Limits what rows and chunks together may take; more is [`StoreError::Full`].
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state.lock().capacity = bytes;
+    }
+
+    /// Returns what rows and chunks take.
+    pub fn used_bytes(&self) -> u64 {
+        let state = self.state.lock();
+        state.row_bytes + state.chunk_bytes
+    }
+
+    /// Lets so many batches and chunks more be written; further ones are [`StoreError::Full`], also
+    /// where they free room.
+    pub fn set_writes_left(&self, count: Option<u64>) {
+        self.state.lock().writes_left = count;
+    }
+
+    /// Returns how many writes were refused for want of room.
+    pub fn refused(&self) -> u64 {
+        self.state.lock().refused
+    }
+
+    /// Returns the number of rows of the largest batch since the last call.
+    pub fn take_largest_batch(&self) -> usize {
+        std::mem::take(&mut self.state.lock().largest_batch)
     }
 
     /// Makes each sync fail from now on, or work again; the first failure poisons the store.
@@ -157,16 +184,20 @@ impl Default for MemoryDisk {
 }
 
 impl DiskState {
-    fn check_writable(&self, more_bytes: u64) -> Result<(), StoreError> {
+    fn check_writable(&mut self, more_bytes: u64) -> Result<(), StoreError> {
         if self.poisoned {
             return Err(StoreError::Poisoned);
         }
-        match self.capacity {
-            Some(capacity) if self.row_bytes + self.chunk_bytes + more_bytes > capacity => {
-                Err(StoreError::Full)
-            }
-            _ => Ok(()),
+        let needed = self.row_bytes + self.chunk_bytes + more_bytes;
+        let is_full = self.capacity.is_some_and(|capacity| needed > capacity);
+        if is_full || self.writes_left == Some(0) {
+            self.refused += 1;
+            return Err(StoreError::Full);
         }
+        if let Some(left) = &mut self.writes_left {
+            *left -= 1;
+        }
+        Ok(())
     }
 
     fn check_sync(&mut self) -> Result<(), StoreError> {
@@ -230,6 +261,7 @@ impl Rows for MemoryRows {
         let mut state = self.0.lock();
         // A batch without values only frees room, so a full disk takes it.
         state.check_writable(added)?;
+        state.largest_batch = state.largest_batch.max(batch.changes().len());
         if let Some(durable) = &mut state.durable {
             durable.unsynced.push(batch.clone());
         }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::extents::Layers;
 use super::fold::fold_within;
 use super::op::{OP_INLINE_MAX_BYTES, OP_PIECES_MAX, OpKind, Write};
-use super::overlay::{Base, Effects, Overlay};
+use super::overlay::{Base, Effects, Overlay, Room};
 use super::record::Record;
 use super::rows::{RowKey, Stored};
 use super::state::State;
@@ -158,7 +158,7 @@ impl Volume {
             view: &self.view,
             overlay: &overlay,
         };
-        let effects = match fold_within(base, *last, &kind, UNDO_MAX_BYTES) {
+        let effects = match fold_within(base, *last, &kind, Room::of_bytes(UNDO_MAX_BYTES)) {
             Err(VolumeError::TooMuch) => return Ok(None),
             effects => effects?,
         };

@@ -10,7 +10,7 @@ mod rename;
 use bytes::Bytes;
 
 use super::op::OpKind;
-use super::overlay::{Base, Effects, Tx};
+use super::overlay::{Base, Effects, Room, Tx};
 use super::rows::{Fork, RowKey, Value, Xattr};
 use super::types::{Conflict, ConflictKind, Dirent, FileKind, Inode, Place};
 use super::view::{is_private, name_scope};
@@ -22,19 +22,14 @@ const HOPS_MAX: usize = 64;
 
 /// Folds one op onto the view and returns what it depends on and does.
 pub(super) fn fold(base: Base<'_>, id: OpId, kind: &OpKind) -> Result<Effects> {
-    fold_within(base, id, kind, usize::MAX)
+    fold_within(base, id, kind, Room::ENDLESS)
 }
 
-/// Folds as [`fold`] does, or fails with [`VolumeError::TooMuch`] where the rows that the op meets
-/// take more than `limit` bytes: what others have applied is folded whatever it takes.
-pub(super) fn fold_within(
-    base: Base<'_>,
-    id: OpId,
-    kind: &OpKind,
-    limit: usize,
-) -> Result<Effects> {
+/// Folds as [`fold`] does, or fails with [`VolumeError::TooMuch`] where the op meets more
+/// rows than there is `room` for: what others have applied is folded whatever it takes.
+pub(super) fn fold_within(base: Base<'_>, id: OpId, kind: &OpKind, room: Room) -> Result<Effects> {
     let mut fold = Fold {
-        tx: Tx::new(base, limit),
+        tx: Tx::new(base, room),
         id,
     };
     // A member can write anything; what is not an op changes nothing anywhere.

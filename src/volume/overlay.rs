@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::record::Record;
 use super::rows::{Row, RowKey, Stored, Value};
-use super::types::DirKey;
+use super::types::{DirKey, Extent, Source};
 use super::view::View;
 use super::{Result, VolumeError};
 use crate::base::{Ino, OpId};
@@ -71,9 +71,55 @@ pub(super) struct Effects {
 pub(super) struct Tx<'a> {
     base: Base<'a>,
     met: BTreeMap<RowKey, Met>,
-    /// Bytes that the rows may take as they were before; fewer with each that is met.
-    room: usize,
+    /// What the rows may take as they were before; less with each that is met.
+    room: Room,
 }
+
+/// How much an op may meet of what is there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    /// Bytes of rows.
+    pub(super) bytes: usize,
+    /// Rows.
+    pub(super) rows: usize,
+}
+
+impl Room {
+    /// Any.
+    pub(super) const ENDLESS: Self = Self::of_bytes(usize::MAX);
+
+    /// Returns room for any rows that take no more bytes.
+    pub(super) const fn of_bytes(bytes: usize) -> Self {
+        let rows = usize::MAX;
+        Self { bytes, rows }
+    }
+
+    /// Returns the room that the row of an extent leaves, about; `None` where there was less.
+    pub(super) fn after_extent(self, extent: &Extent) -> Option<Self> {
+        let bytes = match &extent.src {
+            Source::Inline(bytes) => bytes.len(),
+            Source::Chunk { .. } => 0,
+        };
+        Some(Self {
+            bytes: self.bytes.checked_sub(bytes + EXTENT_ROW_BYTES)?,
+            rows: self.rows.checked_sub(1)?,
+        })
+    }
+
+    /// Returns the room that a row leaves, `None` where there was less.
+    fn after(self, row: Option<&Row>) -> Option<Self> {
+        let Some(row) = row else {
+            return Some(self);
+        };
+        Some(Self {
+            bytes: self.bytes.checked_sub(row.bytes.len())?,
+            rows: self.rows.checked_sub(1)?,
+        })
+    }
+}
+
+/// What the row of an extent takes beside inline bytes.
+const EXTENT_ROW_BYTES: usize = 64;
 
 #[derive(Debug)]
 struct Met {
@@ -93,14 +139,9 @@ impl Met {
     }
 }
 
-/// Returns the room that a row leaves, `None` where there was less.
-fn left(room: usize, row: Option<&Row>) -> Option<usize> {
-    room.checked_sub(row.map_or(0, |row| row.bytes.len()))
-}
-
 impl<'a> Tx<'a> {
-    /// Returns one that has met nothing, and meets rows of `room` bytes at most.
-    pub(super) fn new(base: Base<'a>, room: usize) -> Self {
+    /// Returns one that has met nothing, and meets what `room` allows.
+    pub(super) fn new(base: Base<'a>, room: Room) -> Self {
         Self {
             base,
             met: BTreeMap::new(),
@@ -152,7 +193,10 @@ impl<'a> Tx<'a> {
             Entry::Occupied(met) => Ok(met.into_mut()),
             Entry::Vacant(vacant) => {
                 let before = self.base.row(&key)?;
-                self.room = left(self.room, before.as_ref()).ok_or(VolumeError::TooMuch)?;
+                self.room = self
+                    .room
+                    .after(before.as_ref())
+                    .ok_or(VolumeError::TooMuch)?;
                 Ok(vacant.insert(Met {
                     before,
                     now: None,
@@ -176,7 +220,7 @@ impl<'a> Tx<'a> {
                     Some(row) => row.clone(),
                     None => Some(row),
                 };
-                room = room.and_then(|room| left(room, before.as_ref()));
+                room = room.and_then(|room| room.after(before.as_ref()));
                 vacant.insert(Met {
                     before,
                     now: None,

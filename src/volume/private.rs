@@ -9,6 +9,8 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use parking_lot::MutexGuard;
+
 use super::fold::fold;
 use super::op::OpKind;
 use super::overlay::{Base, Overlay};
@@ -22,6 +24,9 @@ use crate::store::Batch;
 
 /// Private copies removed in one batch when a volume is opened.
 const DROP_SLICE: usize = 256;
+
+/// Rows of a node that are removed in one batch.
+const REMOVED_ROWS_MAX: usize = 2048;
 
 impl Volume {
     /// Says that a local handle of `ino` is open: its rows stay after the last unlink.
@@ -56,27 +61,38 @@ impl Volume {
         self.holds.lock().contains_key(&ino)
     }
 
-    /// Applies a change of a file without a name to its private copy.
-    pub(super) fn apply_private(
+    /// Folds a change of a file without a name onto its private copy, to be committed with what the
+    /// overlay has.
+    pub(super) fn fold_private(
         &self,
-        state: &mut State,
+        overlay: &mut Overlay,
         id: OpId,
         ino: Ino,
         kind: OpKind,
     ) -> Result<()> {
         let copy = private_of(ino);
-        let mut overlay = Overlay::default();
-        if self.view.effective(ino) != copy {
-            self.copy_rows(ino, copy, &mut overlay)?;
+        let is_made = overlay.rows.contains_key(&RowKey::Inode(copy));
+        if self.view.effective(ino) != copy && !is_made {
+            self.copy_rows(ino, copy, overlay)?;
         }
         let base = Base {
             view: &self.view,
-            overlay: &overlay,
+            overlay,
         };
         let effects = fold(base, id, &kind.with_target(copy))?;
         for effect in effects.writes {
             overlay.rows.insert(effect.key, effect.after);
         }
+        Ok(())
+    }
+
+    /// Commits changes of the private copy of `ino`.
+    pub(super) fn commit_private(
+        &self,
+        state: &mut State,
+        ino: Ino,
+        overlay: Overlay,
+    ) -> Result<()> {
         state.commit(&self.view, overlay, Batch::new(), false)?;
         self.view.set_private(ino, true);
         Ok(())
@@ -104,36 +120,70 @@ impl Volume {
         })
     }
 
-    /// Adds the removal of a node's inode, extents and attributes to an overlay.
-    pub(super) fn remove_node(&self, ino: Ino, overlay: &mut Overlay) -> Result<()> {
+    /// Adds the removal of a node's extents from offset `from` on, attributes and at last inode to an
+    /// overlay, as far as that is the work of a few milliseconds; returns at which offset to go on,
+    /// `None` where that was all.
+    ///
+    /// A long file is removed in several batches: a crash in between leaves an inode that is removed
+    /// again.
+    pub(super) fn remove_node(
+        &self,
+        ino: Ino,
+        from: u64,
+        overlay: &mut Overlay,
+    ) -> Result<Option<u64>> {
         let row = self.view.row(&RowKey::Inode(ino))?;
         let inode = row.as_ref().map(as_inode).transpose()?;
-        overlay.rows.insert(RowKey::Inode(ino), None);
-        let mut remove = |key: RowKey| {
-            overlay.rows.insert(key, None);
-        };
         // Most files that go are small and plain; to look for what they have not costs more than
         // to remove them.
         if inode.is_none_or(|inode| inode.stored > 0) {
-            let next = Ino(ino.0.saturating_add(1));
-            let (low, high) = (RowKey::Extent(ino, 0), RowKey::Extent(next, 0));
-            self.view.scan_keys(&low, &high, &mut remove)?;
+            let mut left = REMOVED_ROWS_MAX;
+            let mut next = None;
+            let end = RowKey::Extent(Ino(ino.0.saturating_add(1)), 0);
+            let start = RowKey::Extent(ino, from);
+            self.view.scan_keys(&start, &end, &mut |key| {
+                if left == 0 {
+                    next = match key {
+                        RowKey::Extent(_, offset) => Some(offset),
+                        _ => None,
+                    };
+                    return ControlFlow::Break(());
+                }
+                left -= 1;
+                overlay.rows.insert(key, None);
+                ControlFlow::Continue(())
+            })?;
+            if next.is_some() {
+                return Ok(next);
+            }
         }
         if inode.is_none_or(|inode| inode.xattrs > 0) {
             let (low, high) = xattr_range(ino);
-            self.view.scan_keys(&low, &high, &mut remove)?;
+            self.view.scan_keys(&low, &high, &mut |key| {
+                overlay.rows.insert(key, None);
+                ControlFlow::Continue(())
+            })?;
         }
-        Ok(())
+        overlay.rows.insert(RowKey::Inode(ino), None);
+        Ok(None)
     }
 
-    /// Removes the private copies that `gone` selects.
-    pub(super) fn drop_private(&self, state: &mut State, gone: impl Fn(Ino) -> bool) -> Result<()> {
+    /// Removes the private copies that `gone` selects; others have the writer's lock in between.
+    pub(super) fn drop_private(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        gone: impl Fn(Ino) -> bool,
+    ) -> Result<()> {
         for ino in self.view.private_files() {
-            if gone(ino) {
+            let mut from = Some(0);
+            while let Some(start) = from.filter(|_| gone(ino)) {
                 let mut overlay = Overlay::default();
-                self.remove_node(private_of(ino), &mut overlay)?;
+                from = self.remove_node(private_of(ino), start, &mut overlay)?;
                 state.commit(&self.view, overlay, Batch::new(), false)?;
-                self.view.set_private(ino, false);
+                if from.is_none() {
+                    self.view.set_private(ino, false);
+                }
+                MutexGuard::bump(state);
             }
         }
         Ok(())
@@ -163,7 +213,7 @@ impl Volume {
             }
             let mut overlay = Overlay::default();
             for copy in copies {
-                self.remove_node(copy, &mut overlay)?;
+                self.remove_node(copy, 0, &mut overlay)?;
             }
             state.commit(&self.view, overlay, Batch::new(), false)?;
         }

@@ -93,8 +93,11 @@ impl Volume {
         loop {
             let mut state = self.state.lock();
             let (next, orphans) = self.reapable(&state, after)?;
-            for some in orphans.chunks(REAP_SLICE) {
-                self.reap_some(&mut state, some)?;
+            let (mut orphans, mut from) = (&*orphans, 0);
+            while !orphans.is_empty() {
+                let gone;
+                (gone, from) = self.reap_some(&mut state, orphans, from)?;
+                orphans = orphans.get(gone..).unwrap_or_default();
                 // Whoever changes something waits no longer than for one batch.
                 MutexGuard::bump(&mut state);
             }
@@ -129,14 +132,26 @@ impl Volume {
         Ok((next, orphans))
     }
 
-    fn reap_some(&self, state: &mut State, orphans: &[Ino]) -> Result<()> {
+    /// Removes the first of some nodes; returns how many are done with, and from which offset on the
+    /// next one has extents: of a long file a part is removed, of the first that before `from` was.
+    fn reap_some(&self, state: &mut State, orphans: &[Ino], from: u64) -> Result<(usize, u64)> {
         let mut overlay = Overlay::default();
-        for ino in orphans.iter().filter(|ino| !self.is_held(**ino)) {
-            self.remove_node(*ino, &mut overlay)?;
-            overlay.rows.insert(RowKey::Orphan(*ino), None);
+        let (mut gone, mut from) = (0, from);
+        for ino in orphans.iter().take(REAP_SLICE) {
+            if !self.is_held(*ino) {
+                if let Some(next) = self.remove_node(*ino, from, &mut overlay)? {
+                    from = next;
+                    break;
+                }
+                overlay.rows.insert(RowKey::Orphan(*ino), None);
+            }
+            (gone, from) = (gone + 1, 0);
+            if overlay.rows.len() >= TRIM_SLICE {
+                break;
+            }
         }
         state.commit(&self.view, overlay, Batch::new(), false)?;
-        Ok(())
+        Ok((gone, from))
     }
 }
 

@@ -4,13 +4,16 @@ use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 
+use super::overlay::Room;
 use super::rows::{Row, RowKey, Stored, Value};
 use super::types::{Conflict, DirKey, Dirent, Extent, Inode};
+use super::writer::LIGHT_ROOM;
 use super::{Result, VolumeError};
 use crate::base::limits::CHUNK_BYTES;
 use crate::base::memory::Budget;
@@ -27,6 +30,13 @@ const CACHE_ROW_BYTES: u64 = 400;
 /// long symlinks, which nobody walks again and again.
 const CACHE_ROW_MAX_BYTES: usize = 768;
 
+/// What is thought of as light work: half of what an op may meet, so that others of its pieces meet
+/// something, too.
+const HALF_ROOM: Room = Room {
+    bytes: LIGHT_ROOM.bytes / 2,
+    rows: LIGHT_ROOM.rows / 2,
+};
+
 /// Longest chain of directories merged into one another that is followed.
 const ALIAS_HOPS_MAX: usize = 64;
 
@@ -42,6 +52,8 @@ pub(super) struct View {
     cache: Mutex<Cache>,
     /// Files whose local handles see a private copy; nearly always empty.
     private: RwLock<HashSet<Ino>>,
+    /// Rows of extents that were looked at.
+    pub(super) visits: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -79,6 +91,7 @@ impl View {
                 commits: 0,
             }),
             private: RwLock::default(),
+            visits: AtomicU64::new(0),
         }
     }
 
@@ -124,20 +137,17 @@ impl View {
         self.scan_rows(from, to, false, f)
     }
 
-    /// Visits the keys of the same rows as [`View::scan`], in order.
+    /// Visits the keys of the same rows as [`View::scan`], in order, until `f` breaks.
     pub(super) fn scan_keys(
         &self,
         from: &RowKey,
         to: &RowKey,
-        f: &mut dyn FnMut(RowKey),
+        f: &mut dyn FnMut(RowKey) -> ControlFlow<()>,
     ) -> Result<()> {
         let mut failed = None;
         let (start, end) = (from.bytes(), to.bytes());
         let mut visit = |key: &[u8]| match RowKey::parse(from, key) {
-            Ok(key) => {
-                f(key);
-                ControlFlow::Continue(())
-            }
+            Ok(key) => f(key),
             Err(error) => {
                 failed = Some(error);
                 ControlFlow::Break(())
@@ -300,25 +310,88 @@ impl View {
     }
 
     pub(super) fn extents(&self, ino: Ino, range: Range<u64>) -> Result<Vec<Extent>> {
-        let ino = self.effective(ino);
         let mut extents = Vec::new();
+        self.each_extent(ino, range, &mut |extent| {
+            extents.push(extent.clone());
+            ControlFlow::Continue(())
+        })?;
+        Ok(extents)
+    }
+
+    pub(super) fn each_extent(
+        &self,
+        ino: Ino,
+        range: Range<u64>,
+        f: &mut dyn FnMut(&Extent) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let ino = self.effective(ino);
         if range.start >= range.end {
-            return Ok(extents);
+            return Ok(());
         }
-        if range.start > 0 {
-            extents.extend(self.extent_before(ino, range.start)?);
+        if range.start > 0
+            && let Some(before) = self.extent_before(ino, range.start)?
+        {
+            self.count_visit();
+            if f(&before).is_break() {
+                return Ok(());
+            }
         }
         self.scan(
             &RowKey::Extent(ino, range.start),
             &RowKey::Extent(ino, range.end),
-            &mut |_, row| {
-                if let Value::Extent(extent) = &row.value {
-                    extents.push(extent.clone());
+            &mut |_, row| match &row.value {
+                Value::Extent(extent) => {
+                    self.count_visit();
+                    f(extent)
                 }
-                ControlFlow::Continue(())
+                _ => ControlFlow::Continue(()),
             },
-        )?;
-        Ok(extents)
+        )
+    }
+
+    pub(super) fn light_end(&self, ino: Ino, range: Range<u64>) -> Result<u64> {
+        let mut room = HALF_ROOM;
+        let mut end = range.end;
+        self.each_extent(ino, range.clone(), &mut |extent| {
+            match room.after_extent(extent) {
+                Some(left) => room = left,
+                None => end = extent.offset.max(range.start),
+            }
+            match end == range.end {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        })?;
+        Ok(end)
+    }
+
+    pub(super) fn light_start(&self, ino: Ino, range: Range<u64>) -> Result<u64> {
+        let (from, to) = (range.start, range.end.max(range.start));
+        let ino = self.effective(ino);
+        let mut room = HALF_ROOM;
+        let mut start = from;
+        let (low, high) = (RowKey::Extent(ino, from), RowKey::Extent(ino, to));
+        self.scan_rev(&low, &high, &mut |_, row| {
+            let Value::Extent(extent) = &row.value else {
+                return ControlFlow::Continue(());
+            };
+            self.count_visit();
+            match room.after_extent(extent) {
+                Some(left) => {
+                    room = left;
+                    ControlFlow::Continue(())
+                }
+                None => {
+                    start = extent.end().max(from);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        Ok(start)
+    }
+
+    fn count_visit(&self) {
+        self.visits.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Returns the extent that starts before `offset` and reaches beyond it.

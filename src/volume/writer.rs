@@ -9,7 +9,7 @@ use parking_lot::MutexGuard;
 use super::collect;
 use super::fold::fold_within;
 use super::op::{OpKind, ino_of};
-use super::overlay::{Base, Effect, Overlay};
+use super::overlay::{Base, Effect, Overlay, Room};
 use super::record::Record;
 use super::state::State;
 use super::types::{DirKey, Dirent, Extent, Inode};
@@ -19,6 +19,13 @@ use crate::store::VALUE_MAX_BYTES;
 
 /// Most bytes of rows that an own op meets: its record, which is one row, keeps them to be undone.
 const UNDO_MAX_BYTES: usize = VALUE_MAX_BYTES / 4;
+
+/// What an op meets that is the work of a few milliseconds: more than any one piece of a file does
+/// whose cells are gathered now and then.
+pub(super) const LIGHT_ROOM: Room = Room {
+    bytes: 2 << 20,
+    rows: 1024,
+};
 
 /// What [`Writer::apply`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,8 +97,23 @@ impl<'a> Writer<'a> {
     /// a node that is not there, [`VolumeError::TooMuch`] where it replaces so many bytes that are
     /// stored in rows that it has to be several ops, or the store's; nothing is changed then.
     pub fn apply(&mut self, kind: OpKind) -> Result<Applied> {
-        let (applied, done) = self.fold(&Overlay::default(), kind)?;
-        self.commit(done.as_slice())?;
+        let mut together = self.together();
+        let applied = together.add(kind)?;
+        together.commit()?;
+        Ok(applied)
+    }
+
+    /// Applies an op as [`Writer::apply`] does where it is the work of some milliseconds, so that
+    /// nobody waits for the writer longer than that.
+    ///
+    /// # Errors
+    ///
+    /// [`VolumeError::TooMuch`] where it meets more, and else those of [`Writer::apply`].
+    pub fn apply_lightly(&mut self, kind: OpKind) -> Result<Applied> {
+        let mut together = self.together();
+        together.room = LIGHT_ROOM;
+        let applied = together.add(kind)?;
+        together.commit()?;
         Ok(applied)
     }
 
@@ -99,75 +121,24 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     ///
-    /// Those of [`Writer::apply`]; nothing is changed then, but that the earlier ops stay for a file
-    /// without a name, which no crash leaves anyway.
+    /// Those of [`Writer::apply`]; nothing is changed then.
     pub fn apply_together(&mut self, kinds: impl IntoIterator<Item = OpKind>) -> Result<()> {
-        let mut overlay = Overlay::default();
-        let mut ops = Vec::new();
+        let mut together = self.together();
         for kind in kinds {
-            let (_, done) = self.fold(&overlay, kind)?;
-            if let Some(op) = &done {
-                for effect in &op.effects {
-                    overlay.rows.insert(effect.key, effect.after.clone());
-                }
-                let record = Some(Arc::clone(&op.record));
-                overlay.records.insert(op.id, record);
-            }
-            ops.extend(done);
+            together.add(kind)?;
         }
-        self.commit(&ops)
+        together.commit()
     }
 
-    /// Folds an op on top of what an overlay has, to be committed; one of a file without a name is
-    /// done at once.
-    fn fold(&mut self, overlay: &Overlay, kind: OpKind) -> Result<(Applied, Option<FoldedOp>)> {
-        if let Some(what) = kind.flaw() {
-            return Err(VolumeError::BadOp { what });
+    /// Returns what gathers ops that are applied in one batch: a crash leaves all of them or none.
+    pub fn together(&mut self) -> Together<'_, 'a> {
+        Together {
+            writer: self,
+            room: Room::of_bytes(UNDO_MAX_BYTES),
+            overlay: Overlay::default(),
+            ops: Vec::new(),
+            private: None,
         }
-        let volume = self.volume;
-        if let Some(named) = &mut self.state.named {
-            collect::note(named, &kind);
-        }
-        if let Some(ino) = kind.changes() {
-            let inode = volume.view.inode(ino)?.ok_or(VolumeError::NoInode(ino))?;
-            if inode.is_orphan() {
-                return Ok((self.apply_private(inode.ino, kind)?, None));
-            }
-        }
-        if kind.names_chunks() {
-            // Order on disk: a chunk is there before the op that names it.
-            volume.config.store.chunks.sync()?;
-        }
-        let id = self.next_id();
-        let base = Base {
-            view: &volume.view,
-            overlay,
-        };
-        let effects = fold_within(base, id, &kind, UNDO_MAX_BYTES)?;
-        let ino = match &kind {
-            OpKind::Create(_) => ino_of(id),
-            kind => kind.names().unwrap_or(Ino::ROOT),
-        };
-        let op = FoldedOp {
-            id,
-            record: Arc::new(Record::new(Arc::new(kind), &effects)),
-            effects: effects.writes,
-        };
-        Ok((Applied { id, ino }, Some(op)))
-    }
-
-    /// Commits folded ops and takes note of them.
-    fn commit(&mut self, ops: &[FoldedOp]) -> Result<()> {
-        if ops.is_empty() {
-            return Ok(());
-        }
-        self.state.commit_ops(&self.volume.view, ops)?;
-        for op in ops {
-            self.state.note(op.id, &op.record);
-            self.state.push_draft(op.id, &op.record.kind);
-        }
-        self.told.news = Some(self.state.kinds_bytes);
-        Ok(())
     }
 
     fn next_id(&self) -> OpId {
@@ -175,13 +146,6 @@ impl<'a> Writer<'a> {
             stamp: self.volume.hlc.tick(self.volume.context.clock.wall_ms()),
             device: self.volume.device,
         }
-    }
-
-    fn apply_private(&mut self, ino: Ino, kind: OpKind) -> Result<Applied> {
-        let id = self.next_id();
-        let volume = self.volume;
-        volume.apply_private(&mut self.state, id, ino, kind)?;
-        Ok(Applied { id, ino })
     }
 
     /// Returns true when `ino` is `dir` or an ancestor of it: what a rename must not move into.
@@ -222,5 +186,122 @@ impl<'a> Writer<'a> {
     /// Returns names of extended attributes, as [`Volume::xattr_names`].
     pub fn xattr_names(&self, ino: Ino) -> Result<Vec<Bytes>> {
         self.volume.view.xattr_names(ino)
+    }
+}
+
+/// Ops on their way into one batch. Dropped, it leaves nothing behind.
+pub struct Together<'w, 'a> {
+    writer: &'w mut Writer<'a>,
+    /// What each op may meet.
+    room: Room,
+    overlay: Overlay,
+    ops: Vec<FoldedOp>,
+    /// A file without a name that ops change, and its private copy then.
+    private: Option<(Ino, Overlay)>,
+}
+
+impl std::fmt::Debug for Together<'_, '_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Together({} ops)", self.ops.len())
+    }
+}
+
+impl Together<'_, '_> {
+    /// Folds an op on top of those before it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Writer::apply`]; the ops before stay.
+    pub fn add(&mut self, kind: OpKind) -> Result<Applied> {
+        if let Some(what) = kind.flaw() {
+            return Err(VolumeError::BadOp { what });
+        }
+        self.show_last();
+        let volume = self.writer.volume;
+        if let Some(named) = &mut self.writer.state.named {
+            collect::note(named, &kind);
+        }
+        if let Some(ino) = kind.changes() {
+            let inode = volume.view.inode(ino)?.ok_or(VolumeError::NoInode(ino))?;
+            if inode.is_orphan() {
+                return self.add_private(inode.ino, kind);
+            }
+        }
+        if kind.names_chunks() {
+            // Order on disk: a chunk is there before the op that names it.
+            volume.config.store.chunks.sync()?;
+        }
+        let id = self.writer.next_id();
+        let base = Base {
+            view: &volume.view,
+            overlay: &self.overlay,
+        };
+        let effects = fold_within(base, id, &kind, self.room)?;
+        let ino = match &kind {
+            OpKind::Create(_) => ino_of(id),
+            kind => kind.names().unwrap_or(Ino::ROOT),
+        };
+        let op = FoldedOp {
+            id,
+            record: Arc::new(Record::new(Arc::new(kind), &effects)),
+            effects: effects.writes,
+        };
+        self.ops.push(op);
+        Ok(Applied { id, ino })
+    }
+
+    /// Lets the next op see what the last one did.
+    fn show_last(&mut self) {
+        if let Some(op) = self.ops.last() {
+            for effect in &op.effects {
+                self.overlay.rows.insert(effect.key, effect.after.clone());
+            }
+            let record = Some(Arc::clone(&op.record));
+            self.overlay.records.insert(op.id, record);
+        }
+    }
+
+    fn add_private(&mut self, ino: Ino, kind: OpKind) -> Result<Applied> {
+        let id = self.writer.next_id();
+        let (file, mut overlay) = self
+            .private
+            .take()
+            .unwrap_or_else(|| (ino, Overlay::default()));
+        if file != ino {
+            return Err(VolumeError::BadOp {
+                what: "two files without a name at once",
+            });
+        }
+        let folded = self.writer.volume.fold_private(&mut overlay, id, ino, kind);
+        self.private = Some((file, overlay));
+        folded.map(|()| Applied { id, ino })
+    }
+
+    /// Applies the ops.
+    ///
+    /// # Errors
+    ///
+    /// The store's; nothing is changed then.
+    pub fn commit(self) -> Result<()> {
+        let Self {
+            writer,
+            ops,
+            private,
+            ..
+        } = self;
+        let volume = writer.volume;
+        if let Some((ino, overlay)) = private {
+            volume.commit_private(&mut writer.state, ino, overlay)?;
+        }
+        if ops.is_empty() {
+            return Ok(());
+        }
+        writer.state.commit_ops(&volume.view, &ops)?;
+        for op in &ops {
+            writer.state.note(op.id, &op.record);
+            writer.state.push_draft(op.id, &op.record.kind);
+        }
+        writer.told.news = Some(writer.state.kinds_bytes);
+        Ok(())
     }
 }

@@ -246,7 +246,8 @@ impl Fold<'_> {
         let old = if start >= node.size {
             Vec::new()
         } else {
-            self.extents_in(node.ino, start, end)?
+            // Behind its end there is nothing but what was cut off.
+            self.extents_in(node.ino, start, end.min(node.size))?
         };
         let new = overwrite(old.clone(), pieces, size);
         self.replace_extents(node, &old, new)

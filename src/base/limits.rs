@@ -20,6 +20,9 @@ pub const XATTR_NAME_MAX_BYTES: usize = 255;
 /// Largest value of an extended attribute (XATTR_SIZE_MAX).
 pub const XATTR_VALUE_MAX_BYTES: usize = 64 << 10;
 
+/// Longest list of the names of a node's extended attributes (XATTR_LIST_MAX).
+pub const XATTR_LIST_MAX_BYTES: usize = 64 << 10;
+
 /// Largest file: what a signed 64-bit offset addresses.
 pub const FILE_MAX_BYTES: u64 = i64::MAX as u64;
 

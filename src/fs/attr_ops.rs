@@ -1,5 +1,6 @@
 //! Attributes: getattr, setattr, access times.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,14 +35,55 @@ impl Fs {
         let inode = self.inode(ino)?;
         let now = self.now();
         if let Some(size) = set.size {
-            self.set_size(&node, &mut content, &inode, size, now)?;
+            check_size(&inode, size)?;
         }
-        self.apply_setattr(caller, &inode, &mut content, &set, now)?;
+        let is_long = match set.size {
+            Some(size) => self.is_cut_long(ino, size)?,
+            None => false,
+        };
+        // That of a file that nobody has open is in the journal when this returns.
+        let is_handed_over = set.size.is_some() && self.inodes.opens(ino) == 0;
+        let is_whole = is_handed_over && !is_long;
+        if is_whole {
+            self.commit(&node, &mut content)?;
+        }
+        let inode = self.inode(ino)?;
+        // First what may fail.
+        let waits = set.size.is_some() || content.dirty.is_some();
+        let mut ops = self.attribute_ops(caller, &inode, &set, waits, now)?;
+        if !is_whole {
+            self.volume
+                .write()
+                .apply_together(std::mem::take(&mut ops))?;
+        }
+        if let Some(size) = set.size {
+            let dirty = self.dirty(&node, &mut content, &inode);
+            if size == dirty.size {
+                dirty.mtime = now;
+            } else {
+                dirty.set_size(size);
+                dirty.touch(now);
+                dirty.is_long |= is_long;
+            }
+            self.recharge(&mut content);
+        }
+        if let Some(dirty) = &mut content.dirty {
+            dirty.ctime = dirty.ctime.max(now);
+            dirty.privileges_clear &= set.mode.is_none();
+            if let Some(mtime) = set.mtime {
+                dirty.mtime = mtime.at(now);
+            }
+        }
+        if is_whole {
+            self.commit_or_forget(&node, &mut content, ops)?;
+        } else if is_handed_over {
+            drop(content);
+            // It is cut; what is left to do is done again where that fails.
+            self.write_out_in_background(&node);
+            content = node.content();
+        }
         if let Some(atime) = set.atime {
             content.atime = Atime::Changed(atime.at(now));
-        }
-        if set.size.is_some() && self.inodes.opens(ino) == 0 {
-            self.commit(&node, &mut content)?;
         }
         let inode = self.inode(ino)?;
         let attr = self.attr_with(&inode, &mut content)?;
@@ -50,33 +92,34 @@ impl Fs {
         Ok(self.attributes(attr))
     }
 
-    fn apply_setattr(
+    /// Tells whether to cut a file at `size` takes so much away that it takes a while.
+    pub fn is_cut_long(&self, ino: Ino, size: u64) -> Result<bool> {
+        let Some(inode) = self.volume.inode(ino)? else {
+            return Ok(false);
+        };
+        if inode.stored == 0 || size >= inode.size {
+            return Ok(false);
+        }
+        Ok(self.volume.light_start(ino, size..inode.size)? > size)
+    }
+
+    /// Returns the ops that set attributes; where unwritten changes wait, the times go with them.
+    fn attribute_ops(
         &self,
         caller: Caller,
         inode: &Inode,
-        content: &mut Content,
         set: &SetAttr,
+        waits: bool,
         now: Timespec,
-    ) -> Result<()> {
-        let mtime = set.mtime.map(|mtime| mtime.at(now));
+    ) -> Result<Vec<OpKind>> {
         let mode = self.mode_after(caller, inode, set);
-        let mut op_mtime = mtime;
-        if let Some(dirty) = &mut content.dirty {
-            dirty.ctime = dirty.ctime.max(now);
-            dirty.privileges_clear &= set.mode.is_none();
-            if let Some(mtime) = mtime {
-                dirty.mtime = mtime;
-            }
-            op_mtime = None;
-        }
         let attributes = mode.is_some() || set.uid.is_some() || set.gid.is_some();
-        // With dirty data, the times go with it; an empty request still moves ctime.
-        if !attributes && content.dirty.is_some() {
-            return Ok(());
+        // An empty request still moves ctime.
+        if !attributes && waits {
+            return Ok(Vec::new());
         }
-        let mut writer = self.volume.write()?;
         let list = match set.mode {
-            Some(mode) => Self::acl_follows_mode(&writer, inode, mode, now)?,
+            Some(mode) => Self::acl_follows_mode(&self.volume.write()?, inode, mode, now)?,
             None => None,
         };
         let attributes = OpKind::SetAttr {
@@ -84,49 +127,10 @@ impl Fs {
             mode,
             uid: set.uid,
             gid: set.gid,
-            mtime: op_mtime,
+            mtime: set.mtime.filter(|_| !waits).map(|mtime| mtime.at(now)),
             ctime: now,
         };
-        match list {
-            // A crash leaves both or none.
-            Some(list) => writer.apply_together([list, attributes])?,
-            None => {
-                writer.apply(attributes)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn set_size(
-        &self,
-        node: &Arc<Node>,
-        content: &mut Content,
-        inode: &Inode,
-        size: u64,
-        now: Timespec,
-    ) -> Result<()> {
-        match inode.kind {
-            FileKind::File => {}
-            FileKind::Dir => return Err(FsError::IsDirectory),
-            _ => {
-                return Err(FsError::Invalid {
-                    what: "no content to truncate",
-                });
-            }
-        }
-        if size > FILE_MAX_BYTES {
-            return Err(FsError::FileTooLarge);
-        }
-        let dirty = self.dirty(node, content, inode);
-        if size == dirty.size {
-            dirty.mtime = now;
-            dirty.ctime = dirty.ctime.max(now);
-        } else {
-            dirty.set_size(size);
-            dirty.touch(now);
-        }
-        self.recharge(content);
-        Ok(())
+        Ok(list.into_iter().chain([attributes]).collect())
     }
 
     /// Returns the attributes of an inode whose content is not locked by the caller.
@@ -200,9 +204,29 @@ impl Fs {
             return Ok(added);
         }
         let ranges = dirty.fragments.ranges();
-        let hidden = dirty.hidden.bytes_in(inode.version, ranges, &|range| {
-            self.volume.extents(inode.ino, range)
+        if let [all] = &*ranges
+            && all.start == 0
+            && all.end >= inode.size
+        {
+            return Ok(added);
+        }
+        // Where much is hidden, the rest is told when it is written.
+        let mut left = HIDDEN_PIECES_MAX;
+        let mut is_rough = false;
+        let hidden = dirty.hidden.bytes_in(inode.version, ranges, &mut |range| {
+            let mut found = Vec::new();
+            self.volume.each_extent(inode.ino, range, &mut |extent| {
+                if left == 0 {
+                    is_rough = true;
+                    return ControlFlow::Break(());
+                }
+                left -= 1;
+                found.push(extent.offset..extent.end());
+                ControlFlow::Continue(())
+            })?;
+            Ok::<_, FsError>(found)
         })?;
+        dirty.is_rough |= is_rough;
         Ok(inode.stored.saturating_sub(hidden) + added)
     }
 
@@ -274,6 +298,18 @@ impl Fs {
     }
 }
 
+/// Checks that an inode can have a size.
+fn check_size(inode: &Inode, size: u64) -> Result<()> {
+    match inode.kind {
+        FileKind::File if size > FILE_MAX_BYTES => Err(FsError::FileTooLarge),
+        FileKind::File => Ok(()),
+        FileKind::Dir => Err(FsError::IsDirectory),
+        _ => Err(FsError::Invalid {
+            what: "no content to truncate",
+        }),
+    }
+}
+
 /// Shows what this mount alone knows about an inode. Without a node that is nothing, and what the
 /// visitor adds is not kept: what it finds in the volume is then the state of a moment at which
 /// nothing was unwritten.
@@ -283,6 +319,9 @@ pub(super) fn with_content<T>(node: Option<Arc<Node>>, visit: impl FnOnce(&mut C
         None => visit(&mut Content::default()),
     }
 }
+
+/// Most extents that the attributes of a file are worth: a millisecond or two.
+const HIDDEN_PIECES_MAX: usize = 1024;
 
 /// The unit of st_blocks.
 const STAT_BLOCK_BYTES: u64 = 512;

@@ -1,10 +1,12 @@
 //! Commits: unwritten changes of a file become ops of the volume.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use parking_lot::MutexGuard;
 
 use super::dirty::{Body, Dirty, Sealing};
 use super::inode_table::{Content, Node};
@@ -12,7 +14,7 @@ use super::layout::Span;
 use super::{Fs, FsError, Invalidation, Result};
 use crate::base::limits::{CHUNK_BYTES, DRAFT_AGE_MAX, INLINE_MAX_BYTES};
 use crate::base::{Ino, OpId};
-use crate::volume::{Append, Inode, OpKind, Piece, Source, VolumeError, Write, Writer};
+use crate::volume::{Append, Inode, OpKind, Piece, Source, VolumeError, Write};
 
 impl Fs {
     /// Writes everything dirty and returns when it is on this disk.
@@ -90,7 +92,17 @@ impl Fs {
             }
             self.volume.sync_chunks()?;
         }
-        self.commit(node, &mut node.content())
+        let mut content = node.content();
+        let mut slices = 0;
+        while self.commit_some(node, &mut content)? {
+            slices += 1;
+            // Who asks for the file meanwhile waits for a slice, not for all of it. Who writes it all
+            // the time does not keep this going for ever.
+            if slices < SLICES_APART_MAX {
+                MutexGuard::bump(&mut content);
+            }
+        }
+        Ok(())
     }
 
     fn is_worth_sealing(&self, ino: Ino, dirty: &Dirty) -> Result<bool> {
@@ -108,57 +120,125 @@ impl Fs {
         }
     }
 
-    /// Turns the unwritten changes of a file into ops. On failure they stay as they are.
+    /// Turns the unwritten changes of a file into ops. On failure those stay as they are that are not
+    /// in an op.
     pub(super) fn commit(&self, node: &Arc<Node>, content: &mut Content) -> Result<()> {
+        while self.commit_some(node, content)? {}
+        Ok(())
+    }
+
+    /// Turns unwritten changes of a file into one op, as many of them as are the work of a few
+    /// milliseconds; returns whether there are more.
+    pub(super) fn commit_some(&self, node: &Arc<Node>, content: &mut Content) -> Result<bool> {
         let Some(mut dirty) = content.dirty.take() else {
-            return Ok(());
+            return Ok(false);
         };
-        match self.commit_changes(node, content, &mut dirty) {
-            Ok(()) => {
-                self.dirty_bytes
-                    .fetch_sub(content.charged, Ordering::Relaxed);
-                content.charged = 0;
-                if let Some(dropped) = self.inodes.mark_clean(node.ino) {
-                    self.retire_with(&dropped, content.atime);
+        match self.commit_slice(node, content, &mut dirty) {
+            Ok(false) => {
+                if dirty.is_rough {
+                    self.invalid.lock().push(Invalidation::Attr(node.ino));
                 }
-                Ok(())
+                self.settle_clean(node, content);
+                Ok(false)
             }
-            Err(error) => {
+            more => {
                 content.dirty = Some(dirty);
                 self.recharge(content);
-                Err(error)
+                more
             }
         }
     }
 
-    fn commit_changes(
+    /// Turns all unwritten changes of a file and `others` into ops of one batch; on failure, all of
+    /// the changes are forgotten. For the changes of one call, which is then done or not.
+    pub(super) fn commit_or_forget(
+        &self,
+        node: &Arc<Node>,
+        content: &mut Content,
+        others: Vec<OpKind>,
+    ) -> Result<()> {
+        let outcome = match content.dirty.take() {
+            Some(mut dirty) => self.commit_whole(node, content, &mut dirty, others),
+            None => Ok(()),
+        };
+        self.settle_clean(node, content);
+        outcome
+    }
+
+    /// Takes note that nothing of a file is unwritten any more.
+    fn settle_clean(&self, node: &Arc<Node>, content: &mut Content) {
+        self.dirty_bytes
+            .fetch_sub(content.charged, Ordering::Relaxed);
+        content.charged = 0;
+        if let Some(dropped) = self.inodes.mark_clean(node.ino) {
+            self.retire_with(&dropped, content.atime);
+        }
+    }
+
+    /// Commits the first of the changes; returns whether there are more.
+    fn commit_slice(
         &self,
         node: &Arc<Node>,
         content: &mut Content,
         dirty: &mut Dirty,
+    ) -> Result<bool> {
+        let Some(inode) = self.readable(node.ino)? else {
+            return Ok(false);
+        };
+        if !dirty.content_changed {
+            self.volume.write()?.apply(times(&inode, dirty))?;
+            return Ok(false);
+        }
+        let end = first_end(dirty);
+        self.gather_cells(&inode, dirty, end)?;
+        // What a write out has not met yet: all under way before the first is waited for.
+        self.start_sealing(dirty);
+        let mut step = self.next_step(node.ino, dirty, end)?;
+        let seen = dirty.base;
+        let mut writer = self.volume.write()?;
+        let Some(before) = writer.inode(node.ino)? else {
+            return Ok(false);
+        };
+        let before = Inode {
+            ino: node.ino,
+            ..before
+        };
+        let version = loop {
+            let kind = step.kind(&before, dirty);
+            // What crosses the write of another device meets the whole file.
+            let is_light = before.version == seen;
+            let applied = match is_light {
+                true => writer.apply_lightly(kind),
+                false => writer.apply(kind),
+            };
+            match applied {
+                Err(VolumeError::TooMuch) if is_light => match step.first_half(dirty) {
+                    Some(half) => step = half,
+                    None => break writer.apply(step.kind(&before, dirty))?.id,
+                },
+                applied => break applied?.id,
+            }
+        };
+        drop(writer);
+        dirty.is_applied(&step, version);
+        self.note_version(node, content, before.version == seen, (seen, version));
+        Ok(!step.is_last)
+    }
+
+    /// Commits all changes in one batch, together with `others`.
+    fn commit_whole(
+        &self,
+        node: &Arc<Node>,
+        content: &mut Content,
+        dirty: &mut Dirty,
+        others: Vec<OpKind>,
     ) -> Result<()> {
         let Some(inode) = self.readable(node.ino)? else {
             return Ok(());
         };
-        if !dirty.content_changed {
-            self.volume.write()?.apply(OpKind::SetAttr {
-                ino: inode.ino,
-                mode: None,
-                uid: None,
-                gid: None,
-                mtime: Some(dirty.mtime),
-                ctime: dirty.ctime.max(inode.ctime),
-            })?;
-            return Ok(());
-        }
-        // Without anything stored there is nothing to gather: most files are written once.
-        if !dirty.appends_only && inode.stored > 0 {
-            self.fold_cells(&inode, dirty)?;
-        }
-        // What a write out has not met yet: all under way before the first is waited for.
+        self.gather_cells(&inode, dirty, u64::MAX)?;
         self.start_sealing(dirty);
-        let pieces = pieces(dirty, &self.contents)?;
-        let seen = dirty.base;
+        let mut rest = pieces(dirty, &self.contents, u64::MAX)?;
         let mut writer = self.volume.write()?;
         let Some(before) = writer.inode(node.ino)? else {
             return Ok(());
@@ -167,16 +247,88 @@ impl Fs {
             ino: node.ino,
             ..before
         };
-        let version = apply(&mut writer, &before, dirty, pieces)?;
+        let mut together = writer.together();
+        for kind in others {
+            together.add(kind)?;
+        }
+        if !dirty.content_changed {
+            together.add(times(&before, dirty))?;
+            return Ok(together.commit()?);
+        }
+        let seen = dirty.base;
+        loop {
+            let mut step = Step::of(&mut rest, false, dirty);
+            let id = loop {
+                match together.add(step.kind(&before, dirty)) {
+                    Err(VolumeError::TooMuch) => {
+                        let half = step.first_half(dirty).ok_or(VolumeError::TooMuch)?;
+                        let tail = step.pieces.split_off(half.pieces.len());
+                        tail.into_iter()
+                            .rev()
+                            .for_each(|piece| rest.push_front(piece));
+                        step = half;
+                    }
+                    added => break added?.id,
+                }
+            };
+            dirty.is_applied(&step, id);
+            if step.is_last {
+                break;
+            }
+        }
+        together.commit()?;
         drop(writer);
-        if before.version != seen {
-            // The fold put this write in the place of what somebody else wrote, or beside it.
+        self.note_version(node, content, before.version == seen, (seen, dirty.base));
+        Ok(())
+    }
+
+    /// Lets the kernel's pages follow a commit that turned content `seen` into `version`, where it
+    /// was what there was; else the fold put this write in the place of what somebody else wrote,
+    /// or beside it.
+    fn note_version(
+        &self,
+        node: &Arc<Node>,
+        content: &mut Content,
+        is_next: bool,
+        (seen, version): (OpId, OpId),
+    ) {
+        if !is_next {
             content.cached = None;
             self.invalid.lock().push(Invalidation::Content(node.ino));
         } else if content.cached == Some(seen) {
             content.cached = Some(version);
         }
-        Ok(())
+    }
+
+    /// Returns what the next op does: cuts the file, or replaces the first ranges, as far as that is
+    /// the work of a few milliseconds.
+    fn next_step(&self, ino: Ino, dirty: &Dirty, end: u64) -> Result<Step> {
+        if !dirty.appends_only && dirty.size < dirty.base_size {
+            let size = self.volume.light_start(ino, dirty.size..dirty.base_size)?;
+            if size > dirty.size {
+                return Ok(Step {
+                    pieces: Vec::new(),
+                    size,
+                    is_last: false,
+                });
+            }
+        }
+        let mut first = pieces(dirty, &self.contents, end)?;
+        let mut is_more = end < u64::MAX;
+        // A hole takes away whatever is there.
+        let long = |piece: &Piece| piece.src.is_none() && piece.len > CHUNK_BYTES;
+        if let Some(index) = first.iter().position(long)
+            && let Some(piece) = first.get_mut(index)
+        {
+            let range = piece.offset..piece.offset + piece.len;
+            let end = self.volume.light_end(ino, range.clone())?;
+            if range.start < end && end < range.end {
+                piece.len = end - range.start;
+                first.truncate(index + 1);
+                is_more = true;
+            }
+        }
+        Ok(Step::of(&mut first, is_more, dirty))
     }
 
     /// Starts to seal written ranges that are too large to travel with the op; returns all that
@@ -209,18 +361,31 @@ impl Fs {
             .collect()
     }
 
-    /// Gathers the fragments of cells that have too many into one run, where all is here.
-    fn fold_cells(&self, inode: &Inode, dirty: &mut Dirty) -> Result<()> {
+    /// Gathers the fragments of cells that have too many into one run, where all is here; of the
+    /// cells before `end`.
+    fn gather_cells(&self, inode: &Inode, dirty: &mut Dirty, end: u64) -> Result<()> {
+        // Without anything stored there is nothing to gather: most files are written once.
+        if !dirty.content_changed || dirty.appends_only || inode.stored == 0 {
+            return Ok(());
+        }
         let mut cells: Vec<u64> = dirty
             .fragments
-            .iter()
+            .overlapping(0..end)
             .filter(|(_, fragment)| matches!(fragment.body, Body::Memory(_)))
             .map(|(start, _)| start - start % CHUNK_BYTES)
             .collect();
         cells.dedup();
         for cell in cells {
             let range = cell..(cell + CHUNK_BYTES).min(dirty.size);
-            let stored = self.volume.extents(inode.ino, range.clone())?.len();
+            let mut stored = 0;
+            self.volume
+                .each_extent(inode.ino, range.clone(), &mut |_| {
+                    stored += 1;
+                    match stored < CELL_FRAGMENTS_MAX {
+                        true => ControlFlow::Continue(()),
+                        false => ControlFlow::Break(()),
+                    }
+                })?;
             if range.is_empty() || stored < CELL_FRAGMENTS_MAX {
                 continue;
             }
@@ -272,13 +437,46 @@ impl Fs {
     }
 }
 
-/// Returns what the op replaces, in order and within the size. All large ranges are sealed.
-fn pieces(dirty: &Dirty, contents: &super::contents::Contents) -> Result<Vec<Piece>> {
-    let mut pieces = Vec::with_capacity(dirty.fragments.len());
-    for (start, fragment) in dirty.fragments.iter() {
+/// Returns an op that sets the times alone.
+fn times(before: &Inode, dirty: &Dirty) -> OpKind {
+    OpKind::SetAttr {
+        ino: before.ino,
+        mode: None,
+        uid: None,
+        gid: None,
+        mtime: Some(dirty.mtime),
+        ctime: dirty.ctime.max(before.ctime),
+    }
+}
+
+/// Returns the end of the cells that the next op may touch; `u64::MAX` where that is all.
+fn first_end(dirty: &Dirty) -> u64 {
+    let mut inline = 0;
+    for (index, (start, fragment)) in dirty.fragments.iter().enumerate() {
+        if index == OP_PIECES_MAX || inline >= OP_INLINE_BYTES_MAX as u64 {
+            let end = start.next_multiple_of(CHUNK_BYTES);
+            let is_last = dirty.fragments.overlapping(end..u64::MAX).next().is_none();
+            return if is_last { u64::MAX } else { end };
+        }
+        inline += match &fragment.body {
+            Body::Memory(bytes) if fragment.len <= INLINE_MAX_BYTES => bytes.len() as u64,
+            _ => 0,
+        };
+    }
+    u64::MAX
+}
+
+/// Returns what is replaced before `end`, in order and within the size. All large ranges are sealed.
+fn pieces(
+    dirty: &Dirty,
+    contents: &super::contents::Contents,
+    end: u64,
+) -> Result<VecDeque<Piece>> {
+    let mut pieces = VecDeque::new();
+    for (start, fragment) in dirty.fragments.overlapping(0..end) {
         let len = fragment.len.min(dirty.size.saturating_sub(start));
         if len == 0 {
-            continue;
+            break;
         }
         let src = match &fragment.body {
             Body::Memory(bytes) => Some(Source::Inline(Bytes::copy_from_slice(bytes))),
@@ -290,159 +488,111 @@ fn pieces(dirty: &Dirty, contents: &super::contents::Contents) -> Result<Vec<Pie
             Body::Hole => None,
         };
         let offset = start;
-        pieces.push(Piece { offset, len, src });
+        pieces.push_back(Piece { offset, len, src });
     }
     Ok(pieces)
 }
 
-/// Applies the changes as one op, or as several where they are too many for one, or replace too much
-/// at once. Each leaves a state that the file could have had: cut, then a prefix of the pieces.
-fn apply(
-    writer: &mut Writer<'_>,
-    before: &Inode,
-    dirty: &mut Dirty,
-    pieces: Vec<Piece>,
-) -> Result<OpId> {
-    let mut size = dirty.base_size.min(dirty.size);
-    let ctime = dirty.ctime.max(before.ctime);
-    let appends = dirty.appends_only;
-    let mut steps = steps(pieces, size, dirty.size);
-    let mut now = before.size;
-    while let Some(step) = steps.pop_front() {
-        let end = end_of(&step.pieces);
-        let kind = if appends {
-            append(before, dirty, step.pieces.clone(), size)
-        } else {
-            OpKind::Write(Write {
-                ino: before.ino,
-                base: dirty.base,
-                size: step.size,
-                pieces: step.pieces.clone(),
-                mtime: dirty.mtime,
-                ctime,
-                mode: None,
-            })
-        };
-        dirty.base = match writer.apply(kind) {
-            Err(VolumeError::TooMuch) if !appends => {
-                let smaller = step.halves(now).ok_or(VolumeError::TooMuch)?;
-                smaller
-                    .into_iter()
-                    .rev()
-                    .for_each(|half| steps.push_front(half));
-                continue;
-            }
-            applied => applied?.id,
-        };
-        size = size.max(end);
-        now = step.size;
-        if appends {
-            // What is applied would be appended once more by a second try.
-            dirty.base_size = size;
-            dirty.fragments.remove(0..size);
-        }
-    }
-    Ok(dirty.base)
-}
-
-/// What one op is to do.
+/// What one op does. Each leaves a state that the file could have had: cut, then a prefix of the
+/// pieces.
 struct Step {
     pieces: Vec<Piece>,
     /// Size of the file afterwards.
     size: u64,
+    /// Nothing is unwritten afterwards.
+    is_last: bool,
 }
 
 impl Step {
-    /// Returns two steps that do the same to a file of `now` bytes; `None` where one has to do.
-    fn halves(mut self, now: u64) -> Option<[Self; 2]> {
-        if self.size.saturating_add(CHUNK_BYTES) < now {
-            let size = self.size + (now - self.size) / 2;
-            let pieces = Vec::new();
-            return Some([Self { pieces, size }, self]);
+    /// Takes the pieces of one op off the front of `rest`, behind which there may be more.
+    fn of(rest: &mut VecDeque<Piece>, is_more: bool, dirty: &Dirty) -> Self {
+        let mut pieces = Vec::new();
+        let mut inline = 0;
+        while let Some(piece) = rest.front() {
+            let own = match &piece.src {
+                Some(Source::Inline(bytes)) => bytes.len(),
+                Some(Source::Chunk { .. }) | None => 0,
+            };
+            let is_full = pieces.len() == OP_PIECES_MAX || inline + own > OP_INLINE_BYTES_MAX;
+            if is_full && !pieces.is_empty() {
+                break;
+            }
+            inline += own;
+            pieces.extend(rest.pop_front());
         }
-        let first = match self.pieces.as_mut_slice() {
-            [] => return None,
-            // A hole of any length.
-            [piece] if piece.src.is_none() && piece.len > CHUNK_BYTES => {
-                let len = piece.len / 2;
-                let first = Piece {
-                    len,
-                    ..piece.clone()
-                };
-                piece.offset += len;
-                piece.len -= len;
-                vec![first]
-            }
-            [_] => return None,
-            pieces => {
-                let half = pieces.len() / 2;
-                self.pieces.drain(..half).collect()
-            }
+        let is_last = rest.is_empty() && !is_more;
+        let size = match is_last {
+            true => dirty.size,
+            false => size_within(dirty, &pieces),
         };
-        let size = now.max(end_of(&first));
-        let pieces = first;
-        Some([Self { pieces, size }, self])
+        Self {
+            pieces,
+            size,
+            is_last,
+        }
+    }
+
+    /// Returns a step that does the first half of this; `None` where one has to do it.
+    fn first_half(&self, dirty: &Dirty) -> Option<Self> {
+        let half = self.pieces.len() / 2;
+        let pieces = self.pieces.get(..half).filter(|half| !half.is_empty())?;
+        Some(Self {
+            size: size_within(dirty, pieces),
+            pieces: pieces.to_vec(),
+            is_last: false,
+        })
+    }
+
+    /// Returns the op.
+    fn kind(&self, before: &Inode, dirty: &Dirty) -> OpKind {
+        let ctime = dirty.ctime.max(before.ctime);
+        let (ino, base, mtime) = (before.ino, dirty.base, dirty.mtime);
+        let mut pieces = self.pieces.clone();
+        if dirty.appends_only {
+            for piece in &mut pieces {
+                piece.offset -= dirty.base_size;
+            }
+            return OpKind::Append(Append {
+                ino,
+                base,
+                len: end_of(&pieces),
+                pieces,
+                mtime,
+                ctime,
+                mode: None,
+            });
+        }
+        OpKind::Write(Write {
+            ino,
+            base,
+            size: self.size,
+            pieces,
+            mtime,
+            ctime,
+            mode: None,
+        })
     }
 }
 
-/// Returns the steps that apply pieces to a file of `from` bytes, which has `size` at the end.
-fn steps(pieces: Vec<Piece>, from: u64, size: u64) -> VecDeque<Step> {
-    let mut batches = batches(pieces);
-    let last = batches.pop().unwrap_or_default();
-    let mut reached = from;
-    let steps = batches.into_iter().map(|pieces| {
-        reached = reached.max(end_of(&pieces));
-        Step {
-            pieces,
-            size: reached,
+impl Dirty {
+    /// Takes note that a step is in the volume: what is left builds on it.
+    fn is_applied(&mut self, step: &Step, version: OpId) {
+        match &*step.pieces {
+            [] => self.fragments.remove(step.size..u64::MAX),
+            pieces => self.fragments.remove(0..end_of(pieces)),
         }
-    });
-    let mut steps: VecDeque<Step> = steps.collect();
-    steps.push_back(Step { pieces: last, size });
-    steps
+        self.base = version;
+        self.base_size = step.size;
+    }
+}
+
+/// Returns the size of a file of which some of the changes are not applied yet.
+fn size_within(dirty: &Dirty, pieces: &[Piece]) -> u64 {
+    dirty.base_size.min(dirty.size).max(end_of(pieces))
 }
 
 fn end_of(pieces: &[Piece]) -> u64 {
     pieces.last().map_or(0, |piece| piece.offset + piece.len)
-}
-
-fn append(before: &Inode, dirty: &Dirty, mut pieces: Vec<Piece>, from: u64) -> OpKind {
-    let mut len = 0;
-    for piece in &mut pieces {
-        piece.offset -= from;
-        len = piece.offset + piece.len;
-    }
-    OpKind::Append(Append {
-        ino: before.ino,
-        base: dirty.base,
-        len,
-        pieces,
-        mtime: dirty.mtime,
-        ctime: dirty.ctime.max(before.ctime),
-        mode: None,
-    })
-}
-
-fn batches(pieces: Vec<Piece>) -> Vec<Vec<Piece>> {
-    let mut batches: Vec<Vec<Piece>> = Vec::new();
-    let mut inline = 0;
-    for piece in pieces {
-        let own = match &piece.src {
-            Some(Source::Inline(bytes)) => bytes.len(),
-            Some(Source::Chunk { .. }) | None => 0,
-        };
-        match batches.last_mut() {
-            Some(batch) if batch.len() < OP_PIECES_MAX && inline + own <= OP_INLINE_BYTES_MAX => {
-                batch.push(piece);
-                inline += own;
-            }
-            _ => {
-                batches.push(vec![piece]);
-                inline = own;
-            }
-        }
-    }
-    batches
 }
 
 /// Most stored fragments of one cell before its author gathers them: a read of a cell then looks
@@ -454,3 +604,6 @@ const OP_INLINE_BYTES_MAX: usize = 128 << 10;
 
 /// Most pieces of one op: about 16 KiB of references to chunks.
 const OP_PIECES_MAX: usize = 256;
+
+/// Ops between which others may have a file that is written out.
+const SLICES_APART_MAX: usize = 4096;

@@ -38,6 +38,10 @@ pub(super) struct Dirty {
     pub(super) appends_only: bool,
     /// True when the content changed, and not the times alone.
     pub(super) content_changed: bool,
+    /// True where a change takes so much away that its ops are many.
+    pub(super) is_long: bool,
+    /// True when the space that the file takes was told roughly.
+    pub(super) is_rough: bool,
     /// True when the mode is known to have no setuid and setgid to clear.
     pub(super) privileges_clear: bool,
     /// The changed ranges.
@@ -58,6 +62,8 @@ impl Dirty {
             since: now,
             appends_only: true,
             content_changed: false,
+            is_long: false,
+            is_rough: false,
             privileges_clear: false,
             fragments: Fragments::default(),
             hidden: Hidden::default(),

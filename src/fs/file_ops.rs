@@ -1,6 +1,6 @@
 //! Open files: open, read, flush, fsync, release.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -35,12 +35,14 @@ impl Fs {
         }
         if flags.truncate {
             let now = self.now();
+            let is_long = inode.stored > 0 && self.is_cut_long(ino, 0)?;
             if caller.uid != 0 {
                 self.kill_privileges(caller, ino, &mut content, now)?;
             }
             let dirty = self.dirty(&node, &mut content, &inode);
             if dirty.size > 0 {
                 dirty.set_size(0);
+                dirty.is_long |= is_long;
             }
             dirty.touch(now);
             self.recharge(&mut content);
@@ -121,11 +123,17 @@ impl Fs {
         }
         let wanted = wanted.start..wanted.end.min(size);
         let mut ids = Vec::new();
-        for extent in self.volume.extents(handle.ino, wanted)? {
+        let mut looked = 0;
+        self.volume.each_extent(handle.ino, wanted, &mut |extent| {
             if let Source::Chunk { id, .. } = extent.src {
                 ids.push(id);
             }
-        }
+            looked += 1;
+            match looked < AHEAD_PIECES_MAX {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        })?;
         ids.dedup();
         self.contents.prefetch(&ids);
         Ok(())
@@ -169,8 +177,8 @@ impl Fs {
         wait.filter(|_| self.waits_for_holders()).map(|wait| wait())
     }
 
-    /// Returns whether a flush of the file has to wait for the disk: better not on the thread
-    /// that answers the kernel.
+    /// Returns whether a flush of the file has to wait for the disk, or is more than an op or two:
+    /// better not on the thread that answers the kernel.
     pub fn is_flush_slow(&self, ino: Ino) -> bool {
         let Some(node) = self.inodes.known(ino) else {
             return false;
@@ -178,7 +186,11 @@ impl Fs {
         // Who holds the content is at work on it.
         node.try_content().is_none_or(|content| {
             let dirty = content.dirty.as_ref();
-            dirty.is_some_and(|dirty| dirty.fragments.needs_chunks())
+            dirty.is_some_and(|dirty| {
+                dirty.is_long
+                    || dirty.fragments.len() > FEW_RANGES
+                    || dirty.fragments.needs_chunks()
+            })
         })
     }
 
@@ -201,6 +213,12 @@ impl Fs {
         Ok(())
     }
 }
+
+/// Most pieces that are looked at for a reader who may want them next.
+const AHEAD_PIECES_MAX: usize = 128;
+
+/// Changed ranges that an op or two hold.
+const FEW_RANGES: usize = 256;
 
 /// Returns the version that the kernel's pages show: they contain what is unwritten.
 fn current_version(inode: &Inode, dirty: Option<&Dirty>) -> crate::base::OpId {

@@ -1,6 +1,6 @@
 //! Where the bytes of a file are: its unwritten changes over the extents of the volume.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use bytes::Bytes;
 
@@ -57,6 +57,102 @@ impl Fs {
         }
         self.base_spans(ino, at..range.end, &mut spans)?;
         Ok(spans)
+    }
+
+    /// Returns where the bytes of the start of `range` are in the volume, in order and without gaps:
+    /// of the whole range, or of so many pieces, or of what costs so much.
+    ///
+    /// The caller has cut the range at the size of the file.
+    pub(super) fn first_spans(
+        &self,
+        ino: Ino,
+        range: Range<u64>,
+        (pieces_max, cost_max): (usize, u64),
+        cost_of: &dyn Fn(&Span) -> u64,
+    ) -> Result<Vec<Span>> {
+        let mut spans = Vec::new();
+        let mut at = range.start;
+        let mut cost = 0;
+        let mut is_full = false;
+        self.volume.each_extent(ino, range.clone(), &mut |extent| {
+            let from = extent.offset.max(at);
+            let to = extent.end().min(range.end);
+            if from < to {
+                if at < from {
+                    spans.push(Span::Zeros(from - at));
+                }
+                let span = extent_span(extent, from..to);
+                cost += cost_of(&span);
+                spans.push(span);
+                at = to;
+                is_full = spans.len() >= pieces_max || cost >= cost_max;
+            }
+            match is_full {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        })?;
+        if !is_full && at < range.end {
+            spans.push(Span::Zeros(range.end - at));
+        }
+        Ok(spans)
+    }
+
+    /// Visits the stretches of data and the holes of `range`, in order: where each begins, and
+    /// whether it is a hole; `f` breaks to stop, and nothing beyond is looked at.
+    ///
+    /// The caller has cut the range at the size of the file.
+    pub(super) fn each_run(
+        &self,
+        ino: Ino,
+        dirty: Option<&Dirty>,
+        range: Range<u64>,
+        f: &mut dyn FnMut(u64, bool) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut at = range.start;
+        if let Some(dirty) = dirty {
+            for (start, fragment) in dirty.fragments.overlapping(range.clone()) {
+                let from = start.max(at);
+                let to = (start + fragment.len).min(range.end);
+                if from >= to {
+                    continue;
+                }
+                let is_hole = matches!(fragment.body, Body::Hole);
+                if self.each_base_run(ino, at..from, f)?.is_break() || f(from, is_hole).is_break() {
+                    return Ok(());
+                }
+                at = to;
+            }
+        }
+        self.each_base_run(ino, at..range.end, f).map(drop)
+    }
+
+    fn each_base_run(
+        &self,
+        ino: Ino,
+        range: Range<u64>,
+        f: &mut dyn FnMut(u64, bool) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
+        let mut at = range.start;
+        let mut flow = ControlFlow::Continue(());
+        self.volume.each_extent(ino, range.clone(), &mut |extent| {
+            let from = extent.offset.max(at);
+            let to = extent.end().min(range.end);
+            if from < to {
+                if at < from {
+                    flow = f(at, true);
+                }
+                if flow.is_continue() {
+                    flow = f(from, false);
+                }
+                at = to;
+            }
+            flow
+        })?;
+        if flow.is_continue() && at < range.end {
+            flow = f(at, true);
+        }
+        Ok(flow)
     }
 
     fn base_spans(&self, ino: Ino, range: Range<u64>, spans: &mut Vec<Span>) -> Result<()> {

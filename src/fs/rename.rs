@@ -94,12 +94,19 @@ impl Fs {
         Ok(writer.apply_together([rename, OpKind::Create(create)])?)
     }
 
+    /// Returns whether what is unwritten of a file at a name keeps its rename waiting: better not on
+    /// the thread that answers the kernel.
+    pub fn is_rename_slow(&self, parent: Ino, name: &[u8]) -> bool {
+        let dirent = self.volume.dirent(parent, name).ok().flatten();
+        dirent.is_some_and(|dirent| self.is_flush_slow(dirent.ino))
+    }
+
     fn commit_before_rename(&self, from: (Ino, &[u8])) -> Result<()> {
         let Some(dirent) = self.volume.dirent(from.0, from.1)? else {
             return Err(FsError::NotFound);
         };
         if let Some(node) = self.inodes.known(dirent.ino) {
-            self.commit(&node, &mut node.content())?;
+            self.write_out(&node)?;
         }
         Ok(())
     }

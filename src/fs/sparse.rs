@@ -1,13 +1,15 @@
 //! Holes and ranges: fallocate, lseek, copy_file_range.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
+
+use bytes::Bytes;
 
 use super::dirty::Dirty;
 use super::inode_table::Content;
 use super::layout::Span;
-use super::{Caller, Fallocate, FileHandle, FileKind, Fs, FsError, Result, Seek};
-use crate::base::Ino;
+use super::{Caller, Fallocate, FileHandle, FileKind, Fs, FsError, Result, Seek, Sought};
 use crate::base::limits::{CHUNK_BYTES, FILE_MAX_BYTES, INLINE_MAX_BYTES};
+use crate::base::{ChunkId, Ino};
 use crate::volume::Source;
 
 impl Fs {
@@ -48,10 +50,18 @@ impl Fs {
             });
         }
         let now = self.now();
+        let takes_away = !matches!(mode, Fallocate::Reserve { .. });
+        // First what may fail.
+        let is_long = takes_away && self.volume.light_end(ino, offset..end)? < end.min(inode.size);
+        if caller.uid != 0 {
+            self.kill_privileges(caller, ino, &mut content, now)?;
+        }
+        self.relieve(&node, &mut content, 0)?;
+        let inode = self.inode(ino)?;
         let dirty = self.dirty(&node, &mut content, &inode);
-        match mode {
-            Fallocate::Reserve { .. } => {}
-            Fallocate::PunchHole | Fallocate::ZeroRange { .. } => dirty.punch(offset, end),
+        if takes_away {
+            dirty.punch(offset, end);
+            dirty.is_long |= is_long;
         }
         let grows = match mode {
             Fallocate::Reserve { keep_size } | Fallocate::ZeroRange { keep_size } => !keep_size,
@@ -62,9 +72,6 @@ impl Fs {
         }
         dirty.touch(now);
         self.recharge(&mut content);
-        if caller.uid != 0 {
-            self.kill_privileges(caller, ino, &mut content, now)?;
-        }
         Ok(())
     }
 
@@ -93,22 +100,34 @@ impl Fs {
         let dirty = content.dirty.as_deref();
         let size = dirty.map_or(inode.size, |dirty| dirty.size);
         let mut missing = range.end.saturating_sub(size.max(range.start));
-        let mut at = range.start;
-        while at < range.end.min(size) {
-            let end = at
-                .saturating_add(SEEK_WINDOW_BYTES)
-                .min(range.end)
-                .min(size);
-            let spans = self.spans(ino, dirty, at..end)?;
-            let holes = spans.iter().filter(|span| matches!(span, Span::Zeros(_)));
-            missing += holes.map(Span::len).sum::<u64>();
-            at = end;
-        }
-        Ok(missing)
+        let end = range.end.min(size);
+        let mut hole = None;
+        self.each_run(
+            ino,
+            dirty,
+            range.start..end.max(range.start),
+            &mut |at, is_hole| {
+                missing += hole.take().map_or(0, |from| at - from);
+                hole = is_hole.then_some(at);
+                ControlFlow::Continue(())
+            },
+        )?;
+        Ok(missing + hole.map_or(0, |from| end - from))
     }
 
     /// Finds the next data or hole at or after `offset` (lseek(2)).
     pub fn lseek(&self, ino: Ino, fh: FileHandle, offset: u64, seek: Seek) -> Result<u64> {
+        let mut at = offset;
+        loop {
+            match self.lseek_some(ino, fh, at, seek)? {
+                Sought::Found(found) => return Ok(found),
+                Sought::Further(next) => at = next,
+            }
+        }
+    }
+
+    /// Does as [`Fs::lseek`], but looks at a thousand pieces at most, and then says where to go on.
+    pub fn lseek_some(&self, ino: Ino, fh: FileHandle, offset: u64, seek: Seek) -> Result<Sought> {
         self.handles.of(ino, fh)?;
         let node = self.inodes.node(ino);
         let content = node.content();
@@ -118,31 +137,33 @@ impl Fs {
         if offset >= size {
             return Err(FsError::NoSuchRange);
         }
-        let mut at = offset;
-        // Windows grow, so that a hole of a tebibyte takes few steps.
-        let mut window = SEEK_WINDOW_BYTES;
-        while at < size {
-            let end = at.saturating_add(window).min(size);
-            for span in self.spans(ino, dirty, at..end)? {
-                let is_hole = matches!(span, Span::Zeros(_));
-                if is_hole == (seek == Seek::Hole) {
-                    return Ok(at);
-                }
-                at += span.len();
+        let mut looked = 0;
+        let mut stopped = None;
+        self.each_run(ino, dirty, offset..size, &mut |at, is_hole| {
+            if is_hole == (seek == Seek::Hole) {
+                stopped = Some(Sought::Found(at));
+            } else if looked == SEEK_PIECES_MAX {
+                stopped = Some(Sought::Further(at));
             }
-            window = window.saturating_mul(2);
-        }
-        match seek {
+            looked += 1;
+            match stopped {
+                Some(_) => ControlFlow::Break(()),
+                None => ControlFlow::Continue(()),
+            }
+        })?;
+        match (stopped, seek) {
+            (Some(stopped), _) => Ok(stopped),
             // The end of every file is a hole.
-            Seek::Hole => Ok(size),
-            Seek::Data => Err(FsError::NoSuchRange),
+            (None, Seek::Hole) => Ok(Sought::Found(size)),
+            (None, Seek::Data) => Err(FsError::NoSuchRange),
         }
     }
 
     /// Copies a range within the volume by reference; returns how many bytes, 0 at the end.
     ///
-    /// Both files then share chunks; nothing is fetched or sealed. Copies at most
-    /// [`COPY_BYTES_MAX`] at once. That a target must not append now is the kernel's to check.
+    /// Both files then share chunks; nothing is fetched or sealed. Copies so much at once as is the
+    /// work of a few milliseconds: the caller asks again for the rest. That a target must not append
+    /// now is the kernel's to check.
     pub fn copy_file_range(
         &self,
         caller: Caller,
@@ -168,37 +189,36 @@ impl Fs {
                 what: "overlapping ranges",
             });
         }
-        let spans = self.copied_spans(from.0, from.2, len)?;
+        // First what may fail.
+        let patches = self.patches(self.copied_spans(from.0, from.2, len)?, to.2)?;
         let node = self.inodes.node(to.0);
         let mut content = node.content();
-        let inode = self.inode(to.0)?;
         let now = self.now();
-        let copied = {
-            let dirty = self.dirty(&node, &mut content, &inode);
-            dirty.appends_only = false;
-            let mut at = to.2;
-            for span in spans {
-                let end = at + span.len();
-                self.put_span(dirty, at, span)?;
-                dirty.size = dirty.size.max(end);
-                at = end;
-            }
-            if at > to.2 {
-                dirty.touch(now);
-            }
-            at - to.2
-        };
-        self.recharge(&mut content);
         if caller.uid != 0 {
             self.kill_privileges(caller, to.0, &mut content, now)?;
         }
-        self.relieve(&node, &mut content)?;
+        let in_memory = patches.iter().map(|(_, patch)| patch.memory_bytes());
+        self.relieve(&node, &mut content, in_memory.sum())?;
+        let inode = self.inode(to.0)?;
+        let Some((last, patch)) = patches.last() else {
+            return Ok(0);
+        };
+        let end = last + patch.len();
+        let dirty = self.dirty(&node, &mut content, &inode);
+        dirty.appends_only = false;
+        for (at, patch) in patches {
+            patch.put(dirty, at);
+        }
+        dirty.size = dirty.size.max(end);
+        dirty.touch(now);
+        self.recharge(&mut content);
         drop(content);
         self.relieve_others(to.0);
-        Ok(copied)
+        Ok(end - to.2)
     }
 
-    /// Returns where the bytes of a range are once all of them are in the volume.
+    /// Returns where the bytes of the start of a range are once all of them are in the volume: of so
+    /// much of it as is the work of a few milliseconds.
     fn copied_spans(&self, ino: Ino, offset: u64, len: u64) -> Result<Vec<Span>> {
         let node = self.inodes.node(ino);
         let mut content = node.content();
@@ -211,33 +231,83 @@ impl Fs {
         if let Content { dirty: None, .. } = *content {
             self.touch_atime(&inode, &mut content, self.now());
         }
-        self.spans(ino, None, offset..end)
+        self.first_spans(ino, offset..end, (COPY_PIECES_MAX, COPY_COST_MAX), &cost_of)
     }
 
-    fn put_span(&self, dirty: &mut Dirty, at: u64, span: Span) -> Result<()> {
-        match span {
-            Span::Bytes(bytes) => dirty.fragments.write(at, &bytes),
-            Span::Zeros(len) => dirty.fragments.punch(at..at + len),
-            Span::Chunk { id, range } => {
-                let len = u64::from(range.end - range.start);
-                // A few bytes are not worth a reference that pins a chunk.
-                if len <= INLINE_MAX_BYTES
-                    && let Some(bytes) = self.contents.read_local(id, range.clone())?
-                {
-                    dirty.fragments.write(at, &bytes);
-                    return Ok(());
-                }
-                for (start, part) in cut_on_grid(at, &range) {
-                    let source = Source::Chunk {
-                        id,
-                        skip: part.start,
+    /// Returns what is to be put where, for spans that go to `at`.
+    fn patches(&self, spans: Vec<Span>, at: u64) -> Result<Vec<(u64, Patch)>> {
+        let mut patches = Vec::with_capacity(spans.len());
+        let mut at = at;
+        for span in spans {
+            let len = span.len();
+            match span {
+                Span::Bytes(bytes) => patches.push((at, Patch::Bytes(bytes))),
+                Span::Zeros(len) => patches.push((at, Patch::Hole(len))),
+                Span::Chunk { id, range } => {
+                    // A few bytes are not worth a reference that pins a chunk.
+                    let bytes = match len <= INLINE_MAX_BYTES {
+                        true => self.contents.read_local(id, range.clone())?,
+                        false => None,
                     };
-                    let len = u64::from(part.end - part.start);
-                    dirty.fragments.refer(start, len, source);
+                    match bytes {
+                        Some(bytes) => patches.push((at, Patch::Bytes(bytes))),
+                        None => {
+                            let parts = cut_on_grid(at, &range).into_iter();
+                            patches.extend(parts.map(|(at, part)| (at, Patch::Chunk(id, part))));
+                        }
+                    }
                 }
             }
+            at += len;
         }
-        Ok(())
+        Ok(patches)
+    }
+}
+
+/// Returns what it costs to copy a span, in bytes: those that are copied, or opened to be.
+fn cost_of(span: &Span) -> u64 {
+    match span {
+        Span::Bytes(bytes) => bytes.len() as u64,
+        Span::Chunk { .. } if span.len() <= INLINE_MAX_BYTES => CHUNK_BYTES / 8,
+        Span::Chunk { .. } | Span::Zeros(_) => 0,
+    }
+}
+
+/// What a copy puts into a file.
+enum Patch {
+    Bytes(Bytes),
+    Hole(u64),
+    /// A part of a chunk, within a cell of the file.
+    Chunk(ChunkId, Range<u32>),
+}
+
+impl Patch {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Hole(len) => *len,
+            Self::Chunk(_, range) => u64::from(range.end - range.start),
+        }
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Hole(_) | Self::Chunk(..) => 0,
+        }
+    }
+
+    fn put(self, dirty: &mut Dirty, at: u64) {
+        let len = self.len();
+        match self {
+            Self::Bytes(bytes) => dirty.fragments.write(at, &bytes),
+            Self::Hole(_) => dirty.fragments.punch(at..at + len),
+            Self::Chunk(id, range) => {
+                let skip = range.start;
+                let source = Source::Chunk { id, skip };
+                dirty.fragments.refer(at, len, source);
+            }
+        }
     }
 }
 
@@ -256,8 +326,14 @@ fn cut_on_grid(at: u64, range: &Range<u32>) -> Vec<(u64, Range<u32>)> {
     parts
 }
 
-/// First stretch in which lseek looks.
-const SEEK_WINDOW_BYTES: u64 = 64 * CHUNK_BYTES;
+/// Pieces that one lseek looks at before others have their turn: a millisecond or two.
+const SEEK_PIECES_MAX: usize = 1024;
+
+/// Most pieces of one copy.
+const COPY_PIECES_MAX: usize = 256;
+
+/// Most bytes that one copy takes out of rows, or of chunks for that matter.
+const COPY_COST_MAX: u64 = 1 << 20;
 
 /// Most bytes of one copy: a thousand references, and what a 32-bit answer can say.
 const COPY_BYTES_MAX: u64 = 1 << 30;

@@ -251,6 +251,15 @@ pub enum Seek {
     Hole,
 }
 
+/// How far a search of lseek(2) came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sought {
+    /// There it is.
+    Found(u64),
+    /// Not up to here.
+    Further(u64),
+}
+
 /// How setxattr(2) treats an existing attribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum XattrMode {

@@ -29,19 +29,26 @@ impl Fs {
         if !handle.flags.write {
             return Err(FsError::BadHandle);
         }
-        let append = flags.append.unwrap_or(handle.flags.append);
+        let append = flags.append.unwrap_or(handle.flags.append) && !flags.from_cache;
         let len = data.len() as u64;
-        let end = if append && !flags.from_cache {
-            u64::MAX
-        } else {
-            offset.saturating_add(len)
+        let end = match append {
+            true => u64::MAX,
+            false => offset.saturating_add(len),
         };
         self.take_room(end, len)?;
+        let is_durable = handle.flags.sync || flags.sync;
         let node = self.inodes.node(ino);
         let mut content = node.content();
-        self.write_locked(&node, &mut content, offset, data, append, flags)?;
-        if handle.flags.sync || flags.sync {
+        if let Some(failed) = content.failed.take() {
+            return Err(*failed);
+        }
+        if is_durable {
+            // What came before stays, whatever becomes of this write.
             self.commit(&node, &mut content)?;
+        }
+        self.write_locked(&node, &mut content, (offset, append), data, flags)?;
+        if is_durable {
+            self.commit_or_forget(&node, &mut content, Vec::new())?;
             drop(content);
             self.volume.sync()?;
             return Ok(data.len());
@@ -51,38 +58,40 @@ impl Fs {
         Ok(data.len())
     }
 
+    /// Puts bytes into memory, after all that may fail.
     fn write_locked(
         &self,
         node: &Arc<Node>,
         content: &mut Content,
-        offset: u64,
+        (offset, append): (u64, bool),
         data: &[u8],
-        append: bool,
         flags: WriteFlags,
     ) -> Result<()> {
-        if let Some(failed) = content.failed.take() {
-            return Err(*failed);
-        }
         let now = self.now();
-        if content.dirty.is_none() {
-            let inode = self.inode(node.ino)?;
-            self.dirty(node, content, &inode);
-        }
-        if let Some(caller) = flags.kill_privileges {
-            self.kill_privileges(caller, node.ino, content, now)?;
-        }
-        let Some(dirty) = &mut content.dirty else {
-            return Ok(());
-        };
-        let append = append && !flags.from_cache;
-        let offset = if append { dirty.size } else { offset };
-        let end = offset.saturating_add(data.len() as u64);
-        if end > FILE_MAX_BYTES {
+        let len = data.len() as u64;
+        let fits = |offset: u64| offset.saturating_add(len) <= FILE_MAX_BYTES;
+        if !append && !fits(offset) {
             return Err(FsError::FileTooLarge);
         }
         if data.is_empty() {
             return Ok(());
         }
+        if let Some(caller) = flags.kill_privileges {
+            self.kill_privileges(caller, node.ino, content, now)?;
+        }
+        self.relieve(node, content, len)?;
+        let dirty = match &mut content.dirty {
+            Some(dirty) => dirty,
+            None => {
+                let inode = self.inode(node.ino)?;
+                self.dirty(node, content, &inode)
+            }
+        };
+        let offset = if append { dirty.size } else { offset };
+        if !fits(offset) {
+            return Err(FsError::FileTooLarge);
+        }
+        let end = offset + len;
         dirty.appends_only &= append;
         dirty.write(offset, data);
         dirty.touch(now);
@@ -94,8 +103,9 @@ impl Fs {
                 .seal_full_cell(cell, |plain| Sealing::start(contents, plain));
             cell += CHUNK_BYTES;
         }
-        self.charge(content, data.len() as u64);
-        self.relieve(node, content)
+        content.charged += len;
+        self.dirty_bytes.fetch_add(len, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Returns the unwritten changes of a file, none yet where it was clean.
@@ -130,29 +140,26 @@ impl Fs {
         }
         let inode = self.inode(ino)?;
         let mode = self.without_privileges(caller, &inode);
-        if mode != inode.mode {
-            self.volume.write()?.apply(OpKind::SetAttr {
-                ino,
-                mode: Some(mode),
-                uid: None,
-                gid: None,
-                mtime: None,
-                ctime: now,
-            })?;
-        }
-        if inode.xattrs > 0 {
-            self.remove_capability(ino, now)?;
-        }
+        let cleared = (mode != inode.mode).then(|| OpKind::SetAttr {
+            ino,
+            mode: Some(mode),
+            uid: None,
+            gid: None,
+            mtime: None,
+            ctime: now,
+        });
+        let mut writer = self.volume.write()?;
+        let capability = match inode.xattrs {
+            0 => None,
+            _ => Self::without_capability(&writer, ino, now)?,
+        };
+        writer.apply_together(cleared.into_iter().chain(capability))?;
+        drop(writer);
         if let Some(dirty) = &mut content.dirty {
             // A setgid bit that stays for this caller may have to go for the next.
             dirty.privileges_clear = mode & (SETUID | SETGID) == 0;
         }
         Ok(())
-    }
-
-    fn charge(&self, content: &mut Content, bytes: u64) {
-        content.charged += bytes;
-        self.dirty_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Charges a file with what it holds in memory now.
@@ -167,25 +174,26 @@ impl Fs {
         content.charged = exact;
     }
 
-    fn is_over_limit(&self) -> bool {
-        self.dirty_bytes.load(Ordering::Relaxed) > self.config.dirty_bytes_max
+    fn is_over_limit(&self, more: u64) -> bool {
+        let held = self.dirty_bytes.load(Ordering::Relaxed);
+        held.saturating_add(more) > self.config.dirty_bytes_max
     }
 
-    /// Makes room where too much is unwritten: first by waiting for the cells of this file that
-    /// are being sealed, then by writing the file.
-    pub(super) fn relieve(&self, node: &Arc<Node>, content: &mut Content) -> Result<()> {
+    /// Makes room for `more` bytes where too much is unwritten: first by waiting for the cells of this
+    /// file that are being sealed, then by writing the file. Of very many ranges, by writing some.
+    pub(super) fn relieve(&self, node: &Arc<Node>, content: &mut Content, more: u64) -> Result<()> {
         let many = content
             .dirty
             .as_ref()
-            .is_some_and(|dirty| dirty.fragments.len() > DIRTY_FRAGMENTS_MAX);
+            .is_some_and(|dirty| dirty.fragments.len() >= DIRTY_FRAGMENTS_MAX);
         if many {
-            return self.commit(node, content);
+            self.commit_some(node, content)?;
         }
-        if !self.is_over_limit() {
+        if content.dirty.is_none() || !self.is_over_limit(more) {
             return Ok(());
         }
         self.recharge(content);
-        while self.is_over_limit() {
+        while self.is_over_limit(more) {
             let sealing = content
                 .dirty
                 .as_ref()
@@ -201,19 +209,22 @@ impl Fs {
 
     /// Writes other files while too much is unwritten. Skips those that are busy.
     pub(super) fn relieve_others(&self, ino: Ino) {
-        if !self.is_over_limit() {
+        if !self.is_over_limit(0) {
             return;
         }
         for node in self.inodes.dirty() {
-            if node.ino == ino || !self.is_over_limit() {
+            if node.ino == ino || !self.is_over_limit(0) {
                 continue;
             }
-            if let Some(mut content) = node.try_content() {
+            // What takes long is not for the thread that answers the kernel.
+            if let Some(mut content) = node.try_content()
+                && !content.dirty.as_ref().is_some_and(|dirty| dirty.is_long)
+            {
                 self.commit_in_background(&node, &mut content);
             }
         }
     }
 }
 
-/// Most changed ranges of one file that wait. A commit of so many is a handful of ops.
+/// Most changed ranges of one file that wait: beyond, each write also writes an op's worth of them.
 const DIRTY_FRAGMENTS_MAX: usize = 1024;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::acl::{self, Acl};
 use super::attr_ops::SETGID;
 use super::{Caller, FileKind, Fs, FsError, Result, XattrMode};
-use crate::base::limits::{XATTR_NAME_MAX_BYTES, XATTR_VALUE_MAX_BYTES};
+use crate::base::limits::{XATTR_LIST_MAX_BYTES, XATTR_NAME_MAX_BYTES, XATTR_VALUE_MAX_BYTES};
 use crate::base::{Ino, Timespec};
 use crate::volume::{Inode, OpKind, Writer};
 
@@ -34,6 +34,9 @@ impl Fs {
             XattrMode::Create if exists => return Err(FsError::Exists),
             XattrMode::Replace if !exists => return Err(FsError::NoAttribute),
             _ => {}
+        }
+        if !exists {
+            check_list_room(&writer, &inode, name)?;
         }
         let time = self.now();
         if name == acl::ACCESS || name == acl::DEFAULT {
@@ -76,8 +79,12 @@ impl Fs {
             if caller.uid != 0 && name.starts_with(TRUSTED) {
                 continue;
             }
-            list.extend_from_slice(&name);
-            list.push(0);
+            // What two devices set apart can be more than a list can say: once some are removed,
+            // the others show.
+            if list.len() + name.len() < XATTR_LIST_MAX_BYTES {
+                list.extend_from_slice(&name);
+                list.push(0);
+            }
         }
         Ok(list)
     }
@@ -98,13 +105,15 @@ impl Fs {
         remove(&mut writer, ino, name, self.now())
     }
 
-    /// Removes file capabilities before an unprivileged write, as Linux does.
-    pub(super) fn remove_capability(&self, ino: Ino, time: Timespec) -> Result<()> {
-        let mut writer = self.volume.write()?;
-        if writer.xattr(ino, CAPABILITY)?.is_some() {
-            remove(&mut writer, ino, CAPABILITY, time)?;
-        }
-        Ok(())
+    /// Returns what removes file capabilities before an unprivileged write, as Linux does; `None`
+    /// where there are none.
+    pub(super) fn without_capability(
+        writer: &Writer<'_>,
+        ino: Ino,
+        time: Timespec,
+    ) -> Result<Option<OpKind>> {
+        let capability = writer.xattr(ino, CAPABILITY)?;
+        Ok(capability.map(|_| removal(ino, CAPABILITY, time)))
     }
 
     /// Returns what lets the stored list follow chmod(2); `None` where there is none.
@@ -210,6 +219,22 @@ fn set_acl(
     };
     writer.apply_together(mode.into_iter().chain(stored))?;
     Ok(())
+}
+
+/// Checks that all names fit a list with one more: what listxattr(2) cannot tell, nobody can copy
+/// or clean up.
+fn check_list_room(writer: &Writer<'_>, inode: &Inode, name: &[u8]) -> Result<()> {
+    // Most nodes have few, and need not be looked at.
+    let longest = XATTR_NAME_MAX_BYTES + 1;
+    if (inode.xattrs as usize + 1) * longest <= XATTR_LIST_MAX_BYTES {
+        return Ok(());
+    }
+    let names = writer.xattr_names(inode.ino)?;
+    let used: usize = names.iter().map(|name| name.len() + 1).sum();
+    match used + name.len() < XATTR_LIST_MAX_BYTES {
+        true => Ok(()),
+        false => Err(FsError::NoSpace),
+    }
 }
 
 fn check_settable(inode: &Inode, name: &[u8]) -> Result<()> {

@@ -3,11 +3,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
-use fuser::{Errno, Generation, ReplyData, ReplyEmpty, ReplyEntry, ReplyWrite, ReplyXattr};
+use fuser::{
+    Errno, Generation, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyWrite,
+    ReplyXattr,
+};
 
 use super::convert::file_attr;
 use super::errno::{errno, is_ordinary};
-use crate::fs::{Entry, Fs, FsError};
+use crate::fs::{Attributes, Entry, Fs, FsError};
 
 /// Runs an operation; a panic in it fails this operation alone.
 pub(super) fn run<T>(
@@ -43,6 +46,14 @@ pub(super) fn answer(reply: ReplyEmpty, outcome: Result<(), Errno>) {
     }
 }
 
+/// Answers with attributes.
+pub(super) fn answer_attr(reply: ReplyAttr, outcome: Result<&Attributes, Errno>) {
+    match outcome {
+        Ok(found) => reply.attr(&found.ttl, &file_attr(&found.attr)),
+        Err(errno) => reply.error(errno),
+    }
+}
+
 /// Answers with an entry.
 pub(super) fn answer_entry(reply: ReplyEntry, outcome: Result<Entry, Errno>) {
     match outcome {
@@ -71,6 +82,15 @@ pub(super) fn answer_written(reply: ReplyWrite, outcome: Result<usize, Errno>) {
         Ok(Ok(written)) => reply.written(written),
         // No request is as large as 4 GiB.
         Ok(Err(_)) => reply.error(Errno::EIO),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+/// Answers with an offset.
+pub(super) fn answer_offset(reply: ReplyLseek, outcome: Result<u64, Errno>) {
+    match outcome.map(i64::try_from) {
+        Ok(Ok(offset)) => reply.offset(offset),
+        Ok(Err(_)) => reply.error(Errno::EOVERFLOW),
         Err(errno) => reply.error(errno),
     }
 }

@@ -16,7 +16,8 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use super::answer::{
-    answer, answer_data, answer_entry, answer_written, answer_xattr, failure, run,
+    answer, answer_attr, answer_data, answer_entry, answer_offset, answer_written, answer_xattr,
+    failure, run,
 };
 use super::capabilities::negotiate;
 use super::convert::{caller, fh, file_attr, file_type, ino, no_entry, open_flags, set_time};
@@ -25,7 +26,7 @@ use super::pace::Pace;
 use super::waiting::{Refusable, Waiting};
 use crate::base::{Ino, task, task::Pool};
 use crate::fs::{
-    self, Fallocate, Fs, FsError, PendingRead, ReadPlan, RenameMode, Reply, Seek, SetAttr,
+    self, Fallocate, Fs, FsError, PendingRead, ReadPlan, RenameMode, Reply, Seek, SetAttr, Sought,
     XattrMode,
 };
 
@@ -134,6 +135,25 @@ impl Skin {
         });
     }
 
+    /// Runs an operation that takes longer than others are to wait, on the pool. It waits for no peer
+    /// and for no flush of the disk, so it is no wait to give up.
+    fn run_apart<R: Send + 'static, T: 'static>(
+        &self,
+        what: &'static str,
+        reply: R,
+        operation: impl FnOnce(&Fs) -> Result<T, FsError> + Send + 'static,
+        answer: impl FnOnce(R, Result<T, Errno>) + Send + 'static,
+    ) {
+        let fs = Arc::clone(&self.fs);
+        self.disk
+            .run(move || answer(reply, run(&fs, what, operation)));
+    }
+
+    /// Tells whether to cut a file is more than others are to wait for.
+    fn is_cut_slow(&self, number: Ino, size: u64) -> bool {
+        self.fs.is_flush_slow(number) || self.fs.is_cut_long(number, size).unwrap_or(false)
+    }
+
     /// Answers a read when its bytes have come. `fs` bounds the wait; the bound here is for a `fs`
     /// that does not, since a reply that never comes makes a process that waits for ever.
     fn read_later(&self, req: &Request, pending: PendingRead, reply: ReplyData) {
@@ -188,10 +208,8 @@ impl Filesystem for Skin {
 
     fn getattr(&self, _req: &Request, number: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let _gate = self.gate.hold();
-        match self.run("getattr", |fs| fs.getattr(ino(number))) {
-            Ok(found) => reply.attr(&found.ttl, &file_attr(&found.attr)),
-            Err(errno) => reply.error(errno),
-        }
+        let found = self.run("getattr", |fs| fs.getattr(ino(number)));
+        answer_attr(reply, found.as_ref().map_err(|errno| *errno));
     }
 
     fn setattr(
@@ -212,7 +230,6 @@ impl Filesystem for Skin {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let _gate = self.gate.hold();
         // A change of owner that names neither owner nor group: chown(2) with -1 twice. Of root it
         // may as well be what precedes a write, which takes nothing away from root's files.
         let names_nothing =
@@ -230,10 +247,21 @@ impl Filesystem for Skin {
             kill_privileges: uid.or(gid).is_some()
                 || ((names_nothing || size.is_some()) && req.uid() != 0),
         };
-        match self.run("setattr", |fs| fs.setattr(caller(req, 0), ino(number), set)) {
-            Ok(changed) => reply.attr(&changed.ttl, &file_attr(&changed.attr)),
-            Err(errno) => reply.error(errno),
+        let (caller, number) = (caller(req, 0), ino(number));
+        if size.is_some_and(|size| self.is_cut_slow(number, size)) {
+            let (fs, gate) = (Arc::clone(&self.fs), self.gate.clone());
+            self.disk.run(move || {
+                let changed = run(&fs, "setattr", |fs| fs.setattr(caller, number, set));
+                // What the kernel keeps is made under the gate, which nobody holds for long.
+                let _gate = gate.hold();
+                let found = changed.and_then(|_| run(&fs, "getattr", |fs| fs.getattr(number)));
+                answer_attr(reply, found.as_ref().map_err(|errno| *errno));
+            });
+            return;
         }
+        let _gate = self.gate.hold();
+        let changed = self.run("setattr", |fs| fs.setattr(caller, number, set));
+        answer_attr(reply, changed.as_ref().map_err(|errno| *errno));
     }
 
     fn readlink(&self, _req: &Request, number: INodeNo, reply: ReplyData) {
@@ -329,13 +357,22 @@ impl Filesystem for Skin {
         } else {
             return reply.error(Errno::EINVAL);
         };
-        let from = (ino(parent), name.as_bytes());
-        let to = (ino(newparent), newname.as_bytes());
-        let outcome = self.run("rename", |fs| match leaves_whiteout {
-            true => fs.rename_leaving_whiteout(caller(req, 0), from, to, mode),
-            false => fs.rename(from, to, mode),
-        });
-        answer(reply, outcome);
+        let caller = caller(req, 0);
+        let from = (ino(parent), name.as_bytes().to_vec());
+        let to = (ino(newparent), newname.as_bytes().to_vec());
+        // What is unwritten of the file goes first.
+        let is_slow = self.fs.is_rename_slow(from.0, &from.1);
+        let rename = move |fs: &Fs| {
+            let (from, to) = ((from.0, &*from.1), (to.0, &*to.1));
+            match leaves_whiteout {
+                true => fs.rename_leaving_whiteout(caller, from, to, mode),
+                false => fs.rename(from, to, mode),
+            }
+        };
+        match is_slow {
+            true => self.run_apart("rename", reply, rename, answer),
+            false => answer(reply, self.run("rename", rename)),
+        }
     }
 
     fn link(
@@ -458,10 +495,8 @@ impl Filesystem for Skin {
         // A close whose bytes go into chunks waits for the disk, any other for a few rows. None
         // waits for a peer, and a process that ends closes its files: so it is no wait to give up.
         if self.fs.is_flush_slow(number) {
-            let fs = Arc::clone(&self.fs);
             let flush = move |fs: &Fs| fs.flush(number, handle);
-            self.disk
-                .run(move || answer(reply, run(&fs, "flush", flush)));
+            self.run_apart("flush", reply, flush, answer);
         } else {
             answer(reply, self.run("flush", |fs| fs.flush(number, handle)));
         }
@@ -477,10 +512,13 @@ impl Filesystem for Skin {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        answer(
-            reply,
-            self.run("release", |fs| fs.release(ino(number), fh(handle))),
-        );
+        let (number, handle) = (ino(number), fh(handle));
+        let release = move |fs: &Fs| fs.release(number, handle);
+        // Pages of a mapping may have come after the last flush.
+        match self.fs.is_flush_slow(number) {
+            true => self.run_apart("release", reply, release, answer),
+            false => answer(reply, self.run("release", release)),
+        }
     }
 
     fn fsync(
@@ -705,20 +743,25 @@ impl Filesystem for Skin {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let outcome = self.run("lseek", |fs| {
-            let seek = match whence {
-                libc::SEEK_DATA => Seek::Data,
-                libc::SEEK_HOLE => Seek::Hole,
-                // The kernel answers the others itself.
-                _ => return Err(FsError::Invalid { what: "whence" }),
-            };
-            let offset = u64::try_from(offset).map_err(|_| FsError::NoSuchRange)?;
-            fs.lseek(ino(number), fh(handle), offset, seek)
-        });
-        match outcome.map(i64::try_from) {
-            Ok(Ok(offset)) => reply.offset(offset),
-            Ok(Err(_)) => reply.error(Errno::EOVERFLOW),
-            Err(errno) => reply.error(errno),
+        let seek = match whence {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            // The kernel answers the others itself.
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else {
+            return reply.error(Errno::ENXIO);
+        };
+        let (number, handle) = (ino(number), fh(handle));
+        let first = self.run("lseek", |fs| fs.lseek_some(number, handle, offset, seek));
+        match first {
+            Ok(Sought::Found(found)) => answer_offset(reply, Ok(found)),
+            Err(errno) => answer_offset(reply, Err(errno)),
+            // A file of very many pieces: others go on meanwhile.
+            Ok(Sought::Further(next)) => {
+                let further = move |fs: &Fs| fs.lseek(number, handle, next, seek);
+                self.run_apart("lseek", reply, further, answer_offset);
+            }
         }
     }
 
@@ -735,18 +778,18 @@ impl Filesystem for Skin {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let outcome = self.run("copy_file_range", |fs| {
-            fs.copy_file_range(
-                caller(req, 0),
-                (ino(ino_in), fh(fh_in), offset_in),
-                (ino(ino_out), fh(fh_out), offset_out),
-                len.min(COPY_MAX_BYTES),
-            )
-        });
-        match outcome.map(u32::try_from) {
-            Ok(Ok(copied)) => reply.written(copied),
-            Ok(Err(_)) => reply.error(Errno::EIO),
-            Err(errno) => reply.error(errno),
+        let caller = caller(req, 0);
+        let from = (ino(ino_in), fh(fh_in), offset_in);
+        let to = (ino(ino_out), fh(fh_out), offset_out);
+        let copy = move |fs: &Fs| {
+            let copied = fs.copy_file_range(caller, from, to, len.min(COPY_MAX_BYTES))?;
+            // At most what was asked for, which fits.
+            Ok(usize::try_from(copied).unwrap_or(0))
+        };
+        // What is unwritten of the source goes first.
+        match self.fs.is_flush_slow(from.0) {
+            true => self.run_apart("copy_file_range", reply, copy, answer_written),
+            false => answer_written(reply, self.run("copy_file_range", copy)),
         }
     }
 }

@@ -137,13 +137,17 @@ impl Memtable {
             end: Bound::Excluded(end),
             is_reverse,
             block: VecDeque::new(),
+            block_rows: FIRST_BLOCK_ROWS,
             is_done: false,
         }
     }
 }
 
-/// Rows taken from the table under one hold of its lock.
+/// Most rows taken from the table under one hold of its lock.
 const BLOCK_ROWS: usize = 64;
+
+/// Rows taken at first: many a walk ends at the first that it finds.
+const FIRST_BLOCK_ROWS: usize = 4;
 
 /// Walks the rows of a table as of one batch, removed ones included.
 #[derive(Debug)]
@@ -154,6 +158,8 @@ pub(super) struct Cursor {
     end: Bound<Vec<u8>>,
     is_reverse: bool,
     block: VecDeque<(Vec<u8>, Option<Bytes>)>,
+    /// Rows to take next.
+    block_rows: usize,
     is_done: bool,
 }
 
@@ -181,6 +187,8 @@ impl Cursor {
         }
         let range = rows.range::<[u8], _>((start, end));
         let (seq, block) = (self.seq, &mut self.block);
+        let rows_max = self.block_rows;
+        self.block_rows = (2 * rows_max).min(BLOCK_ROWS);
         let mut last = None;
         let mut push = |(key, slot): (&Vec<u8>, &Slot)| {
             if let Some(version) = slot.at(seq) {
@@ -189,11 +197,11 @@ impl Cursor {
             last = Some(key.clone());
         };
         let count = if self.is_reverse {
-            range.rev().take(BLOCK_ROWS).map(&mut push).count()
+            range.rev().take(rows_max).map(&mut push).count()
         } else {
-            range.take(BLOCK_ROWS).map(&mut push).count()
+            range.take(rows_max).map(&mut push).count()
         };
-        self.is_done = count < BLOCK_ROWS;
+        self.is_done = count < rows_max;
         if let Some(last) = last {
             if self.is_reverse {
                 self.end = Bound::Excluded(last);

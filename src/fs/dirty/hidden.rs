@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use crate::base::OpId;
-use crate::volume::Extent;
 
 /// Ranges whose extents are asked for one by one; those of more are asked for at once, with all
 /// that lies between.
@@ -24,12 +23,13 @@ pub(in crate::fs) struct Hidden {
 impl Hidden {
     /// Returns how many bytes of content `version` lie in `ranges`, which are sorted and apart.
     ///
-    /// `extents` returns those that meet a range, in order; it is asked for what is not known.
+    /// `extents` returns the ranges of those that meet a range, in order; it is asked for what is not
+    /// known.
     pub(in crate::fs) fn bytes_in<E>(
         &mut self,
         version: OpId,
         ranges: Vec<Range<u64>>,
-        extents: &dyn Fn(Range<u64>) -> Result<Vec<Extent>, E>,
+        extents: &mut dyn FnMut(Range<u64>) -> Result<Vec<Range<u64>>, E>,
     ) -> Result<u64, E> {
         if self.version != version {
             self.known.clear();
@@ -76,11 +76,11 @@ impl Hidden {
 }
 
 /// Returns how many bytes of some extents, which are in order, lie in a range.
-fn overlap(extents: &[Extent], range: &Range<u64>) -> u64 {
-    let first = extents.partition_point(|extent| extent.end() <= range.start);
+fn overlap(extents: &[Range<u64>], range: &Range<u64>) -> u64 {
+    let first = extents.partition_point(|extent| extent.end <= range.start);
     let met = extents.iter().skip(first);
-    met.take_while(|extent| extent.offset < range.end)
-        .map(|extent| extent.end().min(range.end) - extent.offset.max(range.start))
+    met.take_while(|extent| extent.start < range.end)
+        .map(|extent| extent.end.min(range.end) - extent.start.max(range.start))
         .sum()
 }
 
@@ -92,14 +92,9 @@ mod tests {
     use super::*;
     use crate::base::time::Stamp;
     use crate::base::{DeviceId, Rng};
-    use crate::volume::Source;
 
-    fn extent(offset: u64, len: u64) -> Extent {
-        Extent {
-            offset,
-            len,
-            src: Source::Inline(vec![0; len as usize].into()),
-        }
+    fn extent(offset: u64, len: u64) -> Range<u64> {
+        offset..offset + len
     }
 
     #[test]
@@ -134,22 +129,22 @@ mod tests {
         }
 
         /// Extents of up to seven bytes, whole where they meet the range.
-        fn extents(&self, range: &Range<u64>) -> Vec<Extent> {
+        fn extents(&self, range: &Range<u64>) -> Vec<Range<u64>> {
             self.asked.set(self.asked.get() + range.end - range.start);
-            let mut extents: Vec<Extent> = Vec::new();
+            let mut extents: Vec<Range<u64>> = Vec::new();
             for at in (0..200).filter(|at| self.stored[*at as usize]) {
                 match extents.last_mut() {
-                    Some(last) if last.end() == at && last.len < 7 => last.len += 1,
+                    Some(last) if last.end == at && last.end - last.start < 7 => last.end += 1,
                     _ => extents.push(extent(at, 1)),
                 }
             }
-            extents.retain(|extent| extent.offset < range.end && extent.end() > range.start);
+            extents.retain(|extent| extent.start < range.end && extent.end > range.start);
             extents
         }
 
         fn ask(&self, hidden: &mut Hidden) -> u64 {
-            let extents = |range| Ok::<_, Infallible>(self.extents(&range));
-            let Ok(bytes) = hidden.bytes_in(self.version, self.ranges(), &extents);
+            let mut extents = |range| Ok::<_, Infallible>(self.extents(&range));
+            let Ok(bytes) = hidden.bytes_in(self.version, self.ranges(), &mut extents);
             bytes
         }
     }

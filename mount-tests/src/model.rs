@@ -35,6 +35,19 @@ pub use tree::Tree;
 ///
 /// The operations up to the first that failed.
 pub fn run_all<E: Executor>(run: Result<Run<E>, String>, ops: &[Op]) -> Result<E, Failure> {
+    run_counted(run, ops, &mut 0)
+}
+
+/// Does as [`run_all`], and counts the operations that failed for want of room.
+///
+/// # Errors
+///
+/// The operations up to the first that failed in another way.
+pub fn run_counted<E: Executor>(
+    run: Result<Run<E>, String>,
+    ops: &[Op],
+    count: &mut usize,
+) -> Result<E, Failure> {
     let failed = |upto: usize, what: String| Failure {
         ops: ops.get(..upto).unwrap_or(ops).to_vec(),
         what,
@@ -45,5 +58,6 @@ pub fn run_all<E: Executor>(run: Result<Run<E>, String>, ops: &[Op]) -> Result<E
     }
     run.step(&Op::Remount)
         .map_err(|what| failed(ops.len(), format!("after a last remount: {what}")))?;
+    *count += run.failed();
     Ok(run.into_executor())
 }

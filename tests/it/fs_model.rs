@@ -6,6 +6,8 @@
 //!
 //! `DFS_MODEL_SEEDS=FROM..TO` runs other seeds than the usual few.
 
+mod faults;
+mod long;
 pub(crate) mod mount;
 mod named;
 pub(crate) mod room;
@@ -15,8 +17,9 @@ mod threads;
 use std::ops::Range;
 
 use dfs::base::Rng;
-use mount_tests::model::{Ends, Failure, Op, Run, run_all, run_seed};
+use mount_tests::model::{Ends, Failure, Op, Run, run_all, run_counted, run_seed};
 
+use self::faults::Faults;
 use self::mount::Disk;
 use self::room::Room;
 
@@ -72,4 +75,37 @@ fn a_power_cut_leaves_what_was_synced_and_a_prefix_of_the_rest() {
             run(Disk::losing_power(), seed, ops)
         });
     }
+}
+
+/// Returns how many operations failed.
+fn run_failing(seed: u64, ops: &[Op]) -> Result<usize, Failure> {
+    let alone = seed.is_multiple_of(2);
+    let disk = Disk::losing_power().alone(alone);
+    let faults = Faults::new(disk.memory(), Rng::from_seed(seed));
+    let room = Room::new(disk, Rng::from_seed(seed)).failing(faults);
+    let mut failed = 0;
+    let room = run_counted(Run::new(room).map(Run::failing), ops, &mut failed)?;
+    if !alone {
+        room.into_disk().check_fold();
+    }
+    Ok(failed)
+}
+
+#[test]
+fn a_call_that_failed_for_want_of_room_changed_nothing() {
+    let ends = Ends {
+        remounts: 25,
+        ..Ends::default()
+    };
+    let (mut failed, mut runs) = (0, 0);
+    let seeds = seeds(2000..2060);
+    for seed in seeds.clone() {
+        run_seed(seed, OPS, ends, TRIES, |ops| {
+            failed += run_failing(seed, ops)?;
+            Ok(())
+        });
+        runs += 1;
+    }
+    println!("{failed} calls failed in {runs} runs, seeds {seeds:?}");
+    assert!(failed > 5 * runs, "{failed} in {runs} runs");
 }

@@ -149,6 +149,11 @@ pub trait Executor {
 
     /// Lets time pass before an operation, where time is simulated.
     fn begin(&mut self) {}
+    /// Ends an operation; tells whether it may have failed for want of room, or because an earlier
+    /// one in the background did: then nothing was changed.
+    fn end(&mut self) -> bool {
+        false
+    }
     /// Returns the time: operations that come later have times that are not before it.
     fn now(&self) -> Nanos;
 
@@ -175,13 +180,13 @@ pub trait Executor {
     /// renameat2(2).
     fn rename(&mut self, from: Place<'_>, to: Place<'_>, how: Renaming) -> Outcome;
 
-    /// pwrite(2) of all of `data`.
-    fn write(&mut self, file: &Self::File, at: u64, data: &[u8]) -> Outcome;
+    /// pwritev2(2) of all of `data`, with `RWF_DSYNC` where it is to be `durable`.
+    fn write(&mut self, file: &Self::File, at: u64, data: &[u8], durable: bool) -> Outcome;
     /// truncate(2) or ftruncate(2).
     fn truncate(&mut self, subject: Subject<'_, Self::File>, size: u64) -> Outcome;
     /// fallocate(2).
     fn allocate(&mut self, file: &Self::File, at: u64, len: u64, how: Allocate) -> Outcome;
-    /// copy_file_range(2), once; returns how many bytes.
+    /// copy_file_range(2), again until it has all or fails; returns how many bytes.
     fn copy(&mut self, from: (&Self::File, u64), to: (&Self::File, u64), len: u64) -> Outcome<u64>;
     /// What close(2) of another descriptor of the same open file does.
     fn flush(&mut self, file: &Self::File) -> Outcome;

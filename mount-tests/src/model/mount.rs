@@ -1,6 +1,7 @@
 //! A folder of a mount, driven by system calls.
 
 use std::collections::BTreeMap;
+use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -10,6 +11,8 @@ use rustix::fs::{
     AtFlags, Dev, FallocateFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, SeekFrom, Stat,
     Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid, XattrFlags,
 };
+
+use rustix::io::ReadWriteFlags;
 
 use super::content::Ranges;
 use super::executor::{
@@ -189,11 +192,15 @@ impl<D: Daemon> Executor for Mount<D> {
         rustix::fs::renameat_with(&a, from.name, &b, to.name, flags)
     }
 
-    fn write(&mut self, file: &OwnedFd, at: u64, data: &[u8]) -> Outcome {
+    fn write(&mut self, file: &OwnedFd, at: u64, data: &[u8], durable: bool) -> Outcome {
+        let flags = match durable {
+            true => ReadWriteFlags::DSYNC,
+            false => ReadWriteFlags::empty(),
+        };
         let mut written = 0;
         while written < data.len() {
-            let rest = data.get(written..).unwrap_or_default();
-            written += rustix::io::pwrite(file, rest, at + written as u64)?;
+            let rest = IoSlice::new(data.get(written..).unwrap_or_default());
+            written += rustix::io::pwritev2(file, &[rest], at + written as u64, flags)?;
         }
         Ok(())
     }

@@ -53,6 +53,7 @@ pub enum Op {
         at: u64,
         len: u64,
         byte: u8,
+        durable: bool,
     },
     /// truncate(2).
     Truncate { node: usize, size: u64 },
@@ -277,6 +278,7 @@ fn contents(dice: &mut Dice) -> Op {
             at,
             len,
             byte: 1 + dice.below(255) as u8,
+            durable: dice.below(6) == 0,
         },
         13 | 14 => Op::Truncate {
             node: dice.index(),

@@ -38,6 +38,9 @@ pub struct Run<E: Executor> {
     durable_steps: usize,
     /// Whether files are closed after each operation.
     closes: bool,
+    /// Whether operations may fail for want of room, and how many did.
+    pub(super) is_failing: bool,
+    failed: usize,
 }
 
 impl<E: Executor> std::fmt::Debug for Run<E> {
@@ -81,6 +84,8 @@ impl<E: Executor> Run<E> {
             steps: 0,
             durable_steps: 0,
             closes: false,
+            is_failing: false,
+            failed: 0,
         })
     }
 
@@ -90,6 +95,18 @@ impl<E: Executor> Run<E> {
     pub fn closing(mut self) -> Self {
         self.closes = true;
         self
+    }
+
+    /// Lets operations fail for want of room from now on: those have changed nothing.
+    #[must_use]
+    pub fn failing(mut self) -> Self {
+        self.is_failing = true;
+        self
+    }
+
+    /// Returns how many operations failed for want of room.
+    pub fn failed(&self) -> usize {
+        self.failed
     }
 
     /// Returns the filesystem.
@@ -130,10 +147,20 @@ impl<E: Executor> Run<E> {
     pub fn apply(&mut self, op: &Op) -> Result<(), String> {
         self.executor.begin();
         self.steps += 1;
-        if let Some(met) = self.operate(op)?
-            && met.seen != met.expected
-        {
-            return Err(format!("{:?} instead of {:?}", met.seen, met.expected));
+        let before = self.is_failing.then(|| self.tree.clone());
+        let met = self.operate(op);
+        let may_have_failed = self.executor.end();
+        if let Some(met) = met? {
+            match before {
+                Some(before) if may_have_failed && met.seen == Err(Errno::NOSPC) => {
+                    self.tree = before;
+                    self.failed += 1;
+                }
+                _ if met.seen != met.expected => {
+                    return Err(format!("{:?} instead of {:?}", met.seen, met.expected));
+                }
+                _ => {}
+            }
         }
         if self.closes {
             self.close_all()?;
@@ -257,8 +284,10 @@ impl<E: Executor> Run<E> {
             closed.map_err(|e| format!("close a directory: {e}"))?;
         }
         for open in self.open.drain(..) {
-            let closed = self.executor.close(open.file);
-            closed.map_err(|e| format!("close a file: {e}"))?;
+            match self.executor.close(open.file) {
+                Err(Errno::NOSPC) if self.is_failing => continue,
+                closed => closed.map_err(|e| format!("close a file: {e}"))?,
+            }
             self.tree.nodes[open.node].hand_over();
         }
         Ok(())

@@ -252,7 +252,13 @@ impl<E: Executor> Run<E> {
         let open = &self.open[index];
         let (file, executor) = (&open.file, &mut self.executor);
         let seen = match op {
-            Op::Write { at, len, byte, .. } => executor.write(file, *at, &filled(*len, *byte)),
+            Op::Write {
+                at,
+                len,
+                byte,
+                durable,
+                ..
+            } => executor.write(file, *at, &filled(*len, *byte), *durable),
             Op::Ftruncate { size, .. } => executor.truncate(Subject::Open(file), *size),
             Op::Allocate { at, len, how, .. } => executor.allocate(file, *at, *len, *how),
             Op::Flush { .. } => executor.flush(file),
@@ -283,7 +289,12 @@ impl<E: Executor> Run<E> {
             }),
             _ => node.hand_over(),
         }
-        if matches!(op, Op::Fsync { .. }) {
+        let is_durable = match op {
+            Op::Write { durable, len, .. } => *durable && *len > 0,
+            op => matches!(op, Op::Fsync { .. }),
+        };
+        if is_durable {
+            node.hand_over();
             self.all_is_durable();
         }
         Some(Met::fine(seen))
@@ -305,7 +316,13 @@ impl<E: Executor> Run<E> {
             return Some(Met::failing(copied.map(drop), Errno::BADF));
         }
         let content = self.tree.nodes[source_node].content();
-        let len = len.min(content.size().saturating_sub(from.1));
+        let mut len = len.min(content.size().saturating_sub(from.1));
+        if let Ok(count) = copied
+            && self.is_failing
+        {
+            // What came before the failure is there.
+            len = len.min(count);
+        }
         let overlaps = from.1 < to.1 + len && to.1 < from.1 + len;
         if source_node == target_node && overlaps {
             return Some(Met::failing(copied.map(drop), Errno::INVAL));

@@ -77,6 +77,11 @@ impl Disk {
         }
     }
 
+    /// Returns what can be told to be full.
+    pub(super) fn memory(&self) -> MemoryDisk {
+        self.memory.clone().expect("a disk in memory")
+    }
+
     /// Loses power: what was never synced is gone, but for a prefix that `chance` chooses.
     pub(super) fn cut_power(&mut self, chance: &Rng) {
         let memory = self.memory.as_ref().expect("a disk that can lose power");

@@ -13,6 +13,7 @@ use mount_tests::model::executor::{
     SetTime, Subject, UMASK, XattrSet,
 };
 
+use super::faults::Faults;
 use super::mount::Disk;
 
 const CALLER: Caller = Caller {
@@ -32,6 +33,8 @@ pub(crate) struct Room {
     lookups: BTreeMap<Ino, u64>,
     /// Handles that are open.
     handles: usize,
+    /// What makes writes fail.
+    faults: Option<Faults>,
 }
 
 /// An open file. It holds a lookup.
@@ -58,7 +61,14 @@ impl Room {
             chance,
             lookups: BTreeMap::new(),
             handles: 0,
+            faults: None,
         }
+    }
+
+    /// Lets writes to the disk fail now and then.
+    pub(super) fn failing(self, faults: Faults) -> Self {
+        let faults = Some(faults);
+        Self { faults, ..self }
     }
 
     /// Returns the filesystem.
@@ -166,6 +176,13 @@ impl Executor for Room {
 
     fn begin(&mut self) {
         self.disk.advance();
+        if let Some(faults) = &mut self.faults {
+            faults.begin();
+        }
+    }
+
+    fn end(&mut self) -> bool {
+        self.faults.as_mut().is_some_and(Faults::end)
     }
 
     fn now(&self) -> Nanos {
@@ -310,8 +327,11 @@ impl Executor for Room {
         }
     }
 
-    fn write(&mut self, file: &RoomFile, at: u64, data: &[u8]) -> Outcome {
-        let flags = WriteFlags::default();
+    fn write(&mut self, file: &RoomFile, at: u64, data: &[u8], durable: bool) -> Outcome {
+        let flags = WriteFlags {
+            sync: durable,
+            ..WriteFlags::default()
+        };
         let written = self.fs().write(file.ino, file.fh, at, data, flags);
         assert_eq!(written.map_err(errno)?, data.len());
         Ok(())
@@ -348,16 +368,22 @@ impl Executor for Room {
         // The kernel asks for no more than there is.
         let size = self.fs().getattr(from.0.ino).map_err(errno)?.attr.size;
         let len = len.min(size.saturating_sub(from.1));
-        if len == 0 {
-            return Ok(0);
+        let mut done = 0;
+        while done < len {
+            let copied = self.fs().copy_file_range(
+                CALLER,
+                (from.0.ino, from.0.fh, from.1 + done),
+                (to.0.ino, to.0.fh, to.1 + done),
+                len - done,
+            );
+            match copied.map_err(errno) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(errno) if done == 0 => return Err(errno),
+                Err(_) => break,
+            }
         }
-        let copied = self.fs().copy_file_range(
-            CALLER,
-            (from.0.ino, from.0.fh, from.1),
-            (to.0.ino, to.0.fh, to.1),
-            len,
-        );
-        copied.map_err(errno)
+        Ok(done)
     }
 
     fn flush(&mut self, file: &RoomFile) -> Outcome {
@@ -549,23 +575,28 @@ impl Executor for Room {
     }
 
     fn publish(&mut self) -> Outcome {
-        self.fs().volume().seal_drafts().expect("sealed");
+        let sealed = self.fs().volume().seal_drafts();
+        // It fails where there is no room for the log.
+        sealed.map_err(|_| Errno::NOSPC)?;
         if self.disk.alone {
             // As the daemon does now and then where there is no other member.
-            self.fs().collect().expect("collected");
+            self.fs().collect().map_err(errno)?;
         }
         Ok(())
     }
 
     fn remount(&mut self) -> Outcome {
-        let fs = self.fs.take().expect("mounted between operations");
         for (ino, nlookup) in std::mem::take(&mut self.lookups) {
-            fs.forget(ino, nlookup);
+            self.fs().forget(ino, nlookup);
         }
-        fs.sync_all().map_err(errno)?;
-        let counts = fs.counts();
+        self.fs().sync_all().map_err(errno)?;
+        let counts = self.fs().counts();
         assert_eq!(counts, FsCounts::default(), "after the last forget");
-        drop(fs);
+        // Two do not live on one disk; and a start is no call.
+        self.fs = None;
+        if let Some(faults) = &self.faults {
+            faults.lift();
+        }
         self.fs = Some(self.disk.mount());
         Ok(())
     }
@@ -655,6 +686,7 @@ fn errno(error: FsError) -> Errno {
         FsError::BadHandle => Errno::BADF,
         FsError::NoSuchRange => Errno::NXIO,
         FsError::Unsupported => Errno::OPNOTSUPP,
+        FsError::NoSpace => Errno::NOSPC,
         error => panic!("unexpected: {error}"),
     }
 }

@@ -79,6 +79,12 @@ impl Volume {
         let mut files: HashMap<u64, Ino> = HashMap::new();
         let mut failed = None;
         let mut visit = |key: &[u8], value: &[u8]| {
+            // One that replaces so much is no small write, and what it met is much to read.
+            if value.len() > RECORD_MAX_BYTES {
+                chains.clear();
+                files.clear();
+                return ControlFlow::Continue(());
+            }
             let (id, record) = match (OpId::from_key(key), Record::decode(value)) {
                 (Some(id), Ok(record)) => (id, record),
                 (None, _) => {
@@ -222,6 +228,9 @@ fn last_that_fit(writes: &[(OpId, Record)]) -> Option<(usize, OpKind)> {
 
 /// Most bytes of rows that a united op meets: its record, which is one row, keeps them to be undone.
 const UNDO_MAX_BYTES: usize = VALUE_MAX_BYTES / 2;
+
+/// Largest record that is looked at: the writer waits meanwhile.
+const RECORD_MAX_BYTES: usize = 512 << 10;
 
 const BAD_OP_KEY: VolumeError = VolumeError::Corrupt {
     what: "the key of an op",

@@ -41,8 +41,8 @@ pub use read_plan::{PendingRead, ReadPlan};
 pub use types::{
     Attr, Attributes, Caller, Capacity, CapacitySource, Created, DirEntry, Entry, Fallocate,
     FileHandle, FsConfig, FsCounts, GroupSource, Invalidation, OpenFlags, Opened, OwnRoom,
-    RenameMode, Replicated, ReplicationWait, Reply, RoomSource, Seek, SetAttr, SetTime, Sought,
-    StatFs, WriteFlags, XattrMode,
+    OwnerSource, RenameMode, Replicated, ReplicationWait, Reply, RoomSource, Seek, SetAttr,
+    SetTime, Sought, StatFs, WriteFlags, XattrMode,
 };
 
 pub use crate::volume::FileKind;

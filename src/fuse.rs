@@ -38,7 +38,7 @@ mod waiting;
 use std::io;
 use std::path::PathBuf;
 
-pub use convert::groups_of;
+pub use convert::{groups_of, owner_of};
 pub use mount::{Prepared, remount};
 pub use mountpoint::is_mounted;
 pub use notify::Invalidator;

@@ -267,6 +267,7 @@ async fn live(
         state: Some(config.state.clone()),
         rows: Some(Arc::clone(&store.rows)),
         groups: Some(Arc::new(fuse::groups_of)),
+        owner: Some(Arc::new(fuse::owner_of)),
         dirty_bytes_max: budget.part(usual.dirty_bytes_max, 4),
         ..usual
     };

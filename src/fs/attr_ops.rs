@@ -272,9 +272,11 @@ impl Fs {
     /// Returns the permission bits that a request leads to, where they change.
     fn mode_after(&self, caller: Caller, inode: &Inode, set: &SetAttr) -> Option<u32> {
         let mode = set.mode.map(|mode| mode & 0o7777);
-        if mode.is_none() && set.kill_privileges && inode.kind != FileKind::Dir {
+        let kills = set.kill_privileges || set.kill_privileges_of_user;
+        if mode.is_none() && kills && inode.kind != FileKind::Dir {
             let cleared = self.without_privileges(caller, inode);
-            return (cleared != inode.mode).then_some(cleared);
+            let spared = |fs: &Self| !set.kill_privileges && fs.is_root(caller);
+            return (cleared != inode.mode && !spared(self)).then_some(cleared);
         }
         mode
     }
@@ -294,7 +296,24 @@ impl Fs {
     /// Returns whether the caller has a group, or the privilege to act as if.
     pub(super) fn is_member(&self, caller: Caller, gid: u32) -> bool {
         let has = |groups: &GroupSource| groups(caller.pid).contains(&gid);
-        caller.uid == 0 || caller.gid == gid || self.config.groups.as_ref().is_some_and(has)
+        let (uid, own) = self.owner_of(caller);
+        uid == 0 || own == gid || self.config.groups.as_ref().is_some_and(has)
+    }
+
+    /// Returns whether the caller is root. One that cannot be found out is not.
+    pub(super) fn is_root(&self, caller: Caller) -> bool {
+        self.owner_of(caller).0 == 0
+    }
+
+    /// Returns uid and gid of a caller, asking for those that the request does not tell: that takes a
+    /// look at the process, and is for what is seldom needed.
+    fn owner_of(&self, caller: Caller) -> (u32, u32) {
+        if caller.uid != Caller::UNTOLD {
+            return (caller.uid, caller.gid);
+        }
+        let owner = self.config.owner.as_ref();
+        let told = owner.and_then(|owner| owner(caller.pid));
+        told.unwrap_or((Caller::UNTOLD, Caller::UNTOLD))
     }
 }
 

@@ -37,7 +37,7 @@ impl Fs {
             let now = self.now();
             let is_long = inode.stored > 0 && self.is_cut_long(ino, 0)?;
             if caller.uid != 0 {
-                self.kill_privileges(caller, ino, &mut content, now)?;
+                self.kill_privileges_of_user(caller, ino, &mut content, now)?;
             }
             let dirty = self.dirty(&node, &mut content, &inode);
             if dirty.size > 0 {

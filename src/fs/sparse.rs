@@ -54,7 +54,7 @@ impl Fs {
         // First what may fail.
         let is_long = takes_away && self.volume.light_end(ino, offset..end)? < end.min(inode.size);
         if caller.uid != 0 {
-            self.kill_privileges(caller, ino, &mut content, now)?;
+            self.kill_privileges_of_user(caller, ino, &mut content, now)?;
         }
         self.relieve(&node, &mut content, 0)?;
         let inode = self.inode(ino)?;
@@ -195,7 +195,7 @@ impl Fs {
         let mut content = node.content();
         let now = self.now();
         if caller.uid != 0 {
-            self.kill_privileges(caller, to.0, &mut content, now)?;
+            self.kill_privileges_of_user(caller, to.0, &mut content, now)?;
         }
         let in_memory = patches.iter().map(|(_, patch)| patch.memory_bytes());
         self.relieve(&node, &mut content, in_memory.sum())?;

@@ -20,14 +20,19 @@ pub struct FileHandle(pub u64);
 /// is created and which privileges a change clears.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Caller {
-    /// The filesystem uid of the process.
+    /// The filesystem uid of the process, or [`Caller::UNTOLD`].
     pub uid: u32,
-    /// The filesystem gid of the process.
+    /// The filesystem gid of the process, or [`Caller::UNTOLD`].
     pub gid: u32,
     /// The process, 0 where the kernel itself asks (writeback).
     pub pid: u32,
     /// The umask to apply to the mode of what is created. 0 where the kernel has applied it.
     pub umask: u32,
+}
+
+impl Caller {
+    /// The uid and the gid of a caller that the request does not tell.
+    pub const UNTOLD: u32 = u32::MAX;
 }
 
 /// The attributes of an inode as stat(2) shows them, unwritten changes included.
@@ -178,9 +183,11 @@ pub struct SetAttr {
     pub mtime: Option<SetTime>,
     /// Through which handle, where the caller has the file open.
     pub fh: Option<FileHandle>,
-    /// Clears setuid and setgid as a change of owner or a truncation by an unprivileged caller
-    /// does. The kernel asks for it only with FUSE_HANDLE_KILLPRIV; else it sends the new mode.
+    /// Clears setuid and setgid as a change of owner does. The kernel asks for it only with
+    /// FUSE_HANDLE_KILLPRIV; else it sends the new mode.
     pub kill_privileges: bool,
+    /// Clears them unless the caller is root, as a truncation does.
+    pub kill_privileges_of_user: bool,
 }
 
 /// How a write came about.
@@ -356,6 +363,9 @@ pub trait RoomSource: Send + Sync {
 /// Tells the supplementary groups of a process, which requests do not carry.
 pub type GroupSource = Arc<dyn Fn(u32) -> Vec<u32> + Send + Sync>;
 
+/// Tells owner and group for files of a process, which not all requests carry.
+pub type OwnerSource = Arc<dyn Fn(u32) -> Option<(u32, u32)> + Send + Sync>;
+
 /// Tells the capacity of the volume without waiting for anybody.
 pub type CapacitySource = Arc<dyn Fn() -> Capacity + Send + Sync>;
 
@@ -389,6 +399,8 @@ pub struct FsConfig {
     pub state: Option<PathBuf>,
     /// Tells the groups of a caller beside its own; `None`: there are none.
     pub groups: Option<GroupSource>,
+    /// Tells owner and group of a caller that a request does not say; `None`: nobody knows.
+    pub owner: Option<OwnerSource>,
     /// Tells the capacity for `statfs`; `None` shows a round number.
     pub capacity: Option<CapacitySource>,
     /// Tells what this machine still takes; `None`: whatever its disk does.
@@ -409,6 +421,7 @@ impl Default for FsConfig {
             replicated: None,
             state: None,
             groups: None,
+            owner: None,
             capacity: None,
             room: None,
             rows: None,

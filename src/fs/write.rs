@@ -123,6 +123,23 @@ impl Fs {
             .get_or_insert_with(|| Box::new(Dirty::new(inode, self.clock.monotonic())))
     }
 
+    /// Clears setuid and setgid before a change of content, unless by root.
+    pub(super) fn kill_privileges_of_user(
+        &self,
+        caller: Caller,
+        ino: Ino,
+        content: &mut Content,
+        now: Timespec,
+    ) -> Result<()> {
+        let inode = self.inode(ino)?;
+        // Looked at first: nearly all files have none, and who asks may have to be found out.
+        let has_some = inode.mode & (SETUID | SETGID) != 0 || inode.xattrs > 0;
+        match has_some && !self.is_root(caller) {
+            true => self.kill_privileges(caller, ino, content, now),
+            false => Ok(()),
+        }
+    }
+
     /// Clears setuid and setgid before an unprivileged write.
     pub(super) fn kill_privileges(
         &self,

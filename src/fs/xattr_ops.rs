@@ -75,8 +75,11 @@ impl Fs {
         if self.inode(ino)?.xattrs == 0 {
             return Ok(list);
         }
-        for name in self.volume.xattr_names(ino)? {
-            if caller.uid != 0 && name.starts_with(TRUSTED) {
+        let names = self.volume.xattr_names(ino)?;
+        let some_trusted = names.iter().any(|name| name.starts_with(TRUSTED));
+        let shows_trusted = some_trusted && self.is_root(caller);
+        for name in names {
+            if name.starts_with(TRUSTED) && !shows_trusted {
                 continue;
             }
             // What two devices set apart can be more than a list can say: once some are removed,

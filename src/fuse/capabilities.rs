@@ -31,7 +31,7 @@ const BACKGROUND_MAX: u16 = 64;
 /// not show a change of another peer), DO_READDIRPLUS (forced, a plain `ls` is ten times slower),
 /// AUTO_INVAL_DATA (every own write would drop the page cache by its new mtime; content changed
 /// elsewhere is told by notices, as EXPLICIT_INVAL_DATA promises).
-const CAPABILITIES: [InitFlags; 11] = [
+const CAPABILITIES: [InitFlags; 12] = [
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_ATOMIC_O_TRUNC,
@@ -47,4 +47,7 @@ const CAPABILITIES: [InitFlags; 11] = [
     InitFlags::FUSE_EXPORT_SUPPORT,
     // Shared mappings of files that are opened past the page cache (`-o direct_io`).
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+    // Bind mounts with mapped owners (podman, Incus). From then on only what makes a node says who
+    // asks; of the others `fs` finds out where it matters.
+    InitFlags::FUSE_ALLOW_IDMAP,
 ];

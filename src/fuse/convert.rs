@@ -27,6 +27,18 @@ pub(super) fn caller(request: &Request, umask: u32) -> Caller {
     }
 }
 
+/// Returns owner and group for files of a process, which most requests do not say on a mount that
+/// allows id-mapped ones; `None` where it is gone or cannot be seen.
+pub fn owner_of(pid: u32) -> Option<(u32, u32)> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    // Real, effective, saved, and the one for files.
+    let of = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+        line.split_ascii_whitespace().nth(3)?.parse().ok()
+    };
+    Some((of("Uid:")?, of("Gid:")?))
+}
+
 /// Returns the groups of a process beside its own, which FUSE does not pass; none where it is gone.
 ///
 /// They decide no access (the kernel does), only whether a change takes a setgid bit away.

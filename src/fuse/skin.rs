@@ -244,8 +244,8 @@ impl Filesystem for Skin {
             fh: handle.map(fh),
             // What the kernel's FATTR_KILL_SUIDGID says, which fuser keeps to itself: always for a
             // change of owner, for a truncation unless the caller has CAP_FSETID, as root has.
-            kill_privileges: uid.or(gid).is_some()
-                || ((names_nothing || size.is_some()) && req.uid() != 0),
+            kill_privileges: uid.or(gid).is_some(),
+            kill_privileges_of_user: names_nothing || size.is_some(),
         };
         let (caller, number) = (caller(req, 0), ino(number));
         if size.is_some_and(|size| self.is_cut_slow(number, size)) {

@@ -6,6 +6,7 @@
 //!
 //! `DFS_MODEL_SEEDS=FROM..TO` runs other seeds than the usual few.
 
+mod callers;
 mod faults;
 mod long;
 pub(crate) mod mount;

@@ -53,7 +53,7 @@ impl Fs {
         let mut ops = self.attribute_ops(caller, &inode, &set, waits, now)?;
         if !is_whole {
             self.volume
-                .write()
+                .write()?
                 .apply_together(std::mem::take(&mut ops))?;
         }
         if let Some(size) = set.size {

@@ -48,6 +48,49 @@ pub const STREAMS_MAX: u32 = 256;
 /// Longest close reason that is sent, in bytes; a longer one is cut.
 pub const CLOSE_REASON_MAX_BYTES: usize = 512;
 
+/// What goes first where a line is slow: of two messages on one connection the more urgent one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Priority {
+    /// Nobody waits for it: copies for other holders.
+    Background,
+    /// Somebody will probably want it.
+    Readahead,
+    /// A program waits for it.
+    Awaited,
+    /// The logs: what others wait to see.
+    Log,
+    /// Messages of a few bytes that keep peers informed.
+    #[default]
+    Small,
+}
+
+/// Messages up to this size go before larger ones of which nothing else is said.
+const SMALL_BYTES: usize = 64 << 10;
+
+impl Priority {
+    /// Returns the priority of a message of which only the size is known.
+    pub fn of(bytes: usize) -> Self {
+        if bytes <= SMALL_BYTES {
+            Self::Small
+        } else {
+            Self::Awaited
+        }
+    }
+}
+
+/// What a connection has carried so far, for who waits for progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Packets that came from the peer, whatever is in them: signs of life.
+    pub heard: u64,
+    /// Acknowledgements among them.
+    pub acknowledged: u64,
+    /// Bytes that came.
+    pub received_bytes: u64,
+    /// Bytes that went out, those that had to go again included.
+    pub sent_bytes: u64,
+}
+
 /// A message: its encoded body, and raw bytes behind it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Frame {
@@ -204,11 +247,25 @@ pub trait Connection: Send + Sync + 'static {
     /// Returns the current estimate of the round-trip time.
     fn rtt(&self) -> Duration;
 
+    /// Returns what was carried so far.
+    fn traffic(&self) -> Traffic;
+
     /// Sends a request and waits for its reply.
     ///
     /// Has no deadline but the connection's [`IDLE_TIMEOUT`]: a peer that lives may take its time,
     /// so callers set their own. Dropping the future gives the request up; it may be executed.
-    async fn request(&self, body: Bytes, payload: Bytes) -> Result<Frame, TransportError>;
+    async fn request_as(
+        &self,
+        body: Bytes,
+        payload: Bytes,
+        priority: Priority,
+    ) -> Result<Frame, TransportError>;
+
+    /// Sends a request that goes before others where it is small; see [`Connection::request_as`].
+    async fn request(&self, body: Bytes, payload: Bytes) -> Result<Frame, TransportError> {
+        let priority = Priority::of(body.len() + payload.len());
+        self.request_as(body, payload, priority).await
+    }
 
     /// Waits for the peer's next request; `None` once the connection is closed.
     async fn next_request(&self) -> Option<Incoming>;
@@ -239,12 +296,25 @@ pub struct ReplyHandle {
 impl ReplyHandle {
     /// Sends the reply; it may still be on its way when this returns.
     pub async fn send(self, body: Bytes, payload: Bytes) -> Result<(), TransportError> {
-        self.sink.send(Frame::new(body, payload)?, false).await
+        let priority = Priority::of(body.len() + payload.len());
+        self.send_as(body, payload, priority).await
+    }
+
+    /// Sends the reply as urgently as is said.
+    pub async fn send_as(
+        self,
+        body: Bytes,
+        payload: Bytes,
+        priority: Priority,
+    ) -> Result<(), TransportError> {
+        let frame = Frame::new(body, payload)?;
+        self.sink.send(frame, priority, false).await
     }
 
     /// Sends the reply and waits until the peer has it, for replies before a close.
     pub async fn send_confirmed(self, body: Bytes, payload: Bytes) -> Result<(), TransportError> {
-        self.sink.send(Frame::new(body, payload)?, true).await
+        let frame = Frame::new(body, payload)?;
+        self.sink.send(frame, Priority::Small, true).await
     }
 }
 
@@ -257,5 +327,10 @@ impl fmt::Debug for ReplyHandle {
 /// What a transport puts behind a [`ReplyHandle`].
 #[async_trait]
 trait ReplySink: Send + Sync {
-    async fn send(self: Box<Self>, frame: Frame, confirmed: bool) -> Result<(), TransportError>;
+    async fn send(
+        self: Box<Self>,
+        frame: Frame,
+        priority: Priority,
+        confirmed: bool,
+    ) -> Result<(), TransportError>;
 }

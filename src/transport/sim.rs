@@ -9,8 +9,11 @@
 //!   [`IDLE_TIMEOUT`](super::IDLE_TIMEOUT) dies on both sides, each on its own.
 //! - A killed machine says nothing: its peers notice after [`IDLE_TIMEOUT`](super::IDLE_TIMEOUT). A transport that is
 //!   closed tells its peers.
-//! - A lost request ends as [`TransportError::TimedOut`] after [`RPC_TIMEOUT`]; so does a lost
+//! - A lost request ends as [`TransportError::TimedOut`] after [`LOSS_TOLD`]; so does a lost
 //!   reply, and then the request was executed. Duplicates come from callers that retry.
+//! - A machine may have a line out with a rate, which all its connections share (`line.rs`): messages go
+//!   in packets, the most urgent of a connection first; a lost packet goes again. What was given up
+//!   goes no further.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -21,17 +24,28 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
-use super::{CONNECT_TIMEOUT, Connection, Transport, TransportError};
-use crate::base::limits::RPC_TIMEOUT;
+use super::{CONNECT_TIMEOUT, Connection, Priority, Transport, TransportError};
 use crate::base::time::sleep;
 use crate::base::{PeerId, Rng};
 
+mod line;
 mod link;
 
-use link::{Link, SimConnection};
+use line::Line;
+use link::{Link, SimConnection, Way};
 
 /// Connections that wait for `accept`; more are refused.
 const BACKLOG_MAX: usize = 256;
+
+/// Pauses after which the first packet of a dial goes again, as in QUIC.
+const RESENDS: [Duration; 3] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+];
+
+/// When the loss of a message is noticed.
+pub const LOSS_TOLD: Duration = Duration::from_secs(5);
 
 /// The network that simulated transports talk through; clones are the same network.
 ///
@@ -52,6 +66,8 @@ pub struct SimStats {
     pub bytes: u64,
     /// Connections that were made.
     pub connections: u64,
+    /// Bytes that left over lines with a rate, repetitions included.
+    pub line_bytes: u64,
 }
 
 impl SimNet {
@@ -67,6 +83,8 @@ impl SimNet {
                     delay_max: Duration::from_millis(1),
                     loss_permille: 0,
                     bytes_per_second: None,
+                    lines: BTreeMap::new(),
+                    packet_loss_permille: 0,
                     endpoints: BTreeMap::new(),
                     cut: BTreeSet::new(),
                     links: BTreeMap::new(),
@@ -115,6 +133,21 @@ impl SimNet {
     /// Sets how fast a message flows once it is on its way; `None` is at once.
     pub fn set_bytes_per_second(&self, rate: Option<u64>) {
         self.net.state.lock().bytes_per_second = rate;
+    }
+
+    /// Gives the machine at `addr` a line out of so many bytes a second, for all its connections
+    /// together; `None` takes it away. Meant for messages that set out later.
+    pub fn set_line(&self, addr: SocketAddr, rate: Option<u64>) {
+        let mut state = self.net.state.lock();
+        match rate {
+            Some(rate) => state.lines.insert(addr, Arc::new(Line::new(rate))),
+            None => state.lines.remove(&addr),
+        };
+    }
+
+    /// Sets how many of a thousand packets on lines with a rate are lost and go again.
+    pub fn set_packet_loss_permille(&self, permille: u32) {
+        self.net.state.lock().packet_loss_permille = permille;
     }
 
     /// Cuts every path between an address of `left` and one of `right`, both ways.
@@ -194,6 +227,9 @@ struct State {
     delay_max: Duration,
     loss_permille: u32,
     bytes_per_second: Option<u64>,
+    /// Lines out with a rate.
+    lines: BTreeMap<SocketAddr, Arc<Line>>,
+    packet_loss_permille: u32,
     endpoints: BTreeMap<SocketAddr, Arc<Endpoint>>,
     /// Paths (from, to) on which nothing moves.
     cut: BTreeSet<(SocketAddr, SocketAddr)>,
@@ -245,8 +281,9 @@ impl Net {
     }
 
     /// Carries a message of `bytes` from one address to another; false where it got lost on the
-    /// way, which is told after [`RPC_TIMEOUT`]. Waits while the path is cut.
-    async fn carry(&self, from: SocketAddr, to: SocketAddr, bytes: usize) -> bool {
+    /// way, which is told after [`LOSS_TOLD`]. Waits while the path is cut.
+    async fn carry(&self, way: Way<'_>, bytes: usize, priority: Priority) -> bool {
+        let (from, to) = (way.from.addr(), way.to.addr());
         let lost = self.is_lost();
         let flow = {
             let mut state = self.state.lock();
@@ -258,16 +295,46 @@ impl Net {
             })
         };
         if lost {
-            sleep(RPC_TIMEOUT).await;
+            sleep(LOSS_TOLD).await;
             return false;
         }
+        let line = self.state.lock().lines.get(&from).cloned();
+        match line {
+            Some(line) => self.through(&line, way, bytes, priority).await,
+            None => way.passed(bytes),
+        }
         sleep(self.delay() + flow).await;
+        self.uncut(from, to).await;
+        way.to.hear();
+        true
+    }
+
+    /// Sends a message through a line, packet by packet.
+    async fn through(&self, line: &Line, way: Way<'_>, bytes: usize, priority: Priority) {
+        let mut left = bytes.max(1);
+        while left > 0 {
+            let packet = left.min(line::PACKET_BYTES);
+            line.send(way.link, priority, packet).await;
+            self.uncut(way.from.addr(), way.to.addr()).await;
+            let lost = {
+                let mut state = self.state.lock();
+                state.stats.line_bytes += packet as u64;
+                u64::from(state.packet_loss_permille)
+            };
+            if lost == 0 || self.rng.below(1000) >= lost {
+                left -= packet;
+                way.passed(packet);
+            }
+        }
+    }
+
+    /// Waits while the path is cut.
+    async fn uncut(&self, from: SocketAddr, to: SocketAddr) {
         let mut topology = self.topology.subscribe();
         while self.is_cut(from, to) {
             // The sender lives in `self`.
             let _ = topology.changed().await;
         }
-        true
     }
 }
 
@@ -299,20 +366,32 @@ impl SimTransport {
         let reachable = |state: &State| {
             !state.cut.contains(&(here, addr)) && !state.cut.contains(&(addr, here))
         };
+        let mut waited = out;
         sleep(out).await;
-        let lost = self.net.is_lost();
         let target = {
-            let state = self.net.state.lock();
-            let target = state.endpoints.get(&addr).cloned();
-            target.filter(|_| !lost && reachable(&state))
-        };
-        let Some(target) = target else {
-            sleep(CONNECT_TIMEOUT.saturating_sub(out)).await;
-            return Err(TransportError::Unreachable { addr });
+            let mut resends = RESENDS.iter();
+            loop {
+                let lost = self.net.is_lost();
+                let found = {
+                    let state = self.net.state.lock();
+                    let found = state.endpoints.get(&addr).cloned();
+                    found.filter(|_| !lost && reachable(&state))
+                };
+                let pause = match (found, resends.next()) {
+                    (Some(target), _) => break target,
+                    (None, Some(pause)) => *pause,
+                    (None, None) => {
+                        sleep(CONNECT_TIMEOUT.saturating_sub(waited)).await;
+                        return Err(TransportError::Unreachable { addr });
+                    }
+                };
+                waited += pause;
+                sleep(pause).await;
+            }
         };
         sleep(self.net.delay()).await;
         if *target.down.borrow() {
-            sleep(CONNECT_TIMEOUT.saturating_sub(out * 2)).await;
+            sleep(CONNECT_TIMEOUT.saturating_sub(waited + out)).await;
             return Err(TransportError::Unreachable { addr });
         }
         let (ours, theirs) = self.link(&target);
@@ -324,10 +403,15 @@ impl SimTransport {
 
     /// Makes a connection between this machine and another.
     fn link(&self, target: &Endpoint) -> (SimConnection, SimConnection) {
-        let link = Link::new(&self.net, &self.endpoint, target);
+        let link = {
+            let mut state = self.net.state.lock();
+            state.link_next += 1;
+            let number = state.link_next;
+            drop(state);
+            Link::new(number, &self.net, &self.endpoint, target)
+        };
+        let number = link.number();
         let mut state = self.net.state.lock();
-        let number = state.link_next;
-        state.link_next += 1;
         state.stats.connections += 1;
         state.links.insert(number, Arc::downgrade(&link));
         let cut = state.cut.contains(&(self.endpoint.addr, target.addr))

@@ -17,8 +17,8 @@ use crate::base::PeerId;
 use crate::base::task::spawn;
 use crate::transport::frame::{HEADER_BYTES, Header};
 use crate::transport::{
-    CLOSE_REASON_MAX_BYTES, Connection, Frame, Incoming, ReplyHandle, ReplySink, STREAMS_MAX,
-    TransportError,
+    CLOSE_REASON_MAX_BYTES, Connection, Frame, Incoming, Priority, ReplyHandle, ReplySink,
+    STREAMS_MAX, Traffic, TransportError,
 };
 
 /// Bytes of large requests of one peer that are held here at once, read but not answered: three
@@ -26,7 +26,7 @@ use crate::transport::{
 const UNANSWERED_MAX_BYTES: u32 = 40 << 20;
 
 /// Frames up to this size do not count there, so that a small request never waits for bulk; all
-/// [`STREAMS_MAX`] of them are 16 MiB. They also overtake bulk on the way out.
+/// [`STREAMS_MAX`] of them are 16 MiB.
 const SMALL_FRAME_BYTES: usize = 64 << 10;
 
 /// Memory that is taken on a peer's word for a part of a frame; more follows as its bytes arrive.
@@ -78,10 +78,10 @@ impl QuicConnection {
         &self.hold.connection
     }
 
-    async fn exchange(&self, frame: Frame) -> Result<Frame, StreamError> {
+    async fn exchange(&self, frame: Frame, priority: Priority) -> Result<Frame, StreamError> {
         let (send, mut recv) = self.quinn().open_bi().await?;
         let mut out = Outgoing::new(send);
-        out.send(frame).await?;
+        out.send(frame, priority).await?;
         let reply = read_frame(&mut recv, None).await;
         if reply.is_err() {
             let _ = recv.stop(NOT_A_FRAME);
@@ -112,9 +112,24 @@ impl Connection for QuicConnection {
         self.quinn().rtt()
     }
 
-    async fn request(&self, body: Bytes, payload: Bytes) -> Result<Frame, TransportError> {
+    fn traffic(&self) -> Traffic {
+        let stats = self.quinn().stats();
+        Traffic {
+            heard: stats.udp_rx.datagrams,
+            acknowledged: stats.frame_rx.acks,
+            received_bytes: stats.udp_rx.bytes,
+            sent_bytes: stats.udp_tx.bytes,
+        }
+    }
+
+    async fn request_as(
+        &self,
+        body: Bytes,
+        payload: Bytes,
+        priority: Priority,
+    ) -> Result<Frame, TransportError> {
         let frame = Frame::new(body, payload)?;
-        self.exchange(frame)
+        self.exchange(frame, priority)
             .await
             .map_err(|error| self.explain(error))
     }
@@ -299,11 +314,10 @@ impl Outgoing {
     }
 
     /// Sends a frame without copying its parts, and ends the stream.
-    async fn send(&mut self, frame: Frame) -> Result<(), StreamError> {
+    async fn send(&mut self, frame: Frame, priority: Priority) -> Result<(), StreamError> {
         let header = Header::new(frame.body.len(), frame.payload.len())?;
-        if header.body_len + header.payload_len <= SMALL_FRAME_BYTES {
-            let _ = self.stream.set_priority(1);
-        }
+        // Fails where the peer stopped the stream, and then writing tells.
+        let _ = self.stream.set_priority(priority as i32);
         let header = Bytes::copy_from_slice(&header.encode());
         self.stream
             .write_all_chunks(&mut [header, frame.body, frame.payload])
@@ -335,11 +349,12 @@ impl ReplySink for QuicReply {
     async fn send(
         mut self: Box<Self>,
         frame: Frame,
+        priority: Priority,
         confirmed: bool,
     ) -> Result<(), TransportError> {
         let remote_addr = canonical(self.hold.connection.remote_address());
         self.out
-            .send(frame)
+            .send(frame, priority)
             .await
             .map_err(|error| error.explain(remote_addr))?;
         if !confirmed {

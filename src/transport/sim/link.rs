@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::{Endpoint, Net};
 use crate::base::PeerId;
 use crate::base::time::sleep;
 use crate::transport::{
-    Connection, Frame, IDLE_TIMEOUT, Incoming, ReplyHandle, ReplySink, STREAMS_MAX, TransportError,
+    Connection, Frame, IDLE_TIMEOUT, Incoming, Priority, ReplyHandle, ReplySink, STREAMS_MAX,
+    Traffic, TransportError,
 };
 
 /// What one end knows about the connection.
@@ -51,11 +53,12 @@ struct Arrived {
 /// A reply on its way back.
 struct Reply {
     frame: Frame,
+    priority: Priority,
     /// Told when the requester has it.
     confirm: Option<oneshot::Sender<()>>,
 }
 
-struct End {
+pub(super) struct End {
     addr: SocketAddr,
     peer: PeerId,
     spki: Vec<u8>,
@@ -64,6 +67,31 @@ struct End {
     fate: watch::Sender<Fate>,
     /// Bounds the requests that this end has open, and so the other end's inbox.
     streams: Semaphore,
+    traffic: Mutex<Traffic>,
+}
+
+/// One direction of a connection.
+#[derive(Clone, Copy)]
+pub(super) struct Way<'a> {
+    /// The connection.
+    pub(super) link: u64,
+    pub(super) from: &'a End,
+    pub(super) to: &'a End,
+}
+
+impl Way<'_> {
+    /// Takes note of bytes that arrived, and were acknowledged.
+    pub(super) fn passed(self, bytes: usize) {
+        {
+            let mut sent = self.from.traffic.lock();
+            sent.sent_bytes += bytes as u64;
+            sent.acknowledged += 1;
+            sent.heard += 1;
+        }
+        let mut received = self.to.traffic.lock();
+        received.received_bytes += bytes as u64;
+        received.heard += 1;
+    }
 }
 
 impl End {
@@ -78,7 +106,17 @@ impl End {
             arrived: tokio::sync::Mutex::new(arrived),
             fate,
             streams: Semaphore::new(STREAMS_MAX as usize),
+            traffic: Mutex::default(),
         }
+    }
+
+    pub(super) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Takes note of a sign of life.
+    pub(super) fn hear(&self) {
+        self.traffic.lock().heard += 1;
     }
 
     /// Ends this end's view of the connection, unless it ended before.
@@ -107,6 +145,7 @@ impl End {
 
 /// Both ends of a connection and the network between them.
 pub(super) struct Link {
+    number: u64,
     net: Arc<Net>,
     ends: [End; 2],
     /// Counts changes between silence and sound: a countdown to death holds for one silence.
@@ -114,12 +153,22 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(net: &Arc<Net>, dialler: &Endpoint, target: &Endpoint) -> Arc<Self> {
+    pub(super) fn new(
+        number: u64,
+        net: &Arc<Net>,
+        dialler: &Endpoint,
+        target: &Endpoint,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            number,
             net: Arc::clone(net),
             ends: [End::new(dialler), End::new(target)],
             silence: AtomicU64::new(0),
         })
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     pub(super) fn addrs(&self) -> (SocketAddr, SocketAddr) {
@@ -239,13 +288,26 @@ impl SimConnection {
         (side(0), side(1))
     }
 
-    async fn exchange(&self, frame: Frame) -> Result<Frame, TransportError> {
+    async fn exchange(&self, frame: Frame, priority: Priority) -> Result<Frame, TransportError> {
         let (here, there) = (self.hold.here(), self.hold.there());
         let net = &self.hold.link.net;
         // The semaphore is never closed.
         let _stream = here.streams.acquire().await;
         let len = frame.body.len() + frame.payload.len();
-        if !net.carry(here.addr, there.addr, len).await {
+        let link = self.hold.link.number;
+        let (out, back) = (
+            Way {
+                link,
+                from: here,
+                to: there,
+            },
+            Way {
+                link,
+                from: there,
+                to: here,
+            },
+        );
+        if !net.carry(out, len, priority).await {
             return Err(TransportError::TimedOut);
         }
         let (reply, replied) = oneshot::channel();
@@ -261,7 +323,7 @@ impl SimConnection {
             return std::future::pending().await;
         };
         let len = reply.frame.body.len() + reply.frame.payload.len();
-        if !net.carry(there.addr, here.addr, len).await {
+        if !net.carry(back, len, reply.priority).await {
             return Err(TransportError::TimedOut);
         }
         if let Some(confirm) = reply.confirm {
@@ -290,12 +352,21 @@ impl Connection for SimConnection {
         state.delay_min + state.delay_max
     }
 
-    async fn request(&self, body: Bytes, payload: Bytes) -> Result<Frame, TransportError> {
+    fn traffic(&self) -> Traffic {
+        *self.hold.here().traffic.lock()
+    }
+
+    async fn request_as(
+        &self,
+        body: Bytes,
+        payload: Bytes,
+        priority: Priority,
+    ) -> Result<Frame, TransportError> {
         let frame = Frame::new(body, payload)?;
         tokio::select! {
             biased;
             error = self.hold.here().ended() => Err(error),
-            reply = self.exchange(frame) => reply,
+            reply = self.exchange(frame, priority) => reply,
         }
     }
 
@@ -330,7 +401,12 @@ struct SimReply {
 
 #[async_trait]
 impl ReplySink for SimReply {
-    async fn send(self: Box<Self>, frame: Frame, confirmed: bool) -> Result<(), TransportError> {
+    async fn send(
+        self: Box<Self>,
+        frame: Frame,
+        priority: Priority,
+        confirmed: bool,
+    ) -> Result<(), TransportError> {
         let here = self.hold.here();
         if !here.is_open() {
             return Err(here.ended().await);
@@ -338,6 +414,7 @@ impl ReplySink for SimReply {
         let (confirm, delivered) = oneshot::channel();
         let reply = Reply {
             frame,
+            priority,
             confirm: confirmed.then_some(confirm),
         };
         if self.reply.send(reply).is_err() {

@@ -9,6 +9,7 @@
 //! | `session` | one connection, from the first byte to the last |
 //! | `dial`, `hello` | how sessions come to be, from either side, and how two dials become one |
 //! | `serve` | what other peers ask |
+//! | `bulk`, `pieces`, `flow` | large messages: in pieces, as fast as the line, the urgent ones first |
 //! | `pulse`, `sync` | what the two ends of a session tell each other; pushing and pulling segments |
 //! | `membership`, [`roster`], [`token`] | who belongs to the volume |
 //! | `join`, `admit` | becoming a member by an invite, from either side |
@@ -30,11 +31,13 @@ mod approve;
 mod ask;
 mod askings;
 mod book;
+mod bulk;
 mod config;
 mod dial;
 mod discover;
 mod error;
 mod event;
+mod flow;
 mod hello;
 mod introduce;
 mod join;
@@ -43,6 +46,7 @@ mod manage;
 mod membership;
 mod moves;
 mod peers;
+mod pieces;
 mod places;
 mod pulse;
 mod recovery;
@@ -52,6 +56,7 @@ mod session;
 mod sync;
 mod tasks;
 pub mod token;
+mod transfer;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -73,12 +78,13 @@ pub use log::{Accepted, LogError, LogHead, LogStore};
 pub use peers::SUSPECT_AFTER;
 pub use roster::{InviteInfo, Member, Recovery, RecoveryId, Role, Roster, RosterError};
 pub use token::{InviteSecret, InviteToken, TokenError};
+pub use transfer::Transfer;
 
 use crate::base::time::{Hlc, timeout};
 use crate::base::{Clock, DeviceId, PeerId, Rng, Stamp, VolumeId};
 use crate::kad::{Contact, RoutingTable};
 use crate::store::{Batch, Store, Table};
-use crate::transport::Transport;
+use crate::transport::{Priority, Transport};
 use crate::wire::limits::{ADDRS_MAX, NAME_MAX_BYTES};
 use crate::wire::{LogRefusal, NodeRecord, Request, Response, SealedSegment, SignedRecord};
 use askings::Askings;
@@ -129,6 +135,8 @@ pub struct Node {
     pulling: Mutex<BTreeMap<DeviceId, Duration>>,
     /// Devices whose next segment was not taken, and why; until one is.
     refused_logs: Mutex<BTreeMap<DeviceId, LogRefusal>>,
+    /// Large messages that are under way.
+    bulk: bulk::Bulk,
     recent: Mutex<Recent>,
     /// Wakes the dialling: an address or a member is new.
     dial_wake: Notify,
@@ -227,6 +235,7 @@ impl Node {
             wrapper: RwLock::new(None),
             pulling: Mutex::default(),
             refused_logs: Mutex::default(),
+            bulk: bulk::Bulk::default(),
             recent: Mutex::default(),
             dial_wake: Notify::new(),
             bans: Mutex::default(),
@@ -309,7 +318,7 @@ impl Node {
         discover::closest(roster.members().map(|member| member.id), key, n)
     }
 
-    /// Sends a request to a peer; `within` bounds all of it, its turn included.
+    /// Sends a request to a peer; `within` counts from the last byte that moved.
     ///
     /// In a swarm too large to be fully connected a peer without a session is dialled for it.
     ///
@@ -324,21 +333,37 @@ impl Node {
         payload: Bytes,
         within: Duration,
     ) -> Result<(Response, Bytes), NodeError> {
+        let transfer = Transfer::new(Priority::Awaited);
+        self.request_for(peer, request, payload, within, &transfer)
+            .await
+    }
+
+    /// Sends a request for somebody who watches it, and may make it more urgent; see
+    /// [`Node::request`].
+    pub async fn request_for(
+        self: &Arc<Self>,
+        peer: PeerId,
+        request: Request,
+        payload: Bytes,
+        within: Duration,
+        transfer: &Transfer,
+    ) -> Result<(Response, Bytes), NodeError> {
         let session = self.table.lock().session(&peer);
         if let Some(session) = session {
-            return session.owner_request(&request, payload, within).await;
+            let _turn = session.owner_turn().await;
+            return self
+                .exchange(&session, request, payload, within, transfer)
+                .await;
         }
         if self.roster().members().len() <= dial::SESSIONS_TARGET {
             return Err(NodeError::NotConnected { peer });
         }
-        let dialled = async {
-            let session = self.session_with(peer).await;
-            let session = session.ok_or(NodeError::NotConnected { peer })?;
-            session.owner_request(&request, payload, within).await
-        };
-        timeout(within, dialled)
+        let session = timeout(within, self.session_with(peer)).await;
+        let session = session.map_err(|_| NodeError::NoAnswer { peer })?;
+        let session = session.ok_or(NodeError::NotConnected { peer })?;
+        let _turn = session.owner_turn().await;
+        self.exchange(&session, request, payload, within, transfer)
             .await
-            .unwrap_or(Err(NodeError::NoAnswer { peer }))
     }
 
     /// Sets who answers what others ask about chunks; until then they are told to try later.
@@ -590,6 +615,8 @@ fn info(member: &Member, peer: &Peer) -> PeerInfo {
         role: member.role,
         addr: met_at.or_else(|| peer.addrs.first()),
         state,
+        sent_rate: session.map_or(0, |session| session.out.rate()),
+        received_rate: session.map_or(0, |session| session.inward.rate()),
         rtt_ms: rtt.map(|rtt| u64::try_from(rtt).unwrap_or(u64::MAX)),
         last_contact_ms: peer.last_contact_ms,
         capacity_bytes: peer

@@ -24,7 +24,8 @@ pub use chunk::{ChunkLen, ChunkRefusal, ChunkRequest, ChunkResponse};
 pub use codec::{WIRE_VERSION, WireError};
 pub use hello::{Hello, InviteRefusal, RecoveryRefusal, Refusal};
 pub use message::{
-    JoinInfo, LogRefusal, Redeem, Redeemed, Request, Response, StatementBytes, SyncState, Vector,
+    JoinInfo, LogRefusal, PieceOf, Redeem, Redeemed, Request, Response, StatementBytes, SyncState,
+    Vector,
 };
 pub use record::{NodeRecord, SignedRecord};
 pub use segment::{SEGMENT_DOMAIN, SealedSegment, SegmentHeader};

@@ -280,7 +280,7 @@ async fn answer(
     request: &Request,
     within: Duration,
 ) -> Result<Response, NodeError> {
-    let answer = ask(session.connection(), request, Bytes::new(), within).await;
+    let answer = ask(session, request, Bytes::new(), within).await;
     match answer.map_err(|error| not_a_peer(addr, error))?.0 {
         Response::Refused(refusal) => Err(match refusal {
             Refusal::Denied => NodeError::Denied,

@@ -298,11 +298,16 @@ impl Node {
     fn watch_silence(&self) {
         let mut down = Vec::new();
         let mut dead = Vec::new();
+        let mut back = Vec::new();
         for (id, peer) in &mut self.table.lock().peers {
             let Some(session) = &peer.session else {
                 continue;
             };
-            let silence = session.silence();
+            session.look();
+            let silence = session.silence().saturating_sub(session.grace());
+            if silence < SUSPECT_AFTER && !peer.up {
+                back.push(Arc::clone(session));
+            }
             if silence >= SUSPECT_AFTER && std::mem::replace(&mut peer.up, false) {
                 down.push(*id);
             }
@@ -313,6 +318,9 @@ impl Node {
         for id in down {
             tracing::debug!(peer = %id.short(), "suspected: no answer");
             self.emit(NodeEvent::PeerDown(id));
+        }
+        for session in back {
+            self.heard_again(&session);
         }
         for session in dead {
             session.close("no answer");
@@ -350,6 +358,10 @@ impl Node {
     /// Takes note of a sign of life of a peer; one that was suspected is up again.
     pub(super) fn heard_from(&self, session: &Arc<Session>) {
         session.heard();
+        self.heard_again(session);
+    }
+
+    fn heard_again(&self, session: &Arc<Session>) {
         let id = session.peer();
         let came_up = {
             let mut table = self.table.lock();

@@ -75,6 +75,10 @@ pub struct PeerInfo {
     pub addr: Option<SocketAddr>,
     /// How it stands to this peer.
     pub state: PeerState,
+    /// Bytes a second that bulk went out at lately; 0 before any.
+    pub sent_rate: u64,
+    /// The same of what came in.
+    pub received_rate: u64,
     /// Round-trip time of the session, milliseconds.
     pub rtt_ms: Option<u64>,
     /// Wall time of its last answer, milliseconds since 1970; `None` for never.

@@ -95,7 +95,7 @@ impl Node {
         let mut pushed = false;
         let hello = loop {
             let request = Request::Hello(self.hello(session.remote_addr()));
-            let answer = ask(session.connection(), &request, Bytes::new(), RPC_TIMEOUT).await;
+            let answer = ask(session, &request, Bytes::new(), RPC_TIMEOUT).await;
             match answer.map_err(|error| not_a_peer(addr, error))?.0 {
                 Response::Hello(hello) => break hello,
                 Response::Refused(Refusal::Duplicate) => return Ok(None),

@@ -56,7 +56,7 @@ impl Node {
             nonce,
             proof: *proof(self.volume, &nonce, self.id, peer).as_bytes(),
         };
-        let answer = ask(session.connection(), &request, Bytes::new(), RPC_TIMEOUT).await;
+        let answer = ask(session, &request, Bytes::new(), RPC_TIMEOUT).await;
         let (statements, total) = match answer.map_err(|error| not_a_peer(addr, error))?.0 {
             Response::Roster { statements, total } => (statements, total),
             Response::Refused(refusal @ (Refusal::WrongVolume | Refusal::TooNew { .. })) => {

@@ -25,7 +25,7 @@ use super::roster::{Role, Roster};
 use super::session::{Session, ask};
 use super::token::InviteToken;
 use super::{Node, NodeConfig, discover, display_name};
-use crate::base::limits::{JOIN_TIMEOUT, RPC_TIMEOUT};
+use crate::base::limits::RPC_TIMEOUT;
 use crate::base::task;
 use crate::base::time::timeout;
 use crate::base::{Clock, PeerId, VolumeId};
@@ -36,6 +36,10 @@ use crate::wire::{
     InviteRefusal, JoinInfo, NodeRecord, Redeem, Redeemed, Refusal, Request, Response,
     SignedRecord, StatementBytes,
 };
+
+/// Longest time that a join takes. Each step ends by itself where nothing comes; a large roster takes
+/// as long as the line does.
+const JOIN_MAX: Duration = Duration::from_secs(600);
 
 /// Most addresses that one join tries: the token's, the given ones, and the admins' that peers name.
 const VISITS_MAX: usize = 64;
@@ -72,7 +76,7 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// Within [`JOIN_TIMEOUT`]: [`NodeError::NoAddress`], [`NodeError::Unreachable`],
+    /// After as long as contacts may take, while no bytes come: [`NodeError::NoAddress`], [`NodeError::Unreachable`],
     /// [`NodeError::WrongInvite`], [`NodeError::UsedInvite`], [`NodeError::ExpiredInvite`],
     /// [`NodeError::OtherVolume`], [`NodeError::ClockSkew`], [`NodeError::BadRoster`],
     /// [`NodeError::NoAdmin`], [`NodeError::NoKeys`], [`NodeError::Removed`],
@@ -110,7 +114,7 @@ impl Node {
         if joiner.visited.is_empty() {
             return Err(NodeError::NoAddress);
         }
-        let Ok(Some(admitted)) = timeout(JOIN_TIMEOUT, joiner.run()).await else {
+        let Ok(Some(admitted)) = timeout(JOIN_MAX, joiner.run()).await else {
             return Err(joiner.verdict());
         };
         let roster = joiner.roster;
@@ -294,13 +298,7 @@ impl Joiner<'_> {
             name: display_name(&self.config.name),
         });
         self.redeeming = Some(admin);
-        let answer = ask(
-            contact.session.connection(),
-            &request,
-            Bytes::new(),
-            RPC_TIMEOUT,
-        )
-        .await;
+        let answer = ask(&contact.session, &request, Bytes::new(), RPC_TIMEOUT).await;
         contact.session.close("done");
         if answer.is_ok() {
             self.redeeming = None;
@@ -380,7 +378,7 @@ async fn call(
     let session = connect(transport, clock, addr).await?;
     let clock_ms = clock.wall_ms();
     let request = Request::Join { volume, clock_ms };
-    let answer = ask(session.connection(), &request, Bytes::new(), RPC_TIMEOUT).await;
+    let answer = ask(&session, &request, Bytes::new(), RPC_TIMEOUT).await;
     let info = match answer.map_err(|error| not_a_peer(addr, error))?.0 {
         Response::Join(info) => info,
         Response::Refused(refusal) => return Err(refused(addr, refusal)),

@@ -71,6 +71,13 @@ impl Node {
         reachable(listen, machine.iter().chain(&local).chain(&observed))
     }
 
+    /// Returns when bulk moved last between this peer and any other, on its monotonic clock.
+    pub fn moved_at(&self) -> Duration {
+        let sessions = self.table.lock().sessions();
+        let moved = sessions.iter().map(|session| session.look());
+        moved.max().unwrap_or_default()
+    }
+
     pub(super) fn watch(&self) -> Watch {
         Watch::new(self.now(), Duration::from_millis(self.clock.wall_ms()))
     }

@@ -113,7 +113,7 @@ async fn call(
         secret: phrase.lookup_secret(),
         clock_ms: clock.wall_ms(),
     };
-    let answer = ask(session.connection(), &request, Bytes::new(), RPC_TIMEOUT).await;
+    let answer = ask(&session, &request, Bytes::new(), RPC_TIMEOUT).await;
     let JoinInfo {
         statements,
         total,

@@ -7,11 +7,12 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::Node;
+use super::bulk::answer_priority;
 use super::membership::page;
 use super::session::Session;
 use crate::base::PeerId;
 use crate::base::time::{sleep, timeout};
-use crate::transport::Incoming;
+use crate::transport::{Incoming, Priority};
 use crate::wire::limits::{SEGMENTS_BATCH_BYTES, SEGMENTS_MAX};
 use crate::wire::{
     ChunkRefusal, ChunkRequest, ChunkResponse, Refusal, Request, Response, Vector, WIRE_VERSION,
@@ -21,11 +22,14 @@ use crate::wire::{
 /// Requests of one peer that are worked on at once; further ones wait in the transport.
 const REQUESTS_MAX: usize = 64;
 
-/// How long a connection may stay without a hello, or without the end of a join.
+/// Longest time that a join may take whose bytes move.
+const JOIN_MAX: Duration = Duration::from_secs(600);
+
+/// How long a connection may stay without a hello, or without the end of a join, while nothing moves.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long the answer to one request may take, the sending included. Beyond it the peer has given
-/// up long ago.
+/// How long the answer to one request may take to be found. Beyond it the peer has given up long
+/// ago.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a peer that broke the rules too often is not listened to.
@@ -57,6 +61,7 @@ impl Node {
     async fn receive(self: Arc<Self>, session: Arc<Session>) {
         let (node, watched) = (Arc::clone(&self), Arc::downgrade(&session));
         self.tasks.spawn(async move {
+            let began = node.now();
             loop {
                 sleep(HELLO_TIMEOUT).await;
                 let Some(session) = watched.upgrade() else {
@@ -65,7 +70,10 @@ impl Node {
                 if session.is_open() {
                     return;
                 }
-                if !node.asks_here(&session.peer()) {
+                // A large roster takes as long as the line does.
+                let now = node.now();
+                let moves = session.look() + HELLO_TIMEOUT > now && now < began + JOIN_MAX;
+                if !moves && !node.asks_here(&session.peer()) {
                     session.close("no hello");
                     return;
                 }
@@ -87,8 +95,7 @@ impl Node {
             };
             let (node, session) = (Arc::clone(&self), Arc::clone(&session));
             self.tasks.spawn(async move {
-                // A peer that does not take its answer in gets none.
-                let _ = timeout(ANSWER_TIMEOUT, node.handle(&session, incoming)).await;
+                node.handle(&session, incoming).await;
                 drop(permit);
             });
         }
@@ -97,26 +104,36 @@ impl Node {
 
     async fn handle(self: &Arc<Self>, session: &Arc<Session>, incoming: Incoming) {
         let Incoming { frame, reply } = incoming;
-        let (response, payload) = match Request::decode(&frame.body) {
-            Ok(request) => self.answer(session, request, frame.payload).await,
-            Err(WireError::TooNew { .. }) => {
-                let known = WIRE_VERSION;
-                (Response::Refused(Refusal::TooNew { known }), Bytes::new())
+        let request = Request::decode(&frame.body);
+        let priority = request.as_ref().ok().and_then(answer_priority);
+        let answer = async {
+            match request {
+                Ok(request) => self.answer(session, request, frame.payload).await,
+                Err(WireError::TooNew { .. }) => {
+                    let known = WIRE_VERSION;
+                    (Response::Refused(Refusal::TooNew { known }), Bytes::new())
+                }
+                Err(_) => {
+                    self.strike(session, 1);
+                    (Response::Refused(Refusal::Malformed), Bytes::new())
+                }
             }
-            Err(_) => {
-                self.strike(session, 1);
-                (Response::Refused(Refusal::Malformed), Bytes::new())
-            }
+        };
+        let Ok((response, payload)) = timeout(ANSWER_TIMEOUT, answer).await else {
+            return;
         };
         if session.is_open() {
             self.heard_from(session);
         }
-        if let Err(error) = reply.send(response.encode(), payload).await {
+        let body = response.encode();
+        let priority = priority.unwrap_or_else(|| Priority::of(body.len() + payload.len()));
+        // Takes as long as the line does. A peer that gave up has stopped the stream.
+        if let Err(error) = reply.send_as(body, payload, priority).await {
             tracing::debug!(peer = %session.peer().short(), %error, "an answer was not sent");
         }
     }
 
-    async fn answer(
+    pub(super) async fn answer(
         self: &Arc<Self>,
         session: &Arc<Session>,
         request: Request,
@@ -148,6 +165,16 @@ impl Node {
                 Response::Refused(Refusal::HelloFirst)
             }
             Request::Chunk(request) => return self.answer_chunk(session, request, payload).await,
+            Request::Piece { of, index } => {
+                return self.answer_piece(session, of, index, payload).await;
+            }
+            Request::Piecewise { request, index, .. } => {
+                let request = request.into_inner();
+                return self.answer_piecewise(session, request, index).await;
+            }
+            Request::Rest { blob, index, .. } => {
+                return self.answer_rest(session, blob, index).await;
+            }
             request => self.answer_member(session, request).await,
         };
         (response, Bytes::new())
@@ -164,7 +191,7 @@ impl Node {
                 Ok(_) => Response::Sync(self.tell_state(session)),
                 Err(_) => Response::Refused(Refusal::Busy),
             },
-            Request::Pull { from } => self.answer_pull(from).await,
+            Request::Pull { from, room } => self.answer_pull(from, room).await,
             Request::FindNode { key } => Response::Nodes {
                 records: self.records_near(&key),
             },
@@ -186,6 +213,9 @@ impl Node {
             | Request::RosterPush { .. }
             | Request::RosterPull { .. }
             | Request::Introduce { .. }
+            | Request::Piece { .. }
+            | Request::Piecewise { .. }
+            | Request::Rest { .. }
             | Request::Chunk(_) => Response::Refused(Refusal::Malformed),
         }
     }
@@ -205,12 +235,12 @@ impl Node {
     }
 
     /// Returns the first segments of the wanted ranges, as many as one message takes.
-    async fn answer_pull(self: &Arc<Self>, from: Vector) -> Response {
+    async fn answer_pull(self: &Arc<Self>, from: Vector, room: u32) -> Response {
         let node = Arc::clone(self);
         let read = move || {
             let offered = node.log.offered();
             let mut segments = Vec::new();
-            let mut room = SEGMENTS_BATCH_BYTES;
+            let mut room = SEGMENTS_BATCH_BYTES.min(room as usize).max(1);
             for (device, first) in from {
                 let last = offered.get(&device).copied().unwrap_or(0);
                 if room == 0 || segments.len() >= SEGMENTS_MAX || first == 0 || first > last {
@@ -246,8 +276,13 @@ impl Node {
         tracing::warn!(peer = %peer.short(), "cut off: it broke the rules too often");
         {
             let mut bans = self.bans.lock();
-            if bans.len() < BANS_MAX {
-                bans.insert(peer, self.now() + BAN_TIME);
+            bans.insert(peer, self.now() + BAN_TIME);
+            if bans.len() > BANS_MAX {
+                // The one that is over first.
+                let first = bans.iter().min_by_key(|(_, until)| **until);
+                if let Some(first) = first.map(|(peer, _)| *peer) {
+                    bans.remove(&first);
+                }
             }
         }
         session.close("cut off");

@@ -16,14 +16,15 @@ use super::event::NodeEvent;
 use super::log::{Accepted, LogError};
 use super::roster::Role;
 use super::session::Session;
+use super::transfer::Transfer;
 use crate::base::limits::RPC_TIMEOUT;
 use crate::base::{DeviceId, PeerId};
+use crate::transport::Priority;
 use crate::wire::limits::{SEGMENTS_BATCH_BYTES, SEGMENTS_MAX, WANTS_MAX};
 use crate::wire::{LogRefusal, Request, Response, SEGMENT_DOMAIN, SealedSegment, Vector};
 
-/// How long one batch may take: its bytes at 100 kB/s, and an RPC.
-const BATCH_TIMEOUT: Duration =
-    RPC_TIMEOUT.saturating_add(Duration::from_secs(SEGMENTS_BATCH_BYTES as u64 / 100_000));
+/// How long a batch may make no progress.
+const BATCH_TIMEOUT: Duration = RPC_TIMEOUT.saturating_add(Duration::from_secs(20));
 
 /// How long other peers are not asked for what one was asked for: a slow one does not hold up a log.
 const CLAIM_TIME: Duration = Duration::from_secs(2);
@@ -71,7 +72,8 @@ impl Node {
         if has >= offered {
             return false;
         }
-        let segments = match self.own_range(has + 1, offered).await {
+        let room = session.out.batch_bytes(SEGMENTS_BATCH_BYTES);
+        let segments = match self.own_range(has + 1, offered, room).await {
             Ok(segments) if !segments.is_empty() => segments,
             Ok(_) => return false,
             Err(error) => {
@@ -80,7 +82,9 @@ impl Node {
             }
         };
         let request = Request::Push { segments };
-        match session.request(&request, Bytes::new(), BATCH_TIMEOUT).await {
+        let transfer = Transfer::new(Priority::Log);
+        let pushed = self.exchange(session, request, Bytes::new(), BATCH_TIMEOUT, &transfer);
+        match pushed.await {
             Ok((Response::Sync(state), _)) => {
                 self.heard_from(session);
                 self.note_state(session, &state);
@@ -132,9 +136,11 @@ impl Node {
         paused: &mut BTreeMap<DeviceId, Duration>,
     ) -> Result<bool, NodeError> {
         let from = wanted.clone();
-        let request = Request::Pull { from };
-        let answer = session
-            .request(&request, Bytes::new(), BATCH_TIMEOUT)
+        let room = session.inward.batch_bytes(SEGMENTS_BATCH_BYTES) as u32;
+        let request = Request::Pull { from, room };
+        let transfer = Transfer::new(Priority::Log);
+        let answer = self
+            .exchange(session, request, Bytes::new(), BATCH_TIMEOUT, &transfer)
             .await?;
         let (Response::Segments { segments }, _) = answer else {
             self.strike(session, 1);
@@ -226,14 +232,15 @@ impl Node {
         self: &Arc<Self>,
         from: u64,
         to: u64,
+        room: usize,
     ) -> Result<Vec<SealedSegment>, NodeError> {
-        let recent = self.recent.lock().from(from, SEGMENTS_BATCH_BYTES);
+        let recent = self.recent.lock().from(from, room);
         let mut segments = match recent {
             Some(segments) => segments,
             None => {
                 let node = Arc::clone(self);
                 let device = DeviceId::from(self.id);
-                let read = move || node.log.range(device, from, SEGMENTS_BATCH_BYTES);
+                let read = move || node.log.range(device, from, room);
                 let read = self.config.pool.call(read).await;
                 read.ok_or(NodeError::ShutDown)??
             }
@@ -244,7 +251,7 @@ impl Node {
     }
 
     /// Claims the devices of which the peer has more than this one, but those that are being pulled
-    /// from others.
+    /// from others, and what its author is pushing.
     fn claim(
         self: &Arc<Self>,
         session: &Session,
@@ -256,6 +263,8 @@ impl Node {
         };
         let ours = self.log.vector();
         let since = self.now();
+        let author = DeviceId::from(session.peer());
+        let pushes = session.is_pushing(theirs.get(&author) > ours.get(&author), since);
         let mut pulling = self.pulling.lock();
         let mut wanted = Vector::new();
         for (device, last) in theirs {
@@ -263,7 +272,13 @@ impl Node {
             let asked = pulling
                 .get(&device)
                 .is_some_and(|at| since < *at + CLAIM_TIME);
-            if last > have && !asked && !paused.contains_key(&device) && wanted.len() < WANTS_MAX {
+            let comes = device == author && pushes;
+            if last > have
+                && !asked
+                && !comes
+                && !paused.contains_key(&device)
+                && wanted.len() < WANTS_MAX
+            {
                 pulling.insert(device, since);
                 wanted.insert(device, have + 1);
             }

@@ -48,3 +48,6 @@ pub const SECRET_MAX_BYTES: usize = 64;
 
 /// Most machines that ask to be admitted in one message, and as many denials: about 800 bytes each.
 pub const ASKINGS_MAX: usize = 32;
+
+/// Longest request whose answer may be fetched in pieces: the ranges of logs of a pull.
+pub const PIECEWISE_MAX_BYTES: usize = 16 << 10;

@@ -11,8 +11,8 @@ use super::chunk::{ChunkRequest, ChunkResponse};
 use super::codec::{self, WireError};
 use super::hello::{Hello, Refusal};
 use super::limits::{
-    ASKINGS_MAX, NAME_MAX_BYTES, RECORDS_MAX, SECRET_MAX_BYTES, SEGMENTS_MAX, STATEMENT_MAX_BYTES,
-    STATEMENTS_MAX, VECTOR_MAX, WANTS_MAX, WRAPPED_KEYS_MAX_BYTES,
+    ASKINGS_MAX, NAME_MAX_BYTES, PIECEWISE_MAX_BYTES, RECORDS_MAX, SECRET_MAX_BYTES, SEGMENTS_MAX,
+    STATEMENT_MAX_BYTES, STATEMENTS_MAX, VECTOR_MAX, WANTS_MAX, WRAPPED_KEYS_MAX_BYTES,
 };
 use super::record::SignedRecord;
 use super::segment::SealedSegment;
@@ -52,6 +52,8 @@ pub enum Request {
         /// For each device the first number that is wanted.
         #[serde(deserialize_with = "bounded::map::<_, _, _, WANTS_MAX>")]
         from: Vector,
+        /// Bytes of segments that the answer may have; one segment it may have always.
+        room: u32,
     },
     /// Hands over roster statements. Answer: [`Response::Done`].
     RosterPush {
@@ -110,6 +112,33 @@ pub enum Request {
         /// The asking peer's wall clock, milliseconds since 1970.
         clock_ms: u64,
     },
+    /// Hands over one piece of a large request, which is the payload; without one it only asks.
+    /// Answer: [`Response::Pieces`], and to the last piece the answer to the request.
+    Piece {
+        /// The request.
+        of: PieceOf,
+        /// Which piece it is.
+        index: u8,
+    },
+    /// Asks something whose answer may be large, and for one piece of it then. Answer: that of the
+    /// request, or [`Response::Large`].
+    Piecewise {
+        /// The encoded request.
+        request: BoundedBytes<PIECEWISE_MAX_BYTES>,
+        /// How urgent the answer is: 0 nobody waits, 1 read ahead, 2 a program waits, 3 logs.
+        priority: u8,
+        /// Which piece is wanted first.
+        index: u8,
+    },
+    /// Asks for one more piece of a large answer. Answer: [`Response::PieceBytes`].
+    Rest {
+        /// The answer, named by the BLAKE3 of its body and payload.
+        blob: [u8; 32],
+        /// How urgent the piece is.
+        priority: u8,
+        /// Which piece is wanted.
+        index: u8,
+    },
 }
 
 /// The answer to a [`Request`].
@@ -156,6 +185,26 @@ pub enum Response {
     },
     /// What became of an asking.
     Asked(Asked),
+    /// Pieces of a large request that are here.
+    Pieces {
+        /// One bit for each piece, the first the lowest.
+        have: u64,
+    },
+    /// The answer is large; the payload is the piece that was asked for.
+    Large(PieceOf),
+    /// The payload is a piece of a large answer.
+    PieceBytes,
+}
+
+/// A message that travels in pieces of 32 KiB: its encoded body and its payload one after another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PieceOf {
+    /// BLAKE3 of the message.
+    pub blob: [u8; 32],
+    /// Length of the body.
+    pub body_len: u32,
+    /// Length of body and payload.
+    pub len: u32,
 }
 
 /// What a peer knows: exchanged every few seconds and when it changes.

@@ -2,6 +2,7 @@
 
 mod asking;
 mod hostile;
+mod lines;
 mod moves;
 mod refusals;
 mod roster;
@@ -522,6 +523,7 @@ async fn what_strangers_send_changes_nothing() {
     let connection = stranger.connect(addr(0)).await.unwrap();
     for request in [
         Request::Pull {
+            room: 1 << 20,
             from: BTreeMap::from([(device(0), 1)]),
         },
         Request::RosterPull { skip: 0 },

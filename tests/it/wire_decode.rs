@@ -7,11 +7,12 @@ use bytes::Bytes;
 use dfs::base::limits::MESSAGE_BODY_MAX_BYTES;
 use dfs::base::{ChunkId, DeviceId, PeerId, Stamp, VolumeId};
 use dfs::crypto::{PublicIdentity, Signature};
+use dfs::wire::bounded::BoundedBytes;
 use dfs::wire::{
     Asked, Asking, ChunkLen, ChunkRefusal, ChunkRequest, ChunkResponse, Denial, Hello,
-    InviteRefusal, JoinInfo, LogRefusal, NodeRecord, PassedAsking, Redeem, Redeemed, Refusal,
-    Request, Response, SealedSegment, SegmentHeader, SignedAsking, SignedRecord, StatementBytes,
-    SyncState, VolumeMark, WIRE_VERSION, WireError, limits,
+    InviteRefusal, JoinInfo, LogRefusal, NodeRecord, PassedAsking, PieceOf, Redeem, Redeemed,
+    Refusal, Request, Response, SealedSegment, SegmentHeader, SignedAsking, SignedRecord,
+    StatementBytes, SyncState, VolumeMark, WIRE_VERSION, WireError, limits,
 };
 use proptest::prelude::*;
 
@@ -47,7 +48,7 @@ fn record() -> SignedRecord {
     };
     assert_eq!(NodeRecord::decode(&record.encode()), Ok(record.clone()));
     SignedRecord {
-        record: dfs::wire::bounded::BoundedBytes::new(record.encode()).unwrap(),
+        record: BoundedBytes::new(record.encode()).unwrap(),
         signature: Signature([8; 64]),
     }
 }
@@ -90,7 +91,7 @@ fn requests() -> Vec<Request> {
         },
         Request::Redeem(Redeem {
             volume: VolumeId([1; 32]),
-            secret: dfs::wire::bounded::BoundedBytes::new(vec![3; 32]).unwrap(),
+            secret: BoundedBytes::new(vec![3; 32]).unwrap(),
             identity: PublicIdentity {
                 spki: vec![1; 294],
                 signing: [2; 32],
@@ -103,12 +104,31 @@ fn requests() -> Vec<Request> {
             segments: vec![segment(1, 0), segment(2, 5_000)],
         },
         Request::Pull {
+            room: 7,
             from: BTreeMap::from([(DeviceId(1), 5)]),
         },
         Request::RosterPush {
             statements: statements(),
         },
         Request::RosterPull { skip: 3 },
+        Request::Piece {
+            of: PieceOf {
+                blob: [7; 32],
+                body_len: 40,
+                len: 1 << 20,
+            },
+            index: 3,
+        },
+        Request::Piecewise {
+            request: BoundedBytes::new(vec![1, 2]).unwrap(),
+            priority: 2,
+            index: 0,
+        },
+        Request::Rest {
+            blob: [7; 32],
+            priority: 1,
+            index: 32,
+        },
         Request::FindNode { key: [4; 32] },
         Request::PutRecords {
             records: vec![record(); 2],
@@ -180,7 +200,7 @@ fn responses() -> Vec<Response> {
         Response::Redeemed(Redeemed {
             statements: statements(),
             records: vec![record()],
-            wrapped_keys: dfs::wire::bounded::BoundedBytes::new(vec![1; 300]),
+            wrapped_keys: BoundedBytes::new(vec![1; 300]),
         }),
         Response::Sync(state()),
         Response::Segments {
@@ -296,11 +316,13 @@ fn lists_over_their_limit_are_refused() {
 #[test]
 fn a_vector_has_one_encoding() {
     let request = Request::Pull {
+        room: 7,
         from: BTreeMap::from([(DeviceId(1), 5), (DeviceId(2), 5)]),
     };
     let mut bytes = request.encode().to_vec();
     let len = bytes.len();
-    bytes.swap(len - 4, len - 2);
+    // Behind the pairs stands the room.
+    bytes.swap(len - 5, len - 3);
     assert!(Request::decode(&bytes).is_err());
 }
 

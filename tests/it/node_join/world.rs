@@ -171,6 +171,11 @@ impl Machine {
 
     /// Writes `count` segments into the own log and publishes them.
     pub(super) fn write(&self, count: u64) {
+        self.write_large(count, 2_000);
+    }
+
+    /// The same with segments of a size.
+    pub(super) fn write_large(&self, count: u64, bytes: usize) {
         let node = self.node();
         for _ in 0..count {
             let head = node.log().head(device(self.at));
@@ -186,7 +191,7 @@ impl Machine {
                 op_count: 1,
                 epoch: 1,
             };
-            let segment = sealed(self.at, header, 2_000);
+            let segment = sealed(self.at, header, bytes);
             node.log()
                 .append(std::slice::from_ref(&segment), Batch::new())
                 .unwrap();

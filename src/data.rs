@@ -38,6 +38,7 @@ use crate::base::time::timeout;
 use crate::base::{ChunkId, Clock};
 use crate::crypto::{CryptoError, VolumeKeys};
 use crate::replica::{Collection, Replica, ReplicaError};
+use crate::transport::Priority;
 
 /// Chunks being sealed at once: 16 of 1 MiB, plain and sealed, are 32 MiB.
 pub const SEALS_IN_FLIGHT_MAX: usize = 16;
@@ -190,7 +191,7 @@ impl Data {
     /// The part of `range` beyond the plaintext's end is cut off. The answer shares the memory of
     /// the whole chunk. A local copy that is corrupt is dropped and counts as not here.
     pub fn read_local(&self, id: ChunkId, range: Range<usize>) -> Result<Option<Bytes>, DataError> {
-        let flight = match self.board(id) {
+        let flight = match self.board(id, Priority::Awaited) {
             Boarded::Cached(plain) => return Ok(Some(slice(&plain, range))),
             Boarded::Passenger(flight) => {
                 let outcome = flight.wait_local().unwrap_or(Ok(None));
@@ -208,7 +209,8 @@ impl Data {
         outcome.map(|plain| plain.map(|plain| slice(&plain, range)))
     }
 
-    /// Returns a part of a chunk's plaintext from memory, the local disk or a peer, within `limit`.
+    /// Returns a part of a chunk's plaintext from memory, the local disk or a peer; gives up where
+    /// nothing of it has come for `limit`.
     ///
     /// Readers of one chunk share one opening, and for a moment also its failure where no peer
     /// could give the chunk. Ranges are cut off as for [`Data::read_local`].
@@ -218,27 +220,45 @@ impl Data {
         range: Range<usize>,
         limit: Duration,
     ) -> Result<Bytes, DataError> {
-        let end = self.clock.monotonic() + limit;
+        self.read_as(id, range, limit, Priority::Awaited).await
+    }
+
+    async fn read_as(
+        self: &Arc<Self>,
+        id: ChunkId,
+        range: Range<usize>,
+        limit: Duration,
+        priority: Priority,
+    ) -> Result<Bytes, DataError> {
+        let started = self.clock.monotonic();
         let timed_out = || DataError::from(ReplicaError::TimedOut { id });
         if let Some(error) = self.failed_lately(id)? {
             return Err(error);
         }
         loop {
-            let left = end.saturating_sub(self.clock.monotonic());
-            let (flight, is_pilot) = match self.board(id) {
+            let (flight, is_pilot) = match self.board(id, priority) {
                 Boarded::Cached(plain) => return Ok(slice(&plain, range)),
                 Boarded::Passenger(flight) => (flight, false),
                 Boarded::Pilot(flight) => {
                     let (data, flown) = (Arc::clone(self), Arc::clone(&flight));
                     // In the background: a reader that is interrupted leaves the others theirs.
-                    spawn(async move { data.fly(id, &flown, left).await });
+                    spawn(async move { data.fly(id, &flown, limit).await });
                     (flight, true)
                 }
             };
-            match timeout(left, flight.wait())
-                .await
-                .map_err(|_| timed_out())?
-            {
+            flight.transfer.raise(priority);
+            let landed = loop {
+                let moved_at = flight.transfer.moved_at().unwrap_or_default();
+                let end = moved_at.max(started) + limit;
+                let left = end.saturating_sub(self.clock.monotonic());
+                if left.is_zero() {
+                    return Err(timed_out());
+                }
+                if let Ok(landed) = timeout(left, flight.wait()).await {
+                    break landed;
+                }
+            };
+            match landed {
                 Ok(Some(plain)) => return Ok(slice(&plain, range)),
                 // Another reader looked only here, or had less time.
                 Ok(None) => {}
@@ -279,7 +299,10 @@ impl Data {
             };
             let data = Arc::clone(&self);
             spawn(async move {
-                if let Err(error) = data.read(id, 0..0, FETCH_TIMEOUT).await {
+                if let Err(error) = data
+                    .read_as(id, 0..0, FETCH_TIMEOUT, Priority::Readahead)
+                    .await
+                {
                     tracing::debug!(%id, %error, "a chunk is not prefetched");
                 }
                 drop(slot);
@@ -313,7 +336,7 @@ impl Data {
     }
 
     /// Finds a chunk in memory, or its opening under way, or begins one.
-    fn board(&self, id: ChunkId) -> Boarded {
+    fn board(&self, id: ChunkId, priority: Priority) -> Boarded {
         let mut flights = self.flights.lock();
         if let Some(plain) = self.cache.lock().get(&id) {
             return Boarded::Cached(plain);
@@ -321,7 +344,7 @@ impl Data {
         if let Some(flight) = flights.get(&id) {
             return Boarded::Passenger(Arc::clone(flight));
         }
-        let flight = Arc::new(Flight::new());
+        let flight = Arc::new(Flight::new(priority));
         flights.insert(id, Arc::clone(&flight));
         Boarded::Pilot(flight)
     }
@@ -352,7 +375,8 @@ impl Data {
         if self.pool.call(local).await != Some(true) {
             return;
         }
-        let fetched = self.replica.fetch(id, limit).await.map_err(DataError::from);
+        let fetched = self.replica.fetch_for(id, limit, &flight.transfer).await;
+        let fetched = fetched.map_err(DataError::from);
         let now = self.clock.monotonic();
         let outcome = fetched.as_ref().map(|_| ());
         self.failures.lock().note(id, now, outcome);

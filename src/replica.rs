@@ -261,7 +261,7 @@ impl Replica {
             view,
             changes: watch::Sender::new(0),
             mend: Notify::new(),
-            puts: Semaphore::new(limits::PUTS_IN_FLIGHT_MAX),
+            puts: Semaphore::new(limits::PUTS_IN_FLIGHT_MIB),
             room: OnceLock::new(),
             speeds: Mutex::new(BTreeMap::new()),
             full: Mutex::new(BTreeMap::new()),

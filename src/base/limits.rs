@@ -57,7 +57,7 @@ pub const ASKING_MAX: Duration = Duration::from_secs(3600);
 /// How long one request to a peer may take, without its payload's transfer.
 pub const RPC_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a read waits for a chunk that is not here before it answers EIO.
+/// How long a read waits for a chunk of which no byte comes before it answers EIO.
 pub const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long a request waits for the one that writes to the volume: a hundred times the longest slice of

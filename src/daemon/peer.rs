@@ -65,7 +65,7 @@ const LOST_FILES_MAX: usize = 5;
 /// How often dirty data is looked at, of which none may be older than [`DRAFT_AGE_MAX`] for long.
 const TICK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long an fsync waits for other holders where it was asked to.
+/// How long an fsync waits for other holders, where it was asked to, while nothing moves.
 const REPLICATED_MAX: Duration = Duration::from_secs(30);
 
 /// How long a shutdown waits for connected peers to take the last segments.
@@ -413,17 +413,24 @@ impl Peer {
     /// [`DaemonError::NotReplicated`] where that is not so within the time an fsync waits.
     pub async fn replicated(&self) -> Result<(), DaemonError> {
         self.publish().await?;
-        let everywhere = async {
-            let chunks = self.replica.wait_synced(REPLICATED_MAX).await;
+        let mut everywhere = std::pin::pin!(async {
+            let mut changes = self.replica.watch();
+            while !self.replica.progress().is_synced() && changes.changed().await.is_ok() {}
             let mut events = self.node.subscribe();
             while self.node.unpushed_segments(self.replicas_wanted()) > 0 {
                 let _ = timeout(DRAFT_AGE_MAX, events.recv()).await;
             }
-            chunks.is_ok()
-        };
-        match timeout(REPLICATED_MAX, everywhere).await {
-            Ok(true) => Ok(()),
-            Ok(false) | Err(_) => Err(DaemonError::NotReplicated),
+        });
+        let started = self.clock.monotonic();
+        loop {
+            let since = self.node.moved_at().max(started);
+            let left = (since + REPLICATED_MAX).saturating_sub(self.clock.monotonic());
+            if left.is_zero() {
+                return Err(DaemonError::NotReplicated);
+            }
+            if timeout(left, everywhere.as_mut()).await.is_ok() {
+                return Ok(());
+            }
         }
     }
 

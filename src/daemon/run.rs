@@ -38,8 +38,9 @@ const CONTACT_MAX: Duration = Duration::from_secs(5);
 /// Permissions of the root folder of a new volume.
 const ROOT_MODE: u32 = 0o755;
 
-/// How long a new member waits for the tree: the log of a large volume takes a while.
-const FIRST_SYNC_MAX: Duration = Duration::from_secs(600);
+/// How long a new member waits for the tree while no more of it comes: the log of a large volume
+/// takes as long as the line does.
+const FIRST_SYNC_STALL: Duration = Duration::from_secs(600);
 
 /// Jobs that may wait for a worker. More than the chunks that `data` seals at once, as a full queue
 /// would make the network's thread wait.
@@ -336,9 +337,14 @@ async fn up(
         contact(peer, &config.peers).await?;
     }
     if origin != Origin::Made {
-        match timeout(FIRST_SYNC_MAX, first_sync(peer, origin)).await {
-            Ok(done) => done?,
-            Err(_) => return Err(DaemonError::FirstSync),
+        let mut synced = std::pin::pin!(first_sync(peer, origin));
+        loop {
+            let before = peer.node().log().vector();
+            match timeout(FIRST_SYNC_STALL, synced.as_mut()).await {
+                Ok(done) => break done?,
+                Err(_) if peer.node().log().vector() != before => {}
+                Err(_) => return Err(DaemonError::FirstSync),
+            }
         }
     }
     let mounted = match (&prepared, peer.member_parts()) {

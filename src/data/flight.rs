@@ -4,7 +4,11 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
+use std::sync::Arc;
+
 use super::DataError;
+use crate::node::Transfer;
+use crate::transport::Priority;
 
 /// The plaintext; `None` where the reader looked only here and the chunk is not.
 type Outcome = Result<Option<Bytes>, DataError>;
@@ -26,15 +30,18 @@ pub(super) struct Flight {
     stage: Mutex<Stage>,
     blocked: Condvar,
     waiting: Notify,
+    /// How urgent it is, and when something of it came.
+    pub(super) transfer: Arc<Transfer>,
 }
 
 impl Flight {
     /// Returns a flight in its local stage.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(priority: Priority) -> Self {
         Self {
             stage: Mutex::new(Stage::Local),
             blocked: Condvar::new(),
             waiting: Notify::new(),
+            transfer: Transfer::new(priority),
         }
     }
 

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use super::FsError;
 use super::contents::Contents;
 use super::layout::Span;
-use crate::base::time::timeout;
 
 /// The answer to `Fs::read`.
 #[derive(Debug)]
@@ -50,17 +49,10 @@ impl PendingRead {
 
     /// Resolves to the bytes, in order, in pieces.
     ///
-    /// Fails with [`FsError::Unreachable`] or [`FsError::TimedOut`] within the configured time;
-    /// nothing else is affected. The answer is never short: a short one would tell the kernel
+    /// Fails with [`FsError::Unreachable`] or [`FsError::TimedOut`] where nothing of what it waits
+    /// for has come for the configured time; nothing else is affected. The answer is never short: a short one would tell the kernel
     /// that the file ends there.
     pub async fn complete(self) -> Result<Vec<Bytes>, FsError> {
-        let limit = self.limit;
-        timeout(limit, self.fetch())
-            .await
-            .map_err(|_| FsError::TimedOut)?
-    }
-
-    async fn fetch(self) -> Result<Vec<Bytes>, FsError> {
         let missing: Vec<_> = self
             .spans
             .iter()

@@ -157,12 +157,11 @@ impl Skin {
     /// Answers a read when its bytes have come. `fs` bounds the wait; the bound here is for a `fs`
     /// that does not, since a reply that never comes makes a process that waits for ever.
     fn read_later(&self, req: &Request, pending: PendingRead, reply: ReplyData) {
-        let deadline = self.fs.config().fetch_timeout + READ_GRACE;
         let parked = self.waiting.park_ahead(req.pid(), reply);
         let _context = self.runtime.enter();
         task::spawn(async move {
             let outcome = tokio::select! {
-                outcome = crate::base::time::timeout(deadline, pending.complete()) => outcome,
+                outcome = crate::base::time::timeout(READ_MAX, pending.complete()) => outcome,
                 () = parked.given_up() => return,
             };
             let outcome = outcome.unwrap_or(Err(FsError::TimedOut));
@@ -174,8 +173,9 @@ impl Skin {
     }
 }
 
-/// How long a read may exceed the time that `fs` grants it.
-const READ_GRACE: Duration = Duration::from_secs(5);
+/// How long a read may take whose bytes keep coming: a request of the kernel is at most two chunks,
+/// which take three minutes at 128 kbit/s. `fs` ends it where nothing comes.
+const READ_MAX: Duration = Duration::from_secs(3600);
 
 /// The largest range that one copy_file_range answers for: fuser answers in 32 bits, and a copy is
 /// one operation on the serving thread. The caller asks again for the rest.

@@ -15,7 +15,8 @@ use super::{Replica, ReplicaError, is_chunk};
 use crate::base::task::spawn;
 use crate::base::time::{sleep, timeout};
 use crate::base::{ChunkId, PeerId};
-use crate::node::NodeEvent;
+use crate::node::{NodeEvent, Transfer};
+use crate::transport::Priority;
 
 /// How fast a peer has been lately, and how much is asked of it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -49,16 +50,29 @@ struct Search {
 }
 
 impl Replica {
-    /// Returns the sealed bytes of a chunk: from this disk, or from other peers within `limit`.
+    /// Returns the sealed bytes of a chunk: from this disk, or from other peers; see
+    /// [`Replica::fetch_for`].
+    pub async fn fetch(
+        self: &Arc<Self>,
+        id: ChunkId,
+        limit: Duration,
+    ) -> Result<Bytes, ReplicaError> {
+        let transfer = Transfer::new(Priority::Awaited);
+        self.fetch_for(id, limit, &transfer).await
+    }
+
+    /// Returns the sealed bytes of a chunk: from this disk, or from other peers. Gives up where no
+    /// byte of it has come from anybody for `limit`.
     ///
     /// The fastest expected holder is asked first, the next one when the first is slower than
     /// usual or fails, then every other linked peer, then whom a lookup finds. What comes is
     /// checked against the id and kept: held where this peer is a holder, else as cache. Where
     /// holders are unreachable, waits a moment for a session to come up.
-    pub async fn fetch(
+    pub async fn fetch_for(
         self: &Arc<Self>,
         id: ChunkId,
         limit: Duration,
+        transfer: &Arc<Transfer>,
     ) -> Result<Bytes, ReplicaError> {
         match self.read_on_pool(id).await {
             Ok(Some(sealed)) => return Ok(sealed),
@@ -68,10 +82,18 @@ impl Replica {
         let Some(peers) = self.peers.clone() else {
             return Err(ReplicaError::Missing { id });
         };
-        let search = self.search_with_grace(&peers, id, limit);
-        let sealed = timeout(limit, search)
-            .await
-            .map_err(|_| ReplicaError::TimedOut { id })??;
+        let mut search = std::pin::pin!(self.search_with_grace(&peers, id, limit, transfer));
+        let started = self.clock.monotonic();
+        let sealed = loop {
+            let since = transfer.moved_at().unwrap_or_default().max(started);
+            let left = (since + limit).saturating_sub(self.clock.monotonic());
+            if left.is_zero() {
+                return Err(ReplicaError::TimedOut { id });
+            }
+            if let Ok(outcome) = timeout(left, search.as_mut()).await {
+                break outcome?;
+            }
+        };
         self.keep_fetched(id, sealed.clone()).await?;
         Ok(sealed)
     }
@@ -105,14 +127,22 @@ impl Replica {
         peers: &Arc<dyn Peers>,
         id: ChunkId,
         limit: Duration,
+        transfer: &Arc<Transfer>,
     ) -> Result<Bytes, ReplicaError> {
         let mut events = peers.subscribe();
-        let grace_end = self.clock.monotonic() + FETCH_GRACE.min(limit);
+        let started = self.clock.monotonic();
+        let had_links = !peers.links().is_empty();
         loop {
-            let outcome = self.search(peers, id).await;
+            let outcome = self.search(peers, id, transfer).await;
             if !matches!(outcome, Err(ReplicaError::Unreachable { .. })) {
                 return outcome;
             }
+            // Where somebody was there, or gave something, the session may come back.
+            let grace_end = match transfer.moved_at() {
+                Some(moved_at) => moved_at.max(started) + limit,
+                None if had_links && peers.links().is_empty() => started + limit,
+                None => started + FETCH_GRACE.min(limit),
+            };
             let left = grace_end.saturating_sub(self.clock.monotonic());
             if left.is_zero() || timeout(left, next_up(&mut events)).await.is_err() {
                 return outcome;
@@ -124,6 +154,7 @@ impl Replica {
         self: &Arc<Self>,
         peers: &Arc<dyn Peers>,
         id: ChunkId,
+        transfer: &Arc<Transfer>,
     ) -> Result<Bytes, ReplicaError> {
         let view = self.view();
         let me = peers.me();
@@ -138,7 +169,7 @@ impl Replica {
         search.plan(expected.iter().copied());
         search.queue.retain(|peer| *peer != me);
 
-        let found = self.ask_all(peers, id, &links, &mut search).await;
+        let found = self.ask_all(peers, id, &links, &mut search, transfer).await;
         if let Some(sealed) = found {
             return Ok(sealed);
         }
@@ -149,7 +180,7 @@ impl Replica {
                 .into_iter()
                 .filter(|peer| *peer != me),
         );
-        let found = self.ask_all(peers, id, &links, &mut search).await;
+        let found = self.ask_all(peers, id, &links, &mut search, transfer).await;
         if let Some(sealed) = found {
             return Ok(sealed);
         }
@@ -173,6 +204,7 @@ impl Replica {
         id: ChunkId,
         links: &[Link],
         search: &mut Search,
+        transfer: &Arc<Transfer>,
     ) -> Option<Bytes> {
         let (sender, mut replies) = mpsc::channel(FETCH_PARALLEL_MAX);
         let mut attempts: Vec<Attempt> = Vec::new();
@@ -182,7 +214,8 @@ impl Replica {
                 && attempts.len() < FETCH_PARALLEL_MAX
                 && let Some(peer) = search.queue.pop_front()
             {
-                attempts.push(self.attempt(peers, peer, id, links, sender.clone()));
+                let sender = sender.clone();
+                attempts.push(self.attempt(peers, peer, id, links, sender, transfer));
             }
             let patience = attempts.last()?.patience;
             let hedge = async {
@@ -219,6 +252,7 @@ impl Replica {
         id: ChunkId,
         links: &[Link],
         sender: mpsc::Sender<(PeerId, Reply)>,
+        transfer: &Arc<Transfer>,
     ) -> Attempt {
         let rtt = links
             .iter()
@@ -232,9 +266,9 @@ impl Replica {
         // Twice what is usual; before the first chunk, a few round trips.
         let patience = (average * 2).max(rtt * 3).clamp(HEDGE.0, HEDGE.1);
         let replica = Arc::clone(self);
-        let peers = Arc::clone(peers);
+        let (peers, transfer) = (Arc::clone(peers), Arc::clone(transfer));
         let task = spawn(async move {
-            let reply = replica.ask_one(&peers, peer, id).await;
+            let reply = replica.ask_one(&peers, peer, id, &transfer).await;
             let _ = sender.send((peer, reply)).await;
         });
         Attempt {
@@ -244,11 +278,17 @@ impl Replica {
         }
     }
 
-    async fn ask_one(self: &Arc<Self>, peers: &Arc<dyn Peers>, peer: PeerId, id: ChunkId) -> Reply {
+    async fn ask_one(
+        self: &Arc<Self>,
+        peers: &Arc<dyn Peers>,
+        peer: PeerId,
+        id: ChunkId,
+        transfer: &Transfer,
+    ) -> Reply {
         let load = Load::new(Arc::clone(self), peer);
         let asked_at = self.clock.monotonic();
         let answer = peers
-            .ask(peer, Ask::Get(id), super::limits::GET_TIMEOUT)
+            .ask_for(peer, Ask::Get(id), super::limits::GET_TIMEOUT, transfer)
             .await;
         drop(load);
         match answer {

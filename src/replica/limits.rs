@@ -12,8 +12,16 @@ pub const PUT_BATCH_BYTES: u64 = 4 << 20;
 /// Batches on their way to one peer: the next one is under way while the holder syncs the last.
 pub const PUT_LANES: usize = 2;
 
-/// Batches on their way to all peers: 6 of 4 MiB are 24 MiB of memory.
-pub const PUTS_IN_FLIGHT_MAX: usize = 6;
+/// MiB of batches on their way to all peers. A slow peer takes two of them, so that a few do not hold
+/// up the others.
+pub const PUTS_IN_FLIGHT_MIB: usize = 24;
+
+/// Rate from which batches are full.
+pub const FAST_BYTES_PER_SECOND: u64 = 8 << 20;
+
+/// Small chunks that go together to a slow peer; a larger one goes alone, so that it can go on where
+/// it broke off.
+pub const SLOW_BATCH_BYTES: u64 = 48 << 10;
 
 /// Ids in one [`super::peers::Ask::Hold`]. Few enough that the answer is still true when the
 /// last of the missing ones is sent.
@@ -35,7 +43,7 @@ pub const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration:
 /// Pause after a holder said that it is full.
 pub const FULL_BACKOFF: Duration = Duration::from_secs(60);
 
-/// How long a batch of puts may take: 4 MiB at 1 Mbit/s are 34 s.
+/// How long a batch of puts may make no progress.
 pub const PUT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a question without payload may take.
@@ -60,7 +68,7 @@ pub const ROW_MAX_BYTES: usize = 8 << 10;
 /// Most peers remembered as holders of one chunk, and queued for it. R is 3; the rest are stand-ins.
 pub const HOLDERS_MAX: usize = 64;
 
-/// How long one holder may take to send a chunk: 1 MiB at 0.5 Mbit/s are 17 s.
+/// How long a holder that is asked for a chunk may send nothing of it.
 pub const GET_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Peers that a survey asks at once.

@@ -12,7 +12,7 @@ use super::peers::{Answer, Ask, AskError, Link, Peers, PutOutcome};
 use super::placement::Candidate;
 use crate::base::limits::K;
 use crate::base::{ChunkId, PeerId};
-use crate::node::{ChunkHandler, Node, NodeError, NodeEvent, PeerInfo, PeerState};
+use crate::node::{ChunkHandler, Node, NodeError, NodeEvent, PeerInfo, PeerState, Transfer};
 use crate::wire::{ChunkLen, ChunkRefusal, ChunkRequest, ChunkResponse, Request, Response};
 
 /// The peers of a running node.
@@ -56,15 +56,24 @@ impl Peers for NodePeers {
             .map(|info| Link {
                 peer: info.id,
                 rtt: Duration::from_millis(info.rtt_ms.unwrap_or(0)),
+                sent_rate: info.sent_rate,
             })
             .collect()
     }
 
-    async fn ask(&self, peer: PeerId, ask: Ask, timeout: Duration) -> Result<Answer, AskError> {
+    async fn ask_for(
+        &self,
+        peer: PeerId,
+        ask: Ask,
+        timeout: Duration,
+        transfer: &Transfer,
+    ) -> Result<Answer, AskError> {
         let (request, payload, kind) = encode(ask);
         let request = Request::Chunk(request);
-        let answer = self.node.request(peer, request, payload, timeout).await;
-        let (response, payload) = answer.map_err(|error| ask_error(&error))?;
+        let answer = self
+            .node
+            .request_for(peer, request, payload, timeout, transfer);
+        let (response, payload) = answer.await.map_err(|error| ask_error(&error))?;
         let Response::Chunk(response) = response else {
             return Err(AskError::Refused);
         };

@@ -8,7 +8,8 @@ use tokio::sync::broadcast;
 
 use super::placement::Candidate;
 use crate::base::{ChunkId, PeerId};
-use crate::node::NodeEvent;
+use crate::node::{NodeEvent, Transfer};
+use crate::transport::Priority;
 
 /// The swarm around this peer. Nothing that it returns is trusted: ids are checked by the caller.
 #[async_trait]
@@ -22,8 +23,21 @@ pub trait Peers: Send + Sync + 'static {
     /// Returns the peers that have a session now, in the order of their ids.
     fn links(&self) -> Vec<Link>;
 
-    /// Asks `peer` one question. A peer without a session may be dialled.
-    async fn ask(&self, peer: PeerId, ask: Ask, timeout: Duration) -> Result<Answer, AskError>;
+    /// Asks `peer` one question for `transfer`, whose progress it shows; `timeout` counts from the
+    /// last of it. A peer without a session may be dialled.
+    async fn ask_for(
+        &self,
+        peer: PeerId,
+        ask: Ask,
+        timeout: Duration,
+        transfer: &Transfer,
+    ) -> Result<Answer, AskError>;
+
+    /// Asks `peer` one question that nobody waits for; see [`Peers::ask_for`].
+    async fn ask(&self, peer: PeerId, ask: Ask, timeout: Duration) -> Result<Answer, AskError> {
+        let transfer = Transfer::new(Priority::Background);
+        self.ask_for(peer, ask, timeout, &transfer).await
+    }
 
     /// Finds the peers closest to `id` that the swarm knows of, beyond the roster of this peer.
     async fn lookup(&self, id: &ChunkId) -> Vec<PeerId>;
@@ -39,6 +53,8 @@ pub struct Link {
     pub peer: PeerId,
     /// The measured round trip.
     pub rtt: Duration,
+    /// Bytes a second that bulk went out at lately; 0 before any.
+    pub sent_rate: u64,
 }
 
 /// A question about chunks.

@@ -10,8 +10,8 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::ledger::{FIRST, after};
 use super::limits::{
-    BACKOFF, FULL_BACKOFF, HOLD_BATCH, HOLD_TIMEOUT, PUT_BATCH_BYTES, PUT_BATCH_CHUNKS, PUT_LANES,
-    PUT_TIMEOUT,
+    BACKOFF, FAST_BYTES_PER_SECOND, FULL_BACKOFF, HOLD_BATCH, HOLD_TIMEOUT, PUT_BATCH_BYTES,
+    PUT_BATCH_CHUNKS, PUT_LANES, PUT_TIMEOUT, SLOW_BATCH_BYTES,
 };
 use super::peers::{Answer, Ask, AskError, PutOutcome};
 use super::{Peers, Replica, ReplicaError};
@@ -194,9 +194,13 @@ impl Replica {
                 }
                 return Ok(Pass::Done);
             }
+            let links = peers.links();
+            let link = links.iter().find(|link| link.peer == peer);
+            let is_fast = link.is_some_and(|link| link.sent_rate >= FAST_BYTES_PER_SECOND);
+            let mib = if is_fast { PUT_BATCH_BYTES >> 20 } else { 1 };
             // The semaphore is never closed.
-            let _permit = self.puts.acquire().await;
-            let batch = self.next_batch(peer, missing).await?;
+            let _permit = self.puts.acquire_many(mib as u32).await;
+            let batch = self.next_batch(peer, missing, is_fast).await?;
             if batch.is_empty() {
                 return Ok(Pass::Done);
             }
@@ -225,20 +229,32 @@ impl Replica {
         }
     }
 
-    /// Takes the next chunks from `missing`, up to a full batch, and reads them.
+    /// Takes the next chunks from `missing`, up to a full batch, and reads them. What goes to a slow
+    /// peer is one chunk, so that each is there as early as it can be, or a few small ones.
     async fn next_batch(
         self: &Arc<Self>,
         peer: PeerId,
         missing: &Mutex<VecDeque<ChunkId>>,
+        is_fast: bool,
     ) -> Result<Vec<(ChunkId, Bytes)>, ReplicaError> {
+        let bytes_max = if is_fast {
+            PUT_BATCH_BYTES
+        } else {
+            SLOW_BATCH_BYTES
+        };
         let mut batch = Vec::with_capacity(PUT_BATCH_CHUNKS);
         let mut bytes = 0;
-        while batch.len() < PUT_BATCH_CHUNKS && bytes < PUT_BATCH_BYTES {
+        while batch.len() < PUT_BATCH_CHUNKS && bytes < bytes_max {
             let Some(id) = missing.lock().pop_front() else {
                 break;
             };
             match self.read_on_pool(id).await {
                 Ok(Some(sealed)) => {
+                    let is_over = bytes + sealed.len() as u64 > bytes_max;
+                    if !is_fast && is_over && !batch.is_empty() {
+                        missing.lock().push_front(id);
+                        break;
+                    }
                     bytes += sealed.len() as u64;
                     batch.push((id, sealed));
                 }

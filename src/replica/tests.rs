@@ -7,4 +7,5 @@ mod holding;
 mod mending;
 mod over_nodes;
 mod pushing;
+mod slow_lines;
 mod weather;

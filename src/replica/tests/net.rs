@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use crate::base::task::{Pool, spawn};
 use crate::base::time::{SimClock, sleep};
 use crate::base::{ChunkId, PeerId, Rng};
-use crate::node::NodeEvent;
+use crate::node::{NodeEvent, Transfer};
 use crate::replica::peers::{Answer, Ask, AskError, Link, Peers};
 use crate::replica::placement::Candidate;
 use crate::replica::{Replica, ReplicaConfig};
@@ -91,11 +91,18 @@ impl Peers for View {
             .map(|(peer, station)| Link {
                 peer: *peer,
                 rtt: station.delay * 2,
+                sent_rate: u64::MAX,
             })
             .collect()
     }
 
-    async fn ask(&self, peer: PeerId, ask: Ask, timeout: Duration) -> Result<Answer, AskError> {
+    async fn ask_for(
+        &self,
+        peer: PeerId,
+        ask: Ask,
+        timeout: Duration,
+        _: &Transfer,
+    ) -> Result<Answer, AskError> {
         let (delay, replica, is_liar, is_lost) = {
             let mut state = self.net.state.lock();
             if !Net::is_linked(&state, self.me, peer) {

@@ -17,20 +17,20 @@ use crate::transport::{SimNet, Transport};
 
 const CAPACITY_BYTES: u64 = 4 << 30;
 
-struct World {
-    net: SimNet,
-    clock: Arc<SimClock>,
+pub(super) struct World {
+    pub(super) net: SimNet,
+    pub(super) clock: Arc<SimClock>,
     rng: Rng,
-    replicas: Vec<Arc<Replica>>,
-    nodes: Vec<Arc<Node>>,
+    pub(super) replicas: Vec<Arc<Replica>>,
+    pub(super) nodes: Vec<Arc<Node>>,
 }
 
-fn addr(at: usize) -> SocketAddr {
+pub(super) fn addr(at: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, 1 + at as u8], 4750))
 }
 
 impl World {
-    async fn new(count: usize) -> Self {
+    pub(super) async fn new(count: usize) -> Self {
         let net = SimNet::new(1);
         net.set_delay(Duration::from_millis(2), Duration::from_millis(20));
         let (clock, rng) = (SimClock::new(1_800_000_000_000), Rng::from_seed(1));
@@ -96,7 +96,7 @@ impl World {
         self.nodes.push(node);
     }
 
-    fn put(&self, at: usize, len: usize) -> ChunkId {
+    pub(super) fn put(&self, at: usize, len: usize) -> ChunkId {
         let mut sealed = vec![0; len];
         let seed: [u8; 32] = self.rng.bytes();
         blake3::Hasher::new_keyed(&seed)

@@ -1,0 +1,46 @@
+//! Slow lines under real mounts.
+
+use std::fs;
+use std::time::Duration;
+
+use mount_tests::source::pattern;
+use mount_tests::{Peer, Trio, scenario, wait_until};
+
+/// Bytes that have left over a peer's interface.
+fn sent(peer: &Peer) -> u64 {
+    let path = "/sys/class/net/eth0/statistics/tx_bytes";
+    // The interfaces of sysfs are those of the namespace that mounted it, so a mount of its own.
+    let script = format!("mount -t sysfs none /sys && cat {path}");
+    let said = peer
+        .inside("unshare")
+        .args(["--mount", "sh", "-c", &script])
+        .ok();
+    said.trim().parse().expect("a number")
+}
+
+#[test]
+fn a_megabit_uplink_carries_a_file_to_its_holders_and_a_reader_once() {
+    scenario("megabit-uplink", Duration::from_secs(240), |scenario| {
+        let trio = Trio::start(scenario);
+        let tbf = "qdisc add dev eth0 root tbf rate 1mbit burst 16kb latency 300ms";
+        trio.a.inside("tc").args(tbf.split(' ')).ok();
+        let before = sent(&trio.a);
+        let content = pattern(2 << 20, 7);
+        fs::write(trio.a.path("video"), &content).expect("written");
+        let named = trio.b.path("video");
+        wait_until("the name is there", Duration::from_secs(60), || {
+            named.exists().then_some(())
+        });
+        // A read that lasts as long as the line takes: never EIO.
+        assert!(fs::read(&named).expect("read") == content);
+        let peers = trio.a.facts(&["peers"]);
+        for peer in peers.as_array().expect("a list") {
+            assert_eq!(peer["state"], "connected", "{peers}");
+        }
+        trio.sync();
+        let (sent, least) = (sent(&trio.a) - before, content.len() as u64);
+        assert!(sent >= least, "{sent}");
+        // Two copies, what is lost in the queue of the line, and what peers tell each other.
+        assert!(sent <= 2 * least * 115 / 100 + (300 << 10), "{sent}");
+    });
+}

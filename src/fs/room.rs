@@ -104,17 +104,26 @@ impl Fs {
             let wanted = wanted.saturating_add(unwritten);
             wanted.saturating_sub(disk_bytes.min(allowed_bytes))
         };
-        if missing() > 0 && self.contents.evict(missing()) {
-            self.give_back();
-        }
-        if missing() > 0 && source.may_collect() && self.is_forced_collection_due(missing()) {
-            match self.collect_now() {
-                Ok(_) => self.give_back(),
-                Err(error) => tracing::warn!(%error, "nothing could be given up"),
+        // Twice: what is being written counts twice until it is in the volume, so more seems to be
+        // missing than is.
+        for _ in 0..2 {
+            if missing() > 0 && self.contents.evict(missing()) {
+                self.give_back();
             }
-        }
-        if missing() > 0 && self.dirty_bytes.load(Ordering::Relaxed) > 0 {
-            // What is being written counts twice until it is in the volume.
+            let may_collect = missing() > 0 && source.may_collect();
+            if may_collect && let Err(error) = self.volume.seal_drafts() {
+                // Files that were removed keep their chunks until then.
+                tracing::warn!(%error, "what was removed lately stays");
+            }
+            if may_collect && self.is_forced_collection_due(missing()) {
+                match self.collect_now() {
+                    Ok(_) => self.give_back(),
+                    Err(error) => tracing::warn!(%error, "nothing could be given up"),
+                }
+            }
+            if missing() == 0 || self.dirty_bytes.load(Ordering::Relaxed) == 0 {
+                return;
+            }
             for node in self.inodes.dirty() {
                 self.write_out_in_background(&node);
             }

@@ -108,8 +108,12 @@ fn copy(fs: &Fs, from: &str, to: &str, mib: u64) {
     close(fs, to);
 }
 
-fn remove(fs: &Fs, name: &str) {
+fn unlink(fs: &Fs, name: &str) {
     fs.unlink(Ino::ROOT, name.as_bytes()).unwrap();
+}
+
+fn remove(fs: &Fs, name: &str) {
+    unlink(fs, name);
     fs.volume().seal_drafts().unwrap();
 }
 
@@ -171,7 +175,7 @@ fn a_full_disk_gives_up_what_nothing_needs_before_it_says_so() {
     copy(&fs, "kept", "copy", 1);
     for round in 0..3 {
         store(&fs, "download", 5, 10 + round).unwrap();
-        remove(&fs, "download");
+        unlink(&fs, "download");
     }
     store(&fs, "download", 5, 20).unwrap();
     // Nothing is superfluous now.
@@ -186,8 +190,8 @@ fn a_full_disk_gives_up_what_nothing_needs_before_it_says_so() {
     fs.write(small.0, small.1, 0, b"small", WriteFlags::default())
         .unwrap();
     close(&fs, small);
-    remove(&fs, "more");
-    remove(&fs, "download");
+    unlink(&fs, "more");
+    unlink(&fs, "download");
     store(&fs, "again", 6, 40).unwrap();
 }
 

@@ -50,11 +50,7 @@ impl LocalTree {
     ) -> Result<Self, StoreError> {
         empty_journals(folder)?;
         if folder.join("version").exists() {
-            // It misses its lock where that is missing.
-            let mut lock = OpenOptions::new();
-            let lock = lock.append(true).create(true).mode(0o600);
-            let lock = lock.open(folder.join("lock"));
-            lock.map_err(|e| StoreError::io("open the lock of", folder, e))?;
+            make_empty_files(folder)?;
         }
         let brake = Brake::new(gate.clone());
         let factory = brake.factory();
@@ -195,6 +191,24 @@ impl Drop for LocalTree {
             ManuallyDrop::drop(&mut self.database);
         }
     }
+}
+
+/// Makes the files without content that the database must find: it does not open without its lock,
+/// and without a journal it takes all rows for newer than any reader.
+fn make_empty_files(folder: &Path) -> Result<(), StoreError> {
+    let entries = std::fs::read_dir(folder).map_err(|e| StoreError::io("list", folder, e))?;
+    let mut names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let has_journal = names.any(|name| name.ends_with(".jnl"));
+    let missing = ["lock"]
+        .into_iter()
+        .chain((!has_journal).then_some("0.jnl"));
+    for name in missing {
+        let path = folder.join(name);
+        let mut options = OpenOptions::new();
+        let made = options.append(true).create(true).mode(0o600).open(&path);
+        made.map_err(|e| StoreError::io("open", &path, e))?;
+    }
+    Ok(())
 }
 
 /// Empties the journals of the database: nothing of ours goes through them, so what is in one is

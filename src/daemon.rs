@@ -23,6 +23,7 @@ mod look;
 mod members;
 mod notify;
 mod protection;
+mod rescue;
 mod room;
 mod run;
 mod server;

@@ -31,6 +31,7 @@ mod local;
 mod mark;
 mod memtable;
 mod opening;
+mod rescue;
 mod space;
 mod table;
 mod trial;
@@ -49,6 +50,7 @@ pub use first_start::is_founded;
 pub use footprint::{Footprint, Held};
 pub use gate::Gate;
 pub use holder::holder;
+pub use rescue::Rescued;
 pub use state::StateDir;
 pub use table::Table;
 
@@ -129,6 +131,16 @@ pub struct ChunkUsage {
     pub count: u64,
     /// Sum of their sealed lengths.
     pub bytes: u64,
+    /// The first eight bytes of their ids, each with all others by exclusive or: which they are.
+    pub ids: u64,
+}
+
+impl ChunkUsage {
+    /// Returns what an id adds to [`ChunkUsage::ids`], and takes away again.
+    pub fn of(id: ChunkId) -> u64 {
+        id.0.first_chunk()
+            .map_or(0, |first| u64::from_le_bytes(*first))
+    }
 }
 
 /// Sealed chunks by id.
@@ -250,6 +262,12 @@ impl Store {
         options: &StoreOptions,
     ) -> Result<Self, StoreError> {
         opening::open(folder, key, options).map_err(|error| error.at(folder))
+    }
+
+    /// Returns what can still be read of a state folder that is damaged, as a store in memory, and
+    /// how much is left out. Nothing in the folder is changed.
+    pub fn rescue(folder: &Path, key: &LocalKey) -> Result<(Self, Rescued), StoreError> {
+        rescue::open(folder, key)
     }
 
     /// Returns an empty store in memory, for tests; [`memory::MemoryDisk`] is the one that crashes.

@@ -287,7 +287,12 @@ fn introduction(started: &Started) -> String {
         .display();
     let state = started.state.display();
     let listen = started.listen;
-    if started.new_volume {
+    if let Some(rescued) = &started.rescued {
+        format!(
+            "mounted what is left of {state} read-only on {mountpoint}: {rescued}\ncopy out what \
+             you need; nothing in {state} is changed"
+        )
+    } else if started.new_volume {
         format!(
             "new volume {} mounted on {mountpoint}\nstate is in {state}; listening on {listen}\n\
              invite another machine with: dfs invite --state {state}",

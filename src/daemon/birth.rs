@@ -219,6 +219,15 @@ fn parse_token(text: &str) -> Result<InviteToken, DaemonError> {
     text.parse().map_err(DaemonError::Token)
 }
 
+/// Returns the volume's keys that lie in a store.
+pub(super) fn keys_in(store: &Store) -> Result<Option<Arc<VolumeKeys>>, DaemonError> {
+    let row = store.rows.get(Table::Meta, KEYS_ROW)?;
+    let keys = row
+        .map(|bytes| VolumeKeys::from_bytes(&bytes))
+        .transpose()?;
+    Ok(keys.map(Arc::new))
+}
+
 /// Returns the peer's secret, making one where the folder holds nothing yet.
 pub(super) fn load_identity(state: &StateDir, rng: &Rng) -> Result<Identity, DaemonError> {
     let path = state.identity_key();

@@ -213,6 +213,16 @@ pub enum DaemonError {
     /// See [`FsError`].
     #[error(transparent)]
     Fs(#[from] FsError),
+    /// A damaged state folder has nothing that could be shown.
+    #[error(
+        "nothing can be read of {} any more: put it back from your backup, or join anew with \
+         `dfs-mount MOUNTPOINT --state NEW --invite TOKEN`",
+        state.display()
+    )]
+    NothingLeft {
+        /// The state folder.
+        state: PathBuf,
+    },
     /// The file with the peer's secret is not what was written there.
     #[error(
         "{} is damaged: put it back from your backup, or join anew with \
@@ -271,6 +281,7 @@ impl DaemonError {
             | Self::KeyDamaged { .. }
             | Self::GivenUp
             | Self::CodeUnknown { .. }
+            | Self::NothingLeft { .. }
             | Self::NoState { .. }
             | Self::Settings { .. }
             | Self::Held { .. }

@@ -19,6 +19,7 @@ use super::facts::Surroundings;
 use super::logging;
 use super::notify;
 use super::peer::{Parts, Peer, Sink};
+use super::rescue;
 use super::server::Server;
 use super::settings::{self, Live, Settings};
 use crate::base::limits::MEMORY_CACHE_BYTES;
@@ -44,10 +45,10 @@ const FIRST_SYNC_STALL: Duration = Duration::from_secs(600);
 
 /// Jobs that may wait for a worker. More than the chunks that `data` seals at once, as a full queue
 /// would make the network's thread wait.
-const SEAL_QUEUE_MAX: usize = 64;
+pub(super) const SEAL_QUEUE_MAX: usize = 64;
 
 /// Folding jobs that may wait: one of each worker, and requests.
-const FOLD_QUEUE_MAX: usize = 16;
+pub(super) const FOLD_QUEUE_MAX: usize = 16;
 
 /// What a daemon tells when it is up.
 #[derive(Debug, Clone)]
@@ -64,6 +65,8 @@ pub struct Started {
     pub new_volume: bool,
     /// Whether this peer became a member by this start.
     pub joined: bool,
+    /// What could be read of a damaged state folder, where that is shown.
+    pub rescued: Option<String>,
 }
 
 /// What is to be done for a call of `dfs-mount`.
@@ -119,6 +122,9 @@ pub fn run_mount(
         return Err(DaemonError::StateInMount {
             state: config.state,
         });
+    }
+    if prepared.is_rescue() {
+        return runtime()?.block_on(rescue::serve(config, prepared, told));
     }
     run(config, Some(prepared), starter, told)
 }
@@ -374,6 +380,7 @@ async fn up(
         mountpoint,
         new_volume: origin == Origin::Made,
         joined: origin == Origin::Joined,
+        rescued: None,
     });
     notify::ready();
     tracing::info!(listen = %peer.node().local_addr(), "up");
@@ -397,7 +404,7 @@ impl Sink for KernelCaches {
 }
 
 /// Waits until the mount has gone or the process is told to end, and takes the mount away.
-async fn wait(mounted: Option<Mounted>, stop: &mut Stop) -> Result<(), DaemonError> {
+pub(super) async fn wait(mounted: Option<Mounted>, stop: &mut Stop) -> Result<(), DaemonError> {
     let Some(mounted) = mounted else {
         stop.wait().await;
         return Ok(());
@@ -473,17 +480,17 @@ async fn contact(peer: &Arc<Peer>, peers: &[String]) -> Result<(), DaemonError> 
     }
 }
 
-fn cores() -> usize {
+pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
 }
 
-fn pool(name: &str, threads: usize, queue_max: usize) -> Result<Pool, DaemonError> {
+pub(super) fn pool(name: &str, threads: usize, queue_max: usize) -> Result<Pool, DaemonError> {
     Pool::threads(name, threads, queue_max).map_err(io("start", "worker threads"))
 }
 
 /// What ends a daemon: signals, and clients of its control socket; and the signal at which it opens
 /// its log anew.
-struct Stop {
+pub(super) struct Stop {
     signals: Vec<Signal>,
     hangup: Signal,
     wishes: Wishes,
@@ -491,7 +498,7 @@ struct Stop {
 }
 
 impl Stop {
-    fn new() -> Result<Self, DaemonError> {
+    pub(super) fn new() -> Result<Self, DaemonError> {
         let kinds = [SignalKind::terminate(), SignalKind::interrupt()];
         let failed = io("listen for", "signals");
         let (wishes, heard) = Wishes::new();

@@ -72,6 +72,11 @@ impl Prepared {
         &self.mountpoint
     }
 
+    /// Tells whether what is left of a damaged state folder is to be shown.
+    pub fn is_rescue(&self) -> bool {
+        self.options.rescue
+    }
+
     /// Makes the mount and returns the connection; the kernel's INIT request waits in it.
     pub(super) fn connect(&self) -> Result<OwnedFd, FuseError> {
         match self.connect_directly() {

@@ -29,6 +29,8 @@ pub struct MountOptions {
     pub allow_other: AllowOther,
     /// Whether the kernel refuses every change with EROFS.
     pub read_only: bool,
+    /// The mount shows what is left of a damaged state folder.
+    pub rescue: bool,
     /// Whether setuid bits count at execution; off unless asked for, since other members write
     /// files here. Only root may ask.
     pub suid: bool,
@@ -57,6 +59,7 @@ impl MountOptions {
             fsname: "dfs".to_owned(),
             allow_other: AllowOther::default(),
             read_only: false,
+            rescue: false,
             suid: false,
             dev: false,
             exec: true,
@@ -103,6 +106,10 @@ impl MountOptions {
         }
         match option {
             "ro" => self.read_only = true,
+            "rescue" => {
+                self.rescue = true;
+                self.read_only = true;
+            }
             "rw" => self.read_only = false,
             "suid" => self.suid = true,
             "nosuid" => self.suid = false,

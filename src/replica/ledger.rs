@@ -31,7 +31,7 @@ use self::holding::{decode, insert, remove};
 use super::ReplicaError;
 use super::limits::DUE_WINDOW_MAX;
 use crate::base::{ChunkId, PeerId};
-use crate::store::{Batch, Store, StoreError, Table};
+use crate::store::{Batch, ChunkUsage, Store, StoreError, Table};
 
 /// The books of one peer. All changes of the two tables, and all deletions of chunks, go through
 /// it one after another.
@@ -52,9 +52,11 @@ impl Ledger {
     /// Reads the rows as [`Ledger::load`] does; keeps up to `window_max` ids of each queue.
     fn load_with(store: Store, window_max: usize) -> Result<Self, ReplicaError> {
         let mut state = State::new(window_max);
+        let mut ids = 0;
         store.rows.scan(Table::Held, &[], None, &mut |key, value| {
             if let (Some(id), Some(holding)) = (ChunkId::from_slice(key), decode(value)) {
                 state.count(id, None, Some(&holding));
+                ids ^= ChunkUsage::of(id);
             }
             ControlFlow::Continue(())
         })?;
@@ -63,17 +65,21 @@ impl Ledger {
             store,
             state: Mutex::new(state),
         };
-        ledger.adopt_strays()?;
+        ledger.adopt_strays(ids)?;
         Ok(ledger)
     }
 
     /// Books chunks that are on disk without a row as cached: a crash fell between the two.
-    fn adopt_strays(&self) -> Result<(), ReplicaError> {
+    ///
+    /// `ids` is [`ChunkUsage::ids`] of those that have a row: one that is lost and one that has
+    /// none are as many as before.
+    fn adopt_strays(&self, ids: u64) -> Result<(), ReplicaError> {
         let booked = {
             let state = self.state.lock();
             state.counters.held_count + state.counters.cached_count
         };
-        if self.store.chunks.usage().count == booked {
+        let usage = self.store.chunks.usage();
+        if (usage.count, usage.ids) == (booked, ids) {
             return Ok(());
         }
         let mut on_disk: BTreeMap<ChunkId, u32> = BTreeMap::new();

@@ -279,7 +279,7 @@ impl Core {
         let mut state = self.state.lock();
         let entry = state.files.entry(place.file).or_default();
         let mut totals = entry.totals;
-        totals.add(place);
+        totals.add(id, place);
         let mut batch = Batch::new();
         batch.put(
             Table::ChunkIndex,
@@ -403,7 +403,7 @@ impl Core {
             let mut state = self.state.lock();
             let entry = state.files.entry(place.file).or_default();
             let mut totals = entry.totals;
-            totals.remove(place);
+            totals.remove(id, place);
             let mut batch = Batch::new();
             batch.delete(Table::ChunkIndex, id.as_bytes());
             batch.delete(Table::ChunkFresh, place.to_key());
@@ -493,6 +493,7 @@ impl Chunks for LocalChunks {
         for file in state.files.values() {
             usage.count += file.totals.count;
             usage.bytes += file.totals.bytes;
+            usage.ids ^= file.totals.ids;
         }
         usage
     }

@@ -78,6 +78,7 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug {
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
+    is_writable: bool,
 }
 
 impl Folder {
@@ -85,7 +86,23 @@ impl Folder {
     pub fn new(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
+            is_writable: true,
         }
+    }
+
+    /// Returns the folder at `path` in which nothing can be changed.
+    pub fn read_only(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            is_writable: false,
+        }
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        if self.is_writable {
+            return Ok(());
+        }
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
     }
 }
 
@@ -93,8 +110,8 @@ impl Disk for Folder {
     fn open(&self, name: &str, create: bool) -> io::Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new()
             .read(true)
-            .write(true)
-            .create(create)
+            .write(self.is_writable)
+            .create(create && self.is_writable)
             .truncate(false)
             .mode(0o600)
             .open(self.path.join(name))?;
@@ -102,10 +119,12 @@ impl Disk for Folder {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.check_writable()?;
         std::fs::remove_file(self.path.join(name))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.check_writable()?;
         std::fs::rename(self.path.join(from), self.path.join(to))
     }
 

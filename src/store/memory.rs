@@ -367,6 +367,10 @@ impl Chunks for MemoryChunks {
         let state = self.0.lock();
         ChunkUsage {
             count: state.chunks.len() as u64,
+            ids: state
+                .chunks
+                .keys()
+                .fold(0, |ids, id| ids ^ ChunkUsage::of(*id)),
             bytes: state.chunk_bytes,
         }
     }

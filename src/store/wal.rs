@@ -338,6 +338,33 @@ pub(super) fn replay(
     Ok(found)
 }
 
+/// Calls `f` for each batch that opens, whatever is missing; returns how many do not.
+pub(super) fn salvage(
+    disk: &dyn Disk,
+    folder: &Path,
+    sealer: &RowSealer,
+    f: &mut dyn FnMut(u64, Changes),
+) -> Result<u64, StoreError> {
+    let io = |e| StoreError::io("read the row log in", folder, e);
+    let mut lost = 0;
+    for name in disk.names().map_err(io)? {
+        let Some(number) = number_of(&name) else {
+            continue;
+        };
+        let file = disk.open(&name, false).map_err(io)?;
+        let len = usize::try_from(file.size().map_err(io)?).unwrap_or(usize::MAX);
+        let bytes = file.read_at(len, 0).map_err(io)?;
+        for record in Records::new(number, &bytes) {
+            let body = sealer.open(&place(number, record.seq), record.sealed);
+            match body.ok().and_then(|body| decode(&body)) {
+                Some((_, changes)) => f(record.seq, changes),
+                None => lost += 1,
+            }
+        }
+    }
+    Ok(lost)
+}
+
 /// A batch as it lies in a file.
 struct Record<'a> {
     offset: u64,

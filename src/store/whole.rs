@@ -80,6 +80,115 @@ pub(super) fn look(folder: &Path) -> Result<Found, StoreError> {
     })
 }
 
+/// Returns what files of the row database would have to be so that it opens without what is damaged
+/// or missing; adds what that is.
+pub(super) fn mend(folder: &Path, damages: &mut Vec<String>) -> Result<Vec<Content>, StoreError> {
+    let mut contents = vec![(folder.join("version"), VERSION.to_vec())];
+    for tree in TREES {
+        let tree = folder.join("keyspaces").join(tree);
+        let mut seen = Seen::default();
+        match look_at_tree(&tree, &mut seen) {
+            Ok(None) => continue,
+            Ok(Some((current, damage))) => {
+                damages.push(damage.to_string());
+                contents.push(current);
+                continue;
+            }
+            Err(damage) => damages.push(damage.to_string()),
+        }
+        let mut ids: Vec<u64> = names(&tree)?
+            .iter()
+            .filter_map(|name| name.strip_prefix('v')?.parse().ok())
+            .collect();
+        ids.sort_unstable();
+        while let Some(id) = ids.pop() {
+            let path = tree.join(format!("v{id}"));
+            let bytes = read(&path, VERSION_MAX_BYTES)?.unwrap_or_default();
+            if let Some(less) = without_damaged(&tree, &bytes) {
+                contents.push((tree.join("current"), current_of(id, &less)));
+                contents.push((path, less));
+                break;
+            }
+        }
+    }
+    Ok(contents)
+}
+
+/// Returns a version without the files that are damaged or missing, `None` where it is not whole.
+fn without_damaged(tree: &Path, version: &[u8]) -> Option<Vec<u8>> {
+    let is_whole = |named: &Named| check(tree, std::slice::from_ref(named), &mut Seen::default());
+    let mut less = Vec::new();
+    let mut table = b"TOC!".to_vec();
+    let sections = sections(version)?;
+    parse(version)?;
+    table.extend_from_slice(&u32::try_from(sections.len()).ok()?.to_le_bytes());
+    for (name, section) in sections {
+        let start = less.len();
+        let mut rest = section;
+        match name {
+            b"tables" => {
+                let levels = take::<1>(&mut rest)?;
+                less.extend_from_slice(&levels);
+                for _ in 0..u8::from_le_bytes(levels) {
+                    // An empty run is none.
+                    let mut runs = Vec::new();
+                    for _ in 0..u8::from_le_bytes(take(&mut rest)?) {
+                        let mut run = Vec::new();
+                        for _ in 0..u32::from_le_bytes(take(&mut rest)?) {
+                            let entry = rest.get(..ENTRY_BYTES + 8)?;
+                            let named = named_file("tables", &mut rest)?;
+                            take::<8>(&mut rest)?;
+                            if is_whole(&named).is_ok() {
+                                run.push(entry);
+                            }
+                        }
+                        runs.extend(Some(run).filter(|run| !run.is_empty()));
+                    }
+                    less.push(u8::try_from(runs.len()).ok()?);
+                    for run in runs {
+                        less.extend_from_slice(&u32::try_from(run.len()).ok()?.to_le_bytes());
+                        less.extend(run.concat());
+                    }
+                }
+            }
+            b"blob_files" => {
+                let mut kept = Vec::new();
+                for _ in 0..u32::from_le_bytes(take(&mut rest)?) {
+                    let entry = rest.get(..ENTRY_BYTES)?;
+                    if is_whole(&named_file("blobs", &mut rest)?).is_ok() {
+                        kept.push(entry);
+                    }
+                }
+                less.extend_from_slice(&u32::try_from(kept.len()).ok()?.to_le_bytes());
+                less.extend(kept.concat());
+            }
+            _ => less.extend_from_slice(section),
+        }
+        table.extend_from_slice(&(start as u64).to_le_bytes());
+        table.extend_from_slice(&((less.len() - start) as u64).to_le_bytes());
+        table.extend_from_slice(&u16::try_from(name.len()).ok()?.to_le_bytes());
+        table.extend_from_slice(name);
+    }
+    let start = less.len() as u64;
+    less.extend_from_slice(&table);
+    less.extend_from_slice(b"SFA!\x01\0");
+    less.extend_from_slice(&xxh3_128(&table).to_le_bytes());
+    less.extend_from_slice(&start.to_le_bytes());
+    less.extend_from_slice(&(table.len() as u64).to_le_bytes());
+    Some(less)
+}
+
+/// Id, kind and checksum of a named file.
+const ENTRY_BYTES: usize = 8 + 1 + 16;
+
+/// Returns the content of `current` that names a version.
+fn current_of(id: u64, version: &[u8]) -> Vec<u8> {
+    let mut content = id.to_le_bytes().to_vec();
+    content.extend_from_slice(&xxh3_128(version).to_le_bytes());
+    content.push(0);
+    content
+}
+
 #[derive(Debug, Default)]
 struct Seen {
     read_bytes: u64,
@@ -121,10 +230,7 @@ fn look_at_tree(tree: &Path, seen: &mut Seen) -> Result<Option<(Content, StoreEr
         };
         let is_whole = parse(&bytes).is_some_and(|files| check(tree, &files, seen).is_ok());
         if is_whole {
-            let mut content = id.to_le_bytes().to_vec();
-            content.extend_from_slice(&xxh3_128(&bytes).to_le_bytes());
-            content.push(0);
-            return Ok(Some(((current, content), damage)));
+            return Ok(Some(((current, current_of(id, &bytes)), damage)));
         }
     }
     Err(damage)

@@ -120,6 +120,21 @@ async fn chunks_without_a_row_are_adopted_as_cached() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_chunk_that_is_lost_and_one_without_a_row_do_not_make_up_for_each_other() {
+    let mut swarm = Swarm::new(1, 7);
+    let lost = swarm.put(0, 100);
+    swarm.kill(0);
+    let chunks = swarm.disk(0).store().chunks;
+    chunks.delete(lost).unwrap();
+    let sealed = b"as many as before, and another one";
+    let id = ChunkId(*blake3::hash(sealed).as_bytes());
+    chunks.put(id, sealed).unwrap();
+    swarm.start(0);
+    let usage = swarm.at(0).usage();
+    assert_eq!((usage.held_count, usage.cached_count), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_status_of_a_chunk_tells_who_holds_it() {
     let swarm = Swarm::new(3, 8);
     swarm.cut(&[0], &[2]);

@@ -2,6 +2,8 @@
 
 use std::ops::ControlFlow;
 
+use bytes::Bytes;
+
 use super::logs::FREE_FILES_MAX;
 use super::*;
 use crate::base::Rng;
@@ -188,4 +190,93 @@ fn what_is_too_large_is_refused() {
     let mut batch = Batch::new();
     batch.put(Table::Meta, [0; KEY_MAX_BYTES], []);
     rows.commit(batch).unwrap();
+}
+
+/// A disk that is full to the last block: no file is made, none grows.
+#[derive(Debug)]
+struct FullDisk(Folder);
+
+#[derive(Debug)]
+struct FullFile(Arc<dyn DiskFile>);
+
+impl Disk for FullDisk {
+    fn open(&self, name: &str, create: bool) -> io::Result<Arc<dyn DiskFile>> {
+        match self.0.open(name, false) {
+            Err(e) if create && e.kind() == io::ErrorKind::NotFound => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            opened => Ok(Arc::new(FullFile(opened?))),
+        }
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.0.remove(name)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn names(&self) -> io::Result<Vec<String>> {
+        self.0.names()
+    }
+    fn sync_names(&self) -> io::Result<()> {
+        self.0.sync_names()
+    }
+    fn room(&self) -> io::Result<crate::store::disk::Room> {
+        self.0.room()
+    }
+}
+
+impl DiskFile for FullFile {
+    fn write_at(&self, first: &[u8], second: &[u8], offset: u64) -> io::Result<()> {
+        if offset + (first.len() + second.len()) as u64 > self.0.size()? {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.0.write_at(first, second, offset)
+    }
+    fn read_at(&self, len: usize, offset: u64) -> io::Result<Bytes> {
+        self.0.read_at(len, offset)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.0.punch(offset, len)
+    }
+    fn size(&self) -> io::Result<u64> {
+        self.0.size()
+    }
+}
+
+#[test]
+fn a_disk_without_a_block_left_is_opened_and_rows_are_removed_from_it() {
+    let mut machine = Machine::new();
+    let put = |rows: &BufferedRows, n: u64| {
+        let mut batch = Batch::new();
+        batch.put(Table::Inode, n.to_be_bytes(), vec![n as u8; 500]);
+        rows.commit(batch).unwrap();
+    };
+    let rows = machine.open(64 << 10, false);
+    (0..300).for_each(|n| put(&rows, n));
+    rows.sync().unwrap();
+    // As a kill leaves it: the last table is in the log alone.
+    let log = machine.folder.path().join("wal");
+    let killed = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(&log).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, killed.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let tree = Arc::clone(&rows.shared.tree);
+    drop(rows);
+    let disk = Arc::new(FullDisk(Folder::new(killed.path())));
+    let sealer = machine.key.sealer(9);
+    let options = BufferOptions {
+        table_bytes: 64 << 10,
+        log_bytes: LOG_BYTES,
+    };
+    let rows = BufferedRows::open(disk, killed.path(), tree, sealer, options).unwrap();
+    assert_eq!(all(&rows, b"", false).len(), 300);
+    let mut batch = Batch::new();
+    batch.delete(Table::Inode, 7u64.to_be_bytes());
+    rows.commit(batch).unwrap();
+    rows.sync().unwrap();
+    assert_eq!(all(&rows, b"", false).len(), 299);
 }

@@ -1,7 +1,7 @@
 //! Where things lie in a chunk file, and the rows that say so. docs/format.md has the byte maps.
 
 use crate::base::ChunkId;
-use crate::store::StoreError;
+use crate::store::{ChunkUsage, StoreError};
 
 /// Records begin at multiples of this: a page of memory and a block of the file system, so that no
 /// two chunks share one and the room of each can be given back by itself.
@@ -127,32 +127,40 @@ pub(super) fn parse_index(row: &[u8]) -> Result<(Place, End), StoreError> {
 pub(super) struct Totals {
     pub(super) count: u64,
     pub(super) bytes: u64,
+    /// As in [`ChunkUsage`].
+    pub(super) ids: u64,
 }
 
 impl Totals {
     /// Returns the value of its row.
     pub(super) fn to_row(self) -> Vec<u8> {
-        [self.count.to_le_bytes(), self.bytes.to_le_bytes()].concat()
+        [self.count, self.bytes, self.ids]
+            .map(u64::to_le_bytes)
+            .concat()
     }
 
     /// Returns the totals that a row names.
     pub(super) fn from_row(row: &[u8]) -> Result<Self, StoreError> {
         let totals = || {
-            let (count, bytes) = row.split_first_chunk()?;
+            let (count, rest) = row.split_first_chunk()?;
+            let (bytes, ids) = rest.split_first_chunk()?;
             Some(Self {
                 count: u64::from_le_bytes(*count),
-                bytes: u64::from_le_bytes(bytes.try_into().ok()?),
+                bytes: u64::from_le_bytes(*bytes),
+                ids: u64::from_le_bytes(ids.try_into().ok()?),
             })
         };
         totals().ok_or(BAD_ROW)
     }
 
-    pub(super) fn add(&mut self, place: Place) {
+    pub(super) fn add(&mut self, id: ChunkId, place: Place) {
+        self.ids ^= ChunkUsage::of(id);
         self.count += 1;
         self.bytes += u64::from(place.len);
     }
 
-    pub(super) fn remove(&mut self, place: Place) {
+    pub(super) fn remove(&mut self, id: ChunkId, place: Place) {
+        self.ids ^= ChunkUsage::of(id);
         self.count = self.count.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(u64::from(place.len));
     }
@@ -237,7 +245,11 @@ mod tests {
         let fresh = fresh_row(ChunkId([9; 32]), place);
         let parsed = parse_fresh(&place.to_key(), &fresh).unwrap();
         assert_eq!(parsed, (ChunkId([9; 32]), place));
-        let totals = Totals { count: 3, bytes: 9 };
+        let totals = Totals {
+            count: 3,
+            bytes: 9,
+            ids: 7,
+        };
         assert_eq!(Totals::from_row(&totals.to_row()).unwrap(), totals);
         for row in [&[][..], &[1; 31], &[1; 33], &[0xff; 32]] {
             assert!(parse_index(row).is_err());

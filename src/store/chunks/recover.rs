@@ -74,7 +74,7 @@ fn keep_whole(
         }
         lost_count += 1;
         let file = state.files.entry(place.file).or_default();
-        file.totals.remove(place);
+        file.totals.remove(id, place);
         batch.delete(Table::ChunkIndex, id.as_bytes());
         batch.delete(Table::ChunkFresh, place.to_key());
         batch.put(Table::ChunkDead, place.to_key(), place.len.to_le_bytes());

@@ -4,6 +4,7 @@ mod fs_model;
 mod node_join;
 mod power_cut;
 mod sim;
+mod store_copy;
 mod store_crash;
 mod store_damage;
 mod tidy;

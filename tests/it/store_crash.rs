@@ -5,4 +5,4 @@ mod buffered;
 mod chunks;
 mod disk;
 mod killed;
-mod rows;
+pub(crate) mod rows;

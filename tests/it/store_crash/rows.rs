@@ -13,19 +13,19 @@ use rustix::fs::{SeekFrom, seek};
 use xxhash_rust::xxh3::Xxh3;
 
 /// The key of all folders here; making one takes a moment.
-pub(super) fn key() -> &'static LocalKey {
+pub(crate) fn key() -> &'static LocalKey {
     static KEY: OnceLock<LocalKey> = OnceLock::new();
     KEY.get_or_init(|| Identity::generate(&Rng::from_seed(1)).unwrap().local_key())
 }
 
 /// Returns a folder in memory where there is one: what a disk loses is decided by the tests, so real
 /// syncs would only take time.
-pub(super) fn folder() -> tempfile::TempDir {
+pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }
 
 /// Commits batch `n`: three rows, one of them the count of batches so far.
-pub(super) fn commit(store: &Store, n: u64) -> Result<(), StoreError> {
+pub(crate) fn commit(store: &Store, n: u64) -> Result<(), StoreError> {
     commit_to(&*store.rows, n)
 }
 
@@ -47,7 +47,7 @@ fn value(n: u64) -> Vec<u8> {
 }
 
 /// Checks that the rows are those of the first batches and no other, and returns how many.
-pub(super) fn prefix_len(store: &Store, what: &str) -> u64 {
+pub(crate) fn prefix_len(store: &Store, what: &str) -> u64 {
     prefix_len_of(&*store.rows, what)
 }
 

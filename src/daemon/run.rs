@@ -306,7 +306,9 @@ async fn live(
             state: config.state.clone(),
         }),
         Ok(()) => {
-            settings::rename(&peer, config).await;
+            if origin == Origin::Known {
+                settings::rename(&peer, config).await;
+            }
             up(config, &peer, live, mount, origin, told, stop).await
         }
         failed => failed,

@@ -280,16 +280,10 @@ fn a_start_without_state_makes_nothing_unless_it_is_asked_to() {
     });
 }
 
-/// Raises every number in a format file: whichever is the version is then newer.
+/// Raises the version in a format file, which stands behind eight letters (docs/format.md).
 fn newer_format(written: &[u8]) -> Vec<u8> {
-    if written.iter().any(u8::is_ascii_digit) {
-        let text = String::from_utf8_lossy(written);
-        return text.replace(|c: char| c.is_ascii_digit(), "9").into_bytes();
-    }
     let mut newer = written.to_vec();
-    if let Some(last) = newer.last_mut() {
-        *last = 0x7f;
-    }
+    newer[8] += 1;
     newer
 }
 
@@ -373,8 +367,6 @@ fn invites_that_do_not_fit_are_told_apart() {
         let other = stranger.invite("writer");
         stranger.terminate();
         assert_refused(&b, &join(&other), NOT_ALLOWED, &["volume"]);
-        let without = try_mount(&b, &["--peer", &address]);
-        assert_refused(&b, &without, NOT_ALLOWED, &["invite"]);
 
         assert!(!b.state().exists(), "refused starts left a state folder");
         // After all these the good one still works, once.

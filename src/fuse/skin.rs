@@ -786,8 +786,8 @@ impl Filesystem for Skin {
             // At most what was asked for, which fits.
             Ok(usize::try_from(copied).unwrap_or(0))
         };
-        // What is unwritten of the source goes first.
-        match self.fs.is_flush_slow(from.0) {
+        // What is unwritten of the source goes first, and much that is of the target before more.
+        match self.fs.is_flush_slow(from.0) || self.fs.is_flush_slow(to.0) {
             true => self.run_apart("copy_file_range", reply, copy, answer_written),
             false => answer_written(reply, self.run("copy_file_range", copy)),
         }

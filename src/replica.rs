@@ -270,6 +270,11 @@ impl Replica {
         Ok(replica)
     }
 
+    /// Returns the sealed bytes that wait to be sent to a peer.
+    pub fn queued_bytes(&self, peer: &PeerId) -> u64 {
+        self.ledger.queue(peer).bytes
+    }
+
     /// Keeps a chunk that was made here and queues it for its holders.
     ///
     /// Durable at the next [`Store::sync`]. Putting the same chunk again changes nothing.

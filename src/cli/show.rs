@@ -98,6 +98,12 @@ pub(super) fn status(value: &Value) -> Option<String> {
             report.pending_segments,
             show_size(report.pending_bytes)
         );
+        let pending = match (report.rate_bytes_s, report.left_s) {
+            (Some(rate), Some(left)) => {
+                format!("{pending}, {}/s, about {left} s left", show_size(rate))
+            }
+            _ => pending,
+        };
         row("pending", pending);
     }
     if report.untaken_segments > 0 {
@@ -265,6 +271,9 @@ pub(super) fn peers(value: &Value, verbose: bool) -> Option<String> {
             peer.state,
             ago(peer.last_contact_ms)
         );
+        if let (Some(rate), Some(left)) = (peer.rate_bytes_s, peer.left_s) {
+            let _ = write!(out, "  sending {}/s, {left} s left", show_size(rate));
+        }
         if verbose && let (Some(free), Some(all)) = (peer.free_bytes, peer.capacity_bytes) {
             let _ = write!(out, "  {} free of {}", show_size(free), show_size(all));
         }

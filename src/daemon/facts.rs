@@ -60,6 +60,17 @@ pub(super) fn status(
     let kernel = member.map(|member| member.fs.counts());
     let held = peer.room().held();
     let segments = node.log().bytes();
+    let queued = |peer_id: &PeerId| peer.replica().queued_bytes(peer_id);
+    let sending = peers
+        .iter()
+        .filter(|to| to.state == PeerState::Connected && to.sent_rate > 0 && queued(&to.id) > 0);
+    let rate_bytes_s = sending
+        .clone()
+        .map(|to| to.sent_rate)
+        .reduce(|sum, rate| sum + rate);
+    let left_s = sending
+        .filter_map(|to| left_s(queued(&to.id), to.sent_rate))
+        .max();
     let superfluous = member.map_or(0, |member| member.fs.superfluous_bytes());
     Ok(StatusReport {
         volume_id: node.volume().to_string(),
@@ -85,6 +96,8 @@ pub(super) fn status(
         pending_chunks: pending.pending_chunks,
         pending_bytes: pending.pending_bytes,
         pending_segments: pending.pending_segments,
+        rate_bytes_s,
+        left_s,
         replicas_wanted: peer.replicas_wanted(),
         conflicts: counts.map_or(0, |counts| counts.conflicts),
         inodes: counts.map(|counts| counts.inodes),
@@ -168,11 +181,19 @@ pub(super) fn segment_bytes(node: &Node, count: u64) -> u64 {
     sum.saturating_mul(count).checked_div(read).unwrap_or(0)
 }
 
+/// Returns how long so many bytes take, `None` where there are none or no rate is known.
+fn left_s(bytes: u64, rate: u64) -> Option<u64> {
+    (bytes > 0).then(|| bytes.checked_div(rate)).flatten()
+}
+
 pub(super) fn peers(peer: &Arc<Peer>) -> Vec<PeerReport> {
     let now_ms = peer.clock().wall_ms();
     let device = DeviceId::from(peer.node().id());
     let last = peer.node().log().head(device).map_or(0, |head| head.seg_no);
+    let replica = peer.replica();
     let report = |peer: PeerInfo| PeerReport {
+        rate_bytes_s: Some(peer.sent_rate).filter(|rate| *rate > 0),
+        left_s: left_s(replica.queued_bytes(&peer.id), peer.sent_rate),
         missing_segments: last.saturating_sub(peer.vector.get(&device).copied().unwrap_or(0)),
         peer_id: peer.id.to_string(),
         name: peer.name,

@@ -615,7 +615,13 @@ impl Peer {
                 use tokio::sync::broadcast::error::RecvError;
                 match events.recv().await {
                     Ok(NodeEvent::Segments { .. }) => break,
-                    Ok(NodeEvent::RosterChanged) => self.roster_changed(),
+                    Ok(NodeEvent::RosterChanged) => {
+                        self.roster_changed();
+                        // Who has just joined asks for all that is written until now.
+                        if let Err(error) = self.publish().await {
+                            tracing::debug!(%error, "the last changes are not sealed yet");
+                        }
+                    }
                     Ok(NodeEvent::OwnLogForked { peer }) => self.forked(peer),
                     Err(RecvError::Lagged(_)) => {
                         self.roster_changed();

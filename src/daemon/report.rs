@@ -42,6 +42,11 @@ pub struct StatusReport {
     pub pending_bytes: u64,
     /// Segments of this peer's log that too few peers have.
     pub pending_segments: u64,
+    /// Bytes a second that go to the connected peers for which something waits; absent where none
+    /// does.
+    pub rate_bytes_s: Option<u64>,
+    /// Seconds until the slowest of them has what waits for it, at its rate.
+    pub left_s: Option<u64>,
     /// Copies wanted of each chunk with today's roster.
     pub replicas_wanted: usize,
     /// Conflicts that wait for a decision.
@@ -221,6 +226,11 @@ pub struct PeerReport {
     pub state: String,
     /// Round trip in milliseconds while connected.
     pub rtt_ms: Option<f64>,
+    /// Bytes a second that chunks and segments went to it lately; absent before any did.
+    pub rate_bytes_s: Option<u64>,
+    /// Seconds until it has what waits for it, at that rate; absent where nothing waits or no rate is
+    /// known.
+    pub left_s: Option<u64>,
     /// Milliseconds since its last word; absent where there was none.
     pub last_contact_ms: Option<u64>,
     /// Segments of this peer's log that it has not confirmed to have.

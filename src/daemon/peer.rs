@@ -202,7 +202,7 @@ impl Peer {
         node.set_chunk_handler(replica.handler());
         let room = Arc::new(Room::new(parts.fs.state.as_deref(), &node, &replica));
         let of_disk = Arc::clone(&room);
-        replica.set_room(move || of_disk.free_bytes());
+        replica.set_room(move || of_disk.offered_bytes());
         let drafts = Arc::new(Drafts::default());
         let this: Arc<OnceLock<Weak<Self>>> = Arc::default();
         let wait = replication_wait(&this);
@@ -545,7 +545,7 @@ impl Peer {
             sleep(TICK_INTERVAL).await;
             self.name_lost_files().await;
             self.look_around();
-            self.node.set_free_bytes(self.room.free_bytes());
+            self.node.set_free_bytes(self.room.offered_bytes());
             if let Some(member) = &self.member {
                 let fs = Arc::clone(&member.fs);
                 let stale = self.fold_pool.call(move || fs.tick()).await;

@@ -45,6 +45,12 @@ impl Room {
         disk.min(own.allowed_bytes)
     }
 
+    /// Returns how many bytes fit here that others have made.
+    pub(super) fn offered_bytes(&self) -> u64 {
+        let capacity = self.node.upgrade().map_or(0, |node| node.capacity_bytes());
+        self.free_bytes().min(capacity)
+    }
+
     /// Returns the smaller of what the swarm takes over the number of copies, and what this peer
     /// holds and takes.
     pub(super) fn capacity(&self) -> Capacity {
@@ -55,7 +61,7 @@ impl Room {
             };
         };
         let own_free = self.free_bytes();
-        let (mut total, mut free) = (node.capacity_bytes(), own_free);
+        let (mut total, mut free) = (node.capacity_bytes(), self.offered_bytes());
         let peers = node.peers();
         for peer in &peers {
             total = total.saturating_add(peer.capacity_bytes);
@@ -88,7 +94,11 @@ impl RoomSource for Room {
         let disk = self.footprint.as_ref().map(Footprint::free_bytes);
         OwnRoom {
             disk_bytes: disk.unwrap_or(u64::MAX),
-            allowed_bytes: capacity.saturating_sub(kept.saturating_add(self.rows_bytes())),
+            allowed_bytes: match capacity {
+                // Who gives nothing to the others keeps what it writes until they have it.
+                0 => u64::MAX,
+                _ => capacity.saturating_sub(kept.saturating_add(self.rows_bytes())),
+            },
         }
     }
 

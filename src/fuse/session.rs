@@ -175,7 +175,8 @@ impl Mounted {
             self.abort().await;
         }
         if !self.is_present() {
-            self.ended().await?;
+            // One that is out of the tree and cannot be aborted ends with this process.
+            timeout(ABORT_MAX, self.ended()).await.unwrap_or(Ok(()))?;
         }
         outcome
     }
@@ -297,6 +298,9 @@ fn failed_thread(source: std::io::Error) -> FuseError {
 
 /// How long the kernel may take to let go of a mount.
 const LEAVE_MAX: Duration = Duration::from_secs(10);
+
+/// How long a session may take to end whose mount is gone.
+const ABORT_MAX: Duration = Duration::from_secs(3);
 
 /// How long what is open is served once the mount is out of the tree.
 const SERVE_OUT_MAX: Duration = Duration::from_secs(10);

@@ -215,6 +215,16 @@ impl Fs {
         let mut is_rough = false;
         let hidden = dirty.hidden.bytes_in(inode.version, ranges, &mut |range| {
             let mut found = Vec::new();
+            // Nothing is stored behind the end.
+            if range.start >= inode.size {
+                return Ok(found);
+            }
+            // To look and find nothing costs as much as a piece.
+            if left == 0 {
+                is_rough = true;
+                return Ok(found);
+            }
+            left -= 1;
             self.volume.each_extent(inode.ino, range, &mut |extent| {
                 if left == 0 {
                     is_rough = true;
@@ -340,7 +350,7 @@ pub(super) fn with_content<T>(node: Option<Arc<Node>>, visit: impl FnOnce(&mut C
 }
 
 /// Most extents that the attributes of a file are worth: a millisecond or two.
-const HIDDEN_PIECES_MAX: usize = 1024;
+const HIDDEN_PIECES_MAX: usize = 256;
 
 /// The unit of st_blocks.
 const STAT_BLOCK_BYTES: u64 = 512;

@@ -151,7 +151,12 @@ impl Fs {
             self.keep_least(&mut spare)?;
             estimate >= worth && self.clock.monotonic() >= spare.next
         };
-        is_due.then(|| self.collect_now()).transpose()
+        let count = is_due.then(|| self.collect_now()).transpose()?;
+        if count.is_some_and(|count| count > 0) {
+            // On a full disk nothing is written that would bring the next sync.
+            self.give_back();
+        }
+        Ok(count)
     }
 
     /// Takes note of what is known when the filesystem is opened.

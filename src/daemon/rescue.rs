@@ -58,6 +58,7 @@ pub(super) async fn serve(
     let fs = FsConfig {
         read_only: true,
         groups: Some(Arc::new(fuse::groups_of)),
+        owner: Some(Arc::new(fuse::owner_of)),
         ..FsConfig::default()
     };
     let peer = Peer::start(Parts {

@@ -43,7 +43,13 @@ pub(crate) fn new_fs(store: Store) -> Arc<Fs> {
     let replica = replica.expect("a replica");
     let cache = limits::MEMORY_CACHE_BYTES;
     let data = Data::new(keys, replica, pool, Arc::clone(&clock), cache);
-    Arc::new(Fs::new(Arc::new(volume), data, clock, FsConfig::default()))
+    // As a daemon has it: many requests do not say who asks.
+    let config = FsConfig {
+        groups: Some(Arc::new(dfs::fuse::groups_of)),
+        owner: Some(Arc::new(dfs::fuse::owner_of)),
+        ..FsConfig::default()
+    };
+    Arc::new(Fs::new(Arc::new(volume), data, clock, config))
 }
 
 /// Mounts a filesystem.

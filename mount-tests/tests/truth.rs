@@ -150,7 +150,7 @@ fn a_removed_member_is_read_only_and_says_so() {
         let id = text(&b.facts(&["status"])["peer_id"]);
         s.network().cut("b");
         fs::write(b.path("in between"), "not taken").expect("written");
-        let removed = a.dfs(&["members", "remove", &id]);
+        let removed = a.dfs(&["members", "remove", &id, "--yes"]);
         assert!(removed.status.success(), "{removed}");
         s.network().mend("b");
         let told = wait_for_trouble(&b, "removed from the volume");

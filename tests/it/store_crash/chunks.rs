@@ -115,6 +115,7 @@ impl Machine {
             assert_eq!(chunk_id(&got), id, "{what}");
             usage.count += 1;
             usage.bytes += len;
+            usage.ids ^= ChunkUsage::of(id);
             ControlFlow::Continue(())
         };
         self.store.chunks.for_each(&mut visit).expect(what);

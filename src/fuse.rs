@@ -8,7 +8,7 @@
 //! ```text
 //! kernel ──request──▶ fuser's threads ──▶ Skin ──plain call──▶ Fs
 //!                                          │ bytes not here ──▶ a task of the runtime, deadline
-//!                                          └ fsync            ──▶ a pool of a few threads,
+//!                                          └ fsync, long work ──▶ a pool of a few threads,
 //!                                            other holders    ──▶ a task of the runtime
 //! kernel ◀──notice── one thread ◀── Invalidator ◀── whoever applied a remote change
 //! kernel ◀──notice── one thread ◀── Fs: it knows too many inodes

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use dfs::base::time::SimClock;
 use dfs::base::{Clock, Ino, OpId, Rng, Timespec, VolumeId};
 use dfs::crypto::{Identity, VolumeKeys};
-use dfs::node::LogStore;
+use dfs::log::LogStore;
 use dfs::store::Store;
 use dfs::store::state::StateDir;
 use dfs::volume::{

@@ -57,7 +57,7 @@ use crate::base::limits::WRITER_WAIT_MAX;
 use crate::base::time::Hlc;
 use crate::base::{Clock, DeviceId, Ino, Rng, VolumeId};
 use crate::crypto::{Identity, VolumeKeys};
-use crate::node::LogStore;
+use crate::log::LogStore;
 use crate::store::Store;
 use feed::Feed;
 use state::State;

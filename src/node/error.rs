@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 
-use super::log::LogError;
 use super::roster::RosterError;
 use super::token::TokenError;
 use crate::base::PeerId;
 use crate::base::limits::{ASKING_MAX, CLOCK_SKEW_MAX};
 use crate::crypto::CryptoError;
+use crate::log::LogError;
 use crate::store::StoreError;
 use crate::wire::Refusal;
 

@@ -2,7 +2,7 @@
 
 use crate::base::{DeviceId, Ino};
 use crate::crypto::CryptoError;
-use crate::node::LogError;
+use crate::log::LogError;
 use crate::store::StoreError;
 
 /// Says why the volume could not answer or apply.

@@ -10,7 +10,7 @@ use dfs::crypto::{Identity, VolumeKeys};
 use dfs::data::Data;
 use dfs::fs::{Fs, FsConfig};
 use dfs::fuse::{MountOptions, Mounted, Prepared};
-use dfs::node::LogStore;
+use dfs::log::LogStore;
 use dfs::replica::{Replica, ReplicaConfig};
 use dfs::store::Store;
 use dfs::volume::{Volume, VolumeConfig, VolumeContext};

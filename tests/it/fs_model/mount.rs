@@ -9,7 +9,7 @@ use dfs::base::{Clock, Rng, Timespec, VolumeId};
 use dfs::crypto::{Identity, VolumeKeys};
 use dfs::data::Data;
 use dfs::fs::{Fs, FsConfig};
-use dfs::node::LogStore;
+use dfs::log::LogStore;
 use dfs::replica::{Replica, ReplicaConfig};
 use dfs::store::Store;
 use dfs::store::memory::MemoryDisk;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use dfs::base::time::SimClock;
 use dfs::base::{Clock, Ino, OpId, Rng, VolumeId};
 use dfs::crypto::{Identity, VolumeKeys};
-use dfs::node::LogStore;
+use dfs::log::LogStore;
 use dfs::store::memory::MemoryDisk;
 use dfs::store::{Store, Table};
 use dfs::volume::{

@@ -1,4 +1,7 @@
 //! The logs: every device's hash-chained sequence of sealed segments, as rows of the local store.
+//!
+//! Owns: [`LogStore`], what is checked of a segment before it is stored, and what peers may be told of.
+//! Must never know: plaintext, names, sockets.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

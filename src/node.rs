@@ -293,6 +293,11 @@ impl Node {
         self.transport.local_addr()
     }
 
+    /// Returns why the transport neither sends nor hears now; `None` while it does.
+    pub fn transport_trouble(&self) -> Option<String> {
+        self.transport.trouble()
+    }
+
     /// Returns what is known of each other peer of the roster, in the order of their ids.
     pub fn peers(&self) -> Vec<PeerInfo> {
         let roster = self.roster();

@@ -215,6 +215,13 @@ pub trait Transport: Send + Sync + 'static {
     /// Returns the address that was bound.
     fn local_addr(&self) -> SocketAddr;
 
+    /// Returns why nothing can be sent or heard now; `None` while that works.
+    ///
+    /// The transport sees by itself to it that it works again.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// Opens a connection, whoever answers; the caller checks [`Connection::peer`].
     ///
     /// Ends within [`CONNECT_TIMEOUT`]; [`TransportError::Unreachable`] where nobody answers.

@@ -34,6 +34,7 @@ impl Peer {
             troubles.set(Trouble::Disk, disk_trouble(state));
         }
         troubles.set(Trouble::Capacity, self.capacity_trouble());
+        troubles.set(Trouble::Socket, self.socket_trouble());
         look_at_peers(troubles, &peers);
         self.look_at_logs();
         self.look_at_workers();
@@ -100,6 +101,14 @@ impl Peer {
             capacity >> 20
         );
         let advice = "raise its capacity (dfs config capacity SIZE), or add a storage peer";
+        Some((what, advice.to_owned()))
+    }
+
+    fn socket_trouble(&self) -> Option<(String, String)> {
+        let why = self.node().transport_trouble()?;
+        let addr = self.node().local_addr();
+        let what = format!("no peer is heard at {addr}: {why}");
+        let advice = "it is tried again every few seconds; see that no other program took the port";
         Some((what, advice.to_owned()))
     }
 

@@ -49,6 +49,8 @@ pub enum Trouble {
     Worker(&'static str),
     /// The control socket takes no clients.
     Control,
+    /// The UDP socket failed.
+    Socket,
 }
 
 /// One entry.

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use quinn::{ConnectError, ConnectionError, Endpoint, EndpointConfig, TransportConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
 
 use super::{
     CONNECT_TIMEOUT, Connection, IDLE_TIMEOUT, KEEP_ALIVE, STREAMS_MAX, Transport, TransportError,
@@ -21,6 +22,7 @@ use crate::crypto::Identity;
 
 mod connection;
 mod reset;
+mod socket;
 mod tls;
 
 use connection::{QuicConnection, lost};
@@ -67,6 +69,8 @@ pub struct Quic {
     endpoint: Endpoint,
     local_addr: SocketAddr,
     connect_timeout: Duration,
+    health: Arc<socket::Health>,
+    mender: JoinHandle<()>,
     accepted: tokio::sync::Mutex<mpsc::Receiver<Arc<dyn Connection>>>,
 }
 
@@ -76,6 +80,7 @@ struct Deadlines {
     connect: Duration,
     idle: Duration,
     keep_alive: Duration,
+    rebind: (Duration, Duration),
 }
 
 impl Deadlines {
@@ -83,6 +88,7 @@ impl Deadlines {
         connect: CONNECT_TIMEOUT,
         idle: IDLE_TIMEOUT,
         keep_alive: KEEP_ALIVE,
+        rebind: socket::REBIND,
     };
 }
 
@@ -110,6 +116,20 @@ impl Quic {
         identity: &Identity,
         deadlines: Deadlines,
     ) -> Result<Self, TransportError> {
+        let socket = match bind_socket(listen) {
+            Err(TransportError::PortTaken { .. }) if fallback_any_port => {
+                bind_socket(SocketAddr::new(listen.ip(), 0))?
+            }
+            outcome => outcome?,
+        };
+        Self::over(socket, identity, deadlines)
+    }
+
+    fn over(
+        socket: UdpSocket,
+        identity: &Identity,
+        deadlines: Deadlines,
+    ) -> Result<Self, TransportError> {
         let credentials = tls::Credentials::new(identity)?;
         let transport = Arc::new(transport_config(deadlines));
         let mut server = quinn::ServerConfig::with_crypto(credentials.server()?);
@@ -117,25 +137,22 @@ impl Quic {
         let mut client = quinn::ClientConfig::new(credentials.client()?);
         client.transport_config(transport);
 
-        let socket = match bind_socket(listen) {
-            Err(TransportError::PortTaken { .. }) if fallback_any_port => {
-                bind_socket(SocketAddr::new(listen.ip(), 0))?
-            }
-            outcome => outcome?,
-        };
-        let bind_failed = |source| TransportError::Bind {
-            addr: listen,
-            source,
-        };
-        let local_addr = socket.local_addr().map_err(bind_failed)?;
-        let mut endpoint = Endpoint::new(
+        let any = SocketAddr::from(([0, 0, 0, 0], 0));
+        let local_addr = socket.local_addr();
+        let addr = *local_addr.as_ref().unwrap_or(&any);
+        let bind_failed = |source| TransportError::Bind { addr, source };
+        let local_addr = local_addr.map_err(bind_failed)?;
+        let health: Arc<socket::Health> = Arc::default();
+        let mut endpoint = Endpoint::new_with_abstract_socket(
             endpoint_config(identity),
             Some(server),
-            socket,
+            socket::open(socket, &health).map_err(bind_failed)?,
             Arc::new(quinn::TokioRuntime),
         )
         .map_err(bind_failed)?;
         endpoint.set_default_client_config(client);
+        let (broken, pause) = (Arc::clone(&health), deadlines.rebind);
+        let mender = spawn(socket::mend(endpoint.clone(), local_addr, broken, pause));
 
         let (backlog, accepted) = mpsc::channel(BACKLOG_MAX);
         spawn(serve(endpoint.clone(), deadlines.connect, backlog));
@@ -143,6 +160,8 @@ impl Quic {
             endpoint,
             local_addr,
             connect_timeout: deadlines.connect,
+            health,
+            mender,
             accepted: tokio::sync::Mutex::new(accepted),
         })
     }
@@ -159,6 +178,7 @@ impl std::fmt::Debug for Quic {
 
 impl Drop for Quic {
     fn drop(&mut self) {
+        self.mender.abort();
         self.endpoint.close(CLOSE_CODE, b"the peer shut down");
     }
 }
@@ -187,6 +207,10 @@ impl Transport for Quic {
             Ok(Err(error)) => return Err(lost(addr, &error)),
         };
         Ok(Arc::new(QuicConnection::start(connection)?))
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.health.trouble()
     }
 
     async fn accept(&self) -> Option<Arc<dyn Connection>> {

@@ -18,6 +18,7 @@ const SHORT: Deadlines = Deadlines {
     connect: Duration::from_secs(1),
     idle: Duration::from_secs(1),
     keep_alive: Duration::from_millis(100),
+    rebind: (Duration::from_millis(50), Duration::from_millis(50)),
 };
 
 fn identity(index: usize) -> &'static Identity {
@@ -419,3 +420,33 @@ async fn random_datagrams_at_the_port_change_nothing() {
 }
 
 mod impostors;
+
+#[tokio::test]
+async fn a_socket_that_fails_is_told_and_made_anew_and_connections_go_on() {
+    let socket = bind_socket(loopback()).unwrap();
+    let handle = socket.try_clone().unwrap();
+    let one = Quic::over(socket, identity(0), SHORT).unwrap();
+    let two = quic(1);
+    let (ours, theirs) = join(&one, &two).await;
+    echo(theirs);
+    assert_eq!(one.trouble(), None);
+
+    // Tied to a partner that refuses what is sent, it hears an error, and nobody else any more.
+    let nobody = bind_socket(loopback()).unwrap().local_addr().unwrap();
+    handle.connect(nobody).unwrap();
+    handle.send(b"hello").unwrap();
+    // The handle keeps the port taken.
+    let told = async {
+        while !one.trouble().is_some_and(|why| why.contains("in use")) {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(told).await;
+    drop(handle);
+
+    let reply = soon(ours.request(bytes(3), bytes(70_000))).await.unwrap();
+    assert_eq!(reply.body, bytes(3));
+    assert_eq!(one.trouble(), None);
+    let (again, _) = join(&two, &one).await;
+    assert_eq!(again.peer(), identity(0).id());
+}

@@ -316,6 +316,12 @@ impl Node {
         up.map(|(id, _)| *id).collect()
     }
 
+    /// Tells whether a peer without a session may have one in a moment: it is being dialled, and that
+    /// has not failed since it was met.
+    pub fn expects_peers(&self) -> bool {
+        self.table.lock().expects_any()
+    }
+
     /// Returns up to `n` peers of the roster closest to a key, this one included, closest first.
     pub fn closest(&self, key: &[u8; 32], n: usize) -> Vec<PeerId> {
         let roster = self.roster();

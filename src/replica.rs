@@ -22,6 +22,7 @@ pub mod limits;
 pub mod peers;
 pub mod placement;
 
+mod crossing;
 mod fetch;
 mod ledger;
 mod mend;
@@ -202,6 +203,8 @@ pub struct Replica {
     /// Tells how many bytes of chunks the disk still takes; unset: any.
     room: OnceLock<Box<RoomOf>>,
     speeds: Mutex<BTreeMap<PeerId, fetch::Speed>>,
+    /// Chunks on their way to peers that may ask for them meanwhile.
+    crossing: crossing::Crossing,
     /// Until when a peer that said it is full is not chosen as a stand-in.
     full: Mutex<BTreeMap<PeerId, Duration>>,
 }
@@ -264,6 +267,7 @@ impl Replica {
             puts: Semaphore::new(limits::PUTS_IN_FLIGHT_MIB),
             room: OnceLock::new(),
             speeds: Mutex::new(BTreeMap::new()),
+            crossing: crossing::Crossing::default(),
             full: Mutex::new(BTreeMap::new()),
         });
         replica.resume_recheck()?;

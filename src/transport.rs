@@ -68,6 +68,9 @@ pub enum Priority {
 const SMALL_BYTES: usize = 64 << 10;
 
 impl Priority {
+    /// How many there are.
+    pub const COUNT: usize = Self::Small as usize + 1;
+
     /// Returns the priority of a message of which only the size is known.
     pub fn of(bytes: usize) -> Self {
         if bytes <= SMALL_BYTES {

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 
 use super::Node;
 use super::error::NodeError;
+use super::flow::Urgency;
 use super::pieces::{
     BlobId, Inbox, Landing, Landings, Outbox, PIECE_BYTES, Shape, Taken, WHOLE_MAX_BYTES, blob_id,
     piece,
@@ -45,6 +46,7 @@ pub(super) struct Bulk {
     begun: Mutex<VecDeque<(PeerId, BlobId)>>,
     /// Counts transfers: the older goes first.
     order: AtomicU64,
+    urgency: Urgency,
 }
 
 impl Bulk {
@@ -93,7 +95,10 @@ impl Node {
                     .await;
             }
             let (len, order) = (len as u64, self.bulk.order());
-            let permit = session.out.enter(len, transfer, order, session.rtt()).await;
+            let permit = session
+                .out
+                .enter(len, transfer, order, session.rtt(), None)
+                .await;
             let answer = session
                 .request_as(body, payload, within, transfer.priority(), Some(transfer))
                 .await?;
@@ -112,7 +117,7 @@ impl Node {
         let order = self.bulk.order();
         let permit = session
             .inward
-            .enter(ANSWER_BYTES, transfer, order, session.rtt())
+            .enter(ANSWER_BYTES, transfer, order, session.rtt(), None)
             .await;
         let answer = session
             .request_as(body, payload, within, Priority::Small, Some(transfer))
@@ -120,6 +125,15 @@ impl Node {
         permit.arrived(answer.1.len().max(PIECE_BYTES / 8) as u64);
         transfer.moved(self.now());
         Ok(answer)
+    }
+
+    /// Takes note that a piece goes out over a slow session: what is less urgent in others makes way.
+    pub(super) fn note_urgent(&self, session: &Session, priority: Priority, bytes: usize) {
+        let out = &session.out;
+        if priority > Priority::Background && bytes > 0 && !out.is_fast() {
+            let urgency = &self.bulk.urgency;
+            urgency.note(priority, bytes, out.rate(), self.now());
+        }
     }
 
     /// Sends a request in pieces; those that the peer has are not sent again.
@@ -157,7 +171,10 @@ impl Node {
                 sends.push(Box::pin(async move {
                     let bytes = piece(body, payload, index);
                     let len = bytes.len() as u64;
-                    let permit = session.out.enter(len, transfer, order, session.rtt()).await;
+                    let (round_trip, urgency) = (session.rtt(), Some(&self.bulk.urgency));
+                    let out = &session.out;
+                    let permit = out.enter(len, transfer, order, round_trip, urgency).await;
+                    self.note_urgent(session, transfer.priority(), bytes.len());
                     let request = Request::Piece {
                         of,
                         index: index as u8,
@@ -215,7 +232,7 @@ impl Node {
         let piece_len = PIECE_BYTES as u64;
         let permit = session
             .inward
-            .enter(piece_len, transfer, order, session.rtt())
+            .enter(piece_len, transfer, order, session.rtt(), None)
             .await;
         let begin = Request::Piecewise {
             request: BoundedBytes::new(request).ok_or(NodeError::TooLarge)?,
@@ -259,7 +276,7 @@ impl Node {
                 }
                 let permit = session
                     .inward
-                    .enter(piece_len, transfer, order, session.rtt())
+                    .enter(piece_len, transfer, order, session.rtt(), None)
                     .await;
                 if landing.have() & (1 << index) != 0 {
                     return self.landed(peer, name, landing);

@@ -345,7 +345,7 @@ impl Node {
                 return;
             }
             peer.session = None;
-            peer.dial_failed(now, pause_max, &self.rng);
+            peer.lost(now, pause_max, &self.rng);
             std::mem::replace(&mut peer.up, false)
         };
         tracing::debug!(peer = %id.short(), "session ended");

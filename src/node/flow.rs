@@ -37,6 +37,42 @@ const HALF_LIFE_SECONDS: f64 = 3.0;
 /// How often who waits looks whether it has become more urgent.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
+/// How long what is less urgent makes way for a piece that goes over another session, at least and at
+/// most: the next piece is asked for when one has arrived.
+const WAY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
+
+/// What goes out now, over whichever session: all share this machine's line, and a slow session makes
+/// way for what is more urgent in another.
+#[derive(Debug, Default)]
+pub(super) struct Urgency {
+    /// Until when each priority is taken to be going out.
+    until: Mutex<[Duration; Priority::COUNT]>,
+}
+
+impl Urgency {
+    /// Takes note of a piece that goes out over a session with a measured rate, 0 for none.
+    pub(super) fn note(&self, priority: Priority, bytes: usize, rate: u64, now: Duration) {
+        let way = match rate {
+            0 => WAY.1,
+            // Twice what it takes: other sessions use the line, too.
+            rate => Duration::from_secs_f64(2.0 * bytes as f64 / rate as f64),
+        };
+        let until = now + way.clamp(WAY.0, WAY.1);
+        if let Some(last) = self.until.lock().get_mut(priority as usize) {
+            *last = until.max(*last);
+        }
+    }
+
+    /// Tells whether something more urgent goes out.
+    fn holds(&self, priority: Priority, now: Duration) -> bool {
+        let until = self.until.lock();
+        until
+            .iter()
+            .skip(priority as usize + 1)
+            .any(|until| *until > now)
+    }
+}
+
 /// Measures bytes over the time in which some were on their way.
 #[derive(Debug, Default)]
 struct Meter {
@@ -117,13 +153,15 @@ impl Flow {
         }
     }
 
-    /// Waits until `bytes` of a transfer may set out; `order` says how old the transfer is.
+    /// Waits until `bytes` of a transfer may set out; `order` says how old the transfer is. Where
+    /// `urgency` is given, it makes way for what goes out over other sessions.
     pub(super) async fn enter(
         &self,
         bytes: u64,
         transfer: &Transfer,
         order: u64,
         round_trip: Duration,
+        urgency: Option<&Urgency>,
     ) -> Permit<'_> {
         let mut wait = Wait::new(self, transfer.priority(), order);
         let mut seen = self.state.lock().arrivals;
@@ -135,6 +173,12 @@ impl Flow {
             }
             let changed = self.changed.notified();
             wait.reprioritise(transfer.priority());
+            let now = self.clock.monotonic();
+            if urgency.is_some_and(|urgency| urgency.holds(transfer.priority(), now)) {
+                transfer.moved(now);
+                let _ = timeout(LOOK_EVERY, changed).await;
+                continue;
+            }
             if let Some(permit) = wait.begin(bytes, round_trip) {
                 return permit;
             }
@@ -287,7 +331,7 @@ mod tests {
         let flow = Flow::new(SimClock::new(0));
         let order = Mutex::new(Vec::new());
         let pass = async |name: &'static str, transfer: Arc<Transfer>, age| {
-            let permit = flow.enter(1, &transfer, age, Duration::ZERO).await;
+            let permit = flow.enter(1, &transfer, age, Duration::ZERO, None).await;
             order.lock().push(name);
             sleep(Duration::from_secs(1)).await;
             permit.arrived(1);
@@ -304,7 +348,7 @@ mod tests {
         let hold = async {
             let busy = PIECE_BYTES as u64;
             let all = Transfer::new(Priority::Log);
-            let permit = flow.enter(busy, &all, 0, Duration::ZERO).await;
+            let permit = flow.enter(busy, &all, 0, Duration::ZERO, None).await;
             sleep(Duration::from_secs(2)).await;
             drop(permit);
         };
@@ -316,5 +360,27 @@ mod tests {
             become_urgent,
         );
         assert_eq!(*order.lock(), ["late", "readahead", "background"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_background_makes_way_for_what_goes_over_another_session() {
+        let clock = SimClock::new(0);
+        let (flow, urgency) = (Flow::new(clock.clone()), Urgency::default());
+        urgency.note(Priority::Awaited, 32_000, 16_000, clock.monotonic());
+        let started = clock.monotonic();
+        for (priority, waits) in [
+            (Priority::Log, false),
+            (Priority::Awaited, false),
+            (Priority::Readahead, true),
+        ] {
+            let transfer = Transfer::new(priority);
+            let permit = flow
+                .enter(1, &transfer, 0, Duration::ZERO, Some(&urgency))
+                .await;
+            drop(permit);
+            let waited = clock.monotonic() - started >= Duration::from_secs(4);
+            assert_eq!(waited, waits, "{priority:?}");
+        }
+        assert!(!urgency.holds(Priority::Background, clock.monotonic()));
     }
 }

@@ -55,6 +55,8 @@ pub(super) struct Peer {
     pub(super) dial: Dial,
     /// Counts the dials: one that was overtaken says nothing any more.
     pub(super) dials: u64,
+    /// Whether the last dial led to nobody, and nothing is new since.
+    is_missed: bool,
     backoff: Backoff,
 }
 
@@ -131,7 +133,7 @@ impl Peer {
             Learned::Record
         };
         if learned == Learned::Address && self.session.is_none() {
-            self.backoff.reset();
+            self.dial_soon();
             if self.dial == Dial::Connecting {
                 // What is being tried may be where the peer was.
                 self.dial = Dial::Idle;
@@ -155,14 +157,29 @@ impl Peer {
             && self.backoff.is_due(now)
     }
 
+    /// Tells whether there may be a session in a moment: one is on its way, or no dial has failed
+    /// since the peer was met.
+    pub(super) fn may_come(&self) -> bool {
+        let is_tried = !self.is_missed && !self.addrs.is_empty();
+        self.session.is_none() && (is_tried || self.dial == Dial::Greeting)
+    }
+
     /// Takes note of a dial that led to no session.
     pub(super) fn dial_failed(&mut self, now: Duration, pause_max: Duration, rng: &Rng) {
         self.dial = Dial::Idle;
+        self.is_missed = true;
         self.backoff.failed(now, pause_max, rng);
+    }
+
+    /// Takes note that a session ended: the peer is dialled after a pause.
+    pub(super) fn lost(&mut self, now: Duration, pause_max: Duration, rng: &Rng) {
+        self.dial_failed(now, pause_max, rng);
+        self.is_missed = false;
     }
 
     /// Lets the next dial come at once.
     pub(super) fn dial_soon(&mut self) {
+        self.is_missed = false;
         self.backoff.reset();
     }
 
@@ -250,11 +267,16 @@ impl PeerTable {
     /// Lets the next dial of everybody come at once.
     pub(super) fn dial_all_soon(&mut self) {
         for peer in self.peers.values_mut() {
-            peer.backoff.reset();
+            peer.dial_soon();
         }
         for seed in self.seeds.values_mut() {
             seed.backoff.reset();
         }
+    }
+
+    /// Tells whether a peer without a session may have one in a moment.
+    pub(super) fn expects_any(&self) -> bool {
+        self.peers.values().any(Peer::may_come)
     }
 
     fn sessions_at(&self, addr: &SocketAddr) -> bool {
@@ -315,13 +337,13 @@ mod tests {
         };
         assert!(!peer.is_due(now));
         assert_eq!(learn(&mut peer, 1, 1), Learned::Address);
-        assert!(peer.is_due(now));
+        assert!(peer.is_due(now) && peer.may_come());
         peer.dial_failed(now, BACKOFF_MAX, &rng);
-        assert!(!peer.is_due(now));
+        assert!(!peer.is_due(now) && !peer.may_come());
         assert_eq!(learn(&mut peer, 2, 1), Learned::Record);
         assert!(!peer.is_due(now));
         assert_eq!(learn(&mut peer, 2, 2), Learned::Nothing);
         assert_eq!(learn(&mut peer, 3, 2), Learned::Address);
-        assert!(peer.is_due(now));
+        assert!(peer.is_due(now) && peer.may_come());
     }
 }

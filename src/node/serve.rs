@@ -106,6 +106,10 @@ impl Node {
         let Incoming { frame, reply } = incoming;
         let request = Request::decode(&frame.body);
         let priority = request.as_ref().ok().and_then(answer_priority);
+        let is_piece = matches!(
+            &request,
+            Ok(Request::Piecewise { .. } | Request::Rest { .. })
+        );
         let answer = async {
             match request {
                 Ok(request) => self.answer(session, request, frame.payload).await,
@@ -127,6 +131,9 @@ impl Node {
         }
         let body = response.encode();
         let priority = priority.unwrap_or_else(|| Priority::of(body.len() + payload.len()));
+        if is_piece {
+            self.note_urgent(session, priority, payload.len());
+        }
         // Takes as long as the line does. A peer that gave up has stopped the stream.
         if let Err(error) = reply.send_as(body, payload, priority).await {
             tracing::debug!(peer = %session.peer().short(), %error, "an answer was not sent");

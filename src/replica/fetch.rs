@@ -9,7 +9,9 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::limits::{FETCH_GRACE, FETCH_PARALLEL_MAX, HEDGE};
+use super::limits::{
+    COMING_PAUSE, EXPECT_LOOK, FETCH_GRACE, FETCH_PARALLEL_MAX, GET_TIMEOUT, HEDGE,
+};
 use super::peers::{Answer, Ask, Link, Peers};
 use super::{Replica, ReplicaError, is_chunk};
 use crate::base::task::spawn;
@@ -82,9 +84,17 @@ impl Replica {
         let Some(peers) = self.peers.clone() else {
             return Err(ReplicaError::Missing { id });
         };
-        let mut search = std::pin::pin!(self.search_with_grace(&peers, id, limit, transfer));
+        let search = async {
+            let search = self.search_with_grace(&peers, id, limit, transfer);
+            tokio::select! {
+                biased;
+                sealed = self.arrival(id) => Ok((sealed, true)),
+                found = search => found.map(|sealed| (sealed, false)),
+            }
+        };
+        let mut search = std::pin::pin!(search);
         let started = self.clock.monotonic();
-        let sealed = loop {
+        let (sealed, is_kept) = loop {
             let since = transfer.moved_at().unwrap_or_default().max(started);
             let left = (since + limit).saturating_sub(self.clock.monotonic());
             if left.is_zero() {
@@ -94,8 +104,26 @@ impl Replica {
                 break outcome?;
             }
         };
-        self.keep_fetched(id, sealed.clone()).await?;
+        if !is_kept {
+            self.keep_fetched(id, sealed.clone()).await?;
+        }
         Ok(sealed)
+    }
+
+    /// Waits until a chunk is here, put by another peer or fetched by somebody else.
+    async fn arrival(self: &Arc<Self>, id: ChunkId) -> Bytes {
+        let mut changes = self.watch();
+        loop {
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            if !matches!(self.is_local(id), Ok(true)) {
+                continue;
+            }
+            if let Ok(Some(sealed)) = self.read_on_pool(id).await {
+                return sealed;
+            }
+        }
     }
 
     async fn keep_fetched(
@@ -121,7 +149,8 @@ impl Replica {
         }
     }
 
-    /// Searches, and once more for each session that comes up within the grace.
+    /// Searches, and once more for each session that comes up within the grace: as long as a read may
+    /// last where one may come, a moment else.
     async fn search_with_grace(
         self: &Arc<Self>,
         peers: &Arc<dyn Peers>,
@@ -134,18 +163,29 @@ impl Replica {
         let had_links = !peers.links().is_empty();
         loop {
             let outcome = self.search(peers, id, transfer).await;
-            if !matches!(outcome, Err(ReplicaError::Unreachable { .. })) {
-                return outcome;
-            }
-            // Where somebody was there, or gave something, the session may come back.
-            let grace_end = match transfer.moved_at() {
-                Some(moved_at) => moved_at.max(started) + limit,
-                None if had_links && peers.links().is_empty() => started + limit,
-                None => started + FETCH_GRACE.min(limit),
+            let is_away = match outcome {
+                Err(ReplicaError::Unreachable { .. }) => true,
+                // Who comes may have it.
+                Err(ReplicaError::Missing { .. }) => false,
+                _ => return outcome,
             };
-            let left = grace_end.saturating_sub(self.clock.monotonic());
-            if left.is_zero() || timeout(left, next_up(&mut events)).await.is_err() {
-                return outcome;
+            loop {
+                // Where somebody was there, or gave something, the session may come back.
+                let grace_end = match transfer.moved_at() {
+                    Some(moved_at) if is_away => moved_at.max(started) + limit,
+                    _ if peers.expects_more() => started + limit,
+                    _ if is_away && had_links && peers.links().is_empty() => started + limit,
+                    _ if is_away => started + FETCH_GRACE.min(limit),
+                    _ => return outcome,
+                };
+                let left = grace_end.saturating_sub(self.clock.monotonic());
+                if left.is_zero() {
+                    return outcome;
+                }
+                let look = left.min(EXPECT_LOOK);
+                if timeout(look, next_up(&mut events)).await.is_ok() {
+                    break;
+                }
             }
         }
     }
@@ -287,9 +327,17 @@ impl Replica {
     ) -> Reply {
         let load = Load::new(Arc::clone(self), peer);
         let asked_at = self.clock.monotonic();
-        let answer = peers
-            .ask_for(peer, Ask::Get(id), super::limits::GET_TIMEOUT, transfer)
-            .await;
+        let answer = loop {
+            let get = peers.ask_for(peer, Ask::Get(id), GET_TIMEOUT, transfer);
+            match get.await {
+                // The fetch ends when it is there.
+                Ok(Answer::Coming) => {
+                    transfer.moved(self.clock.monotonic());
+                    sleep(COMING_PAUSE).await;
+                }
+                answer => break answer,
+            }
+        };
         drop(load);
         match answer {
             Ok(Answer::Get(Some(sealed))) => {

@@ -59,6 +59,22 @@ pub const HEDGE: (Duration, Duration) = (Duration::from_millis(30), Duration::fr
 /// Covers the seconds after a start in which sessions are still being made.
 pub const FETCH_GRACE: Duration = Duration::from_secs(2);
 
+/// How often a fetch looks whether a peer that may come has come or was given up.
+pub const EXPECT_LOOK: Duration = Duration::from_millis(250);
+
+/// Pause before a holder that is putting the chunk already is asked for it again.
+pub const COMING_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long a chunk that a slow peer asked for is not pushed to it, too: what a full one takes at
+/// 32 kbit/s.
+pub const ASKED_TIME: Duration = Duration::from_secs(300);
+
+/// Chunks that are remembered as asked for: four windows of readahead of sixteen peers.
+pub const ASKED_MAX: usize = 1024;
+
+/// Longest pause before what a peer asked for is offered to it.
+pub const ASKED_PAUSE: Duration = Duration::from_secs(5);
+
 /// Default limit of the sealed chunks that are kept only as a cache.
 pub const DISK_CACHE_BYTES: u64 = 10 << 30;
 

@@ -61,6 +61,10 @@ impl Peers for NodePeers {
             .collect()
     }
 
+    fn expects_more(&self) -> bool {
+        self.node.expects_peers()
+    }
+
     async fn ask_for(
         &self,
         peer: PeerId,
@@ -129,6 +133,7 @@ impl ChunkHandler for Server {
             None => refuse(ChunkRefusal::Failed),
             Some(Answer::Get(None)) => (ChunkResponse::Missing, Bytes::new()),
             Some(Answer::Get(Some(sealed))) => (ChunkResponse::Found, sealed),
+            Some(Answer::Coming) => (ChunkResponse::Coming, Bytes::new()),
             Some(Answer::Hold(kept)) => (ChunkResponse::Have { kept }, Bytes::new()),
             Some(Answer::Noted) => (ChunkResponse::Noted, Bytes::new()),
             Some(Answer::Put(outcomes)) => {
@@ -180,6 +185,7 @@ fn decode(response: ChunkResponse, payload: Bytes, kind: AskKind) -> Option<Answ
         (AskKind::Hold, ChunkResponse::Have { kept }) => Some(Answer::Hold(kept)),
         (AskKind::Get, ChunkResponse::Found) => Some(Answer::Get(Some(payload))),
         (AskKind::Get, ChunkResponse::Missing) => Some(Answer::Get(None)),
+        (AskKind::Get, ChunkResponse::Coming) => Some(Answer::Coming),
         (AskKind::Told, ChunkResponse::Noted) => Some(Answer::Noted),
         (AskKind::Put, ChunkResponse::Stored { refused }) => {
             Some(Answer::Put(refused.into_iter().map(outcome).collect()))

@@ -23,6 +23,11 @@ pub trait Peers: Send + Sync + 'static {
     /// Returns the peers that have a session now, in the order of their ids.
     fn links(&self) -> Vec<Link>;
 
+    /// Tells whether peers without a session may have one in a moment.
+    fn expects_more(&self) -> bool {
+        false
+    }
+
     /// Asks `peer` one question for `transfer`, whose progress it shows; `timeout` counts from the
     /// last of it. A peer without a session may be dialled.
     async fn ask_for(
@@ -81,6 +86,8 @@ pub enum Answer {
     Put(Vec<PutOutcome>),
     /// The sealed bytes, unverified; `None` where the peer has not got them.
     Get(Option<Bytes>),
+    /// To a get: the peer is putting this chunk to who asks, and goes on with that.
+    Coming,
     /// To what is only told.
     Noted,
 }

@@ -10,15 +10,16 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::ledger::{FIRST, after};
 use super::limits::{
-    BACKOFF, FAST_BYTES_PER_SECOND, FULL_BACKOFF, HOLD_BATCH, HOLD_TIMEOUT, PUT_BATCH_BYTES,
-    PUT_BATCH_CHUNKS, PUT_LANES, PUT_TIMEOUT, SLOW_BATCH_BYTES,
+    ASKED_PAUSE, BACKOFF, FAST_BYTES_PER_SECOND, FULL_BACKOFF, HOLD_BATCH, HOLD_TIMEOUT,
+    PUT_BATCH_BYTES, PUT_BATCH_CHUNKS, PUT_LANES, PUT_TIMEOUT, SLOW_BATCH_BYTES,
 };
 use super::peers::{Answer, Ask, AskError, PutOutcome};
 use super::{Peers, Replica, ReplicaError};
 use crate::base::task::spawn;
 use crate::base::time::sleep;
 use crate::base::{ChunkId, PeerId};
-use crate::node::NodeEvent;
+use crate::node::{NodeEvent, Transfer};
+use crate::transport::Priority;
 
 /// How a pass over the queue of a peer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,8 @@ enum Pass {
     Done,
     /// The peer has no room.
     Full,
+    /// The queue was read to its end, but for what the peer is fetching by itself.
+    Asked,
     /// The peer did not answer, or not usefully.
     Failed,
 }
@@ -61,6 +64,7 @@ impl Replica {
             // A session that was replaced gets a new worker, without the old one's pause.
             if let Some(peer) = moved {
                 workers.remove(&peer);
+                self.crossing.forget(peer);
                 self.mend.notify_one();
             }
             // Who waits for the swarm in a fetch, or shows progress, looks anew.
@@ -107,6 +111,10 @@ impl Replica {
                     pause = (pause * 2).min(BACKOFF.1);
                 }
                 Pass::Full => sleep(FULL_BACKOFF).await,
+                Pass::Asked => {
+                    sleep(pause.min(ASKED_PAUSE)).await;
+                    pause = (pause * 2).min(BACKOFF.1);
+                }
             }
         }
     }
@@ -119,6 +127,7 @@ impl Replica {
     ) -> Result<Pass, ReplicaError> {
         let start = self.view().push_start();
         let full = AtomicBool::new(false);
+        let mut asked = false;
         for (from, end) in [(start, None), (FIRST, Some(start))] {
             let mut next = Some(from);
             while let Some(from) = next {
@@ -130,14 +139,18 @@ impl Replica {
                 let Some(last) = due.last().copied() else {
                     break;
                 };
-                if self.offer(peers, peer, due, &full).await? == Pass::Failed {
-                    return Ok(Pass::Failed);
+                match self.offer(peers, peer, due, &full).await? {
+                    Pass::Failed => return Ok(Pass::Failed),
+                    Pass::Asked => asked = true,
+                    Pass::Done | Pass::Full => {}
                 }
                 next = if is_last { None } else { after(&last) };
             }
         }
         Ok(if full.into_inner() {
             Pass::Full
+        } else if asked {
+            Pass::Asked
         } else {
             Pass::Done
         })
@@ -165,15 +178,21 @@ impl Replica {
             }
         }
         self.confirm(peer, &there)?;
+        let offered = missing.len();
+        let now = self.clock.monotonic();
+        if !is_fast(peers, peer) {
+            missing.retain(|id| !self.crossing.is_asked(peer, *id, now));
+        }
+        let asked = AtomicBool::new(missing.len() < offered);
 
         let missing = Mutex::new(missing);
         let [one, two]: [_; PUT_LANES] =
-            std::array::from_fn(|_| self.lane(peers, peer, &missing, full));
+            std::array::from_fn(|_| self.lane(peers, peer, &missing, (full, &asked)));
         let (one, two) = tokio::join!(one, two);
-        Ok(if one? == Pass::Done {
-            two?
-        } else {
-            Pass::Failed
+        Ok(match (one?, two?) {
+            (Pass::Done, Pass::Done) if asked.into_inner() => Pass::Asked,
+            (Pass::Done, other) => other,
+            _ => Pass::Failed,
         })
     }
 
@@ -184,7 +203,7 @@ impl Replica {
         peers: &Arc<dyn Peers>,
         peer: PeerId,
         missing: &Mutex<VecDeque<ChunkId>>,
-        full: &AtomicBool,
+        (full, asked): (&AtomicBool, &AtomicBool),
     ) -> Result<Pass, ReplicaError> {
         loop {
             if full.load(Ordering::Relaxed) {
@@ -194,18 +213,31 @@ impl Replica {
                 }
                 return Ok(Pass::Done);
             }
-            let links = peers.links();
-            let link = links.iter().find(|link| link.peer == peer);
-            let is_fast = link.is_some_and(|link| link.sent_rate >= FAST_BYTES_PER_SECOND);
+            let is_fast = is_fast(peers, peer);
             let mib = if is_fast { PUT_BATCH_BYTES >> 20 } else { 1 };
             // The semaphore is never closed.
             let _permit = self.puts.acquire_many(mib as u32).await;
+            if !is_fast {
+                // The peer asked for them since they were offered.
+                let now = self.clock.monotonic();
+                let is_asked = |id: &ChunkId| self.crossing.is_asked(peer, *id, now);
+                let mut missing = missing.lock();
+                let before = missing.len();
+                missing.retain(|id| !is_asked(id));
+                asked.fetch_or(missing.len() < before, Ordering::Relaxed);
+            }
             let batch = self.next_batch(peer, missing, is_fast).await?;
             if batch.is_empty() {
                 return Ok(Pass::Done);
             }
             let ids: Vec<ChunkId> = batch.iter().map(|(id, _)| *id).collect();
-            let outcomes = match peers.ask(peer, Ask::Put(batch), PUT_TIMEOUT).await {
+            let transfer = Transfer::new(Priority::Background);
+            // A fast line has carried it before anybody could ask.
+            let crossing = (!is_fast).then(|| self.crossing.put(peer, &ids, &transfer));
+            let answer = peers.ask_for(peer, Ask::Put(batch), PUT_TIMEOUT, &transfer);
+            let answer = answer.await;
+            drop(crossing);
+            let outcomes = match answer {
                 Ok(Answer::Put(outcomes)) if outcomes.len() == ids.len() => outcomes,
                 Ok(_) => return Ok(log_failure(peer, AskError::Refused)),
                 Err(error) => return Ok(log_failure(peer, error)),
@@ -309,6 +341,13 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+/// Tells whether full batches go to a peer.
+fn is_fast(peers: &Arc<dyn Peers>, peer: PeerId) -> bool {
+    let links = peers.links();
+    let link = links.iter().find(|link| link.peer == peer);
+    link.is_some_and(|link| link.sent_rate >= FAST_BYTES_PER_SECOND)
 }
 
 fn log_failure(peer: PeerId, error: AskError) -> Pass {

@@ -18,6 +18,9 @@ impl Replica {
     pub async fn serve(self: &Arc<Self>, from: PeerId, ask: Ask) -> Option<Answer> {
         let replica = Arc::clone(self);
         match ask {
+            Ask::Get(id) if self.crossing.ask(from, id, self.clock.monotonic()) => {
+                Some(Answer::Coming)
+            }
             Ask::Get(id) => match self.read_on_pool(id).await {
                 Ok(found) => Some(Answer::Get(found)),
                 Err(ReplicaError::Corrupt { .. }) => Some(Answer::Get(None)),

@@ -72,6 +72,8 @@ pub enum ChunkResponse {
     Refused(ChunkRefusal),
     /// To a loss: noted.
     Noted,
+    /// To a get: a put of the chunk to the asking peer is under way.
+    Coming,
 }
 
 /// Why a peer does not take or give a chunk.

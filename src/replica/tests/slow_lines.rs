@@ -209,3 +209,50 @@ async fn a_read_goes_on_after_a_break_and_fails_only_where_nothing_comes() {
     let took = world.clock.monotonic().saturating_sub(started);
     assert!(took <= Duration::from_secs(45), "{took:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_read_beside_a_push_to_the_same_peer_sends_nothing_twice() {
+    for others in [1, 3] {
+        let world = World::new(1 + others).await;
+        sleep(Duration::from_secs(30)).await;
+        world.net.set_line(addr(0), Some(64_000));
+        let (before, stored) = (world.net.stats().line_bytes, world.stored());
+        let started = world.clock.monotonic();
+        let ids: Vec<ChunkId> = (0..4).map(|n| world.put(0, MIB + n)).collect();
+        // A few seconds into the push, as its operation arrives first.
+        sleep(Duration::from_secs(2)).await;
+        let reads: Vec<_> = ids
+            .iter()
+            .map(|id| {
+                let (reader, id) = (std::sync::Arc::clone(&world.replicas[1]), *id);
+                crate::base::task::spawn(
+                    async move { reader.fetch(id, Duration::from_secs(20)).await },
+                )
+            })
+            .collect();
+        for read in reads {
+            let read = read.await.unwrap();
+            assert!(read.is_ok(), "{read:?}");
+        }
+        let elapsed = || {
+            let took = world.clock.monotonic().saturating_sub(started);
+            took.as_secs_f64()
+        };
+        let (read, alone) = (elapsed(), 4.0 * MIB as f64 / 64_000.0);
+        let synced = world.replicas[0]
+            .wait_synced(Duration::from_secs(3600))
+            .await;
+        assert_eq!(synced, Ok(()));
+        let took = elapsed();
+        let talk = (took * world.nodes.len() as f64) as u64 * TALK_BYTES;
+        let sent = (world.net.stats().line_bytes - before).saturating_sub(talk);
+        let stored = world.stored() - stored;
+        // What is here only as a cache was sent, too.
+        let cached = world.replicas[1].usage().cached_bytes;
+        println!(
+            "{others} others: read in {read:.0} s of {alone:.0} s; {sent} sent for {stored} and {cached} cached in {took:.0} s"
+        );
+        assert!(read <= alone * 1.3 + 12.0, "{read} s of {alone}");
+        assert!(sent <= (stored + cached) * 11 / 10, "{sent} for {stored}");
+    }
+}

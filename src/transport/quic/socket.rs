@@ -23,7 +23,8 @@ use crate::base::time::{Backoff, sleep};
 
 /// Pause before the socket is made anew, at first and at most: well below the ten seconds after which
 /// a peer that can be reached is to be found.
-pub(super) const REBIND: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+pub(super) const REBIND: (Duration, Duration) =
+    (Duration::from_millis(100), Duration::from_secs(5));
 
 /// How the socket of an endpoint does.
 #[derive(Debug, Default)]

@@ -13,6 +13,7 @@
 //! them in one total order, by stamp and device; so the view is a function of the set of ops, the
 //! same everywhere. docs/semantics.md says what becomes of ops that crossed.
 
+mod body;
 mod coalesce;
 mod collect;
 mod error;
@@ -27,6 +28,7 @@ mod private;
 mod record;
 mod rows;
 mod segments;
+mod shape;
 mod state;
 mod trim;
 mod types;

@@ -33,7 +33,7 @@ use crate::node::{Node, NodeConfig, NodeEvent, PeerState, Role};
 use crate::replica::{NodePeers, Replica, ReplicaConfig};
 use crate::store::{Gate, Store, StoreError};
 use crate::transport::Transport;
-use crate::volume::{Volume, VolumeConfig, VolumeContext};
+use crate::volume::{Volume, VolumeConfig, VolumeContext, VolumeError};
 
 /// How long the first draft waits for what belongs to it: a create, its write and its close come
 /// within this time and go out as one segment.
@@ -488,7 +488,10 @@ impl Peer {
             for (device, error) in &merged.refused {
                 let name = self.device_name(*device);
                 let what = format!("the changes of {name} cannot be folded further: {error}");
-                let advice = "if it names a newer version, upgrade this machine; else see dfs log";
+                let advice = match error {
+                    VolumeError::TooNew { .. } => "upgrade dfs on this machine",
+                    _ => "see dfs log",
+                };
                 self.troubles.note(Trouble::Log(*device), what, advice);
             }
             if merged.op_count == 0 {

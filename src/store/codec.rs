@@ -47,6 +47,13 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, Stor
     })
 }
 
+/// Takes a number that [`encode`] made off the front of bytes; `None` where there is none.
+pub fn take_number(bytes: &mut &[u8]) -> Option<u64> {
+    let (number, read) = bincode::serde::decode_from_slice(bytes, standard()).ok()?;
+    *bytes = bytes.get(read..)?;
+    Some(number)
+}
+
 fn with_config<T: DeserializeOwned, const N: usize>(
     bytes: &[u8],
     config: Configuration<

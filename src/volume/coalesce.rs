@@ -125,9 +125,7 @@ impl Volume {
 
     /// Returns file and base of an own write that changed the file it names and nothing else.
     fn plain_write(&self, id: OpId, record: &Record) -> Option<(Ino, OpId)> {
-        let OpKind::Write(write) = &*record.kind else {
-            return None;
-        };
+        let write = record.kind.as_write()?;
         let own_rows = record.writes.iter().all(|(key, _)| match key {
             RowKey::Inode(ino) | RowKey::Extent(ino, _) => *ino == write.ino,
             _ => false,
@@ -201,9 +199,7 @@ impl Volume {
 fn last_that_fit(writes: &[(OpId, Record)]) -> Option<(usize, OpKind)> {
     let mut whole: Option<(usize, Layers, Write)> = None;
     for (index, (_, record)) in writes.iter().enumerate() {
-        let OpKind::Write(write) = &*record.kind else {
-            return None;
-        };
+        let write = record.kind.as_write()?;
         if let Some((_, layers, merged)) = &mut whole {
             layers.add(&write.pieces, write.size);
             let (pieces, inline_bytes) = layers.extent();

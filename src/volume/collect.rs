@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use super::op::OpKind;
 use super::rows::{RowKey, Value};
-use super::types::{Piece, Source};
+use super::types::Source;
 use super::{Result, Volume};
 use crate::base::{ChunkId, Ino};
 
@@ -115,14 +115,5 @@ impl Drop for Noting<'_> {
 
 /// Adds the chunks that an op names.
 pub(super) fn note(named: &mut HashSet<ChunkId>, kind: &OpKind) {
-    let pieces: &[Piece] = match kind {
-        OpKind::Write(write) => &write.pieces,
-        OpKind::Append(append) => &append.pieces,
-        _ => &[],
-    };
-    for piece in pieces {
-        if let Some(Source::Chunk { id, .. }) = piece.src {
-            named.insert(id);
-        }
-    }
+    named.extend(kind.shape().chunks());
 }

@@ -56,9 +56,10 @@ pub enum VolumeError {
     /// Another holds the writer's lock for longer than a request may take: the disk hangs.
     #[error("the volume is busy: the disk does not take what is being written")]
     Busy,
-    /// A segment was made by a newer release.
+    /// A segment was made by a newer release, which knows more.
     #[error(
-        "segment {seg_no} of device {:016x} has version {found}, this release knows {known}",
+        "segment {seg_no} of device {:016x} was made by a newer version of dfs (its {what} is {found}, \
+         this one knows up to {known})",
         device.0
     )]
     TooNew {
@@ -66,9 +67,11 @@ pub enum VolumeError {
         device: DeviceId,
         /// Its number.
         seg_no: u64,
-        /// Its version.
-        found: u8,
-        /// The newest version that is known here.
-        known: u8,
+        /// What is not known: the version of the whole, or the kind of an op.
+        what: &'static str,
+        /// Its number.
+        found: u64,
+        /// The greatest number that is known here.
+        known: u64,
     },
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
+use super::body;
 use super::op::OpKind;
 use super::record::Record;
 use super::state::{Progress, State};
@@ -12,18 +12,8 @@ use super::{Result, Volume, VolumeError};
 use crate::base::limits::{SEGMENT_BODY_MAX_BYTES, SEGMENT_OPS_MAX};
 use crate::base::{OpId, Stamp};
 use crate::crypto::VolumeKeys;
-use crate::store::{Batch, Table, codec};
+use crate::store::{Batch, Table};
 use crate::wire::{SEGMENT_DOMAIN, SealedSegment, SegmentHeader};
-
-/// First byte of a segment's plaintext: the version of what follows.
-const BODY_VERSION: u8 = 1;
-
-/// An op as it lies in a segment, whose header says the device.
-#[derive(Debug, Serialize, Deserialize)]
-struct SegmentOp<K = OpKind> {
-    stamp: Stamp,
-    kind: K,
-}
 
 impl Volume {
     /// Seals the ops that no segment holds yet, appends the segments to the own log and makes them
@@ -123,25 +113,17 @@ impl Volume {
                     record.ok_or(LOST_RECORD)?.kind
                 }
             };
-            let op = SegmentOp {
-                stamp: draft.id.stamp,
-                kind: &*kind,
-            };
             let end = ops.len();
-            codec::encode_into(&op, &mut ops);
-            if ops.len() + BODY_HEAD_BYTES > SEGMENT_BODY_MAX_BYTES && op_count > 0 {
+            body::put(&mut ops, draft.id.stamp, &kind);
+            if ops.len() + body::HEAD_MAX_BYTES > SEGMENT_BODY_MAX_BYTES && op_count > 0 {
                 ops.truncate(end);
                 break;
             }
             op_count += 1;
             last = draft.id.stamp;
         }
-        // The ops are encoded as a sequence: its length, then each.
-        let mut bytes = vec![BODY_VERSION];
-        codec::encode_into(&(op_count as u64), &mut bytes);
-        bytes.append(&mut ops);
         Ok(Some(Body {
-            bytes,
+            bytes: body::whole(op_count, &ops),
             op_count,
             first: first.id.stamp,
             last,
@@ -210,9 +192,6 @@ fn take_drafts(state: &State) -> Vec<Draft> {
     drafts.take_while(is_room).collect()
 }
 
-/// Version and length of the sequence in front of the ops.
-const BODY_HEAD_BYTES: usize = 1 + size_of::<u64>();
-
 const LOST_RECORD: VolumeError = VolumeError::Corrupt {
     what: "the record of an op that is not sealed is missing",
 };
@@ -220,11 +199,6 @@ const LOST_RECORD: VolumeError = VolumeError::Corrupt {
 /// Returns the ops of a segment whose place and signature the log has checked.
 pub(super) fn open(keys: &VolumeKeys, segment: &SealedSegment) -> Result<Vec<(OpId, OpKind)>> {
     let header = &segment.header;
-    let bad = |what| VolumeError::BadSegment {
-        device: header.device,
-        seg_no: header.seg_no,
-        what,
-    };
     let plain = keys
         .open_segment(&header.to_bytes(), &segment.body)
         .map_err(|source| VolumeError::Sealed {
@@ -232,107 +206,13 @@ pub(super) fn open(keys: &VolumeKeys, segment: &SealedSegment) -> Result<Vec<(Op
             seg_no: header.seg_no,
             source,
         })?;
-    let Some((&version, body)) = plain.split_first() else {
-        return Err(bad("nothing in it"));
-    };
-    if version > BODY_VERSION {
-        return Err(VolumeError::TooNew {
-            device: header.device,
-            seg_no: header.seg_no,
-            found: version,
-            known: BODY_VERSION,
-        });
-    }
-    let ops: Vec<SegmentOp> = codec::decode(body, SealedSegment::BODY_MAX_BYTES)
-        .map_err(|_| bad("its body does not decode"))?;
-    if ops.len() != usize::try_from(header.op_count).unwrap_or(usize::MAX) {
-        return Err(bad("another number of ops than its header says"));
-    }
-    let ascending = ops.windows(2).all(|pair| match pair {
-        [a, b] => a.stamp < b.stamp,
-        _ => true,
-    });
-    let first = ops.first().map(|op| op.stamp);
-    let last = ops.last().map(|op| op.stamp);
-    if !ascending || first != Some(header.first) || last != Some(header.last) {
-        return Err(bad("stamps that do not fit its header"));
-    }
+    let ops = body::open(&plain, header)?;
     let id = |stamp| OpId {
         stamp,
         device: header.device,
     };
-    Ok(ops.into_iter().map(|op| (id(op.stamp), op.kind)).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::id::to_hex;
-    use crate::base::{DeviceId, Ino, Timespec};
-    use crate::volume::{Create, FileKind, Piece, Place, Source, Write, ino_of};
-
-    fn example() -> Vec<SegmentOp> {
-        let id = OpId {
-            stamp: Stamp::from_ms(1_767_312_000_000),
-            device: DeviceId(0x0102_0304_0506_0708),
-        };
-        let time = Timespec {
-            secs: 1_767_312_000,
-            nanos: 5,
-        };
-        let create = Create {
-            at: Place {
-                parent: Ino::ROOT,
-                name: Bytes::from_static(b"hi.txt"),
-            },
-            kind: FileKind::File,
-            mode: 0o644,
-            uid: 1000,
-            gid: 1000,
-            rdev: 0,
-            target: None,
-            time,
-            xattrs: Vec::new(),
-        };
-        let write = Write {
-            ino: ino_of(id),
-            base: id,
-            size: 5,
-            pieces: vec![Piece {
-                offset: 0,
-                len: 5,
-                src: Some(Source::Inline(Bytes::from_static(b"hello"))),
-            }],
-            mtime: time,
-            ctime: time,
-            mode: None,
-        };
-        vec![
-            SegmentOp {
-                stamp: id.stamp,
-                kind: OpKind::Create(create),
-            },
-            SegmentOp {
-                stamp: id.stamp.next(),
-                kind: OpKind::Write(write),
-            },
-        ]
-    }
-
-    /// The example of docs/format.md. Who changes what it shows changes the format.
-    #[test]
-    fn ops_are_encoded_as_documented() {
-        let document = include_str!("../../docs/format.md");
-        for op in example() {
-            let hex = to_hex(&codec::encode(&op));
-            let pairs: Vec<&str> = (0..hex.len())
-                .step_by(2)
-                .map(|at| &hex[at..at + 2])
-                .collect();
-            for line in pairs.chunks(16) {
-                let line = line.join(" ");
-                assert!(document.contains(&line), "not in docs/format.md: {line}");
-            }
-        }
-    }
+    Ok(ops
+        .into_iter()
+        .map(|(stamp, kind)| (id(stamp), kind))
+        .collect())
 }

@@ -216,7 +216,7 @@ impl State {
         self.drafts.push_back(id);
         self.counts.drafts = self.drafts.len() as u64;
         self.keep_kind(id, kind);
-        if let OpKind::Write(write) = &**kind {
+        if let Some(write) = kind.as_write() {
             self.rewrites |= !self.written.insert(write.ino);
         }
     }

@@ -221,13 +221,13 @@ impl Together<'_, '_> {
         if let Some(named) = &mut self.writer.state.named {
             collect::note(named, &kind);
         }
-        if let Some(ino) = kind.changes() {
+        if let Some(ino) = kind.shape().changes() {
             let inode = volume.view.inode(ino)?.ok_or(VolumeError::NoInode(ino))?;
             if inode.is_orphan() {
                 return self.add_private(inode.ino, kind);
             }
         }
-        if kind.names_chunks() {
+        if kind.shape().chunks().next().is_some() {
             // Order on disk: a chunk is there before the op that names it.
             volume.config.store.chunks.sync()?;
         }
@@ -237,10 +237,7 @@ impl Together<'_, '_> {
             overlay: &self.overlay,
         };
         let effects = fold_within(base, id, &kind, self.room)?;
-        let ino = match &kind {
-            OpKind::Create(_) => ino_of(id),
-            kind => kind.names().unwrap_or(Ino::ROOT),
-        };
+        let ino = kind.shape().node(|| ino_of(id)).unwrap_or(Ino::ROOT);
         let op = FoldedOp {
             id,
             record: Arc::new(Record::new(Arc::new(kind), &effects)),

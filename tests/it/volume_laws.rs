@@ -6,5 +6,6 @@
 pub(crate) mod cluster;
 mod content;
 mod names;
+mod newer;
 mod random;
 mod tree;

@@ -14,7 +14,7 @@ use crate::base::{Ino, OpId, Timespec};
 use crate::volume::extents::{
     check_pieces, groups, overwrite, same_content, stored_bytes, touched,
 };
-use crate::volume::op::{Append, OpKind, Write, fork_ino_of, joined_version};
+use crate::volume::op::{Append, Write, fork_ino_of, joined_version};
 use crate::volume::record::Record;
 use crate::volume::rows::{Fork, RowKey, Stored, Value};
 use crate::volume::types::{Conflict, ConflictKind, Extent, FileKind, Inode, Piece, Place};
@@ -127,7 +127,7 @@ impl Fold<'_> {
                 Some(Value::Fork(Fork::File(file))) => *file != node.ino,
                 _ => false,
             };
-            if !aside && !matches!(*record.kind, OpKind::Append(_)) {
+            if !aside && record.kind.as_append().is_none() {
                 return Ok(false);
             }
         }
@@ -308,7 +308,7 @@ impl Fold<'_> {
         let mut base = base;
         while let Some(Value::Fork(Fork::Joined)) = self.tx.get(RowKey::Fork(node.ino, base))? {
             let record = self.tx.record(base)?;
-            let Some(OpKind::Append(append)) = record.as_ref().map(|record| &*record.kind) else {
+            let Some(append) = record.as_ref().and_then(|record| record.kind.as_append()) else {
                 return Ok(None);
             };
             if append.base >= base {

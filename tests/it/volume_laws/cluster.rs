@@ -27,7 +27,7 @@ static IDENTITIES: LazyLock<Vec<Arc<Identity>>> = LazyLock::new(|| {
         .collect()
 });
 
-static KEYS: LazyLock<Arc<VolumeKeys>> =
+pub(crate) static KEYS: LazyLock<Arc<VolumeKeys>> =
     LazyLock::new(|| Arc::new(VolumeKeys::generate(&Rng::from_seed(8))));
 
 const VOLUME: VolumeId = VolumeId([3; 32]);
@@ -153,6 +153,10 @@ impl Device {
 
     pub(crate) fn index(&self) -> usize {
         self.index
+    }
+
+    pub(crate) fn identity(&self) -> &'static Identity {
+        &IDENTITIES[self.index]
     }
 
     /// Makes what this device does next later than what the others do until the next sync.

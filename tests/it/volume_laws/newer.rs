@@ -1,0 +1,123 @@
+//! Segments with ops of kinds that this program does not know: their log waits, nothing is skipped.
+
+use bytes::Bytes;
+use dfs::base::{Clock, DeviceId, Ino, Rng, Stamp};
+use dfs::store::{Batch, codec};
+use dfs::volume::{FileKind, Merged, VolumeError};
+use dfs::wire::{SEGMENT_DOMAIN, SealedSegment, SegmentHeader};
+
+use super::cluster::*;
+
+/// Adds to a device's log a segment with these encoded ops, as whoever has the keys can.
+fn seal_raw(device: &Device, ops: &[Vec<u8>]) {
+    let identity = device.identity();
+    let own = identity.device();
+    let seg_no = device.log.vector()[&own];
+    let before = device.log.range(own, seg_no, usize::MAX).unwrap().remove(0);
+    device.later();
+    let first = Stamp::from_ms(device.clock.wall_ms());
+    let mut plain = vec![1];
+    codec::encode_into(&(ops.len() as u64), &mut plain);
+    let mut last = first;
+    for (index, op) in ops.iter().enumerate() {
+        last = if index == 0 { first } else { last.next() };
+        codec::encode_into(&last, &mut plain);
+        codec::encode_into(&(op.len() as u64), &mut plain);
+        plain.extend_from_slice(op);
+    }
+    let header = SegmentHeader {
+        seg_no: seg_no + 1,
+        prev: before.hash(),
+        first,
+        last,
+        op_count: ops.len() as u32,
+        ..before.header
+    };
+    let body = KEYS.seal_segment(&Rng::from_seed(seg_no), &header.to_bytes(), &plain);
+    let body = Bytes::from(body);
+    let signature = identity.sign(SEGMENT_DOMAIN, &SealedSegment::signed_bytes(&header, &body));
+    let segment = SealedSegment {
+        header,
+        body,
+        signature,
+    };
+    device.log.append(&[segment], Batch::new()).unwrap();
+    device.log.publish(seg_no + 1);
+}
+
+/// Returns an op that makes a folder.
+fn folder(device: &Device, name: &str) -> Vec<u8> {
+    let at = place(Ino::ROOT, name.as_bytes());
+    codec::encode(&create(at, FileKind::Dir, device.clock.wall()))
+}
+
+/// Takes everything of another device.
+fn take(device: &Device, from: &Device) -> Merged {
+    let own = from.identity().device();
+    let next = device.log.vector()[&own] + 1;
+    let segments = from.log.range(own, next, usize::MAX).unwrap();
+    let now = device.clock.wall_ms() + 300_000;
+    device.log.accept(&segments, now, &|_| Ok(())).unwrap();
+    device.volume.apply_segments().unwrap()
+}
+
+fn device_of(device: &Device) -> DeviceId {
+    device.identity().device()
+}
+
+#[test]
+fn the_log_of_a_newer_kind_of_op_waits_and_no_other_does() {
+    let devices = cluster(3);
+    let [here, newer, third] = &devices[..] else {
+        unreachable!("three devices");
+    };
+    seal_raw(newer, &[folder(newer, "before"), vec![13, 1, 2, 3]]);
+    seal_raw(newer, &[folder(newer, "after")]);
+    for _ in 0..2 {
+        let merged = take(here, newer);
+        assert_eq!(merged.op_count, 0);
+        let error = &merged.refused[&device_of(newer)];
+        assert!(
+            matches!(
+                error,
+                VolumeError::TooNew {
+                    found: 13,
+                    known: 12,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert!(
+            error.to_string().contains("newer version of dfs"),
+            "{error}"
+        );
+    }
+    assert!(here.list("").is_empty());
+    // The others, and what is done here, go on; so does a restart.
+    third.mkdir("third");
+    third.publish();
+    take(here, third);
+    here.mkdir("here");
+    here.publish();
+    assert_eq!(here.list(""), ["here", "third"]);
+    let mut devices = devices;
+    devices[0].restart();
+    let merged = devices[0].volume.apply_segments().unwrap();
+    assert_eq!(merged.refused.len(), 1);
+    assert_eq!(devices[0].list(""), ["here", "third"]);
+}
+
+#[test]
+fn what_is_no_op_for_anybody_is_skipped() {
+    let devices = cluster(2);
+    let [here, author] = &devices[..] else {
+        unreachable!("two devices");
+    };
+    // A known kind, and nothing behind it.
+    seal_raw(author, &[folder(author, "before"), vec![2]]);
+    seal_raw(author, &[folder(author, "after")]);
+    let merged = take(here, author);
+    assert!(merged.refused.is_empty());
+    assert_eq!(here.list(""), ["after"]);
+}

@@ -22,7 +22,7 @@ mod segment;
 pub use asking::{Asked, Asking, Denial, PassedAsking, SignedAsking, VolumeMark};
 pub use chunk::{ChunkLen, ChunkRefusal, ChunkRequest, ChunkResponse};
 pub use codec::{WIRE_VERSION, WireError};
-pub use hello::{Hello, InviteRefusal, RecoveryRefusal, Refusal};
+pub use hello::{FEATURES, Hello, InviteRefusal, RecoveryRefusal, Refusal};
 pub use message::{
     JoinInfo, LogRefusal, PieceOf, Redeem, Redeemed, Request, Response, StatementBytes, SyncState,
     Vector,

@@ -287,7 +287,7 @@ async fn answer(
             Refusal::AskedTooLong => NodeError::AskedTooLong,
             Refusal::Busy => NodeError::Busy { addr },
             // What a release without this request says to it.
-            Refusal::Malformed | Refusal::HelloFirst => NodeError::Version {
+            Refusal::Malformed | Refusal::Unknown | Refusal::HelloFirst => NodeError::Version {
                 addr,
                 why: "it cannot pass an asking on: update it, or join with an invite".to_owned(),
             },

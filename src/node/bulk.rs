@@ -344,10 +344,11 @@ impl Node {
                 Ok(request @ (Request::Chunk(_) | Request::Push { .. })) => {
                     Box::pin(self.answer(session, request, payload)).await
                 }
-                Ok(_) | Err(_) => {
+                Ok(_) => {
                     self.strike(session, 1);
                     malformed
                 }
+                Err(error) => (self.answer_unread(session, &error), Bytes::new()),
             },
             Taken::Malformed => {
                 self.strike(session, 1);
@@ -363,6 +364,9 @@ impl Node {
         request: Bytes,
         index: u8,
     ) -> (Response, Bytes) {
+        if let Err(error) = Request::decode(&request) {
+            return (self.answer_unread(session, &error), Bytes::new());
+        }
         let Some((response, payload)) = self.answer_again(session, &request).await else {
             self.strike(session, 1);
             return (Response::Refused(Refusal::Malformed), Bytes::new());

@@ -21,7 +21,8 @@ use super::{Node, discover};
 use crate::base::limits::{CLOCK_SKEW_MAX, RPC_TIMEOUT};
 use crate::base::{Clock, DeviceId, PeerId};
 use crate::wire::{
-    Hello, NodeRecord, Refusal, Request, Response, SignedRecord, StatementBytes, WireError,
+    FEATURES, Hello, NodeRecord, Refusal, Request, Response, SignedRecord, StatementBytes,
+    WireError,
 };
 
 /// How long the older of two sessions may take to show that it lives.
@@ -137,6 +138,7 @@ impl Node {
             record: self.own.lock().signed.clone(),
             observed,
             vector: self.log.offered(),
+            features: FEATURES,
         }
     }
 
@@ -216,7 +218,8 @@ impl Node {
         if let Some(older) = older {
             older.close("replaced by a newer session");
         }
-        tracing::debug!(peer = %id.short(), dialled = session.dialled, "session open");
+        let (dialled, features) = (session.dialled, hello.features);
+        tracing::debug!(peer = %id.short(), dialled, features, "session open");
         if came_up {
             self.emit(NodeEvent::PeerUp(id));
         }
@@ -319,7 +322,7 @@ pub(super) fn refused(addr: SocketAddr, refusal: Refusal) -> NodeError {
         Refusal::ClockSkew { skew_ms } => NodeError::ClockSkew { addr, skew_ms },
         Refusal::NotOnRoster => NodeError::NotOnRoster,
         Refusal::Removed => NodeError::Removed,
-        Refusal::TooNew { .. } => NodeError::Version {
+        Refusal::TooNew { .. } | Refusal::Unknown => NodeError::Version {
             addr,
             why: refusal.to_string(),
         },

@@ -113,14 +113,7 @@ impl Node {
         let answer = async {
             match request {
                 Ok(request) => self.answer(session, request, frame.payload).await,
-                Err(WireError::TooNew { .. }) => {
-                    let known = WIRE_VERSION;
-                    (Response::Refused(Refusal::TooNew { known }), Bytes::new())
-                }
-                Err(_) => {
-                    self.strike(session, 1);
-                    (Response::Refused(Refusal::Malformed), Bytes::new())
-                }
+                Err(error) => (self.answer_unread(session, &error), Bytes::new()),
             }
         };
         let Ok((response, payload)) = timeout(ANSWER_TIMEOUT, answer).await else {
@@ -138,6 +131,26 @@ impl Node {
         if let Err(error) = reply.send_as(body, payload, priority).await {
             tracing::debug!(peer = %session.peer().short(), %error, "an answer was not sent");
         }
+    }
+
+    /// Answers what is no request that this peer knows.
+    pub(super) fn answer_unread(&self, session: &Session, error: &WireError) -> Response {
+        let (refusal, is_offence) = match error {
+            WireError::TooNew { .. } => {
+                let known = WIRE_VERSION;
+                (Refusal::TooNew { known }, false)
+            }
+            // A newer member cannot know what this one does not. Strangers have no such excuse: they
+            // might go on for ever.
+            WireError::Unknown { .. } => (Refusal::Unknown, !session.is_open()),
+            WireError::Empty | WireError::TooLarge { .. } | WireError::Malformed { .. } => {
+                (Refusal::Malformed, true)
+            }
+        };
+        if is_offence {
+            self.strike(session, 1);
+        }
+        Response::Refused(refusal)
     }
 
     pub(super) async fn answer(

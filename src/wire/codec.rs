@@ -21,6 +21,12 @@ pub enum WireError {
         /// The sender's version.
         found: u8,
     },
+    /// The message is of a kind that only a newer program knows.
+    #[error("the message is of kind {found}, which this program does not know")]
+    Unknown {
+        /// The number of the kind.
+        found: u32,
+    },
     /// The bytes exceed the limit of a message.
     #[error("the message has {len} bytes, the limit is {limit}")]
     TooLarge {
@@ -83,4 +89,26 @@ pub(super) fn decode<T: DeserializeOwned>(
         Ok((message, used)) if used == rest.len() => Ok(message),
         _ => Err(WireError::Malformed { what }),
     }
+}
+
+/// How many kinds of a message are known.
+pub(super) struct Kinds {
+    /// Kinds of the message itself.
+    pub(super) count: u32,
+    /// The kind that is a message with kinds of its own, and how many those are.
+    pub(super) nested: (u32, u32),
+}
+
+/// Returns the number with which a message of this version begins, where that is beyond the kinds
+/// that are known: so what a newer program says is told from what is no message.
+pub(super) fn unknown_kind(bytes: &[u8], kinds: &Kinds) -> Option<u32> {
+    let number = |bytes| bincode::serde::decode_from_slice::<u32, _>(bytes, CONFIG).ok();
+    let message = bytes.strip_prefix(&[WIRE_VERSION])?;
+    let (kind, read) = number(message)?;
+    if kind >= kinds.count {
+        return Some(kind);
+    }
+    let (outer, inner_count) = kinds.nested;
+    let (inner, _) = number(message.get(read..)?).filter(|_| kind == outer)?;
+    (inner >= inner_count).then_some(inner)
 }

@@ -10,6 +10,10 @@ use super::message::Vector;
 use super::record::SignedRecord;
 use crate::base::VolumeId;
 
+/// What this program knows beyond the first version of the protocol: nothing yet. A request that
+/// was added later is sent to peers alone whose hello has its bit.
+pub const FEATURES: u64 = 0;
+
 /// What each side of a session says first.
 ///
 /// The identity is not in it: TLS has proved the peer's id, and the roster holds its keys.
@@ -30,6 +34,9 @@ pub struct Hello {
     /// The segments that the peer has.
     #[serde(deserialize_with = "bounded::map::<_, _, _, VECTOR_MAX>")]
     pub vector: Vector,
+    /// What the peer knows beyond the first version, one bit each ([`FEATURES`]). Bits that are not
+    /// known mean nothing.
+    pub features: u64,
 }
 
 /// Why a peer does not do what it was asked; both sides show it to their users.
@@ -89,6 +96,9 @@ pub enum Refusal {
     /// The recovery phrase was not accepted.
     #[error("{0}")]
     Recovery(RecoveryRefusal),
+    /// The refusing peer does not know requests of this kind: it is of an older version.
+    #[error("it does not know this request: it runs an older version of dfs")]
+    Unknown,
 }
 
 /// Why an invite is not accepted.

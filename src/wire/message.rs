@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::asking::{Asked, Denial, PassedAsking, SignedAsking, VolumeMark};
 use super::bounded::{self, BoundedBytes};
 use super::chunk::{ChunkRequest, ChunkResponse};
-use super::codec::{self, WireError};
+use super::codec::{self, Kinds, WireError};
 use super::hello::{Hello, Refusal};
 use super::limits::{
     ASKINGS_MAX, NAME_MAX_BYTES, PIECEWISE_MAX_BYTES, RECORDS_MAX, SECRET_MAX_BYTES, SEGMENTS_MAX,
@@ -25,7 +25,16 @@ pub type Vector = BTreeMap<DeviceId, u64>;
 /// An encoded, signed roster statement; the node room knows what is in it.
 pub type StatementBytes = BoundedBytes<STATEMENT_MAX_BYTES>;
 
+/// How many kinds of requests there are, and which of them is one of [`ChunkRequest`].
+const REQUEST_KINDS: Kinds = Kinds {
+    count: 19,
+    nested: (10, 5),
+};
+
 /// What one peer asks another.
+///
+/// This enum, [`ChunkRequest`] and [`Response`] grow at their ends alone. A peer that does not know
+/// a kind says so ([`Refusal::Unknown`]); whether it does is said in [`Hello::features`] before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// Opens the session. Answer: [`Response::Hello`].
@@ -301,9 +310,14 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// [`WireError`] for anything that is not a request of a known version within its limits.
+    /// [`WireError`] for anything that is not a request of a known version within its limits;
+    /// [`WireError::Unknown`] where only a newer program can tell what it is.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        codec::decode(bytes, "a request")
+        codec::decode(bytes, "a request").map_err(|error| match error {
+            WireError::Malformed { .. } => codec::unknown_kind(bytes, &REQUEST_KINDS)
+                .map_or(error, |found| WireError::Unknown { found }),
+            error => error,
+        })
     }
 }
 

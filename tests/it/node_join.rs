@@ -459,28 +459,9 @@ async fn a_member_that_claims_what_it_does_not_give_holds_up_nobody() {
     // The liar has a session with a, claims all logs, and never answers a request.
     let transport = world.transport(2);
     let connection = transport.connect(addr(0)).await.unwrap();
-    let record = dfs::wire::NodeRecord {
-        volume: a.node().volume(),
-        peer: id(2),
-        signed_ms: world.clock.wall_ms() + 1_000,
-        name: "liar".to_owned(),
-        addrs: vec![addr(2)],
-        capacity_bytes: 0,
-        free_bytes: 0,
-    };
-    let bytes = record.encode();
-    let signature = IDENTITIES[2].sign(dfs::wire::NodeRecord::DOMAIN, &bytes);
     let hello = Request::Hello(dfs::wire::Hello {
-        volume: a.node().volume(),
-        incarnation: 1,
-        clock_ms: world.clock.wall_ms(),
-        roster_digest: a.node().roster().digest(),
-        record: dfs::wire::SignedRecord {
-            record: dfs::wire::bounded::BoundedBytes::new(bytes).unwrap(),
-            signature,
-        },
-        observed: addr(0),
         vector: BTreeMap::from([(device(1), 1_000_000), (device(2), 1_000_000)]),
+        ..world.hello(&a, 2)
     });
     assert!(matches!(
         ask(&connection, hello).await,
@@ -490,6 +471,44 @@ async fn a_member_that_claims_what_it_does_not_give_holds_up_nobody() {
     world.net.heal();
     let took = until(60, "b's log arrives", || same_logs(&[&a, &b], &[(1, 30)])).await;
     assert!(took < Duration::from_secs(40), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_may_ask_what_this_one_does_not_know_and_a_stranger_may_not() {
+    let world = World::new();
+    let founder = world.founder();
+    let mut member = world.member(1, Role::Writer, &founder, 0).await;
+    until(5, "a session", || all_connected(&[&founder, &member])).await;
+    member.node.take().unwrap().shutdown().await;
+
+    let unknown = Bytes::from_static(&[1, 200, 1, 2, 3]);
+    let connection = world.transport(1).connect(addr(0)).await.unwrap();
+    let hello = Request::Hello(world.hello(&founder, 1));
+    let greeted = ask(&connection, hello).await;
+    assert!(matches!(greeted, Some(Response::Hello(_))), "{greeted:?}");
+    for _ in 0..64 {
+        let answer = connection.request(unknown.clone(), Bytes::new()).await;
+        let answer = Response::decode(&answer.unwrap().body);
+        assert_eq!(answer, Ok(Response::Refused(Refusal::Unknown)));
+    }
+    let pull = Request::RosterPull { skip: 0 };
+    let answer = ask(&connection, pull).await;
+    assert!(
+        matches!(answer, Some(Response::Roster { .. })),
+        "{answer:?}"
+    );
+
+    let stranger = world.transport(2).connect(addr(0)).await.unwrap();
+    let mut answers = 0;
+    while stranger
+        .request(unknown.clone(), Bytes::new())
+        .await
+        .is_ok()
+    {
+        answers += 1;
+        assert!(answers < 64, "a stranger may go on for ever");
+    }
+    assert!(answers >= 8, "one mistake is no offence");
 }
 
 #[tokio::test(start_paused = true)]

@@ -62,6 +62,7 @@ fn hello() -> Hello {
         record: record(),
         observed: SocketAddr::from(([127, 0, 0, 1], 4750)),
         vector: BTreeMap::from([(DeviceId(1), 5), (DeviceId(2), 1 << 50)]),
+        features: 1 << 63,
     }
 }
 
@@ -283,6 +284,69 @@ fn other_versions_are_told_apart() {
         Request::decode(&large),
         Err(WireError::TooLarge { .. })
     ));
+}
+
+/// Returns how many variants an enum has.
+fn variant_count<T: serde::de::DeserializeOwned>() -> usize {
+    struct Count(usize);
+    impl<'de> serde::Deserializer<'de> for &mut Count {
+        type Error = serde::de::value::Error;
+
+        fn deserialize_any<V: serde::de::Visitor<'de>>(
+            self,
+            _: V,
+        ) -> Result<V::Value, Self::Error> {
+            Err(serde::de::Error::custom("not an enum"))
+        }
+
+        fn deserialize_enum<V: serde::de::Visitor<'de>>(
+            self,
+            _: &'static str,
+            variants: &'static [&'static str],
+            _: V,
+        ) -> Result<V::Value, Self::Error> {
+            self.0 = variants.len();
+            Err(serde::de::Error::custom("only the number is wanted"))
+        }
+
+        serde::forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf
+            option unit unit_struct newtype_struct seq tuple tuple_struct map struct identifier
+            ignored_any
+        }
+    }
+    let mut count = Count(0);
+    assert!(T::deserialize(&mut count).is_err());
+    count.0
+}
+
+#[test]
+fn a_kind_of_request_that_is_not_known_is_told_from_what_is_no_request() {
+    let known = variant_count::<Request>() as u8;
+    for kind in 0..=u8::MAX {
+        let (bytes, number) = match kind {
+            0..=250 => (vec![WIRE_VERSION, kind, 7, 7], u32::from(kind)),
+            // A number above 250 is a marker and two bytes.
+            _ => (vec![WIRE_VERSION, 0xfb, kind, 1], u32::from(kind) + 256),
+        };
+        let unknown = Err(WireError::Unknown { found: number });
+        let decoded = Request::decode(&bytes);
+        assert_eq!(decoded == unknown, kind >= known, "{kind}: {decoded:?}");
+    }
+    let known = variant_count::<ChunkRequest>() as u8;
+    for kind in 0..=250 {
+        let decoded = Request::decode(&[WIRE_VERSION, 10, kind, 1]);
+        let unknown = Err(WireError::Unknown { found: kind.into() });
+        assert_eq!(decoded == unknown, kind >= known, "{kind}: {decoded:?}");
+    }
+    for cut in [
+        &[WIRE_VERSION][..],
+        &[WIRE_VERSION, 10],
+        &[WIRE_VERSION, 0xfb, 1],
+    ] {
+        let malformed = Err(WireError::Malformed { what: "a request" });
+        assert_eq!(Request::decode(cut), malformed);
+    }
 }
 
 #[test]

@@ -13,7 +13,8 @@ use dfs::crypto::Identity;
 use dfs::node::{InviteToken, Joined, Node, NodeConfig, NodeError, Role};
 use dfs::store::{Batch, Store};
 use dfs::transport::{SimNet, Transport};
-use dfs::wire::{SEGMENT_DOMAIN, SealedSegment, SegmentHeader};
+use dfs::wire::bounded::BoundedBytes;
+use dfs::wire::{Hello, NodeRecord, SEGMENT_DOMAIN, SealedSegment, SegmentHeader, SignedRecord};
 
 /// The seed of network and chance: `DFS_SEED=n` runs another one.
 pub(super) static SEED: LazyLock<u64> = LazyLock::new(|| {
@@ -88,6 +89,34 @@ impl World {
     pub(super) fn transport_at(&self, at: usize, place: SocketAddr) -> Arc<dyn Transport> {
         let identity = IDENTITIES[at].public();
         self.net.transport(place, identity.id(), identity.spki)
+    }
+
+    /// Returns what the machine at `from` says first to another.
+    pub(super) fn hello(&self, to: &Machine, from: usize) -> Hello {
+        let record = NodeRecord {
+            volume: to.node().volume(),
+            peer: id(from),
+            signed_ms: self.clock.wall_ms() + 1_000,
+            name: "liar".to_owned(),
+            addrs: vec![addr(from)],
+            capacity_bytes: 0,
+            free_bytes: 0,
+        };
+        let bytes = record.encode();
+        let signature = IDENTITIES[from].sign(NodeRecord::DOMAIN, &bytes);
+        Hello {
+            volume: to.node().volume(),
+            incarnation: 1,
+            clock_ms: self.clock.wall_ms(),
+            roster_digest: to.node().roster().digest(),
+            record: SignedRecord {
+                record: BoundedBytes::new(bytes).unwrap(),
+                signature,
+            },
+            observed: addr(to.at),
+            vector: BTreeMap::new(),
+            features: u64::MAX,
+        }
     }
 
     pub(super) fn machine(&self, at: usize) -> Machine {

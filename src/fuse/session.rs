@@ -68,8 +68,7 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
     let (end, ended) = watch::channel(None);
     mounted.ended = ended;
     task::thread("fuse-session", move || {
-        let outcome = session.run().map_err(|error| error.to_string());
-        end.send_replace(Some(outcome));
+        end.send_replace(Some(how_it_ended(session.run())));
     })
     .map_err(failed_thread)?;
     if let Some(device) = &mounted.device {
@@ -288,6 +287,20 @@ fn is_connected(connection: &OwnedFd) -> bool {
     }
 }
 
+/// Returns whether a session ended as one does whose mount has gone, or what broke it.
+///
+/// A read of the device says ENODEV once the kernel has let go of the mount, or was told to abort
+/// the connection; that fuser knows. It says ECONNABORTED instead where the reader had a request in its
+/// hands at that moment.
+fn how_it_ended(outcome: std::io::Result<()>) -> Result<(), String> {
+    match outcome {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ECONNABORTED)) => {
+            Ok(())
+        }
+        outcome => outcome.map_err(|error| error.to_string()),
+    }
+}
+
 fn failed_thread(source: std::io::Error) -> FuseError {
     FuseError::Io {
         what: "start a thread for",
@@ -315,3 +328,21 @@ const DISK_THREADS: usize = 4;
 
 /// Flushes that wait for a thread before the serving thread waits, too.
 const DISK_QUEUE_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Error;
+
+    #[test]
+    fn each_word_of_the_kernel_for_a_mount_that_has_gone_is_an_end_in_order() {
+        for errno in [libc::ENODEV, libc::ECONNABORTED] {
+            assert_eq!(how_it_ended(Err(Error::from_raw_os_error(errno))), Ok(()));
+        }
+        assert_eq!(how_it_ended(Ok(())), Ok(()));
+        for errno in [libc::EIO, libc::EPERM, libc::EINVAL] {
+            assert!(how_it_ended(Err(Error::from_raw_os_error(errno))).is_err());
+        }
+        assert!(how_it_ended(Err(Error::other("a thread panicked"))).is_err());
+    }
+}

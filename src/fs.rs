@@ -47,6 +47,7 @@ pub use types::{
 
 pub use crate::volume::FileKind;
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -184,6 +185,23 @@ impl Fs {
     /// Returns whether the kernel has an inode.
     pub fn knows_inode(&self, ino: Ino) -> bool {
         self.inodes.is_known(ino)
+    }
+
+    /// Returns the inodes whose numbers lie in a range, in the order in which they were made. The
+    /// range is to be as small as not to hold many.
+    pub fn inodes_within(&self, range: &RangeInclusive<u64>) -> Result<Vec<Ino>> {
+        let mut found = self.volume.inodes_within(range)?;
+        if found.len() > 1 {
+            let mut made = Vec::with_capacity(found.len());
+            for ino in found {
+                if let Some(inode) = self.volume.inode(ino)? {
+                    made.push((inode.created_by, ino));
+                }
+            }
+            made.sort_unstable();
+            found = made.into_iter().map(|(_, ino)| ino).collect();
+        }
+        Ok(found)
     }
 
     /// Returns how many bytes of a file are written and not yet in the volume.

@@ -36,7 +36,7 @@ mod view;
 mod writer;
 
 use std::collections::HashMap;
-use std::ops::{ControlFlow, Range};
+use std::ops::{ControlFlow, Range, RangeInclusive};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -225,6 +225,12 @@ impl Volume {
     /// A file without a name is there until it is reaped: [`Volume::hold`].
     pub fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
         self.view.inode(ino)
+    }
+
+    /// Returns the numbers of the inodes in a range, in order: the range is to be as small as not to
+    /// hold many.
+    pub fn inodes_within(&self, range: &RangeInclusive<u64>) -> Result<Vec<Ino>> {
+        self.view.inodes_within(range)
     }
 
     /// Returns the entry `name` of a directory.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
-use std::ops::{ControlFlow, Range};
+use std::ops::{ControlFlow, Range, RangeInclusive};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -269,6 +269,20 @@ impl View {
             }
         }
         Ok(None)
+    }
+
+    /// Returns the numbers of the inodes in a range, in order.
+    pub(super) fn inodes_within(&self, range: &RangeInclusive<u64>) -> Result<Vec<Ino>> {
+        let mut found = Vec::new();
+        let (from, to) = (*range.start(), range.end().saturating_add(1));
+        let (from, to) = (RowKey::Inode(Ino(from)), RowKey::Inode(Ino(to)));
+        self.scan_keys(&from, &to, &mut |key| {
+            if let RowKey::Inode(ino) = key {
+                found.push(ino);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(found)
     }
 
     /// Returns the directory that `ino` names now.

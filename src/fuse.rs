@@ -2,8 +2,9 @@
 //! something changed elsewhere.
 //!
 //! Owns: mounting and unmounting ([`Prepared`], [`mount`], [`Mounted`]), the handlers (`skin`), the
-//! choice of an errno for each error (`errno`), the invalidation of the kernel's caches
-//! ([`Invalidator`]) and their bound (`prune`). Must never know: chunks, peers.
+//! choice of an errno for each error (`errno`), the numbers that the kernel is shown (`numbers`),
+//! the invalidation of its caches ([`Invalidator`]) and their bound (`prune`). Must never know:
+//! chunks, peers.
 //!
 //! ```text
 //! kernel ──request──▶ fuser's threads ──▶ Skin ──plain call──▶ Fs
@@ -25,9 +26,11 @@ mod caller;
 mod capabilities;
 mod convert;
 mod errno;
+mod listing;
 mod mount;
 mod mountpoint;
 mod notify;
+mod numbers;
 mod options;
 mod pace;
 mod prune;

@@ -10,6 +10,7 @@ use fuser::{
 
 use super::convert::file_attr;
 use super::errno::{errno, is_ordinary};
+use super::numbers::Numbers;
 use crate::fs::{Attributes, Entry, Fs, FsError};
 
 /// Runs an operation; a panic in it fails this operation alone.
@@ -47,22 +48,32 @@ pub(super) fn answer(reply: ReplyEmpty, outcome: Result<(), Errno>) {
 }
 
 /// Answers with attributes.
-pub(super) fn answer_attr(reply: ReplyAttr, outcome: Result<&Attributes, Errno>) {
+pub(super) fn answer_attr(
+    numbers: &Numbers,
+    reply: ReplyAttr,
+    outcome: Result<&Attributes, Errno>,
+) {
     match outcome {
-        Ok(found) => reply.attr(&found.ttl, &file_attr(&found.attr)),
+        Ok(found) => {
+            let number = numbers.shown(found.attr.ino);
+            reply.attr(&found.ttl, &file_attr(number, &found.attr));
+        }
         Err(errno) => reply.error(errno),
     }
 }
 
 /// Answers with an entry.
-pub(super) fn answer_entry(reply: ReplyEntry, outcome: Result<Entry, Errno>) {
+pub(super) fn answer_entry(numbers: &Numbers, reply: ReplyEntry, outcome: Result<Entry, Errno>) {
     match outcome {
-        Ok(entry) => reply.entry_with_ttls(
-            &entry.attr_ttl,
-            &entry.entry_ttl,
-            &file_attr(&entry.attr),
-            Generation(entry.generation),
-        ),
+        Ok(entry) => {
+            let (number, generation) = numbers.looked_up(entry.attr.ino, entry.generation);
+            reply.entry_with_ttls(
+                &entry.attr_ttl,
+                &entry.entry_ttl,
+                &file_attr(number, &entry.attr),
+                Generation(generation),
+            );
+        }
         Err(errno) => reply.error(errno),
     }
 }

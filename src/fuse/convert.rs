@@ -4,15 +4,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType, FopenFlags, INodeNo, Request, TimeOrNow};
 
-use crate::base::{Ino, Timespec};
+use crate::base::Timespec;
 use crate::fs::{Attr, Caller, FileHandle, FileKind, SetTime};
 
 /// The unit of I/O that stat(2) recommends: a page, since stdio sizes its buffers by it.
 const BLKSIZE: u32 = 4096;
-
-pub(super) fn ino(number: INodeNo) -> Ino {
-    Ino(number.0)
-}
 
 pub(super) fn fh(handle: fuser::FileHandle) -> FileHandle {
     FileHandle(handle.0)
@@ -61,9 +57,10 @@ pub(super) fn file_type(kind: FileKind) -> FileType {
     }
 }
 
-pub(super) fn file_attr(attr: &Attr) -> FileAttr {
+/// Returns attributes as the kernel has them, under the number by which it knows the inode.
+pub(super) fn file_attr(number: INodeNo, attr: &Attr) -> FileAttr {
     FileAttr {
-        ino: INodeNo(attr.ino.0),
+        ino: number,
         size: attr.size,
         blocks: attr.blocks,
         atime: system_time(attr.atime),

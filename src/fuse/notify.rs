@@ -16,10 +16,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fuser::{INodeNo, Notifier};
+use fuser::Notifier;
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 use tokio::sync::Notify;
 
+use super::numbers::Numbers;
 use crate::base::{Ino, task};
 use crate::fs::Invalidation;
 
@@ -101,19 +102,35 @@ pub(super) trait Kernel: Send + 'static {
     fn delete(&self, parent: Ino, child: Ino, name: &[u8]) -> io::Result<()>;
 }
 
-impl Kernel for Notifier {
+/// The kernel of a mount. What it does not know it need not be told of.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) notifier: Notifier,
+    pub(super) numbers: Numbers,
+}
+
+impl Kernel for Told {
     fn inval_inode(&self, ino: Ino, content: bool) -> io::Result<()> {
         // A negative offset means attributes alone, a length of 0 means to the end.
         let offset = if content { 0 } else { -1 };
-        self.inval_inode(INodeNo(ino.0), offset, 0)
+        match self.numbers.known(ino) {
+            Some(number) => self.notifier.inval_inode(number, offset, 0),
+            None => Ok(()),
+        }
     }
 
     fn inval_entry(&self, parent: Ino, name: &[u8]) -> io::Result<()> {
-        self.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name))
+        match self.numbers.known(parent) {
+            Some(parent) => self.notifier.inval_entry(parent, OsStr::from_bytes(name)),
+            None => Ok(()),
+        }
     }
 
     fn delete(&self, parent: Ino, child: Ino, name: &[u8]) -> io::Result<()> {
-        self.delete(INodeNo(parent.0), INodeNo(child.0), OsStr::from_bytes(name))
+        let known = self.numbers.known(parent).zip(self.numbers.known(child));
+        // The name may stand there for something else that is known.
+        let (parent, child) = known.ok_or(io::ErrorKind::NotFound)?;
+        self.notifier.delete(parent, child, OsStr::from_bytes(name))
     }
 }
 

@@ -42,6 +42,9 @@ pub struct MountOptions {
     pub nonempty: bool,
     /// Whether the kernel keeps no pages of files: each read and write comes here (`-o direct_io`).
     pub direct_io: bool,
+    /// Whether inode numbers fit in 32 bits and positions in directories in 31 (`-o ino32`), for
+    /// 32-bit programs without large-file support.
+    pub ino32: bool,
     /// Changes the flags of the mount that is there, and makes none (`-o remount`, which mount(8)
     /// passes on): for [`remount`](super::remount).
     pub remount: bool,
@@ -65,6 +68,7 @@ impl MountOptions {
             exec: true,
             nonempty: false,
             direct_io: false,
+            ino32: false,
             remount: false,
             kept_inodes: KERNEL_INODES_MAX,
             threads: None,
@@ -119,6 +123,7 @@ impl MountOptions {
             "noexec" => self.exec = false,
             "nonempty" => self.nonempty = true,
             "direct_io" => self.direct_io = true,
+            "ino32" => self.ino32 = true,
             "remount" => self.remount = true,
             "allow_other" => self.allow_other = AllowOther::Yes,
             "noallow_other" => self.allow_other = AllowOther::No,
@@ -196,6 +201,7 @@ mod tests {
         let options = parsed("defaults,ro,rw,allow_other,threads=3,,").unwrap();
         assert!(!options.read_only && !options.suid && options.exec && !options.direct_io);
         assert!(parsed("direct_io").unwrap().direct_io);
+        assert!(!options.ino32 && parsed("ino32").unwrap().ino32);
         assert_eq!(options.kept_inodes, KERNEL_INODES_MAX);
         assert_eq!(parsed("kept_inodes=9").unwrap().kept_inodes, 9);
         assert_eq!(options.allow_other, AllowOther::Yes);

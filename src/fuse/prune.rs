@@ -20,8 +20,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use fuser::INodeNo;
 use parking_lot::{Condvar, Mutex};
 
+use super::numbers::Numbers;
 use crate::base::{Ino, task};
 use crate::fs::Fs;
 
@@ -84,9 +86,20 @@ pub(super) trait Prune {
     fn prune(&self, inodes: &[Ino]) -> io::Result<()>;
 }
 
-impl Prune for OwnedFd {
+/// The kernel of a mount.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub(super) connection: OwnedFd,
+    pub(super) numbers: Numbers,
+}
+
+impl Prune for Device {
     fn prune(&self, inodes: &[Ino]) -> io::Result<()> {
-        rustix::io::write(self, &notice(inodes))?;
+        let known = inodes.iter().filter_map(|ino| self.numbers.known(*ino));
+        let known: Vec<INodeNo> = known.collect();
+        if !known.is_empty() {
+            rustix::io::write(&self.connection, &notice(&known))?;
+        }
         Ok(())
     }
 }
@@ -97,7 +110,7 @@ impl Prune for OwnedFd {
     clippy::host_endian_bytes,
     reason = "the kernel reads numbers in the machine's order"
 )]
-fn notice(inodes: &[Ino]) -> Vec<u8> {
+fn notice(inodes: &[INodeNo]) -> Vec<u8> {
     let len = HEADER_BYTES + 8 * inodes.len();
     let mut bytes = Vec::with_capacity(len);
     bytes.extend((len as u32).to_ne_bytes());
@@ -330,7 +343,7 @@ mod tests {
     )]
     #[test]
     fn a_notice_is_laid_out_as_the_kernel_reads_it() {
-        let bytes = notice(&[Ino(1), Ino(u64::MAX)]);
+        let bytes = notice(&[INodeNo(1), INodeNo(u64::MAX)]);
         let words: Vec<u32> = bytes
             .chunks(4)
             .map(|word| u32::from_ne_bytes(word.try_into().unwrap()))

@@ -13,9 +13,10 @@ use tokio::sync::watch;
 use super::FuseError;
 use super::mount::{Prepared, device_of, raise_readahead};
 use super::mountpoint::{abort, detach, unmount};
-use super::notify::{Gate, Invalidator};
+use super::notify::{Gate, Invalidator, Told};
+use super::numbers::Numbers;
 use super::pace::Pace;
-use super::prune::Pruner;
+use super::prune::{Device, Pruner};
 use super::skin::Skin;
 use super::waiting::Waiting;
 use crate::base::task::{self, Pool};
@@ -31,7 +32,10 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
     let disk = Pool::threads("fuse-disk", DISK_THREADS, DISK_QUEUE_MAX).map_err(failed_thread)?;
     let gate = Gate::default();
     let waiting = Waiting::start().map_err(failed_thread)?;
-    let direct_io = prepared.options.direct_io;
+    let numbers = match prepared.options.ino32 {
+        true => Numbers::short(Arc::clone(&fs)),
+        false => Numbers::default(),
+    };
     let connection = prepared.connect()?;
     // From here on an error must not leave the mount behind.
     let mut mounted = Mounted {
@@ -44,15 +48,16 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
         ended: watch::channel(None).1,
     };
     let pace = Pace::new(connection.try_clone().map_err(failed_thread)?);
-    let skin = Skin::new(
-        Arc::clone(&fs),
+    let skin = Skin {
+        fs: Arc::clone(&fs),
         runtime,
         disk,
-        pace,
+        pace: Arc::new(pace),
         waiting,
-        gate.clone(),
-        direct_io,
-    );
+        gate: gate.clone(),
+        numbers: numbers.clone(),
+        direct_io: prepared.options.direct_io,
+    };
     let mut config = Config::default();
     config.n_threads = Some(threads);
     // The kernel checks who may enter (allow_other, default_permissions). fuser's own check would
@@ -60,9 +65,15 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
     config.acl = SessionACL::All;
     let session = Session::from_fd(skin, connection, SessionACL::All, config)
         .map_err(FuseError::Handshake)?;
-    mounted.invalidator =
-        Some(Invalidator::start(session.notifier(), gate).map_err(failed_thread)?);
-    let device = mounted.connection.try_clone().map_err(failed_thread)?;
+    let told = Told {
+        notifier: session.notifier(),
+        numbers: numbers.clone(),
+    };
+    mounted.invalidator = Some(Invalidator::start(told, gate).map_err(failed_thread)?);
+    let device = Device {
+        connection: mounted.connection.try_clone().map_err(failed_thread)?,
+        numbers,
+    };
     let pruner = Pruner::start(fs, prepared.options.kept_inodes, device);
     mounted.pruner = Some(pruner.map_err(failed_thread)?);
     let (end, ended) = watch::channel(None);
@@ -294,7 +305,12 @@ fn is_connected(connection: &OwnedFd) -> bool {
 /// hands at that moment.
 fn how_it_ended(outcome: std::io::Result<()>) -> Result<(), String> {
     match outcome {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ECONNABORTED)) => {
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::ENODEV | libc::ECONNABORTED)
+            ) =>
+        {
             Ok(())
         }
         outcome => outcome.map_err(|error| error.to_string()),

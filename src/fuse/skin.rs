@@ -20,55 +20,39 @@ use super::answer::{
     failure, run,
 };
 use super::capabilities::negotiate;
-use super::convert::{caller, fh, file_attr, file_type, ino, no_entry, open_flags, set_time};
+use super::convert::{caller, fh, file_attr, no_entry, open_flags, set_time};
+use super::listing::{self, Listed};
 use super::notify::Gate;
+use super::numbers::Numbers;
 use super::pace::Pace;
 use super::waiting::{Refusable, Waiting};
 use crate::base::{Ino, task, task::Pool};
 use crate::fs::{
-    self, Fallocate, Fs, FsError, PendingRead, ReadPlan, RenameMode, Reply, Seek, SetAttr, Sought,
+    self, Fallocate, Fs, FsError, PendingRead, ReadPlan, RenameMode, Seek, SetAttr, Sought,
     XattrMode,
 };
 
 /// Answers the kernel from an [`Fs`].
 #[derive(Debug)]
 pub(super) struct Skin {
-    fs: Arc<Fs>,
+    pub(super) fs: Arc<Fs>,
     /// Where reads wait for peers.
-    runtime: Handle,
+    pub(super) runtime: Handle,
     /// Where flushes wait for the disk.
-    disk: Pool,
+    pub(super) disk: Pool,
     /// Says when they need not.
-    pace: Arc<Pace>,
+    pub(super) pace: Arc<Pace>,
     /// Keeps the replies of those who wait there.
-    waiting: Waiting,
+    pub(super) waiting: Waiting,
     /// Held by whoever makes an answer that the kernel keeps.
-    gate: Gate,
+    pub(super) gate: Gate,
+    /// By which the kernel knows inodes.
+    pub(super) numbers: Numbers,
     /// The kernel is to keep no pages of files.
-    direct_io: bool,
+    pub(super) direct_io: bool,
 }
 
 impl Skin {
-    pub(super) fn new(
-        fs: Arc<Fs>,
-        runtime: Handle,
-        disk: Pool,
-        pace: Pace,
-        waiting: Waiting,
-        gate: Gate,
-        direct_io: bool,
-    ) -> Self {
-        Self {
-            fs,
-            runtime,
-            disk,
-            pace: Arc::new(pace),
-            waiting,
-            gate,
-            direct_io,
-        }
-    }
-
     /// Returns what the kernel is to do with the pages of a file that it opened, and whether it
     /// need not tell us of each close.
     fn file_flags(&self, opened: &fs::Opened, flags: fs::OpenFlags) -> FopenFlags {
@@ -79,6 +63,20 @@ impl Skin {
         match flags.changes_content() {
             true => pages,
             false => pages | FopenFlags::FOPEN_NOFLUSH,
+        }
+    }
+
+    fn ino(&self, number: INodeNo) -> Ino {
+        self.numbers.ino(number)
+    }
+
+    fn listed(&self, number: INodeNo, handle: FileHandle, offset: u64) -> Listed<'_> {
+        Listed {
+            fs: &self.fs,
+            numbers: &self.numbers,
+            dir: self.ino(number),
+            fh: fh(handle),
+            offset,
         }
     }
 
@@ -189,27 +187,29 @@ impl Filesystem for Skin {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let _gate = self.gate.hold();
-        match self.run("lookup", |fs| fs.lookup(ino(parent), name.as_bytes())) {
+        match self.run("lookup", |fs| fs.lookup(self.ino(parent), name.as_bytes())) {
             // An entry with inode 0 says "not there, and you may remember it".
             Err(Errno::ENOENT) => {
                 let ttl = self.fs.config().negative_ttl;
                 reply.entry(&ttl, &no_entry(), Generation(0));
             }
-            outcome => answer_entry(reply, outcome),
+            outcome => answer_entry(&self.numbers, reply, outcome),
         }
     }
 
     fn forget(&self, _req: &Request, number: INodeNo, nlookup: u64) {
+        let ino = self.ino(number);
+        self.numbers.forget(number, nlookup);
         let _ = self.run("forget", |fs| {
-            fs.forget(ino(number), nlookup);
+            fs.forget(ino, nlookup);
             Ok(())
         });
     }
 
     fn getattr(&self, _req: &Request, number: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let _gate = self.gate.hold();
-        let found = self.run("getattr", |fs| fs.getattr(ino(number)));
-        answer_attr(reply, found.as_ref().map_err(|errno| *errno));
+        let found = self.run("getattr", |fs| fs.getattr(self.ino(number)));
+        answer_attr(&self.numbers, reply, found.as_ref().map_err(|errno| *errno));
     }
 
     fn setattr(
@@ -247,25 +247,30 @@ impl Filesystem for Skin {
             kill_privileges: uid.or(gid).is_some(),
             kill_privileges_of_user: names_nothing || size.is_some(),
         };
-        let (caller, number) = (caller(req, 0), ino(number));
+        let (caller, number) = (caller(req, 0), self.ino(number));
         if size.is_some_and(|size| self.is_cut_slow(number, size)) {
             let (fs, gate) = (Arc::clone(&self.fs), self.gate.clone());
+            let numbers = self.numbers.clone();
             self.disk.run(move || {
                 let changed = run(&fs, "setattr", |fs| fs.setattr(caller, number, set));
                 // What the kernel keeps is made under the gate, which nobody holds for long.
                 let _gate = gate.hold();
                 let found = changed.and_then(|_| run(&fs, "getattr", |fs| fs.getattr(number)));
-                answer_attr(reply, found.as_ref().map_err(|errno| *errno));
+                answer_attr(&numbers, reply, found.as_ref().map_err(|errno| *errno));
             });
             return;
         }
         let _gate = self.gate.hold();
         let changed = self.run("setattr", |fs| fs.setattr(caller, number, set));
-        answer_attr(reply, changed.as_ref().map_err(|errno| *errno));
+        answer_attr(
+            &self.numbers,
+            reply,
+            changed.as_ref().map_err(|errno| *errno),
+        );
     }
 
     fn readlink(&self, _req: &Request, number: INodeNo, reply: ReplyData) {
-        match self.run("readlink", |fs| fs.readlink(ino(number))) {
+        match self.run("readlink", |fs| fs.readlink(self.ino(number))) {
             Ok(target) => reply.data(&target),
             Err(errno) => reply.error(errno),
         }
@@ -284,9 +289,9 @@ impl Filesystem for Skin {
         let _gate = self.gate.hold();
         let caller = caller(req, umask);
         let outcome = self.run("mknod", |fs| {
-            fs.mknod(caller, ino(parent), name.as_bytes(), mode, rdev)
+            fs.mknod(caller, self.ino(parent), name.as_bytes(), mode, rdev)
         });
-        answer_entry(reply, outcome);
+        answer_entry(&self.numbers, reply, outcome);
     }
 
     fn mkdir(
@@ -301,22 +306,22 @@ impl Filesystem for Skin {
         let _gate = self.gate.hold();
         let caller = caller(req, umask);
         let outcome = self.run("mkdir", |fs| {
-            fs.mkdir(caller, ino(parent), name.as_bytes(), mode)
+            fs.mkdir(caller, self.ino(parent), name.as_bytes(), mode)
         });
-        answer_entry(reply, outcome);
+        answer_entry(&self.numbers, reply, outcome);
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         answer(
             reply,
-            self.run("unlink", |fs| fs.unlink(ino(parent), name.as_bytes())),
+            self.run("unlink", |fs| fs.unlink(self.ino(parent), name.as_bytes())),
         );
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         answer(
             reply,
-            self.run("rmdir", |fs| fs.rmdir(ino(parent), name.as_bytes())),
+            self.run("rmdir", |fs| fs.rmdir(self.ino(parent), name.as_bytes())),
         );
     }
 
@@ -331,9 +336,14 @@ impl Filesystem for Skin {
         let _gate = self.gate.hold();
         let target = target.as_os_str().as_bytes();
         let outcome = self.run("symlink", |fs| {
-            fs.symlink(caller(req, 0), ino(parent), link_name.as_bytes(), target)
+            fs.symlink(
+                caller(req, 0),
+                self.ino(parent),
+                link_name.as_bytes(),
+                target,
+            )
         });
-        answer_entry(reply, outcome);
+        answer_entry(&self.numbers, reply, outcome);
     }
 
     fn rename(
@@ -358,8 +368,8 @@ impl Filesystem for Skin {
             return reply.error(Errno::EINVAL);
         };
         let caller = caller(req, 0);
-        let from = (ino(parent), name.as_bytes().to_vec());
-        let to = (ino(newparent), newname.as_bytes().to_vec());
+        let from = (self.ino(parent), name.as_bytes().to_vec());
+        let to = (self.ino(newparent), newname.as_bytes().to_vec());
         // What is unwritten of the file goes first.
         let is_slow = self.fs.is_rename_slow(from.0, &from.1);
         let rename = move |fs: &Fs| {
@@ -385,14 +395,16 @@ impl Filesystem for Skin {
     ) {
         let _gate = self.gate.hold();
         let outcome = self.run("link", |fs| {
-            fs.link(ino(number), ino(newparent), newname.as_bytes())
+            fs.link(self.ino(number), self.ino(newparent), newname.as_bytes())
         });
-        answer_entry(reply, outcome);
+        answer_entry(&self.numbers, reply, outcome);
     }
 
     fn open(&self, req: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let flags = fs::OpenFlags::from_raw(flags.0);
-        match self.run("open", |fs| fs.open(caller(req, 0), ino(number), flags)) {
+        match self.run("open", |fs| {
+            fs.open(caller(req, 0), self.ino(number), flags)
+        }) {
             Ok(opened) => {
                 let handle = FileHandle(opened.fh.0);
                 reply.opened(handle, self.file_flags(&opened, flags));
@@ -415,17 +427,20 @@ impl Filesystem for Skin {
         let caller = caller(req, umask);
         let flags = fs::OpenFlags::from_raw(flags);
         let outcome = self.run("create", |fs| {
-            fs.create(caller, ino(parent), name.as_bytes(), mode, flags)
+            fs.create(caller, self.ino(parent), name.as_bytes(), mode, flags)
         });
         match outcome {
-            // One duration serves name and attributes in this reply: the shorter is right for both.
-            Ok(created) => reply.created(
-                &created.entry.attr_ttl.min(created.entry.entry_ttl),
-                &file_attr(&created.entry.attr),
-                Generation(created.entry.generation),
-                FileHandle(created.opened.fh.0),
-                self.file_flags(&created.opened, flags),
-            ),
+            Ok(fs::Created { entry, opened }) => {
+                let (number, generation) = self.numbers.looked_up(entry.attr.ino, entry.generation);
+                // One duration serves name and attributes in this reply: the shorter is right for both.
+                reply.created(
+                    &entry.attr_ttl.min(entry.entry_ttl),
+                    &file_attr(number, &entry.attr),
+                    Generation(generation),
+                    FileHandle(opened.fh.0),
+                    self.file_flags(&opened, flags),
+                );
+            }
             Err(errno) => reply.error(errno),
         }
     }
@@ -442,7 +457,7 @@ impl Filesystem for Skin {
         reply: ReplyData,
     ) {
         let outcome = self.run("read", |fs| {
-            fs.read(ino(number), fh(handle), offset, size as usize)
+            fs.read(self.ino(number), fh(handle), offset, size as usize)
         });
         match outcome {
             Ok(ReadPlan::Ready(pieces)) => answer_data(reply, &pieces),
@@ -463,7 +478,7 @@ impl Filesystem for Skin {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let (number, handle) = (ino(number), fh(handle));
+        let (number, handle) = (self.ino(number), fh(handle));
         let open_flags = fs::OpenFlags::from_raw(open_flags.0);
         let flags = fs::WriteFlags {
             kill_privileges: write_flags
@@ -491,7 +506,7 @@ impl Filesystem for Skin {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        let (number, handle) = (ino(number), fh(handle));
+        let (number, handle) = (self.ino(number), fh(handle));
         // A close whose bytes go into chunks waits for the disk, any other for a few rows. None
         // waits for a peer, and a process that ends closes its files: so it is no wait to give up.
         if self.fs.is_flush_slow(number) {
@@ -512,7 +527,7 @@ impl Filesystem for Skin {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let (number, handle) = (ino(number), fh(handle));
+        let (number, handle) = (self.ino(number), fh(handle));
         let release = move |fs: &Fs| fs.release(number, handle);
         // Pages of a mapping may have come after the last flush.
         match self.fs.is_flush_slow(number) {
@@ -529,7 +544,7 @@ impl Filesystem for Skin {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        let (number, handle) = (ino(number), fh(handle));
+        let (number, handle) = (self.ino(number), fh(handle));
         let fsync = move |fs: &Fs| fs.fsync(number, handle);
         self.run_durably("fsync", (number, req), reply, fsync, answer);
     }
@@ -542,13 +557,13 @@ impl Filesystem for Skin {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        let (number, handle) = (ino(number), fh(handle));
+        let (number, handle) = (self.ino(number), fh(handle));
         let fsync = move |fs: &Fs| fs.fsyncdir(number, handle);
         self.run_durably("fsyncdir", (number, req), reply, fsync, answer);
     }
 
     fn opendir(&self, _req: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.run("opendir", |fs| fs.opendir(ino(number))) {
+        match self.run("opendir", |fs| fs.opendir(self.ino(number))) {
             Ok(opened) => reply.opened(
                 FileHandle(opened.fh.0),
                 open_flags(opened.keep_cache) | FopenFlags::FOPEN_CACHE_DIR,
@@ -563,23 +578,10 @@ impl Filesystem for Skin {
         number: INodeNo,
         handle: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
         let _gate = self.gate.hold();
-        let outcome = self.run("readdir", |fs| {
-            fs.readdir(ino(number), fh(handle), offset, &mut |entry| {
-                let (ino, name) = (INodeNo(entry.ino.0), OsStr::from_bytes(entry.name));
-                if reply.add(ino, entry.cookie, file_type(entry.kind), name) {
-                    Reply::Full
-                } else {
-                    Reply::Taken
-                }
-            })
-        });
-        match outcome {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(errno),
-        }
+        listing::readdir(self.listed(number, handle, offset), reply);
     }
 
     fn readdirplus(
@@ -588,38 +590,10 @@ impl Filesystem for Skin {
         number: INodeNo,
         handle: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
         let _gate = self.gate.hold();
-        let outcome = self.run("readdirplus", |fs| {
-            fs.readdirplus(ino(number), fh(handle), offset, &mut |found| {
-                let ino = INodeNo(found.ino.0);
-                let name = OsStr::from_bytes(found.name);
-                let (ttl, attr, generation) = match found.entry {
-                    Some(entry) => (
-                        entry.attr_ttl.min(entry.entry_ttl),
-                        file_attr(&entry.attr),
-                        entry.generation,
-                    ),
-                    // `.` and `..`: the kernel takes their number and kind and nothing else.
-                    None => {
-                        let mut attr = no_entry();
-                        attr.ino = ino;
-                        attr.kind = file_type(found.kind);
-                        (Duration::ZERO, attr, 0)
-                    }
-                };
-                if reply.add(ino, found.cookie, name, &ttl, &attr, Generation(generation)) {
-                    Reply::Full
-                } else {
-                    Reply::Taken
-                }
-            })
-        });
-        match outcome {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(errno),
-        }
+        listing::readdirplus(self.listed(number, handle, offset), reply);
     }
 
     fn releasedir(
@@ -632,7 +606,9 @@ impl Filesystem for Skin {
     ) {
         answer(
             reply,
-            self.run("releasedir", |fs| fs.releasedir(ino(number), fh(handle))),
+            self.run("releasedir", |fs| {
+                fs.releasedir(self.ino(number), fh(handle))
+            }),
         );
     }
 
@@ -664,7 +640,13 @@ impl Filesystem for Skin {
     ) {
         let outcome = self.run("setxattr", |fs| {
             let mode = XattrMode::from_raw(flags).ok_or(FsError::Invalid { what: "flags" })?;
-            fs.setxattr(caller(req, 0), ino(number), name.as_bytes(), value, mode)
+            fs.setxattr(
+                caller(req, 0),
+                self.ino(number),
+                name.as_bytes(),
+                value,
+                mode,
+            )
         });
         answer(reply, outcome);
     }
@@ -677,12 +659,16 @@ impl Filesystem for Skin {
         size: u32,
         reply: ReplyXattr,
     ) {
-        let outcome = self.run("getxattr", |fs| fs.getxattr(ino(number), name.as_bytes()));
+        let outcome = self.run("getxattr", |fs| {
+            fs.getxattr(self.ino(number), name.as_bytes())
+        });
         answer_xattr(reply, size, outcome);
     }
 
     fn listxattr(&self, req: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
-        let outcome = self.run("listxattr", |fs| fs.listxattr(caller(req, 0), ino(number)));
+        let outcome = self.run("listxattr", |fs| {
+            fs.listxattr(caller(req, 0), self.ino(number))
+        });
         answer_xattr(reply, size, outcome);
     }
 
@@ -690,7 +676,7 @@ impl Filesystem for Skin {
         answer(
             reply,
             self.run("removexattr", |fs| {
-                fs.removexattr(ino(number), name.as_bytes())
+                fs.removexattr(self.ino(number), name.as_bytes())
             }),
         );
     }
@@ -724,7 +710,7 @@ impl Filesystem for Skin {
             let mode = Fallocate::from_raw(mode).ok_or(FsError::Unsupported)?;
             fs.fallocate(
                 caller(req, 0),
-                ino(number),
+                self.ino(number),
                 fh(handle),
                 offset,
                 length,
@@ -752,7 +738,7 @@ impl Filesystem for Skin {
         let Ok(offset) = u64::try_from(offset) else {
             return reply.error(Errno::ENXIO);
         };
-        let (number, handle) = (ino(number), fh(handle));
+        let (number, handle) = (self.ino(number), fh(handle));
         let first = self.run("lseek", |fs| fs.lseek_some(number, handle, offset, seek));
         match first {
             Ok(Sought::Found(found)) => answer_offset(reply, Ok(found)),
@@ -779,8 +765,8 @@ impl Filesystem for Skin {
         reply: ReplyWrite,
     ) {
         let caller = caller(req, 0);
-        let from = (ino(ino_in), fh(fh_in), offset_in);
-        let to = (ino(ino_out), fh(fh_out), offset_out);
+        let from = (self.ino(ino_in), fh(fh_in), offset_in);
+        let to = (self.ino(ino_out), fh(fh_out), offset_out);
         let copy = move |fs: &Fs| {
             let copied = fs.copy_file_range(caller, from, to, len.min(COPY_MAX_BYTES))?;
             // At most what was asked for, which fits.

@@ -1,0 +1,89 @@
+//! Listing a directory into a reply.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use fuser::{Generation, ReplyDirectory, ReplyDirectoryPlus};
+
+use super::answer::run;
+use super::convert::{file_attr, file_type, no_entry};
+use super::numbers::Numbers;
+use crate::base::Ino;
+use crate::fs::{DirEntry, FileHandle, Fs, FsError, Reply};
+
+/// What is listed, and from where on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Listed<'a> {
+    pub(super) fs: &'a Fs,
+    pub(super) numbers: &'a Numbers,
+    pub(super) dir: Ino,
+    pub(super) fh: FileHandle,
+    pub(super) offset: u64,
+}
+
+/// Answers readdir.
+pub(super) fn readdir(of: Listed<'_>, mut reply: ReplyDirectory) {
+    let outcome = run(of.fs, "readdir", |_| {
+        let add = &mut |entry: DirEntry<'_>| {
+            let (number, name) = (of.numbers.shown(entry.ino), OsStr::from_bytes(entry.name));
+            taken(!reply.add(number, entry.cookie, file_type(entry.kind), name))
+        };
+        let list = |fs: &Fs, from, add: &mut Add<'_>| fs.readdir(of.dir, of.fh, from, add);
+        list_from(of, list, add)
+    });
+    match outcome {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+/// Answers readdirplus.
+pub(super) fn readdirplus(of: Listed<'_>, mut reply: ReplyDirectoryPlus) {
+    let outcome = run(of.fs, "readdirplus", |_| {
+        let add = &mut |found: DirEntry<'_>| {
+            let name = OsStr::from_bytes(found.name);
+            let Some(entry) = found.entry else {
+                // `.` and `..`: the kernel takes their number and kind and nothing else.
+                let mut attr = no_entry();
+                attr.ino = of.numbers.shown(found.ino);
+                attr.kind = file_type(found.kind);
+                let ttl = Duration::ZERO;
+                return taken(!reply.add(attr.ino, found.cookie, name, &ttl, &attr, Generation(0)));
+            };
+            let ttl = entry.attr_ttl.min(entry.entry_ttl);
+            let (number, generation) = of.numbers.looked_up(entry.attr.ino, entry.generation);
+            let attr = file_attr(number, &entry.attr);
+            let generation = Generation(generation);
+            let is_full = reply.add(number, found.cookie, name, &ttl, &attr, generation);
+            if is_full {
+                of.numbers.forget(number, 1);
+            }
+            taken(!is_full)
+        };
+        let list = |fs: &Fs, from, add: &mut Add<'_>| fs.readdirplus(of.dir, of.fh, from, add);
+        list_from(of, list, add)
+    });
+    match outcome {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+type Add<'a> = dyn FnMut(DirEntry<'_>) -> Reply + 'a;
+
+fn taken(is_taken: bool) -> Reply {
+    match is_taken {
+        true => Reply::Taken,
+        false => Reply::Full,
+    }
+}
+
+/// Lists by `list`.
+fn list_from(
+    of: Listed<'_>,
+    list: impl FnOnce(&Fs, u64, &mut Add<'_>) -> Result<(), FsError>,
+    add: &mut Add<'_>,
+) -> Result<(), FsError> {
+    list(of.fs, of.offset, add)
+}

@@ -307,3 +307,6 @@ const OTHERS_MAX: usize = 65_536;
 
 /// Inodes whose memory is not given back.
 const CAPACITY_MIN: usize = 4096;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,244 @@
+//! Tests of the short numbers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::base::Rng;
+
+/// The inodes of a volume, with the order in which they were made.
+#[derive(Debug, Clone, Default)]
+struct Volume(Arc<Mutex<BTreeMap<Ino, u64>>>);
+
+impl Inodes for Volume {
+    fn within(&self, range: RangeInclusive<u64>) -> Vec<Ino> {
+        let all = self.0.lock();
+        let found = all.range(Ino(*range.start())..=Ino(*range.end()));
+        let mut found: Vec<(u64, Ino)> = found.map(|(ino, made)| (*made, *ino)).collect();
+        found.sort_unstable();
+        found.into_iter().map(|(_, ino)| ino).collect()
+    }
+}
+
+impl Volume {
+    fn of(inodes: impl IntoIterator<Item = Ino>) -> Self {
+        let volume = Self::default();
+        for (made, ino) in (100..).zip(inodes) {
+            volume.make(ino, made);
+        }
+        volume
+    }
+
+    fn make(&self, ino: Ino, made: u64) {
+        self.0.lock().insert(ino, made);
+    }
+
+    fn short(&self, bits: u32) -> Short {
+        Short::new(Box::new(self.clone()), bits)
+    }
+}
+
+/// Two with one upper half: the second was made later.
+const FIRST: Ino = Ino((77 << 31) + 9);
+const SECOND: Ino = Ino((77 << 31) + 5);
+
+#[test]
+fn a_number_is_the_upper_half_and_stands_for_the_inode_after_a_forget_and_a_remount() {
+    let volume = Volume::of([FIRST, Ino(u64::MAX >> 2)]);
+    for _ in 0..2 {
+        let short = volume.short(BITS);
+        assert_eq!(short.number(FIRST, 0), 77);
+        assert_eq!(short.number(FIRST, 1), 77);
+        assert_eq!(short.ino(77), FIRST);
+        short.forget(77, 1);
+        assert_eq!(short.ino(77), FIRST);
+        assert_eq!(short.ino(0x7fff_ffff), Ino(u64::MAX >> 2));
+        // None has it, and none can have it.
+        assert_eq!((short.ino(78), short.ino(1 << 40)), (NOBODY, NOBODY));
+    }
+}
+
+#[test]
+fn the_root_is_one_and_nobody_else_is_nor_zero_nor_all_ones() {
+    let ends = [Ino(5), Ino((1 << 31) + 5), Ino(u64::MAX >> 1)];
+    let short = Volume::of(ends).short(BITS);
+    assert_eq!(short.number(Ino::ROOT, 1), 1);
+    assert_eq!(short.ino(1), Ino::ROOT);
+    short.forget(1, 1);
+    assert_eq!(short.ino(1), Ino::ROOT);
+    for ino in ends {
+        let number = short.number(ino, 0);
+        assert!((2..u64::from(u32::MAX)).contains(&number), "{number}");
+        assert_eq!(short.ino(number), ino);
+    }
+}
+
+#[test]
+fn of_two_that_share_an_upper_half_the_one_made_first_has_it_whoever_is_asked_for_first() {
+    for order in [[FIRST, SECOND], [SECOND, FIRST]] {
+        let short = Volume::of([FIRST, SECOND]).short(BITS);
+        let numbers: BTreeMap<Ino, u64> = order.map(|ino| (ino, short.number(ino, 0))).into();
+        assert_eq!(numbers[&FIRST], 77);
+        let other = numbers[&SECOND];
+        assert_ne!(other, 77);
+        // And again when the kernel knows it, and when it has forgotten it.
+        assert_eq!(short.number(SECOND, 1), other);
+        short.forget(other, 1);
+        assert_eq!(short.number(SECOND, 0), other);
+        assert_eq!((short.ino(77), short.ino(other)), (FIRST, SECOND));
+    }
+}
+
+#[test]
+fn what_the_kernel_knows_keeps_its_number_whatever_comes_and_goes_in_the_volume() {
+    let volume = Volume::of([SECOND]);
+    let short = volume.short(BITS);
+    assert_eq!(short.number(SECOND, 2), 77);
+    // One that was made before and arrives late.
+    volume.make(FIRST, 1);
+    let other = short.number(FIRST, 0);
+    assert_ne!(other, 77);
+    short.forget(77, 1);
+    assert_eq!((short.number(SECOND, 0), short.ino(77)), (77, SECOND));
+    // Removed, and still open.
+    volume.0.lock().remove(&SECOND);
+    assert_eq!((short.number(SECOND, 0), short.ino(77)), (77, SECOND));
+    let third = Ino((77 << 31) + 30);
+    volume.make(third, 200);
+    assert!(![77, other].contains(&short.number(third, 0)));
+    short.forget(77, 1);
+    assert_eq!(short.ino(77), NOBODY);
+    // The late one has its number for good.
+    assert_eq!(short.number(FIRST, 0), other);
+    volume.make(SECOND, 100);
+    assert_eq!(short.number(SECOND, 0), 77);
+}
+
+#[test]
+fn a_second_number_is_not_the_upper_half_of_any_other() {
+    // The first numbers that would be tried are taken by inodes that nobody asked for yet.
+    let takes = |probe| Ino(probed(SECOND, probe, BITS) << 31);
+    let short = Volume::of([FIRST, SECOND, takes(0), takes(1)]).short(BITS);
+    assert_eq!(short.number(SECOND, 0), probed(SECOND, 2, BITS));
+    assert_eq!(short.number(takes(0), 0), probed(SECOND, 0, BITS));
+    // One that comes later with the upper half that is a second number gets one, too.
+    let volume = Volume::of([FIRST, SECOND]);
+    let short = volume.short(BITS);
+    let other = short.number(SECOND, 0);
+    volume.make(takes(0), 500);
+    assert_ne!(short.number(takes(0), 0), other);
+    assert_eq!(short.ino(other), SECOND);
+}
+
+/// Returns an inode out of not many.
+fn any(rng: &Rng, bits: u32) -> Ino {
+    Ino((rng.below(1 << bits) << (INO_BITS - bits)) | rng.below(4) | 2)
+}
+
+#[test]
+fn numbers_are_short_and_one_for_each_inode_in_any_order_of_events() {
+    const SMALL: u32 = 10;
+    for seed in 0..40 {
+        println!("seed {seed}");
+        let rng = Rng::from_seed(seed);
+        let volume = Volume::default();
+        let short = volume.short(SMALL);
+        // What the kernel was told of each inode that exists or that it knows.
+        let mut told: BTreeMap<Ino, u64> = BTreeMap::new();
+        let mut lookups: BTreeMap<Ino, u64> = BTreeMap::new();
+        for step in 0..600 {
+            let ino = any(&rng, SMALL);
+            let exists = volume.0.lock().contains_key(&ino);
+            match rng.below(6) {
+                // Not one that is gone and that the kernel knows: numbers are never drawn again.
+                0 | 1 if volume.0.lock().len() < 300 && !lookups.contains_key(&ino) && !exists => {
+                    volume.make(ino, step);
+                }
+                2 => drop(volume.0.lock().remove(&ino)),
+                3 => {
+                    let known = lookups.keys().nth(rng.below(40) as usize).copied();
+                    if let Some(ino) = known {
+                        let some = 1 + rng.below(lookups[&ino]);
+                        short.forget(told[&ino], some);
+                        *lookups.entry(ino).or_default() -= some;
+                        lookups.retain(|_, count| *count > 0);
+                    }
+                }
+                _ if exists => {
+                    let counted = rng.below(2);
+                    let number = short.number(ino, counted);
+                    if counted > 0 {
+                        *lookups.entry(ino).or_default() += 1;
+                    }
+                    let before = told.insert(ino, number);
+                    assert!(before.is_none_or(|before| before == number), "{ino}");
+                }
+                _ => {}
+            }
+            let here: BTreeSet<Ino> = volume.0.lock().keys().copied().collect();
+            told.retain(|ino, _| here.contains(ino) || lookups.contains_key(ino));
+            let different: BTreeSet<u64> = told.values().copied().collect();
+            assert_eq!(different.len(), told.len(), "one number for two");
+            for (ino, number) in &told {
+                assert!((2..(1 << SMALL) - 1).contains(number), "{number}");
+                assert_eq!(short.ino(*number), *ino);
+            }
+            assert_eq!(short.table.lock().known.len(), lookups.len());
+        }
+    }
+}
+
+#[test]
+fn the_tables_are_bounded_by_what_the_kernel_knows_and_give_their_memory_back() {
+    let pairs = OTHERS_MAX as u64 + 5000;
+    let of = |upper: u64, lower| Ino((upper * 50 << 31) + lower);
+    let first = (2..2 + pairs).map(|upper| of(upper, 1));
+    let volume = Volume::of(first.chain((2..2 + pairs).map(|upper| of(upper, 2))));
+    let short = volume.short(BITS);
+    for upper in 2..2 + pairs {
+        let _ = short.number(of(upper, 2), 0);
+    }
+    assert_eq!(short.table.lock().others.len(), OTHERS_MAX);
+    // What the kernel knows has its number, however many there are.
+    let numbers: Vec<u64> = (2..2 + pairs)
+        .map(|upper| short.number(of(upper, 2), 1))
+        .collect();
+    assert_eq!(short.table.lock().others.len(), pairs as usize);
+    assert!(short.table.lock().known.capacity() >= pairs as usize);
+    for (upper, number) in (2..).zip(&numbers) {
+        assert_eq!(short.ino(*number), of(upper, 2));
+        short.forget(*number, 1);
+    }
+    let table = short.table.lock();
+    assert_eq!((table.known.len(), table.others.len()), (0, OTHERS_MAX));
+    assert_eq!(table.owners.len(), OTHERS_MAX);
+    assert!(
+        table.known.capacity() <= 2 * CAPACITY_MIN,
+        "{}",
+        table.known.capacity()
+    );
+}
+
+#[test]
+fn without_the_option_each_inode_has_its_own_number() {
+    let numbers = Numbers::default();
+    let (ino, number) = (Ino(u64::MAX >> 1), INodeNo(u64::MAX >> 1));
+    assert_eq!(numbers.ino(number), ino);
+    assert_eq!(numbers.shown(ino), number);
+    assert_eq!(numbers.looked_up(ino, 3), (number, 3));
+    assert_eq!(numbers.known(ino), Some(number));
+}
+
+#[test]
+fn the_kernel_is_told_of_what_it_may_know_and_the_generation_is_the_lower_half() {
+    let volume = Volume::of([FIRST, SECOND]);
+    let numbers = Numbers {
+        short: Some(Arc::new(volume.short(BITS))),
+    };
+    assert_eq!(numbers.known(FIRST), None);
+    assert_eq!(numbers.known(Ino::ROOT), Some(INodeNo(1)));
+    assert_eq!(numbers.looked_up(FIRST, 0), (INodeNo(77), 0x8000_0009));
+    assert_eq!(numbers.looked_up(Ino::ROOT, 0), (INodeNo(1), 0));
+    assert_eq!(numbers.known(FIRST), Some(INodeNo(77)));
+    numbers.forget(INodeNo(77), 1);
+    assert_eq!(numbers.known(FIRST), None);
+}

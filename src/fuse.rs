@@ -2,9 +2,8 @@
 //! something changed elsewhere.
 //!
 //! Owns: mounting and unmounting ([`Prepared`], [`mount`], [`Mounted`]), the handlers (`skin`), the
-//! choice of an errno for each error (`errno`), the numbers that the kernel is shown (`numbers`),
-//! the invalidation of its caches ([`Invalidator`]) and their bound (`prune`). Must never know:
-//! chunks, peers.
+//! choice of an errno for each error (`errno`), the numbers that the kernel is shown (`numbers`,
+//! `positions`), the invalidation of its caches ([`Invalidator`]) and their bound (`prune`). Must never know: chunks, peers.
 //!
 //! ```text
 //! kernel ──request──▶ fuser's threads ──▶ Skin ──plain call──▶ Fs
@@ -33,6 +32,7 @@ mod notify;
 mod numbers;
 mod options;
 mod pace;
+mod positions;
 mod prune;
 mod session;
 mod skin;

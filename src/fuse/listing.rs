@@ -9,8 +9,9 @@ use fuser::{Generation, ReplyDirectory, ReplyDirectoryPlus};
 use super::answer::run;
 use super::convert::{file_attr, file_type, no_entry};
 use super::numbers::Numbers;
+use super::positions::Positions;
 use crate::base::Ino;
-use crate::fs::{DirEntry, FileHandle, Fs, FsError, Reply};
+use crate::fs::{DirEntry, Entry, FileHandle, FileKind, Fs, FsError, Reply};
 
 /// What is listed, and from where on.
 #[derive(Debug, Clone, Copy)]
@@ -79,11 +80,87 @@ fn taken(is_taken: bool) -> Reply {
     }
 }
 
-/// Lists by `list`.
+/// Lists by `list`; with short positions, where those are asked for.
 fn list_from(
     of: Listed<'_>,
     list: impl FnOnce(&Fs, u64, &mut Add<'_>) -> Result<(), FsError>,
     add: &mut Add<'_>,
 ) -> Result<(), FsError> {
-    list(of.fs, of.offset, add)
+    let Some(positions) = of.numbers.positions() else {
+        return list(of.fs, of.offset, add);
+    };
+    let Some(from) = positions.long(of.dir, of.offset) else {
+        return Err(FsError::Invalid {
+            what: "a position in a directory",
+        });
+    };
+    let mut behind = Behind {
+        positions,
+        dir: of.dir,
+        waits: None,
+        add,
+    };
+    let mut is_full = false;
+    let listed = list(of.fs, from, &mut |entry| {
+        let reply = behind.add(of.fs, Some(entry));
+        is_full = reply == Reply::Full;
+        reply
+    });
+    match (&listed, is_full) {
+        (Ok(()), false) => drop(behind.add(of.fs, None)),
+        _ => behind.give_up(of.fs),
+    }
+    listed
+}
+
+/// Keeps each entry back until it is known what follows it: its short position depends on that.
+struct Behind<'a, 'b> {
+    positions: &'a Positions,
+    dir: Ino,
+    waits: Option<Waits>,
+    add: &'a mut Add<'b>,
+}
+
+/// An entry that `fs` takes for one that is in the reply.
+struct Waits {
+    ino: Ino,
+    kind: FileKind,
+    name: Vec<u8>,
+    cookie: u64,
+    entry: Option<Entry>,
+}
+
+impl Behind<'_, '_> {
+    /// Adds the entry that waits, and lets the next one wait.
+    fn add(&mut self, fs: &Fs, next: Option<DirEntry<'_>>) -> Reply {
+        if let Some(waits) = &self.waits {
+            let next = next.as_ref().map(|next| next.cookie);
+            let entry = DirEntry {
+                ino: waits.ino,
+                kind: waits.kind,
+                name: &waits.name,
+                cookie: self.positions.short(self.dir, waits.cookie, next),
+                entry: waits.entry,
+            };
+            if (self.add)(entry) == Reply::Full {
+                self.give_up(fs);
+                return Reply::Full;
+            }
+        }
+        self.waits = next.map(|next| Waits {
+            ino: next.ino,
+            kind: next.kind,
+            name: next.name.to_vec(),
+            cookie: next.cookie,
+            entry: next.entry,
+        });
+        Reply::Taken
+    }
+
+    /// Takes back the lookup of an entry that is in no reply.
+    fn give_up(&mut self, fs: &Fs) {
+        if let Some(entry) = self.waits.take().and_then(|waits| waits.entry) {
+            fs.forget(entry.attr.ino, 1);
+        }
+    }
 }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use fuser::INodeNo;
 use parking_lot::{Mutex, MutexGuard};
 
+use super::positions::Positions;
 use crate::base::Ino;
 use crate::fs::Fs;
 
@@ -76,6 +77,11 @@ impl Numbers {
             Some(short) => short.table.lock().number(ino).map(INodeNo),
         }
     }
+
+    /// Returns what makes positions in directories short, too, where they are to be.
+    pub(super) fn positions(&self) -> Option<&Positions> {
+        Some(&self.short.as_ref()?.positions)
+    }
 }
 
 /// Tells which inodes there are: an [`Fs`], and one for tests.
@@ -103,6 +109,7 @@ struct Short {
     /// The volume is read under its lock, only where inodes share an upper half; reading waits for
     /// nobody who waits for the lock.
     table: Mutex<Table>,
+    positions: Positions,
 }
 
 #[derive(Debug)]
@@ -137,6 +144,7 @@ impl Short {
                 others: HashMap::new(),
                 owners: HashMap::new(),
             }),
+            positions: Positions::default(),
         }
     }
 

@@ -226,6 +226,7 @@ fn without_the_option_each_inode_has_its_own_number() {
     assert_eq!(numbers.shown(ino), number);
     assert_eq!(numbers.looked_up(ino, 3), (number, 3));
     assert_eq!(numbers.known(ino), Some(number));
+    assert!(numbers.positions().is_none());
 }
 
 #[test]

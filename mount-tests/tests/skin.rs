@@ -8,57 +8,28 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Duration;
 
 use dfs::base::Ino;
-use dfs::fs::{Caller, Fs, FsCounts, Invalidation, OpenFlags};
-use dfs::fuse::{FuseError, MountOptions, Mounted, Prepared};
+use dfs::fs::{Caller, FsCounts, Invalidation, OpenFlags};
+use dfs::fuse::{FuseError, MountOptions, Prepared};
 use dfs::store::Store;
 use mount_tests::source::{make_odd_things, pattern};
 use mount_tests::tree::{assert_equal, read_tree};
 use mount_tests::{Command, machine, scenario, wait_until};
+use support::{Local, drop_caches, mount, new_fs, on_mount};
 
 const MINUTES: Duration = Duration::from_secs(60);
 
-/// A mounted filesystem of this process.
-struct Local {
-    fs: Arc<Fs>,
-    mounted: Mounted,
-    runtime: tokio::runtime::Runtime,
-    root: PathBuf,
-}
-
-/// Runs a body on a mount in memory and takes it away in good order.
 fn with_mount(name: &str, body: impl FnOnce(&Local)) {
-    scenario(name, 3 * MINUTES, |s| {
-        let root = s.new_folder("mnt");
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let fs = support::new_fs(Store::memory());
-        let mounted = support::mount(&fs, &root, &runtime);
-        let local = Local {
-            fs,
-            mounted,
-            runtime,
-            root,
-        };
-        body(&local);
-        let closed = local.runtime.block_on(local.mounted.close());
-        assert!(closed.is_ok(), "{closed:?}");
-        assert!(machine::mounts_below(&local.root).is_empty());
-        local.fs.sync_all().expect("synced");
-    });
+    on_mount(name, "", body);
 }
 
-impl Local {
-    fn path(&self, name: impl AsRef<Path>) -> PathBuf {
-        self.root.join(name)
-    }
+/// Runs a body on a mount that shows inodes by their own numbers and on one that does by short ones.
+fn on_both(name: &str, body: fn(&Local)) {
+    on_mount(name, "", body);
+    on_mount(&format!("{name}-ino32"), "ino32", body);
 }
 
 #[test]
@@ -99,7 +70,7 @@ fn a_change_to_the_owner_that_is_clears_setuid() {
 
 #[test]
 fn a_tree_of_odd_things_is_kept() {
-    with_mount("odd", |local| {
+    on_both("odd", |local| {
         let here = tempfile::tempdir().expect("a folder");
         make_odd_things(here.path());
         let there = local.path("copy");
@@ -120,7 +91,7 @@ fn a_tree_of_odd_things_is_kept() {
 
 #[test]
 fn ten_thousand_entries_are_listed_once_each_and_in_any_buffer() {
-    with_mount("many", |local| {
+    on_both("many", |local| {
         let names: BTreeSet<_> = (0..10_000)
             .map(|number| format!("entry {number}"))
             .collect();
@@ -161,7 +132,7 @@ fn ten_thousand_entries_are_listed_once_each_and_in_any_buffer() {
 
 #[test]
 fn an_unlinked_file_lives_while_it_is_open() {
-    with_mount("unlinked", |local| {
+    on_both("unlinked", |local| {
         let path = local.path("file");
         fs::write(&path, "before").expect("written");
         let mut file = File::options()
@@ -276,7 +247,7 @@ fn sparse_files_have_holes_and_cost_nothing() {
 
 #[test]
 fn a_change_behind_the_kernel_shows_when_it_is_told() {
-    with_mount("notices", |local| {
+    on_both("notices", |local| {
         let invalidator = local.mounted.invalidator();
         fs::write(local.path("file"), "old").expect("written");
         fs::create_dir(local.path("folder")).expect("made");
@@ -376,7 +347,7 @@ fn a_change_behind_the_kernel_shows_when_it_is_told() {
 
 #[test]
 fn the_tables_are_empty_when_the_kernel_has_forgotten() {
-    with_mount("forget", |local| {
+    on_both("forget", |local| {
         let here = tempfile::tempdir().expect("a folder");
         make_odd_things(here.path());
         let there = local.path("copy");
@@ -466,9 +437,9 @@ fn a_mount_that_the_user_takes_away_ends_the_session() {
     scenario("umount", MINUTES, |s| {
         let root = s.new_folder("mnt");
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        let fs = support::new_fs(Store::memory());
+        let fs = new_fs(Store::memory());
         for _ in 0..3 {
-            let mounted = support::mount(&fs, &root, &runtime);
+            let mounted = mount(&fs, MountOptions::new(&root), &runtime);
             let twice = Prepared::new(MountOptions::new(&root));
             assert!(
                 matches!(twice, Err(FuseError::AlreadyMounted { .. })),
@@ -482,17 +453,17 @@ fn a_mount_that_the_user_takes_away_ends_the_session() {
                 .expect("nothing is left to close");
         }
         // Dropped while in use: gone all the same.
-        let mounted = support::mount(&fs, &root, &runtime);
+        let mounted = mount(&fs, MountOptions::new(&root), &runtime);
         let file = File::open(root.join("file")).expect("opened");
         drop(mounted);
         assert!(machine::mounts_below(&root).is_empty());
         assert!(file.metadata().is_err());
         drop(file);
         // And a mount somebody else made there since is not ours to take away.
-        let mounted = support::mount(&fs, &root, &runtime);
+        let mounted = mount(&fs, MountOptions::new(&root), &runtime);
         Command::new("umount").arg(&root).ok();
-        let other = support::new_fs(Store::memory());
-        let second = support::mount(&other, &root, &runtime);
+        let other = new_fs(Store::memory());
+        let second = mount(&other, MountOptions::new(&root), &runtime);
         drop(mounted);
         assert_eq!(machine::mounts_below(&root).len(), 1);
         runtime.block_on(second.close()).expect("closed");
@@ -521,9 +492,4 @@ fn a_mount_becomes_read_only_and_writable_again() {
             "{elsewhere:?}"
         );
     });
-}
-
-/// Lets the kernel forget what it can, so that it asks again.
-fn drop_caches() {
-    fs::write("/proc/sys/vm/drop_caches", "3").expect("root may");
 }

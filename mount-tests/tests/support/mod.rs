@@ -1,7 +1,8 @@
 //! A filesystem in this process, on a store in memory or on disk, and its mount.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use dfs::base::task::Pool;
 use dfs::base::time::SystemClock;
@@ -14,6 +15,7 @@ use dfs::log::LogStore;
 use dfs::replica::{Replica, ReplicaConfig};
 use dfs::store::Store;
 use dfs::volume::{Volume, VolumeConfig, VolumeContext};
+use mount_tests::{machine, scenario};
 
 /// Returns a filesystem over a fresh volume on `store`.
 pub(crate) fn new_fs(store: Store) -> Arc<Fs> {
@@ -53,7 +55,59 @@ pub(crate) fn new_fs(store: Store) -> Arc<Fs> {
 }
 
 /// Mounts a filesystem.
-pub(crate) fn mount(fs: &Arc<Fs>, at: &Path, runtime: &tokio::runtime::Runtime) -> Mounted {
-    let prepared = Prepared::new(MountOptions::new(at)).expect("a mountpoint that fits");
+pub(crate) fn mount(
+    fs: &Arc<Fs>,
+    options: MountOptions,
+    runtime: &tokio::runtime::Runtime,
+) -> Mounted {
+    let prepared = Prepared::new(options).expect("a mountpoint that fits");
     dfs::fuse::mount(&prepared, Arc::clone(fs), runtime.handle().clone()).expect("a mount")
 }
+
+/// A mounted filesystem of this process.
+pub(crate) struct Local {
+    pub(crate) fs: Arc<Fs>,
+    pub(crate) mounted: Mounted,
+    pub(crate) runtime: tokio::runtime::Runtime,
+    pub(crate) root: PathBuf,
+}
+
+impl Local {
+    pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.root.join(name)
+    }
+}
+
+/// Runs a body on a mount in memory and takes it away in good order.
+pub(crate) fn on_mount(name: &str, options: &str, body: impl FnOnce(&Local)) {
+    scenario(name, 3 * MINUTES, |s| {
+        let root = s.new_folder("mnt");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let fs = new_fs(Store::memory());
+        let mut asked = MountOptions::new(&root);
+        asked.parse(options).expect("known options");
+        let mounted = mount(&fs, asked, &runtime);
+        let local = Local {
+            fs,
+            mounted,
+            runtime,
+            root,
+        };
+        body(&local);
+        let closed = local.runtime.block_on(local.mounted.close());
+        assert!(closed.is_ok(), "{closed:?}");
+        assert!(machine::mounts_below(&local.root).is_empty());
+        local.fs.sync_all().expect("synced");
+    });
+}
+
+/// Lets the kernel forget what it can, so that it asks again.
+pub(crate) fn drop_caches() {
+    std::fs::write("/proc/sys/vm/drop_caches", "3").expect("root may");
+}
+
+const MINUTES: Duration = Duration::from_secs(60);

@@ -3,7 +3,8 @@
 //!
 //! Owns: mounting and unmounting ([`Prepared`], [`mount`], [`Mounted`]), the handlers (`skin`), the
 //! choice of an errno for each error (`errno`), the numbers that the kernel is shown (`numbers`,
-//! `positions`), the invalidation of its caches ([`Invalidator`]) and their bound (`prune`). Must never know: chunks, peers.
+//! `positions`), the invalidation of its caches ([`Invalidator`]) and their bound (`prune`). Must
+//! never know: chunks, peers.
 //!
 //! ```text
 //! kernel ──request──▶ fuser's threads ──▶ Skin ──plain call──▶ Fs

@@ -416,9 +416,14 @@ fn the_kernel_keeps_no_more_inodes_than_the_limit_and_all_that_are_used() {
         println!("skipped: this kernel alone decides how many inodes it keeps");
         return;
     }
-    scenario("prune", 5 * MINUTES, |s| {
+    keep_few("prune", "rw");
+    keep_few("prune-ino32", "ino32");
+}
+
+fn keep_few(name: &str, more: &str) {
+    scenario(name, 5 * MINUTES, |s| {
         let mut a = s.peer("a");
-        let option = format!("kept_inodes={KEPT_INODES}");
+        let option = format!("kept_inodes={KEPT_INODES},{more}");
         a.mount(&Start::new_volume().arg("-o").arg(option));
         let tree = a.path("tree");
         let used = Used::start(tree.clone());

@@ -9,6 +9,7 @@ use std::time::Duration;
 use mount_tests::source::pattern;
 use mount_tests::{Command, Finished, Peer, Start, machine, scenario, wait_until};
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, Signal, kill_process};
 
 const MINUTES: Duration = Duration::from_secs(60);
 
@@ -151,6 +152,45 @@ fn a_start_waits_for_the_daemon_that_ends_and_says_so() {
         let said = held.stderr_text();
         assert!(said.contains(&pid) && said.contains("dfs stop"), "{said}");
         assert!(stop(peer.mountpoint(), &[]).status.success());
+    });
+}
+
+/// Ends the daemon in one of several ways, and returns as soon as it has been told to.
+fn end(peer: &Peer, way: &str) {
+    let pid = peer.facts(&["status"])["pid"].as_i64().expect("a pid");
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let tell = |signal| kill_process(pid.expect("not 0"), signal).expect("told");
+    match way {
+        "umount" | "umount -l" => {
+            let command = format!("{way} \"$0\"");
+            Command::shell(&command).arg(peer.mountpoint()).ok();
+        }
+        "stop" => assert!(stop(peer.mountpoint(), &[]).status.success()),
+        "TERM" => tell(Signal::TERM),
+        "INT" => tell(Signal::INT),
+        _ => tell(Signal::KILL),
+    }
+}
+
+#[test]
+fn a_start_right_behind_any_end_mounts_what_was_written() {
+    const WAYS: [&str; 6] = ["umount", "umount -l", "stop", "TERM", "INT", "KILL"];
+    scenario("behind", 5 * MINUTES, |s| {
+        let peer = s.peer("a");
+        start(&peer, peer.state(), &["--new"]);
+        for (round, way) in (0..).zip(WAYS.iter().cycle().take(4 * WAYS.len())) {
+            let large = pattern(300_000, round);
+            fs::write(peer.path("small"), round.to_string()).expect("written");
+            fs::write(peer.path("large"), &large).expect("written");
+            end(&peer, way);
+            // What is started while the mount is still there waits, too.
+            start(&peer, peer.state(), &[]);
+            let small = fs::read(peer.path("small")).expect("read");
+            assert_eq!(small, round.to_string().as_bytes(), "{round}: {way}");
+            let read = fs::read(peer.path("large")).expect("read");
+            assert!(read == large, "{round}: {way}");
+        }
+        end(&peer, "stop");
     });
 }
 

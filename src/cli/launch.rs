@@ -67,14 +67,16 @@ pub(super) fn mount(mut args: MountArgs) -> Exit {
         return Exit::Usage;
     };
     if !background {
+        // One that was told to end may still have its mount.
+        let ended = await_end(&args.peer, Some(&mountpoint), "dfs-mount");
         // What is wrong with the machine is told before a process is started on it.
         match daemon::check_mount(&mountpoint, &args.options) {
             Ok(MountCall::Remounted) => return Exit::Done,
             Ok(MountCall::Start) => {}
             Err(error) => return finish("dfs-mount", false, Err(error)),
         }
-        if let Err(error) = await_end(&args.peer, Some(&mountpoint), "dfs-mount") {
-            return finish("dfs-mount", false, Err(error));
+        if ended.is_err() {
+            return finish("dfs-mount", false, ended);
         }
         if !args.foreground {
             return start_in_background(&args.peer, unattended);

@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -17,6 +19,9 @@ use crate::base::time::{SystemClock, timeout};
 use crate::node::NodeError;
 use crate::store::{StateDir, holder, is_founded};
 
+/// Turns of the runtime after which a signal that came before them is known.
+const SIGNAL_TURNS: usize = 4;
+
 /// Most clients that wait for one end.
 const WAITING_MAX: usize = 16;
 
@@ -30,22 +35,42 @@ pub(super) struct Wish {
     force: bool,
 }
 
-/// Where clients leave their wish.
+/// Where clients leave their wish, and where it is seen whether the daemon goes by one, or by a signal.
 #[derive(Debug, Clone)]
-pub(super) struct Wishes(mpsc::Sender<Wish>);
+pub(super) struct Wishes {
+    sender: mpsc::Sender<Wish>,
+    is_told: Arc<AtomicBool>,
+}
 
 impl Wishes {
     /// Returns where wishes are left, and where they are heard.
     pub(super) fn new() -> (Self, Heard) {
         let (sender, wishes) = mpsc::channel(WAITING_MAX);
         let waiting = Vec::new();
-        (Self(sender), Heard { wishes, waiting })
+        let is_told = Arc::default();
+        (Self { sender, is_told }, Heard { wishes, waiting })
+    }
+
+    /// Takes note that the daemon is to end, or that it goes on all the same.
+    pub(super) fn set_told(&self, is_told: bool) {
+        self.is_told.store(is_told, Ordering::Relaxed);
+    }
+
+    /// Returns whether the daemon was told to end before this was asked.
+    ///
+    /// A signal is known to the runtime when it has looked for events, and to who waits for it one
+    /// turn later.
+    pub(super) async fn is_told(&self) -> bool {
+        for _ in 0..SIGNAL_TURNS {
+            tokio::task::yield_now().await;
+        }
+        self.is_told.load(Ordering::Relaxed)
     }
 
     /// Hands a client over, which hears no more until the daemon has ended.
     pub(super) fn leave(&self, client: tokio::net::UnixStream, force: bool) {
         // Where there is no room the client is dropped, and hears that nobody answers.
-        let _ = self.0.try_send(Wish { client, force });
+        let _ = self.sender.try_send(Wish { client, force });
     }
 }
 

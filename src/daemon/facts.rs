@@ -30,10 +30,10 @@ pub(super) struct Surroundings {
 }
 
 impl Surroundings {
-    /// Returns whether the daemon is on its way out: its mount is gone.
-    pub(super) fn is_ending(&self) -> bool {
+    /// Returns whether the daemon is on its way out: it was told to end, or its mount is gone.
+    pub(super) async fn is_ending(&self) -> bool {
         let mountpoint = self.mountpoint.as_deref();
-        mountpoint.is_some_and(|path| !crate::fuse::is_mounted(path))
+        self.wishes.is_told().await || mountpoint.is_some_and(|path| !crate::fuse::is_mounted(path))
     }
 }
 

@@ -422,8 +422,8 @@ pub(super) async fn wait(mounted: Option<Mounted>, stop: &mut Stop) -> Result<()
         }
         match mounted.unmount().await {
             Ok(()) => return Ok(mounted.ended().await?),
-            Err(FuseError::Busy { path }) => stop.heard.refuse(&DaemonError::Busy { path }),
-            Err(error) => stop.heard.refuse(&error.into()),
+            Err(FuseError::Busy { path }) => stop.refuse(&DaemonError::Busy { path }),
+            Err(error) => stop.refuse(&error.into()),
         }
     }
     if let Err(error) = mounted.close().await {
@@ -531,10 +531,18 @@ impl Stop {
                 std::task::Poll::Pending
             }
         });
-        tokio::select! {
+        let force = tokio::select! {
             biased;
             () = signalled => true,
             force = self.heard.any() => force,
-        }
+        };
+        self.wishes.set_told(true);
+        force
+    }
+
+    /// Goes on all the same, and tells who wished otherwise.
+    fn refuse(&mut self, error: &DaemonError) {
+        self.wishes.set_told(false);
+        self.heard.refuse(error);
     }
 }

@@ -228,7 +228,7 @@ async fn answer(peer: &Arc<Peer>, surroundings: &Surroundings, request: Request)
         Request::MakeRecovery => members::make_recovery(peer).await.and_then(value),
         Request::Recoveries => value(members::recoveries(peer)),
         Request::EndRecovery => members::end_recovery(peer).await.and_then(value),
-        Request::Life => Ok(json!({ "ending": surroundings.is_ending() })),
+        Request::Life => Ok(json!({ "ending": surroundings.is_ending().await })),
         Request::Status { path: Some(_) } | Request::Sync { .. } | Request::Stop { .. } => {
             Ok(Value::Null)
         }

@@ -106,7 +106,14 @@ fn is_dead(path: &Path) -> bool {
     let asking = task::thread("fuse-ask", move || {
         let _ = sender.send(rustix::fs::statvfs(&asked).err());
     });
-    asking.is_ok() && answer.recv_timeout(ANSWER_MAX) == Ok(Some(Errno::NOTCONN))
+    let answer = asking.map(|_| answer.recv_timeout(ANSWER_MAX));
+    matches!(answer, Ok(Ok(Some(error))) if says_dead(error))
+}
+
+/// Returns whether an error is that of a mount whose daemon has ended, or has just ended with the
+/// question before it.
+fn says_dead(error: Errno) -> bool {
+    matches!(error, Errno::NOTCONN | Errno::CONNABORTED)
 }
 
 /// How long a mount that lives may take to say so.
@@ -126,7 +133,7 @@ fn resolve(path: &Path) -> Result<PathBuf, FuseError> {
     match path.canonicalize() {
         Ok(resolved) => Ok(resolved),
         // A dead mount answers nothing, so its own name cannot be looked at; what leads there can.
-        Err(error) if Errno::from_io_error(&error) == Some(Errno::NOTCONN) => {
+        Err(error) if Errno::from_io_error(&error).is_some_and(says_dead) => {
             let absolute = std::path::absolute(path).map_err(|error| refusal(path, error))?;
             match (absolute.parent(), absolute.file_name()) {
                 (Some(parent), Some(name)) => {

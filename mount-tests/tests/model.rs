@@ -61,7 +61,7 @@ fn a_mount_is_the_naive_tree() {
         let ends = Ends {
             remounts: 7,
             kills: 7,
-            power_cuts: 0,
+            ..Ends::default()
         };
         let mut folders = 0..;
         for seed in seeds(0..5) {

@@ -53,10 +53,10 @@ impl Fs {
         let takes_away = !matches!(mode, Fallocate::Reserve { .. });
         // First what may fail.
         let is_long = takes_away && self.volume.light_end(ino, offset..end)? < end.min(inode.size);
+        self.relieve(&node, &mut content, 0)?;
         if caller.uid != 0 {
             self.kill_privileges_of_user(caller, ino, &mut content, now)?;
         }
-        self.relieve(&node, &mut content, 0)?;
         let inode = self.inode(ino)?;
         let dirty = self.dirty(&node, &mut content, &inode);
         if takes_away {
@@ -92,7 +92,8 @@ impl Fs {
         fits(missing).then_some(()).ok_or(FsError::NoSpace)
     }
 
-    /// Returns how many bytes of a range are neither stored nor written.
+    /// Returns how many bytes of a range are neither stored nor written; of one with very many pieces,
+    /// how many at the least.
     fn missing_bytes(&self, ino: Ino, range: Range<u64>) -> Result<u64> {
         let node = self.inodes.node(ino);
         let content = node.content();
@@ -101,18 +102,29 @@ impl Fs {
         let size = dirty.map_or(inode.size, |dirty| dirty.size);
         let mut missing = range.end.saturating_sub(size.max(range.start));
         let end = range.end.min(size);
-        let mut hole = None;
-        self.each_run(
-            ino,
-            dirty,
-            range.start..end.max(range.start),
-            &mut |at, is_hole| {
-                missing += hole.take().map_or(0, |from| at - from);
-                hole = is_hole.then_some(at);
-                ControlFlow::Continue(())
-            },
-        )?;
-        Ok(missing + hole.map_or(0, |from| end - from))
+        let range = range.start..end.max(range.start);
+        let (mut hole, mut holes, mut looked) = (None, 0, 0);
+        let mut rest = range.end;
+        self.each_run(ino, dirty, range.clone(), &mut |at, is_hole| {
+            holes += hole.take().map_or(0, |from| at - from);
+            if looked == SEEK_PIECES_MAX {
+                rest = at;
+                return ControlFlow::Break(());
+            }
+            looked += 1;
+            hole = is_hole.then_some(at);
+            ControlFlow::Continue(())
+        })?;
+        holes += hole.map_or(0, |from| rest - from);
+        // What was not looked at is taken to have all that the file has elsewhere.
+        let seen = (rest - range.start).saturating_sub(holes);
+        let changed = dirty.map_or(0, |dirty| {
+            let changed = dirty.fragments.overlapping(rest..range.end);
+            changed.map(|(_, fragment)| fragment.len).sum()
+        });
+        let elsewhere = inode.stored.saturating_sub(seen).saturating_add(changed);
+        missing += holes + (range.end - rest).saturating_sub(elsewhere);
+        Ok(missing)
     }
 
     /// Finds the next data or hole at or after `offset` (lseek(2)).
@@ -194,15 +206,15 @@ impl Fs {
         let node = self.inodes.node(to.0);
         let mut content = node.content();
         let now = self.now();
-        if caller.uid != 0 {
-            self.kill_privileges_of_user(caller, to.0, &mut content, now)?;
-        }
         let in_memory = patches.iter().map(|(_, patch)| patch.memory_bytes());
         self.relieve(&node, &mut content, in_memory.sum())?;
-        let inode = self.inode(to.0)?;
         let Some((last, patch)) = patches.last() else {
             return Ok(0);
         };
+        if caller.uid != 0 {
+            self.kill_privileges_of_user(caller, to.0, &mut content, now)?;
+        }
+        let inode = self.inode(to.0)?;
         let end = last + patch.len();
         let dirty = self.dirty(&node, &mut content, &inode);
         dirty.appends_only = false;

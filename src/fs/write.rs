@@ -42,13 +42,19 @@ impl Fs {
         if let Some(failed) = content.failed.take() {
             return Err(*failed);
         }
+        let mut cleared = Vec::new();
+        let mut flags = flags;
         if is_durable {
             // What came before stays, whatever becomes of this write.
             self.commit(&node, &mut content)?;
+            // Cleared with the content that takes them away, or not.
+            if let (Some(caller), 1..) = (flags.kill_privileges.take(), len) {
+                cleared = self.privilege_ops(caller, ino, &mut content, self.now())?;
+            }
         }
         self.write_locked(&node, &mut content, (offset, append), data, flags)?;
         if is_durable {
-            self.commit_or_forget(&node, &mut content, Vec::new())?;
+            self.commit_or_forget(&node, &mut content, cleared)?;
             drop(content);
             self.volume.sync()?;
             return Ok(data.len());
@@ -76,10 +82,10 @@ impl Fs {
         if data.is_empty() {
             return Ok(());
         }
+        self.relieve(node, content, len)?;
         if let Some(caller) = flags.kill_privileges {
             self.kill_privileges(caller, node.ino, content, now)?;
         }
-        self.relieve(node, content, len)?;
         let dirty = match &mut content.dirty {
             Some(dirty) => dirty,
             None => {
@@ -141,19 +147,34 @@ impl Fs {
     }
 
     /// Clears setuid and setgid before an unprivileged write.
-    pub(super) fn kill_privileges(
+    fn kill_privileges(
         &self,
         caller: Caller,
         ino: Ino,
         content: &mut Content,
         now: Timespec,
     ) -> Result<()> {
+        let ops = self.privilege_ops(caller, ino, content, now)?;
+        if !ops.is_empty() {
+            self.volume.write()?.apply_together(ops)?;
+        }
+        Ok(())
+    }
+
+    /// Returns what clears setuid, setgid and capabilities of a file.
+    fn privilege_ops(
+        &self,
+        caller: Caller,
+        ino: Ino,
+        content: &mut Content,
+        now: Timespec,
+    ) -> Result<Vec<OpKind>> {
         if content
             .dirty
             .as_ref()
             .is_some_and(|dirty| dirty.privileges_clear)
         {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let inode = self.inode(ino)?;
         let mode = self.without_privileges(caller, &inode);
@@ -165,18 +186,16 @@ impl Fs {
             mtime: None,
             ctime: now,
         });
-        let mut writer = self.volume.write()?;
         let capability = match inode.xattrs {
             0 => None,
-            _ => Self::without_capability(&writer, ino, now)?,
+            _ => self.without_capability(ino, now)?,
         };
-        writer.apply_together(cleared.into_iter().chain(capability))?;
-        drop(writer);
+        let ops: Vec<_> = cleared.into_iter().chain(capability).collect();
         if let Some(dirty) = &mut content.dirty {
             // A setgid bit that stays for this caller may have to go for the next.
-            dirty.privileges_clear = mode & (SETUID | SETGID) == 0;
+            dirty.privileges_clear = ops.is_empty() && mode & (SETUID | SETGID) == 0;
         }
-        Ok(())
+        Ok(ops)
     }
 
     /// Charges a file with what it holds in memory now.

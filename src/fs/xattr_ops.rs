@@ -110,12 +110,8 @@ impl Fs {
 
     /// Returns what removes file capabilities before an unprivileged write, as Linux does; `None`
     /// where there are none.
-    pub(super) fn without_capability(
-        writer: &Writer<'_>,
-        ino: Ino,
-        time: Timespec,
-    ) -> Result<Option<OpKind>> {
-        let capability = writer.xattr(ino, CAPABILITY)?;
+    pub(super) fn without_capability(&self, ino: Ino, time: Timespec) -> Result<Option<OpKind>> {
+        let capability = self.volume.xattr(ino, CAPABILITY)?;
         Ok(capability.map(|_| removal(ino, CAPABILITY, time)))
     }
 

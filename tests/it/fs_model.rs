@@ -57,7 +57,8 @@ fn the_filesystem_is_the_naive_tree() {
     let ends = Ends {
         remounts: 25,
         kills: 15,
-        power_cuts: 0,
+        users: 20,
+        ..Ends::default()
     };
     for seed in seeds(0..40) {
         run_seed(seed, OPS, ends, TRIES, |ops| run(Disk::new(), seed, ops));
@@ -70,6 +71,7 @@ fn a_power_cut_leaves_what_was_synced_and_a_prefix_of_the_rest() {
         remounts: 5,
         kills: 10,
         power_cuts: 50,
+        ..Ends::default()
     };
     for seed in seeds(1000..1040) {
         run_seed(seed, OPS, ends, TRIES, |ops| {
@@ -96,6 +98,7 @@ fn run_failing(seed: u64, ops: &[Op]) -> Result<usize, Failure> {
 fn a_call_that_failed_for_want_of_room_changed_nothing() {
     let ends = Ends {
         remounts: 25,
+        users: 50,
         ..Ends::default()
     };
     let (mut failed, mut runs) = (0, 0);

@@ -90,6 +90,9 @@ pub struct Flags {
     pub exclusive: bool,
 }
 
+/// The number of the user without privileges, and of the only group that he has.
+pub const USER: u32 = 1000;
+
 /// The flags of renameat2(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renaming {
@@ -99,6 +102,8 @@ pub enum Renaming {
     NoReplace,
     /// `RENAME_EXCHANGE`.
     Exchange,
+    /// `RENAME_WHITEOUT`.
+    Whiteout,
 }
 
 /// The modes of fallocate(2).
@@ -177,6 +182,15 @@ pub trait Executor {
     fn unlink(&mut self, at: Place<'_>) -> Outcome;
     /// rmdir(2).
     fn rmdir(&mut self, at: Place<'_>) -> Outcome;
+    /// Lets a user without privileges ([`USER`]) change contents from now on, or root again.
+    ///
+    /// # Errors
+    ///
+    /// Where only root can.
+    fn become_user(&mut self, _is_user: bool) -> Outcome {
+        Err(Errno::PERM)
+    }
+
     /// renameat2(2).
     fn rename(&mut self, from: Place<'_>, to: Place<'_>, how: Renaming) -> Outcome;
 

@@ -188,6 +188,7 @@ impl<D: Daemon> Executor for Mount<D> {
             Renaming::Replace => RenameFlags::empty(),
             Renaming::NoReplace => RenameFlags::NOREPLACE,
             Renaming::Exchange => RenameFlags::EXCHANGE,
+            Renaming::Whiteout => RenameFlags::WHITEOUT,
         };
         rustix::fs::renameat_with(&a, from.name, &b, to.name, flags)
     }

@@ -105,6 +105,8 @@ pub enum Op {
     },
     /// setfacl(1) with `-b` or `-k`.
     RemoveAcl { node: usize, default: bool },
+    /// setfsuid(2) to a user without privileges, or back to root: who changes contents from now on.
+    Become { user: bool },
     /// close(2) of a duplicate.
     Flush { file: usize },
     /// fsync(2) or fdatasync(2).
@@ -129,7 +131,7 @@ pub enum Op {
     CutPower,
 }
 
-/// Which ends of the filesystem are among the operations, in thousandths.
+/// Which ends of the filesystem, and changes of the user, are among the operations, in thousandths.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ends {
     /// [`Op::Remount`].
@@ -138,6 +140,8 @@ pub struct Ends {
     pub kills: u64,
     /// [`Op::CutPower`].
     pub power_cuts: u64,
+    /// [`Op::Become`].
+    pub users: u64,
 }
 
 /// The source of chance: SplitMix64, the same on every machine.
@@ -200,6 +204,9 @@ fn random_op(dice: &mut Dice, ends: Ends) -> Op {
     if end < ends.remounts + ends.kills + ends.power_cuts {
         return Op::CutPower;
     }
+    if end < ends.remounts + ends.kills + ends.power_cuts + ends.users {
+        return Op::Become { user: dice.flip() };
+    }
     match dice.below(26) {
         0..6 => making(dice),
         6..9 => naming(dice),
@@ -254,9 +261,10 @@ fn naming(dice: &mut Dice) -> Op {
         _ => Op::Rename {
             from: place(dice),
             to: place(dice),
-            how: match dice.below(7) {
+            how: match dice.below(8) {
                 0..4 => Renaming::Replace,
                 4 => Renaming::NoReplace,
+                5 => Renaming::Whiteout,
                 _ => Renaming::Exchange,
             },
         },

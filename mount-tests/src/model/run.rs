@@ -36,6 +36,8 @@ pub struct Run<E: Executor> {
     /// Operations applied, and how many of them were when all of those were durable.
     steps: usize,
     durable_steps: usize,
+    /// Whether a user without privileges changes contents.
+    pub(super) is_user: bool,
     /// Whether files are closed after each operation.
     closes: bool,
     /// Whether operations may fail for want of room, and how many did.
@@ -83,6 +85,7 @@ impl<E: Executor> Run<E> {
             listings: Vec::new(),
             steps: 0,
             durable_steps: 0,
+            is_user: false,
             closes: false,
             is_failing: false,
             failed: 0,
@@ -232,6 +235,10 @@ impl<E: Executor> Run<E> {
                 }
                 self.all_is_durable();
                 Some(Met::fine(seen.map(drop)))
+            }
+            Op::Become { user } => {
+                self.is_user = *user;
+                Some(Met::fine(self.executor.become_user(*user)))
             }
             Op::Tick => Some(Met::fine(self.executor.tick())),
             Op::Publish => Some(Met::fine(self.executor.publish())),
@@ -396,6 +403,7 @@ impl<E: Executor> Run<E> {
         let now = self.stamp(from);
         if flags.truncate {
             self.tree.nodes[node].change(now, |content| content.resize(0));
+            self.drop_privileges(node);
         }
         let seen = opened.map(|file| {
             self.open.push(Open {
@@ -405,6 +413,13 @@ impl<E: Executor> Run<E> {
             });
         });
         Some(Met::fine(seen))
+    }
+
+    /// Takes away what a change of a node's content does, where the user made it.
+    pub(super) fn drop_privileges(&mut self, node: usize) {
+        if self.is_user {
+            self.tree.nodes[node].drop_privileges();
+        }
     }
 
     /// Makes a node by `make` and the same in the tree.

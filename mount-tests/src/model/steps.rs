@@ -227,6 +227,7 @@ impl<E: Executor> Run<E> {
         match self.tree.nodes[node].kind() {
             Kind::File => {
                 self.tree.nodes[node].change(now, |content| content.resize(size));
+                self.drop_privileges(node);
                 if self.open.iter().all(|open| open.node != node) {
                     self.tree.nodes[node].hand_over();
                 }
@@ -267,6 +268,9 @@ impl<E: Executor> Run<E> {
         };
         let (append, node) = (open.append, open.node);
         let now = self.stamp(from);
+        if !matches!(op, Op::Flush { .. } | Op::Fsync { .. }) {
+            self.drop_privileges(node);
+        }
         let node = &mut self.tree.nodes[node];
         match op {
             Op::Write { at, len, byte, .. } => node.change(now, |content| {
@@ -333,6 +337,7 @@ impl<E: Executor> Run<E> {
             self.tree.nodes[source_node].hand_over();
             self.tree.nodes[target_node]
                 .change(now, |content| content.put_with_holes(to.1, &bytes, &stored));
+            self.drop_privileges(target_node);
         }
         let expected = match copied {
             Ok(count) if count != len => Err(Errno::IO),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::acl::{ACCESS, Acl, DEFAULT};
 use super::content::Content;
-use super::executor::{Errno, Kind, Nanos, Outcome, Path, Renaming, UMASK, XattrSet};
+use super::executor::{Errno, Kind, Nanos, Outcome, Path, Renaming, UMASK, USER, XattrSet};
 
 /// A time that lies within two moments, both included; exact once it was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -318,7 +318,7 @@ impl Tree {
         if target.is_some_and(|target| self.is_within(from.0, target)) {
             return Err(match how {
                 Renaming::Exchange => Errno::INVAL,
-                Renaming::Replace | Renaming::NoReplace => Errno::NOTEMPTY,
+                _ => Errno::NOTEMPTY,
             });
         }
         if target == Some(source) {
@@ -348,6 +348,9 @@ impl Tree {
         }
         self.take(from, source, now);
         self.give(to, source, now);
+        if how == Renaming::Whiteout {
+            self.make(from, Body::Special(Kind::CharDev), 0, now)?;
+        }
         Ok(())
     }
 
@@ -431,6 +434,15 @@ impl Node {
             if self.mode & 0o010 != 0 {
                 self.mode &= !0o2000;
             }
+        }
+    }
+
+    /// Takes away what a change of the content by the user takes away: setuid, and setgid unless it is
+    /// of his group and no privilege.
+    pub fn drop_privileges(&mut self) {
+        self.mode &= !0o4000;
+        if self.mode & 0o010 != 0 || self.gid != USER {
+            self.mode &= !0o2000;
         }
     }
 

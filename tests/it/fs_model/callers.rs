@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use dfs::base::Ino;
-use dfs::fs::{Caller, Fallocate, FsConfig, OpenFlags, SetAttr, WriteFlags, XattrMode};
+use dfs::fs::{Caller, Fallocate, FsConfig, FsError, OpenFlags, SetAttr, WriteFlags, XattrMode};
+use dfs::store::memory::MemoryDisk;
 
 use super::mount::Disk;
 
@@ -86,4 +87,52 @@ fn a_caller_that_is_not_told_is_found_out_and_else_has_no_privilege() {
         let list = fs.listxattr(untold(pid), ino).unwrap();
         assert_eq!(!list.is_empty(), is_root, "listed by {pid}");
     }
+}
+
+#[test]
+fn a_write_that_fails_takes_no_privilege_away() {
+    let memory = MemoryDisk::new();
+    let disk = Disk::on(memory.store());
+    let fs = disk.mount();
+    let flags = OpenFlags {
+        read: true,
+        write: true,
+        ..OpenFlags::default()
+    };
+    let created = fs.create(ROOT, Ino::ROOT, b"file", 0o644, flags).unwrap();
+    let (ino, fh) = (created.entry.attr.ino, created.opened.fh);
+    let user = Caller {
+        uid: 1000,
+        gid: 1000,
+        pid: 8,
+        umask: 0,
+    };
+    let mut failed = 0;
+    // Further writes to the disk that go well.
+    for left in 0..5 {
+        let set = SetAttr {
+            mode: Some(0o6755),
+            ..SetAttr::default()
+        };
+        fs.setattr(ROOT, ino, set).unwrap();
+        fs.fsync(ino, fh).unwrap();
+        let flags = WriteFlags {
+            kill_privileges: Some(user),
+            sync: true,
+            ..WriteFlags::default()
+        };
+        memory.set_writes_left(Some(left));
+        let written = fs.write(ino, fh, 0, &[left as u8; 20_000], flags);
+        memory.set_writes_left(None);
+        let mode = fs.getattr(ino).unwrap().attr.mode;
+        match written {
+            Ok(_) => assert_eq!(mode, 0o755, "{left}"),
+            Err(FsError::NoSpace) => {
+                assert_eq!(mode, 0o6755, "{left}");
+                failed += 1;
+            }
+            Err(error) => panic!("{left}: {error}"),
+        }
+    }
+    assert!((1..5).contains(&failed), "{failed}");
 }

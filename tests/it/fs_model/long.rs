@@ -1,9 +1,13 @@
 //! Files of very many pieces: no operation costs more than what it touches, and what touches much
 //! does it in parts, so that nobody waits for long. Counted in rows, not in time.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use dfs::base::Ino;
 use dfs::fs::{
-    Caller, Fallocate, FileHandle, Fs, FsError, OpenFlags, Seek, SetAttr, WriteFlags, XattrMode,
+    Caller, Capacity, Fallocate, FileHandle, Fs, FsConfig, FsError, OpenFlags, Seek, SetAttr,
+    WriteFlags, XattrMode,
 };
 use dfs::store::memory::MemoryDisk;
 
@@ -98,6 +102,46 @@ impl Long {
         let rows = self.memory.take_largest_batch();
         assert!(rows <= BATCH_ROWS_MAX, "a batch of {rows} rows");
     }
+}
+
+#[test]
+fn a_reservation_on_a_disk_that_is_nearly_full_looks_at_some_pieces() {
+    let long = long(3_000);
+    let size = 2_999 * STEP + PIECE as u64;
+    let missing = size - long.pieces * PIECE as u64;
+    long.close();
+    let Long { disk, fs, file, .. } = long;
+    drop(fs);
+    let free = Arc::new(AtomicU64::new(0));
+    let told = Arc::clone(&free);
+    let fs = disk.mount_with(FsConfig {
+        capacity: Some(Arc::new(move || Capacity {
+            total_bytes: 1 << 40,
+            free_bytes: told.load(Ordering::Relaxed),
+        })),
+        ..FsConfig::default()
+    });
+    let entry = fs.lookup(Ino::ROOT, b"long").unwrap();
+    assert_eq!(entry.attr.ino, file.0);
+    let fh = fs.open(ROOT, file.0, BOTH).unwrap().fh;
+    let reserve = |bytes, end| {
+        free.store(bytes, Ordering::Relaxed);
+        let before = fs.volume().extents_visited();
+        let mode = Fallocate::Reserve { keep_size: true };
+        let done = fs.fallocate(ROOT, file.0, fh, 0, end, mode);
+        let visits = fs.volume().extents_visited() - before;
+        assert!(visits <= 1_100, "{visits} extents");
+        done
+    };
+    // Of the whole file it is exact nevertheless.
+    assert!(reserve(missing, size).is_ok());
+    assert!(matches!(reserve(missing - 1, size), Err(FsError::NoSpace)));
+    assert!(reserve(missing + 5, size + 5).is_ok());
+    // And of its start, where it has only that to look at.
+    let start = 100 * STEP;
+    let missing = start - 100 * PIECE as u64;
+    assert!(reserve(missing, start).is_ok());
+    assert!(matches!(reserve(missing - 1, start), Err(FsError::NoSpace)));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use dfs::fs::{
 use mount_tests::model::content::Ranges;
 use mount_tests::model::executor::{
     self, Allocate, Errno, Executor, Flags, Kind, Listed, Nanos, Outcome, Path, Place, Renaming,
-    SetTime, Subject, UMASK, XattrSet,
+    SetTime, Subject, UMASK, USER, XattrSet,
 };
 
 use super::faults::Faults;
@@ -20,6 +20,14 @@ const CALLER: Caller = Caller {
     uid: 0,
     gid: 0,
     pid: 1,
+    umask: UMASK,
+};
+
+/// Who has no privileges, and one group.
+const NOBODY: Caller = Caller {
+    uid: USER,
+    gid: USER,
+    pid: 2,
     umask: UMASK,
 };
 
@@ -33,6 +41,8 @@ pub(crate) struct Room {
     lookups: BTreeMap<Ino, u64>,
     /// Handles that are open.
     handles: usize,
+    /// Who changes contents.
+    caller: Caller,
     /// What makes writes fail.
     faults: Option<Faults>,
 }
@@ -61,6 +71,7 @@ impl Room {
             chance,
             lookups: BTreeMap::new(),
             handles: 0,
+            caller: CALLER,
             faults: None,
         }
     }
@@ -214,7 +225,7 @@ impl Executor for Room {
 
     fn open(&mut self, path: &Path, flags: Flags) -> Outcome<RoomFile> {
         let ino = self.find(path)?;
-        match self.fs().open(CALLER, ino, open_flags(flags)) {
+        match self.fs().open(self.caller, ino, open_flags(flags)) {
             Ok(opened) => Ok(self.opened(ino, opened.fh, flags.append)),
             Err(error) => {
                 self.give_back(ino);
@@ -295,18 +306,26 @@ impl Executor for Room {
             Renaming::Replace => RenameMode::Replace,
             Renaming::NoReplace => RenameMode::NoReplace,
             Renaming::Exchange => RenameMode::Exchange,
+            Renaming::Whiteout => RenameMode::Replace,
         };
         // The kernel looks up both names, in this order, and knows what is an ancestor of what.
         let source = self.fs().lookup(a, from.name);
         let target = self.fs().lookup(b, to.name);
-        let renamed = self.fs().rename((a, from.name), (b, to.name), mode);
+        let renamed = match how {
+            Renaming::Whiteout => {
+                let names = ((a, from.name), (b, to.name));
+                self.fs()
+                    .rename_leaving_whiteout(CALLER, names.0, names.1, mode)
+            }
+            _ => self.fs().rename((a, from.name), (b, to.name), mode),
+        };
         for entry in [&source, &target].into_iter().flatten() {
             self.fs().forget(entry.attr.ino, 1);
         }
         self.give_back(a);
         self.give_back(b);
         let path = |place: Place<'_>| [place.dir, &[place.name.to_vec()]].concat();
-        let over_ancestor = how == Renaming::Replace
+        let over_ancestor = matches!(how, Renaming::Replace | Renaming::Whiteout)
             && target.is_ok()
             && !self.is_within(to.dir, &path(from))
             && self.is_within(from.dir, &path(to));
@@ -327,9 +346,15 @@ impl Executor for Room {
         }
     }
 
+    fn become_user(&mut self, is_user: bool) -> Outcome {
+        self.caller = if is_user { NOBODY } else { CALLER };
+        Ok(())
+    }
+
     fn write(&mut self, file: &RoomFile, at: u64, data: &[u8], durable: bool) -> Outcome {
         let flags = WriteFlags {
             sync: durable,
+            kill_privileges: (self.caller.uid != 0).then_some(self.caller),
             ..WriteFlags::default()
         };
         let written = self.fs().write(file.ino, file.fh, at, data, flags);
@@ -338,13 +363,15 @@ impl Executor for Room {
     }
 
     fn truncate(&mut self, subject: Subject<'_, RoomFile>, size: u64) -> Outcome {
+        let caller = self.caller;
         self.on(subject, |fs, ino, fh| {
             let set = SetAttr {
                 size: Some(size),
                 fh,
+                kill_privileges_of_user: true,
                 ..SetAttr::default()
             };
-            fs.setattr(CALLER, ino, set).map(drop)
+            fs.setattr(caller, ino, set).map(drop)
         })
     }
 
@@ -356,7 +383,7 @@ impl Executor for Room {
         };
         let done = self
             .fs()
-            .fallocate(CALLER, file.ino, file.fh, at, len, mode);
+            .fallocate(self.caller, file.ino, file.fh, at, len, mode);
         done.map_err(errno)
     }
 
@@ -371,7 +398,7 @@ impl Executor for Room {
         let mut done = 0;
         while done < len {
             let copied = self.fs().copy_file_range(
-                CALLER,
+                self.caller,
                 (from.0.ino, from.0.fh, from.1 + done),
                 (to.0.ino, to.0.fh, to.1 + done),
                 len - done,

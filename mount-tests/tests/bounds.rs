@@ -221,6 +221,32 @@ fn a_daemon_without_descriptors_answers_when_it_has_some_again() {
 }
 
 #[test]
+fn a_daemon_whose_files_may_not_grow_fails_calls_and_lives() {
+    scenario("fsize", 3 * MINUTES, |s| {
+        let mut peer = s.peer("a");
+        peer.mount(&Start::new_volume());
+        write_synced(&peer.path("before"), &pattern(100_000, 1)).expect("written");
+        let limit = |current| Rlimit {
+            current,
+            maximum: None,
+        };
+        prlimit(Some(pid_of(&peer)), Resource::Fsize, limit(Some(4096))).expect("limited");
+        let refused = write_synced(&peer.path("during"), &pattern(8 << 20, 2));
+        assert!(refused.is_err(), "8 MiB in files of 4 KiB");
+        let read = fs::read(peer.path("before")).expect("it lives");
+        assert!(read == pattern(100_000, 1));
+        prlimit(Some(pid_of(&peer)), Resource::Fsize, limit(None)).expect("raised");
+        peer.facts(&["status"]);
+        peer.kill();
+        peer.restart();
+        let read = fs::read(peer.path("before")).expect("read");
+        assert!(read == pattern(100_000, 1));
+        write_synced(&peer.path("after"), &pattern(100_000, 3)).expect("written");
+        peer.unmount();
+    });
+}
+
+#[test]
 fn a_hangup_opens_the_log_anew_and_ends_nothing() {
     scenario("hangup", 3 * MINUTES, |s| {
         let mut peer = s.peer("a");

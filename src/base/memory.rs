@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use rustix::process::{Resource, getrlimit};
+
 /// The part of the memory that this process may use which its caches and queues take together.
 const CACHES_PART: u64 = 4;
 
@@ -12,8 +14,8 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Returns the budget of this process: by the limits of its control groups, and by what the
-    /// machine has.
+    /// Returns the budget of this process: by the limits of its control groups and its own
+    /// (`ulimit -d`, `ulimit -v`), and by what the machine has.
     pub fn of_process() -> Self {
         let machine = rustix::system::sysinfo();
         #[allow(clippy::useless_conversion, reason = "elsewhere a C long has 32 bits")]
@@ -21,7 +23,9 @@ impl Budget {
         let machine = units.saturating_mul(machine.mem_unit.into());
         let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let read = |path: &Path| std::fs::read_to_string(path).ok();
-        Self::within(machine.min(limit(&groups, &read)))
+        let own = [Resource::Data, Resource::As].map(|what| getrlimit(what).current);
+        let own = own.into_iter().flatten().min().unwrap_or(u64::MAX);
+        Self::within(machine.min(own).min(limit(&groups, &read)))
     }
 
     /// Returns the budget of a process that may use so many bytes.

@@ -23,9 +23,13 @@ pub(super) fn begin() {
     let _ = rustix::process::setsid();
 }
 
-/// What no setting of the starter may open to others: files in the state folder, the socket.
+/// What no setting of the starter may do: open files in the state folder and the socket to others, or
+/// end the daemon where a file reaches `ulimit -f`, which is then an error as any other.
+#[expect(unsafe_code, reason = "std cannot ignore a signal")]
 pub(super) fn restrict() {
     rustix::process::umask(Mode::from_raw_mode(0o077));
+    // SAFETY: no handler is installed, and nothing else of this process asks for this signal.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// Leaves the folder in which the process was started. Behind all that reads relative paths.

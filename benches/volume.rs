@@ -59,7 +59,7 @@ impl Bench {
             }
             None => Store::memory(),
         };
-        let log = LogStore::open(Arc::clone(&store.rows), VOLUME, identity.device());
+        let log = LogStore::open(Arc::clone(&store.rows), VOLUME, identity.device(), 1);
         let log = Arc::new(log.expect("a log"));
         let clock = SimClock::new(1_767_312_000_000);
         let config = VolumeConfig {

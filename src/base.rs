@@ -15,6 +15,6 @@ pub mod task;
 pub mod text;
 pub mod time;
 
-pub use id::{ChunkId, DeviceId, Ino, OpId, PeerId, VolumeId};
+pub use id::{ChunkId, DeviceId, Ino, LogId, OpId, PeerId, VolumeId};
 pub use rng::Rng;
 pub use time::{Clock, Stamp, Timespec};

@@ -1,4 +1,4 @@
-//! The logs: every device's hash-chained sequence of sealed segments, as rows of the local store.
+//! The logs: the hash-chained sequences of sealed segments, one for each start of each device, as rows of the local store.
 //!
 //! Owns: [`LogStore`], what is checked of a segment before it is stored, and what peers may be told of.
 //! Must never know: plaintext, names, sockets.
@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::base::limits::CLOCK_SKEW_MAX;
-use crate::base::{DeviceId, Stamp, VolumeId};
+use crate::base::{DeviceId, LogId, OpId, Stamp, VolumeId};
 use crate::store::{Batch, Rows, StoreError, Table, codec};
-use crate::wire::{SealedSegment, Vector};
+use crate::wire::{SealedSegment, SegmentHeader, Vector};
 
 /// Says why a segment is not taken, or why the log cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -23,10 +23,10 @@ pub enum LogError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A row of the log is missing or damaged.
-    #[error("the local log of device {device:016x} is damaged at segment {seg_no}", device = .device.0)]
+    #[error("the local log {log} is damaged at segment {seg_no}")]
     Corrupt {
-        /// Whose log.
-        device: DeviceId,
+        /// Which log.
+        log: LogId,
         /// Which segment.
         seg_no: u64,
     },
@@ -34,10 +34,10 @@ pub enum LogError {
     #[error("a segment of another volume")]
     OtherVolume,
     /// Segments before this one are missing here; to be fetched first.
-    #[error("segment {seg_no} of device {device:016x} comes after {have}", device = .device.0)]
+    #[error("segment {seg_no} of log {log} comes after {have}")]
     Gap {
-        /// Whose log.
-        device: DeviceId,
+        /// Which log.
+        log: LogId,
         /// The number that came.
         seg_no: u64,
         /// The last number that is here.
@@ -85,10 +85,15 @@ pub enum LogError {
     },
 }
 
-/// Where a device's log ends.
+/// Whose a log is, and where it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogHead {
-    /// Number of the last segment.
+    /// The author.
+    pub device: DeviceId,
+    /// Which start of the author's daemon.
+    pub incarnation: u64,
+    /// Number of the last segment; 0 for a log whose ops are not sealed yet, or were sealed by a later
+    /// start.
     pub seg_no: u64,
     /// Its [`SealedSegment::hash`]: the next one's `prev`.
     pub hash: [u8; 32],
@@ -98,13 +103,33 @@ pub struct LogHead {
     pub bytes: u64,
 }
 
+impl LogHead {
+    /// Returns the head of a log that has no segment yet.
+    fn of(device: DeviceId, incarnation: u64) -> Self {
+        Self {
+            device,
+            incarnation,
+            seg_no: 0,
+            hash: [0; 32],
+            last: Stamp::default(),
+            bytes: 0,
+        }
+    }
+
+    /// Returns the head of the log that the ops of a segment are named after.
+    fn begun(header: &SegmentHeader) -> Self {
+        Self::of(header.device, header.origin)
+    }
+}
+
 /// What came of a batch of segments from another peer.
 #[derive(Debug, Default)]
 pub struct Accepted {
-    /// Devices whose log grew, with their new last number.
+    /// Logs that grew, with their new last number.
     pub grown: Vector,
-    /// The first segment of each device that was refused, and why; what follows it was not tried.
-    pub refused: BTreeMap<DeviceId, LogError>,
+    /// The author of the first segment of each log that was refused, and why it was; what follows it
+    /// was not tried.
+    pub refused: BTreeMap<LogId, (DeviceId, LogError)>,
 }
 
 /// All logs of the volume as this peer has them.
@@ -114,56 +139,67 @@ pub struct Accepted {
 /// published segment must never be forgotten by its author. Others' segments come in through
 /// [`LogStore::accept`], and count as had by this peer after [`Rows::sync`] too.
 ///
-/// Invariants: the segments of a device are contiguous from 1 and chained by hash; a segment's
+/// Every start of a daemon that writes begins a log of its own, so that a state folder that was put
+/// back from a copy, or cloned, continues nobody's log.
+///
+/// Invariants: the segments of a log are contiguous from 1 and chained by hash; a segment's
 /// stamps are above all of those before it; a row is never replaced.
 #[derive(Debug)]
 pub struct LogStore {
     rows: Arc<dyn Rows>,
     volume: VolumeId,
     own: DeviceId,
+    /// Which start of this device it is.
+    incarnation: u64,
     /// Held while a batch is committed, so that two batches never race for one place in a log.
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    heads: BTreeMap<DeviceId, LogHead>,
+    heads: BTreeMap<LogId, LogHead>,
     /// What peers may be told of: durable here.
     offered: Vector,
 }
 
 impl LogStore {
     /// Opens the logs in the rows of a store and makes durable what a killed process left behind.
-    pub fn open(rows: Arc<dyn Rows>, volume: VolumeId, own: DeviceId) -> Result<Self, LogError> {
+    ///
+    /// `incarnation` is a random number of this start of the device: what it appends is a log that
+    /// nobody began before.
+    pub fn open(
+        rows: Arc<dyn Rows>,
+        volume: VolumeId,
+        own: DeviceId,
+        incarnation: u64,
+    ) -> Result<Self, LogError> {
         let mut heads = BTreeMap::new();
         let mut damaged = None;
         rows.scan(Table::LogHead, &[], None, &mut |key, value| {
-            let device = key.try_into().map(u64::from_be_bytes).map(DeviceId);
-            match (device, codec::decode::<LogHead>(value, HEAD_MAX_BYTES)) {
-                (Ok(device), Ok(head)) => {
-                    heads.insert(device, head);
+            let log = key.try_into().map(u64::from_be_bytes).map(LogId);
+            match (log, codec::decode::<LogHead>(value, HEAD_MAX_BYTES)) {
+                (Ok(log), Ok(head)) => {
+                    heads.insert(log, head);
                     ControlFlow::Continue(())
                 }
-                (device, _) => {
-                    damaged = Some(device.unwrap_or_default());
+                (log, _) => {
+                    damaged = Some(log.unwrap_or_default());
                     ControlFlow::Break(())
                 }
             }
         })?;
-        if let Some(device) = damaged {
-            return Err(LogError::Corrupt { device, seg_no: 0 });
+        if let Some(log) = damaged {
+            return Err(LogError::Corrupt { log, seg_no: 0 });
         }
         if !heads.is_empty() {
             rows.sync()?;
         }
-        let offered = heads
-            .iter()
-            .map(|(device, head)| (*device, head.seg_no))
-            .collect();
+        let offered = ends(&heads);
         Ok(Self {
             rows,
             volume,
             own,
+            incarnation,
             state: Mutex::new(State { heads, offered }),
         })
     }
@@ -173,14 +209,67 @@ impl LogStore {
         self.own
     }
 
-    /// Returns for each device the number of the last segment that is here.
-    pub fn vector(&self) -> Vector {
-        let state = self.state.lock();
-        let heads = state.heads.iter();
-        heads.map(|(device, head)| (*device, head.seg_no)).collect()
+    /// Returns the log that is appended to here.
+    pub fn own_log(&self) -> LogId {
+        LogId::of(self.own, self.incarnation)
     }
 
-    /// Returns for each device the last segment that peers may be told of.
+    /// Returns which start of this device it is.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// Returns which start of its author's daemon wrote a log, `None` for a log that is not known.
+    pub fn incarnation_of(&self, log: LogId) -> Option<u64> {
+        if log == self.own_log() {
+            return Some(self.incarnation);
+        }
+        let state = self.state.lock();
+        state.heads.get(&log).map(|head| head.incarnation)
+    }
+
+    /// Returns the author of a log, `None` for a log that is not known.
+    pub fn author(&self, log: LogId) -> Option<DeviceId> {
+        if log == self.own_log() {
+            return Some(self.own);
+        }
+        let state = self.state.lock();
+        state.heads.get(&log).map(|head| head.device)
+    }
+
+    /// Returns the logs that a device has written, the one that is appended to here included.
+    pub fn logs_of(&self, device: DeviceId) -> Vec<LogId> {
+        let state = self.state.lock();
+        let of_device = state.heads.iter().filter(|(_, head)| head.device == device);
+        let mut logs: Vec<LogId> = of_device.map(|(log, _)| *log).collect();
+        if device == self.own && !logs.contains(&self.own_log()) {
+            logs.push(self.own_log());
+        }
+        logs
+    }
+
+    /// Notes in the rows that the own log has begun, so that ops which no segment holds yet are known
+    /// as this device's after a crash. Nothing where that is known.
+    pub fn begin(&self) -> Result<(), LogError> {
+        let log = self.own_log();
+        let mut state = self.state.lock();
+        if state.heads.contains_key(&log) {
+            return Ok(());
+        }
+        let head = LogHead::of(self.own, self.incarnation);
+        let mut batch = Batch::new();
+        put_head(&mut batch, log, head);
+        self.rows.commit(batch)?;
+        state.heads.insert(log, head);
+        Ok(())
+    }
+
+    /// Returns for each log the number of the last segment that is here.
+    pub fn vector(&self) -> Vector {
+        ends(&self.state.lock().heads)
+    }
+
+    /// Returns for each log the last segment that peers may be told of.
     pub fn offered(&self) -> Vector {
         self.state.lock().offered.clone()
     }
@@ -191,9 +280,14 @@ impl LogStore {
         state.heads.values().map(|head| head.bytes).sum()
     }
 
-    /// Returns where a device's log ends; `None` for an empty one.
-    pub fn head(&self, device: DeviceId) -> Option<LogHead> {
-        self.state.lock().heads.get(&device).copied()
+    /// Returns where a log ends; `None` for an empty one.
+    pub fn head(&self, log: LogId) -> Option<LogHead> {
+        let state = self.state.lock();
+        state
+            .heads
+            .get(&log)
+            .copied()
+            .filter(|head| head.seg_no > 0)
     }
 
     /// Appends own segments, in one commit with `with`; visible at once, durable at the next sync.
@@ -204,10 +298,11 @@ impl LogStore {
     /// continue the own log (nothing is changed then), or the store's error.
     pub fn append(&self, segments: &[SealedSegment], with: Batch) -> Result<(), LogError> {
         let mut batch = with;
+        let own_log = self.own_log();
         let mut state = self.state.lock();
-        let mut head = state.heads.get(&self.own).copied();
+        let mut head = state.heads.get(&own_log).copied();
         for segment in segments {
-            if segment.header.device != self.own {
+            if segment.header.log() != own_log || segment.header.device != self.own {
                 return Err(LogError::NotAuthor(segment.header.device));
             }
             check_form(segment, self.volume)?;
@@ -215,20 +310,21 @@ impl LogStore {
             head = Some(put(&mut batch, segment, head.as_ref()));
         }
         if let (Some(head), false) = (head, segments.is_empty()) {
-            put_head(&mut batch, self.own, head);
+            put_head(&mut batch, own_log, head);
         }
         self.rows.commit(batch)?;
         if let Some(head) = head {
-            state.heads.insert(self.own, head);
+            state.heads.insert(own_log, head);
         }
         Ok(())
     }
 
     /// Says that own segments up to `seg_no` are durable, so that peers may be told of them.
     pub fn publish(&self, seg_no: u64) {
+        let own_log = self.own_log();
         let mut state = self.state.lock();
-        let have = state.heads.get(&self.own).map_or(0, |head| head.seg_no);
-        let offered = state.offered.entry(self.own).or_default();
+        let have = state.heads.get(&own_log).map_or(0, |head| head.seg_no);
+        let offered = state.offered.entry(own_log).or_default();
         *offered = (*offered).max(seg_no.min(have));
     }
 
@@ -248,12 +344,12 @@ impl LogStore {
         verify: &dyn Fn(&SealedSegment) -> Result<(), LogError>,
     ) -> Result<Accepted, LogError> {
         let mut accepted = Accepted::default();
-        let mut checked: Vec<&SealedSegment> = Vec::new();
+        let mut checked: Vec<(LogId, &SealedSegment)> = Vec::new();
         let have = self.vector();
         for segment in segments {
-            let device = segment.header.device;
-            let known = have.get(&device).copied().unwrap_or(0);
-            if accepted.refused.contains_key(&device) || segment.header.seg_no <= known {
+            let log = segment.header.log();
+            let known = have.get(&log).copied().unwrap_or(0);
+            if accepted.refused.contains_key(&log) || segment.header.seg_no <= known {
                 continue;
             }
             let verdict = check_form(segment, self.volume)
@@ -261,9 +357,9 @@ impl LogStore {
                 // Of what its author has signed: a date that another forged says nothing of him.
                 .and_then(|()| check_time(segment, now_ms));
             match verdict {
-                Ok(()) => checked.push(segment),
+                Ok(()) => checked.push((log, segment)),
                 Err(error) => {
-                    accepted.refused.insert(device, error);
+                    accepted.refused.insert(log, (segment.header.device, error));
                 }
             }
         }
@@ -271,8 +367,8 @@ impl LogStore {
         if !accepted.grown.is_empty() {
             self.rows.sync()?;
             let mut state = self.state.lock();
-            for (device, seg_no) in &accepted.grown {
-                let offered = state.offered.entry(*device).or_default();
+            for (log, seg_no) in &accepted.grown {
+                let offered = state.offered.entry(*log).or_default();
                 *offered = (*offered).max(*seg_no);
             }
         }
@@ -280,23 +376,20 @@ impl LogStore {
     }
 
     /// Returns one segment, `None` where it is not here.
-    pub fn get(&self, device: DeviceId, seg_no: u64) -> Result<Option<SealedSegment>, LogError> {
-        let Some(bytes) = self
-            .rows
-            .get(Table::Segment, &segment_key(device, seg_no))?
-        else {
+    pub fn get(&self, log: LogId, seg_no: u64) -> Result<Option<SealedSegment>, LogError> {
+        let Some(bytes) = self.rows.get(Table::Segment, &segment_key(log, seg_no))? else {
             return Ok(None);
         };
         SealedSegment::from_bytes(&Bytes::from(bytes))
             .map(Some)
-            .map_err(|_| LogError::Corrupt { device, seg_no })
+            .map_err(|_| LogError::Corrupt { log, seg_no })
     }
 
-    /// Returns a device's segments from number `from` on, up to `max_bytes` of them but at least
+    /// Returns a log's segments from number `from` on, up to `max_bytes` of them but at least
     /// one where there is one.
     pub fn range(
         &self,
-        device: DeviceId,
+        log: LogId,
         from: u64,
         max_bytes: usize,
     ) -> Result<Vec<SealedSegment>, LogError> {
@@ -304,8 +397,8 @@ impl LogStore {
         let mut bytes_total = 0usize;
         let mut seg_no = from;
         let mut damaged = false;
-        let end = device.0.checked_add(1).map(u64::to_be_bytes);
-        let start = segment_key(device, from);
+        let end = log.0.checked_add(1).map(u64::to_be_bytes);
+        let start = segment_key(log, from);
         self.rows.scan(
             Table::Segment,
             &start,
@@ -326,42 +419,90 @@ impl LogStore {
             },
         )?;
         if damaged && segments.is_empty() {
-            return Err(LogError::Corrupt { device, seg_no });
+            return Err(LogError::Corrupt { log, seg_no });
         }
         Ok(segments)
     }
 
+    /// Returns the log and the number of the segment that carries an op, `None` where none does yet.
+    ///
+    /// That is the log which the op is named after, but for ops that a start of the device had not
+    /// sealed when it ended: those the next start seals, at the beginning of its own.
+    pub fn find(&self, op: OpId) -> Result<Option<(LogId, u64)>, LogError> {
+        if let Some(head) = self.head(op.log).filter(|head| op.stamp <= head.last) {
+            // The first whose last op is not before it.
+            let (mut low, mut high) = (1, head.seg_no);
+            while low < high {
+                let middle = low + (high - low) / 2;
+                let segment = self.get(op.log, middle)?;
+                if segment.is_some_and(|segment| segment.header.last < op.stamp) {
+                    low = middle + 1;
+                } else {
+                    high = middle;
+                }
+            }
+            return Ok(Some((op.log, low)));
+        }
+        let device = self.author(op.log);
+        for log in device
+            .map(|device| self.logs_of(device))
+            .unwrap_or_default()
+        {
+            let mut seg_no = 1;
+            while let Some(segment) = self.get(log, seg_no)? {
+                let header = &segment.header;
+                if header.op_log() == log {
+                    break;
+                }
+                if header.op_log() == op.log && (header.first..=header.last).contains(&op.stamp) {
+                    return Ok(Some((log, seg_no)));
+                }
+                seg_no += 1;
+            }
+        }
+        Ok(None)
+    }
+
     /// Commits those of the verified segments that continue their logs.
-    fn store(&self, checked: &[&SealedSegment], accepted: &mut Accepted) -> Result<(), LogError> {
+    fn store(
+        &self,
+        checked: &[(LogId, &SealedSegment)],
+        accepted: &mut Accepted,
+    ) -> Result<(), LogError> {
         if checked.is_empty() {
             return Ok(());
         }
         let mut state = self.state.lock();
         let mut batch = Batch::new();
-        let mut heads: BTreeMap<DeviceId, LogHead> = BTreeMap::new();
-        for segment in checked {
-            let device = segment.header.device;
-            let head = heads
-                .get(&device)
-                .or_else(|| state.heads.get(&device))
-                .copied();
-            if accepted.refused.contains_key(&device)
+        let mut heads: BTreeMap<LogId, LogHead> = BTreeMap::new();
+        for (log, segment) in checked {
+            let head = heads.get(log).or_else(|| state.heads.get(log)).copied();
+            if accepted.refused.contains_key(log)
                 || head.is_some_and(|head| segment.header.seg_no <= head.seg_no)
             {
                 continue;
             }
             match check_place(segment, head.as_ref()) {
                 Ok(()) => {
-                    heads.insert(device, put(&mut batch, segment, head.as_ref()));
+                    heads.insert(*log, put(&mut batch, segment, head.as_ref()));
+                    // Ops may be named after a log that has no segment.
+                    let named = segment.header.op_log();
+                    if !heads.contains_key(&named) && !state.heads.contains_key(&named) {
+                        heads.insert(named, LogHead::begun(&segment.header));
+                    }
                 }
                 Err(error) => {
-                    accepted.refused.insert(device, error);
+                    accepted
+                        .refused
+                        .insert(*log, (segment.header.device, error));
                 }
             }
         }
-        for (device, head) in &heads {
-            put_head(&mut batch, *device, *head);
-            accepted.grown.insert(*device, head.seg_no);
+        for (log, head) in &heads {
+            put_head(&mut batch, *log, *head);
+            if head.seg_no > 0 {
+                accepted.grown.insert(*log, head.seg_no);
+            }
         }
         if !batch.is_empty() {
             self.rows.commit(batch)?;
@@ -371,13 +512,19 @@ impl LogStore {
     }
 }
 
+/// Returns the last segment of each log that has one.
+fn ends(heads: &BTreeMap<LogId, LogHead>) -> Vector {
+    let sealed = heads.iter().filter(|(_, head)| head.seg_no > 0);
+    sealed.map(|(log, head)| (*log, head.seg_no)).collect()
+}
+
 /// Largest encoded [`LogHead`].
-const HEAD_MAX_BYTES: usize = 64;
+const HEAD_MAX_BYTES: usize = 96;
 
 /// Returns the row key of a segment: its byte order is the order of each log.
-fn segment_key(device: DeviceId, seg_no: u64) -> [u8; 16] {
+fn segment_key(log: LogId, seg_no: u64) -> [u8; 16] {
     let mut key = [0u8; 16];
-    key[..8].copy_from_slice(&device.0.to_be_bytes());
+    key[..8].copy_from_slice(&log.0.to_be_bytes());
     key[8..].copy_from_slice(&seg_no.to_be_bytes());
     key
 }
@@ -385,11 +532,13 @@ fn segment_key(device: DeviceId, seg_no: u64) -> [u8; 16] {
 /// Puts a segment's row into a batch and returns the head that it makes of the one before.
 fn put(batch: &mut Batch, segment: &SealedSegment, before: Option<&LogHead>) -> LogHead {
     let header = &segment.header;
-    let key = segment_key(header.device, header.seg_no);
+    let key = segment_key(header.log(), header.seg_no);
     let bytes = segment.to_bytes();
     let len = bytes.len() as u64;
     batch.put(Table::Segment, key, bytes);
     LogHead {
+        device: header.device,
+        incarnation: header.incarnation,
         bytes: before.map_or(0, |head| head.bytes).saturating_add(len),
         seg_no: header.seg_no,
         hash: segment.hash(),
@@ -397,8 +546,8 @@ fn put(batch: &mut Batch, segment: &SealedSegment, before: Option<&LogHead>) -> 
     }
 }
 
-fn put_head(batch: &mut Batch, device: DeviceId, head: LogHead) {
-    batch.put(Table::LogHead, device.0.to_be_bytes(), codec::encode(&head));
+fn put_head(batch: &mut Batch, log: LogId, head: LogHead) {
+    batch.put(Table::LogHead, log.0.to_be_bytes(), codec::encode(&head));
 }
 
 /// Checks what can be said of a segment alone.
@@ -438,11 +587,12 @@ fn check_place(segment: &SealedSegment, head: Option<&LogHead>) -> Result<(), Lo
     let (device, seg_no) = (header.device, header.seg_no);
     let have = head.map_or(0, |head| head.seg_no);
     if have.checked_add(1) != Some(seg_no) {
-        return Err(LogError::Gap {
-            device,
-            seg_no,
-            have,
-        });
+        let log = header.log();
+        return Err(LogError::Gap { log, seg_no, have });
+    }
+    // Two devices whose logs have one name: not in this world, but what a peer sends is not of it.
+    if head.is_some_and(|head| head.device != device) {
+        return Err(LogError::Malformed { device, seg_no });
     }
     if header.prev != head.map_or([0; 32], |head| head.hash) {
         return Err(LogError::Forked { device, seg_no });

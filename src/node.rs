@@ -79,7 +79,7 @@ pub use token::{InviteSecret, InviteToken, TokenError};
 pub use transfer::Transfer;
 
 use crate::base::time::{Hlc, timeout};
-use crate::base::{Clock, DeviceId, PeerId, Rng, Stamp, VolumeId};
+use crate::base::{Clock, DeviceId, LogId, PeerId, Rng, Stamp, VolumeId};
 use crate::kad::{Contact, RoutingTable};
 use crate::log::LogStore;
 use crate::store::{Batch, Store, Table};
@@ -131,7 +131,7 @@ pub struct Node {
     capacity_bytes: AtomicU64,
     free_bytes: AtomicU64,
     /// Devices whose segments are being pulled from some peer, and since when.
-    pulling: Mutex<BTreeMap<DeviceId, Duration>>,
+    pulling: Mutex<BTreeMap<LogId, Duration>>,
     /// Devices whose next segment was not taken, and why; until one is.
     refused_logs: Mutex<BTreeMap<DeviceId, LogRefusal>>,
     /// Large messages that are under way.
@@ -208,7 +208,9 @@ impl Node {
         let membership = Membership::load(&store)?;
         let volume = membership.roster().volume();
         let device = config.identity.device();
-        let log = Arc::new(LogStore::open(Arc::clone(&store.rows), volume, device)?);
+        let incarnation = u64::from_le_bytes(rng.bytes());
+        let rows = Arc::clone(&store.rows);
+        let log = Arc::new(LogStore::open(rows, volume, device, incarnation)?);
         let config = NodeConfig {
             name: display_name(&config.name),
             ..config
@@ -222,7 +224,7 @@ impl Node {
         let node = Arc::new(Self {
             id: config.identity.id(),
             volume,
-            incarnation: u64::from_le_bytes(rng.bytes()),
+            incarnation,
             capacity_bytes: AtomicU64::new(config.capacity_bytes),
             free_bytes: AtomicU64::new(config.capacity_bytes),
             hlc: Hlc::default(),
@@ -431,8 +433,6 @@ impl Node {
     /// included; where there are fewer peers, on all of them. Nobody takes those of a peer whose
     /// role does not write, so they do not count.
     pub fn unpushed_segments(&self, copies: usize) -> u64 {
-        let device = DeviceId::from(self.id);
-        let last = self.log.head(device).map_or(0, |head| head.seg_no);
         if !self.role().is_some_and(Role::writes) {
             return 0;
         }
@@ -441,22 +441,33 @@ impl Node {
             return 0;
         };
         let table = self.table.lock();
-        let peers = table.peers.values();
-        let mut have: Vec<u64> = peers
-            .map(|peer| peer.vector.get(&device).copied().unwrap_or(0))
-            .collect();
-        have.sort_unstable_by(|a, b| b.cmp(a));
-        last.saturating_sub(have.get(nth).copied().unwrap_or(0))
+        let lacking = |(log, last): (LogId, u64)| {
+            let peers = table.peers.values();
+            let mut have: Vec<u64> = peers
+                .map(|peer| peer.vector.get(&log).copied().unwrap_or(0))
+                .collect();
+            have.sort_unstable_by(|a, b| b.cmp(a));
+            last.saturating_sub(have.get(nth).copied().unwrap_or(0))
+        };
+        self.own_ends().into_iter().map(lacking).sum()
     }
 
     /// Returns how many own segments no other peer is known to have.
     pub fn segments_nobody_has(&self) -> u64 {
-        let device = DeviceId::from(self.id);
-        let last = self.log.head(device).map_or(0, |head| head.seg_no);
         let table = self.table.lock();
-        let peers = table.peers.values();
-        let have = peers.filter_map(|peer| peer.vector.get(&device).copied());
-        last.saturating_sub(have.max().unwrap_or(0))
+        let lacking = |(log, last): (LogId, u64)| {
+            let peers = table.peers.values();
+            let have = peers.filter_map(|peer| peer.vector.get(&log).copied());
+            last.saturating_sub(have.max().unwrap_or(0))
+        };
+        self.own_ends().into_iter().map(lacking).sum()
+    }
+
+    /// Returns the logs of this device with their last segments.
+    pub fn own_ends(&self) -> Vec<(LogId, u64)> {
+        let logs = self.log.logs_of(DeviceId::from(self.id)).into_iter();
+        logs.filter_map(|log| Some((log, self.log.head(log)?.seg_no)))
+            .collect()
     }
 
     /// Returns the devices whose next segment was not taken from anybody, and why.
@@ -561,9 +572,10 @@ impl Recent {
         }
     }
 
-    /// Returns the segments from number `from` on, `None` where the first of them is not here.
-    fn from(&self, from: u64, max_bytes: usize) -> Option<Vec<SealedSegment>> {
-        let first = self.segments.iter().position(|s| s.header.seg_no == from)?;
+    /// Returns the segments of a log from number `from` on, `None` where the first of them is not here.
+    fn from(&self, log: LogId, from: u64, max_bytes: usize) -> Option<Vec<SealedSegment>> {
+        let is_first = |s: &SealedSegment| s.header.seg_no == from && s.header.log() == log;
+        let first = self.segments.iter().position(is_first)?;
         let mut bytes = 0;
         let fitting = self.segments.iter().skip(first).take_while(|segment| {
             bytes += segment.body.len() + SealedSegment::OVERHEAD_BYTES;

@@ -57,7 +57,7 @@ pub use writer::{Applied, Together, Writer};
 
 use crate::base::limits::WRITER_WAIT_MAX;
 use crate::base::time::Hlc;
-use crate::base::{Clock, DeviceId, Ino, Rng, VolumeId};
+use crate::base::{Clock, DeviceId, Ino, LogId, Rng, VolumeId};
 use crate::crypto::{Identity, VolumeKeys};
 use crate::log::LogStore;
 use crate::store::Store;
@@ -153,8 +153,9 @@ impl Volume {
     /// [`VolumeError::Corrupt`] or the store's where its rows cannot be read.
     pub fn open(config: VolumeConfig, context: VolumeContext, alone: bool) -> Result<Self> {
         let device = config.identity.device();
-        let view = View::new(Arc::clone(&config.store.rows), Arc::clone(&config.keys));
-        let state = State::load(&*config.store.rows, device, alone)?;
+        let rows = Arc::clone(&config.store.rows);
+        let view = View::new(rows, Arc::clone(&config.keys), Arc::clone(&config.log));
+        let state = State::load(&*config.store.rows, &config.log.logs_of(device), alone)?;
         let volume = Self {
             device,
             hlc: Hlc::new(state.newest.stamp),
@@ -213,6 +214,11 @@ impl Volume {
     /// Returns the device that authors ops here.
     pub fn device(&self) -> DeviceId {
         self.device
+    }
+
+    /// Returns the device that wrote a log.
+    pub fn device_of(&self, log: LogId) -> DeviceId {
+        self.view.device_of(log)
     }
 
     /// Returns what people call a device, `None` for one that has not said.

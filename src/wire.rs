@@ -28,4 +28,4 @@ pub use message::{
     Vector,
 };
 pub use record::{NodeRecord, SignedRecord};
-pub use segment::{SEGMENT_DOMAIN, SealedSegment, SegmentHeader};
+pub use segment::{RecordRef, SEGMENT_DOMAIN, SealedSegment, Seen, SegmentHeader};

@@ -111,6 +111,32 @@ impl From<PeerId> for DeviceId {
     }
 }
 
+/// Names a log: what one start of one device wrote. See [`LogId::of`].
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
+)]
+pub struct LogId(pub u64);
+
+impl LogId {
+    /// Returns the log that a device writes in one of its incarnations: the first eight bytes,
+    /// big-endian, of the BLAKE3 of both.
+    pub fn of(device: DeviceId, incarnation: u64) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"dfs log");
+        hasher.update(&device.0.to_be_bytes());
+        hasher.update(&incarnation.to_be_bytes());
+        let mut first = [0u8; 8];
+        first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+        Self(u64::from_be_bytes(first))
+    }
+}
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
 /// An inode number, the same on every member; 1 is the root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Ino(pub u64);
@@ -133,8 +159,8 @@ impl fmt::Display for Ino {
 pub struct OpId {
     /// When the author issued it.
     pub stamp: Stamp,
-    /// Who issued it; decides between equal stamps.
-    pub device: DeviceId,
+    /// The log that it belongs to; decides between equal stamps.
+    pub log: LogId,
 }
 
 impl OpId {
@@ -145,17 +171,17 @@ impl OpId {
     pub fn to_key(self) -> [u8; Self::KEY_BYTES] {
         let mut key = [0u8; Self::KEY_BYTES];
         key[..8].copy_from_slice(&self.stamp.0.to_be_bytes());
-        key[8..].copy_from_slice(&self.device.0.to_be_bytes());
+        key[8..].copy_from_slice(&self.log.0.to_be_bytes());
         key
     }
 
     /// Returns the op named by [`OpId::to_key`] bytes, `None` for another length.
     pub fn from_key(key: &[u8]) -> Option<Self> {
         let key: &[u8; Self::KEY_BYTES] = key.try_into().ok()?;
-        let (stamp, device) = key.split_at(8);
+        let (stamp, log) = key.split_at(8);
         Some(Self {
             stamp: Stamp(u64::from_be_bytes(stamp.try_into().ok()?)),
-            device: DeviceId(u64::from_be_bytes(device.try_into().ok()?)),
+            log: LogId(u64::from_be_bytes(log.try_into().ok()?)),
         })
     }
 }
@@ -175,9 +201,9 @@ mod tests {
 
     #[test]
     fn op_keys_sort_as_ops_do() {
-        let op = |stamp, device| OpId {
+        let op = |stamp, log| OpId {
             stamp: Stamp(stamp),
-            device: DeviceId(device),
+            log: LogId(log),
         };
         let ops = [op(1, 9), op(2, 1), op(2, 2), op(300, 0)];
         for pair in ops.windows(2) {

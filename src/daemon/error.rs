@@ -7,7 +7,6 @@ use crate::crypto::{CryptoError, PhraseError};
 use crate::data::DataError;
 use crate::fs::FsError;
 use crate::fuse::FuseError;
-use crate::log::LogError;
 use crate::node::{NodeError, RosterError, TokenError};
 use crate::replica::ReplicaError;
 use crate::store::StoreError;
@@ -249,7 +248,6 @@ impl DaemonError {
             Self::Store(error)
             | Self::Node(NodeError::Store(error))
             | Self::Volume(VolumeError::Store(error))
-            | Self::Volume(VolumeError::Log(LogError::Store(error)))
             | Self::Fs(FsError::Volume(VolumeError::Store(error))) => Some(error),
             Self::Replica(ReplicaError::Store(error)) => Some(error),
             _ => None,

@@ -12,9 +12,10 @@ use super::peer::{Member, Peer};
 use super::protection::sync;
 use super::report::{ConflictReport, PeerReport, StatusReport, TroubleReport};
 use super::settings::Live;
-use crate::base::{DeviceId, Ino, PeerId};
+use crate::base::{Ino, LogId, PeerId};
 use crate::node::{Node, PeerInfo, PeerState, Role};
 use crate::volume::ConflictKind;
+use crate::wire::Vector;
 
 /// What only the daemon around a peer knows.
 #[derive(Debug)]
@@ -166,18 +167,19 @@ pub(super) fn names(peer: &Peer) -> BTreeMap<PeerId, String> {
 /// Most segments whose bytes are added up one by one; of more the rest is taken to be like them.
 const SEGMENTS_READ_MAX: u64 = 64;
 
-/// Returns the bytes of the newest `count` segments of this peer's log.
+/// Returns the bytes of the newest `count` segments of this peer's logs.
 pub(super) fn segment_bytes(node: &Node, count: u64) -> u64 {
-    let device = DeviceId::from(node.id());
-    let last = node.log().head(device).map_or(0, |head| head.seg_no);
     let read = count.min(SEGMENTS_READ_MAX);
-    let size = |seg_no| match node.log().get(device, seg_no) {
+    let size = |log, seg_no| match node.log().get(log, seg_no) {
         Ok(Some(segment)) => segment.body.len() as u64,
         Ok(None) | Err(_) => 0,
     };
-    let sum: u64 = (last.saturating_sub(read)..last)
-        .map(|before| size(before + 1))
-        .sum();
+    let (mut sum, mut left) = (0u64, read);
+    for (log, last) in node.own_ends().into_iter().rev() {
+        let first = last.saturating_sub(left);
+        sum = (first..last).fold(sum, |sum, before| sum + size(log, before + 1));
+        left -= last - first;
+    }
     sum.saturating_mul(count).checked_div(read).unwrap_or(0)
 }
 
@@ -188,13 +190,12 @@ fn left_s(bytes: u64, rate: u64) -> Option<u64> {
 
 pub(super) fn peers(peer: &Arc<Peer>) -> Vec<PeerReport> {
     let now_ms = peer.clock().wall_ms();
-    let device = DeviceId::from(peer.node().id());
-    let last = peer.node().log().head(device).map_or(0, |head| head.seg_no);
+    let ends = peer.node().own_ends();
     let replica = peer.replica();
     let report = |peer: PeerInfo| PeerReport {
         rate_bytes_s: Some(peer.sent_rate).filter(|rate| *rate > 0),
         left_s: left_s(replica.queued_bytes(&peer.id), peer.sent_rate),
-        missing_segments: last.saturating_sub(peer.vector.get(&device).copied().unwrap_or(0)),
+        missing_segments: missing(&ends, &peer.vector),
         peer_id: peer.id.to_string(),
         name: peer.name,
         role: peer.role.to_string(),
@@ -211,6 +212,15 @@ pub(super) fn peers(peer: &Arc<Peer>) -> Vec<PeerReport> {
         free_bytes: Some(peer.free_bytes),
     };
     peer.node().peers().into_iter().map(report).collect()
+}
+
+/// Returns how many segments of some logs a peer lacks.
+fn missing(ends: &[(LogId, u64)], has: &Vector) -> u64 {
+    let lacks = |(log, last): &(LogId, u64)| {
+        let has = has.get(log).copied().unwrap_or(0);
+        last.saturating_sub(has)
+    };
+    ends.iter().map(lacks).sum()
 }
 
 pub(super) fn conflicts(peer: &Arc<Peer>) -> Result<Vec<ConflictReport>, DaemonError> {

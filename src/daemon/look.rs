@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use super::peer::Peer;
 use super::troubles::{Trouble, Troubles};
-use crate::base::DeviceId;
 use crate::base::limits::CLOCK_SKEW_MAX;
 use crate::node::{PeerInfo, Role};
 use crate::wire::LogRefusal;
@@ -73,8 +72,10 @@ impl Peer {
             let what = "this machine's clock shows a year before dfs was built".to_owned();
             return Some((what, advice("")));
         }
-        let device = DeviceId::from(self.node().id());
-        let newest_ms = self.node().log().head(device)?.last.ms();
+        let log = self.node().log();
+        let ends = self.node().own_ends().into_iter();
+        let newest = ends.filter_map(|(own, _)| Some(log.head(own)?.last)).max();
+        let newest_ms = newest?.ms();
         let ahead_ms = newest_ms.saturating_sub(now_ms);
         if u128::from(ahead_ms) <= CLOCK_SKEW_MAX.as_millis() {
             return None;

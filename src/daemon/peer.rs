@@ -482,17 +482,17 @@ impl Peer {
                 .await
                 .ok_or(DaemonError::WorkerFailed)??;
             self.troubles.clear_all(|trouble| match trouble {
-                Trouble::Log(device) => !merged.refused.contains_key(device),
+                Trouble::Log(log) => !merged.refused.contains_key(log),
                 _ => false,
             });
-            for (device, error) in &merged.refused {
-                let name = self.device_name(*device);
+            for (log, error) in &merged.refused {
+                let name = self.device_name(member.volume.device_of(*log));
                 let what = format!("the changes of {name} cannot be folded further: {error}");
                 let advice = match error {
                     VolumeError::TooNew { .. } => "upgrade dfs on this machine",
                     _ => "see dfs log",
                 };
-                self.troubles.note(Trouble::Log(*device), what, advice);
+                self.troubles.note(Trouble::Log(*log), what, advice);
             }
             if merged.op_count == 0 {
                 return Ok(());

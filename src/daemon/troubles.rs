@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::base::{Clock, DeviceId, PeerId};
+use crate::base::{Clock, DeviceId, LogId, PeerId};
 
 /// What can be in trouble; there is one entry of each at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,8 +25,8 @@ pub enum Trouble {
     Sealing,
     /// The changes of others cannot be folded.
     Folding,
-    /// The log of one device cannot be folded.
-    Log(DeviceId),
+    /// A log cannot be folded.
+    Log(LogId),
     /// The log of one device is not taken here.
     NotTaken(DeviceId),
     /// A peer does not take this device's log.
@@ -170,8 +170,8 @@ mod tests {
     #[test]
     fn there_is_a_bound() {
         let troubles = Troubles::new(SimClock::new(0));
-        for device in 0..2 * OPEN_MAX as u64 {
-            troubles.note(Trouble::Log(DeviceId(device)), "stands", "wait");
+        for log in 0..2 * OPEN_MAX as u64 {
+            troubles.note(Trouble::Log(LogId(log)), "stands", "wait");
         }
         assert_eq!(troubles.open().len(), OPEN_MAX);
     }

@@ -12,7 +12,7 @@ use super::error::DaemonError;
 use super::facts::{find, names};
 use super::peer::{Member, Peer};
 use super::report::{ChunkReport, FileReport, FolderReport};
-use crate::base::{ChunkId, DeviceId, Ino, OpId, PeerId, Stamp};
+use crate::base::{ChunkId, DeviceId, Ino, LogId, OpId, PeerId, Stamp};
 use crate::node::{Node, PeerInfo, PeerState};
 use crate::replica::Whereabouts;
 use crate::volume::{DirKey, FileKind, Inode, Source};
@@ -151,10 +151,11 @@ fn incomplete(peer: &Peer, inode: &Inode, nowhere: u64) -> Option<String> {
         return Some(format!("no peer has {nowhere} of its chunks"));
     }
     let node = peer.node();
-    let device = inode.written_by.device;
-    let have = node.log().head(device).map_or(0, |head| head.seg_no);
+    let log = inode.written_by.log;
+    let device = node.log().author(log)?;
+    let have = node.log().head(log).map_or(0, |head| head.seg_no);
     let peers = node.peers();
-    let told = |info: &PeerInfo| info.vector.get(&device).copied();
+    let told = |info: &PeerInfo| info.vector.get(&log).copied();
     let last = peers.iter().filter_map(told).max().unwrap_or(0);
     let name = peer.device_name(device);
     if last > have {
@@ -177,39 +178,18 @@ fn incomplete(peer: &Peer, inode: &Inode, nowhere: u64) -> Option<String> {
 
 /// Returns the peers that are known to have an op durably: in a segment of its author's log.
 fn log_holders(node: &Node, op: OpId) -> Vec<PeerId> {
-    let device = op.device;
     // What was done here is on this disk, whether it is in the log yet or not.
-    let me = Some(node.id()).filter(|id| DeviceId::from(*id) == device);
-    let Some(seg_no) = segment_of(node, op) else {
+    let me = Some(node.id()).filter(|id| node.log().author(op.log) == Some(DeviceId::from(*id)));
+    let Ok(Some((log, seg_no))) = node.log().find(op) else {
         return me.into_iter().collect();
     };
-    let has = |vector: &BTreeMap<DeviceId, u64>| vector.get(&device) >= Some(&seg_no);
+    let has = |vector: &BTreeMap<LogId, u64>| vector.get(&log) >= Some(&seg_no);
     let others = node.peers().into_iter().filter(|info| has(&info.vector));
     let mut holders: BTreeSet<PeerId> = others.map(|info| info.id).chain(me).collect();
     if has(&node.log().offered()) {
         holders.insert(node.id());
     }
     holders.into_iter().collect()
-}
-
-/// Returns the number of the segment that carries an op, `None` where none does yet.
-fn segment_of(node: &Node, op: OpId) -> Option<u64> {
-    let head = node.log().head(op.device)?;
-    if op.stamp > head.last {
-        return None;
-    }
-    // The first whose last op is not before it.
-    let (mut low, mut high) = (1, head.seg_no);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let segment = node.log().get(op.device, middle).ok()??;
-        if segment.header.last < op.stamp {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    Some(low)
 }
 
 /// The sums of a folder, added up in slices.
@@ -220,8 +200,8 @@ pub(super) struct Folder {
     open: Vec<(Ino, Option<DirKey>)>,
     /// Chunks counted already: files may share them.
     counted: HashSet<ChunkId>,
-    /// Up to which stamp enough peers have the log of a device.
-    safe: BTreeMap<DeviceId, Stamp>,
+    /// Up to which stamp enough peers have a log.
+    safe: BTreeMap<LogId, Stamp>,
     wanted: usize,
 }
 
@@ -327,7 +307,7 @@ impl Folder {
 /// The part of a walk that reads rows.
 struct Walk {
     open: Vec<(Ino, Option<DirKey>)>,
-    safe: BTreeMap<DeviceId, Stamp>,
+    safe: BTreeMap<LogId, Stamp>,
     report: FolderReport,
     wanted: usize,
     slice: Slice,
@@ -370,8 +350,8 @@ impl Walk {
         self.report.bytes += inode.size;
         let op = inode.written_by;
         let wanted = self.wanted;
-        let safe = self.safe.entry(op.device);
-        let safe = *safe.or_insert_with(|| safe_stamp(node, op.device, wanted));
+        let safe = self.safe.entry(op.log);
+        let safe = *safe.or_insert_with(|| safe_stamp(node, op.log, wanted));
         let mut chunks = Vec::new();
         let mut inline = 0;
         for extent in member.volume.extents(ino, 0..u64::MAX)? {
@@ -381,7 +361,7 @@ impl Walk {
             }
         }
         self.report.here_bytes += inline;
-        let is_safe = op.stamp <= safe;
+        let is_safe = op.stamp <= safe || log_holders(node, op).len() >= wanted;
         if !is_safe {
             self.report.at_risk_bytes += inline;
         }
@@ -392,15 +372,15 @@ impl Walk {
     }
 }
 
-/// Returns the stamp of the last op of a device that as many peers as wanted have durably.
-fn safe_stamp(node: &Node, device: DeviceId, wanted: usize) -> Stamp {
-    let here = node.log().offered().get(&device).copied().unwrap_or(0);
-    let told = |info: PeerInfo| info.vector.get(&device).copied().unwrap_or(0);
+/// Returns the stamp of the last op of a log that as many peers as wanted have durably.
+fn safe_stamp(node: &Node, log: LogId, wanted: usize) -> Stamp {
+    let here = node.log().offered().get(&log).copied().unwrap_or(0);
+    let told = |info: PeerInfo| info.vector.get(&log).copied().unwrap_or(0);
     let mut have: Vec<u64> = node.peers().into_iter().map(told).collect();
     have.push(here);
     have.sort_unstable_by(|a, b| b.cmp(a));
     let nth = have.get(wanted.saturating_sub(1)).copied().unwrap_or(0);
-    match node.log().get(device, nth.min(here)) {
+    match node.log().get(log, nth.min(here)) {
         Ok(Some(segment)) => segment.header.last,
         Ok(None) | Err(_) => Stamp::default(),
     }

@@ -139,7 +139,7 @@ impl Fs {
         let text = match key {
             b"ino" => inode.ino.to_string(),
             b"version" => crate::base::id::to_hex(&inode.version.to_key()),
-            b"author" => format!("{:016x}", inode.version.device.0),
+            b"author" => format!("{:016x}", self.volume.device_of(inode.written_by.log).0),
             b"stored" => inode.stored.to_string(),
             b"dirty" => u8::from(dirty).to_string(),
             b"state" => {

@@ -3,11 +3,18 @@
 use super::*;
 use crate::crypto::Signature;
 use crate::store::Store;
-use crate::wire::SegmentHeader;
+use crate::wire::{RecordRef, SegmentHeader};
 
 const VOLUME: VolumeId = VolumeId([1; 32]);
 const ME: DeviceId = DeviceId(1);
 const OTHER: DeviceId = DeviceId(u64::MAX);
+
+/// Which start of each device writes here.
+const RUN: u64 = 3;
+
+fn log_of(device: DeviceId) -> LogId {
+    LogId::of(device, RUN)
+}
 
 /// Returns `count` chained segments of a device, stamped one millisecond apart from 1,000.
 fn chain(device: DeviceId, count: u64) -> Vec<SealedSegment> {
@@ -19,8 +26,12 @@ fn chain(device: DeviceId, count: u64) -> Vec<SealedSegment> {
                 header: SegmentHeader {
                     volume: VOLUME,
                     device,
+                    incarnation: RUN,
+                    origin: RUN,
                     seg_no,
                     prev,
+                    record: RecordRef::default(),
+                    seen: Vec::new(),
                     first: stamp,
                     last: stamp,
                     op_count: 1,
@@ -36,7 +47,7 @@ fn chain(device: DeviceId, count: u64) -> Vec<SealedSegment> {
 }
 
 fn open(store: &Store) -> LogStore {
-    LogStore::open(Arc::clone(&store.rows), VOLUME, ME).unwrap()
+    LogStore::open(Arc::clone(&store.rows), VOLUME, ME, RUN).unwrap()
 }
 
 fn anyone(_: &SealedSegment) -> Result<(), LogError> {
@@ -49,18 +60,18 @@ fn own_segments_are_told_of_only_once_published() {
     let log = open(&store);
     let mine = chain(ME, 3);
     log.append(&mine[..2], Batch::new()).unwrap();
-    assert_eq!(log.vector(), Vector::from([(ME, 2)]));
+    assert_eq!(log.vector(), Vector::from([(log_of(ME), 2)]));
     assert!(log.offered().is_empty());
     log.publish(9);
-    assert_eq!(log.offered(), Vector::from([(ME, 2)]));
+    assert_eq!(log.offered(), Vector::from([(log_of(ME), 2)]));
     log.append(&mine[2..], Batch::new()).unwrap();
-    assert_eq!(log.range(ME, 1, usize::MAX).unwrap(), mine);
-    assert_eq!(log.range(ME, 2, 1).unwrap(), mine[1..2]);
-    assert!(log.range(ME, 4, usize::MAX).unwrap().is_empty());
+    assert_eq!(log.range(log_of(ME), 1, usize::MAX).unwrap(), mine);
+    assert_eq!(log.range(log_of(ME), 2, 1).unwrap(), mine[1..2]);
+    assert!(log.range(log_of(ME), 4, usize::MAX).unwrap().is_empty());
 
     let again = open(&store);
-    assert_eq!(again.head(ME), log.head(ME));
-    assert_eq!(again.offered(), Vector::from([(ME, 3)]));
+    assert_eq!(again.head(log_of(ME)), log.head(log_of(ME)));
+    assert_eq!(again.offered(), Vector::from([(log_of(ME), 3)]));
 }
 
 #[test]
@@ -86,21 +97,24 @@ fn remote_segments_must_continue_their_log() {
     let log = open(&Store::memory());
     let theirs = chain(OTHER, 5);
     let gap = log.accept(&theirs[1..3], 2_000, &anyone).unwrap();
-    assert!(matches!(gap.refused[&OTHER], LogError::Gap { have: 0, .. }));
+    assert!(matches!(
+        gap.refused[&log_of(OTHER)].1,
+        LogError::Gap { have: 0, .. }
+    ));
     assert!(gap.grown.is_empty());
 
     let taken = log.accept(&theirs[..3], 2_000, &anyone).unwrap();
-    assert_eq!(taken.grown, Vector::from([(OTHER, 3)]));
+    assert_eq!(taken.grown, Vector::from([(log_of(OTHER), 3)]));
     let overlap = log.accept(&theirs, 2_000, &anyone).unwrap();
     assert!(overlap.refused.is_empty());
-    assert_eq!(log.offered(), Vector::from([(OTHER, 5)]));
-    assert_eq!(log.range(OTHER, 1, usize::MAX).unwrap(), theirs);
+    assert_eq!(log.offered(), Vector::from([(log_of(OTHER), 5)]));
+    assert_eq!(log.range(log_of(OTHER), 1, usize::MAX).unwrap(), theirs);
 
     let mut fork = chain(OTHER, 6).split_off(5);
     fork[0].header.prev = [9; 32];
     let forked = log.accept(&fork, 2_000, &anyone).unwrap();
     assert!(matches!(
-        forked.refused[&OTHER],
+        forked.refused[&log_of(OTHER)].1,
         LogError::Forked { seg_no: 6, .. }
     ));
 }
@@ -115,9 +129,9 @@ fn what_is_wrong_with_one_device_does_not_touch_another() {
         _ => Ok(()),
     };
     let accepted = log.accept(&segments, 2_000, &verify).unwrap();
-    assert_eq!(accepted.grown, Vector::from([(DeviceId(5), 2)]));
+    assert_eq!(accepted.grown, Vector::from([(log_of(DeviceId(5)), 2)]));
     assert!(matches!(
-        accepted.refused[&OTHER],
+        accepted.refused[&log_of(OTHER)].1,
         LogError::UnknownAuthor(_)
     ));
 }
@@ -129,17 +143,20 @@ fn stamps_of_the_future_and_of_another_volume_are_refused() {
     late[0].header.last = Stamp::from_ms(2_000 + 600_001);
     let refused = log.accept(&late, 2_000, &anyone).unwrap().refused;
     assert!(matches!(
-        refused[&OTHER],
+        refused[&log_of(OTHER)].1,
         LogError::Future {
             ahead_ms: 600_001,
             ..
         }
     ));
     let later = log.accept(&late, 2_001, &anyone).unwrap();
-    assert_eq!(later.grown, Vector::from([(OTHER, 1)]));
+    assert_eq!(later.grown, Vector::from([(log_of(OTHER), 1)]));
 
     let mut foreign = chain(DeviceId(3), 1);
     foreign[0].header.volume = VolumeId([2; 32]);
     let refused = log.accept(&foreign, 2_000, &anyone).unwrap().refused;
-    assert!(matches!(refused[&DeviceId(3)], LogError::OtherVolume));
+    assert!(matches!(
+        refused[&log_of(DeviceId(3))].1,
+        LogError::OtherVolume
+    ));
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::roster::Role;
-use crate::base::{DeviceId, PeerId};
+use crate::base::{LogId, PeerId};
 use crate::crypto::PublicIdentity;
 use crate::wire::{ChunkRequest, ChunkResponse, LogRefusal, Refusal, Vector};
 
@@ -18,18 +18,11 @@ pub enum NodeEvent {
     PeerUp(PeerId),
     /// A peer does not answer any more, or its session ended.
     PeerDown(PeerId),
-    /// Segments of another peer's device were stored, durably, up to this number.
+    /// Segments of a log of another device were stored, durably, up to this number.
     Segments {
-        /// The author.
-        device: DeviceId,
+        /// Which log.
+        log: LogId,
         /// The last number that is here.
-        seg_no: u64,
-    },
-    /// A peer has this device's own segments, durably, up to this number.
-    Acknowledged {
-        /// The peer.
-        peer: PeerId,
-        /// The last number that it has.
         seg_no: u64,
     },
     /// A peer has another history of this device's log: this peer's state was restored from an old

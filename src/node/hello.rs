@@ -19,7 +19,7 @@ use super::roster::Roster;
 use super::session::{AskError, Session, ask};
 use super::{Node, discover};
 use crate::base::limits::{CLOCK_SKEW_MAX, RPC_TIMEOUT};
-use crate::base::{Clock, DeviceId, PeerId};
+use crate::base::{Clock, PeerId};
 use crate::wire::{
     FEATURES, Hello, NodeRecord, Refusal, Request, Response, SignedRecord, StatementBytes,
     WireError,
@@ -195,8 +195,6 @@ impl Node {
         let id = session.peer();
         session.open(hello.incarnation);
         session.heard();
-        let own_device = DeviceId::from(self.id);
-        let acknowledged = hello.vector.get(&own_device).copied().unwrap_or(0);
         let (older, came_up) = {
             let mut table = self.table.lock();
             let peer = table.peers.entry(id).or_default();
@@ -223,10 +221,6 @@ impl Node {
         if came_up {
             self.emit(NodeEvent::PeerUp(id));
         }
-        self.emit(NodeEvent::Acknowledged {
-            peer: id,
-            seg_no: acknowledged,
-        });
         self.remember(&id);
         self.observed_at(hello.observed);
         self.tasks

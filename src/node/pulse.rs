@@ -73,29 +73,22 @@ impl Node {
     /// Takes note of what a peer says that it knows.
     pub(super) fn note_state(&self, session: &Arc<Session>, state: &SyncState) {
         let id = session.peer();
-        let own_device = DeviceId::from(self.id);
-        let acknowledged = {
+        {
             let mut table = self.table.lock();
             let Some(peer) = table.peers.get_mut(&id) else {
                 return;
             };
             peer.free_bytes = state.free_bytes;
             peer.refuses_log = state.refuses;
-            let before = peer.vector.get(&own_device).copied().unwrap_or(0);
             // States overtake each other on the way, so within a session numbers only grow; a peer
             // that has lost its log says so in its next hello.
-            for (device, seg_no) in &state.vector {
-                if peer.vector.len() >= VECTOR_MAX && !peer.vector.contains_key(device) {
+            for (log, seg_no) in &state.vector {
+                if peer.vector.len() >= VECTOR_MAX && !peer.vector.contains_key(log) {
                     continue;
                 }
-                let known = peer.vector.entry(*device).or_default();
+                let known = peer.vector.entry(*log).or_default();
                 *known = (*known).max(*seg_no);
             }
-            let after = peer.vector.get(&own_device).copied().unwrap_or(0);
-            (after > before).then_some(after)
-        };
-        if let Some(seg_no) = acknowledged {
-            self.emit(NodeEvent::Acknowledged { peer: id, seg_no });
         }
         session.log_wake.notify_one();
     }
@@ -107,7 +100,7 @@ impl Node {
                 let told = session.told.lock();
                 grown
                     .iter()
-                    .all(|(device, seg_no)| told.get(device) >= Some(seg_no))
+                    .all(|(log, seg_no)| told.get(log) >= Some(seg_no))
             };
             if !knows {
                 session.pulse_wake.notify_one();

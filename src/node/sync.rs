@@ -17,7 +17,7 @@ use super::roster::Role;
 use super::session::Session;
 use super::transfer::Transfer;
 use crate::base::limits::RPC_TIMEOUT;
-use crate::base::{DeviceId, PeerId};
+use crate::base::{DeviceId, LogId, PeerId};
 use crate::log::{Accepted, LogError};
 use crate::transport::Priority;
 use crate::wire::limits::{SEGMENTS_BATCH_BYTES, SEGMENTS_MAX, WANTS_MAX};
@@ -29,7 +29,7 @@ const BATCH_TIMEOUT: Duration = RPC_TIMEOUT.saturating_add(Duration::from_secs(2
 /// How long other peers are not asked for what one was asked for: a slow one does not hold up a log.
 const CLAIM_TIME: Duration = Duration::from_secs(2);
 
-/// How long a device whose segments were refused is not pulled from that peer again.
+/// How long a log whose segments were refused is not pulled from that peer again.
 const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
 /// The same where the peer gave nothing at all.
@@ -38,7 +38,7 @@ const EMPTY_PAUSE: Duration = Duration::from_millis(1500);
 impl Node {
     /// Pushes and pulls until the connection ends.
     pub(super) async fn sync_loop(self: Arc<Self>, session: Arc<Session>) {
-        let mut paused: BTreeMap<DeviceId, Duration> = BTreeMap::new();
+        let mut paused: BTreeMap<LogId, Duration> = BTreeMap::new();
         loop {
             let progress = async {
                 let pushed = self.push(&session).await;
@@ -63,17 +63,14 @@ impl Node {
 
     /// Pushes the next own segments that the peer lacks; says whether that moved the peer on.
     async fn push(self: &Arc<Self>, session: &Arc<Session>) -> bool {
-        let device = DeviceId::from(self.id);
-        let offered = self.log.offered().get(&device).copied().unwrap_or(0);
-        let has = self.known_at(session, device);
         if !self.role().is_some_and(Role::writes) {
             return false;
         }
-        if has >= offered {
+        let Some((log, has, offered)) = self.lacks(session) else {
             return false;
-        }
+        };
         let room = session.out.batch_bytes(SEGMENTS_BATCH_BYTES);
-        let segments = match self.own_range(has + 1, offered, room).await {
+        let segments = match self.own_range(log, has + 1, offered, room).await {
             Ok(segments) if !segments.is_empty() => segments,
             Ok(_) => return false,
             Err(error) => {
@@ -88,7 +85,7 @@ impl Node {
             Ok((Response::Sync(state), _)) => {
                 self.heard_from(session);
                 self.note_state(session, &state);
-                self.known_at(session, device) > has
+                self.known_at(session, log) > has
             }
             Ok(_) => {
                 self.strike(session, 1);
@@ -105,7 +102,7 @@ impl Node {
     async fn pull(
         self: &Arc<Self>,
         session: &Arc<Session>,
-        paused: &mut BTreeMap<DeviceId, Duration>,
+        paused: &mut BTreeMap<LogId, Duration>,
     ) -> bool {
         let now = self.now();
         paused.retain(|_, until| *until > now);
@@ -122,8 +119,8 @@ impl Node {
         };
         if !grown {
             // The peer cannot give now what it has; the next pulse but one asks again.
-            for device in wanted.keys() {
-                paused.entry(*device).or_insert(now + EMPTY_PAUSE);
+            for log in wanted.keys() {
+                paused.entry(*log).or_insert(now + EMPTY_PAUSE);
             }
         }
         grown
@@ -133,7 +130,7 @@ impl Node {
         self: &Arc<Self>,
         session: &Arc<Session>,
         wanted: &Vector,
-        paused: &mut BTreeMap<DeviceId, Duration>,
+        paused: &mut BTreeMap<LogId, Duration>,
     ) -> Result<bool, NodeError> {
         let from = wanted.clone();
         let room = session.inward.batch_bytes(SEGMENTS_BATCH_BYTES) as u32;
@@ -151,15 +148,15 @@ impl Node {
         let accepted = self.take_segments(session, segments).await?;
         let unknown = |error: &LogError| matches!(error, LogError::UnknownAuthor(_));
         let mut grown = !accepted.grown.is_empty();
-        if accepted.refused.values().any(unknown) {
+        if accepted.refused.values().any(|(_, error)| unknown(error)) {
             self.pull_roster(session).await;
         }
         let roster = self.roster();
-        for (device, error) in &accepted.refused {
+        for (log, (device, error)) in &accepted.refused {
             if unknown(error) && roster.author(*device).is_some() {
                 grown = true;
             } else {
-                paused.insert(*device, self.now() + REFUSED_PAUSE);
+                paused.insert(*log, self.now() + REFUSED_PAUSE);
             }
         }
         Ok(grown)
@@ -188,59 +185,72 @@ impl Node {
         let peer = session.peer();
         {
             let mut refused_logs = self.refused_logs.lock();
-            for device in accepted.grown.keys() {
-                refused_logs.remove(device);
+            let grown = accepted.grown.keys();
+            for device in grown.filter_map(|log| self.log.author(*log)) {
+                refused_logs.remove(&device);
             }
             // Authors are on the roster, so there are not many.
-            let refused = accepted.refused.iter();
+            let refused = accepted.refused.values();
             refused_logs
                 .extend(refused.filter_map(|(device, error)| Some((*device, log_refusal(error)?))));
         }
-        for (device, error) in &accepted.refused {
+        for (log, (_, error)) in &accepted.refused {
             tracing::debug!(peer = %peer.short(), %error, "a segment was refused");
             // Gaps, forks and clocks may be the fault of others than the peer that passes them on.
             match error {
                 LogError::Unauthentic { .. }
                 | LogError::OtherVolume
                 | LogError::Malformed { .. } => self.strike(session, 4),
-                LogError::Forked { .. } if *device == DeviceId::from(self.id) => {
+                LogError::Forked { .. } if *log == self.log.own_log() => {
                     self.emit(NodeEvent::OwnLogForked { peer });
                 }
                 _ => {}
             }
         }
         if !accepted.grown.is_empty() {
-            for (device, seg_no) in &accepted.grown {
-                let (device, seg_no) = (*device, *seg_no);
-                self.emit(NodeEvent::Segments { device, seg_no });
+            for (log, seg_no) in &accepted.grown {
+                let (log, seg_no) = (*log, *seg_no);
+                self.emit(NodeEvent::Segments { log, seg_no });
             }
             self.announce(&accepted.grown);
         }
         Ok(accepted)
     }
 
-    /// Returns how much of a device's log the peer is known to have.
-    fn known_at(&self, session: &Session, device: DeviceId) -> u64 {
+    /// Returns how much of a log the peer is known to have.
+    fn known_at(&self, session: &Session, log: LogId) -> u64 {
         let table = self.table.lock();
         let peer = table.peers.get(&session.peer());
-        peer.and_then(|peer| peer.vector.get(&device).copied())
+        peer.and_then(|peer| peer.vector.get(&log).copied())
             .unwrap_or(0)
+    }
+
+    /// Returns the first log of this device of which the peer is not known to have all, with the last
+    /// number that it has and the last that there is.
+    fn lacks(&self, session: &Session) -> Option<(LogId, u64, u64)> {
+        let offered = self.log.offered();
+        let logs = self.log.logs_of(DeviceId::from(self.id)).into_iter();
+        let mut ends = logs.filter_map(|log| Some((log, offered.get(&log).copied()?)));
+        ends.find_map(|(log, offered)| {
+            let has = self.known_at(session, log);
+            (has < offered).then_some((log, has, offered))
+        })
     }
 
     /// Reads own segments from `from` to `to`, as many as one message takes.
     async fn own_range(
         self: &Arc<Self>,
+        log: LogId,
         from: u64,
         to: u64,
         room: usize,
     ) -> Result<Vec<SealedSegment>, NodeError> {
-        let recent = self.recent.lock().from(from, room);
+        let recent = self.recent.lock().from(log, from, room);
         let mut segments = match recent {
             Some(segments) => segments,
             None => {
                 let node = Arc::clone(self);
-                let device = DeviceId::from(self.id);
-                let read = move || node.log.range(device, from, room);
+                let read = move || node.log.range(log, from, room);
                 let read = self.config.pool.call(read).await;
                 read.ok_or(NodeError::ShutDown)??
             }
@@ -250,12 +260,12 @@ impl Node {
         Ok(segments)
     }
 
-    /// Claims the devices of which the peer has more than this one, but those that are being pulled
-    /// from others, and what its author is pushing.
+    /// Claims the logs of which the peer has more than this one, but those that are being pulled
+    /// from others, and what their author is pushing.
     fn claim(
         self: &Arc<Self>,
         session: &Session,
-        paused: &BTreeMap<DeviceId, Duration>,
+        paused: &BTreeMap<LogId, Duration>,
     ) -> Option<Claim> {
         let theirs = {
             let table = self.table.lock();
@@ -264,23 +274,26 @@ impl Node {
         let ours = self.log.vector();
         let since = self.now();
         let author = DeviceId::from(session.peer());
-        let pushes = session.is_pushing(theirs.get(&author) > ours.get(&author), since);
+        let newest = session.incarnation().map(|run| LogId::of(author, run));
+        let of_author = |log: &LogId| Some(*log) == newest || self.log.author(*log) == Some(author);
+        let mut ahead = theirs
+            .iter()
+            .filter(|(log, last)| ours.get(log) < Some(last));
+        let pushes = session.is_pushing(ahead.any(|(log, _)| of_author(log)), since);
         let mut pulling = self.pulling.lock();
         let mut wanted = Vector::new();
-        for (device, last) in theirs {
-            let have = ours.get(&device).copied().unwrap_or(0);
-            let asked = pulling
-                .get(&device)
-                .is_some_and(|at| since < *at + CLAIM_TIME);
-            let comes = device == author && pushes;
+        for (log, last) in theirs {
+            let have = ours.get(&log).copied().unwrap_or(0);
+            let asked = pulling.get(&log).is_some_and(|at| since < *at + CLAIM_TIME);
+            let comes = pushes && of_author(&log);
             if last > have
                 && !asked
                 && !comes
-                && !paused.contains_key(&device)
+                && !paused.contains_key(&log)
                 && wanted.len() < WANTS_MAX
             {
-                pulling.insert(device, since);
-                wanted.insert(device, have + 1);
+                pulling.insert(log, since);
+                wanted.insert(log, have + 1);
             }
         }
         drop(pulling);
@@ -316,7 +329,7 @@ fn log_refusal(error: &LogError) -> Option<LogRefusal> {
     }
 }
 
-/// Devices that are being pulled; given back when dropped, and the other sessions may go on then.
+/// Logs that are being pulled; given back when dropped, and the other sessions may go on then.
 struct Claim {
     node: Arc<Node>,
     wanted: Vector,
@@ -325,8 +338,8 @@ struct Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let taken_over = |device: &DeviceId, since: &mut Duration| {
-            !self.wanted.contains_key(device) || *since != self.since
+        let taken_over = |log: &LogId, since: &mut Duration| {
+            !self.wanted.contains_key(log) || *since != self.since
         };
         self.node.pulling.lock().retain(taken_over);
         for session in self.node.table.lock().sessions() {

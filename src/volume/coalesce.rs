@@ -98,7 +98,11 @@ impl Volume {
             };
             if let Some((ino, base)) = self.plain_write(id, &record) {
                 let chain = chains.entry(ino).or_default();
-                if chain.writes.last().is_none_or(|(last, _)| *last != base) {
+                let goes_on = chain.writes.last().is_some_and(|(last, _)| {
+                    // What was seen in between is not what the first had seen.
+                    *last == base && state.group_of(*last) == state.group_of(id)
+                });
+                if !goes_on {
                     chain.writes.clear();
                 }
                 chain.writes.push((id, record));
@@ -130,7 +134,7 @@ impl Volume {
             RowKey::Inode(ino) | RowKey::Extent(ino, _) => *ino == write.ino,
             _ => false,
         });
-        (id.device == self.device && own_rows).then_some((write.ino, write.base))
+        (id.log == self.config.log.own_log() && own_rows).then_some((write.ino, write.base))
     }
 
     /// Returns the op that does what the end of a chain does, as much of it as one op can do, with

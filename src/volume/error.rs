@@ -13,7 +13,7 @@ pub enum VolumeError {
     Store(#[from] StoreError),
     /// The logs of segments failed.
     #[error(transparent)]
-    Log(#[from] LogError),
+    Log(LogError),
     /// A row does not decode, or rows contradict each other.
     #[error("the volume's rows are damaged: {what}")]
     Corrupt {
@@ -74,4 +74,14 @@ pub enum VolumeError {
         /// The greatest number that is known here.
         known: u64,
     },
+}
+
+impl From<LogError> for VolumeError {
+    fn from(error: LogError) -> Self {
+        match error {
+            // One store holds both: its errors have one form.
+            LogError::Store(error) => Self::Store(error),
+            error => Self::Log(error),
+        }
+    }
 }

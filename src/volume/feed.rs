@@ -4,7 +4,7 @@
 //! earlier one. So a peer that catches up with many devices' months of ops folds them nearly in
 //! order, and undoes only what really crossed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::merge::{Merge, Todo};
@@ -13,8 +13,9 @@ use super::segments::open;
 use super::state::{Progress, State};
 use super::types::Change;
 use super::{Result, Volume, VolumeError};
-use crate::base::{DeviceId, OpId, Stamp};
+use crate::base::{LogId, OpId, Stamp};
 use crate::store::Batch;
+use crate::wire::{SealedSegment, Seen};
 
 /// Ops merged under one hold of the writer's lock: some 10 ms, which a request may wait.
 const SLICE_OPS: usize = 512;
@@ -34,14 +35,16 @@ pub struct Merged {
     pub op_count: usize,
     /// How many applied ops were undone and folded again.
     pub undone_count: usize,
-    /// Devices whose log stops at a segment that cannot be read (yet), and why.
-    pub refused: BTreeMap<DeviceId, VolumeError>,
+    /// Logs whose next segment waits for one that its author had seen and that is not here yet.
+    pub waiting: BTreeSet<LogId>,
+    /// Logs that stop at a segment that cannot be read (yet), and why.
+    pub refused: BTreeMap<LogId, VolumeError>,
 }
 
 /// Ops that are read and not yet folded.
 #[derive(Debug, Default)]
 pub(super) struct Feed {
-    logs: BTreeMap<DeviceId, Queue>,
+    logs: BTreeMap<LogId, Queue>,
 }
 
 #[derive(Debug, Default)]
@@ -58,9 +61,10 @@ struct Queue {
 #[derive(Debug)]
 struct QueuedOp {
     id: OpId,
-    kind: OpKind,
+    /// `None` where a segment has no op that counts.
+    kind: Option<OpKind>,
     /// The segment that is done with this op.
-    done: Option<u64>,
+    done: Option<Seen>,
 }
 
 impl Volume {
@@ -104,19 +108,23 @@ impl Volume {
         let mut todo = Todo::new();
         let mut state = self.state.lock();
         for op in slice {
-            let device = op.id.device;
-            let at = progress
-                .entry(device)
-                .or_insert_with(|| state.progress.get(&device).copied().unwrap_or_default());
+            let known = |log: LogId| state.progress.get(&log).copied().unwrap_or_default();
+            let log = op.id.log;
+            let at: &mut Progress = progress.entry(log).or_insert_with(|| known(log));
             at.stamp = at.stamp.max(op.id.stamp);
-            at.seg_no = op.done.unwrap_or(at.seg_no);
+            if let Some(done) = op.done {
+                let at = progress.entry(done.log).or_insert_with(|| known(done.log));
+                (at.seg_no, at.hash, at.last) = (done.seg_no, done.hash, done.last);
+            }
             self.hlc.observe(op.id.stamp);
-            todo.insert(op.id, Arc::new(op.kind));
+            if let Some(kind) = op.kind {
+                todo.insert(op.id, Arc::new(kind));
+            }
         }
         merged.op_count += todo.len();
         let mut batch = Batch::new();
-        for (device, progress) in &progress {
-            State::put_progress(&mut batch, *device, progress);
+        for (log, progress) in &progress {
+            State::put_progress(&mut batch, *log, progress);
         }
         let mut merge = Merge::new(&self.view, &mut state, todo);
         merge.run()?;
@@ -124,6 +132,7 @@ impl Volume {
         merged.undone_count += undone;
         let changes = state.commit(&self.view, overlay, batch, true)?;
         state.progress.extend(progress);
+        state.saw_more = true;
         merged.changes.extend(changes);
         // A file that is back is no longer a private matter of its handles.
         self.drop_private(&mut state, |ino| {
@@ -137,75 +146,130 @@ impl Volume {
         Ok(undone)
     }
 
-    /// Reads ahead in every log of which nothing is queued.
+    /// Reads ahead in every log of which nothing is queued, until no log goes on.
     fn read_logs(&self, feed: &mut Feed, merged: &mut Merged) -> Result<()> {
-        let log = &self.config.log;
-        for (device, end) in log.vector() {
-            let done = self.state.lock().progress.get(&device).copied();
-            let done = done.unwrap_or_default();
-            let queue = feed.logs.entry(device).or_default();
-            queue.read = queue.read.max(done.seg_no);
-            queue.goes_on = queue.read < end && !merged.refused.contains_key(&device);
-            if !queue.goes_on || !queue.ops.is_empty() {
-                continue;
+        let folded = self.state.lock().progress.clone();
+        let ends = self.config.log.vector();
+        let mut goes_on = true;
+        while goes_on {
+            goes_on = false;
+            merged.waiting.clear();
+            for (log, end) in &ends {
+                if !merged.refused.contains_key(log) {
+                    goes_on |= self.read_log(feed, merged, &folded, (*log, *end))?;
+                }
             }
-            for segment in log.range(device, queue.read + 1, READ_AHEAD_BYTES)? {
-                let seg_no = segment.header.seg_no;
-                let ops = match open(&self.config.keys, &segment) {
-                    Ok(ops) => ops,
-                    Err(error @ VolumeError::BadSegment { .. }) => {
-                        tracing::warn!("{error}: skipped");
-                        Vec::new()
-                    }
-                    Err(error) => {
-                        tracing::warn!("{error}: this device's log waits");
-                        merged.refused.insert(device, error);
-                        break;
-                    }
-                };
-                queue.push(seg_no, ops, &done);
-                queue.read_stamp = segment.header.last;
-            }
-            queue.goes_on = queue.read < end && !merged.refused.contains_key(&device);
         }
         Ok(())
+    }
+
+    /// Reads ahead in a log that ends in a segment, where nothing of it is queued; says whether that
+    /// was something.
+    fn read_log(
+        &self,
+        feed: &mut Feed,
+        merged: &mut Merged,
+        folded: &BTreeMap<LogId, Progress>,
+        (log, end): (LogId, u64),
+    ) -> Result<bool> {
+        let queue = feed.logs.entry(log).or_default();
+        queue.read = queue.read.max(folded.get(&log).map_or(0, |at| at.seg_no));
+        queue.goes_on = queue.read < end;
+        if !queue.goes_on || !queue.ops.is_empty() {
+            return Ok(false);
+        }
+        let next = queue.read + 1;
+        let mut stopped = false;
+        for segment in self.config.log.range(log, next, READ_AHEAD_BYTES)? {
+            if !feed.is_complete(folded, &segment) {
+                merged.waiting.insert(log);
+                stopped = true;
+                break;
+            }
+            let ops = match open(&self.config.keys, &segment) {
+                Ok(ops) => ops,
+                Err(error @ VolumeError::BadSegment { .. }) => {
+                    tracing::warn!("{error}: skipped");
+                    Vec::new()
+                }
+                Err(error) => {
+                    tracing::warn!("{error}: this log waits");
+                    merged.refused.insert(log, error);
+                    stopped = true;
+                    break;
+                }
+            };
+            let folded = folded.get(&segment.header.op_log()).map(|at| at.stamp);
+            let queue = feed.logs.entry(log).or_default();
+            queue.push(&segment, ops, folded.unwrap_or_default());
+        }
+        let queue = feed.logs.entry(log).or_default();
+        // A log that waits has nothing that could come before what is read of the others.
+        queue.goes_on = queue.read < end && !stopped;
+        Ok(!queue.ops.is_empty())
     }
 }
 
 impl Queue {
     /// Adds a segment's ops, without those that are folded already.
-    fn push(&mut self, seg_no: u64, ops: Vec<(OpId, OpKind)>, done: &Progress) {
-        for (id, kind) in ops {
-            if id.stamp > done.stamp {
-                let done = None;
-                self.ops.push_back(QueuedOp { id, kind, done });
-            }
+    fn push(&mut self, segment: &SealedSegment, ops: Vec<(OpId, OpKind)>, folded: Stamp) {
+        let header = &segment.header;
+        let done = Seen {
+            log: header.log(),
+            seg_no: header.seg_no,
+            hash: segment.hash(),
+            last: header.last,
+        };
+        let before = self.ops.len();
+        for (id, kind) in ops.into_iter().filter(|(id, _)| id.stamp > folded) {
+            let (kind, done) = (Some(kind), None);
+            self.ops.push_back(QueuedOp { id, kind, done });
         }
-        if let Some(last) = self.ops.back_mut() {
-            last.done = Some(seg_no);
+        let grown = self.ops.len() > before;
+        match self.ops.back_mut().filter(|_| grown) {
+            Some(last) => last.done = Some(done),
+            None => self.ops.push_back(QueuedOp {
+                id: OpId {
+                    stamp: header.last,
+                    log: header.op_log(),
+                },
+                kind: None,
+                done: Some(done),
+            }),
         }
-        self.read = seg_no;
+        self.read = header.seg_no;
+        self.read_stamp = header.last;
     }
 }
 
 impl Feed {
+    /// Tells whether all that a segment's author had seen is folded, or is read and comes before
+    /// the segment.
+    fn is_complete(&self, folded: &BTreeMap<LogId, Progress>, segment: &SealedSegment) -> bool {
+        segment.header.seen.iter().all(|seen| {
+            let folded = folded.get(&seen.log).map_or(0, |at| at.seg_no);
+            let read = self.logs.get(&seen.log).map_or(0, |queue| queue.read);
+            seen.seg_no <= folded.max(read)
+        })
+    }
+
     /// Takes up to `max` ops in the total order, none that a log may still have an earlier one for.
     fn take(&mut self, max: usize) -> Vec<QueuedOp> {
         let open_ends = self.logs.iter().filter(|(_, queue)| queue.goes_on);
         let horizon = open_ends.map(|(_, queue)| queue.read_stamp).min();
         let mut slice = Vec::new();
         while slice.len() < max {
-            let fronts = self.logs.iter().filter_map(|(device, queue)| {
+            let fronts = self.logs.iter().filter_map(|(log, queue)| {
                 let front = queue.ops.front()?;
-                Some((front.id, *device))
+                Some((front.id, *log))
             });
-            let Some((id, device)) = fronts.min() else {
+            let Some((id, log)) = fronts.min() else {
                 break;
             };
             if horizon.is_some_and(|horizon| id.stamp > horizon) {
                 break;
             }
-            let queue = self.logs.get_mut(&device);
+            let queue = self.logs.get_mut(&log);
             slice.extend(queue.and_then(|queue| queue.ops.pop_front()));
         }
         slice

@@ -55,7 +55,7 @@ impl Fold<'_> {
                 time,
             } => self.format(*uid, *gid, *mode, *time),
             OpKind::Device { name } => {
-                let key = RowKey::Device(self.id.device);
+                let key = RowKey::Device(self.author());
                 self.tx.put(key, Value::Device(name.clone()))
             }
             OpKind::Create(create) => self.create(create),
@@ -107,6 +107,11 @@ impl Fold<'_> {
             OpKind::RemoveXattr { ino, name, time } => self.set_xattr(*ino, name, None, *time),
             OpKind::Resolve { conflict } => self.resolve_conflict(*conflict),
         }
+    }
+
+    /// Returns the device that wrote this op.
+    fn author(&self) -> DeviceId {
+        self.tx.device_of(self.id.log)
     }
 
     fn format(&mut self, uid: u32, gid: u32, mode: u32, time: Timespec) -> Result<()> {
@@ -252,7 +257,7 @@ impl Fold<'_> {
             place,
             other: None,
             other_name: None,
-            device: self.id.device,
+            device: self.author(),
             resolved: false,
         })
     }

@@ -12,7 +12,7 @@ use crate::base::limits::{
     NAME_MAX_BYTES, SEGMENT_BODY_MAX_BYTES, SYMLINK_MAX_BYTES, XATTR_NAME_MAX_BYTES,
     XATTR_VALUE_MAX_BYTES,
 };
-use crate::base::{DeviceId, Ino, OpId, Timespec};
+use crate::base::{Ino, LogId, OpId, Timespec};
 
 /// A change with its name in the total order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -311,11 +311,11 @@ pub(super) fn joined_version(before: OpId, id: OpId) -> OpId {
     hasher.update(b"dfs joined version 1");
     hasher.update(&before.to_key());
     hasher.update(&id.to_key());
-    let mut device = [0u8; 8];
-    hasher.finalize_xof().fill(&mut device);
+    let mut log = [0u8; 8];
+    hasher.finalize_xof().fill(&mut log);
     OpId {
         stamp: id.stamp,
-        device: DeviceId(u64::from_be_bytes(device)),
+        log: LogId(u64::from_be_bytes(log)),
     }
 }
 
@@ -339,7 +339,7 @@ mod tests {
     fn inode_numbers_are_stable_and_distinct() {
         let id = OpId {
             stamp: Stamp(7),
-            device: DeviceId(9),
+            log: LogId(9),
         };
         assert_eq!(ino_of(id), ino_of(id));
         assert_ne!(ino_of(id), fork_ino_of(id));

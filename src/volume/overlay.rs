@@ -10,7 +10,7 @@ use super::rows::{Row, RowKey, Stored, Value};
 use super::types::{DirKey, Extent, Source};
 use super::view::View;
 use super::{Result, VolumeError};
-use crate::base::{Ino, OpId};
+use crate::base::{DeviceId, Ino, LogId, OpId};
 
 /// What ops folded since the last commit have changed.
 #[derive(Debug, Default)]
@@ -152,6 +152,11 @@ impl<'a> Tx<'a> {
     /// Returns the record of an op that was applied before.
     pub(super) fn record(&self, id: OpId) -> Result<Option<Arc<Record>>> {
         self.base.record(id)
+    }
+
+    /// Returns the device that wrote a log.
+    pub(super) fn device_of(&self, log: LogId) -> DeviceId {
+        self.base.view.device_of(log)
     }
 
     /// Returns where `name` stands in a directory.

@@ -292,7 +292,7 @@ mod tests {
     fn keys_round_trip_and_sort_as_their_bytes() {
         let op = |n| OpId {
             stamp: Stamp(n),
-            device: DeviceId(n),
+            log: crate::base::LogId(n),
         };
         let keys = [
             [RowKey::Inode(Ino(1)), RowKey::Inode(Ino(300))],

@@ -1,5 +1,6 @@
 //! Segments: own ops sealed for the others, and what is inside one.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,10 +11,11 @@ use super::record::Record;
 use super::state::{Progress, State};
 use super::{Result, Volume, VolumeError};
 use crate::base::limits::{SEGMENT_BODY_MAX_BYTES, SEGMENT_OPS_MAX};
-use crate::base::{OpId, Stamp};
+use crate::base::{LogId, OpId, Stamp};
 use crate::crypto::VolumeKeys;
+use crate::log::LogError;
 use crate::store::{Batch, Table};
-use crate::wire::{SEGMENT_DOMAIN, SealedSegment, SegmentHeader};
+use crate::wire::{RecordRef, SEGMENT_DOMAIN, SealedSegment, Seen, SegmentHeader};
 
 impl Volume {
     /// Seals the ops that no segment holds yet, appends the segments to the own log and makes them
@@ -53,43 +55,50 @@ impl Volume {
     /// Seals one segment, while the writer's lock is free: drafts do not change but by the one who
     /// seals, and new ones are added behind them.
     fn seal_next(&self) -> Result<Option<SealedSegment>> {
-        let drafts = {
+        let (drafts, seen) = {
             let mut state = self.state.lock();
             self.coalesce(&mut state)?;
             state.written.clear();
-            take_drafts(&state)
+            let log = &self.config.log;
+            let seen = state.seen_by_drafts(log.own_log(), &log.logs_of(self.device));
+            (take_drafts(&state), seen)
         };
         let Some(body) = self.encode_drafts(&drafts)? else {
             return Ok(None);
         };
         let log = &self.config.log;
-        let head = log.head(self.device);
+        let head = log.head(log.own_log());
         let seg_no = head.map_or(0, |head| head.seg_no) + 1;
         let prev = head.map_or([0; 32], |head| head.hash);
-        let segment = self.seal(seg_no, prev, &body)?;
-        let progress = Progress {
-            seg_no,
-            stamp: body.last,
-        };
+        let segment = self.seal(seg_no, prev, seen, &body)?;
         let sealed = drafts.iter().take(body.op_count).map(|draft| draft.id);
 
         let mut state = self.state.lock();
         let mut batch = Batch::new();
-        State::put_progress(&mut batch, self.device, &progress);
+        let progress = sealed_progress(&state, &segment, &body);
+        for (log, progress) in &progress {
+            State::put_progress(&mut batch, *log, progress);
+        }
         let mut cut = state.cut;
         if state.alone {
             for id in sealed.clone() {
                 batch.delete(Table::Op, id.to_key());
             }
             cut = cut.max(OpId {
-                stamp: progress.stamp,
-                device: self.device,
+                stamp: body.last,
+                log: body.log,
             });
             State::put_cut(&mut batch, cut);
         }
+        let next = state.drafts.get(body.op_count).copied();
+        let done = state.groups_done(next);
+        for group in state.groups.iter().take(done) {
+            batch.delete(Table::Draft, group.first.to_key());
+        }
         log.append(std::slice::from_ref(&segment), batch)?;
+        state.groups.drain(..done);
         state.cut = cut;
-        state.progress.insert(self.device, progress);
+        state.progress.extend(progress);
         state.drafts.drain(..body.op_count);
         for id in sealed {
             state.drop_kind(id);
@@ -105,7 +114,9 @@ impl Volume {
         };
         let mut ops = Vec::new();
         let (mut op_count, mut last) = (0, first.id.stamp);
-        for draft in drafts {
+        // Ops that an earlier start of this device left behind are named after its log.
+        let log = first.id.log;
+        for draft in drafts.iter().take_while(|draft| draft.id.log == log) {
             let kind = match &draft.kind {
                 Some(kind) => Arc::clone(kind),
                 None => {
@@ -125,19 +136,36 @@ impl Volume {
         Ok(Some(Body {
             bytes: body::whole(op_count, &ops),
             op_count,
+            log,
             first: first.id.stamp,
             last,
         }))
     }
 
-    fn seal(&self, seg_no: u64, prev: [u8; 32], body: &Body) -> Result<SealedSegment> {
+    fn seal(
+        &self,
+        seg_no: u64,
+        prev: [u8; 32],
+        seen: Vec<Seen>,
+        body: &Body,
+    ) -> Result<SealedSegment> {
         let keys = &self.config.keys;
+        let log = &self.config.log;
+        let lost = LogError::Corrupt {
+            log: body.log,
+            seg_no: 0,
+        };
+        let origin = log.incarnation_of(body.log).ok_or(lost)?;
         loop {
             let header = SegmentHeader {
                 volume: self.config.volume,
                 device: self.device,
+                incarnation: log.incarnation(),
+                origin,
                 seg_no,
                 prev,
+                record: RecordRef::default(),
+                seen: seen.clone(),
                 first: body.first,
                 last: body.last,
                 op_count: u32::try_from(body.op_count).unwrap_or(u32::MAX),
@@ -171,14 +199,36 @@ struct Draft {
 struct Body {
     bytes: Vec<u8>,
     op_count: usize,
+    /// The log that the ops are named after.
+    log: LogId,
     first: Stamp,
     last: Stamp,
 }
 
-/// Returns the oldest drafts, at least as many as a segment holds.
+/// Returns how far the logs are folded that a sealed segment is about.
+fn sealed_progress(
+    state: &State,
+    segment: &SealedSegment,
+    body: &Body,
+) -> BTreeMap<LogId, Progress> {
+    let header = &segment.header;
+    let known = |log: LogId| (log, state.progress.get(&log).copied().unwrap_or_default());
+    let mut progress = BTreeMap::from([known(header.log()), known(body.log)]);
+    if let Some(own) = progress.get_mut(&header.log()) {
+        (own.seg_no, own.hash, own.last) = (header.seg_no, segment.hash(), header.last);
+    }
+    if let Some(named) = progress.get_mut(&body.log) {
+        named.stamp = named.stamp.max(body.last);
+    }
+    progress
+}
+
+/// Returns the oldest drafts, at least as many as a segment holds, those that had seen the same.
 fn take_drafts(state: &State) -> Vec<Draft> {
     let mut bytes = 0;
+    let end = state.groups.get(1).map(|group| group.first);
     let oldest = state.drafts.iter().take(SEGMENT_OPS_MAX);
+    let oldest = oldest.take_while(|id| end.is_none_or(|end| **id < end));
     let drafts = oldest.map(|id| Draft {
         id: *id,
         kind: state.kinds.get(id).cloned(),
@@ -206,13 +256,9 @@ pub(super) fn open(keys: &VolumeKeys, segment: &SealedSegment) -> Result<Vec<(Op
             seg_no: header.seg_no,
             source,
         })?;
-    let ops = body::open(&plain, header)?;
-    let id = |stamp| OpId {
-        stamp,
-        device: header.device,
-    };
+    let ops = body::open(&plain, header)?.into_iter();
+    let log = header.op_log();
     Ok(ops
-        .into_iter()
-        .map(|(stamp, kind)| (id(stamp), kind))
+        .map(|(stamp, kind)| (OpId { stamp, log }, kind))
         .collect())
 }

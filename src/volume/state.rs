@@ -16,16 +16,44 @@ use super::view::{View, as_inode, is_private};
 use super::writer::FoldedOp;
 use super::{Result, VolumeError};
 use crate::base::limits::INLINE_MAX_BYTES;
-use crate::base::{ChunkId, DeviceId, Ino, OpId, Stamp};
+use crate::base::{ChunkId, Ino, LogId, OpId, Stamp};
 use crate::store::{Batch, Rows, Table, codec};
+use crate::wire::Seen;
+use crate::wire::limits::SEEN_MAX;
 
-/// How far a device's log is folded into the view.
+/// How far a log is folded into the view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Progress {
     /// The last segment of which every op is folded.
     pub(super) seg_no: u64,
-    /// The last op that is folded.
+    /// The hash of that segment.
+    pub(super) hash: [u8; 32],
+    /// The stamp of the last op of that segment.
+    pub(super) last: Stamp,
+    /// The last op that is named after the log and folded, whichever log's segment it lay in: an op
+    /// counts once.
     pub(super) stamp: Stamp,
+}
+
+impl Progress {
+    /// Returns up to where the log is folded, `None` where nothing of it is.
+    fn as_seen(&self, log: LogId) -> Option<Seen> {
+        (self.seg_no > 0).then_some(Seen {
+            log,
+            seg_no: self.seg_no,
+            hash: self.hash,
+            last: self.last,
+        })
+    }
+}
+
+/// Drafts that were issued while their author had seen the same.
+#[derive(Debug, Clone)]
+pub(super) struct Group {
+    /// The first of them.
+    pub(super) first: OpId,
+    /// What was folded of other logs by then.
+    pub(super) seen: Vec<Seen>,
 }
 
 /// What the holder of the writer's lock keeps.
@@ -39,12 +67,16 @@ pub(super) struct State {
     pub(super) counts: Counts,
     /// Own ops that are not sealed yet, in order.
     pub(super) drafts: VecDeque<OpId>,
-    /// The newest of them as they were applied, so that sealing need not read their records.
+    /// The drafts by what was seen when they were issued, oldest first; no segment spans two.
+    pub(super) groups: VecDeque<Group>,
+    /// True where something was folded since the last draft was issued.
+    pub(super) saw_more: bool,
+    /// The newest of the drafts as they were applied, so that sealing need not read their records.
     pub(super) kinds: HashMap<OpId, Arc<OpKind>>,
     /// What `kinds` takes, in bytes, about.
     pub(super) kinds_bytes: usize,
-    /// How far each device's log is folded.
-    pub(super) progress: BTreeMap<DeviceId, Progress>,
+    /// How far each log is folded.
+    pub(super) progress: BTreeMap<LogId, Progress>,
     /// Rows that recent ops touched, while a merge goes on.
     pub(super) index: Option<TouchIndex>,
     /// True where no other device authors ops: nothing can sort before what is sealed. Drafts keep
@@ -64,12 +96,16 @@ pub(super) struct State {
 const KINDS_MAX_BYTES: usize = 8 << 20;
 
 const META_MAX_BYTES: usize = 256;
+
+/// Most bytes that say what was seen.
+const GROUP_MAX_BYTES: usize = SEEN_MAX * 64;
+
 const COUNTS_KEY: &[u8] = b"volume/counts";
 const CUT_KEY: &[u8] = b"volume/cut";
 
 impl State {
     /// Reads the state that the rows imply.
-    pub(super) fn load(rows: &dyn Rows, own: DeviceId, alone: bool) -> Result<Self> {
+    pub(super) fn load(rows: &dyn Rows, own: &[LogId], alone: bool) -> Result<Self> {
         let mut state = Self {
             alone,
             ..Self::default()
@@ -81,13 +117,18 @@ impl State {
             state.cut = codec::decode(&bytes, META_MAX_BYTES)?;
         }
         state.load_progress(rows)?;
-        let sealed = state.progress.get(&own).map_or(Stamp(0), |p| p.stamp);
+        state.load_groups(rows)?;
+        let sealed = |log: &LogId| state.progress.get(log).map_or(Stamp(0), |p| p.stamp);
+        let mut ends: BTreeMap<LogId, Stamp> = BTreeMap::new();
+        ends.extend(own.iter().map(|log| (*log, sealed(log))));
+        let first = ends.values().min().copied().unwrap_or_default();
         let from = OpId {
-            stamp: sealed.next(),
-            device: DeviceId(0),
+            stamp: first.next(),
+            log: LogId(0),
         };
         rows.scan(Table::Op, &from.to_key(), None, &mut |key, _| {
-            if let Some(id) = OpId::from_key(key).filter(|id| id.device == own) {
+            let id = OpId::from_key(key);
+            if let Some(id) = id.filter(|id| ends.get(&id.log).is_some_and(|end| id.stamp > *end)) {
                 state.drafts.push_back(id);
             }
             ControlFlow::Continue(())
@@ -96,30 +137,106 @@ impl State {
             state.newest = state.newest.max(OpId::from_key(key).unwrap_or_default());
             ControlFlow::Break(())
         })?;
-        for (device, progress) in &state.progress {
+        for (log, progress) in &state.progress {
             state.newest = state.newest.max(OpId {
                 stamp: progress.stamp,
-                device: *device,
+                log: *log,
             });
         }
         if alone {
-            state.cut = state.cut.max(OpId {
-                stamp: sealed,
-                device: own,
-            });
+            let sealed = ends.into_iter().map(|(log, stamp)| OpId { stamp, log });
+            state.cut = state.cut.max(sealed.max().unwrap_or_default());
         }
+        // What is folded already is behind these drafts.
+        state.saw_more = true;
         state.counts.drafts = state.drafts.len() as u64;
         state.rewrites = state.drafts.len() > 1;
         Ok(state)
     }
 
+    fn load_groups(&mut self, rows: &dyn Rows) -> Result<()> {
+        let mut bad = None;
+        rows.scan(Table::Draft, &[], None, &mut |key, value| {
+            let seen = codec::decode::<Vec<Seen>>(value, GROUP_MAX_BYTES);
+            match (OpId::from_key(key), seen) {
+                (Some(first), Ok(seen)) => {
+                    self.groups.push_back(Group { first, seen });
+                    ControlFlow::Continue(())
+                }
+                _ => {
+                    bad = Some(VolumeError::Corrupt {
+                        what: "what was seen when ops were issued",
+                    });
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        bad.map_or(Ok(()), Err)
+    }
+
+    /// Returns what is folded of the logs but one, as the header of a segment of that log says it.
+    fn seen(&self, own: LogId) -> Vec<Seen> {
+        let others = self.progress.iter().filter(|(log, _)| **log != own);
+        let seen = others.filter_map(|(log, progress)| progress.as_seen(*log));
+        let mut seen: Vec<Seen> = seen.collect();
+        // To say less than was seen makes conflicts, and loses nothing.
+        if seen.len() > SEEN_MAX {
+            seen.sort_unstable_by_key(|seen| std::cmp::Reverse(seen.last));
+            seen.truncate(SEEN_MAX);
+            seen.sort_unstable_by_key(|seen| seen.log);
+        }
+        seen
+    }
+
+    /// Returns the drafts' group that a new op opens, `None` where it belongs to the last one.
+    fn new_group(&self, first: OpId) -> Option<Group> {
+        let last = self.groups.back();
+        let goes_on = !self.saw_more && last.is_some_and(|last| last.first.log == first.log);
+        (!goes_on || self.drafts.is_empty()).then(|| Group {
+            first,
+            seen: self.seen(first.log),
+        })
+    }
+
+    /// Returns what the oldest drafts had seen, as a segment of the own log says it. Ops that an
+    /// earlier start issued come behind all that this device sealed since.
+    pub(super) fn seen_by_drafts(&self, own_log: LogId, own_logs: &[LogId]) -> Vec<Seen> {
+        let Some(group) = self.groups.front() else {
+            return Vec::new();
+        };
+        if group.first.log == own_log {
+            return group.seen.clone();
+        }
+        let sealed = own_logs.iter().filter(|log| **log != own_log);
+        let sealed = sealed.filter_map(|log| self.progress.get(log)?.as_seen(*log));
+        let mut seen: BTreeMap<LogId, Seen> = sealed.map(|seen| (seen.log, seen)).collect();
+        for before in &group.seen {
+            seen.entry(before.log).or_insert(*before);
+        }
+        seen.into_values().take(SEEN_MAX).collect()
+    }
+
+    /// Returns how many groups have no draft left when `next` is the oldest one, `None` for none.
+    pub(super) fn groups_done(&self, next: Option<OpId>) -> usize {
+        let Some(next) = next else {
+            return self.groups.len();
+        };
+        let begun = self.groups.partition_point(|group| group.first <= next);
+        begun.saturating_sub(1)
+    }
+
+    /// Returns which group a draft belongs to.
+    pub(super) fn group_of(&self, draft: OpId) -> usize {
+        self.groups.partition_point(|group| group.first <= draft)
+    }
+
     fn load_progress(&mut self, rows: &dyn Rows) -> Result<()> {
         let mut bad = None;
         rows.scan(Table::Applied, &[], None, &mut |key, value| {
-            let device = key.try_into().map(u64::from_be_bytes).map(DeviceId);
-            match (device, codec::decode::<Progress>(value, META_MAX_BYTES)) {
-                (Ok(device), Ok(progress)) => {
-                    self.progress.insert(device, progress);
+            let log = key.try_into().map(u64::from_be_bytes).map(LogId);
+            match (log, codec::decode::<Progress>(value, META_MAX_BYTES)) {
+                (Ok(log), Ok(progress)) => {
+                    self.progress.insert(log, progress);
                     ControlFlow::Continue(())
                 }
                 _ => {
@@ -133,13 +250,9 @@ impl State {
         bad.map_or(Ok(()), Err)
     }
 
-    /// Puts how far a device's log is folded into a batch.
-    pub(super) fn put_progress(batch: &mut Batch, device: DeviceId, progress: &Progress) {
-        batch.put(
-            Table::Applied,
-            device.0.to_be_bytes(),
-            codec::encode(progress),
-        );
+    /// Puts how far a log is folded into a batch.
+    pub(super) fn put_progress(batch: &mut Batch, log: LogId, progress: &Progress) {
+        batch.put(Table::Applied, log.0.to_be_bytes(), codec::encode(progress));
     }
 
     /// Puts the cut into a batch.
@@ -151,6 +264,14 @@ impl State {
     pub(super) fn commit_ops(&mut self, view: &View, ops: &[FoldedOp]) -> Result<()> {
         let mut batch = Batch::new();
         let mut counts = self.counts;
+        let group = ops.first().and_then(|op| self.new_group(op.id));
+        if let Some(group) = &group {
+            batch.put(
+                Table::Draft,
+                group.first.to_key(),
+                codec::encode(&group.seen),
+            );
+        }
         for op in ops {
             for Effect { key, before, after } in &op.effects {
                 if is_counted(key) {
@@ -165,6 +286,10 @@ impl State {
         let effects = ops.iter().flat_map(|op| &op.effects);
         view.install(effects.map(|effect| (&effect.key, &effect.after)));
         self.counts = counts;
+        if let Some(group) = group {
+            self.groups.push_back(group);
+            self.saw_more = false;
+        }
         Ok(())
     }
 

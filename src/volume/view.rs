@@ -17,8 +17,9 @@ use super::writer::LIGHT_ROOM;
 use super::{Result, VolumeError};
 use crate::base::limits::CHUNK_BYTES;
 use crate::base::memory::Budget;
-use crate::base::{DeviceId, Ino, OpId};
+use crate::base::{DeviceId, Ino, LogId, OpId};
 use crate::crypto::VolumeKeys;
+use crate::log::LogStore;
 use crate::store::Rows;
 
 /// Rows kept decoded: 65,536 of about 400 bytes are 26 MiB, more than the inodes and entries of a
@@ -48,6 +49,7 @@ const PRIVATE_BIT: u64 = 1 << 63;
 pub(super) struct View {
     pub(super) rows: Arc<dyn Rows>,
     keys: Arc<VolumeKeys>,
+    log: Arc<LogStore>,
     /// Taken for moments only, never while another lock is waited for.
     cache: Mutex<Cache>,
     /// Files whose local handles see a private copy; nearly always empty.
@@ -82,10 +84,11 @@ fn cache_rows(budget: Budget) -> NonZeroUsize {
 }
 
 impl View {
-    pub(super) fn new(rows: Arc<dyn Rows>, keys: Arc<VolumeKeys>) -> Self {
+    pub(super) fn new(rows: Arc<dyn Rows>, keys: Arc<VolumeKeys>, log: Arc<LogStore>) -> Self {
         Self {
             rows,
             keys,
+            log,
             cache: Mutex::new(Cache {
                 rows: LruCache::new(cache_rows(Budget::of_process())),
                 commits: 0,
@@ -236,6 +239,12 @@ impl View {
         let mut files: Vec<Ino> = set.iter().copied().collect();
         files.sort_unstable();
         files
+    }
+
+    /// Returns the device that wrote a log. A log that is not known here belongs to nobody's device:
+    /// no op of it is in the view.
+    pub(super) fn device_of(&self, log: LogId) -> DeviceId {
+        self.log.author(log).unwrap_or_default()
     }
 
     /// Returns what people call a device.
@@ -499,7 +508,7 @@ pub(super) const DEPTH_MAX: usize = 100_000;
 /// Above every op.
 pub(super) const OP_MAX: OpId = OpId {
     stamp: crate::base::Stamp(u64::MAX),
-    device: DeviceId(u64::MAX),
+    log: LogId(u64::MAX),
 };
 
 /// Returns the bounds of the entries of a directory.

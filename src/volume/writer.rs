@@ -144,7 +144,7 @@ impl<'a> Writer<'a> {
     fn next_id(&self) -> OpId {
         OpId {
             stamp: self.volume.hlc.tick(self.volume.context.clock.wall_ms()),
-            device: self.volume.device,
+            log: self.volume.config.log.own_log(),
         }
     }
 
@@ -293,6 +293,7 @@ impl Together<'_, '_> {
         if ops.is_empty() {
             return Ok(());
         }
+        volume.config.log.begin()?;
         writer.state.commit_ops(&volume.view, &ops)?;
         for op in &ops {
             writer.state.note(op.id, &op.record);

@@ -6,7 +6,7 @@ pub const NAME_MAX_BYTES: usize = 64;
 /// Most addresses of a peer: IPv4 and IPv6 on four interfaces.
 pub const ADDRS_MAX: usize = 8;
 
-/// Most devices in a version vector: 18 bytes each at most, so 74 KiB.
+/// Most logs in a version vector: 18 bytes each at most, so 74 KiB.
 pub const VECTOR_MAX: usize = 4096;
 
 /// Most roster statements in one message; at under a KiB each they stay within 1 MiB.
@@ -24,6 +24,10 @@ pub const SEGMENTS_MAX: usize = 512;
 /// Most bytes of segments that a sender puts into one message (but always one segment): two such
 /// batches stay below the 4 MiB of a message body.
 pub const SEGMENTS_BATCH_BYTES: usize = 2 << 20;
+
+/// Most logs that an author says to have seen beyond the newest record that it had folded: 56 bytes
+/// each, so 56 KiB.
+pub const SEEN_MAX: usize = 1024;
 
 /// Most ranges of logs asked for at once.
 pub const WANTS_MAX: usize = 256;

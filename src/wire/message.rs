@@ -16,11 +16,11 @@ use super::limits::{
 };
 use super::record::SignedRecord;
 use super::segment::SealedSegment;
-use crate::base::{DeviceId, VolumeId};
+use crate::base::{LogId, VolumeId};
 use crate::crypto::PublicIdentity;
 
-/// For each device the number of the last segment that is here, all before it included.
-pub type Vector = BTreeMap<DeviceId, u64>;
+/// For each log the number of the last segment that is here, all before it included.
+pub type Vector = BTreeMap<LogId, u64>;
 
 /// An encoded, signed roster statement; the node room knows what is in it.
 pub type StatementBytes = BoundedBytes<STATEMENT_MAX_BYTES>;
@@ -58,7 +58,7 @@ pub enum Request {
     },
     /// Asks for segments. Answer: [`Response::Segments`].
     Pull {
-        /// For each device the first number that is wanted.
+        /// For each log the first number that is wanted.
         #[serde(deserialize_with = "bounded::map::<_, _, _, WANTS_MAX>")]
         from: Vector,
         /// Bytes of segments that the answer may have; one segment it may have always.

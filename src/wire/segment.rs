@@ -4,24 +4,59 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::codec::WireError;
+use super::limits::SEEN_MAX;
 use crate::base::limits::SEGMENT_BODY_MAX_BYTES;
-use crate::base::{DeviceId, Stamp, VolumeId};
+use crate::base::{DeviceId, LogId, Stamp, VolumeId};
 use crate::crypto::Signature;
 
 /// The signing domain of segments.
 pub const SEGMENT_DOMAIN: &str = "dfs segment 1";
 
-/// What anyone may know of a segment: where it stands in its device's log, and when.
+/// A place in the commit chain.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
+)]
+pub struct RecordRef {
+    /// Which start of the chain.
+    pub era: u64,
+    /// Which record of it.
+    pub number: u64,
+    /// The record's hash.
+    pub hash: [u8; 32],
+}
+
+/// Up to where an author had folded a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Seen {
+    /// Which log.
+    pub log: LogId,
+    /// Its last segment that was folded.
+    pub seg_no: u64,
+    /// [`SealedSegment::hash`] of that segment.
+    pub hash: [u8; 32],
+    /// Stamp of the last op of that segment.
+    pub last: Stamp,
+}
+
+/// What anyone may know of a segment: where it stands in its log, when it was written, and what its
+/// author had seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentHeader {
     /// The volume; a segment of another volume is never stored.
     pub volume: VolumeId,
     /// The author.
     pub device: DeviceId,
-    /// Position in the author's log, from 1 without gaps.
+    /// Which start of the author's daemon sealed it: with the device it names the log.
+    pub incarnation: u64,
+    /// Which start of the author's daemon issued the ops: an earlier one where that ended before
+    /// it had sealed them.
+    pub origin: u64,
+    /// Position in the log, from 1 without gaps.
     pub seg_no: u64,
     /// [`SealedSegment::hash`] of the segment before, zeros for the first.
     pub prev: [u8; 32],
+    /// The newest record that the author had folded when it issued the first op.
+    pub record: RecordRef,
     /// Stamp of the first op.
     pub first: Stamp,
     /// Stamp of the last op; not below `first`.
@@ -30,59 +65,104 @@ pub struct SegmentHeader {
     pub op_count: u32,
     /// Epoch of the volume key that seals the body.
     pub epoch: u32,
+    /// What the author had folded beyond `record` when it issued the ops, a log once, by log.
+    pub seen: Vec<Seen>,
 }
 
 impl SegmentHeader {
-    /// Length of [`SegmentHeader::to_bytes`].
-    pub const BYTES: usize = 32 + 8 + 8 + 32 + 8 + 8 + 4 + 4;
+    /// Length of [`SegmentHeader::to_bytes`] without what was seen.
+    pub const FIXED_BYTES: usize = 32 + 4 * 8 + 32 + (8 + 8 + 32) + 8 + 8 + 4 + 4 + 4;
 
-    /// Returns the fixed layout that is signed and that binds the body (as associated data):
-    /// the fields in their order, numbers little-endian.
-    pub fn to_bytes(&self) -> [u8; Self::BYTES] {
-        let mut bytes = [0u8; Self::BYTES];
-        let mut at = 0;
-        let mut put = |part: &[u8]| {
-            bytes[at..at + part.len()].copy_from_slice(part);
-            at += part.len();
-        };
-        put(&self.volume.0);
-        put(&self.device.0.to_le_bytes());
-        put(&self.seg_no.to_le_bytes());
-        put(&self.prev);
-        put(&self.first.0.to_le_bytes());
-        put(&self.last.0.to_le_bytes());
-        put(&self.op_count.to_le_bytes());
-        put(&self.epoch.to_le_bytes());
+    /// What each log that was seen adds to it.
+    pub const SEEN_BYTES: usize = 8 + 8 + 32 + 8;
+
+    /// Returns the log that the segment is part of.
+    pub fn log(&self) -> LogId {
+        LogId::of(self.device, self.incarnation)
+    }
+
+    /// Returns the log that the ops in it are named after.
+    pub fn op_log(&self) -> LogId {
+        LogId::of(self.device, self.origin)
+    }
+
+    /// Returns the layout that is signed and that binds the body (as associated data): the fields
+    /// in their order, numbers little-endian, what was seen behind its count.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(Self::FIXED_BYTES + self.seen.len() * Self::SEEN_BYTES);
+        bytes.extend_from_slice(&self.volume.0);
+        bytes.extend_from_slice(&self.device.0.to_le_bytes());
+        bytes.extend_from_slice(&self.incarnation.to_le_bytes());
+        bytes.extend_from_slice(&self.origin.to_le_bytes());
+        bytes.extend_from_slice(&self.seg_no.to_le_bytes());
+        bytes.extend_from_slice(&self.prev);
+        bytes.extend_from_slice(&self.record.era.to_le_bytes());
+        bytes.extend_from_slice(&self.record.number.to_le_bytes());
+        bytes.extend_from_slice(&self.record.hash);
+        bytes.extend_from_slice(&self.first.0.to_le_bytes());
+        bytes.extend_from_slice(&self.last.0.to_le_bytes());
+        bytes.extend_from_slice(&self.op_count.to_le_bytes());
+        bytes.extend_from_slice(&self.epoch.to_le_bytes());
+        let count = u32::try_from(self.seen.len()).unwrap_or(u32::MAX);
+        bytes.extend_from_slice(&count.to_le_bytes());
+        for seen in &self.seen {
+            bytes.extend_from_slice(&seen.log.0.to_le_bytes());
+            bytes.extend_from_slice(&seen.seg_no.to_le_bytes());
+            bytes.extend_from_slice(&seen.hash);
+            bytes.extend_from_slice(&seen.last.0.to_le_bytes());
+        }
         bytes
     }
 
-    /// Returns the header of the fixed layout.
-    pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
+    /// Takes a header off the front of `bytes`, `None` where they are too short or say that more was
+    /// seen than [`SEEN_MAX`] logs.
+    fn take(bytes: &mut &[u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
-        Self {
-            volume: VolumeId(reader.take()),
-            device: DeviceId(u64::from_le_bytes(reader.take())),
-            seg_no: u64::from_le_bytes(reader.take()),
-            prev: reader.take(),
-            first: Stamp(u64::from_le_bytes(reader.take())),
-            last: Stamp(u64::from_le_bytes(reader.take())),
-            op_count: u32::from_le_bytes(reader.take()),
-            epoch: u32::from_le_bytes(reader.take()),
+        let mut header = Self {
+            volume: VolumeId(reader.take()?),
+            device: DeviceId(reader.number()?),
+            incarnation: reader.number()?,
+            origin: reader.number()?,
+            seg_no: reader.number()?,
+            prev: reader.take()?,
+            record: RecordRef {
+                era: reader.number()?,
+                number: reader.number()?,
+                hash: reader.take()?,
+            },
+            first: Stamp(reader.number()?),
+            last: Stamp(reader.number()?),
+            op_count: u32::from_le_bytes(reader.take()?),
+            epoch: u32::from_le_bytes(reader.take()?),
+            seen: Vec::new(),
+        };
+        let count = u32::from_le_bytes(reader.take()?);
+        let count = usize::try_from(count).ok().filter(|n| *n <= SEEN_MAX)?;
+        for _ in 0..count {
+            header.seen.push(Seen {
+                log: LogId(reader.number()?),
+                seg_no: reader.number()?,
+                hash: reader.take()?,
+                last: Stamp(reader.number()?),
+            });
         }
+        *bytes = reader.0;
+        Some(header)
     }
 }
 
-/// Takes fixed parts off the front of an array whose total length the caller has settled.
+/// Takes parts off the front of bytes.
 struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        let mut part = [0u8; N];
-        if let Some((head, tail)) = self.0.split_at_checked(N) {
-            part.copy_from_slice(head);
-            self.0 = tail;
-        }
-        part
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (part, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*part)
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
     }
 }
 
@@ -104,6 +184,7 @@ impl std::fmt::Debug for SealedSegment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SealedSegment")
             .field("device", &self.header.device)
+            .field("incarnation", &self.header.incarnation)
             .field("seg_no", &self.header.seg_no)
             .field("body_bytes", &self.body.len())
             .finish_non_exhaustive()
@@ -114,15 +195,15 @@ impl SealedSegment {
     /// Largest sealed body: the plaintext's limit and room for nonce, tag and framing.
     pub const BODY_MAX_BYTES: usize = SEGMENT_BODY_MAX_BYTES + 1024;
 
-    /// Bytes that a segment has beyond its body in [`SealedSegment::to_bytes`].
-    pub const OVERHEAD_BYTES: usize = 1 + SegmentHeader::BYTES + Self::SIGNATURE_BYTES;
+    /// Bytes that a segment has beyond its body and what was seen in [`SealedSegment::to_bytes`].
+    pub const OVERHEAD_BYTES: usize = 1 + SegmentHeader::FIXED_BYTES + Self::SIGNATURE_BYTES;
 
     const SIGNATURE_BYTES: usize = 64;
     const LAYOUT: u8 = 1;
 
     /// Returns what the author signs: the header's bytes and the BLAKE3 of the body.
     pub fn signed_bytes(header: &SegmentHeader, body: &[u8]) -> Vec<u8> {
-        let mut bytes = header.to_bytes().to_vec();
+        let mut bytes = header.to_bytes();
         bytes.extend_from_slice(blake3::hash(body).as_bytes());
         bytes
     }
@@ -138,9 +219,11 @@ impl SealedSegment {
 
     /// Returns the form in which a segment is stored: layout byte, header, signature, body.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(Self::OVERHEAD_BYTES + self.body.len());
+        let header = self.header.to_bytes();
+        let overhead = 1 + header.len() + Self::SIGNATURE_BYTES;
+        let mut bytes = Vec::with_capacity(overhead + self.body.len());
         bytes.push(Self::LAYOUT);
-        bytes.extend_from_slice(&self.header.to_bytes());
+        bytes.extend_from_slice(&header);
         bytes.extend_from_slice(&self.signature.0);
         bytes.extend_from_slice(&self.body);
         bytes
@@ -161,16 +244,17 @@ impl SealedSegment {
             0 => return Err(malformed),
             found => return Err(WireError::TooNew { found }),
         }
-        let Some((header, rest)) = rest.split_first_chunk::<{ SegmentHeader::BYTES }>() else {
+        let mut rest = rest;
+        let Some(header) = SegmentHeader::take(&mut rest) else {
             return Err(malformed);
         };
-        let Some((signature, _)) = rest.split_first_chunk::<{ Self::SIGNATURE_BYTES }>() else {
+        let Some((signature, body)) = rest.split_first_chunk::<{ Self::SIGNATURE_BYTES }>() else {
             return Err(malformed);
         };
         Ok(Self {
-            header: SegmentHeader::from_bytes(header),
+            header,
             signature: Signature(*signature),
-            body: bytes.slice(Self::OVERHEAD_BYTES..),
+            body: bytes.slice_ref(body),
         })
     }
 }

@@ -20,7 +20,7 @@ use dfs::base::{Clock, PeerId, Rng, Stamp, VolumeId};
 use dfs::node::{InviteToken, Node, NodeError, NodeEvent, PeerState, Role};
 use dfs::store::{Batch, Store};
 use dfs::transport::{Connection, Quic, Transport};
-use dfs::wire::{Refusal, Request, Response, SegmentHeader};
+use dfs::wire::{RecordRef, Refusal, Request, Response, SegmentHeader};
 
 use world::*;
 
@@ -415,6 +415,10 @@ async fn segments_of_readers_and_forged_ones_are_refused() {
     let header = SegmentHeader {
         volume: a.node().volume(),
         device: device(0),
+        incarnation: 1,
+        origin: 1,
+        record: RecordRef::default(),
+        seen: Vec::new(),
         seg_no: 1,
         prev: [0; 32],
         first: Stamp::from_ms(START_MS),
@@ -460,7 +464,7 @@ async fn a_member_that_claims_what_it_does_not_give_holds_up_nobody() {
     let transport = world.transport(2);
     let connection = transport.connect(addr(0)).await.unwrap();
     let hello = Request::Hello(dfs::wire::Hello {
-        vector: BTreeMap::from([(device(1), 1_000_000), (device(2), 1_000_000)]),
+        vector: BTreeMap::from([(log_of(1), 1_000_000), (log_of(2), 1_000_000)]),
         ..world.hello(&a, 2)
     });
     assert!(matches!(
@@ -543,7 +547,7 @@ async fn what_strangers_send_changes_nothing() {
     for request in [
         Request::Pull {
             room: 1 << 20,
-            from: BTreeMap::from([(device(0), 1)]),
+            from: BTreeMap::from([(log_of(0), 1)]),
         },
         Request::RosterPull { skip: 0 },
         Request::FindNode { key: [0; 32] },

@@ -5,6 +5,7 @@
 
 pub(crate) mod cluster;
 mod content;
+mod logs;
 mod names;
 mod newer;
 mod random;

@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use dfs::base::limits::MESSAGE_BODY_MAX_BYTES;
-use dfs::base::{ChunkId, DeviceId, PeerId, Stamp, VolumeId};
+use dfs::base::{ChunkId, DeviceId, LogId, PeerId, Stamp, VolumeId};
 use dfs::crypto::{PublicIdentity, Signature};
 use dfs::wire::bounded::BoundedBytes;
 use dfs::wire::{
     Asked, Asking, ChunkLen, ChunkRefusal, ChunkRequest, ChunkResponse, Denial, Hello,
-    InviteRefusal, JoinInfo, LogRefusal, NodeRecord, PassedAsking, PieceOf, Redeem, Redeemed,
-    Refusal, Request, Response, SealedSegment, SegmentHeader, SignedAsking, SignedRecord,
-    StatementBytes, SyncState, VolumeMark, WIRE_VERSION, WireError, limits,
+    InviteRefusal, JoinInfo, LogRefusal, NodeRecord, PassedAsking, PieceOf, RecordRef, Redeem,
+    Redeemed, Refusal, Request, Response, SealedSegment, Seen, SegmentHeader, SignedAsking,
+    SignedRecord, StatementBytes, SyncState, VolumeMark, WIRE_VERSION, WireError, limits,
 };
 use proptest::prelude::*;
 
@@ -21,8 +21,21 @@ fn segment(seg_no: u64, body: usize) -> SealedSegment {
         header: SegmentHeader {
             volume: VolumeId([1; 32]),
             device: DeviceId(0x0123_4567_89ab_cdef),
+            incarnation: 8,
+            origin: 9,
             seg_no,
             prev: [2; 32],
+            record: RecordRef {
+                era: 1,
+                number: 40,
+                hash: [7; 32],
+            },
+            seen: vec![Seen {
+                log: LogId(3),
+                seg_no: 2,
+                hash: [8; 32],
+                last: Stamp::from_ms(900),
+            }],
             first: Stamp::from_ms(1_000),
             last: Stamp::from_ms(2_000),
             op_count: 3,
@@ -61,7 +74,7 @@ fn hello() -> Hello {
         roster_digest: [3; 32],
         record: record(),
         observed: SocketAddr::from(([127, 0, 0, 1], 4750)),
-        vector: BTreeMap::from([(DeviceId(1), 5), (DeviceId(2), 1 << 50)]),
+        vector: BTreeMap::from([(LogId(1), 5), (LogId(2), 1 << 50)]),
         features: 1 << 63,
     }
 }
@@ -71,7 +84,7 @@ fn state() -> SyncState {
         clock_ms: 1,
         roster_digest: [0; 32],
         free_bytes: 2,
-        vector: BTreeMap::from([(DeviceId(1), 5)]),
+        vector: BTreeMap::from([(LogId(1), 5)]),
         refuses: Some(LogRefusal::Ahead { ahead_ms: 9 }),
     }
 }
@@ -106,7 +119,7 @@ fn requests() -> Vec<Request> {
         },
         Request::Pull {
             room: 7,
-            from: BTreeMap::from([(DeviceId(1), 5)]),
+            from: BTreeMap::from([(LogId(1), 5)]),
         },
         Request::RosterPush {
             statements: statements(),
@@ -355,7 +368,7 @@ fn lists_over_their_limit_are_refused() {
         ids: vec![ChunkId([0; 32]); limits::HAVE_MAX + 1],
     });
     assert!(Request::decode(&long.encode()).is_err());
-    let many = (0..=limits::VECTOR_MAX as u64).map(|device| (DeviceId(device), 1));
+    let many = (0..=limits::VECTOR_MAX as u64).map(|log| (LogId(log), 1));
     let sync = Request::Sync(SyncState {
         vector: many.collect(),
         ..state()
@@ -381,7 +394,7 @@ fn lists_over_their_limit_are_refused() {
 fn a_vector_has_one_encoding() {
     let request = Request::Pull {
         room: 7,
-        from: BTreeMap::from([(DeviceId(1), 5), (DeviceId(2), 5)]),
+        from: BTreeMap::from([(LogId(1), 5), (LogId(2), 5)]),
     };
     let mut bytes = request.encode().to_vec();
     let len = bytes.len();
@@ -402,17 +415,26 @@ fn a_segment_of_the_largest_body_fits_a_message() {
 fn stored_segments_round_trip_and_their_hash_covers_all_of_them() {
     let one = segment(7, 300);
     let bytes = Bytes::from(one.to_bytes());
-    assert_eq!(bytes.len(), SealedSegment::OVERHEAD_BYTES + 300);
+    let overhead = SealedSegment::OVERHEAD_BYTES + SegmentHeader::SEEN_BYTES;
+    assert_eq!(bytes.len(), overhead + 300);
     assert_eq!(SealedSegment::from_bytes(&bytes), Ok(one.clone()));
-    for cut in 0..SealedSegment::OVERHEAD_BYTES {
+    for cut in 0..overhead {
         assert!(SealedSegment::from_bytes(&bytes.slice(..cut)).is_err());
     }
     for at in 1..bytes.len() {
         let mut changed = bytes.to_vec();
         changed[at] ^= 1;
-        let changed = SealedSegment::from_bytes(&changed.into()).unwrap();
-        assert_ne!(changed.hash(), one.hash(), "byte {at}");
+        // Another count of what was seen may need more bytes than there are.
+        if let Ok(changed) = SealedSegment::from_bytes(&changed.into()) {
+            assert_ne!(changed.hash(), one.hash(), "byte {at}");
+        }
     }
+    let mut many = one;
+    many.header.seen = vec![many.header.seen[0]; limits::SEEN_MAX];
+    let most = Bytes::from(many.to_bytes());
+    assert_eq!(SealedSegment::from_bytes(&most), Ok(many.clone()));
+    many.header.seen.push(many.header.seen[0]);
+    assert!(SealedSegment::from_bytes(&many.to_bytes().into()).is_err());
 }
 
 #[test]
@@ -430,14 +452,24 @@ fn the_worked_examples_of_the_wire_document_hold() {
 #[test]
 fn the_layout_of_segments_is_that_of_the_wire_document() {
     let bytes = segment(7, 0).header.to_bytes();
-    assert_eq!(bytes.len(), 104);
+    assert_eq!(bytes.len(), 172 + 56);
     assert_eq!(bytes[..32], [1; 32]);
     assert_eq!(bytes[32..40], 0x0123_4567_89ab_cdef_u64.to_le_bytes());
-    assert_eq!(bytes[40..48], 7u64.to_le_bytes());
-    assert_eq!(bytes[48..80], [2; 32]);
-    assert_eq!(bytes[80..88], Stamp::from_ms(1_000).0.to_le_bytes());
-    assert_eq!(bytes[88..96], Stamp::from_ms(2_000).0.to_le_bytes());
-    assert_eq!(bytes[96..], [3, 0, 0, 0, 4, 0, 0, 0]);
+    assert_eq!(bytes[40..48], 8u64.to_le_bytes());
+    assert_eq!(bytes[48..56], 9u64.to_le_bytes());
+    assert_eq!(bytes[56..64], 7u64.to_le_bytes());
+    assert_eq!(bytes[64..96], [2; 32]);
+    assert_eq!(bytes[96..104], 1u64.to_le_bytes());
+    assert_eq!(bytes[104..112], 40u64.to_le_bytes());
+    assert_eq!(bytes[112..144], [7; 32]);
+    assert_eq!(bytes[144..152], Stamp::from_ms(1_000).0.to_le_bytes());
+    assert_eq!(bytes[152..160], Stamp::from_ms(2_000).0.to_le_bytes());
+    assert_eq!(bytes[160..168], [3, 0, 0, 0, 4, 0, 0, 0]);
+    assert_eq!(bytes[168..172], 1u32.to_le_bytes());
+    assert_eq!(bytes[172..180], 3u64.to_le_bytes());
+    assert_eq!(bytes[180..188], 2u64.to_le_bytes());
+    assert_eq!(bytes[188..220], [8; 32]);
+    assert_eq!(bytes[220..228], Stamp::from_ms(900).0.to_le_bytes());
     assert_eq!(segment(7, 5).to_bytes()[0], 1);
 }
 

@@ -24,7 +24,7 @@ pub(crate) fn new_fs(store: Store) -> Arc<Fs> {
     let identity = Arc::new(Identity::generate(&rng).expect("an identity"));
     let keys = Arc::new(VolumeKeys::generate(&rng));
     let id = VolumeId([7; 32]);
-    let log = LogStore::open(Arc::clone(&store.rows), id, identity.device()).expect("a log");
+    let log = LogStore::open(Arc::clone(&store.rows), id, identity.device(), 1).expect("a log");
     let config = VolumeConfig {
         store: store.clone(),
         log: Arc::new(log),

@@ -90,8 +90,8 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
+    use crate::base::Rng;
     use crate::base::time::Stamp;
-    use crate::base::{DeviceId, Rng};
 
     fn extent(offset: u64, len: u64) -> Range<u64> {
         offset..offset + len
@@ -178,7 +178,7 @@ mod tests {
                         model.stored.fill_with(|| rng.below(3) > 0);
                         model.version = OpId {
                             stamp: Stamp(step),
-                            device: DeviceId(1),
+                            log: crate::base::LogId(1),
                         };
                     }
                     2 => model.changed[start..end].fill(false),

@@ -1,16 +1,19 @@
+//! The bytes of every kind of op, and bodies that do not decode or are of a newer program.
+
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 
 use super::*;
 use crate::base::id::to_hex;
-use crate::base::{ChunkId, DeviceId, Ino, OpId, Timespec, VolumeId};
+use crate::base::{ChunkId, DeviceId, Ino, LogId, OpId, Timespec, VolumeId};
 use crate::volume::{Append, Create, FileKind, Piece, Place, Replaced, Source, Write, ino_of};
+use crate::wire::RecordRef;
 
 fn id() -> OpId {
     OpId {
         stamp: Stamp::from_ms(1_767_312_000_000),
-        device: DeviceId(0x0102_0304_0506_0708),
+        log: LogId(0x0102_0304_0506_0708),
     }
 }
 
@@ -298,9 +301,13 @@ fn ops_are_encoded_as_documented() {
 fn header(op_count: u32) -> SegmentHeader {
     SegmentHeader {
         volume: VolumeId([1; 32]),
-        device: id().device,
+        device: DeviceId(3),
+        incarnation: 1,
+        origin: 1,
         seg_no: 4,
         prev: [0; 32],
+        record: RecordRef::default(),
+        seen: Vec::new(),
         first: Stamp(1),
         last: Stamp(op_count.into()),
         op_count,

@@ -446,7 +446,7 @@ impl Fold<'_> {
         }
         self.save(fork.clone())?;
         let home = self.beside(node.home.clone(), node.ino, time)?;
-        let device = node.written_by.device;
+        let device = self.tx.device_of(node.written_by.log);
         let aside = self.attach_aside(&fork, &home, device, time)?;
         self.conflict_with(Conflict {
             op: self.id,

@@ -165,14 +165,14 @@ impl Fold<'_> {
                 Ok(())
             }
             (true, Some(other)) => {
-                let device = other.created_by.device;
+                let device = self.tx.device_of(other.created_by.log);
                 self.detach(other.ino, place, time)?;
                 let aside = self.attach_aside(&other, place, device, time)?;
                 self.attach(ino, place, time)?;
                 self.name_conflict(ino, place, &other, aside, device)
             }
             (_, other) => {
-                let device = self.id.device;
+                let device = self.author();
                 let aside = self.attach_aside(&node, place, device, time)?;
                 let kept = other.map_or(there.ino, |other| other.ino);
                 self.name_conflict(kept, place, &node, aside, device)

@@ -103,7 +103,7 @@ impl Fold<'_> {
         if other.nlink > 1 || seen == (other.ino, other.version) {
             return self.bury(other.ino);
         }
-        let device = other.written_by.device;
+        let device = self.tx.device_of(other.written_by.log);
         let aside = self.attach_aside(&other, to, device, time)?;
         self.conflict_with(Conflict {
             op: self.id,

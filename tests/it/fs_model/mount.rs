@@ -1,5 +1,6 @@
 //! A filesystem with all rooms below it, on a store in memory.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub(crate) struct Disk {
     pub(crate) clock: Arc<SimClock>,
     /// No other device authors ops: nothing is kept for undoing.
     pub(crate) alone: bool,
+    /// How often the volume was opened: each start begins a log of its own.
+    runs: AtomicU64,
 }
 
 impl Disk {
@@ -63,6 +66,7 @@ impl Disk {
             keys: Arc::new(VolumeKeys::generate(&Rng::from_seed(2))),
             clock: SimClock::new(1_700_000_000_000),
             alone: true,
+            runs: AtomicU64::default(),
         }
     }
 
@@ -137,7 +141,9 @@ impl Disk {
         volume.seal_drafts().unwrap();
         let other = Store::memory();
         let (copy, oracle) = self.open(other.clone(), &ORACLE);
-        let segments = log.range(IDENTITY.device(), 1, usize::MAX).unwrap();
+        let logs = log.logs_of(IDENTITY.device()).into_iter();
+        let range = |name| log.range(name, 1, usize::MAX).unwrap();
+        let segments: Vec<_> = logs.flat_map(range).collect();
         let now = self.clock.wall_ms();
         let accepted = copy.accept(&segments, now, &|_| Ok(())).unwrap();
         assert!(accepted.refused.is_empty());
@@ -156,7 +162,8 @@ impl Disk {
 
     fn open(&self, store: Store, identity: &Arc<Identity>) -> (Arc<LogStore>, Volume) {
         let rows = Arc::clone(&store.rows);
-        let log = Arc::new(LogStore::open(rows, VOLUME, identity.device()).unwrap());
+        let run = self.runs.fetch_add(1, Ordering::Relaxed);
+        let log = Arc::new(LogStore::open(rows, VOLUME, identity.device(), run).unwrap());
         let config = VolumeConfig {
             store,
             log: Arc::clone(&log),

@@ -8,13 +8,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use dfs::base::task::Pool;
 use dfs::base::time::{SimClock, sleep, timeout};
-use dfs::base::{Clock, DeviceId, PeerId, Rng, Stamp};
+use dfs::base::{Clock, DeviceId, LogId, PeerId, Rng, Stamp};
 use dfs::crypto::Identity;
 use dfs::node::{InviteToken, Joined, Node, NodeConfig, NodeError, Role};
 use dfs::store::{Batch, Store};
 use dfs::transport::{SimNet, Transport};
 use dfs::wire::bounded::BoundedBytes;
-use dfs::wire::{Hello, NodeRecord, SEGMENT_DOMAIN, SealedSegment, SegmentHeader, SignedRecord};
+use dfs::wire::{
+    Hello, NodeRecord, RecordRef, SEGMENT_DOMAIN, SealedSegment, SegmentHeader, SignedRecord,
+};
 
 /// The seed of network and chance: `DFS_SEED=n` runs another one.
 pub(super) static SEED: LazyLock<u64> = LazyLock::new(|| {
@@ -57,6 +59,11 @@ pub(super) fn id(at: usize) -> PeerId {
 
 pub(super) fn device(at: usize) -> DeviceId {
     IDENTITIES[at].device()
+}
+
+/// Returns a log of a device that no machine here writes.
+pub(super) fn log_of(at: usize) -> LogId {
+    LogId::of(device(at), 1)
 }
 
 pub(super) fn config(at: usize) -> NodeConfig {
@@ -207,12 +214,16 @@ impl Machine {
     pub(super) fn write_large(&self, count: u64, bytes: usize) {
         let node = self.node();
         for _ in 0..count {
-            let head = node.log().head(device(self.at));
+            let head = node.log().head(node.log().own_log());
             let last = head.map_or(Stamp(0), |head| head.last);
             let stamp = Stamp::from_ms(self.clock.wall_ms()).max(last.next());
             let header = SegmentHeader {
                 volume: node.volume(),
                 device: device(self.at),
+                incarnation: node.log().incarnation(),
+                origin: node.log().incarnation(),
+                record: RecordRef::default(),
+                seen: Vec::new(),
                 seg_no: head.map_or(0, |head| head.seg_no) + 1,
                 prev: head.map_or([0; 32], |head| head.hash),
                 first: stamp,
@@ -271,9 +282,15 @@ pub(super) fn all_connected(machines: &[&Machine]) -> bool {
         .all(|machine| machine.node().connected().len() + 1 == machines.len())
 }
 
-pub(super) fn same_logs(machines: &[&Machine], vector: &[(usize, u64)]) -> bool {
-    let vector: BTreeMap<_, _> = vector.iter().map(|(at, n)| (device(*at), *n)).collect();
-    machines
-        .iter()
-        .all(|machine| machine.node().log().vector() == vector)
+/// Tells whether machines have so many segments of each device, in all its logs together.
+pub(super) fn same_logs(machines: &[&Machine], counts: &[(usize, u64)]) -> bool {
+    let counts: BTreeMap<_, _> = counts.iter().map(|(at, n)| (device(*at), *n)).collect();
+    machines.iter().all(|machine| {
+        let log = machine.node().log();
+        let mut have = BTreeMap::new();
+        for (name, seg_no) in log.vector() {
+            *have.entry(log.author(name).unwrap()).or_insert(0) += seg_no;
+        }
+        have == counts
+    })
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dfs::base::time::SimClock;
-use dfs::base::{Clock, Ino, OpId, Rng, VolumeId};
+use dfs::base::{Clock, Ino, LogId, OpId, Rng, VolumeId};
 use dfs::crypto::{Identity, VolumeKeys};
 use dfs::log::LogStore;
 use dfs::store::memory::MemoryDisk;
@@ -75,6 +75,8 @@ pub(crate) struct Device {
     pub(crate) clock: Arc<SimClock>,
     index: usize,
     alone: bool,
+    /// How often the volume was opened: each start begins a log of its own.
+    runs: u64,
 }
 
 /// Returns the name of the device at an index, as in conflict names.
@@ -87,10 +89,11 @@ fn open(
     index: usize,
     clock: &Arc<SimClock>,
     alone: bool,
+    run: u64,
 ) -> (Arc<LogStore>, Volume) {
     let identity = Arc::clone(&IDENTITIES[index]);
     let rows = Arc::clone(&store.rows);
-    let log = Arc::new(LogStore::open(rows, VOLUME, identity.device()).unwrap());
+    let log = Arc::new(LogStore::open(rows, VOLUME, identity.device(), run).unwrap());
     let config = VolumeConfig {
         store: store.clone(),
         log: Arc::clone(&log),
@@ -123,7 +126,7 @@ impl Device {
     fn with_disk(index: usize, disk: MemoryDisk, alone: bool) -> Self {
         let store = disk.store();
         let clock = SimClock::new(START_MS);
-        let (log, volume) = open(&store, index, &clock, alone);
+        let (log, volume) = open(&store, index, &clock, alone, 1);
         Self {
             disk,
             store,
@@ -132,12 +135,14 @@ impl Device {
             clock,
             index,
             alone,
+            runs: 1,
         }
     }
 
     /// Opens the volume anew over the same rows.
     pub(crate) fn restart(&mut self) {
-        let (log, volume) = open(&self.store, self.index, &self.clock, self.alone);
+        self.runs += 1;
+        let (log, volume) = open(&self.store, self.index, &self.clock, self.alone, self.runs);
         self.log = log;
         self.volume = volume;
     }
@@ -149,6 +154,21 @@ impl Device {
         self.restart();
         // A log is durable before what is folded of it.
         self.volume.apply_segments().unwrap();
+    }
+
+    /// Returns a copy of all that is here, drafts included.
+    pub(crate) fn copy(&self) -> MemoryDisk {
+        self.store.sync().unwrap();
+        self.disk.crash(&Rng::from_seed(0))
+    }
+
+    /// Puts a copy in the place of what is here.
+    pub(crate) fn put_back(&mut self, copy: MemoryDisk) {
+        self.disk = copy;
+        self.store = self.disk.store();
+        // Each start draws a number that no other has.
+        self.runs += 100;
+        self.restart();
     }
 
     pub(crate) fn index(&self) -> usize {
@@ -170,13 +190,23 @@ impl Device {
         self.volume.write().unwrap().apply(kind).unwrap()
     }
 
-    /// Takes what `from` has published that is not here, `max` segments of each device.
+    /// Takes what `from` has published that is not here, `max` segments of each log.
     pub(crate) fn pull(&self, from: &Self, max: usize) -> Merged {
+        let logs: Vec<LogId> = from.log.offered().into_keys().collect();
+        self.pull_some(from, &logs, max)
+    }
+
+    /// Takes what `from` has published of some logs that is not here.
+    pub(crate) fn pull_logs(&self, from: &Self, logs: &[LogId]) -> Merged {
+        self.pull_some(from, logs, usize::MAX)
+    }
+
+    fn pull_some(&self, from: &Self, logs: &[LogId], max: usize) -> Merged {
         let mut segments = Vec::new();
         let have = self.log.vector();
-        for device in from.log.offered().keys() {
-            let next = have.get(device).copied().unwrap_or(0) + 1;
-            let range = from.log.range(*device, next, usize::MAX).unwrap();
+        for log in logs {
+            let next = have.get(log).copied().unwrap_or(0) + 1;
+            let range = from.log.range(*log, next, usize::MAX).unwrap();
             segments.extend(range.into_iter().take(max));
         }
         let now = self.clock.wall_ms() + 300_000;

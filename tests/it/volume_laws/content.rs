@@ -243,7 +243,7 @@ fn what_one_segment_overwrites_it_carries_once() {
     let [a, b] = [&devices[0], &devices[1]];
     a.put("db", "base");
     sync(&devices);
-    let seg_no = a.log.head(a.volume.device()).unwrap().seg_no;
+    let seg_no = a.log.head(a.log.own_log()).unwrap().seg_no;
     for round in 0..50 {
         a.put("db", &format!("page {round}"));
     }
@@ -261,7 +261,7 @@ fn what_one_segment_overwrites_it_carries_once() {
     a.put("db", "");
     a.put("db", "last");
     a.publish();
-    let segment = a.log.get(a.volume.device(), seg_no + 1).unwrap().unwrap();
+    let segment = a.log.get(a.log.own_log(), seg_no + 1).unwrap().unwrap();
     // 50 pages, create, two of other, mode, and two that became one: what met a change of mode is
     // left as it is.
     assert_eq!(segment.header.op_count, 50 + 1 + 1 + 1 + 1);
@@ -272,8 +272,8 @@ fn what_one_segment_overwrites_it_carries_once() {
         b.put("db", &format!("page {round}"));
     }
     b.publish();
-    let head = b.log.head(b.volume.device()).unwrap().seg_no;
-    let segment = b.log.get(b.volume.device(), head).unwrap().unwrap();
+    let head = b.log.head(b.log.own_log()).unwrap().seg_no;
+    let segment = b.log.get(b.log.own_log(), head).unwrap().unwrap();
     assert_eq!(segment.header.op_count, 1);
     sync(&devices);
     assert_eq!(a.text("db"), "page 49");
@@ -287,7 +287,7 @@ fn scattered_writes_are_carried_as_few_ops_as_they_fit() {
     let [a, b] = [&devices[0], &devices[1]];
     let mut base = a.put("db", "base");
     sync(&devices);
-    let seg_no = a.log.head(a.volume.device()).unwrap().seg_no;
+    let seg_no = a.log.head(a.log.own_log()).unwrap().seg_no;
     let ino = a.at("db").ino;
     for n in 0..WRITES {
         let pieces = (0..PIECES).map(|at| inline((at * WRITES + n) * 10, &format!("{n:5}")));
@@ -305,7 +305,7 @@ fn scattered_writes_are_carried_as_few_ops_as_they_fit() {
     let expected = a.bytes_of(ino);
     a.publish();
     assert!(expected == a.bytes_of(ino));
-    let segment = a.log.get(a.volume.device(), seg_no + 1).unwrap().unwrap();
+    let segment = a.log.get(a.log.own_log(), seg_no + 1).unwrap().unwrap();
     // One op has at most 4,096 pieces; holes count as well.
     assert!((2..WRITES as u32).contains(&segment.header.op_count));
     b.pull(a, usize::MAX);

@@ -1,7 +1,7 @@
 //! Segments with ops of kinds that this program does not know: their log waits, nothing is skipped.
 
 use bytes::Bytes;
-use dfs::base::{Clock, DeviceId, Ino, Rng, Stamp};
+use dfs::base::{Clock, Ino, LogId, Rng, Stamp};
 use dfs::store::{Batch, codec};
 use dfs::volume::{FileKind, Merged, VolumeError};
 use dfs::wire::{SEGMENT_DOMAIN, SealedSegment, SegmentHeader};
@@ -11,7 +11,7 @@ use super::cluster::*;
 /// Adds to a device's log a segment with these encoded ops, as whoever has the keys can.
 fn seal_raw(device: &Device, ops: &[Vec<u8>]) {
     let identity = device.identity();
-    let own = identity.device();
+    let own = device.log.own_log();
     let seg_no = device.log.vector()[&own];
     let before = device.log.range(own, seg_no, usize::MAX).unwrap().remove(0);
     device.later();
@@ -53,7 +53,7 @@ fn folder(device: &Device, name: &str) -> Vec<u8> {
 
 /// Takes everything of another device.
 fn take(device: &Device, from: &Device) -> Merged {
-    let own = from.identity().device();
+    let own = from.log.own_log();
     let next = device.log.vector()[&own] + 1;
     let segments = from.log.range(own, next, usize::MAX).unwrap();
     let now = device.clock.wall_ms() + 300_000;
@@ -61,8 +61,8 @@ fn take(device: &Device, from: &Device) -> Merged {
     device.volume.apply_segments().unwrap()
 }
 
-fn device_of(device: &Device) -> DeviceId {
-    device.identity().device()
+fn log_of(device: &Device) -> LogId {
+    device.log.own_log()
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn the_log_of_a_newer_kind_of_op_waits_and_no_other_does() {
     for _ in 0..2 {
         let merged = take(here, newer);
         assert_eq!(merged.op_count, 0);
-        let error = &merged.refused[&device_of(newer)];
+        let error = &merged.refused[&log_of(newer)];
         assert!(
             matches!(
                 error,

@@ -418,8 +418,7 @@ impl Run {
         self.model.supersede(base, &device.bytes_of(ino));
         let id = device.apply(kind).id;
         let bytes = device.bytes_of(ino);
-        let mut devices = self.devices.iter().map(|device| device.volume.device());
-        let made_by_merge = devices.all(|device| device != base.device);
+        let made_by_merge = device.log.author(base.log).is_none();
         let on_joined = self.model.contents.get(&base).is_some_and(|on| on.joined);
         let content = Content {
             bytes,

@@ -1,7 +1,10 @@
 //! The logs: the hash-chained sequences of sealed segments, one for each start of each device, as rows of the local store.
 //!
-//! Owns: [`LogStore`], what is checked of a segment before it is stored, and what peers may be told of.
+//! Owns: [`LogStore`], what is checked of a segment before it is stored, and what peers may be told of;
+//! and the commit chain over them ([`chain`]).
 //! Must never know: plaintext, names, sockets.
+
+pub mod chain;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -82,6 +85,28 @@ pub enum LogError {
         device: DeviceId,
         /// Which segment.
         seg_no: u64,
+    },
+    /// A record of the chain, or what belongs to one, breaks a rule of its form.
+    #[error("a record of the chain is malformed: {what}")]
+    MalformedRecord {
+        /// What is wrong of it.
+        what: &'static str,
+    },
+    /// What belongs to the chain was written by a newer program.
+    #[error("a record of the chain has version {found}, this program knows up to {known}")]
+    RecordTooNew {
+        /// Its version.
+        found: u8,
+        /// The newest version that is known here.
+        known: u8,
+    },
+    /// No majority of the voters signed the record.
+    #[error("record {number} of era {era} is not signed by a majority of its voters")]
+    Uncertified {
+        /// The era of the record.
+        era: u32,
+        /// Its number.
+        number: u64,
     },
 }
 

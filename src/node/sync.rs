@@ -325,6 +325,9 @@ fn log_refusal(error: &LogError) -> Option<LogRefusal> {
         | LogError::UnknownAuthor(_)
         | LogError::Gap { .. }
         | LogError::Corrupt { .. }
+        | LogError::MalformedRecord { .. }
+        | LogError::RecordTooNew { .. }
+        | LogError::Uncertified { .. }
         | LogError::Store(_) => None,
     }
 }

@@ -1,0 +1,226 @@
+//! What records, votes, certificates and letters promise one by one.
+
+use super::super::{
+    Ballot, Certificate, Notary, Record, RecordBody, RecordHash, Row, SEGMENTS_MAX, SegmentName,
+    Tip, Vote,
+};
+use super::{Stub, first_row, genesis, next, volume_of, voters};
+use crate::base::DeviceId;
+use crate::log::LogError;
+
+/// A record in which every list holds something.
+fn full() -> RecordBody {
+    RecordBody {
+        era: 2,
+        number: 300,
+        prev: RecordHash([9; 32]),
+        segments: vec![
+            SegmentName {
+                log: 0x0102_0304_0506_0708,
+                seg_no: 70_000,
+                hash: [1; 32],
+            },
+            SegmentName {
+                log: 5,
+                seg_no: 1,
+                hash: [2; 32],
+            },
+        ],
+        ended: vec![4, 1000],
+        statements: vec![[3; 32]],
+        base_line: 299,
+        time_ms: 1_700_000_000_000,
+        voters: voters(&[1, 2, 3]),
+        is_checkpoint: true,
+    }
+}
+
+fn malformed(change: impl FnOnce(&mut RecordBody)) {
+    let mut body = full();
+    change(&mut body);
+    let refused = Record::new(body);
+    assert!(
+        matches!(refused, Err(LogError::MalformedRecord { .. })),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn the_bytes_of_a_record_are_those_of_the_format() {
+    let bytes = genesis(&[1]).to_bytes();
+    // Version, era, number, prev, no segments, no ends, one statement, base line, time, one voter
+    // with its incarnation, no checkpoint.
+    let mut expected = vec![1, 0, 0];
+    expected.extend([0; 32]);
+    expected.extend([0, 0, 1]);
+    expected.extend([7; 32]);
+    expected.extend([0, 0, 1, 1, 1, 0]);
+    assert_eq!(bytes, expected);
+
+    let record = Record::new(full()).unwrap();
+    let mut expected = vec![1, 2, 251, 44, 1];
+    expected.extend([9; 32]);
+    expected.extend([2, 253, 8, 7, 6, 5, 4, 3, 2, 1, 252, 112, 17, 1, 0]);
+    expected.extend([1; 32]);
+    expected.extend([5, 1]);
+    expected.extend([2; 32]);
+    expected.extend([2, 4, 251, 232, 3, 1]);
+    expected.extend([3; 32]);
+    expected.extend([251, 43, 1, 253, 0, 104, 229, 207, 139, 1, 0, 0]);
+    expected.extend([3, 1, 1, 2, 1, 3, 1, 1]);
+    assert_eq!(record.to_bytes(), expected);
+    let hash = blake3::derive_key("dfs/1 record", &expected);
+    assert_eq!(record.hash(), RecordHash(hash));
+    assert_eq!(Record::from_bytes(&expected).unwrap(), record);
+}
+
+#[test]
+fn every_other_form_of_a_record_is_refused() {
+    let bytes = Record::new(full()).unwrap().to_bytes();
+    let hash = Record::new(full()).unwrap().hash();
+    for at in 0..bytes.len() {
+        assert!(Record::from_bytes(&bytes[..at]).is_err(), "cut at {at}");
+        for bit in 0..8 {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1 << bit;
+            let other = Record::from_bytes(&changed);
+            assert!(other.is_err() || other.unwrap().hash() != hash, "byte {at}");
+        }
+    }
+    let mut newer = bytes.clone();
+    newer[0] = 2;
+    let refused = Record::from_bytes(&newer);
+    assert!(matches!(
+        refused,
+        Err(LogError::RecordTooNew { found: 2, known: 1 })
+    ));
+    // The era in two bytes more than it needs.
+    let longer = [&[1, 251, 2, 0], &bytes[2..]].concat();
+    assert!(Record::from_bytes(&longer).is_err());
+    assert!(Record::from_bytes(&[&bytes[..], &[0]].concat()).is_err());
+    assert!(Record::from_bytes(&[]).is_err());
+}
+
+#[test]
+fn a_record_has_one_form_and_bounds() {
+    malformed(|body| body.voters = voters(&[1, 2]));
+    malformed(|body| body.voters = voters(&[]));
+    malformed(|body| body.voters = voters(&[1, 3, 2]));
+    malformed(|body| body.voters = voters(&[1, 1, 2]));
+    malformed(|body| body.voters = voters(&[1, 2, 3, 4, 5]));
+    malformed(|body| body.prev = RecordHash([0; 32]));
+    malformed(|body| body.number = 0);
+    malformed(|body| body.base_line = 300);
+    malformed(|body| body.ended = vec![2, 2]);
+    malformed(|body| body.statements = vec![[2; 32], [1; 32]]);
+    malformed(|body| body.segments[1].hash = body.segments[0].hash);
+    let segments = |count: usize| {
+        let name = |index: usize| {
+            let mut hash = [0; 32];
+            hash[..8].copy_from_slice(&index.to_le_bytes());
+            SegmentName {
+                log: u64::MAX,
+                seg_no: u64::MAX,
+                hash,
+            }
+        };
+        (0..count).map(name).collect::<Vec<_>>()
+    };
+    malformed(|body| body.segments = segments(SEGMENTS_MAX + 1));
+    let mut greatest = full();
+    greatest.segments = segments(SEGMENTS_MAX);
+    greatest.ended = (u64::MAX - 4095..=u64::MAX).collect();
+    greatest.statements = (0..1024u32)
+        .map(|index| {
+            let mut hash = [0xff; 32];
+            hash[..4].copy_from_slice(&index.to_be_bytes());
+            hash
+        })
+        .collect();
+    let greatest = Record::new(greatest).unwrap();
+    let bytes = greatest.to_bytes();
+    assert!(bytes.len() + 200 < Record::MAX_BYTES, "{}", bytes.len());
+    assert_eq!(Record::from_bytes(&bytes).unwrap(), greatest);
+}
+
+#[test]
+fn a_record_follows_its_tip_alone() {
+    let tip = Tip::of(&Record::new(full()).unwrap());
+    let good = next(&tip, 1, voters(&[1]));
+    assert!(good.follows(&tip));
+    let other = |change: fn(&mut RecordBody)| {
+        let mut body = (*good).clone();
+        change(&mut body);
+        Record::new(body).unwrap().follows(&tip)
+    };
+    assert!(other(|body| body.base_line = 300));
+    assert!(!other(|body| body.base_line = 298));
+    assert!(!other(|body| body.era = 3));
+    assert!(!other(|body| body.number = 302));
+    assert!(!other(|body| body.prev = RecordHash([8; 32])));
+}
+
+/// A certificate of stub votes, in the order given.
+fn certificate(record: &Record, ballot: Ballot, signers: &[u64]) -> Certificate {
+    let volume = volume_of(&genesis(&[1, 2, 3]));
+    let vote = Vote::new(volume, record, ballot);
+    let signed = |device: &u64| (DeviceId(*device), Stub(DeviceId(*device)).sign(&vote));
+    Certificate {
+        ballot,
+        votes: signers.iter().map(signed).collect(),
+    }
+}
+
+#[test]
+fn a_certificate_is_of_a_majority_of_the_voters_before() {
+    let first = genesis(&[1, 2, 3]);
+    let volume = volume_of(&first);
+    let before = Tip::of(&first);
+    let ballot = Ballot {
+        round: 1,
+        leader: DeviceId(1),
+    };
+    // It names other voters than those that decide it.
+    let record = next(&before, 1, voters(&[4]));
+    let holds = |certificate: &Certificate| {
+        let checked = certificate.check(volume, &before, &record, &Stub(DeviceId(9)));
+        checked.is_ok()
+    };
+    assert!(holds(&certificate(&record, ballot, &[1, 3])));
+    assert!(holds(&certificate(&record, ballot, &[1, 2, 3])));
+    let refused: [&[u64]; 7] = [&[], &[2], &[2, 2], &[3, 1], &[4], &[1, 4], &[1, 2, 4]];
+    for signers in refused {
+        assert!(
+            !holds(&certificate(&record, ballot, signers)),
+            "{signers:?}"
+        );
+    }
+    let mut forged = certificate(&record, ballot, &[1, 3]);
+    forged.votes[1].1.0[40] ^= 1;
+    assert!(!holds(&forged));
+    // Votes at two ballots do not add up.
+    let mut mixed = certificate(&record, ballot, &[1, 3]);
+    let later = Ballot { round: 2, ..ballot };
+    mixed.votes[1] = certificate(&record, later, &[3]).votes[0];
+    assert!(!holds(&mixed));
+    let elsewhere = next(&Tip::of(&record), 1, voters(&[1]));
+    let proof = certificate(&elsewhere, ballot, &[1, 3]);
+    assert!(
+        proof
+            .check(volume, &before, &elsewhere, &Stub(DeviceId(9)))
+            .is_err()
+    );
+}
+
+#[test]
+fn a_row_is_read_as_it_was_written() {
+    let first = genesis(&[1, 2, 3]);
+    let mut row = first_row(2, &first);
+    row.accepted = Some((Ballot::default(), next(&row.tip, 1, voters(&[1]))));
+    row.is_unsure = true;
+    let bytes = row.to_bytes();
+    assert_eq!(Row::from_bytes(&bytes).unwrap(), row);
+    for at in 0..bytes.len() {
+        assert!(Row::from_bytes(&bytes[..at]).is_err());
+    }
+}

@@ -1,12 +1,20 @@
 //! The commit chain: numbered records that name segments, and the agreement of the voters on them.
 //!
-//! Owns: the bytes and the form of a [`Record`], and its [`Certificate`]. Must never know: which
-//! segments are worth naming, where the chain is kept. docs/format.md describes the bytes.
+//! Owns: the bytes and the form of a [`Record`], its [`Certificate`], and the [`Letter`]s in which
+//! the voters agree on one record after the other. Sans-IO: rows, messages, time and chance go in and
+//! out as values. Must never know: which segments are worth naming, where the chain is kept, who
+//! carries the messages.
+//!
+//! The register of record `n + 1` is one single-decree Paxos, decided by a majority of the voters
+//! that record `n` names. docs/format.md
+//! describes the bytes.
 
+mod message;
 mod record;
 mod row;
 mod vote;
 
+pub use message::{Letter, Message};
 pub use record::{
     ENDED_MAX, Record, RecordBody, RecordHash, RecordRef, SEGMENTS_MAX, STATEMENTS_MAX,
     SegmentName, VOTERS_MAX, Voter,

@@ -24,7 +24,7 @@ const ROOMS: [&str; 15] = [
 ];
 
 /// External crates that only some rooms may name.
-const WALLS: [(&str, &[&str]); 15] = [
+const WALLS: [(&str, &[&str]); 16] = [
     ("fuser", &["fuse"]),
     ("quinn", &["transport"]),
     ("rustls", &["transport"]),
@@ -40,6 +40,7 @@ const WALLS: [(&str, &[&str]); 15] = [
     ("qrcodegen", &["cli"]),
     ("tz", &["cli"]),
     ("rand_chacha", &["base"]),
+    ("stateright", &["log"]),
 ];
 
 /// `cli` speaks to the `daemon` room alone; `base` is everybody's.

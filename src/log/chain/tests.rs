@@ -1,5 +1,6 @@
 //! What the tests of the chain share: records of a few bytes, and votes that cost no arithmetic.
 
+mod check;
 mod rules;
 
 use super::{Notary, Record, RecordBody, RecordHash, Row, SegmentName, Tip, Vote, Voter};

@@ -1,11 +1,15 @@
 //! What records, votes, certificates and letters promise one by one.
 
+use std::sync::LazyLock;
+use std::time::Duration;
+
 use super::super::{
-    Ballot, Certificate, Notary, Record, RecordBody, RecordHash, Row, SEGMENTS_MAX, SegmentName,
-    Tip, Vote,
+    Agreement, Ballot, Certificate, Letter, Message, Notary, Record, RecordBody, RecordHash, Row,
+    SEGMENTS_MAX, SegmentName, Tip, VOTE_DOMAIN, Vote, Voter,
 };
 use super::{Stub, first_row, genesis, next, volume_of, voters};
-use crate::base::DeviceId;
+use crate::base::{DeviceId, Rng};
+use crate::crypto::{Identity, Signature};
 use crate::log::LogError;
 
 /// A record in which every list holds something.
@@ -212,6 +216,94 @@ fn a_certificate_is_of_a_majority_of_the_voters_before() {
     );
 }
 
+/// A notary with keys.
+struct Keys<'a> {
+    own: &'a Identity,
+    all: &'a [&'a Identity],
+}
+
+impl Notary for Keys<'_> {
+    fn sign(&self, vote: &Vote) -> Signature {
+        self.own.sign(VOTE_DOMAIN, &vote.to_bytes())
+    }
+    fn verify(&self, device: DeviceId, vote: &Vote, signature: &Signature) -> bool {
+        let identity = self.all.iter().find(|identity| identity.device() == device);
+        identity.is_some_and(|identity| {
+            let public = identity.public();
+            let verified = public.verify(VOTE_DOMAIN, &vote.to_bytes(), signature);
+            verified.is_ok()
+        })
+    }
+    fn endorses(&self, _: &Record) -> bool {
+        true
+    }
+}
+
+static ALICE: LazyLock<Identity> =
+    LazyLock::new(|| Identity::generate(&Rng::from_seed(1)).unwrap());
+static BOB: LazyLock<Identity> = LazyLock::new(|| Identity::generate(&Rng::from_seed(2)).unwrap());
+
+#[test]
+fn a_volume_of_one_decides_without_a_message() {
+    let keys = Keys {
+        own: &ALICE,
+        all: &[&ALICE],
+    };
+    let first = genesis(&[ALICE.device().0]);
+    let (volume, now) = (volume_of(&first), Duration::ZERO);
+    let row = first_row(ALICE.device().0, &first);
+    let mut agreement = Agreement::new(volume, row, now, 1);
+    agreement.tick(now, &keys);
+    let lead = agreement.poll();
+    assert!(agreement.is_free() && lead.must_sync && lead.messages.is_empty());
+    for number in 1..4 {
+        let before = agreement.tip().clone();
+        let record = next(&before, number, before.voters.clone());
+        assert!(agreement.propose(now, record.clone(), &keys));
+        let output = agreement.poll();
+        assert!(output.messages.is_empty() && output.must_sync);
+        assert_eq!(output.row.unwrap().tip, Tip::of(&record));
+        let [(decided, proof)] = &output.decided[..] else {
+            panic!("{number} is not decided");
+        };
+        assert_eq!(*decided, record);
+        proof.check(volume, &before, &record, &keys).unwrap();
+        let stranger = Keys {
+            own: &BOB,
+            all: &[&BOB],
+        };
+        assert!(proof.check(volume, &before, &record, &stranger).is_err());
+        assert!(agreement.is_free());
+    }
+}
+
+#[test]
+fn a_letter_is_of_its_sender_to_its_receiver() {
+    let first = genesis(&[1, 2, 3]);
+    let volume = volume_of(&first);
+    let message = Message::Accept {
+        ballot: Ballot::default(),
+        record: next(&Tip::of(&first), 1, voters(&[1])),
+    };
+    let letter = Letter::sign(&ALICE, volume, BOB.device(), message);
+    let bytes = letter.to_bytes();
+    let read = Letter::from_bytes(&bytes).unwrap();
+    assert_eq!(read, letter);
+    assert!(read.is_from(&ALICE.public(), volume));
+    assert!(!read.is_from(&BOB.public(), volume));
+    assert!(!read.is_from(&ALICE.public(), volume_of(&genesis(&[1]))));
+    for at in 0..bytes.len() {
+        assert!(Letter::from_bytes(&bytes[..at]).is_err());
+        let mut changed = bytes.clone();
+        changed[at] ^= 1;
+        let read = Letter::from_bytes(&changed);
+        assert!(
+            read.is_err() || !read.unwrap().is_from(&ALICE.public(), volume),
+            "{at}"
+        );
+    }
+}
+
 #[test]
 fn a_row_is_read_as_it_was_written() {
     let first = genesis(&[1, 2, 3]);
@@ -223,4 +315,69 @@ fn a_row_is_read_as_it_was_written() {
     for at in 0..bytes.len() {
         assert!(Row::from_bytes(&bytes[..at]).is_err());
     }
+}
+
+#[test]
+fn who_lost_its_row_is_another_voter() {
+    let first = genesis(&[1]);
+    let own = Voter {
+        device: DeviceId(1),
+        incarnation: 2,
+    };
+    let row = Row::new(own, Tip::of(&first));
+    let mut agreement = Agreement::new(volume_of(&first), row, Duration::ZERO, 1);
+    agreement.tick(Duration::from_secs(60), &Stub(own.device));
+    assert!(!agreement.is_voter() && !agreement.leads());
+    assert_eq!(agreement.poll(), Default::default());
+}
+
+#[test]
+fn a_lone_voter_that_was_put_back_waits_for_a_word() {
+    let first = genesis(&[1]);
+    let mut row = first_row(1, &first);
+    row.is_unsure = true;
+    let stub = Stub(DeviceId(1));
+    let mut agreement = Agreement::new(volume_of(&first), row, Duration::ZERO, 1);
+    agreement.tick(Duration::from_secs(60), &stub);
+    assert!(agreement.is_recalling() && !agreement.leads());
+    agreement.trust_row();
+    agreement.tick(Duration::from_secs(62), &stub);
+    let row = agreement.poll().row.unwrap();
+    assert!(agreement.is_free() && !row.is_unsure);
+}
+
+#[test]
+fn one_vote_a_ballot_and_none_for_what_is_not_endorsed() {
+    struct Strict(Stub, RecordHash);
+    impl Notary for Strict {
+        fn sign(&self, vote: &Vote) -> Signature {
+            self.0.sign(vote)
+        }
+        fn verify(&self, device: DeviceId, vote: &Vote, signature: &Signature) -> bool {
+            self.0.verify(device, vote, signature)
+        }
+        fn endorses(&self, record: &Record) -> bool {
+            record.hash() != self.1
+        }
+    }
+    let first = genesis(&[1, 2, 3]);
+    let row = first_row(2, &first);
+    let leader = DeviceId(1);
+    let ballot = Ballot { round: 1, leader };
+    let record = |mark| next(&row.tip, mark, row.tip.voters.clone());
+    let strict = Strict(Stub(DeviceId(2)), record(7).hash());
+    let mut agreement = Agreement::new(volume_of(&first), row.clone(), Duration::ZERO, 1);
+    let mut answers = |from, mark| {
+        let accept = Message::Accept {
+            ballot,
+            record: record(mark),
+        };
+        agreement.receive(Duration::ZERO, from, accept, &strict);
+        agreement.poll().messages.len()
+    };
+    assert_eq!(answers(leader, 7), 0, "not endorsed");
+    assert_eq!(answers(DeviceId(3), 1), 0, "another's ballot");
+    assert_eq!(answers(leader, 1), 1);
+    assert_eq!(answers(leader, 1), 1, "said again");
+    assert_eq!(answers(leader, 2), 0, "a second record at one ballot");
 }

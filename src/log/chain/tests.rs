@@ -2,6 +2,7 @@
 
 mod check;
 mod rules;
+mod storm;
 
 use super::{Notary, Record, RecordBody, RecordHash, Row, SegmentName, Tip, Vote, Voter};
 use crate::base::{DeviceId, VolumeId};

@@ -2,8 +2,10 @@
 //!
 //! Each operation is done to files of 1, 1,000 and 100,000 pieces of 4 KiB, one each 16 KiB, and listing
 //! to a folder of 200,000 names (`PIECES=` and `NAMES=` say other numbers). While it goes on another
-//! thread looks at a small file, again and again: the slowest look is what others wait. With a folder
-//! of ext4 beside that of a mount the tables are side by side on one machine.
+//! thread looks up a name, and changes the times of a small file, again and again: the slowest of each
+//! is what others wait. What they wait beside nothing at all, and beside programs that do nothing but
+//! take the processors, stands first: so much of it is the machine's. With a folder of ext4 beside that
+//! of a mount the tables are side by side on one machine.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
@@ -25,10 +27,13 @@ fn main() {
         let folder = folder.join("pieces");
         fs::create_dir(&folder).expect("a new folder");
         println!(
-            "{}: milliseconds, and the slowest look of another program",
+            "{}: milliseconds, and the slowest lookup and change of another program",
             folder.display()
         );
         fs::write(folder.join("small"), "x").expect("written");
+        measure(&folder, "nothing", 0, || busy(0));
+        measure(&folder, "a busy processor", 1, || busy(1));
+        measure(&folder, "busy processors", 4, || busy(4));
         for pieces in numbers("PIECES", &[1, 1_000, 100_000]) {
             file(&folder, pieces);
         }
@@ -49,37 +54,63 @@ fn numbers(variable: &str, usual: &[u64]) -> Vec<u64> {
         .collect()
 }
 
+/// Keeps processors busy for a while.
+fn busy(threads: u32) {
+    let started = now();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(move || while elapsed_since(started) < BUSY {});
+        }
+        std::thread::park_timeout(BUSY);
+    });
+}
+
+/// The slowest lookup and the slowest change that another program met, in microseconds.
+#[derive(Default)]
+struct Slowest {
+    lookup: AtomicU64,
+    change: AtomicU64,
+}
+
+/// How often somebody asked.
+static ASKED: AtomicU64 = AtomicU64::new(1);
+
+/// Asks for small things until it is told to stop.
+fn ask(folder: &Path, slowest: &Slowest, stop: &AtomicBool) {
+    let small = folder.join("small");
+    let took = |slowest: &AtomicU64, ask: &dyn Fn()| {
+        let started = now();
+        ask();
+        let took = u64::try_from(elapsed_since(started).as_micros()).unwrap_or(u64::MAX);
+        slowest.fetch_max(took, Ordering::Relaxed);
+    };
+    while !stop.load(Ordering::Relaxed) {
+        let number = ASKED.fetch_add(1, Ordering::Relaxed);
+        // Never there, nor asked for before, so that the filesystem is asked.
+        let none = folder.join(format!("none-{number}"));
+        took(&slowest.lookup, &|| drop(fs::metadata(&none)));
+        let time = rustix::fs::Timespec {
+            tv_sec: i64::try_from(number).unwrap_or(0),
+            tv_nsec: 0,
+        };
+        let times = Timestamps {
+            last_access: time,
+            last_modification: time,
+        };
+        took(&slowest.change, &|| {
+            let flags = rustix::fs::AtFlags::empty();
+            rustix::fs::utimensat(CWD, &small, &times, flags).expect("times");
+        });
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
 /// Does something, and prints how long that took and what another one waited.
 fn measure<T>(folder: &Path, what: &str, size: u64, run: impl FnOnce() -> T) -> T {
     let stop = AtomicBool::new(false);
-    let slowest = AtomicU64::new(0);
-    let (stop, slowest) = (&stop, &slowest);
+    let slowest = Slowest::default();
     std::thread::scope(|scope| {
-        scope.spawn(move || {
-            let small = folder.join("small");
-            let mut number = 0;
-            while !stop.load(Ordering::Relaxed) {
-                number += 1;
-                let started = now();
-                // Never there, so that the filesystem is asked; then a change.
-                let _ = fs::metadata(folder.join(format!("none-{number}")));
-                let times = Timestamps {
-                    last_access: rustix::fs::Timespec {
-                        tv_sec: number,
-                        tv_nsec: 0,
-                    },
-                    last_modification: rustix::fs::Timespec {
-                        tv_sec: number,
-                        tv_nsec: 0,
-                    },
-                };
-                rustix::fs::utimensat(CWD, &small, &times, rustix::fs::AtFlags::empty())
-                    .expect("times");
-                let took = u64::try_from(elapsed_since(started).as_micros()).unwrap_or(u64::MAX);
-                slowest.fetch_max(took, Ordering::Relaxed);
-                std::thread::park_timeout(Duration::from_millis(1));
-            }
-        });
+        scope.spawn(|| ask(folder, &slowest, &stop));
         let started = now();
         let done = run();
         let took = elapsed_since(started);
@@ -89,14 +120,20 @@ fn measure<T>(folder: &Path, what: &str, size: u64, run: impl FnOnce() -> T) -> 
         }
         stop.store(true, Ordering::Relaxed);
         let took = took.as_secs_f64() * 1e3;
-        let waited = slowest.load(Ordering::Relaxed) as f64 / 1e3;
-        println!("{what:<24} {size:>8} {took:>12.2} ms, others {waited:>9.2} ms");
+        let waited = |slowest: &AtomicU64| slowest.load(Ordering::Relaxed) as f64 / 1e3;
+        let (lookup, change) = (waited(&slowest.lookup), waited(&slowest.change));
+        println!(
+            "{what:<20} {size:>7} {took:>9.2} ms, lookup {lookup:>7.2} ms, change {change:>7.2} ms"
+        );
         done
     })
 }
 
 /// How long others are watched after an operation: changes wait for a second to be written.
 const AFTER: Duration = Duration::from_millis(1500);
+
+/// How long processors are kept busy.
+const BUSY: Duration = Duration::from_secs(3);
 
 fn file(folder: &Path, pieces: u64) {
     let path = folder.join("file");

@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use parking_lot::MutexGuard;
+
 use super::extents::Layers;
 use super::fold::fold_within;
 use super::op::{OP_INLINE_MAX_BYTES, OP_PIECES_MAX, OpKind, Write};
@@ -20,10 +22,22 @@ use super::{Result, Volume, VolumeError};
 use crate::base::{Ino, OpId};
 use crate::store::{Batch, Table, VALUE_MAX_BYTES};
 
-/// Writes of one file, each built on the one before.
-#[derive(Default)]
-struct Chain {
-    writes: Vec<(OpId, Record)>,
+/// A write of a chain.
+struct Link {
+    id: OpId,
+    record: Record,
+    /// Size of the record's row.
+    bytes: usize,
+}
+
+/// What drafts have written, as far as they were looked at.
+struct Chains {
+    /// Writes of one file, each built on the one before, which nothing else has met.
+    files: BTreeMap<Ino, Vec<Link>>,
+    /// Inode rows of files with a chain, by digest.
+    inodes: HashMap<u64, Ino>,
+    /// The next op to look at.
+    next: OpId,
 }
 
 /// An op that does what several did.
@@ -35,96 +49,152 @@ struct United {
 }
 
 impl Volume {
-    /// Unites drafts that overwrite each other.
-    pub(super) fn coalesce(&self, state: &mut State) -> Result<()> {
-        if !std::mem::take(&mut state.rewrites) {
-            return Ok(());
-        }
-        let mut batch = Batch::new();
-        let (mut gone, mut united) = (Vec::new(), Vec::new());
-        for chain in self.chains(state)? {
-            let Some(whole) = self.unite(&chain)? else {
-                continue;
-            };
-            for id in whole.replaced {
-                batch.delete(Table::Op, id.to_key());
-                gone.push(id);
+    /// Unites drafts that overwrite each other; by whoever seals, since drafts must not change but by
+    /// that.
+    ///
+    /// They are read while the writer's lock is free. Under it, what came meanwhile is looked at, and
+    /// some writes of one file are united: others wait for so much and no more. Returns how often the
+    /// lock was held.
+    pub(super) fn coalesce(&self) -> Result<usize> {
+        let first = {
+            let mut state = self.state.lock();
+            let is_worth = std::mem::take(&mut state.rewrites);
+            state.drafts.front().copied().filter(|_| is_worth)
+        };
+        let Some(first) = first else {
+            return Ok(0);
+        };
+        // A merge may undo drafts and redo them, so none begins meanwhile. Where one goes on, the next
+        // seal does this.
+        let Some(_feed) = self.feed.try_lock() else {
+            self.state.lock().rewrites = true;
+            return Ok(0);
+        };
+        let mut chains = Chains {
+            files: BTreeMap::new(),
+            inodes: HashMap::new(),
+            next: first,
+        };
+        self.look_on(&mut chains, usize::MAX)?;
+        let long = chains.files.iter().filter(|(_, chain)| chain.len() > 1);
+        let files: Vec<Ino> = long.map(|(ino, _)| *ino).collect();
+        let mut holds = 0;
+        for ino in files {
+            while let Some(mut state) = self.lock_after(&mut chains)? {
+                holds += 1;
+                if !self.unite_some(&mut state, &mut chains, ino)? {
+                    break;
+                }
             }
-            batch.put(Table::Op, whole.id.to_key(), whole.record.encode());
-            united.push(whole.id);
         }
-        if gone.is_empty() {
-            return Ok(());
+        Ok(holds)
+    }
+
+    /// Takes the writer's lock when all ops are looked at; `None` where they come faster than that.
+    fn lock_after(&self, chains: &mut Chains) -> Result<Option<MutexGuard<'_, State>>> {
+        for _ in 0..LOOKS_MAX {
+            self.look_on(chains, usize::MAX)?;
+            let state = self.state.lock();
+            if self.look_on(chains, HELD_RECORDS_MAX)? {
+                return Ok(Some(state));
+            }
         }
+        Ok(None)
+    }
+
+    /// Unites the last writes of a file, as many as are the work of a few milliseconds; returns
+    /// whether those before them may be united with what came of it.
+    fn unite_some(&self, state: &mut State, chains: &mut Chains, ino: Ino) -> Result<bool> {
+        let Some(chain) = chains.files.get_mut(&ino) else {
+            return Ok(false);
+        };
+        // What was seen in between is not what the first had seen.
+        let end = chain.last().map(|link| state.group_of(link.id));
+        let seen = |link: &Link| Some(state.group_of(link.id)) == end;
+        let from = chain.len() - light_count(chain, seen);
+        let Some(whole) = self.unite(chain.get(from..).unwrap_or_default())? else {
+            return Ok(false);
+        };
+        let mut batch = Batch::new();
+        for id in &whole.replaced {
+            batch.delete(Table::Op, id.to_key());
+        }
+        let record = whole.record.encode();
+        let bytes = record.len();
+        batch.put(Table::Op, whole.id.to_key(), record);
         self.view.rows.commit(batch)?;
-        for id in gone.iter().chain(&united) {
+        for id in whole.replaced.iter().chain([&whole.id]) {
             state.drop_kind(*id);
         }
         // What a merge knew of the ops that are gone.
         state.index = None;
-        gone.sort_unstable();
-        state
-            .drafts
-            .retain(|draft| gone.binary_search(draft).is_err());
-        Ok(())
+        let gone = |draft: &OpId| whole.replaced.binary_search(draft).is_ok();
+        state.drafts.retain(|draft| !gone(draft));
+        state.counts.drafts = state.drafts.len() as u64;
+        chain.truncate(chain.len() - whole.replaced.len() - 1);
+        let is_more = !chain.is_empty() && chain.len() == from;
+        chain.push(Link {
+            id: whole.id,
+            record: whole.record,
+            bytes,
+        });
+        Ok(is_more)
     }
 
-    /// Returns the chains of drafts that nothing else has met.
-    fn chains(&self, state: &State) -> Result<Vec<Chain>> {
-        let Some(first) = state.drafts.front() else {
-            return Ok(Vec::new());
-        };
-        let mut chains: BTreeMap<Ino, Chain> = BTreeMap::new();
-        // Inode rows of files with a chain, by digest.
-        let mut files: HashMap<u64, Ino> = HashMap::new();
+    /// Looks at the next ops, at `most` of them and so many bytes as others may wait for, or at all
+    /// that there are where `most` is no limit; returns whether that was all.
+    fn look_on(&self, chains: &mut Chains, most: usize) -> Result<bool> {
+        let (mut left, mut bytes) = (most, 0);
+        let mut is_all = true;
         let mut failed = None;
+        let from = chains.next.to_key();
         let mut visit = |key: &[u8], value: &[u8]| {
-            // One that replaces so much is no small write, and what it met is much to read.
-            if value.len() > RECORD_MAX_BYTES {
-                chains.clear();
-                files.clear();
-                return ControlFlow::Continue(());
+            bytes += value.len();
+            if most < usize::MAX && (left == 0 || bytes > LIGHT_BYTES) {
+                is_all = false;
+                return ControlFlow::Break(());
             }
-            let (id, record) = match (OpId::from_key(key), Record::decode(value)) {
-                (Some(id), Ok(record)) => (id, record),
-                (None, _) => {
-                    failed = Some(BAD_OP_KEY);
-                    return ControlFlow::Break(());
-                }
-                (_, Err(error)) => {
+            left -= 1;
+            match self.look_at(chains, key, value) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
                     failed = Some(error);
-                    return ControlFlow::Break(());
-                }
-            };
-            if let Some((ino, base)) = self.plain_write(id, &record) {
-                let chain = chains.entry(ino).or_default();
-                let goes_on = chain.writes.last().is_some_and(|(last, _)| {
-                    // What was seen in between is not what the first had seen.
-                    *last == base && state.group_of(*last) == state.group_of(id)
-                });
-                if !goes_on {
-                    chain.writes.clear();
-                }
-                chain.writes.push((id, record));
-                files.insert(RowKey::Inode(ino).digest(), ino);
-                return ControlFlow::Continue(());
-            }
-            let written = record.writes.iter().map(|(key, _)| key.digest());
-            for digest in written.chain(record.reads.iter().copied()) {
-                if let Some(ino) = files.remove(&digest) {
-                    chains.remove(&ino);
+                    ControlFlow::Break(())
                 }
             }
-            ControlFlow::Continue(())
         };
-        self.view
-            .rows
-            .scan(Table::Op, &first.to_key(), None, &mut visit)?;
-        if let Some(error) = failed {
-            return Err(error);
+        self.view.rows.scan(Table::Op, &from, None, &mut visit)?;
+        failed.map_or(Ok(is_all), Err)
+    }
+
+    /// Adds an op to the chains, or ends those that it has met.
+    fn look_at(&self, chains: &mut Chains, key: &[u8], value: &[u8]) -> Result<()> {
+        let id = OpId::from_key(key).ok_or(BAD_OP_KEY)?;
+        chains.next = after(id);
+        // One that replaces so much is no small write, and what it met is much to read.
+        if value.len() > RECORD_MAX_BYTES {
+            chains.files.clear();
+            chains.inodes.clear();
+            return Ok(());
         }
-        let chains = chains.into_values();
-        Ok(chains.filter(|chain| chain.writes.len() > 1).collect())
+        let record = Record::decode(value)?;
+        if let Some((ino, base)) = self.plain_write(id, &record) {
+            let chain = chains.files.entry(ino).or_default();
+            if chain.last().is_none_or(|last| last.id != base) {
+                chain.clear();
+            }
+            let bytes = value.len();
+            chain.push(Link { id, record, bytes });
+            chains.inodes.insert(RowKey::Inode(ino).digest(), ino);
+            return Ok(());
+        }
+        let written = record.writes.iter().map(|(key, _)| key.digest());
+        for digest in written.chain(record.reads.iter().copied()) {
+            if let Some(ino) = chains.inodes.remove(&digest) {
+                chains.files.remove(&ino);
+            }
+        }
+        Ok(())
     }
 
     /// Returns file and base of an own write that changed the file it names and nothing else.
@@ -140,12 +210,11 @@ impl Volume {
     /// Returns the op that does what the end of a chain does, as much of it as one op can do, with
     /// its record, and the ops before it that it replaces; `None` where that is none, or where the
     /// view would not be the same.
-    fn unite(&self, chain: &Chain) -> Result<Option<United>> {
-        let Some((from, kind)) = last_that_fit(&chain.writes) else {
+    fn unite(&self, chain: &[Link]) -> Result<Option<United>> {
+        let Some((from, kind)) = last_that_fit(chain) else {
             return Ok(None);
         };
-        let (Some(writes), Some((last, _))) = (chain.writes.get(from..), chain.writes.last())
-        else {
+        let (Some(writes), Some(Link { id: last, .. })) = (chain.get(from..), chain.last()) else {
             return Ok(None);
         };
         if kind.flaw().is_some() {
@@ -153,7 +222,7 @@ impl Volume {
         }
         // The file as it was before them.
         let mut overlay = Overlay::default();
-        for (_, record) in writes.iter().rev() {
+        for Link { record, .. } in writes.iter().rev() {
             for (key, before) in &record.writes {
                 let row = match before {
                     Some(bytes) => Some(Stored::decode(key, bytes.clone())?),
@@ -173,7 +242,7 @@ impl Volume {
         if !self.leads_to_the_view(&overlay, &effects)? {
             return Ok(None);
         }
-        let replaced = writes.iter().map(|(id, _)| *id).filter(|id| id != last);
+        let replaced = writes.iter().map(|link| link.id).filter(|id| id != last);
         Ok(Some(United {
             id: *last,
             record: Record::new(Arc::new(kind), &effects),
@@ -200,9 +269,9 @@ impl Volume {
 
 /// Returns the write that does what the last writes of a chain do, as many as fit into one op, and
 /// the place of the first of them; `None` where they are less than two.
-fn last_that_fit(writes: &[(OpId, Record)]) -> Option<(usize, OpKind)> {
+fn last_that_fit(writes: &[Link]) -> Option<(usize, OpKind)> {
     let mut whole: Option<(usize, Layers, Write)> = None;
-    for (index, (_, record)) in writes.iter().enumerate() {
+    for (index, Link { record, .. }) in writes.iter().enumerate() {
         let write = record.kind.as_write()?;
         if let Some((_, layers, merged)) = &mut whole {
             layers.add(&write.pieces, write.size);
@@ -232,6 +301,66 @@ const UNDO_MAX_BYTES: usize = VALUE_MAX_BYTES / 2;
 /// Largest record that is looked at: the writer waits meanwhile.
 const RECORD_MAX_BYTES: usize = 512 << 10;
 
+/// Returns how many of the last writes of a chain, of those that `may` be united, are at once.
+fn light_count(chain: &[Link], may: impl Fn(&Link) -> bool) -> usize {
+    let (mut bytes, mut rows) = (0, 0);
+    let is_light = |link: &&Link| {
+        bytes += link.bytes;
+        rows += link.record.writes.len();
+        bytes <= LIGHT_BYTES && rows <= LIGHT_ROWS && may(link)
+    };
+    chain.iter().rev().take_while(is_light).count()
+}
+
+/// Returns the least op above `id`.
+fn after(id: OpId) -> OpId {
+    let key = u128::from_be_bytes(id.to_key()).saturating_add(1);
+    OpId::from_key(&key.to_be_bytes()).unwrap_or(id)
+}
+
+/// Most bytes and rows of records that are united under one hold of the writer's lock.
+const LIGHT_BYTES: usize = 1 << 20;
+const LIGHT_ROWS: usize = 1024;
+
+/// Most ops that are looked at under a hold of the writer's lock.
+const HELD_RECORDS_MAX: usize = 64;
+
+/// How often ops are looked at before they are found to come too fast.
+const LOOKS_MAX: usize = 8;
+
 const BAD_OP_KEY: VolumeError = VolumeError::Corrupt {
     what: "the key of an op",
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(rows: usize, bytes: usize) -> Link {
+        let name = String::new();
+        Link {
+            id: OpId::default(),
+            record: Record {
+                kind: Arc::new(OpKind::Device { name }),
+                reads: Vec::new(),
+                writes: vec![(RowKey::Inode(Ino::ROOT), None); rows],
+            },
+            bytes,
+        }
+    }
+
+    #[test]
+    fn what_is_united_under_one_hold_has_a_bound_in_bytes_and_in_rows() {
+        let count = |links: usize, rows, bytes| {
+            let chain: Vec<Link> = (0..links).map(|_| link(rows, bytes)).collect();
+            light_count(&chain, |_| true)
+        };
+        assert_eq!(count(10, 1, 100), 10);
+        assert_eq!(count(10_000, 2, 100), LIGHT_ROWS / 2);
+        assert_eq!(count(10_000, 2, 64 << 10), LIGHT_BYTES / (64 << 10));
+        assert_eq!(count(5, LIGHT_ROWS + 1, 100), 0);
+        let chain = [link(1, 100), link(2, 100), link(1, 100)];
+        let may = |link: &Link| link.record.writes.len() == 1;
+        assert_eq!(light_count(&chain, may), 1);
+    }
+}

@@ -9,6 +9,7 @@ use super::body;
 use super::op::OpKind;
 use super::record::Record;
 use super::state::{Progress, State};
+use super::trim::TRIM_SLICE;
 use super::{Result, Volume, VolumeError};
 use crate::base::limits::{SEGMENT_BODY_MAX_BYTES, SEGMENT_OPS_MAX};
 use crate::base::{LogId, OpId, Stamp};
@@ -55,9 +56,9 @@ impl Volume {
     /// Seals one segment, while the writer's lock is free: drafts do not change but by the one who
     /// seals, and new ones are added behind them.
     fn seal_next(&self) -> Result<Option<SealedSegment>> {
+        self.coalesce()?;
         let (drafts, seen) = {
             let mut state = self.state.lock();
-            self.coalesce(&mut state)?;
             state.written.clear();
             let log = &self.config.log;
             let seen = state.seen_by_drafts(log.own_log(), &log.logs_of(self.device));
@@ -81,7 +82,9 @@ impl Volume {
         }
         let mut cut = state.cut;
         if state.alone {
-            for id in sealed.clone() {
+            // The first of them: that a full disk takes this, which gives room back. A trim removes the
+            // others, some at a time.
+            for id in sealed.clone().take(TRIM_SLICE) {
                 batch.delete(Table::Op, id.to_key());
             }
             cut = cut.max(OpId {

@@ -15,7 +15,7 @@ use crate::store::{Batch, Table};
 const REAP_SLICE: usize = 16;
 
 /// Rows removed under one hold of the writer's lock.
-const TRIM_SLICE: usize = 256;
+pub(super) const TRIM_SLICE: usize = 256;
 
 impl Volume {
     /// Says whether no other device authors ops. While alone, what is sealed is below the cut, and
@@ -91,8 +91,10 @@ impl Volume {
     fn reap(&self) -> Result<()> {
         let mut after = RowKey::Orphan(Ino(0));
         loop {
+            // What was removed of this table slows the look down: nobody waits for it.
+            let cut = self.state.lock().cut;
+            let (next, orphans) = self.reapable(cut, after)?;
             let mut state = self.state.lock();
-            let (next, orphans) = self.reapable(&state, after)?;
             let (mut orphans, mut from) = (&*orphans, 0);
             while !orphans.is_empty() {
                 let gone;
@@ -110,7 +112,7 @@ impl Volume {
     }
 
     /// Returns the next slice of nodes to reap, and where the one after it starts.
-    fn reapable(&self, state: &State, from: RowKey) -> Result<(Option<RowKey>, Vec<Ino>)> {
+    fn reapable(&self, cut: OpId, from: RowKey) -> Result<(Option<RowKey>, Vec<Ino>)> {
         let mut orphans = Vec::new();
         let mut next = None;
         let mut seen = 0;
@@ -122,7 +124,7 @@ impl Volume {
             }
             seen += 1;
             if let (RowKey::Orphan(ino), Value::Orphan(by)) = (key, &row.value)
-                && *by <= state.cut
+                && *by <= cut
                 && !self.is_held(ino)
             {
                 orphans.push(ino);
@@ -132,13 +134,22 @@ impl Volume {
         Ok((next, orphans))
     }
 
+    /// Tells whether a node is still one without a name: it may have got one back.
+    fn is_reapable(&self, ino: Ino, cut: OpId) -> Result<bool> {
+        let row = self.view.row(&RowKey::Orphan(ino))?;
+        Ok(match row.as_ref().map(|row| &row.value) {
+            Some(Value::Orphan(by)) => *by <= cut,
+            _ => false,
+        })
+    }
+
     /// Removes the first of some nodes; returns how many are done with, and from which offset on the
     /// next one has extents: of a long file a part is removed, of the first that before `from` was.
     fn reap_some(&self, state: &mut State, orphans: &[Ino], from: u64) -> Result<(usize, u64)> {
         let mut overlay = Overlay::default();
         let (mut gone, mut from) = (0, from);
         for ino in orphans.iter().take(REAP_SLICE) {
-            if !self.is_held(*ino) {
+            if !self.is_held(*ino) && self.is_reapable(*ino, state.cut)? {
                 if let Some(next) = self.remove_node(*ino, from, &mut overlay)? {
                     from = next;
                     break;

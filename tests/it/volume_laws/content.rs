@@ -280,6 +280,26 @@ fn what_one_segment_overwrites_it_carries_once() {
 }
 
 #[test]
+fn thousands_of_writes_of_one_page_become_one_op_a_part_at_a_time() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("db", "base");
+    sync(&devices);
+    let seg_no = a.log.head(a.log.own_log()).unwrap().seg_no;
+    // More than are united at once.
+    for round in 0..1500 {
+        a.put("db", &format!("page {round:04}"));
+    }
+    a.publish();
+    let segment = a.log.get(a.log.own_log(), seg_no + 1).unwrap().unwrap();
+    assert_eq!(segment.header.op_count, 1);
+    assert_eq!(a.text("db"), "page 1499");
+    b.pull(a, usize::MAX);
+    assert_eq!(b.text("db"), "page 1499");
+    agree(&devices);
+}
+
+#[test]
 fn scattered_writes_are_carried_as_few_ops_as_they_fit() {
     const WRITES: u64 = 60;
     const PIECES: u64 = 100;

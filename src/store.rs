@@ -21,6 +21,7 @@ pub mod tree;
 
 mod batch;
 mod compact;
+mod current;
 mod error;
 mod first_start;
 mod footprint;

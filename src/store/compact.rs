@@ -12,6 +12,7 @@ use fjall::compaction::filter::{
 use fjall::{AbstractTree, Database, Keyspace};
 use parking_lot::{Condvar, Mutex};
 
+use super::current::Current;
 use super::gate::Gate;
 use crate::base::task;
 
@@ -39,12 +40,14 @@ impl Compactor {
         database: &Database,
         tree: &Keyspace,
         brake: &Brake,
+        current: &Arc<Current>,
     ) -> std::io::Result<Self> {
         let signal = Arc::new(Signal::default());
         let of_thread = Arc::clone(&signal);
         let (database, tree, brake) = (database.clone(), tree.clone(), brake.clone());
+        let current = Arc::clone(current);
         let thread = task::thread("row-compact", move || {
-            of_thread.serve(&database, &tree, &brake);
+            of_thread.serve(&database, &tree, &brake, &current);
         })?;
         Ok(Self {
             signal,
@@ -71,7 +74,7 @@ impl Compactor {
 }
 
 impl Signal {
-    fn serve(&self, database: &Database, tree: &Keyspace, brake: &Brake) {
+    fn serve(&self, database: &Database, tree: &Keyspace, brake: &Brake, current: &Current) {
         loop {
             {
                 let mut state = self.state.lock();
@@ -91,7 +94,7 @@ impl Signal {
             // The database asserts what its files say about themselves.
             let compact = || tree.tree.compact(strategy, watermark);
             match catch_unwind(AssertUnwindSafe(compact)) {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => current.renew(tree),
                 // What was begun lies there as files that nothing names, until the next opening.
                 _ if brake.is_on() => {}
                 Ok(Err(error)) => tracing::warn!(?error, "the row database was not compacted"),

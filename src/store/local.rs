@@ -11,6 +11,7 @@ use std::sync::Arc;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, Readable};
 
 use super::compact::{Brake, Compactor};
+use super::current::{Current, Found};
 use super::gate::Gate;
 use super::tree::{Tree, TreeChange, TreeRow};
 use super::{StoreError, StoreOptions};
@@ -27,6 +28,8 @@ pub(super) struct LocalTree {
     folder: PathBuf,
     gate: Gate,
     brake: Brake,
+    /// Before the database, whose files it holds.
+    current: ManuallyDrop<Arc<Current>>,
     compactor: ManuallyDrop<Compactor>,
     database: ManuallyDrop<Database>,
 }
@@ -73,7 +76,8 @@ impl LocalTree {
         let (database, tree) = opened.map_err(|e| database_error("open", folder, e))?;
         // A new one begins with one of 64 MiB, of nothing.
         empty_journals(folder)?;
-        let compactor = Compactor::start(&database, &tree, &brake)
+        let current = Arc::new(Current::new(&tree, gate.clone()));
+        let compactor = Compactor::start(&database, &tree, &brake, &current)
             .map_err(|e| StoreError::io("start a thread for", folder, e))?;
         Ok(Self {
             tree: ManuallyDrop::new(tree),
@@ -81,6 +85,7 @@ impl LocalTree {
             folder: folder.to_owned(),
             gate,
             brake,
+            current: ManuallyDrop::new(current),
             compactor: ManuallyDrop::new(compactor),
             database: ManuallyDrop::new(database),
         })
@@ -109,16 +114,22 @@ impl LocalTree {
 
 impl Tree for LocalTree {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let sealed = self.tree.get(key);
-        match sealed.map_err(|e| database_error("read", &self.folder, e))? {
+        let failed = |e| database_error("read", &self.folder, e);
+        match self.current.get(key).map_err(|e| failed(e.into()))? {
+            Found::Nothing => return Ok(None),
+            Found::Value(sealed) => return self.open_value(key, &sealed).map(Some),
+            Found::Apart => {}
+        }
+        match self.tree.get(key).map_err(failed)? {
             Some(sealed) => self.open_value(key, &sealed).map(Some),
             None => Ok(None),
         }
     }
 
     fn contains(&self, key: &[u8]) -> Result<bool, StoreError> {
-        let there = self.tree.contains_key(key);
-        there.map_err(|e| database_error("read", &self.folder, e))
+        let there = self.current.get(key);
+        let there = there.map_err(|e| database_error("read", &self.folder, e.into()))?;
+        Ok(!matches!(there, Found::Nothing))
     }
 
     fn range<'a>(
@@ -164,6 +175,7 @@ impl Tree for LocalTree {
             return Err(StoreError::Frozen);
         }
         ingestion.finish().map_err(failed)?;
+        self.current.renew(&self.tree);
         self.compactor.wake();
         Ok(())
     }
@@ -187,6 +199,7 @@ impl Drop for LocalTree {
         // SAFETY: each is dropped here and nowhere else, and nothing uses it afterwards.
         unsafe {
             ManuallyDrop::drop(&mut self.compactor);
+            ManuallyDrop::drop(&mut self.current);
             ManuallyDrop::drop(&mut self.tree);
             ManuallyDrop::drop(&mut self.database);
         }
@@ -271,14 +284,71 @@ const LARGE_VALUE_BYTES: u32 = 2 << 10;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use fjall::AbstractTree;
+
     use super::*;
-    use crate::base::Rng;
+    use crate::base::{Rng, task};
     use crate::crypto::{Identity, LocalKey};
 
     fn local_key(seed: u64) -> LocalKey {
         Identity::generate(&Rng::from_seed(seed))
             .unwrap()
             .local_key()
+    }
+
+    #[test]
+    fn a_row_is_looked_up_while_a_new_version_is_made_durable() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = local_key(1);
+        let tree = Arc::new(open(folder.path(), &key, 1).unwrap());
+        put(&tree, b"a", b"small");
+        put(&tree, b"b", b"gone");
+        tree.apply(&mut |change| change(b"b", None)).unwrap();
+        // What the database holds meanwhile.
+        let writing = tree.tree.tree.get_version_history_lock();
+        let (sender, looked) = std::sync::mpsc::channel();
+        let reader = Arc::clone(&tree);
+        let looking = task::thread("look", move || {
+            let found = [b"a", b"b", b"c"].map(|key| reader.get(key).unwrap());
+            let there = [b"a", b"b", b"c"].map(|key| reader.contains(key).unwrap());
+            sender.send((found, there)).unwrap();
+        });
+        let looked = looked.recv_timeout(Duration::from_secs(30));
+        drop(writing);
+        looking.unwrap().join().unwrap();
+        let (found, there) = looked.expect("nobody is kept out");
+        assert_eq!(found, [Some(b"small".to_vec()), None, None]);
+        assert_eq!(there, [true, false, false]);
+    }
+
+    #[test]
+    fn what_is_looked_up_follows_each_change_whoever_compacts() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = local_key(1);
+        let tree = open(folder.path(), &key, 1).unwrap();
+        for round in 0..40_u32 {
+            let value = round.to_le_bytes();
+            tree.apply(&mut |change| {
+                for name in 0..50_u8 {
+                    let is_there = u32::from(name) != round;
+                    let large = [name; 3000];
+                    let value: &[u8] = if name % 7 == 0 { &large } else { &value };
+                    change(&[name], is_there.then_some(value));
+                }
+            })
+            .unwrap();
+            for name in 0..50_u8 {
+                let expected = match name {
+                    _ if u32::from(name) == round => None,
+                    _ if name % 7 == 0 => Some(vec![name; 3000]),
+                    _ => Some(value.to_vec()),
+                };
+                assert_eq!(tree.get(&[name]).unwrap(), expected, "{round} {name}");
+                assert_eq!(tree.contains(&[name]).unwrap(), expected.is_some());
+            }
+        }
     }
 
     fn open(folder: &Path, key: &LocalKey, epoch: u32) -> Result<LocalTree, StoreError> {

@@ -104,7 +104,7 @@ pub enum LogError {
     #[error("record {number} of era {era} is not signed by a majority of its voters")]
     Uncertified {
         /// The era of the record.
-        era: u32,
+        era: u64,
         /// Its number.
         number: u64,
     },

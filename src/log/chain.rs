@@ -20,8 +20,7 @@ pub use self::core::Output;
 pub use liveness::{Agreement, BEAT};
 pub use message::{Letter, Message};
 pub use record::{
-    ENDED_MAX, Record, RecordBody, RecordHash, RecordRef, SEGMENTS_MAX, STATEMENTS_MAX,
-    SegmentName, VOTERS_MAX, Voter,
+    ENDED_MAX, Record, RecordBody, SEGMENTS_MAX, STATEMENTS_MAX, SegmentName, VOTERS_MAX, Voter,
 };
 pub use row::{Row, Tip};
 pub use vote::{Ballot, Certificate, Notary, VOTE_DOMAIN, Vote};

@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 
 use super::message::Message;
-use super::record::{Record, RecordRef};
+use super::record::Record;
 use super::row::{Row, Tip};
 use super::vote::{Ballot, Certificate, Notary, Vote};
 use crate::base::{DeviceId, VolumeId};
 use crate::crypto::Signature;
+use crate::wire::RecordRef;
 
 /// What a step of the agreement leaves to do, in this order: write `row`, sync where `must_sync`
 /// says so, then all else. Where the write fails nothing else of it may happen, and the agreement
@@ -293,7 +294,7 @@ impl Core {
                 record,
                 certificate,
             } => match after(&record) {
-                Some(after) if after.place() > self.row.tip.at.place() => self.fall_behind(from),
+                Some(after) if is_ahead(after, self.row.tip.at) => self.fall_behind(from),
                 Some(_) => self.learn(record, certificate, notary),
                 None => {}
             },
@@ -398,7 +399,7 @@ impl Core {
     /// them; who lacks records is told, or tells.
     pub(super) fn is_in_step(&mut self, from: DeviceId, after: RecordRef) -> bool {
         let own = self.row.tip.at;
-        if after.place() > own.place() {
+        if is_ahead(after, own) {
             self.fall_behind(from);
         } else if after != own {
             self.out.lacking.push((from, after));
@@ -590,6 +591,11 @@ impl Core {
         self.follow();
         self.wrote(true);
     }
+}
+
+/// Says whether a tip is further than another: of a later era, or of a longer chain of one era.
+pub(super) fn is_ahead(one: RecordRef, other: RecordRef) -> bool {
+    (one.era, one.number) > (other.era, other.number)
 }
 
 /// Returns the record before this one, as it must be in the same era.

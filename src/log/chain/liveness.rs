@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::core::{Core, Output};
+use super::core::{Core, Output, is_ahead};
 use super::message::Message;
-use super::record::{Record, RecordRef};
+use super::record::Record;
 use super::row::{Row, Tip};
 use super::vote::{Ballot, Notary};
 use crate::base::{DeviceId, Rng, VolumeId};
+use crate::wire::RecordRef;
 
 /// How often [`Agreement::tick`] is called at least where anything is to be said again; the pulse
 /// of a session. More often does no harm: beats keep this pause.
@@ -229,7 +230,7 @@ impl Agreement {
         if ballot.leader != from || !self.tip().has_voter(from) {
             return;
         }
-        let is_ahead = after.place() > self.tip().at.place();
+        let is_ahead = is_ahead(after, self.tip().at);
         let is_in_step = self.core.is_in_step(from, after);
         // One that is ahead leads, although what it led to is not here yet.
         if !is_in_step && !is_ahead {

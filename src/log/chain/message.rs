@@ -2,12 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{Record, RecordHash, RecordRef};
+use super::record::Record;
 use super::vote::{Ballot, Certificate};
 use crate::base::{DeviceId, VolumeId};
 use crate::crypto::{Identity, PublicIdentity, Signature};
 use crate::log::LogError;
 use crate::store::codec;
+use crate::wire::RecordRef;
 
 /// What a voter says to another. Any of them may be lost, doubled and overtaken by others.
 ///
@@ -44,7 +45,7 @@ pub enum Message {
         /// The ballot at which it was accepted.
         ballot: Ballot,
         /// The record.
-        hash: RecordHash,
+        hash: [u8; 32],
         /// Over [`super::Vote`].
         signature: Signature,
     },

@@ -9,11 +9,12 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::row::Tip;
+use crate::base::id::to_hex;
 use crate::base::limits::SEGMENT_OPS_MAX;
-use crate::base::{DeviceId, VolumeId};
+use crate::base::{DeviceId, LogId, VolumeId};
 use crate::log::LogError;
 use crate::store::codec;
-use crate::wire::bounded;
+use crate::wire::{RecordRef, bounded};
 
 /// Most segments that one record names: as many as it may name ops, with one op each.
 pub const SEGMENTS_MAX: usize = SEGMENT_OPS_MAX;
@@ -26,36 +27,6 @@ pub const STATEMENTS_MAX: usize = 1024;
 
 /// Most voters. There are one or three, never two, with which each could stop the other.
 pub const VOTERS_MAX: usize = 3;
-
-/// Names a record: a BLAKE3 of its bytes. That of record 0 is the volume's id.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct RecordHash(pub [u8; 32]);
-
-impl fmt::Debug for RecordHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, ..] = self.0;
-        write!(f, "RecordHash({a:02x}{b:02x}{c:02x}{d:02x})")
-    }
-}
-
-/// Where a record stands in which chain. The order is by era, then by number: the later chain and
-/// the longer one come last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct RecordRef {
-    /// The era of the record.
-    pub era: u32,
-    /// Its number.
-    pub number: u64,
-    /// Its hash, by which two chains of one era differ.
-    pub hash: RecordHash,
-}
-
-impl RecordRef {
-    /// Returns the place without the hash: what is ahead of what.
-    pub(super) fn place(&self) -> (u32, u64) {
-        (self.era, self.number)
-    }
-}
 
 /// One who votes on the next record.
 ///
@@ -72,8 +43,8 @@ pub struct Voter {
 /// A segment that a record names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SegmentName {
-    /// The log (a device's incarnation).
-    pub log: u64,
+    /// The log.
+    pub log: LogId,
     /// Its number in that log.
     pub seg_no: u64,
     /// Its hash: a branch of a log is another segment.
@@ -84,18 +55,18 @@ pub struct SegmentName {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordBody {
     /// How often an admin began the chain anew.
-    pub era: u32,
+    pub era: u64,
     /// One more than that of the record before, also across eras; 0 for the first of a volume.
     pub number: u64,
     /// The record before; zeros for record 0.
-    pub prev: RecordHash,
+    pub prev: [u8; 32],
     /// The segments that it names, those that others build on first. How many ops and bytes they
     /// hold is judged by whoever makes the record and by the voters.
     #[serde(deserialize_with = "bounded::list::<_, _, SEGMENTS_MAX>")]
     pub segments: Vec<SegmentName>,
     /// Logs of which no segment will be named any more; ascending.
     #[serde(deserialize_with = "bounded::list::<_, _, ENDED_MAX>")]
-    pub ended: Vec<u64>,
+    pub ended: Vec<LogId>,
     /// Hashes of the statements that it is the first to take into account; ascending.
     #[serde(deserialize_with = "bounded::list::<_, _, STATEMENTS_MAX>")]
     pub statements: Vec<[u8; 32]>,
@@ -117,7 +88,7 @@ pub struct RecordBody {
 #[derive(Clone)]
 pub struct Record {
     body: Arc<RecordBody>,
-    hash: RecordHash,
+    hash: [u8; 32],
 }
 
 impl Record {
@@ -139,7 +110,7 @@ impl Record {
         let hash = blake3::derive_key(Self::HASH_DOMAIN, &body.to_bytes());
         Ok(Self {
             body: Arc::new(body),
-            hash: RecordHash(hash),
+            hash,
         })
     }
 
@@ -175,8 +146,8 @@ impl Record {
         Self::new(body)
     }
 
-    /// Returns the hash by which the record is named.
-    pub fn hash(&self) -> RecordHash {
+    /// Returns the hash by which the record is named: a BLAKE3 of its bytes.
+    pub fn hash(&self) -> [u8; 32] {
         self.hash
     }
 
@@ -191,7 +162,7 @@ impl Record {
 
     /// Returns the id of the volume whose record 0 this is; `None` for any other record.
     pub fn volume(&self) -> Option<VolumeId> {
-        (self.number == 0).then_some(VolumeId(self.hash.0))
+        (self.number == 0).then_some(VolumeId(self.hash))
     }
 
     /// Says whether the record may stand right behind `tip`, in the same era: its number and `prev`
@@ -227,7 +198,8 @@ impl std::hash::Hash for Record {
 
 impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Record({}.{} {:?})", self.era, self.number, self.hash)
+        let hash = to_hex(&self.hash[..4]);
+        write!(f, "Record({}.{} {hash})", self.era, self.number)
     }
 }
 
@@ -254,7 +226,7 @@ impl RecordBody {
     fn check(&self) -> Result<(), LogError> {
         let flaw = |what| Err(LogError::MalformedRecord { what });
         let is_first = self.number == 0;
-        if is_first != (self.prev.0 == [0; 32]) || is_first && (self.era != 0) {
+        if is_first != (self.prev == [0; 32]) || is_first && (self.era != 0) {
             return flaw("the record before");
         }
         let names: BTreeSet<&[u8; 32]> = self.segments.iter().map(|name| &name.hash).collect();

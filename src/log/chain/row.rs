@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{Record, RecordRef, VOTERS_MAX, Voter};
+use super::record::{Record, VOTERS_MAX, Voter};
 use super::vote::Ballot;
 use crate::base::DeviceId;
 use crate::log::LogError;
 use crate::store::codec;
-use crate::wire::bounded;
+use crate::wire::{RecordRef, bounded};
 
 /// What the agreement needs of the newest decided record.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -4,8 +4,8 @@ mod check;
 mod rules;
 mod storm;
 
-use super::{Notary, Record, RecordBody, RecordHash, Row, SegmentName, Tip, Vote, Voter};
-use crate::base::{DeviceId, VolumeId};
+use super::{Notary, Record, RecordBody, Row, SegmentName, Tip, Vote, Voter};
+use crate::base::{DeviceId, LogId, VolumeId};
 use crate::crypto::Signature;
 
 /// A notary whose signatures name their device and what was signed, and prove nothing.
@@ -23,7 +23,7 @@ fn stub_signature(device: DeviceId, vote: &Vote) -> Signature {
     for (part, number) in bytes.chunks_mut(8).zip(numbers) {
         part.copy_from_slice(&number.to_le_bytes());
     }
-    bytes[32..].copy_from_slice(&vote.hash.0);
+    bytes[32..].copy_from_slice(&vote.hash);
     Signature(bytes)
 }
 
@@ -51,7 +51,7 @@ pub(super) fn genesis(devices: &[u64]) -> Record {
     let body = RecordBody {
         era: 0,
         number: 0,
-        prev: RecordHash([0; 32]),
+        prev: [0; 32],
         segments: Vec::new(),
         ended: Vec::new(),
         statements: vec![[7; 32]],
@@ -74,7 +74,7 @@ pub(super) fn next(tip: &Tip, mark: u64, voters: Vec<Voter>) -> Record {
         number: tip.at.number + 1,
         prev: tip.at.hash,
         segments: vec![SegmentName {
-            log: mark,
+            log: LogId(mark),
             seg_no: 1,
             hash: [mark as u8; 32],
         }],

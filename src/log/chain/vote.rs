@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{Record, RecordHash, VOTERS_MAX, ascends};
+use super::record::{Record, VOTERS_MAX, ascends};
 use super::row::Tip;
 use crate::base::{DeviceId, VolumeId};
 use crate::crypto::Signature;
@@ -32,18 +32,18 @@ pub struct Vote {
     /// The volume.
     pub volume: VolumeId,
     /// The era of the record.
-    pub era: u32,
+    pub era: u64,
     /// Its number.
     pub number: u64,
     /// The ballot at which it was accepted.
     pub ballot: Ballot,
     /// The record.
-    pub hash: RecordHash,
+    pub hash: [u8; 32],
 }
 
 impl Vote {
     /// Length of [`Vote::to_bytes`].
-    pub const BYTES: usize = 32 + 4 + 8 + 8 + 8 + 32;
+    pub const BYTES: usize = 32 + 8 + 8 + 8 + 8 + 32;
 
     /// Returns the vote for a record at a ballot.
     pub fn new(volume: VolumeId, record: &Record, ballot: Ballot) -> Self {
@@ -64,7 +64,7 @@ impl Vote {
         bytes.extend_from_slice(&self.number.to_le_bytes());
         bytes.extend_from_slice(&self.ballot.round.to_le_bytes());
         bytes.extend_from_slice(&self.ballot.leader.0.to_le_bytes());
-        bytes.extend_from_slice(&self.hash.0);
+        bytes.extend_from_slice(&self.hash);
         bytes
     }
 }

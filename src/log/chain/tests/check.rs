@@ -11,7 +11,7 @@ use std::sync::Arc;
 use stateright::{Checker, Model, Property};
 
 use super::super::core::Core;
-use super::super::{Message, Record, RecordHash, Row, Voter};
+use super::super::{Message, Record, Row, Voter};
 use super::{Stub, first_row, genesis, next, volume_of, voters};
 use crate::base::{DeviceId, VolumeId};
 
@@ -76,7 +76,7 @@ struct State {
     nodes: Vec<Arc<Hashed<Node>>>,
     /// All that was ever sent: a delivery takes nothing out. In the order of the hashes.
     net: Vec<Arc<Hashed<Packet>>>,
-    decided: BTreeSet<(u64, RecordHash)>,
+    decided: BTreeSet<(u64, [u8; 32])>,
     changed: bool,
     campaigns: u8,
     crashes: u8,

@@ -4,11 +4,11 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::super::{
-    Agreement, Ballot, Certificate, Letter, Message, Notary, Record, RecordBody, RecordHash, Row,
-    SEGMENTS_MAX, SegmentName, Tip, VOTE_DOMAIN, Vote, Voter,
+    Agreement, Ballot, Certificate, Letter, Message, Notary, Record, RecordBody, Row, SEGMENTS_MAX,
+    SegmentName, Tip, VOTE_DOMAIN, Vote, Voter,
 };
 use super::{Stub, first_row, genesis, next, volume_of, voters};
-use crate::base::{DeviceId, Rng};
+use crate::base::{DeviceId, LogId, Rng};
 use crate::crypto::{Identity, Signature};
 use crate::log::LogError;
 
@@ -17,20 +17,20 @@ fn full() -> RecordBody {
     RecordBody {
         era: 2,
         number: 300,
-        prev: RecordHash([9; 32]),
+        prev: [9; 32],
         segments: vec![
             SegmentName {
-                log: 0x0102_0304_0506_0708,
+                log: LogId(0x0102_0304_0506_0708),
                 seg_no: 70_000,
                 hash: [1; 32],
             },
             SegmentName {
-                log: 5,
+                log: LogId(5),
                 seg_no: 1,
                 hash: [2; 32],
             },
         ],
-        ended: vec![4, 1000],
+        ended: vec![LogId(4), LogId(1000)],
         statements: vec![[3; 32]],
         base_line: 299,
         time_ms: 1_700_000_000_000,
@@ -74,7 +74,7 @@ fn the_bytes_of_a_record_are_those_of_the_format() {
     expected.extend([3, 1, 1, 2, 1, 3, 1, 1]);
     assert_eq!(record.to_bytes(), expected);
     let hash = blake3::derive_key("dfs/1 record", &expected);
-    assert_eq!(record.hash(), RecordHash(hash));
+    assert_eq!(record.hash(), hash);
     assert_eq!(Record::from_bytes(&expected).unwrap(), record);
 }
 
@@ -112,10 +112,10 @@ fn a_record_has_one_form_and_bounds() {
     malformed(|body| body.voters = voters(&[1, 3, 2]));
     malformed(|body| body.voters = voters(&[1, 1, 2]));
     malformed(|body| body.voters = voters(&[1, 2, 3, 4, 5]));
-    malformed(|body| body.prev = RecordHash([0; 32]));
+    malformed(|body| body.prev = [0; 32]);
     malformed(|body| body.number = 0);
     malformed(|body| body.base_line = 300);
-    malformed(|body| body.ended = vec![2, 2]);
+    malformed(|body| body.ended = vec![LogId(2), LogId(2)]);
     malformed(|body| body.statements = vec![[2; 32], [1; 32]]);
     malformed(|body| body.segments[1].hash = body.segments[0].hash);
     let segments = |count: usize| {
@@ -123,7 +123,7 @@ fn a_record_has_one_form_and_bounds() {
             let mut hash = [0; 32];
             hash[..8].copy_from_slice(&index.to_le_bytes());
             SegmentName {
-                log: u64::MAX,
+                log: LogId(u64::MAX),
                 seg_no: u64::MAX,
                 hash,
             }
@@ -133,7 +133,7 @@ fn a_record_has_one_form_and_bounds() {
     malformed(|body| body.segments = segments(SEGMENTS_MAX + 1));
     let mut greatest = full();
     greatest.segments = segments(SEGMENTS_MAX);
-    greatest.ended = (u64::MAX - 4095..=u64::MAX).collect();
+    greatest.ended = (u64::MAX - 4095..=u64::MAX).map(LogId).collect();
     greatest.statements = (0..1024u32)
         .map(|index| {
             let mut hash = [0xff; 32];
@@ -161,7 +161,7 @@ fn a_record_follows_its_tip_alone() {
     assert!(!other(|body| body.base_line = 298));
     assert!(!other(|body| body.era = 3));
     assert!(!other(|body| body.number = 302));
-    assert!(!other(|body| body.prev = RecordHash([8; 32])));
+    assert!(!other(|body| body.prev = [8; 32]));
 }
 
 /// A certificate of stub votes, in the order given.
@@ -348,7 +348,7 @@ fn a_lone_voter_that_was_put_back_waits_for_a_word() {
 
 #[test]
 fn one_vote_a_ballot_and_none_for_what_is_not_endorsed() {
-    struct Strict(Stub, RecordHash);
+    struct Strict(Stub, [u8; 32]);
     impl Notary for Strict {
         fn sign(&self, vote: &Vote) -> Signature {
             self.0.sign(vote)

@@ -8,9 +8,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::super::{
-    Agreement, Certificate, Message, Notary, Record, RecordHash, Row, Tip, Vote, Voter,
-};
+use super::super::{Agreement, Certificate, Message, Notary, Record, Row, Tip, Vote, Voter};
 use super::{Stub, first_row, genesis, next, volume_of, voters};
 use crate::base::{DeviceId, Rng, VolumeId};
 use crate::crypto::Signature;
@@ -64,7 +62,7 @@ struct Witness {
     stub: Stub,
     rng: Rng,
     now: u64,
-    ready_at: RefCell<BTreeMap<RecordHash, u64>>,
+    ready_at: RefCell<BTreeMap<[u8; 32], u64>>,
     delay_max: u64,
 }
 
@@ -95,7 +93,7 @@ struct Storm {
     cut: Vec<(usize, usize)>,
     is_calm: bool,
     /// The one order.
-    order: BTreeMap<u64, RecordHash>,
+    order: BTreeMap<u64, [u8; 32]>,
     trace: blake3::Hasher,
     crashes: u64,
     restores: u64,
@@ -231,7 +229,7 @@ impl Storm {
                 "seed {}: two records of one number",
                 self.seed
             );
-            self.trace.update(&record.hash().0);
+            self.trace.update(&record.hash());
             self.trace.update(&certificate.ballot.round.to_le_bytes());
             self.trace.update(&[id as u8, self.now as u8]);
         }

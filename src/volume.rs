@@ -29,6 +29,7 @@ mod record;
 mod rows;
 mod segments;
 mod shape;
+mod sight;
 mod state;
 mod trim;
 mod types;

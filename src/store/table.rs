@@ -49,7 +49,7 @@ tables! {
     Device = 10,
     /// Applied ops with their before-images.
     Op = 11,
-    /// What was seen when own ops were issued that are not sealed yet, by the first of them.
+    /// What had been seen when ops were issued, by log and the first of them.
     Draft = 12,
     /// Newest segment of each device that is folded into the view.
     Applied = 13,

@@ -17,6 +17,7 @@ use super::op::{OP_INLINE_MAX_BYTES, OP_PIECES_MAX, OpKind, Write};
 use super::overlay::{Base, Effects, Overlay, Room};
 use super::record::Record;
 use super::rows::{RowKey, Stored};
+use super::sight::Sight;
 use super::state::State;
 use super::{Result, Volume, VolumeError};
 use crate::base::{Ino, OpId};
@@ -235,7 +236,13 @@ impl Volume {
             view: &self.view,
             overlay: &overlay,
         };
-        let effects = match fold_within(base, *last, &kind, Room::of_bytes(UNDO_MAX_BYTES)) {
+        let effects = match fold_within(
+            base,
+            *last,
+            &kind,
+            &Sight::Everything,
+            Room::of_bytes(UNDO_MAX_BYTES),
+        ) {
             Err(VolumeError::TooMuch) => return Ok(None),
             effects => effects?,
         };

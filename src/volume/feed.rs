@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::merge::{Merge, Todo};
 use super::op::OpKind;
 use super::segments::open;
+use super::sight::Sights;
 use super::state::{Progress, State};
 use super::types::Change;
 use super::{Result, Volume, VolumeError};
@@ -63,6 +64,8 @@ struct QueuedOp {
     id: OpId,
     /// `None` where a segment has no op that counts.
     kind: Option<OpKind>,
+    /// What the author of a segment had seen, with its first op.
+    seen: Option<Arc<[Seen]>>,
     /// The segment that is done with this op.
     done: Option<Seen>,
 }
@@ -106,6 +109,7 @@ impl Volume {
     fn merge_slice(&self, slice: Vec<QueuedOp>, merged: &mut Merged) -> Result<usize> {
         let mut progress = BTreeMap::new();
         let mut todo = Todo::new();
+        let mut sights = Sights::default();
         let mut state = self.state.lock();
         for op in slice {
             let known = |log: LogId| state.progress.get(&log).copied().unwrap_or_default();
@@ -114,9 +118,12 @@ impl Volume {
             at.stamp = at.stamp.max(op.id.stamp);
             if let Some(done) = op.done {
                 let at = progress.entry(done.log).or_insert_with(|| known(done.log));
-                (at.seg_no, at.hash, at.last) = (done.seg_no, done.hash, done.last);
+                (at.seg_no, at.hash) = (done.seg_no, done.hash);
             }
             self.hlc.observe(op.id.stamp);
+            if let Some(seen) = &op.seen {
+                sights.add(op.id, seen);
+            }
             if let Some(kind) = op.kind {
                 todo.insert(op.id, Arc::new(kind));
             }
@@ -126,7 +133,8 @@ impl Volume {
         for (log, progress) in &progress {
             State::put_progress(&mut batch, *log, progress);
         }
-        let mut merge = Merge::new(&self.view, &mut state, todo);
+        sights.put(&mut batch);
+        let mut merge = Merge::new(&self.view, &mut state, todo, sights);
         merge.run()?;
         let (overlay, undone) = (merge.overlay, merge.undone_count);
         merged.undone_count += undone;
@@ -221,9 +229,14 @@ impl Queue {
             last: header.last,
         };
         let before = self.ops.len();
+        let mut seen = Some(Arc::from(header.seen.as_slice()));
         for (id, kind) in ops.into_iter().filter(|(id, _)| id.stamp > folded) {
-            let (kind, done) = (Some(kind), None);
-            self.ops.push_back(QueuedOp { id, kind, done });
+            self.ops.push_back(QueuedOp {
+                id,
+                kind: Some(kind),
+                seen: seen.take(),
+                done: None,
+            });
         }
         let grown = self.ops.len() > before;
         match self.ops.back_mut().filter(|_| grown) {
@@ -234,6 +247,7 @@ impl Queue {
                     log: header.op_log(),
                 },
                 kind: None,
+                seen: None,
                 done: Some(done),
             }),
         }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::op::OpKind;
 use super::overlay::{Base, Effects, Room, Tx};
 use super::rows::{Fork, RowKey, Value, Xattr};
+use super::sight::Sight;
 use super::types::{Conflict, ConflictKind, Dirent, FileKind, Inode, Place};
 use super::view::{is_private, name_scope};
 use super::{Result, VolumeError};
@@ -21,16 +22,23 @@ use crate::base::{DeviceId, Ino, OpId, Timespec};
 const HOPS_MAX: usize = 64;
 
 /// Folds one op onto the view and returns what it depends on and does.
-pub(super) fn fold(base: Base<'_>, id: OpId, kind: &OpKind) -> Result<Effects> {
-    fold_within(base, id, kind, Room::ENDLESS)
+pub(super) fn fold(base: Base<'_>, id: OpId, kind: &OpKind, sight: &Sight) -> Result<Effects> {
+    fold_within(base, id, kind, sight, Room::ENDLESS)
 }
 
 /// Folds as [`fold`] does, or fails with [`VolumeError::TooMuch`] where the op meets more
 /// rows than there is `room` for: what others have applied is folded whatever it takes.
-pub(super) fn fold_within(base: Base<'_>, id: OpId, kind: &OpKind, room: Room) -> Result<Effects> {
+pub(super) fn fold_within(
+    base: Base<'_>,
+    id: OpId,
+    kind: &OpKind,
+    sight: &Sight,
+    room: Room,
+) -> Result<Effects> {
     let mut fold = Fold {
         tx: Tx::new(base, room),
         id,
+        sight,
     };
     // A member can write anything; what is not an op changes nothing anywhere.
     if kind.flaw().is_none() {
@@ -43,6 +51,8 @@ pub(super) fn fold_within(base: Base<'_>, id: OpId, kind: &OpKind, room: Room) -
 struct Fold<'a> {
     tx: Tx<'a>,
     id: OpId,
+    /// What its author had seen.
+    sight: &'a Sight,
 }
 
 impl Fold<'_> {
@@ -107,6 +117,11 @@ impl Fold<'_> {
             OpKind::RemoveXattr { ino, name, time } => self.set_xattr(*ino, name, None, *time),
             OpKind::Resolve { conflict } => self.resolve_conflict(*conflict),
         }
+    }
+
+    /// Tells whether the author of this op had seen another one.
+    fn saw(&self, other: OpId) -> bool {
+        self.sight.saw(self.id, other)
     }
 
     /// Returns the device that wrote this op.

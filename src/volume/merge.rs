@@ -17,6 +17,7 @@ use super::op::OpKind;
 use super::overlay::{Base, Effects, Overlay};
 use super::record::Record;
 use super::rows::Stored;
+use super::sight::Sights;
 use super::state::State;
 use super::view::View;
 use super::{Result, VolumeError};
@@ -32,17 +33,19 @@ pub(super) struct Merge<'a> {
     pub(super) state: &'a mut State,
     pub(super) overlay: Overlay,
     pub(super) todo: Todo,
+    sights: Sights,
     /// How many ops were undone.
     pub(super) undone_count: usize,
 }
 
 impl<'a> Merge<'a> {
-    pub(super) fn new(view: &'a View, state: &'a mut State, todo: Todo) -> Self {
+    pub(super) fn new(view: &'a View, state: &'a mut State, todo: Todo, sights: Sights) -> Self {
         Self {
             view,
             state,
             overlay: Overlay::default(),
             todo,
+            sights,
             undone_count: 0,
         }
     }
@@ -63,7 +66,8 @@ impl<'a> Merge<'a> {
             if is_late && base.record(id)?.is_some() {
                 continue;
             }
-            let effects = fold(base, id, &kind)?;
+            let sight = self.sights.of(self.view, id)?;
+            let effects = fold(base, id, &kind, &sight)?;
             if is_late {
                 let concerned = self.concerned(id, &effects)?;
                 if !concerned.is_empty() {

@@ -15,6 +15,7 @@ use super::fold::fold;
 use super::op::OpKind;
 use super::overlay::{Base, Overlay};
 use super::rows::{Row, RowKey, Stored, Value};
+use super::sight::Sight;
 use super::state::State;
 use super::types::Inode;
 use super::view::{as_inode, is_private, private_of, xattr_range};
@@ -79,7 +80,7 @@ impl Volume {
             view: &self.view,
             overlay,
         };
-        let effects = fold(base, id, &kind.with_target(copy))?;
+        let effects = fold(base, id, &kind.with_target(copy), &Sight::Everything)?;
         for effect in effects.writes {
             overlay.rows.insert(effect.key, effect.after);
         }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::body;
 use super::op::OpKind;
 use super::record::Record;
+use super::sight;
 use super::state::{Progress, State};
 use super::trim::TRIM_SLICE;
 use super::{Result, Volume, VolumeError};
@@ -95,8 +96,9 @@ impl Volume {
         }
         let next = state.drafts.get(body.op_count).copied();
         let done = state.groups_done(next);
-        for group in state.groups.iter().take(done) {
-            batch.delete(Table::Draft, group.first.to_key());
+        // With others, what is sealed may be folded again behind what they wrote.
+        for group in state.groups.iter().take(done).filter(|_| state.alone) {
+            sight::delete(&mut batch, group.first);
         }
         log.append(std::slice::from_ref(&segment), batch)?;
         state.groups.drain(..done);
@@ -218,7 +220,7 @@ fn sealed_progress(
     let known = |log: LogId| (log, state.progress.get(&log).copied().unwrap_or_default());
     let mut progress = BTreeMap::from([known(header.log()), known(body.log)]);
     if let Some(own) = progress.get_mut(&header.log()) {
-        (own.seg_no, own.hash, own.last) = (header.seg_no, segment.hash(), header.last);
+        (own.seg_no, own.hash) = (header.seg_no, segment.hash());
     }
     if let Some(named) = progress.get_mut(&body.log) {
         named.stamp = named.stamp.max(body.last);

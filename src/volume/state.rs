@@ -11,6 +11,7 @@ use super::op::OpKind;
 use super::overlay::{Effect, Overlay};
 use super::record::Record;
 use super::rows::{Row, RowKey, Value};
+use super::sight;
 use super::types::{Change, Counts, FileKind};
 use super::view::{View, as_inode, is_private};
 use super::writer::FoldedOp;
@@ -28,8 +29,6 @@ pub(super) struct Progress {
     pub(super) seg_no: u64,
     /// The hash of that segment.
     pub(super) hash: [u8; 32],
-    /// The stamp of the last op of that segment.
-    pub(super) last: Stamp,
     /// The last op that is named after the log and folded, whichever log's segment it lay in: an op
     /// counts once.
     pub(super) stamp: Stamp,
@@ -38,11 +37,11 @@ pub(super) struct Progress {
 impl Progress {
     /// Returns up to where the log is folded, `None` where nothing of it is.
     fn as_seen(&self, log: LogId) -> Option<Seen> {
-        (self.seg_no > 0).then_some(Seen {
+        (self.stamp > Stamp::default()).then_some(Seen {
             log,
             seg_no: self.seg_no,
             hash: self.hash,
-            last: self.last,
+            last: self.stamp,
         })
     }
 }
@@ -97,9 +96,6 @@ const KINDS_MAX_BYTES: usize = 8 << 20;
 
 const META_MAX_BYTES: usize = 256;
 
-/// Most bytes that say what was seen.
-const GROUP_MAX_BYTES: usize = SEEN_MAX * 64;
-
 const COUNTS_KEY: &[u8] = b"volume/counts";
 const CUT_KEY: &[u8] = b"volume/cut";
 
@@ -117,7 +113,6 @@ impl State {
             state.cut = codec::decode(&bytes, META_MAX_BYTES)?;
         }
         state.load_progress(rows)?;
-        state.load_groups(rows)?;
         let sealed = |log: &LogId| state.progress.get(log).map_or(Stamp(0), |p| p.stamp);
         let mut ends: BTreeMap<LogId, Stamp> = BTreeMap::new();
         ends.extend(own.iter().map(|log| (*log, sealed(log))));
@@ -147,6 +142,7 @@ impl State {
             let sealed = ends.into_iter().map(|(log, stamp)| OpId { stamp, log });
             state.cut = state.cut.max(sealed.max().unwrap_or_default());
         }
+        state.load_groups(rows)?;
         // What is folded already is behind these drafts.
         state.saw_more = true;
         state.counts.drafts = state.drafts.len() as u64;
@@ -154,29 +150,31 @@ impl State {
         Ok(state)
     }
 
+    /// Reads what had been seen at the drafts.
     fn load_groups(&mut self, rows: &dyn Rows) -> Result<()> {
-        let mut bad = None;
-        rows.scan(Table::Draft, &[], None, &mut |key, value| {
-            let seen = codec::decode::<Vec<Seen>>(value, GROUP_MAX_BYTES);
-            match (OpId::from_key(key), seen) {
-                (Some(first), Ok(seen)) => {
-                    self.groups.push_back(Group { first, seen });
-                    ControlFlow::Continue(())
-                }
-                _ => {
-                    bad = Some(VolumeError::Corrupt {
-                        what: "what was seen when ops were issued",
-                    });
-                    ControlFlow::Break(())
-                }
-            }
-        })?;
-        bad.map_or(Ok(()), Err)
+        let mut first: BTreeMap<LogId, Stamp> = BTreeMap::new();
+        for draft in &self.drafts {
+            first.entry(draft.log).or_insert(draft.stamp);
+        }
+        let mut groups = Vec::new();
+        for (log, from) in first {
+            let rows = sight::of_log(rows, log, from)?;
+            groups.extend(rows.into_iter().map(|(first, seen)| Group { first, seen }));
+        }
+        groups.sort_unstable_by_key(|group| group.first);
+        self.groups = groups.into();
+        Ok(())
     }
 
     /// Returns what is folded of the logs but one, as the header of a segment of that log says it.
     fn seen(&self, own: LogId) -> Vec<Seen> {
-        let others = self.progress.iter().filter(|(log, _)| **log != own);
+        let mut progress = self.progress.clone();
+        // What an earlier start did not seal is seen all the same.
+        for draft in &self.drafts {
+            let at = progress.entry(draft.log).or_default();
+            at.stamp = at.stamp.max(draft.stamp);
+        }
+        let others = progress.iter().filter(|(log, _)| **log != own);
         let seen = others.filter_map(|(log, progress)| progress.as_seen(*log));
         let mut seen: Vec<Seen> = seen.collect();
         // To say less than was seen makes conflicts, and loses nothing.
@@ -212,6 +210,10 @@ impl State {
         let mut seen: BTreeMap<LogId, Seen> = sealed.map(|seen| (seen.log, seen)).collect();
         for before in &group.seen {
             seen.entry(before.log).or_insert(*before);
+        }
+        // Of their own log the ops before them alone.
+        if let Some(own) = seen.get_mut(&group.first.log) {
+            own.last = own.last.min(group.first.stamp);
         }
         seen.into_values().take(SEEN_MAX).collect()
     }
@@ -266,11 +268,7 @@ impl State {
         let mut counts = self.counts;
         let group = ops.first().and_then(|op| self.new_group(op.id));
         if let Some(group) = &group {
-            batch.put(
-                Table::Draft,
-                group.first.to_key(),
-                codec::encode(&group.seen),
-            );
+            sight::put(&mut batch, group.first, &group.seen);
         }
         for op in ops {
             for Effect { key, before, after } in &op.effects {

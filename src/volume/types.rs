@@ -104,6 +104,8 @@ pub struct Dirent {
     pub ino: Ino,
     /// What that inode is.
     pub kind: FileKind,
+    /// The op that put it here.
+    pub by: OpId,
 }
 
 /// Where an entry stands in its directory: the keyed hash of its name. The order of a directory,

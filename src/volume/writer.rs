@@ -11,6 +11,7 @@ use super::fold::fold_within;
 use super::op::{OpKind, ino_of};
 use super::overlay::{Base, Effect, Overlay, Room};
 use super::record::Record;
+use super::sight::Sight;
 use super::state::State;
 use super::types::{DirKey, Dirent, Extent, Inode};
 use super::{Result, Volume, VolumeError};
@@ -236,7 +237,7 @@ impl Together<'_, '_> {
             view: &volume.view,
             overlay: &self.overlay,
         };
-        let effects = fold_within(base, id, &kind, self.room)?;
+        let effects = fold_within(base, id, &kind, &Sight::Everything, self.room)?;
         let ino = kind.shape().node(|| ino_of(id)).unwrap_or(Ino::ROOT);
         let op = FoldedOp {
             id,

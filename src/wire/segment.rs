@@ -30,11 +30,11 @@ pub struct RecordRef {
 pub struct Seen {
     /// Which log.
     pub log: LogId,
-    /// Its last segment that was folded.
+    /// Its last segment that was folded; 0 where only ops of it were that lie in others.
     pub seg_no: u64,
     /// [`SealedSegment::hash`] of that segment.
     pub hash: [u8; 32],
-    /// Stamp of the last op of that segment.
+    /// Stamp of the last op that is named after the log and was folded.
     pub last: Stamp,
 }
 

@@ -54,7 +54,9 @@ impl Fold<'_> {
         self.place(node.ino, &place, time)
     }
 
-    /// Returns the node at a place if it is still the one that the op's author meant there.
+    /// Returns the node at a place if it is still the one that the op's author meant there, and he
+    /// had seen that it was put there, and where all directories above it are: a removal takes only
+    /// what its author had seen, so what was moved meanwhile keeps its contents.
     fn meant(&mut self, at: &Place, ino: Ino) -> Result<Option<(Inode, Place)>> {
         let (Some(parent), Some(node)) = (self.inode(at.parent)?, self.inode(ino)?) else {
             return Ok(None);
@@ -64,9 +66,11 @@ impl Fold<'_> {
             name: at.name.clone(),
         };
         let there = self.entry(place.parent, &place.name)?;
-        Ok(there
-            .filter(|there| there.ino == node.ino)
-            .map(|_| (node, place)))
+        let Some(there) = there.filter(|there| there.ino == node.ino) else {
+            return Ok(None);
+        };
+        let is_meant = self.saw(there.by) && self.saw_way_to(place.parent)?;
+        Ok(is_meant.then_some((node, place)))
     }
 
     pub(super) fn unlink(

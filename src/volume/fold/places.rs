@@ -41,6 +41,7 @@ impl Fold<'_> {
             name: place.name.clone(),
             ino,
             kind: node.kind,
+            by: self.id,
         };
         self.tx
             .put(RowKey::Dirent(place.parent, hash), Value::Dirent(dirent))?;
@@ -289,6 +290,24 @@ impl Fold<'_> {
             self.conflict(ConflictKind::DirRevived, parent, Some(place))?;
         }
         Ok(parent)
+    }
+
+    /// Tells whether the author of this op had seen the places of a directory and of all above it.
+    pub(super) fn saw_way_to(&mut self, dir: Ino) -> Result<bool> {
+        let mut at = dir;
+        for _ in 0..DEPTH_MAX {
+            let Some(home) = self.inode(at)?.and_then(|inode| inode.home) else {
+                return Ok(true);
+            };
+            let Some(entry) = self.entry(home.parent, &home.name)? else {
+                return Ok(true);
+            };
+            if entry.ino == at && !self.saw(entry.by) {
+                return Ok(false);
+            }
+            at = self.inode(home.parent)?.map_or(home.parent, |up| up.ino);
+        }
+        Ok(true)
     }
 
     /// Returns true when `ino` is `dir` or one of its ancestors.

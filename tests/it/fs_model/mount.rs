@@ -149,6 +149,7 @@ impl Disk {
         assert!(accepted.refused.is_empty());
         let merged = oracle.apply_segments().unwrap();
         assert!(merged.refused.is_empty());
+        assert!(merged.waiting.is_empty(), "a segment names what is nowhere");
         let (rows, expected) = (shared_rows(&self.store), shared_rows(&other));
         for (key, row) in &expected {
             assert_eq!(rows.get(key), Some(row), "row {key:?}");

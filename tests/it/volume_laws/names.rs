@@ -329,3 +329,29 @@ fn a_writer_that_does_not_end_keeps_nobody_for_ever() {
     drop(stuck);
     assert!(volume.write_within(limit).is_ok());
 }
+
+#[test]
+fn a_directory_that_was_moved_keeps_what_was_removed_from_it_unaware() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.mkdir("outer");
+    a.mkdir("outer/dir");
+    a.mkdir("outer/dir/sub");
+    a.put("outer/dir/sub/file", "kept");
+    a.put("outer/seen", "goes");
+    sync(&devices);
+    a.rename("outer/dir", "moved", false);
+    b.later();
+    b.unlink("outer/dir/sub/file");
+    b.rmdir("outer/dir/sub");
+    b.unlink("outer/seen");
+    sync(&devices);
+    for device in &devices {
+        assert_eq!(device.text("moved/sub/file"), "kept");
+        assert_eq!(device.find("outer/seen"), None);
+    }
+    // Who knows where it is now may remove it.
+    b.unlink("moved/sub/file");
+    sync(&devices);
+    assert_eq!(a.list("moved/sub"), Vec::<String>::new());
+}

@@ -381,3 +381,22 @@ fn one_vote_a_ballot_and_none_for_what_is_not_endorsed() {
     assert_eq!(answers(leader, 1), 1, "said again");
     assert_eq!(answers(leader, 2), 0, "a second record at one ballot");
 }
+
+#[test]
+fn promises_of_other_voters_are_asked_for_anew() {
+    let first = genesis(&[1]);
+    let (now, stub) = (Duration::ZERO, Stub(DeviceId(1)));
+    let mut agreement = Agreement::new(volume_of(&first), first_row(1, &first), now, 1);
+    agreement.tick(now, &stub);
+    assert!(agreement.is_free());
+    let record = next(&Tip::of(&first), 1, voters(&[1, 2, 3]));
+    assert!(agreement.propose(now, record, &stub));
+    // A greater ballot than that of its old promises may be unknown to it, and a smaller one have
+    // decided already.
+    assert!(!agreement.leads());
+    let messages = agreement.poll().messages;
+    let asked = messages
+        .iter()
+        .filter(|(_, message)| matches!(message, Message::Prepare { .. }));
+    assert_eq!(asked.count(), 2);
+}

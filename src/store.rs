@@ -34,6 +34,7 @@ mod memtable;
 mod opening;
 mod rescue;
 mod space;
+mod staged;
 mod table;
 mod trial;
 mod wal;
@@ -64,6 +65,10 @@ pub const KEY_MAX_BYTES: usize = 4096;
 
 /// Largest value of a row: a full segment with room for its header and seal.
 pub const VALUE_MAX_BYTES: usize = 32 << 20;
+
+/// Greatest batch that goes to the row log as one, in bytes of values; far below what its recovery
+/// reads as one record. A greater one goes in steps (`store/staged.rs`).
+pub(crate) const BATCH_MAX_BYTES: usize = 128 << 20;
 
 /// Largest sealed chunk that [`Chunks::put`] takes: a full chunk with room for its seal.
 pub const SEALED_MAX_BYTES: usize = (crate::base::limits::CHUNK_BYTES as usize) + 4096;

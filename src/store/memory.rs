@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 
 use super::batch::{Batch, stored_key, stored_range};
 use super::{
-    ChunkUsage, Chunks, KEY_MAX_BYTES, RowVisitor, Rows, SEALED_MAX_BYTES, Store, StoreError,
-    Table, VALUE_MAX_BYTES,
+    BATCH_MAX_BYTES, ChunkUsage, Chunks, KEY_MAX_BYTES, RowVisitor, Rows, SEALED_MAX_BYTES, Store,
+    StoreError, Table, VALUE_MAX_BYTES,
 };
 use crate::base::{ChunkId, Rng};
 
@@ -78,10 +78,15 @@ impl MemoryDisk {
     /// Returns the store on this disk. All stores of one disk share their contents.
     pub fn store(&self) -> Store {
         Store {
-            rows: Arc::new(MemoryRows(Arc::clone(&self.state))),
+            rows: super::staged::over(self.bare_rows()),
             chunks: Arc::new(MemoryChunks(Arc::clone(&self.state))),
             gate: super::Gate::default(),
         }
+    }
+
+    /// Returns the rows as they lie on the disk.
+    pub(super) fn bare_rows(&self) -> Arc<dyn Rows> {
+        Arc::new(MemoryRows(Arc::clone(&self.state)))
     }
 
     /// Returns the disk that a power cut at this moment leaves, chosen by `rng` among all possible.
@@ -401,7 +406,7 @@ fn apply(rows: &mut RowMap, batch: Batch) -> (u64, u64) {
     (more, less)
 }
 
-/// Refuses keys and values beyond the limits; returns the bytes of the values.
+/// Refuses keys, values and batches beyond the limits; returns the bytes of the values.
 pub(super) fn check_batch(batch: &Batch) -> Result<u64, StoreError> {
     let mut bytes = 0;
     for (key, value) in batch.changes() {
@@ -412,6 +417,12 @@ pub(super) fn check_batch(batch: &Batch) -> Result<u64, StoreError> {
             }
         }
         bytes += len as u64;
+    }
+    if bytes > BATCH_MAX_BYTES as u64 {
+        return Err(StoreError::TooLarge {
+            len: usize::try_from(bytes).unwrap_or(usize::MAX),
+            max: BATCH_MAX_BYTES,
+        });
     }
     Ok(bytes)
 }

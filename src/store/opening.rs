@@ -9,6 +9,7 @@ use super::disk::{Disk, Folder};
 use super::gate::Gate;
 use super::local::LocalTree;
 use super::space::{Reserve, Space};
+use super::staged::StagedRows;
 use super::{Rows, Store, StoreError, StoreOptions, state, trial, whole};
 use crate::base::Clock;
 use crate::base::time::SystemClock;
@@ -74,7 +75,7 @@ pub(super) fn open(
     {
         tracing::warn!(%error, "no room is kept back");
     }
-    let rows: Arc<dyn Rows> = Arc::new(rows);
+    let rows: Arc<dyn Rows> = Arc::new(StagedRows::open(Arc::new(rows))?);
     let chunks = Arc::new(Folder::new(&folder.join(state::CHUNKS_FOLDER)));
     let chunks = LocalChunks::open_with_thread(
         chunks,

@@ -55,6 +55,8 @@ tables! {
     Applied = 13,
     /// Free for the volume.
     Volume = 14,
+    /// What records of ops hold beyond what one row takes, by op and number.
+    OpPart = 15,
     /// Sealed segments, by device and number.
     Segment = 20,
     /// Newest segment of each device's log.
@@ -85,6 +87,8 @@ tables! {
     ChunkDead = 43,
     /// Access times, which every machine keeps for itself.
     Atime = 50,
+    /// Changes of a batch that is too great to go as one; written by the store alone.
+    Staged = 60,
 }
 
 impl Table {

@@ -131,7 +131,7 @@ impl<'a> Merge<'a> {
                 return ControlFlow::Break(());
             }
             if id > above && !self.overlay.records.contains_key(&id) {
-                match Record::decode(value) {
+                match Record::of_row(&**rows, id, value.to_vec()) {
                     Ok(record) => index.add(id, &record),
                     Err(error) => {
                         failed = Some(error);

@@ -1,5 +1,6 @@
 //! Records of applied ops: what it takes to undo one and to know what depends on it.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use super::op::OpKind;
 use super::overlay::{Effect, Effects};
 use super::rows::RowKey;
 use crate::base::OpId;
-use crate::store::{Rows, Table, VALUE_MAX_BYTES, codec};
+use crate::store::{Batch, Rows, Table, VALUE_MAX_BYTES, codec};
 
 /// An applied op with the rows that it touched.
 #[derive(Debug, Clone)]
@@ -39,6 +40,24 @@ struct Decoded {
     writes: Vec<(RowKey, Option<Bytes>)>,
 }
 
+/// What one row holds of a record. Own ops meet less; one of others may meet any number of rows.
+const PART_BYTES: usize = VALUE_MAX_BYTES - (1 << 20);
+
+fn part_key(id: OpId, part: u32) -> Vec<u8> {
+    let mut key = id.to_key().to_vec();
+    key.extend_from_slice(&part.to_be_bytes());
+    key
+}
+
+/// Returns the bounds of the keys of an op's parts.
+fn part_range(id: OpId) -> (Vec<u8>, Option<Vec<u8>>) {
+    let next = u128::from_be_bytes(id.to_key()).checked_add(1);
+    (
+        id.to_key().to_vec(),
+        next.map(|next| next.to_be_bytes().to_vec()),
+    )
+}
+
 /// What a key or a digest takes, at most about.
 const ROW_ROOM_BYTES: usize = 40;
 
@@ -59,9 +78,54 @@ impl Record {
     /// Returns the record of an op from the store.
     pub(super) fn load(rows: &dyn Rows, id: OpId) -> Result<Option<Self>> {
         match rows.get(Table::Op, &id.to_key())? {
-            Some(bytes) => Ok(Some(Self::decode(&bytes)?)),
+            Some(bytes) => Ok(Some(Self::of_row(rows, id, bytes)?)),
             None => Ok(None),
         }
+    }
+
+    /// Returns the record of an op whose row holds `bytes`.
+    pub(super) fn of_row(rows: &dyn Rows, id: OpId, mut bytes: Vec<u8>) -> Result<Self> {
+        // A row as long as one can be goes on in others.
+        if bytes.len() == PART_BYTES {
+            let (start, end) = part_range(id);
+            rows.scan(Table::OpPart, &start, end.as_deref(), &mut |_, part| {
+                bytes.extend_from_slice(part);
+                ControlFlow::Continue(())
+            })?;
+        }
+        Self::decode(&bytes)
+    }
+
+    /// Puts the record of an op.
+    pub(super) fn put(&self, batch: &mut Batch, id: OpId) {
+        let bytes = Bytes::from(self.encode());
+        let mut parts = 0u32;
+        for start in (0..bytes.len()).step_by(PART_BYTES) {
+            let part = bytes.slice(start..(start + PART_BYTES).min(bytes.len()));
+            if start == 0 {
+                batch.put_bytes(Table::Op, id.to_key(), part);
+            } else {
+                batch.put_bytes(Table::OpPart, part_key(id, parts), part);
+                parts += 1;
+            }
+        }
+    }
+
+    /// Puts that the parts of records are gone which rows beyond their first hold, of those ops that
+    /// `is_gone` says; there are hardly ever any.
+    pub(super) fn delete_parts(
+        rows: &dyn Rows,
+        batch: &mut Batch,
+        is_gone: &dyn Fn(OpId) -> bool,
+    ) -> Result<()> {
+        rows.scan_keys(Table::OpPart, &[], None, &mut |key| {
+            let id = key.get(..OpId::KEY_BYTES).and_then(OpId::from_key);
+            if id.is_some_and(is_gone) {
+                batch.delete(Table::OpPart, key);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(())
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -79,7 +143,8 @@ impl Record {
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
-        let decoded: Decoded = codec::decode(bytes, VALUE_MAX_BYTES)?;
+        // What an op met is as much as there is: the rows themselves have their limits.
+        let decoded: Decoded = codec::decode(bytes, bytes.len())?;
         Ok(Self {
             kind: Arc::new(decoded.kind),
             reads: decoded.reads,

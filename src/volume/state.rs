@@ -277,7 +277,7 @@ impl State {
                 }
                 put_row(&mut batch, key, after.as_ref());
             }
-            batch.put(Table::Op, op.id.to_key(), op.record.encode());
+            op.record.put(&mut batch, op.id);
         }
         self.put_counts(&mut batch, &counts);
         view.rows.commit(batch)?;
@@ -321,9 +321,12 @@ impl State {
             }
             put_row(&mut batch, key, after.as_ref());
         }
+        Record::delete_parts(&*view.rows, &mut batch, &|id| {
+            overlay.records.contains_key(&id)
+        })?;
         for (id, record) in &overlay.records {
             match record {
-                Some(record) => batch.put(Table::Op, id.to_key(), record.encode()),
+                Some(record) => record.put(&mut batch, *id),
                 None => batch.delete(Table::Op, id.to_key()),
             }
         }

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use parking_lot::MutexGuard;
 
 use super::overlay::Overlay;
+use super::record::Record;
 use super::rows::{RowKey, Value};
 use super::state::State;
 use super::{Result, Volume};
@@ -80,6 +81,7 @@ impl Volume {
             .rows
             .scan_keys(Table::Op, &from, Some(&to), &mut remove)?;
         let count = batch.len();
+        Record::delete_parts(&*self.view.rows, &mut batch, &|id| id <= last)?;
         if count > 0 {
             self.view.rows.commit(batch)?;
         }

@@ -394,7 +394,12 @@ pub(crate) fn render(extents: &[Extent], size: u64) -> Vec<u8> {
     let mut bytes = vec![b'.'; size as usize];
     let mut last = 0;
     for extent in extents {
-        assert!(extent.offset >= last && extent.len > 0 && extent.end() <= size);
+        let fits = extent.offset >= last && extent.len > 0 && extent.end() <= size;
+        assert!(
+            fits,
+            "{} + {} behind {last} of {size}",
+            extent.offset, extent.len
+        );
         last = extent.end();
         for at in 0..extent.len {
             bytes[(extent.offset + at) as usize] = match &extent.src {

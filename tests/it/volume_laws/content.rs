@@ -1,7 +1,10 @@
 //! Rows of docs/semantics.md about contents.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use dfs::base::Ino;
-use dfs::volume::{Change, ConflictKind, FileKind, OpKind, Write};
+use dfs::volume::{Change, ConflictKind, FileKind, OpKind, Piece, Source, Write};
 
 use super::cluster::{Device, agree, cluster, inline, sync, write};
 
@@ -402,4 +405,57 @@ fn trimming_drops_records_and_removed_files() {
     b.publish();
     a.pull(b, usize::MAX);
     assert_eq!(a.text("h"), "on");
+}
+
+#[test]
+fn a_conflict_of_more_than_a_row_and_a_batch_hold_is_merged() {
+    const PAGES: u64 = 520;
+    const PAGE: u64 = 64 << 10;
+    const STRIDE: u64 = 1 << 20;
+    let mut devices = cluster(2);
+    let time = dfs::base::Timespec::default();
+    devices[0].put("db", "base");
+    sync(&devices);
+    let [a, b] = [&devices[0], &devices[1]];
+    let ino = b.at("db").ino;
+    // What was written in scattered pages: 34 MB of rows.
+    for first in (0..PAGES).step_by(8) {
+        let page = |number| Piece {
+            offset: number * STRIDE,
+            len: PAGE,
+            src: Some(Source::Inline(Bytes::from(vec![
+                number as u8;
+                PAGE as usize
+            ]))),
+        };
+        b.apply(OpKind::Write(Write {
+            ino,
+            base: b.inode(ino).version,
+            size: PAGES * STRIDE,
+            pieces: (first..first + 8).map(page).collect(),
+            mtime: time,
+            ctime: time,
+            mode: None,
+        }));
+        b.publish();
+    }
+    let whole = b.volume.extents(ino, 0..u64::MAX).unwrap();
+    assert_eq!(whole.len(), PAGES as usize);
+    a.clock.advance(Duration::from_secs(1));
+    a.put("db", "small, but later");
+    sync(&devices);
+    for device in &mut devices {
+        device.restart();
+        assert_eq!(device.volume.apply_segments().unwrap().op_count, 0);
+    }
+    let aside = devices[0]
+        .list("")
+        .into_iter()
+        .find(|name| name != "db")
+        .unwrap();
+    for device in &devices {
+        assert_eq!(device.text("db"), "small, but later");
+        let ino = device.at(&aside).ino;
+        assert_eq!(device.volume.extents(ino, 0..u64::MAX).unwrap(), whole);
+    }
 }

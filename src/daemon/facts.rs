@@ -305,3 +305,15 @@ pub(super) fn find(member: &Member, hex: &str) -> Result<Ino, DaemonError> {
     }
     Ok(at)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_told_where_there_is_something_and_a_rate() {
+        assert_eq!(left_s(640_000, 64_000), Some(10));
+        assert_eq!(left_s(0, 64_000), None);
+        assert_eq!(left_s(640_000, 0), None);
+    }
+}

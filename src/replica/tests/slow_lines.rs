@@ -24,14 +24,17 @@ impl World {
     async fn push_all(&self, count: usize, limit: Duration) -> (u64, u64, f64) {
         let before = (self.net.stats().line_bytes, self.stored());
         let started = self.clock.monotonic();
-        let mut events = self.nodes[0].subscribe();
+        // Neither who sends nor who receives is suspected by anybody.
+        let events: Vec<_> = self.nodes.iter().map(|node| node.subscribe()).collect();
         for n in 0..count {
             self.put(0, MIB + 28 - n);
         }
         let synced = self.replicas[0].wait_synced(limit).await;
         assert_eq!(synced, Ok(()), "after {limit:?}");
-        while let Ok(event) = events.try_recv() {
-            assert!(!matches!(event, NodeEvent::PeerDown(_)), "{event:?}");
+        for (at, mut events) in events.into_iter().enumerate() {
+            while let Ok(event) = events.try_recv() {
+                assert!(!matches!(event, NodeEvent::PeerDown(_)), "{at}: {event:?}");
+            }
         }
         let took = self.clock.monotonic().saturating_sub(started).as_secs_f64();
         let sent = self.net.stats().line_bytes - before.0;
@@ -255,4 +258,30 @@ async fn a_read_beside_a_push_to_the_same_peer_sends_nothing_twice() {
         assert!(read <= alone * 1.3 + 12.0, "{read} s of {alone}");
         assert!(sent <= (stored + cached) * 11 / 10, "{sent} for {stored}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rate_and_what_is_left_of_a_push_can_be_told() {
+    let world = World::new(2).await;
+    sleep(Duration::from_secs(30)).await;
+    world.net.set_line(addr(0), Some(64_000));
+    for n in 0..4 {
+        world.put(0, MIB + n);
+    }
+    let peer = world.nodes[1].id();
+    sleep(Duration::from_secs(40)).await;
+    let rate = world.nodes[0].peers()[0].sent_rate;
+    assert!((54_000..74_000).contains(&rate), "{rate} bytes a second");
+    // What is told as left is what a client works out of the two.
+    let left = world.replicas[0].queued_bytes(&peer) / rate;
+    let now = world.clock.monotonic();
+    let synced = world.replicas[0].wait_synced(Duration::from_secs(600));
+    assert_eq!(synced.await, Ok(()));
+    let took = world.clock.monotonic().saturating_sub(now).as_secs();
+    // A chunk is in the queue until all of it is there.
+    assert!(
+        left + 5 >= took && left <= took + 20,
+        "{left} s, but {took} s"
+    );
+    assert_eq!(world.replicas[0].queued_bytes(&peer), 0);
 }

@@ -78,6 +78,7 @@ pub use roster::{InviteInfo, Member, Recovery, RecoveryId, Role, Roster, RosterE
 pub use token::{InviteSecret, InviteToken, TokenError};
 pub use transfer::Transfer;
 
+use crate::base::memory::Budget;
 use crate::base::time::{Hlc, timeout};
 use crate::base::{Clock, DeviceId, LogId, PeerId, Rng, Stamp, VolumeId};
 use crate::kad::{Contact, RoutingTable};
@@ -236,7 +237,7 @@ impl Node {
             wrapper: RwLock::new(None),
             pulling: Mutex::default(),
             refused_logs: Mutex::default(),
-            bulk: bulk::Bulk::default(),
+            bulk: bulk::Bulk::within(Budget::of_process()),
             recent: Mutex::default(),
             dial_wake: Notify::new(),
             bans: Mutex::default(),

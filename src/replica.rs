@@ -49,6 +49,7 @@ pub use self::survey::Whereabouts;
 
 use self::ledger::{Kind, Ledger};
 use self::view::View;
+use crate::base::memory::Budget;
 use crate::base::task::Pool;
 use crate::base::time::timeout;
 use crate::base::{ChunkId, Clock, PeerId};
@@ -264,7 +265,7 @@ impl Replica {
             view,
             changes: watch::Sender::new(0),
             mend: Notify::new(),
-            puts: Semaphore::new(limits::PUTS_IN_FLIGHT_MIB),
+            puts: Semaphore::new(limits::puts_in_flight_mib(Budget::of_process())),
             room: OnceLock::new(),
             speeds: Mutex::new(BTreeMap::new()),
             crossing: crossing::Crossing::default(),

@@ -30,9 +30,12 @@ pub mod sim;
 pub use quic::Quic;
 pub use sim::SimNet;
 
-/// Longest wait for a connection to an address that does not answer: a handshake with a round trip
-/// of 2.5 s, and one of its packets lost.
+/// Longest wait for a connection to an address that does not answer.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Longest handshake with a peer that answers: a lost packet of it is sent again after three round
+/// trips, which are 7.5 s on a long way.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Silence after which a connection is dead. Three keepalives may be lost before.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -227,7 +230,7 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Opens a connection, whoever answers; the caller checks [`Connection::peer`].
     ///
-    /// Ends within [`CONNECT_TIMEOUT`]; [`TransportError::Unreachable`] where nobody answers.
+    /// Ends within [`CONNECT_TIMEOUT`], or within [`HANDSHAKE_TIMEOUT`] where somebody answers; [`TransportError::Unreachable`] where nobody answers.
     async fn connect(&self, addr: SocketAddr) -> Result<Arc<dyn Connection>, TransportError>;
 
     /// Waits for the next peer that connects; `None` once this transport is closed.

@@ -29,7 +29,7 @@ impl Budget {
     }
 
     /// Returns the budget of a process that may use so many bytes.
-    pub fn within(limit_bytes: u64) -> Self {
+    pub const fn within(limit_bytes: u64) -> Self {
         Self {
             bytes: limit_bytes / CACHES_PART,
         }

@@ -24,6 +24,7 @@ use super::pieces::{
 use super::session::Session;
 use super::transfer::{Transfer, priority_of};
 use crate::base::PeerId;
+use crate::base::memory::Budget;
 use crate::transport::Priority;
 use crate::wire::bounded::BoundedBytes;
 use crate::wire::{ChunkRequest, PieceOf, Refusal, Request, Response};
@@ -38,7 +39,6 @@ const BEGUN_MAX: usize = 256;
 const ROUNDS_MAX: usize = 3;
 
 /// Large messages that are under way.
-#[derive(Default)]
 pub(super) struct Bulk {
     inbox: Mutex<Inbox>,
     outbox: Mutex<Outbox>,
@@ -50,6 +50,18 @@ pub(super) struct Bulk {
 }
 
 impl Bulk {
+    /// Returns empty tables for their part of the budget.
+    pub(super) fn within(budget: Budget) -> Self {
+        Self {
+            inbox: Mutex::new(Inbox::within(budget)),
+            outbox: Mutex::new(Outbox::within(budget)),
+            landings: Mutex::new(Landings::within(budget)),
+            begun: Mutex::default(),
+            order: AtomicU64::new(0),
+            urgency: Urgency::default(),
+        }
+    }
+
     fn order(&self) -> u64 {
         self.order.fetch_add(1, Ordering::Relaxed)
     }
@@ -132,7 +144,7 @@ impl Node {
         let out = &session.out;
         if priority > Priority::Background && bytes > 0 && !out.is_fast() {
             let urgency = &self.bulk.urgency;
-            urgency.note(priority, bytes, out.rate(), self.now());
+            urgency.note(priority, bytes, (out.rate(), session.rtt()), self.now());
         }
     }
 

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use super::pieces::PIECE_BYTES;
 use super::transfer::Transfer;
 use crate::base::Clock;
+use crate::base::memory::Budget;
 use crate::base::time::timeout;
 use crate::transport::Priority;
 
@@ -39,7 +40,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// How long what is less urgent makes way for a piece that goes over another session, at least and at
 /// most: the next piece is asked for when one has arrived.
-const WAY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
+const WAY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// Round trips that a piece may take where no rate was measured: those of a busy slow line are long.
+const WAY_ROUND_TRIPS: u32 = 64;
 
 /// What goes out now, over whichever session: all share this machine's line, and a slow session makes
 /// way for what is more urgent in another.
@@ -51,9 +55,15 @@ pub(super) struct Urgency {
 
 impl Urgency {
     /// Takes note of a piece that goes out over a session with a measured rate, 0 for none.
-    pub(super) fn note(&self, priority: Priority, bytes: usize, rate: u64, now: Duration) {
+    pub(super) fn note(
+        &self,
+        priority: Priority,
+        bytes: usize,
+        (rate, round_trip): (u64, Duration),
+        now: Duration,
+    ) {
         let way = match rate {
-            0 => WAY.1,
+            0 => round_trip.saturating_mul(WAY_ROUND_TRIPS),
             // Twice what it takes: other sessions use the line, too.
             rate => Duration::from_secs_f64(2.0 * bytes as f64 / rate as f64),
         };
@@ -120,14 +130,18 @@ type Place = (Reverse<Priority>, u64, u64);
 /// One direction of a session.
 pub(super) struct Flow {
     clock: Arc<dyn Clock>,
+    /// Most bytes on their way.
+    window_max: u64,
     state: Mutex<State>,
     changed: Notify,
 }
 
 impl Flow {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        let budget = Budget::of_process();
         Self {
             clock,
+            window_max: budget.part(WINDOW_MAX_BYTES, 16).max(PIECES_MAX_BYTES),
             state: Mutex::default(),
             changed: Notify::new(),
         }
@@ -187,10 +201,10 @@ impl Flow {
     }
 }
 
-fn window(rate: f64, round_trip: Duration) -> u64 {
+fn window(rate: f64, round_trip: Duration, window_max: u64) -> u64 {
     let ahead = rate * (round_trip.as_secs_f64() + AHEAD_SECONDS);
     let max = if rate >= FAST_BYTES_PER_SECOND as f64 {
-        WINDOW_MAX_BYTES
+        window_max
     } else {
         PIECES_MAX_BYTES
     };
@@ -234,7 +248,7 @@ impl<'a> Wait<'a> {
         } else {
             state.busy
         };
-        if busy > 0 && busy + bytes > window(state.meter.rate(), round_trip) {
+        if busy > 0 && busy + bytes > window(state.meter.rate(), round_trip, flow.window_max) {
             return None;
         }
         if state.busy == 0 {
@@ -319,11 +333,20 @@ mod tests {
 
     #[test]
     fn two_seconds_of_the_rate_are_on_their_way_and_one_piece_at_least() {
-        assert_eq!(window(0.0, Duration::ZERO), PIECE_BYTES as u64);
-        let slow = window(16_000.0, Duration::from_millis(500));
+        assert_eq!(
+            window(0.0, Duration::ZERO, WINDOW_MAX_BYTES),
+            PIECE_BYTES as u64
+        );
+        let slow = window(16_000.0, Duration::from_millis(500), WINDOW_MAX_BYTES);
         assert_eq!(slow, 40_000 + PIECE_BYTES as u64);
-        assert_eq!(window(5e6, Duration::ZERO), PIECES_MAX_BYTES);
-        assert_eq!(window(1e12, Duration::ZERO), WINDOW_MAX_BYTES);
+        assert_eq!(
+            window(5e6, Duration::ZERO, WINDOW_MAX_BYTES),
+            PIECES_MAX_BYTES
+        );
+        assert_eq!(
+            window(1e12, Duration::ZERO, WINDOW_MAX_BYTES),
+            WINDOW_MAX_BYTES
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -366,7 +389,11 @@ mod tests {
     async fn the_background_makes_way_for_what_goes_over_another_session() {
         let clock = SimClock::new(0);
         let (flow, urgency) = (Flow::new(clock.clone()), Urgency::default());
-        urgency.note(Priority::Awaited, 32_000, 16_000, clock.monotonic());
+        let (rate, near) = (16_000, Duration::ZERO);
+        urgency.note(Priority::Awaited, 32_000, (0, near), clock.monotonic());
+        let soon = clock.monotonic() + WAY.0;
+        assert!(!urgency.holds(Priority::Background, soon));
+        urgency.note(Priority::Awaited, 32_000, (rate, near), clock.monotonic());
         let started = clock.monotonic();
         for (priority, waits) in [
             (Priority::Log, false),

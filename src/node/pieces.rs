@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use crate::base::PeerId;
 use crate::base::limits::{MESSAGE_BODY_MAX_BYTES, MESSAGE_PAYLOAD_MAX_BYTES};
+use crate::base::memory::Budget;
 
 /// Bytes of a piece: two seconds of 128 kbit/s.
 pub(super) const PIECE_BYTES: usize = 32 << 10;
@@ -35,6 +36,18 @@ const OUTBOX_MAX: usize = 1024;
 
 /// Incomplete answers that are kept; each is at most [`PIECES_MAX`] pieces.
 const LANDINGS_MAX: usize = 32;
+
+/// Most bytes of a message that goes in pieces.
+const BLOB_MAX_BYTES: usize = PIECES_MAX * PIECE_BYTES;
+
+/// Returns the bytes that a table takes which is to have `usual`: a sixteenth of the budget, and two of
+/// the largest messages at least, without which nothing large comes over a slow line.
+fn room(usual: usize, budget: Budget) -> usize {
+    let bytes = budget.part(usual as u64, 16);
+    usize::try_from(bytes)
+        .unwrap_or(usual)
+        .max(2 * BLOB_MAX_BYTES)
+}
 
 /// Names a message by its bytes.
 pub(super) type BlobId = [u8; 32];
@@ -162,13 +175,27 @@ pub(super) enum Taken {
 }
 
 /// Requests of others of which some pieces came.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Inbox {
     partials: BTreeMap<(PeerId, BlobId), (u64, Partial)>,
     ticks: u64,
+    /// Most bytes of one peer, and of all.
+    peer_max: usize,
+    max: usize,
 }
 
 impl Inbox {
+    /// Returns an empty one for its part of the budget.
+    pub(super) fn within(budget: Budget) -> Self {
+        let max = room(INBOX_MAX_BYTES, budget);
+        Self {
+            partials: BTreeMap::new(),
+            ticks: 0,
+            peer_max: INBOX_PEER_MAX_BYTES.min(max),
+            max,
+        }
+    }
+
     /// Takes a piece of a request; an empty one only asks which are here.
     pub(super) fn take(
         &mut self,
@@ -210,7 +237,7 @@ impl Inbox {
                 .filter(|((peer, _), _)| of.is_none_or(|of| of == peer));
             those.map(|(_, (_, partial))| partial.bytes).sum::<usize>()
         };
-        for (of, max) in [(Some(from), INBOX_PEER_MAX_BYTES), (None, INBOX_MAX_BYTES)] {
+        for (of, max) in [(Some(from), self.peer_max), (None, self.max)] {
             while bytes(&self.partials, of) > max {
                 let those = self.partials.iter();
                 let those = those.filter(|((peer, _), _)| of.is_none_or(|of| of == peer));
@@ -237,13 +264,24 @@ pub(super) struct Kept {
 }
 
 /// Answers that others fetch in pieces.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Outbox {
     kept: BTreeMap<(PeerId, BlobId), Kept>,
     ticks: u64,
+    /// Most bytes of answers.
+    max: usize,
 }
 
 impl Outbox {
+    /// Returns an empty one for its part of the budget.
+    pub(super) fn within(budget: Budget) -> Self {
+        Self {
+            kept: BTreeMap::new(),
+            ticks: 0,
+            max: room(OUTBOX_MAX_BYTES, budget),
+        }
+    }
+
     /// Keeps an answer for `to`.
     pub(super) fn keep(
         &mut self,
@@ -273,7 +311,7 @@ impl Outbox {
                 && let Some((body, payload)) = &kept.answer
             {
                 bytes += body.len() + payload.len();
-                if bytes > OUTBOX_MAX_BYTES {
+                if bytes > self.max {
                     kept.answer = None;
                 }
             }
@@ -332,13 +370,24 @@ impl Landing {
 }
 
 /// Answers of others of which some pieces are here, by the request that they answer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Landings {
     landings: BTreeMap<(BlobId, BlobId), (u64, Arc<Landing>)>,
     ticks: u64,
+    /// Most incomplete answers.
+    max: usize,
 }
 
 impl Landings {
+    /// Returns an empty one for its part of the budget.
+    pub(super) fn within(budget: Budget) -> Self {
+        Self {
+            landings: BTreeMap::new(),
+            ticks: 0,
+            max: room(LANDINGS_MAX * BLOB_MAX_BYTES, budget) / BLOB_MAX_BYTES,
+        }
+    }
+
     /// Returns the place where an answer lands.
     pub(super) fn open(&mut self, request: BlobId, blob: BlobId, shape: Shape) -> Arc<Landing> {
         self.ticks += 1;
@@ -359,7 +408,7 @@ impl Landings {
         }
         *used = self.ticks;
         let landing = Arc::clone(landing);
-        if self.landings.len() > LANDINGS_MAX {
+        if self.landings.len() > self.max {
             let oldest = self.landings.iter().min_by_key(|(_, (used, _))| *used);
             if let Some(key) = oldest.map(|(key, _)| *key) {
                 self.landings.remove(&key);
@@ -394,6 +443,7 @@ mod tests {
     use super::*;
 
     const PEER: PeerId = PeerId([1; 32]);
+    const PLENTY: Budget = Budget::within(64 << 30);
 
     fn message(body_len: usize, payload_len: usize) -> (Bytes, Bytes, BlobId, Shape) {
         let byte = |at: usize| (at * 7 + at / 251) as u8;
@@ -415,7 +465,7 @@ mod tests {
             (0, PIECES_MAX * PIECE_BYTES),
         ] {
             let (body, payload, blob, shape) = message(body_len, payload_len);
-            let mut inbox = Inbox::default();
+            let mut inbox = Inbox::within(PLENTY);
             let mut came = None;
             for index in (0..shape.count()).rev() {
                 let bytes = piece(&body, &payload, index);
@@ -442,7 +492,7 @@ mod tests {
     #[test]
     fn what_is_not_a_piece_is_refused() {
         let (body, payload, blob, shape) = message(10, 100_000);
-        let mut inbox = Inbox::default();
+        let mut inbox = Inbox::within(PLENTY);
         let first = piece(&body, &payload, 0);
         let short = first.slice(1..);
         assert!(matches!(
@@ -472,7 +522,7 @@ mod tests {
 
     #[test]
     fn tables_are_bounded_and_drop_the_longest_unused() {
-        let mut inbox = Inbox::default();
+        let mut inbox = Inbox::within(PLENTY);
         let full = vec![0; PIECE_BYTES];
         let shape = Shape::new(0, PIECES_MAX * PIECE_BYTES).unwrap();
         for peer in 0..20u8 {
@@ -495,7 +545,7 @@ mod tests {
         assert!(held <= INBOX_MAX_BYTES);
         assert!(inbox.partials.contains_key(&(PeerId([19; 32]), [7; 32])));
 
-        let mut outbox = Outbox::default();
+        let mut outbox = Outbox::within(PLENTY);
         for blob in 0..40u8 {
             let answer = (Bytes::new(), Bytes::from(vec![0; 1 << 20]));
             outbox.keep(PEER, [blob; 32], Bytes::from_static(b"again"), answer);
@@ -506,9 +556,27 @@ mod tests {
     }
 
     #[test]
+    fn tables_follow_the_memory_of_the_process() {
+        let little = Budget::within(200_000_000);
+        let mut inbox = Inbox::within(little);
+        let full = vec![0; PIECE_BYTES];
+        let shape = Shape::new(0, BLOB_MAX_BYTES).unwrap();
+        for peer in 0..20u8 {
+            for index in 0..PIECES_MAX - 1 {
+                inbox.take(PeerId([peer; 32]), [peer; 32], shape, index, &full);
+            }
+        }
+        let partials = inbox.partials.values();
+        let held: usize = partials.map(|(_, partial)| partial.bytes).sum();
+        assert!(held <= 2 * BLOB_MAX_BYTES, "{held}");
+        assert_eq!(Landings::within(little).max, 2);
+        assert_eq!(Outbox::within(little).max, 2 * BLOB_MAX_BYTES);
+    }
+
+    #[test]
     fn an_answer_lands_from_several_peers_and_outlives_a_break() {
         let (body, payload, blob, shape) = message(3, 200_000);
-        let mut landings = Landings::default();
+        let mut landings = Landings::within(PLENTY);
         assert_eq!(landings.wanted(&[9; 32]), 0);
         let landing = landings.open([9; 32], blob, shape);
         assert!(landing.put(0, &piece(&body, &payload, 0)));

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::base::memory::Budget;
+
 /// Most chunks in one [`super::peers::Ask::Put`]: four full ones are 4 MiB, under half of what a
 /// message may carry.
 pub const PUT_BATCH_CHUNKS: usize = 4;
@@ -15,6 +17,13 @@ pub const PUT_LANES: usize = 2;
 /// MiB of batches on their way to all peers. A slow peer takes two of them, so that a few do not hold
 /// up the others.
 pub const PUTS_IN_FLIGHT_MIB: usize = 24;
+
+/// Returns the MiB of batches on their way: an eighth of the budget, and one full batch at least.
+pub fn puts_in_flight_mib(budget: Budget) -> usize {
+    let bytes = budget.part((PUTS_IN_FLIGHT_MIB as u64) << 20, 8);
+    let batch = (PUT_BATCH_BYTES >> 20) as usize;
+    usize::try_from(bytes >> 20).unwrap_or(batch).max(batch)
+}
 
 /// Rate from which batches are full.
 pub const FAST_BYTES_PER_SECOND: u64 = 8 << 20;

@@ -14,8 +14,10 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use super::{
-    CONNECT_TIMEOUT, Connection, IDLE_TIMEOUT, KEEP_ALIVE, STREAMS_MAX, Transport, TransportError,
+    CONNECT_TIMEOUT, Connection, HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE, STREAMS_MAX,
+    Transport, TransportError,
 };
+use crate::base::memory::Budget;
 use crate::base::task::spawn;
 use crate::base::time::timeout;
 use crate::crypto::Identity;
@@ -28,11 +30,14 @@ mod tls;
 use connection::{QuicConnection, lost};
 
 /// Bytes of one stream that the peer may send before they are read here: one full frame's payload,
-/// so that a batch of chunks never waits for credit.
+/// so that a batch of chunks never waits for credit where there is memory.
 const STREAM_WINDOW_BYTES: u32 = 10 << 20;
 
 /// Bytes of one connection that may be on their way or unread: 300 MB/s at 100 ms round trip.
 const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+
+/// Smallest window: 10 MB/s at 100 ms round trip.
+const WINDOW_MIN_BYTES: u32 = 1 << 20;
 
 /// Asked of the system for each direction of the socket; it may give less. A burst of one window
 /// fits, so that a busy moment does not drop packets.
@@ -68,7 +73,7 @@ const CLOSE_CODE: VarInt = VarInt::from_u32(0);
 pub struct Quic {
     endpoint: Endpoint,
     local_addr: SocketAddr,
-    connect_timeout: Duration,
+    deadlines: Deadlines,
     health: Arc<socket::Health>,
     mender: JoinHandle<()>,
     accepted: tokio::sync::Mutex<mpsc::Receiver<Arc<dyn Connection>>>,
@@ -78,6 +83,7 @@ pub struct Quic {
 #[derive(Debug, Clone, Copy)]
 struct Deadlines {
     connect: Duration,
+    handshake: Duration,
     idle: Duration,
     keep_alive: Duration,
     rebind: (Duration, Duration),
@@ -86,6 +92,7 @@ struct Deadlines {
 impl Deadlines {
     const DEFAULT: Self = Self {
         connect: CONNECT_TIMEOUT,
+        handshake: HANDSHAKE_TIMEOUT,
         idle: IDLE_TIMEOUT,
         keep_alive: KEEP_ALIVE,
         rebind: socket::REBIND,
@@ -131,7 +138,8 @@ impl Quic {
         deadlines: Deadlines,
     ) -> Result<Self, TransportError> {
         let credentials = tls::Credentials::new(identity)?;
-        let transport = Arc::new(transport_config(deadlines));
+        let budget = Budget::of_process();
+        let transport = Arc::new(transport_config(deadlines, budget));
         let mut server = quinn::ServerConfig::with_crypto(credentials.server()?);
         server.transport_config(Arc::clone(&transport));
         let mut client = quinn::ClientConfig::new(credentials.client()?);
@@ -155,11 +163,11 @@ impl Quic {
         let mender = spawn(socket::mend(endpoint.clone(), local_addr, broken, pause));
 
         let (backlog, accepted) = mpsc::channel(BACKLOG_MAX);
-        spawn(serve(endpoint.clone(), deadlines.connect, backlog));
+        spawn(serve(endpoint.clone(), deadlines.handshake, backlog));
         Ok(Self {
             endpoint,
             local_addr,
-            connect_timeout: deadlines.connect,
+            deadlines,
             health,
             mender,
             accepted: tokio::sync::Mutex::new(accepted),
@@ -190,21 +198,28 @@ impl Transport for Quic {
     }
 
     async fn connect(&self, addr: SocketAddr) -> Result<Arc<dyn Connection>, TransportError> {
-        let connecting = self
-            .endpoint
-            .connect(addr, SERVER_NAME)
-            .map_err(|error| match error {
-                ConnectError::EndpointStopping => TransportError::Closed {
-                    reason: "this transport was closed".to_owned(),
-                },
-                _ => TransportError::Unreachable { addr },
-            })?;
-        let connection = match timeout(self.connect_timeout, connecting).await {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(ConnectionError::TimedOut)) | Err(_) => {
+        let mut connecting =
+            self.endpoint
+                .connect(addr, SERVER_NAME)
+                .map_err(|error| match error {
+                    ConnectError::EndpointStopping => TransportError::Closed {
+                        reason: "this transport was closed".to_owned(),
+                    },
+                    _ => TransportError::Unreachable { addr },
+                })?;
+        let shaken = async {
+            let answer = async { connecting.handshake_data().await.map(drop) };
+            let answered = timeout(self.deadlines.connect, answer).await;
+            // Who answers with an error says it again below.
+            answered.is_ok().then_some(())?;
+            Some(connecting.await)
+        };
+        let connection = match timeout(self.deadlines.handshake, shaken).await {
+            Ok(Some(Ok(connection))) => connection,
+            Ok(Some(Err(ConnectionError::TimedOut)) | None) | Err(_) => {
                 return Err(TransportError::Unreachable { addr });
             }
-            Ok(Err(error)) => return Err(lost(addr, &error)),
+            Ok(Some(Err(error))) => return Err(lost(addr, &error)),
         };
         Ok(Arc::new(QuicConnection::start(connection)?))
     }
@@ -266,7 +281,15 @@ async fn serve(
     }
 }
 
-fn transport_config(deadlines: Deadlines) -> TransportConfig {
+/// Returns a window of at most `usual` bytes within the budget, of which it is one of 32 parts: a few
+/// connections are busy at once. Less is slower, not wrong.
+fn window(usual: u32, budget: Budget) -> u32 {
+    let bytes = budget.part(u64::from(usual), 32);
+    u32::try_from(bytes).unwrap_or(usual).max(WINDOW_MIN_BYTES)
+}
+
+fn transport_config(deadlines: Deadlines, budget: Budget) -> TransportConfig {
+    let connection_window = window(CONNECTION_WINDOW_BYTES, budget);
     let mut mtu = quinn::MtuDiscoveryConfig::default();
     mtu.upper_bound(DATAGRAM_MAX_BYTES);
     let mut config = TransportConfig::default();
@@ -274,9 +297,9 @@ fn transport_config(deadlines: Deadlines) -> TransportConfig {
         .max_concurrent_bidi_streams(STREAMS_MAX.into())
         .max_concurrent_uni_streams(0u32.into())
         .datagram_receive_buffer_size(None)
-        .stream_receive_window(STREAM_WINDOW_BYTES.into())
-        .receive_window(CONNECTION_WINDOW_BYTES.into())
-        .send_window(CONNECTION_WINDOW_BYTES.into())
+        .stream_receive_window(window(STREAM_WINDOW_BYTES, budget).into())
+        .receive_window(connection_window.into())
+        .send_window(connection_window.into())
         // Bulk messages go out one after another: each arrives earlier than if all took turns.
         // Small ones have precedence anyway.
         .send_fairness(false)

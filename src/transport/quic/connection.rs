@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{CLOSE_CODE, tls};
 use crate::base::PeerId;
+use crate::base::memory::Budget;
 use crate::base::task::spawn;
 use crate::transport::frame::{HEADER_BYTES, Header};
 use crate::transport::{
@@ -188,10 +189,13 @@ struct Arrived {
 
 /// Reads each stream of the peer in a task of its own, so that none waits behind another.
 async fn read_requests(connection: quinn::Connection, queue: mpsc::Sender<Arrived>) {
-    let budget = Arc::new(Semaphore::new(UNANSWERED_MAX_BYTES as usize));
+    // At least one that counts.
+    let unanswered = Budget::of_process().part(u64::from(UNANSWERED_MAX_BYTES), 16);
+    let unanswered = u32::try_from(unanswered).unwrap_or(UNANSWERED_MAX_BYTES);
+    let budget = Unanswered::new(unanswered.max(SMALL_FRAME_BYTES as u32));
     while let Ok((send, mut recv)) = connection.accept_bi().await {
         let queue = queue.clone();
-        let budget = Arc::clone(&budget);
+        let budget = budget.clone();
         let from = connection.remote_address();
         spawn(async move {
             // Resets the stream when it is dropped unanswered.
@@ -211,22 +215,39 @@ async fn read_requests(connection: quinn::Connection, queue: mpsc::Sender<Arrive
     }
 }
 
+/// Bytes of large requests that may be held.
+#[derive(Clone)]
+struct Unanswered {
+    places: Arc<Semaphore>,
+    max_bytes: u32,
+}
+
+impl Unanswered {
+    fn new(max_bytes: u32) -> Self {
+        let places = Arc::new(Semaphore::new(max_bytes as usize));
+        Self { places, max_bytes }
+    }
+
+    /// Waits for room for a frame; one that is larger than all of it comes alone.
+    async fn take(self, len: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(len).unwrap_or(u32::MAX).min(self.max_bytes);
+        // The semaphore is never closed.
+        self.places.acquire_many_owned(bytes).await.ok()
+    }
+}
+
 /// Reads one frame to the end of the stream, within the limits and, where it is large, when the
 /// budget allows.
 async fn read_frame(
     recv: &mut RecvStream,
-    budget: Option<Arc<Semaphore>>,
+    budget: Option<Unanswered>,
 ) -> Result<(Frame, Option<OwnedSemaphorePermit>), StreamError> {
     let mut header = [0u8; HEADER_BYTES];
     recv.read_exact(&mut header).await?;
     let header = Header::decode(header)?;
     let len = header.body_len + header.payload_len;
     let permit = match budget {
-        Some(budget) if len > SMALL_FRAME_BYTES => {
-            let bytes = u32::try_from(len).unwrap_or(UNANSWERED_MAX_BYTES);
-            // The semaphore is never closed.
-            budget.acquire_many_owned(bytes).await.ok()
-        }
+        Some(budget) if len > SMALL_FRAME_BYTES => budget.take(len).await,
         _ => None,
     };
     let mut parts = Parts::new(header);

@@ -16,6 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 const SHORT: Deadlines = Deadlines {
     connect: Duration::from_secs(1),
+    handshake: Duration::from_secs(1),
     idle: Duration::from_secs(1),
     keep_alive: Duration::from_millis(100),
     rebind: (Duration::from_millis(50), Duration::from_millis(50)),
@@ -301,7 +302,7 @@ async fn a_dead_address_is_unreachable_in_bounded_time() {
 }
 
 /// Passes datagrams between a dialler and `target` until the task is aborted.
-async fn relay(target: SocketAddr) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+async fn relay(target: SocketAddr) -> (SocketAddr, JoinHandle<()>) {
     let socket = AsyncUdpSocket::bind(loopback()).await.unwrap();
     let addr = socket.local_addr().unwrap();
     let task = spawn(async move {
@@ -420,6 +421,22 @@ async fn random_datagrams_at_the_port_change_nothing() {
 }
 
 mod impostors;
+
+#[test]
+fn windows_follow_the_memory_of_the_process() {
+    let large = Budget::within(64 << 30);
+    assert_eq!(
+        window(CONNECTION_WINDOW_BYTES, large),
+        CONNECTION_WINDOW_BYTES
+    );
+    // A quarter of 200 MB are all the caches and queues.
+    let small = window(CONNECTION_WINDOW_BYTES, Budget::within(200_000_000));
+    assert_eq!(small, 200_000_000 / 4 / 32);
+    assert_eq!(
+        window(CONNECTION_WINDOW_BYTES, Budget::within(0)),
+        WINDOW_MIN_BYTES
+    );
+}
 
 #[tokio::test]
 async fn a_socket_that_fails_is_told_and_made_anew_and_connections_go_on() {

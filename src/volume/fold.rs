@@ -161,7 +161,6 @@ impl Fold<'_> {
             target: None,
             version: self.id,
             written_by: self.id,
-            meta: self.id,
             created_by: self.id,
             origin: None,
             home: None,
@@ -203,7 +202,6 @@ impl Fold<'_> {
             return Ok(());
         };
         f(&mut inode);
-        inode.meta = self.id;
         self.save(inode)
     }
 
@@ -246,7 +244,6 @@ impl Fold<'_> {
             }
         }
         inode.ctime = time;
-        inode.meta = self.id;
         self.save(inode)
     }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::overlay::Effects;
 use super::record::Record;
+use super::rows::RowKey;
 use crate::base::OpId;
 
 /// The rows that recent ops touched, by digest.
@@ -17,7 +18,26 @@ pub(super) struct TouchIndex {
 #[derive(Debug, Clone, Copy)]
 struct Touch {
     id: OpId,
-    wrote: bool,
+    way: Way,
+}
+
+/// How an op touched a row, or the counts in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Read,
+    Wrote,
+    /// Added to it: in any order with others who did.
+    Counted,
+}
+
+impl Way {
+    /// Tells whether the order of two ops that touched one thing so matters.
+    fn crosses(self, other: Self) -> bool {
+        !matches!(
+            (self, other),
+            (Self::Read, Self::Read) | (Self::Counted, Self::Counted)
+        )
+    }
 }
 
 impl TouchIndex {
@@ -31,10 +51,14 @@ impl TouchIndex {
 
     /// Takes note of an applied op.
     pub(super) fn add(&mut self, id: OpId, record: &Record) {
-        for (digest, wrote) in digests(record) {
+        for (digest, way) in digests(record) {
             let touches = self.touches.entry(digest).or_default();
             let at = touches.partition_point(|touch| touch.id < id);
-            touches.insert(at, Touch { id, wrote });
+            match touches.get_mut(at).filter(|touch| touch.id == id) {
+                Some(touch) if touch.way != way => touch.way = Way::Wrote,
+                Some(_) => {}
+                None => touches.insert(at, Touch { id, way }),
+            }
         }
     }
 
@@ -55,10 +79,15 @@ impl TouchIndex {
     pub(super) fn concerned(&self, id: OpId, effects: &Effects) -> BTreeSet<OpId> {
         let mut found = BTreeSet::new();
         for effect in &effects.writes {
-            self.collect(effect.key.digest(), id, false, &mut found);
+            if effect.is_write {
+                self.collect(effect.key.digest(), id, Way::Wrote, &mut found);
+            }
+            if effect.delta.is_some() {
+                self.collect(effect.key.counts_digest(), id, Way::Counted, &mut found);
+            }
         }
         for digest in &effects.reads {
-            self.collect(*digest, id, true, &mut found);
+            self.collect(*digest, id, Way::Read, &mut found);
         }
         found
     }
@@ -73,8 +102,15 @@ impl TouchIndex {
         followed: &mut HashMap<u64, OpId>,
         found: &mut Vec<OpId>,
     ) {
-        for (key, _) in &record.writes {
-            let digest = key.digest();
+        let written = record
+            .writes
+            .iter()
+            .map(|(key, _)| (key.digest(), Way::Wrote));
+        let counted = record.deltas.iter().map(|(ino, _)| {
+            let digest = RowKey::Inode(*ino).counts_digest();
+            (digest, Way::Counted)
+        });
+        for (digest, way) in written.chain(counted) {
             let end = followed.get(&digest).copied();
             if end.is_some_and(|end| end <= id) {
                 continue;
@@ -84,28 +120,34 @@ impl TouchIndex {
                 continue;
             };
             let start = touches.partition_point(|touch| touch.id <= id);
-            let later = touches.iter().skip(start).map(|touch| touch.id);
+            let later = touches.iter().skip(start);
+            let later = later.filter(|touch| way.crosses(touch.way));
+            let later = later.map(|touch| touch.id);
             // The op at the end itself was not among those above it.
             found.extend(later.take_while(|id| end.is_none_or(|end| *id <= end)));
         }
     }
 
-    fn collect(&self, digest: u64, above: OpId, writers_only: bool, found: &mut BTreeSet<OpId>) {
+    fn collect(&self, digest: u64, above: OpId, way: Way, found: &mut BTreeSet<OpId>) {
         let Some(touches) = self.touches.get(&digest) else {
             return;
         };
         let start = touches.partition_point(|touch| touch.id <= above);
         let later = touches.iter().skip(start);
-        found.extend(
-            later
-                .filter(|touch| touch.wrote || !writers_only)
-                .map(|touch| touch.id),
-        );
+        let crossing = later.filter(|touch| way.crosses(touch.way));
+        found.extend(crossing.map(|touch| touch.id));
     }
 }
 
-fn digests(record: &Record) -> impl Iterator<Item = (u64, bool)> + '_ {
-    let reads = record.reads.iter().map(|digest| (*digest, false));
-    let writes = record.writes.iter().map(|(key, _)| (key.digest(), true));
-    reads.chain(writes)
+fn digests(record: &Record) -> impl Iterator<Item = (u64, Way)> + '_ {
+    let reads = record.reads.iter().map(|digest| (*digest, Way::Read));
+    let writes = record
+        .writes
+        .iter()
+        .map(|(key, _)| (key.digest(), Way::Wrote));
+    let counted = record.deltas.iter().map(|(ino, _)| {
+        let digest = RowKey::Inode(*ino).counts_digest();
+        (digest, Way::Counted)
+    });
+    reads.chain(writes).chain(counted)
 }

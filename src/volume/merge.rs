@@ -14,14 +14,15 @@ use std::sync::Arc;
 use super::fold::fold;
 use super::index::TouchIndex;
 use super::op::OpKind;
-use super::overlay::{Base, Effects, Overlay};
+use super::overlay::{Base, Delta, Effects, Overlay};
 use super::record::Record;
-use super::rows::Stored;
+use super::rows::{RowKey, Stored, Value};
 use super::sight::Sights;
 use super::state::State;
+use super::types::Inode;
 use super::view::View;
 use super::{Result, VolumeError};
-use crate::base::OpId;
+use crate::base::{Ino, OpId};
 use crate::store::Table;
 
 /// Ops that wait to be folded.
@@ -165,13 +166,7 @@ impl<'a> Merge<'a> {
             records.insert(id, record);
         }
         for (id, record) in records.into_iter().rev() {
-            for (key, before) in &record.writes {
-                let row = match before {
-                    Some(bytes) => Some(Stored::decode(key, bytes.clone())?),
-                    None => None,
-                };
-                self.overlay.rows.insert(*key, row);
-            }
+            self.take_back(&record)?;
             if let Some(index) = &mut self.state.index {
                 index.remove(id, &record);
             }
@@ -180,6 +175,67 @@ impl<'a> Merge<'a> {
             self.undone_count += 1;
         }
         Ok(())
+    }
+}
+
+impl Merge<'_> {
+    /// Puts the rows back as they were before an op on which nothing builds any more. Counts of
+    /// directories are those of now less what the op added: others count side by side with it.
+    fn take_back(&mut self, record: &Record) -> Result<()> {
+        let deltas: BTreeMap<Ino, Delta> = record.deltas.iter().copied().collect();
+        for (key, before) in &record.writes {
+            let mut row = match before {
+                Some(bytes) => Some(Stored::decode(key, bytes.clone())?),
+                None => None,
+            };
+            if let (RowKey::Inode(ino), Some(before)) = (key, &row)
+                && let Value::Inode(before) = &before.value
+                && before.is_dir()
+                && let Some(now) = self.dir(*ino)?
+            {
+                let mut dir = Inode {
+                    entries: now.entries,
+                    nlink: now.nlink,
+                    mtime: now.mtime.max(before.mtime),
+                    ctime: now.ctime.max(before.ctime),
+                    ..before.clone()
+                };
+                if let Some(delta) = deltas.get(ino) {
+                    delta.take_from(&mut dir);
+                }
+                // Whether it has a name is no count.
+                if before.is_orphan() || now.is_orphan() {
+                    dir.nlink = before.nlink;
+                }
+                row = Some(Stored::encode(Value::Inode(dir)));
+            }
+            self.overlay.rows.insert(*key, row);
+        }
+        for (ino, delta) in deltas {
+            let key = RowKey::Inode(ino);
+            if record.writes.iter().any(|(written, _)| *written == key) {
+                continue;
+            }
+            if let Some(mut dir) = self.dir(ino)? {
+                delta.take_from(&mut dir);
+                let row = Stored::encode(Value::Inode(dir));
+                self.overlay.rows.insert(key, Some(row));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns a directory's row as it is now.
+    fn dir(&self, ino: Ino) -> Result<Option<Inode>> {
+        let base = Base {
+            view: self.view,
+            overlay: &self.overlay,
+        };
+        let row = base.row(&RowKey::Inode(ino))?;
+        Ok(row.and_then(|row| match &row.value {
+            Value::Inode(inode) if inode.is_dir() => Some(inode.clone()),
+            _ => None,
+        }))
     }
 }
 

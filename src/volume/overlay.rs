@@ -5,9 +5,11 @@ use std::collections::btree_map::Entry;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::record::Record;
 use super::rows::{Row, RowKey, Stored, Value};
-use super::types::{DirKey, Extent, Source};
+use super::types::{DirKey, Extent, Inode, Source};
 use super::view::View;
 use super::{Result, VolumeError};
 use crate::base::{DeviceId, Ino, LogId, OpId};
@@ -46,6 +48,32 @@ impl Base<'_> {
     }
 }
 
+/// How an op changed the counts of a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Delta {
+    /// Entries that came, less those that went.
+    pub(super) entries: i64,
+    /// The same of its links: subdirectories.
+    pub(super) nlink: i32,
+}
+
+impl Delta {
+    /// Applies the change.
+    fn add_to(self, dir: &mut Inode) {
+        dir.entries = dir.entries.saturating_add_signed(self.entries);
+        dir.nlink = dir.nlink.saturating_add_signed(self.nlink);
+    }
+
+    /// Takes the change back.
+    pub(super) fn take_from(self, dir: &mut Inode) {
+        let back = Self {
+            entries: -self.entries,
+            nlink: -self.nlink,
+        };
+        back.add_to(dir);
+    }
+}
+
 /// One row as an op leaves it.
 #[derive(Debug, Clone)]
 pub(super) struct Effect {
@@ -55,6 +83,10 @@ pub(super) struct Effect {
     pub(super) before: Option<Row>,
     /// As the op leaves it.
     pub(super) after: Option<Row>,
+    /// True where the op changed more than counts.
+    pub(super) is_write: bool,
+    /// How it changed the counts.
+    pub(super) delta: Option<Delta>,
 }
 
 /// What an op depends on and does.
@@ -128,9 +160,27 @@ struct Met {
     now: Option<Option<Value>>,
     /// True for a row that only a scan met: the row of its inode stands for it among the reads.
     scanned: bool,
+    /// True once the op put or removed the row.
+    is_written: bool,
+    /// How the op changed the counts.
+    delta: Option<Delta>,
+    /// True once the op depends on the counts.
+    counts_read: bool,
 }
 
 impl Met {
+    /// Returns a row that was met in a scan.
+    fn scanned(before: Option<Row>) -> Self {
+        Self {
+            before,
+            now: None,
+            scanned: true,
+            is_written: false,
+            delta: None,
+            counts_read: false,
+        }
+    }
+
     fn value(&self) -> Option<&Value> {
         match &self.now {
             Some(now) => now.as_ref(),
@@ -173,23 +223,55 @@ impl<'a> Tx<'a> {
 
     /// Sets a row.
     pub(super) fn put(&mut self, key: RowKey, value: Value) -> Result<()> {
-        self.meet(key)?.now = Some(Some(value));
+        let met = self.meet(key)?;
+        met.now = Some(Some(value));
+        met.is_written = true;
         Ok(())
     }
 
     /// Sets a row that the caller knows not to be there.
     pub(super) fn put_fresh(&mut self, key: RowKey, value: Value) {
-        let met = self.met.entry(key).or_insert(Met {
-            before: None,
-            now: None,
-            scanned: true,
-        });
+        let met = self.met.entry(key).or_insert(Met::scanned(None));
         met.now = Some(Some(value));
+        met.is_written = true;
     }
 
     /// Removes a row.
     pub(super) fn delete(&mut self, key: RowKey) -> Result<()> {
-        self.meet(key)?.now = Some(None);
+        let met = self.meet(key)?;
+        met.now = Some(None);
+        met.is_written = true;
+        Ok(())
+    }
+
+    /// Changes the counts of a directory, and the row as `f` says beside; the op depends neither on the
+    /// counts nor on those who change them. Nothing where there is no such directory.
+    pub(super) fn count(
+        &mut self,
+        dir: Ino,
+        delta: Delta,
+        f: impl FnOnce(&mut Inode),
+    ) -> Result<()> {
+        let met = self.meet(RowKey::Inode(dir))?;
+        let Some(Value::Inode(inode)) = met.value() else {
+            return Ok(());
+        };
+        let mut inode = inode.clone();
+        delta.add_to(&mut inode);
+        f(&mut inode);
+        met.scanned = false;
+        met.now = Some(Some(Value::Inode(inode)));
+        let before = met.delta.unwrap_or_default();
+        met.delta = Some(Delta {
+            entries: before.entries + delta.entries,
+            nlink: before.nlink + delta.nlink,
+        });
+        Ok(())
+    }
+
+    /// Says that the op depends on how many entries a directory has.
+    pub(super) fn depend_on_counts(&mut self, dir: Ino) -> Result<()> {
+        self.meet(RowKey::Inode(dir))?.counts_read = true;
         Ok(())
     }
 
@@ -202,11 +284,7 @@ impl<'a> Tx<'a> {
                     .room
                     .after(before.as_ref())
                     .ok_or(VolumeError::TooMuch)?;
-                Ok(vacant.insert(Met {
-                    before,
-                    now: None,
-                    scanned: true,
-                }))
+                Ok(vacant.insert(Met::scanned(before)))
             }
         }
     }
@@ -226,11 +304,7 @@ impl<'a> Tx<'a> {
                     None => Some(row),
                 };
                 room = room.and_then(|room| room.after(before.as_ref()));
-                vacant.insert(Met {
-                    before,
-                    now: None,
-                    scanned: true,
-                });
+                vacant.insert(Met::scanned(before));
             }
             match room {
                 Some(_) => ControlFlow::Continue(()),
@@ -240,11 +314,7 @@ impl<'a> Tx<'a> {
         self.room = room.ok_or(VolumeError::TooMuch)?;
         let range = (Bound::Included(from), Bound::Excluded(to));
         for (key, row) in overlay.rows.range(range) {
-            met.entry(*key).or_insert_with(|| Met {
-                before: row.clone(),
-                now: None,
-                scanned: true,
-            });
+            met.entry(*key).or_insert_with(|| Met::scanned(row.clone()));
         }
         Ok(met
             .range(range)
@@ -261,20 +331,14 @@ impl<'a> Tx<'a> {
         let Base { view, overlay } = self.base;
         let range = (Bound::Included(from), Bound::Excluded(to));
         for (key, row) in overlay.rows.range(range) {
-            self.met.entry(*key).or_insert_with(|| Met {
-                before: row.clone(),
-                now: None,
-                scanned: true,
-            });
+            self.met
+                .entry(*key)
+                .or_insert_with(|| Met::scanned(row.clone()));
         }
         // A committed row that was removed since does not count.
         let met = &mut self.met;
         view.scan_rev(&from, &to, &mut |key, row| {
-            let entry = met.entry(key).or_insert_with(|| Met {
-                before: Some(row),
-                now: None,
-                scanned: true,
-            });
+            let entry = met.entry(key).or_insert_with(|| Met::scanned(Some(row)));
             if entry.value().is_some() {
                 ControlFlow::Break(())
             } else {
@@ -291,6 +355,9 @@ impl<'a> Tx<'a> {
     pub(super) fn finish(self) -> Effects {
         let mut effects = Effects::default();
         for (key, met) in self.met {
+            if met.counts_read {
+                effects.reads.push(key.counts_digest());
+            }
             let Some(now) = met.now else {
                 if !met.scanned {
                     effects.reads.push(key.digest());
@@ -305,13 +372,22 @@ impl<'a> Tx<'a> {
             };
             if same {
                 effects.reads.push(key.digest());
-            } else {
-                effects.writes.push(Effect {
-                    key,
-                    before: met.before,
-                    after,
-                });
+                continue;
             }
+            let is_write = met.is_written || met.delta.is_none();
+            if !is_write {
+                effects.reads.push(key.digest());
+            } else if matches!(key, RowKey::Inode(_)) && (met.before.is_none() || after.is_none()) {
+                // Whoever counts in a directory depends on its being there.
+                effects.reads.push(key.counts_digest());
+            }
+            effects.writes.push(Effect {
+                key,
+                before: met.before,
+                after,
+                is_write,
+                delta: met.delta.filter(|delta| *delta != Delta::default()),
+            });
         }
         effects
     }

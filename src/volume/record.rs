@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Result;
 use super::op::OpKind;
-use super::overlay::{Effect, Effects};
+use super::overlay::{Delta, Effect, Effects};
 use super::rows::RowKey;
-use crate::base::OpId;
+use crate::base::{Ino, OpId};
 use crate::store::{Batch, Rows, Table, VALUE_MAX_BYTES, codec};
 
 /// An applied op with the rows that it touched.
@@ -22,6 +22,8 @@ pub(super) struct Record {
     pub(super) reads: Vec<u64>,
     /// The rows that it changed, as they were before.
     pub(super) writes: Vec<(RowKey, Option<Bytes>)>,
+    /// Directories whose counts it changed.
+    pub(super) deltas: Vec<(Ino, Delta)>,
 }
 
 /// A record as it lies in its row.
@@ -30,6 +32,7 @@ struct Encoded<'a> {
     kind: &'a OpKind,
     reads: &'a [u64],
     writes: &'a [(RowKey, Option<Bytes>)],
+    deltas: &'a [(Ino, Delta)],
 }
 
 /// The same, owned.
@@ -38,6 +41,7 @@ struct Decoded {
     kind: OpKind,
     reads: Vec<u64>,
     writes: Vec<(RowKey, Option<Bytes>)>,
+    deltas: Vec<(Ino, Delta)>,
 }
 
 /// What one row holds of a record. Own ops meet less; one of others may meet any number of rows.
@@ -68,10 +72,20 @@ impl Record {
             let before = effect.before.as_ref();
             (effect.key, before.map(|row| row.bytes.clone()))
         };
+        let delta = |effect: &Effect| match (effect.key, effect.delta) {
+            (RowKey::Inode(ino), Some(delta)) => Some((ino, delta)),
+            _ => None,
+        };
         Self {
             kind,
             reads: effects.reads.clone(),
-            writes: effects.writes.iter().map(before).collect(),
+            writes: effects
+                .writes
+                .iter()
+                .filter(|effect| effect.is_write)
+                .map(before)
+                .collect(),
+            deltas: effects.writes.iter().filter_map(delta).collect(),
         }
     }
 
@@ -137,6 +151,7 @@ impl Record {
             kind: &self.kind,
             reads: &self.reads,
             writes: &self.writes,
+            deltas: &self.deltas,
         };
         codec::encode_into(&encoded, &mut bytes);
         bytes
@@ -149,6 +164,7 @@ impl Record {
             kind: Arc::new(decoded.kind),
             reads: decoded.reads,
             writes: decoded.writes,
+            deltas: decoded.deltas,
         })
     }
 }

@@ -256,6 +256,17 @@ impl RowKey {
     }
 }
 
+/// What tells the digest of the counts of a directory from that of its row.
+const COUNTS_MARK: u64 = 0x6a09_e667_f3bc_c909;
+
+impl RowKey {
+    /// Returns the digest that stands for the counts in a row: how many entries a directory has. Ops
+    /// that make entries side by side change it, and none depends on the other.
+    pub(super) fn counts_digest(&self) -> u64 {
+        self.digest() ^ COUNTS_MARK
+    }
+}
+
 /// An odd constant with well spread bits (the golden ratio times 2^64).
 const DIGEST_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 

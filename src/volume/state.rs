@@ -271,7 +271,10 @@ impl State {
             sight::put(&mut batch, group.first, &group.seen);
         }
         for op in ops {
-            for Effect { key, before, after } in &op.effects {
+            for Effect {
+                key, before, after, ..
+            } in &op.effects
+            {
                 if is_counted(key) {
                     count(&mut counts, before.as_ref(), after.as_ref());
                 }

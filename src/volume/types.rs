@@ -72,8 +72,6 @@ pub struct Inode {
     pub version: OpId,
     /// The op that made the present content.
     pub written_by: OpId,
-    /// The op that changed any attribute last.
-    pub meta: OpId,
     /// The op that made it.
     pub created_by: OpId,
     /// The file whose losing content it took over, for a conflict file.

@@ -194,7 +194,6 @@ impl Fold<'_> {
         node.mode = stamps.mode.unwrap_or(node.mode) & 0o7777;
         node.version = version;
         node.written_by = self.id;
-        node.meta = self.id;
         let gone = node.is_orphan() && !Self::is_private(&node);
         let (ino, home) = (node.ino, node.home.clone());
         self.save(node)?;
@@ -425,7 +424,6 @@ impl Fold<'_> {
             nlink: 0,
             created_by: self.id,
             origin: Some(node.ino),
-            meta: self.id,
             home: None,
             ..node.clone()
         };

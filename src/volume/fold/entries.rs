@@ -115,6 +115,7 @@ impl Fold<'_> {
         let Some((node, place)) = self.meant(from, ino)?.filter(|(node, _)| node.is_dir()) else {
             return Ok(());
         };
+        self.tx.depend_on_counts(node.ino)?;
         if node.entries > 0 {
             return self.conflict(ConflictKind::RmdirDropped, node.ino, Some(place));
         }

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use super::names::conflict_name;
 use super::{Fold, Result};
 use crate::base::{DeviceId, Ino, Timespec};
+use crate::volume::overlay::Delta;
 use crate::volume::rows::{RowKey, Value};
+use crate::volume::sight::Sight;
 use crate::volume::types::{Conflict, ConflictKind, DirKey, Dirent, Inode, Place};
 use crate::volume::view::{DEPTH_MAX, dirent_range, xattr_range};
 
@@ -19,16 +21,19 @@ const NAME_ATTEMPTS_MAX: u32 = 10_000;
 impl Fold<'_> {
     /// Adjusts a directory to entries that came or went.
     fn touch_dir(&mut self, dir: Ino, entries: i64, subdirs: i64, time: Timespec) -> Result<()> {
-        let Some(mut dir) = self.row_of(dir)? else {
-            return Ok(());
+        let delta = Delta {
+            entries,
+            nlink: i32::try_from(subdirs).unwrap_or(0),
         };
-        dir.entries = dir.entries.saturating_add_signed(entries);
-        let subdirs = i32::try_from(subdirs).unwrap_or(0);
-        dir.nlink = dir.nlink.saturating_add_signed(subdirs);
-        dir.mtime = time;
-        dir.ctime = time;
-        dir.meta = self.id;
-        self.save(dir)
+        let sight = self.sight;
+        // Times of a directory are this machine's own: they move on with what comes.
+        self.tx.count(dir, delta, |dir| match sight {
+            Sight::Everything => (dir.mtime, dir.ctime) = (time, time),
+            Sight::Only(_) => {
+                dir.mtime = dir.mtime.max(time);
+                dir.ctime = dir.ctime.max(time);
+            }
+        })
     }
 
     /// Gives a node a name that is free. A node without any is back by that.
@@ -66,7 +71,6 @@ impl Fold<'_> {
         }
         let subdirs = i64::from(node.is_dir());
         node.ctime = time;
-        node.meta = self.id;
         self.save(node)?;
         self.touch_dir(place.parent, 1, subdirs, time)
     }
@@ -91,7 +95,6 @@ impl Fold<'_> {
         }
         let subdirs = -i64::from(node.is_dir());
         node.ctime = time;
-        node.meta = self.id;
         self.save(node)?;
         self.touch_dir(place.parent, -1, subdirs, time)
     }

@@ -91,6 +91,7 @@ impl Fold<'_> {
             return Ok(());
         };
         if other.is_dir() {
+            self.tx.depend_on_counts(other.ino)?;
             if node.is_dir() && other.entries == 0 {
                 self.detach(other.ino, to, time)?;
                 self.bury(other.ino)?;

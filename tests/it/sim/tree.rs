@@ -52,7 +52,12 @@ pub(super) async fn of(member: &Member) -> BTreeMap<Vec<u8>, Node> {
                 ino: inode.ino,
                 mode: inode.mode,
                 nlink: inode.nlink,
-                mtime: (inode.mtime.secs, inode.mtime.nanos),
+                // That of a directory is each machine's own.
+                mtime: if inode.is_dir() {
+                    (0, 0)
+                } else {
+                    (inode.mtime.secs, inode.mtime.nanos)
+                },
                 content: content(member, inode.ino, inode.size).await,
                 xattrs,
             };

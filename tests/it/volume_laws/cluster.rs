@@ -11,7 +11,7 @@ use dfs::base::{Clock, Ino, LogId, OpId, Rng, VolumeId};
 use dfs::crypto::{Identity, VolumeKeys};
 use dfs::log::LogStore;
 use dfs::store::memory::MemoryDisk;
-use dfs::store::{Store, Table};
+use dfs::store::{Store, Table, codec};
 use dfs::volume::{
     Append, Applied, Conflict, ConflictKind, Create, Extent, FileKind, Inode, Merged, OpKind,
     Piece, Place, Replaced, Source, Volume, VolumeConfig, VolumeContext, Write,
@@ -36,7 +36,7 @@ const VOLUME: VolumeId = VolumeId([3; 32]);
 const START_MS: u64 = 1_767_312_000_000;
 
 /// The tables whose rows all devices share.
-const SHARED: [Table; 11] = [
+const SHARED: [Table; 10] = [
     Table::Inode,
     Table::Dirent,
     Table::Extent,
@@ -46,7 +46,6 @@ const SHARED: [Table; 11] = [
     Table::Fork,
     Table::Conflict,
     Table::Device,
-    Table::Op,
     Table::Volume,
 ];
 
@@ -58,7 +57,16 @@ pub(crate) fn shared_rows(store: &Store) -> SharedRows {
     let mut rows = BTreeMap::new();
     for table in SHARED {
         let mut take = |key: &[u8], value: &[u8]| {
-            rows.insert((table, key.to_vec()), value.to_vec());
+            let mut value = value.to_vec();
+            if table == Table::Inode {
+                let mut inode: Inode = codec::decode(&value, value.len()).unwrap();
+                // Times of a directory are each machine's own.
+                if inode.is_dir() {
+                    (inode.mtime, inode.ctime) = Default::default();
+                    value = codec::encode(&inode);
+                }
+            }
+            rows.insert((table, key.to_vec()), value);
             ControlFlow::Continue(())
         };
         store.rows.scan(table, &[], None, &mut take).unwrap();
@@ -219,6 +227,18 @@ impl Device {
 
     pub(crate) fn publish(&self) {
         self.volume.seal_drafts().unwrap();
+    }
+
+    /// Returns how many ops can still be folded again.
+    pub(crate) fn record_count(&self) -> usize {
+        let mut count = 0;
+        let mut visit = |_: &[u8]| {
+            count += 1;
+            ControlFlow::Continue(())
+        };
+        let rows = &self.store.rows;
+        rows.scan_keys(Table::Op, &[], None, &mut visit).unwrap();
+        count
     }
 
     /// Returns every shared row.

@@ -235,7 +235,7 @@ fn a_merge_says_what_it_changed() {
     assert!(changes.contains(&Change::Attr(Ino::ROOT)));
     assert!(changes.contains(&Change::Entry {
         parent: Ino::ROOT,
-        name: bytes::Bytes::from_static(b"gone"),
+        name: Bytes::from_static(b"gone"),
         gone: Some(gone),
     }));
 }
@@ -393,11 +393,11 @@ fn trimming_drops_records_and_removed_files() {
     a.unlink("f");
     sync(&devices);
     let cut = a.at("g").version;
-    let before = a.rows().len();
+    let before = a.record_count();
     let newest = b.put("h", "later");
     sync(&devices);
     a.volume.set_stable(newest).unwrap();
-    assert!(a.rows().len() < before);
+    assert!(a.record_count() < before);
     assert!(a.volume.stable() > cut);
     assert_eq!(a.volume.counts().inodes, 3);
     super::tree::check(a);

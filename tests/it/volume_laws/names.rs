@@ -355,3 +355,36 @@ fn a_directory_that_was_moved_keeps_what_was_removed_from_it_unaware() {
     sync(&devices);
     assert_eq!(a.list("moved/sub"), Vec::<String>::new());
 }
+
+#[test]
+fn entries_made_side_by_side_in_one_directory_are_not_folded_again() {
+    const EACH: usize = 600;
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.mkdir("dir");
+    a.put("dir/both", "base");
+    sync(&devices);
+    for number in 0..EACH {
+        a.make(&format!("dir/a{number}"), FileKind::File);
+        b.make(&format!("dir/b{number}"), FileKind::File);
+        if number % 10 == 0 {
+            a.mkdir(&format!("dir/sub a{number}"));
+            a.unlink(&format!("dir/a{number}"));
+            b.mkdir(&format!("dir/sub b{number}"));
+        }
+    }
+    // What clashes, and what reads how many there are.
+    a.make("dir/clash", FileKind::File);
+    b.make("dir/clash", FileKind::File);
+    a.publish();
+    b.publish();
+    let undone = a.pull(b, usize::MAX).undone_count + b.pull(a, usize::MAX).undone_count;
+    assert!(undone <= 4, "{undone} were folded again");
+    sync(&devices);
+    let dir = a.at("dir");
+    let entries = EACH as u64 * 2 - EACH as u64 / 10 + 2 * EACH as u64 / 10 + 1 + 2;
+    assert_eq!(
+        (dir.entries, dir.nlink),
+        (entries, 2 + 2 * EACH as u32 / 10)
+    );
+}

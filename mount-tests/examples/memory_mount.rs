@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use dfs::base::Rng;
 use dfs::crypto::Identity;
+use dfs::fuse::MountOptions;
 use dfs::store::Store;
 use dfs::store::state::StateDir;
 
@@ -34,7 +35,7 @@ fn main() {
         .build()
         .expect("a runtime");
     let fs = support::new_fs(store);
-    let mounted = support::mount(&fs, &mountpoint, &runtime);
+    let mounted = support::mount(&fs, MountOptions::new(&mountpoint), &runtime);
     println!("mounted");
     let outcome = runtime.block_on(async {
         let ticks = dfs::base::task::spawn({

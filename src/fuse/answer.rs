@@ -10,7 +10,7 @@ use fuser::{
 
 use super::convert::file_attr;
 use super::errno::{errno, is_ordinary};
-use super::numbers::Numbers;
+use super::numbers::{Numbers, Shown};
 use crate::fs::{Attributes, Entry, Fs, FsError};
 
 /// Runs an operation; a panic in it fails this operation alone.
@@ -55,7 +55,7 @@ pub(super) fn answer_attr(
 ) {
     match outcome {
         Ok(found) => {
-            let number = numbers.shown(found.attr.ino);
+            let number = numbers.shown(found.attr.ino, Shown::of(&found.attr));
             reply.attr(&found.ttl, &file_attr(number, &found.attr));
         }
         Err(errno) => reply.error(errno),
@@ -64,9 +64,23 @@ pub(super) fn answer_attr(
 
 /// Answers with an entry.
 pub(super) fn answer_entry(numbers: &Numbers, reply: ReplyEntry, outcome: Result<Entry, Errno>) {
+    answer_shown(numbers, reply, outcome, |entry| Shown::of(&entry.attr));
+}
+
+/// Answers with the entry of a directory that was made.
+pub(super) fn answer_new_dir(numbers: &Numbers, reply: ReplyEntry, outcome: Result<Entry, Errno>) {
+    answer_shown(numbers, reply, outcome, |_| Shown::New);
+}
+
+fn answer_shown(
+    numbers: &Numbers,
+    reply: ReplyEntry,
+    outcome: Result<Entry, Errno>,
+    shown: impl FnOnce(&Entry) -> Shown,
+) {
     match outcome {
         Ok(entry) => {
-            let (number, generation) = numbers.looked_up(entry.attr.ino, entry.generation);
+            let (number, generation) = numbers.looked_up(&entry, shown(&entry));
             reply.entry_with_ttls(
                 &entry.attr_ttl,
                 &entry.entry_ttl,

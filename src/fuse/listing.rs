@@ -8,10 +8,10 @@ use fuser::{Generation, ReplyDirectory, ReplyDirectoryPlus};
 
 use super::answer::run;
 use super::convert::{file_attr, file_type, no_entry};
-use super::numbers::Numbers;
+use super::numbers::{Numbers, Shown};
 use super::positions::Positions;
 use crate::base::Ino;
-use crate::fs::{DirEntry, Entry, FileHandle, FileKind, Fs, FsError, Reply};
+use crate::fs::{DirEntry, FileHandle, Fs, FsError, Reply};
 
 /// What is listed, and from where on.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +27,8 @@ pub(super) struct Listed<'a> {
 pub(super) fn readdir(of: Listed<'_>, mut reply: ReplyDirectory) {
     let outcome = run(of.fs, "readdir", |_| {
         let add = &mut |entry: DirEntry<'_>| {
-            let (number, name) = (of.numbers.shown(entry.ino), OsStr::from_bytes(entry.name));
+            let number = of.numbers.shown(entry.ino, Shown::of_kind(entry.kind));
+            let name = OsStr::from_bytes(entry.name);
             taken(!reply.add(number, entry.cookie, file_type(entry.kind), name))
         };
         let list = |fs: &Fs, from, add: &mut Add<'_>| fs.readdir(of.dir, of.fh, from, add);
@@ -47,13 +48,13 @@ pub(super) fn readdirplus(of: Listed<'_>, mut reply: ReplyDirectoryPlus) {
             let Some(entry) = found.entry else {
                 // `.` and `..`: the kernel takes their number and kind and nothing else.
                 let mut attr = no_entry();
-                attr.ino = of.numbers.shown(found.ino);
+                attr.ino = of.numbers.shown(found.ino, Shown::of_kind(found.kind));
                 attr.kind = file_type(found.kind);
                 let ttl = Duration::ZERO;
                 return taken(!reply.add(attr.ino, found.cookie, name, &ttl, &attr, Generation(0)));
             };
             let ttl = entry.attr_ttl.min(entry.entry_ttl);
-            let (number, generation) = of.numbers.looked_up(entry.attr.ino, entry.generation);
+            let (number, generation) = of.numbers.looked_up(&entry, Shown::of(&entry.attr));
             let attr = file_attr(number, &entry.attr);
             let generation = Generation(generation);
             let is_full = reply.add(number, found.cookie, name, &ttl, &attr, generation);
@@ -98,6 +99,7 @@ fn list_from(
         positions,
         dir: of.dir,
         waits: None,
+        name: Vec::new(),
         add,
     };
     let mut is_full = false;
@@ -117,42 +119,37 @@ fn list_from(
 struct Behind<'a, 'b> {
     positions: &'a Positions,
     dir: Ino,
-    waits: Option<Waits>,
-    add: &'a mut Add<'b>,
-}
-
-/// An entry that `fs` takes for one that is in the reply.
-struct Waits {
-    ino: Ino,
-    kind: FileKind,
+    /// What `fs` takes for an entry that is in the reply; its name is in `name`.
+    waits: Option<DirEntry<'static>>,
     name: Vec<u8>,
-    cookie: u64,
-    entry: Option<Entry>,
+    add: &'a mut Add<'b>,
 }
 
 impl Behind<'_, '_> {
     /// Adds the entry that waits, and lets the next one wait.
     fn add(&mut self, fs: &Fs, next: Option<DirEntry<'_>>) -> Reply {
-        if let Some(waits) = &self.waits {
+        if let Some(waits) = self.waits {
             let next = next.as_ref().map(|next| next.cookie);
             let entry = DirEntry {
-                ino: waits.ino,
-                kind: waits.kind,
-                name: &waits.name,
+                name: &self.name,
                 cookie: self.positions.short(self.dir, waits.cookie, next),
-                entry: waits.entry,
+                ..waits
             };
             if (self.add)(entry) == Reply::Full {
                 self.give_up(fs);
                 return Reply::Full;
             }
         }
-        self.waits = next.map(|next| Waits {
-            ino: next.ino,
-            kind: next.kind,
-            name: next.name.to_vec(),
-            cookie: next.cookie,
-            entry: next.entry,
+        self.name.clear();
+        self.waits = next.map(|next| {
+            self.name.extend_from_slice(next.name);
+            DirEntry {
+                ino: next.ino,
+                kind: next.kind,
+                name: &[],
+                cookie: next.cookie,
+                entry: next.entry,
+            }
         });
         Reply::Taken
     }

@@ -16,14 +16,14 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use super::answer::{
-    answer, answer_attr, answer_data, answer_entry, answer_offset, answer_written, answer_xattr,
-    failure, run,
+    answer, answer_attr, answer_data, answer_entry, answer_new_dir, answer_offset, answer_written,
+    answer_xattr, failure, run,
 };
 use super::capabilities::negotiate;
 use super::convert::{caller, fh, file_attr, no_entry, open_flags, set_time};
 use super::listing::{self, Listed};
 use super::notify::Gate;
-use super::numbers::Numbers;
+use super::numbers::{Numbers, Shown};
 use super::pace::Pace;
 use super::waiting::{Refusable, Waiting};
 use crate::base::{Ino, task, task::Pool};
@@ -308,7 +308,7 @@ impl Filesystem for Skin {
         let outcome = self.run("mkdir", |fs| {
             fs.mkdir(caller, self.ino(parent), name.as_bytes(), mode)
         });
-        answer_entry(&self.numbers, reply, outcome);
+        answer_new_dir(&self.numbers, reply, outcome);
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -431,7 +431,8 @@ impl Filesystem for Skin {
         });
         match outcome {
             Ok(fs::Created { entry, opened }) => {
-                let (number, generation) = self.numbers.looked_up(entry.attr.ino, entry.generation);
+                let shown = Shown::of(&entry.attr);
+                let (number, generation) = self.numbers.looked_up(&entry, shown);
                 // One duration serves name and attributes in this reply: the shorter is right for both.
                 reply.created(
                     &entry.attr_ttl.min(entry.entry_ttl),

@@ -417,7 +417,7 @@ fn the_kernel_keeps_no_more_inodes_than_the_limit_and_all_that_are_used() {
         return;
     }
     keep_few("prune", "rw");
-    keep_few("prune-ino32", "ino32");
+    keep_few("prune-ino64", "ino64");
 }
 
 fn keep_few(name: &str, more: &str) {

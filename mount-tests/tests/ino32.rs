@@ -1,4 +1,4 @@
-//! `-o ino32`: what a 32-bit program without large-file support sees of a mount.
+//! Inode numbers of 32 bits: what a 32-bit program without large-file support sees of a mount.
 
 mod support;
 
@@ -101,10 +101,7 @@ fn numbers_fit_in_32_bits_and_are_the_same_again_after_a_forget_and_a_remount() 
         let root = s.new_folder("mnt");
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let fs = new_fs(dfs::store::Store::memory());
-        let options = MountOptions {
-            ino32: true,
-            ..MountOptions::new(&root)
-        };
+        let options = MountOptions::new(&root);
         let mounted = mount(&fs, options.clone(), &runtime);
         assert_eq!(fs::metadata(&root).expect("attributes").ino(), Ino::ROOT.0);
         make_tree(&root);
@@ -139,7 +136,7 @@ fn numbers_fit_in_32_bits_and_are_the_same_again_after_a_forget_and_a_remount() 
 
 #[test]
 fn a_listing_goes_on_at_any_position_whatever_was_removed_and_added_meanwhile() {
-    on_mount("ino32-positions", "ino32", |local| {
+    on_mount("ino32-positions", "", |local| {
         make_tree(&local.root);
         let tree = local.path("tree");
         let all = list(&tree);
@@ -225,7 +222,7 @@ fn a_program_without_large_files_stats_and_lists() {
         println!("skipped: the program is for x86");
         return;
     }
-    for (options, expected) in [("", libc::EOVERFLOW), ("ino32", 0)] {
+    for (options, expected) in [("ino64", libc::EOVERFLOW), ("", 0)] {
         on_mount("ino32-program", options, |local| {
             make_tree(&local.root);
             match run_old_program(local) {
@@ -238,7 +235,7 @@ fn a_program_without_large_files_stats_and_lists() {
 
 #[test]
 fn a_handle_finds_what_the_kernel_has_forgotten() {
-    on_mount("ino32-handles", "ino32", |local| {
+    on_mount("ino32-handles", "", |local| {
         make_tree(&local.root);
         let top = File::open(&local.root).expect("opened");
         let handle = Handle::of(&local.path("tree/folder 3")).expect("a handle");

@@ -26,10 +26,10 @@ fn with_mount(name: &str, body: impl FnOnce(&Local)) {
     on_mount(name, "", body);
 }
 
-/// Runs a body on a mount that shows inodes by their own numbers and on one that does by short ones.
+/// Runs a body on a mount that shows inodes by short numbers and on one that does by their own.
 fn on_both(name: &str, body: fn(&Local)) {
     on_mount(name, "", body);
-    on_mount(&format!("{name}-ino32"), "ino32", body);
+    on_mount(&format!("{name}-ino64"), "ino64", body);
 }
 
 #[test]

@@ -34,10 +34,10 @@ pub struct MountArgs {
     #[arg(long, value_enum, value_name = "local|replicated")]
     pub fsync: Option<FsyncArg>,
 
-    /// Mount options, as in fstab: ro, allow_other, direct_io (past the kernel's page cache), ino32
-    /// (inode numbers of 32 bits, for programs that know no longer ones), default_permissions,
-    /// max_read=N, and the options of mount(8) that need no action here; also state=DIR,
-    /// listen=ADDR:PORT, name=NAME, capacity=SIZE, cache=SIZE, fsync=local|replicated,
+    /// Mount options, as in fstab: ro, allow_other, direct_io (past the kernel's page cache), ino64
+    /// (inode numbers of 63 bits in place of 32, which 32-bit programs may not know),
+    /// default_permissions, max_read=N, and the options of mount(8) that need no action here; also
+    /// state=DIR, listen=ADDR:PORT, name=NAME, capacity=SIZE, cache=SIZE, fsync=local|replicated,
     /// peer=HOST:PORT, which mean what the options of these names do. A comma within one is
     /// written \\,
     #[arg(short = 'o', value_name = "FUSEOPTS")]

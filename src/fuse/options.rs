@@ -42,9 +42,9 @@ pub struct MountOptions {
     pub nonempty: bool,
     /// Whether the kernel keeps no pages of files: each read and write comes here (`-o direct_io`).
     pub direct_io: bool,
-    /// Whether inode numbers fit in 32 bits and positions in directories in 31 (`-o ino32`), for
-    /// 32-bit programs without large-file support.
-    pub ino32: bool,
+    /// Whether inode numbers and positions in directories have 63 bits (`-o ino64`), which 32-bit
+    /// programs without large-file support cannot hold; else 32 and 31.
+    pub ino64: bool,
     /// Changes the flags of the mount that is there, and makes none (`-o remount`, which mount(8)
     /// passes on): for [`remount`](super::remount).
     pub remount: bool,
@@ -68,7 +68,7 @@ impl MountOptions {
             exec: true,
             nonempty: false,
             direct_io: false,
-            ino32: false,
+            ino64: false,
             remount: false,
             kept_inodes: KERNEL_INODES_MAX,
             threads: None,
@@ -123,7 +123,7 @@ impl MountOptions {
             "noexec" => self.exec = false,
             "nonempty" => self.nonempty = true,
             "direct_io" => self.direct_io = true,
-            "ino32" => self.ino32 = true,
+            "ino64" => self.ino64 = true,
             "remount" => self.remount = true,
             "allow_other" => self.allow_other = AllowOther::Yes,
             "noallow_other" => self.allow_other = AllowOther::No,
@@ -201,7 +201,7 @@ mod tests {
         let options = parsed("defaults,ro,rw,allow_other,threads=3,,").unwrap();
         assert!(!options.read_only && !options.suid && options.exec && !options.direct_io);
         assert!(parsed("direct_io").unwrap().direct_io);
-        assert!(!options.ino32 && parsed("ino32").unwrap().ino32);
+        assert!(!options.ino64 && parsed("ino64").unwrap().ino64);
         assert_eq!(options.kept_inodes, KERNEL_INODES_MAX);
         assert_eq!(parsed("kept_inodes=9").unwrap().kept_inodes, 9);
         assert_eq!(options.allow_other, AllowOther::Yes);

@@ -1,4 +1,5 @@
-//! Where a listing goes on, in 31 bits: what `telldir` of a 32-bit program can hold (`-o ino32`).
+//! Where a listing goes on, in 31 bits: what `telldir` of a 32-bit program can hold
+//! (not with `-o ino64`).
 //!
 //! A position of `fs` is made of a hash of the name before it, in 63 bits. Its upper 30 bits are a
 //! position as well: behind all names whose hashes begin with them. Such a short one needs no memory

@@ -32,9 +32,9 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
     let disk = Pool::threads("fuse-disk", DISK_THREADS, DISK_QUEUE_MAX).map_err(failed_thread)?;
     let gate = Gate::default();
     let waiting = Waiting::start().map_err(failed_thread)?;
-    let numbers = match prepared.options.ino32 {
-        true => Numbers::short(Arc::clone(&fs)),
-        false => Numbers::default(),
+    let numbers = match prepared.options.ino64 {
+        true => Numbers::default(),
+        false => Numbers::short(Arc::clone(&fs)),
     };
     let connection = prepared.connect()?;
     // From here on an error must not leave the mount behind.

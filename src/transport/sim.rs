@@ -87,6 +87,7 @@ impl SimNet {
                     packet_loss_permille: 0,
                     endpoints: BTreeMap::new(),
                     cut: BTreeSet::new(),
+                    undialled: BTreeSet::new(),
                     links: BTreeMap::new(),
                     link_next: 0,
                     stats: SimStats::default(),
@@ -158,6 +159,11 @@ impl SimNet {
     /// Cuts the paths from `from` to `to` alone: `to` is still heard by `from`.
     pub fn partition_one_way(&self, from: &[SocketAddr], to: &[SocketAddr]) {
         self.net.cut(pairs(from, to));
+    }
+
+    /// Lets nobody dial the machine at `addr`, which dials others: it is behind a NAT.
+    pub fn hide(&self, addr: SocketAddr) {
+        self.net.state.lock().undialled.insert(addr);
     }
 
     /// Mends every cut, and ends all loss.
@@ -233,6 +239,8 @@ struct State {
     endpoints: BTreeMap<SocketAddr, Arc<Endpoint>>,
     /// Paths (from, to) on which nothing moves.
     cut: BTreeSet<(SocketAddr, SocketAddr)>,
+    /// Machines that nobody can dial.
+    undialled: BTreeSet<SocketAddr>,
     links: BTreeMap<u64, Weak<Link>>,
     link_next: u64,
     stats: SimStats,
@@ -364,7 +372,8 @@ impl SimTransport {
         let here = self.endpoint.addr;
         let out = self.net.delay();
         let reachable = |state: &State| {
-            !state.cut.contains(&(here, addr)) && !state.cut.contains(&(addr, here))
+            let cut = state.cut.contains(&(here, addr)) || state.cut.contains(&(addr, here));
+            !cut && !state.undialled.contains(&addr)
         };
         let mut waited = out;
         sleep(out).await;

@@ -29,8 +29,15 @@ pub(super) const SESSIONS_TARGET: usize = 32;
 /// Addresses of a peer that one dial tries, side by side.
 const ADDRS_TRIED_MAX: usize = 8;
 
+/// Addresses that one dial tries in all, where its name leads to others meanwhile.
+const ADDRS_IN_ALL_MAX: usize = 2 * ADDRS_TRIED_MAX;
+
 /// How long one address may take before the next is tried too (RFC 8305).
 const STAGGER: Duration = Duration::from_millis(250);
+
+/// How often a name is looked up again while where it led does not answer: that takes most of the
+/// ten seconds after which a peer that can be reached is to be found.
+const LOOK_UP_EVERY: Duration = Duration::from_secs(2);
 
 impl Node {
     /// Turns to whoever is at an address now, and returns who is there once a session stands.
@@ -110,7 +117,7 @@ impl Node {
         if let Some(seed) = self.table.lock().seeds.get_mut(&host) {
             seed.addrs.clone_from(&addrs);
         }
-        let met = self.meet_any(addrs, None).await;
+        let met = self.meet_any(addrs, None, Some(&host)).await;
         let now = self.now();
         let mut table = self.table.lock();
         let pause_max = table.pause_max();
@@ -140,7 +147,7 @@ impl Node {
                 (peer.addrs.to_dial(ADDRS_TRIED_MAX), peer.dials)
             })
         };
-        let met = self.meet_any(addrs, Some(id)).await.is_some();
+        let met = self.meet_any(addrs, Some(id), None).await.is_some();
         let now = self.now();
         {
             let mut table = self.table.lock();
@@ -164,16 +171,19 @@ impl Node {
 
     /// Turns to the first of several addresses that leads to a peer, `expected` where one is. The
     /// next is tried as soon as the one before fails or is slow; hellos are said one after another.
+    /// Where a `name` led to them, what else it leads to meanwhile is tried, too.
     async fn meet_any(
         self: &Arc<Self>,
         addrs: Vec<SocketAddr>,
         expected: Option<PeerId>,
+        name: Option<&str>,
     ) -> Option<PeerId> {
-        let (sender, mut answers) = mpsc::channel(addrs.len().max(1));
-        let mut waiting = addrs.into_iter();
-        let mut open = 0;
+        let (sender, mut answers) = mpsc::channel(ADDRS_IN_ALL_MAX);
+        let mut known = addrs;
+        let (mut tried, mut open) = (0, 0);
         loop {
-            if let Some(addr) = waiting.next() {
+            if let Some(addr) = known.get(tried).copied() {
+                tried += 1;
                 open += 1;
                 let (node, sender) = (Arc::clone(self), sender.clone());
                 self.tasks.spawn(async move {
@@ -189,12 +199,19 @@ impl Node {
             } else if open == 0 {
                 return None;
             }
-            let more = waiting.len() > 0;
+            let more = tried < known.len();
             let (addr, answer) = tokio::select! {
                 biased;
                 // A sender is kept here, so the channel is open.
                 answer = answers.recv() => answer?,
                 () = sleep(STAGGER), if more => continue,
+                found = self.look_up_again(name), if !more => {
+                    let mut new = found;
+                    new.retain(|addr| !known.contains(addr));
+                    known.append(&mut new);
+                    known.truncate(ADDRS_IN_ALL_MAX);
+                    continue;
+                }
             };
             open -= 1;
             let met = match answer {
@@ -212,6 +229,21 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// Looks up after a while where a name leads then; without a name it never ends.
+    async fn look_up_again(&self, name: Option<&str>) -> Vec<SocketAddr> {
+        let Some(name) = name else {
+            return std::future::pending().await;
+        };
+        sleep(LOOK_UP_EVERY).await;
+        let found = self.config.machine.resolve(name).await;
+        if let Some(seed) = self.table.lock().seeds.get_mut(name)
+            && !found.is_empty()
+        {
+            seed.addrs.clone_from(&found);
+        }
+        found
     }
 
     /// Connects to an address.

@@ -280,7 +280,9 @@ impl PeerTable {
     }
 
     fn sessions_at(&self, addr: &SocketAddr) -> bool {
-        let mut sessions = self.peers.values().filter_map(|peer| peer.session.as_ref());
+        // Where nobody answers any more the name may lead elsewhere by now.
+        let met = self.peers.values().filter(|peer| !peer.wants_session());
+        let mut sessions = met.filter_map(|peer| peer.session.as_ref());
         sessions.any(|session| session.remote_addr() == *addr)
     }
 }

@@ -67,6 +67,38 @@ async fn a_name_is_looked_up_again_at_each_dial_and_all_that_it_leads_to_is_trie
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_behind_a_nat_follows_a_name_whenever_it_moves() {
+    let world = World::new();
+    world.net.hide(addr(1));
+    let mut founder = world.founder();
+    let mut other = world.member(1, Role::Writer, &founder, 0).await;
+    other.kill(&world).await;
+    let place = Arc::new(Place::default());
+    *place.named.lock() = vec![addr(0)];
+    let mut config = config_at(1, &place);
+    config.seeds = vec!["nas.home:4750".to_owned()];
+    other.transport = world.transport(1);
+    other.start_as(&world, config);
+    let mut at = addr(0);
+    // The name follows at once, while the silence is noticed, and at all moments of the dials.
+    for (round, late) in (0..20).chain([600]).enumerate() {
+        until(SOON, "a session", || all_connected(&[&founder, &other])).await;
+        sleep(Duration::from_secs(20)).await;
+        world.net.kill(at);
+        founder.kill(&world).await;
+        at = addr(20 + round);
+        founder.transport = world.transport_at(0, at);
+        founder.start(&world);
+        sleep(Duration::from_secs(late)).await;
+        assert!(!all_connected(&[&founder, &other]) || late == 0);
+        *place.named.lock() = vec![at];
+        let both = [&founder, &other];
+        let what = format!("the name follows after {late} s");
+        until(SOON, &what, || all_connected(&both)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn peers_meet_soon_after_a_long_cut() {
     let world = World::new();
     let founder = world.founder();

@@ -12,7 +12,6 @@
 //! Lock order: the contents of inodes by ascending number, then the volume's writer, then the
 //! tables, which are leaves. No lock is held while bytes are fetched.
 
-mod acl;
 mod atimes;
 mod attr_ops;
 mod commit;

@@ -13,6 +13,7 @@
 //! them in one total order, by stamp and device; so the view is a function of the set of ops, the
 //! same everywhere. docs/semantics.md says what becomes of ops that crossed.
 
+mod acl;
 mod body;
 mod coalesce;
 mod collect;
@@ -45,6 +46,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+pub use acl::Acl;
 pub use error::VolumeError;
 pub use feed::Merged;
 pub use op::{

@@ -118,10 +118,6 @@ impl Fs {
         if !attributes && waits {
             return Ok(Vec::new());
         }
-        let list = match set.mode {
-            Some(mode) => Self::acl_follows_mode(&self.volume.write()?, inode, mode, now)?,
-            None => None,
-        };
         let attributes = OpKind::SetAttr {
             ino: inode.ino,
             mode,
@@ -130,7 +126,7 @@ impl Fs {
             mtime: set.mtime.filter(|_| !waits).map(|mtime| mtime.at(now)),
             ctime: now,
         };
-        Ok(list.into_iter().chain([attributes]).collect())
+        Ok(vec![attributes])
     }
 
     /// Returns the attributes of an inode whose content is not locked by the caller.

@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 
-use super::acl::{self, Acl};
 use super::attr_ops::{SETGID, with_content};
+use super::xattr_ops::decode_acl;
 use super::{Attr, Caller, Created, Entry, FileKind, Fs, FsError, OpenFlags, Result};
 use crate::base::limits::{NAME_MAX_BYTES, SYMLINK_MAX_BYTES};
 use crate::base::{Ino, Timespec};
-use crate::volume::{Create, Inode, OpKind, Place, Writer};
+use crate::volume::{Acl, Create, Inode, OpKind, Place, Writer};
 
 /// What is to be made, before the parent has its say.
 pub(super) struct NewNode {
@@ -165,18 +165,18 @@ impl Fs {
         let mut xattrs = Vec::new();
         let default = match dir.xattrs {
             0 => None,
-            _ => writer.xattr(dir.ino, acl::DEFAULT)?,
+            _ => writer.xattr(dir.ino, Acl::DEFAULT)?,
         };
         match default {
             // Symlinks have no permissions of their own.
             Some(value) if node.kind != FileKind::Symlink => {
-                let mut list = Acl::decode(&value)?;
+                let mut list = decode_acl(&value)?;
                 mode = list.inherit(mode);
                 if !list.is_minimal() {
-                    xattrs.push((Bytes::from_static(acl::ACCESS), list.encode().into()));
+                    xattrs.push((Bytes::from_static(Acl::ACCESS), list.encode().into()));
                 }
                 if node.kind == FileKind::Dir {
-                    xattrs.push((Bytes::from_static(acl::DEFAULT), value));
+                    xattrs.push((Bytes::from_static(Acl::DEFAULT), value));
                 }
             }
             _ if node.kind != FileKind::Symlink => mode &= !(caller.umask & 0o777),

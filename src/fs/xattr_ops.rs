@@ -5,12 +5,11 @@
 
 use bytes::Bytes;
 
-use super::acl::{self, Acl};
 use super::attr_ops::SETGID;
 use super::{Caller, FileKind, Fs, FsError, Result, XattrMode};
 use crate::base::limits::{XATTR_LIST_MAX_BYTES, XATTR_NAME_MAX_BYTES, XATTR_VALUE_MAX_BYTES};
 use crate::base::{Ino, Timespec};
-use crate::volume::{Inode, OpKind, Writer};
+use crate::volume::{Acl, Inode, OpKind, Writer};
 
 impl Fs {
     /// Sets an extended attribute.
@@ -39,7 +38,7 @@ impl Fs {
             check_list_room(&writer, &inode, name)?;
         }
         let time = self.now();
-        if name == acl::ACCESS || name == acl::DEFAULT {
+        if name == Acl::ACCESS || name == Acl::DEFAULT {
             let keeps_setgid = self.is_member(caller, inode.gid);
             return set_acl(
                 &mut writer,
@@ -101,7 +100,7 @@ impl Fs {
         if writer.xattr(ino, name)?.is_none() {
             // There always is a list: the mode bits, where nothing else is.
             return match name {
-                acl::ACCESS | acl::DEFAULT => Ok(()),
+                Acl::ACCESS | Acl::DEFAULT => Ok(()),
                 _ => Err(FsError::NoAttribute),
             };
         }
@@ -113,24 +112,6 @@ impl Fs {
     pub(super) fn without_capability(&self, ino: Ino, time: Timespec) -> Result<Option<OpKind>> {
         let capability = self.volume.xattr(ino, CAPABILITY)?;
         Ok(capability.map(|_| removal(ino, CAPABILITY, time)))
-    }
-
-    /// Returns what lets the stored list follow chmod(2); `None` where there is none.
-    pub(super) fn acl_follows_mode(
-        writer: &Writer<'_>,
-        inode: &Inode,
-        mode: u32,
-        time: Timespec,
-    ) -> Result<Option<OpKind>> {
-        if inode.xattrs == 0 || inode.kind == FileKind::Symlink {
-            return Ok(None);
-        }
-        let Some(value) = writer.xattr(inode.ino, acl::ACCESS)? else {
-            return Ok(None);
-        };
-        let mut list = Acl::decode(&value)?;
-        list.set_mode(mode);
-        Ok(Some(setting(inode.ino, acl::ACCESS, &list.encode(), time)))
     }
 
     fn virtual_xattr(&self, inode: &Inode, key: &[u8]) -> Result<Bytes> {
@@ -180,6 +161,16 @@ fn removal(ino: Ino, name: &[u8], time: Timespec) -> OpKind {
     }
 }
 
+/// Returns the list that an attribute's value encodes.
+pub(super) fn decode_acl(value: &[u8]) -> Result<Acl> {
+    if Acl::is_foreign(value) {
+        return Err(FsError::Unsupported);
+    }
+    Acl::decode(value).ok_or(FsError::Invalid {
+        what: "malformed access control list",
+    })
+}
+
 /// Sets a list and the mode bits that it implies, both or none. One that says no more than mode
 /// bits do is not stored. A setgid bit goes where the caller has not the group, as with chmod(2).
 fn set_acl(
@@ -190,8 +181,8 @@ fn set_acl(
     keeps_setgid: bool,
     time: Timespec,
 ) -> Result<()> {
-    let list = Acl::decode(value)?;
-    let is_access = name == acl::ACCESS;
+    let list = decode_acl(value)?;
+    let is_access = name == Acl::ACCESS;
     let mut mode = inode.mode;
     if is_access && !list.is_empty() {
         mode = list.apply_to(mode);
@@ -245,8 +236,8 @@ fn check_settable(inode: &Inode, name: &[u8]) -> Result<()> {
     }
     check_namespace(name)?;
     match name {
-        acl::ACCESS if inode.kind == FileKind::Symlink => Err(FsError::Unsupported),
-        acl::DEFAULT if !inode.is_dir() => Err(FsError::Access),
+        Acl::ACCESS if inode.kind == FileKind::Symlink => Err(FsError::Unsupported),
+        Acl::DEFAULT if !inode.is_dir() => Err(FsError::Access),
         // Those of special files and symlinks would be writable by anyone.
         _ if name.starts_with(USER) && !matches!(inode.kind, FileKind::File | FileKind::Dir) => {
             Err(FsError::NotPermitted)
@@ -257,7 +248,7 @@ fn check_settable(inode: &Inode, name: &[u8]) -> Result<()> {
 
 /// Checks that a name is one that an attribute can have.
 fn check_namespace(name: &[u8]) -> Result<()> {
-    if matches!(name, acl::ACCESS | acl::DEFAULT) {
+    if matches!(name, Acl::ACCESS | Acl::DEFAULT) {
         return Ok(());
     }
     let mut prefixes = [USER, TRUSTED, SECURITY].into_iter();

@@ -1,6 +1,7 @@
 //! Arithmetic of extents: what stays of a file's extents under a write, and nothing else.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -61,6 +62,24 @@ pub(super) fn cut(extent: &Extent, start: u64, end: u64) -> Option<Extent> {
         len,
         src,
     })
+}
+
+/// Returns what lies in some ranges of a file, in order, one behind the other from its start, and the
+/// bytes that it takes.
+pub(super) fn gathered(extents: &[Extent], ranges: &[Range<u64>]) -> (Vec<Extent>, u64) {
+    let mut parts = Vec::new();
+    let mut size = 0u64;
+    for range in ranges {
+        let within = extents
+            .iter()
+            .filter_map(|extent| cut(extent, range.start, range.end));
+        parts.extend(within.map(|part| Extent {
+            offset: part.offset - range.start + size,
+            ..part
+        }));
+        size += range.end.saturating_sub(range.start);
+    }
+    (parts, size)
 }
 
 /// Copies the part out: a slice would keep the whole of a large buffer alive in a small row.

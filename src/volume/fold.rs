@@ -6,9 +6,11 @@ mod entries;
 mod names;
 mod places;
 mod rename;
+mod rights;
 
 use bytes::Bytes;
 
+use super::acl::Acl;
 use super::op::OpKind;
 use super::overlay::{Base, Effects, Room, Tx};
 use super::rows::{Fork, RowKey, Value, Xattr};
@@ -99,12 +101,13 @@ impl Fold<'_> {
                 gid,
                 mtime,
                 ctime,
-            } => self.change(*ino, |inode| {
-                inode.mode = mode.unwrap_or(inode.mode) & 0o7777;
-                inode.uid = uid.unwrap_or(inode.uid);
-                inode.gid = gid.unwrap_or(inode.gid);
-                inode.mtime = mtime.unwrap_or(inode.mtime);
-                inode.ctime = *ctime;
+            } => self.set_attr(&rights::SetAttr {
+                ino: *ino,
+                mode: *mode,
+                uid: *uid,
+                gid: *gid,
+                mtime: *mtime,
+                ctime: *ctime,
             }),
             OpKind::Write(write) => self.write(write),
             OpKind::Append(append) => self.append(append),
@@ -164,6 +167,7 @@ impl Fold<'_> {
             created_by: self.id,
             origin: None,
             home: None,
+            joined: None,
         }
     }
 
@@ -196,15 +200,6 @@ impl Fold<'_> {
         self.tx.put(RowKey::Inode(inode.ino), Value::Inode(inode))
     }
 
-    /// Changes attributes of a node that is still there.
-    fn change(&mut self, ino: Ino, f: impl FnOnce(&mut Inode)) -> Result<()> {
-        let Some(mut inode) = self.inode(ino)? else {
-            return Ok(());
-        };
-        f(&mut inode);
-        self.save(inode)
-    }
-
     fn entry(&mut self, parent: Ino, name: &Bytes) -> Result<Option<Dirent>> {
         let key = RowKey::Dirent(parent, self.tx.dir_key(parent, name));
         match self.tx.get(key)? {
@@ -227,11 +222,15 @@ impl Fold<'_> {
         let scope = name_scope(inode.ino);
         let key = RowKey::Xattr(inode.ino, self.tx.dir_key(scope, name));
         let had = self.tx.get(key)?.is_some();
+        let mut value = value.cloned();
+        if &**name == Acl::ACCESS {
+            value = self.mode_follows(&mut inode, ino, value.as_ref())?;
+        }
         match value {
             Some(value) => {
                 let xattr = Xattr {
                     name: name.clone(),
-                    value: value.clone(),
+                    value,
                 };
                 self.tx.put(key, Value::Xattr(xattr))?;
                 inode.xattrs += u32::from(!had);

@@ -181,6 +181,13 @@ pub struct Write {
     pub mode: Option<u32>,
 }
 
+impl Write {
+    /// Tells whether this leaves nothing in the file.
+    pub(super) fn is_emptying(&self) -> bool {
+        self.size == 0 && self.pieces.is_empty()
+    }
+}
+
 /// The fields of [`OpKind::Append`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Append {

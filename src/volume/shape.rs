@@ -158,6 +158,14 @@ impl OpKind {
             Content::Same | Content::Overwritten(_) => None,
         }
     }
+
+    /// Returns the emptying of a file that the op is.
+    pub(super) fn as_emptying(&self) -> Option<&Write> {
+        match self.shape().content {
+            Content::Overwritten(write) => Some(write).filter(|write| write.is_emptying()),
+            Content::Same | Content::Appended(_) => None,
+        }
+    }
 }
 
 impl<'a> OpShape<'a> {

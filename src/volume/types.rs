@@ -77,8 +77,10 @@ pub struct Inode {
     /// The file whose losing content it took over, for a conflict file.
     pub origin: Option<Ino>,
     /// Where it is, for a directory and for what has one name; where it was last, for what has
-    /// none. With more names: one of the places that it had. `None` for the root.
+    /// none. With more names: one of them. `None` for the root.
     pub home: Option<Place>,
+    /// For a directory that is several in one: the last op that made it so.
+    pub joined: Option<OpId>,
 }
 
 impl Inode {

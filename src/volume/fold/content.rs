@@ -6,13 +6,14 @@
 //! versions are, so that one lineage never makes two files.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Fold, Result, WRONG_KIND};
 use crate::base::limits::CHUNK_BYTES;
 use crate::base::{Ino, OpId, Timespec};
 use crate::volume::extents::{
-    check_pieces, groups, overwrite, same_content, stored_bytes, touched,
+    check_pieces, gathered, groups, overwrite, same_content, stored_bytes, touched,
 };
 use crate::volume::op::{Append, Write, fork_ino_of, joined_version};
 use crate::volume::record::Record;
@@ -45,6 +46,9 @@ struct Walk {
     size: u64,
 }
 
+/// The setuid and setgid bits.
+const PRIVILEGES: u32 = 0o6000;
+
 impl Walk {
     /// Starts at the present.
     fn new(node: &Inode) -> Self {
@@ -68,13 +72,24 @@ impl Fold<'_> {
             ctime: write.ctime,
             mode: write.mode,
         };
+        let mut version = self.id;
         if node.version == base || Self::is_private(&node) {
             self.splice(&mut node, &write.pieces, write.size)?;
+        } else if let Some(kept) = self.appended_unseen(&node, write)? {
+            let all = self.extents_in(node.ino, 0, u64::MAX)?;
+            let (left, size) = gathered(&all, &kept);
+            self.replace_extents(&mut node, &all, left)?;
+            node.size = size;
+            if size > 0 {
+                version = joined_version(node.version, self.id);
+                let key = RowKey::Fork(node.ino, self.id);
+                self.tx.put(key, Value::Fork(Fork::Joined))?;
+            }
         } else {
             let past = self.content_of(&node, base)?;
             self.cross(&mut node, past, &write.pieces, write.size, write.ctime)?;
         }
-        self.finish_write(named, node, self.id, &stamps)
+        self.finish_write(named, node, version, &stamps)
     }
 
     pub(super) fn append(&mut self, append: &Append) -> Result<()> {
@@ -118,20 +133,65 @@ impl Fold<'_> {
     fn appended_only(&mut self, node: &Inode, base: OpId) -> Result<bool> {
         let mut walk = Walk::new(node);
         while walk.written_by.stamp > base.stamp {
-            let (version, ino) = (walk.version, walk.ino);
+            let is_aside = self.is_aside(node, &walk)?;
             let Some(record) = self.step_back(&mut walk)? else {
                 return Ok(false);
             };
-            let aside = match self.tx.get(RowKey::Fork(ino, version))? {
-                // The history of a conflict file begins in that of another file.
-                Some(Value::Fork(Fork::File(file))) => *file != node.ino,
-                _ => false,
-            };
-            if !aside && record.kind.as_append().is_none() {
+            // Who empties a file says nothing of what is appended to it.
+            if !is_aside && record.kind.as_append().is_none() && record.kind.as_emptying().is_none()
+            {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// Returns the ranges of a file that an op empties which were appended, unseen by the op's author;
+    /// `None` where it empties nothing, or other changes crossed it.
+    fn appended_unseen(&mut self, node: &Inode, write: &Write) -> Result<Option<Vec<Range<u64>>>> {
+        if !write.is_emptying() || node.size == 0 {
+            return Ok(None);
+        }
+        let mut kept = Vec::new();
+        let mut walk = Walk::new(node);
+        while walk.version != write.base {
+            let (end, is_seen) = (walk.size, self.saw(walk.written_by));
+            let is_aside = self.is_aside(node, &walk)?;
+            let Some(record) = self.step_back(&mut walk)? else {
+                if is_seen {
+                    break;
+                }
+                return Ok(None);
+            };
+            let kind = &record.kind;
+            if is_aside {
+                continue;
+            }
+            if let Some(append) = kind.as_append() {
+                if !is_seen {
+                    kept.push(end.saturating_sub(append.len)..end);
+                }
+            } else if kind.as_emptying().is_some() {
+                // What it left was appended, unseen by its author.
+                kept.push(0..end);
+                break;
+            } else if is_seen {
+                break;
+            } else {
+                return Ok(None);
+            }
+        }
+        kept.reverse();
+        Ok(Some(kept))
+    }
+
+    /// Tells whether a content in the history of a file was set aside since. The history of a
+    /// conflict file begins in that of another.
+    fn is_aside(&mut self, node: &Inode, walk: &Walk) -> Result<bool> {
+        Ok(match self.tx.get(RowKey::Fork(walk.ino, walk.version))? {
+            Some(Value::Fork(Fork::File(file))) => *file != node.ino,
+            _ => false,
+        })
     }
 
     /// Goes back to the content before; returns the record of the op between, `None` where there is
@@ -191,7 +251,10 @@ impl Fold<'_> {
         }
         node.mtime = stamps.mtime;
         node.ctime = stamps.ctime;
-        node.mode = stamps.mode.unwrap_or(node.mode) & 0o7777;
+        if let Some(mode) = stamps.mode {
+            // A write takes privileges away, and says nothing of who may do what.
+            node.mode &= mode & PRIVILEGES | !PRIVILEGES;
+        }
         node.version = version;
         node.written_by = self.id;
         let gone = node.is_orphan() && !Self::is_private(&node);
@@ -302,24 +365,32 @@ impl Fold<'_> {
 
     /// Returns content `base` as its author saw it; `None` where that cannot be told any more.
     fn content_of(&mut self, node: &Inode, base: OpId) -> Result<Option<Past>> {
-        // Appends that joined others are laid on what their authors saw.
+        // What joined appends of others is laid on what its author saw.
         let mut joined = Vec::new();
         let mut base = base;
         while let Some(Value::Fork(Fork::Joined)) = self.tx.get(RowKey::Fork(node.ino, base))? {
-            let record = self.tx.record(base)?;
-            let Some(append) = record.as_ref().and_then(|record| record.kind.as_append()) else {
+            let Some(record) = self.tx.record(base)? else {
                 return Ok(None);
             };
-            if append.base >= base {
+            let kind = &record.kind;
+            let appended = kind.as_append().map(|append| append.base);
+            let Some(before) = appended.or(kind.as_emptying().map(|write| write.base)) else {
+                return Ok(None);
+            };
+            if before >= base {
                 return Ok(None);
             }
-            base = append.base;
-            joined.push(append.clone());
+            base = before;
+            joined.push(record);
         }
         let Some(mut past) = self.walk_back(node, base)? else {
             return Ok(None);
         };
-        for append in joined.into_iter().rev() {
+        for record in joined.into_iter().rev() {
+            let Some(append) = record.kind.as_append() else {
+                (past.extents, past.size) = (Vec::new(), 0);
+                continue;
+            };
             let pieces = shifted(&append.pieces, past.size);
             past.size = past.size.saturating_add(append.len);
             past.extents = overwrite(past.extents, &pieces, past.size);

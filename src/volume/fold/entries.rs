@@ -1,7 +1,9 @@
 //! Making, linking and removing.
 
+use super::rights::Rights;
 use super::{Fold, Result};
 use crate::base::{Ino, OpId, Timespec};
+use crate::volume::acl::Acl;
 use crate::volume::op::{Create, ino_of};
 use crate::volume::rows::{RowKey, Value, Xattr};
 use crate::volume::types::{ConflictKind, FileKind, Inode, Place};
@@ -21,6 +23,18 @@ impl Fold<'_> {
             && let Some(there) = self.entry(place.parent, &place.name)?
             && there.kind == FileKind::Dir
         {
+            let list = |name: &[u8]| {
+                let mut lists = create.xattrs.iter().filter(|(of, _)| &**of == name);
+                lists.next().and_then(|(_, value)| Acl::decode(value))
+            };
+            let rights = Rights {
+                mode: create.mode & 0o7777,
+                uid: create.uid,
+                gid: create.gid,
+                access: list(Acl::ACCESS),
+                default: list(Acl::DEFAULT),
+            };
+            self.narrow(there.ino, &rights, self.id)?;
             return self.tx.put(RowKey::Alias(ino), Value::Alias(there.ino));
         }
         let mut node = self.new_inode(ino, create.kind, create.time);

@@ -89,7 +89,12 @@ impl Fold<'_> {
                     self.tx.delete(RowKey::Link(ino, place.parent, hash))?;
                     node.home = self.take_last_link(ino)?;
                 }
-                _ => self.tx.delete(RowKey::Link(ino, place.parent, hash))?,
+                _ => {
+                    self.tx.delete(RowKey::Link(ino, place.parent, hash))?;
+                    if node.home.as_ref() == Some(place) {
+                        node.home = self.last_link(ino)?;
+                    }
+                }
             }
             node.nlink = node.nlink.saturating_sub(1);
         }
@@ -120,6 +125,17 @@ impl Fold<'_> {
         let hash = self.tx.dir_key(place.parent, &place.name);
         self.tx
             .put(RowKey::Link(ino, place.parent, hash), Value::Link(place))
+    }
+
+    /// Returns one of the places of a file that has several.
+    fn last_link(&mut self, ino: Ino) -> Result<Option<Place>> {
+        let low = DirKey([0; 16]);
+        let from = RowKey::Link(ino, Ino(0), low);
+        let to = RowKey::Link(Ino(ino.0.saturating_add(1)), Ino(0), low);
+        Ok(match self.tx.last_before(from, to)? {
+            Some((_, Value::Link(place))) => Some(place),
+            _ => None,
+        })
     }
 
     /// Removes the only row of a place that is left, which becomes the home.
@@ -237,6 +253,10 @@ impl Fold<'_> {
         time: Timespec,
         merges: &mut Vec<(Ino, Ino)>,
     ) -> Result<()> {
+        if let Some(dir) = self.row_of(from)? {
+            let rights = self.rights(&dir)?;
+            self.narrow(into, &rights, self.id)?;
+        }
         let (low, high) = dirent_range(from);
         for (_, value) in self.tx.scan(low, high)? {
             let Value::Dirent(child) = value else {

@@ -184,6 +184,71 @@ fn an_append_against_a_rewrite_keeps_both() {
 }
 
 #[test]
+fn what_was_appended_to_a_file_that_was_emptied_is_there_and_the_rest_not() {
+    for append_first in [true, false] {
+        let devices = cluster(3);
+        let [a, b, c] = [&devices[0], &devices[1], &devices[2]];
+        a.put("log", "old;");
+        sync(&devices);
+        let [appender, emptier] = if append_first { [a, b] } else { [b, a] };
+        b.later();
+        appender.append("log", "new;");
+        emptier.put("log", "");
+        emptier.append("log", "on;");
+        appender.append("log", "newer;");
+        sync(&devices);
+        let text = c.text("log");
+        let mut lines: Vec<&str> = text.split_terminator(';').collect();
+        lines.sort_unstable();
+        assert_eq!(lines, ["new", "newer", "on"]);
+        // Who saw all of it empties it.
+        c.put("log", "");
+        sync(&devices);
+        assert_eq!(a.text("log"), "");
+        assert!(a.conflicts().is_empty() && a.list("") == ["log"]);
+    }
+}
+
+#[test]
+fn of_appends_that_joined_the_one_that_was_seen_is_emptied() {
+    let devices = cluster(3);
+    let [a, b, c] = [&devices[0], &devices[1], &devices[2]];
+    a.put("log", "old;");
+    sync(&devices);
+    b.append("log", "b;");
+    c.later();
+    c.append("log", "c;");
+    c.publish();
+    a.later();
+    a.later();
+    a.pull(c, usize::MAX);
+    a.put("log", "");
+    sync(&devices);
+    assert_eq!(c.text("log"), "b;");
+    assert!(a.conflicts().is_empty() && a.list("") == ["log"]);
+}
+
+#[test]
+fn who_goes_on_from_a_file_that_it_emptied_writes_what_it_saw() {
+    let devices = cluster(3);
+    let [a, b, c] = [&devices[0], &devices[1], &devices[2]];
+    a.put("log", "old;");
+    sync(&devices);
+    b.append("log", "b;");
+    a.later();
+    let empty = a.put("log", "");
+    let ino = a.at("log").ino;
+    c.later();
+    sync(&devices);
+    // A program on A that has not looked goes on from the empty file.
+    a.apply(write(ino, empty, "rewritten"));
+    sync(&devices);
+    let mut contents: Vec<String> = c.files().into_values().collect();
+    contents.sort();
+    assert_eq!(contents, ["b;", "rewritten"]);
+}
+
+#[test]
 fn files_removed_while_open_are_changed_in_private() {
     let devices = cluster(2);
     let a = &devices[0];

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use dfs::base::Clock;
 use dfs::volume::{ConflictKind, FileKind, OpKind, VolumeError};
 
-use super::cluster::{cluster, sync};
+use super::cluster::{Device, cluster, sync};
 
 const BEN: &str = " (conflict, ben, 2026-01-02)";
 
@@ -387,4 +388,138 @@ fn entries_made_side_by_side_in_one_directory_are_not_folded_again() {
         (dir.entries, dir.nlink),
         (entries, 2 + 2 * EACH as u32 / 10)
     );
+}
+
+#[test]
+fn a_conflict_file_is_beside_a_name_that_the_file_has() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    for dir in ["one", "two", "three", "four"] {
+        a.mkdir(dir);
+    }
+    a.put("one/doc", "base");
+    for dir in ["two", "three", "four"] {
+        a.link("one/doc", &format!("{dir}/doc"));
+    }
+    sync(&devices);
+    for dir in ["one", "two"] {
+        a.unlink(&format!("{dir}/doc"));
+        a.rmdir(dir);
+    }
+    sync(&devices);
+    a.put("three/doc", "from a");
+    b.later();
+    b.put("four/doc", "from b");
+    sync(&devices);
+    assert_eq!(a.list(""), ["four", "three"]);
+    assert_eq!(a.files().len(), 3);
+}
+
+fn list(perms: [u16; 5]) -> Vec<u8> {
+    // user::, user:4711:, group::, mask::, other::
+    let tags = [
+        (1u16, u32::MAX),
+        (2, 4711),
+        (4, u32::MAX),
+        (16, u32::MAX),
+        (32, u32::MAX),
+    ];
+    let mut value = 2u32.to_le_bytes().to_vec();
+    for ((tag, id), perm) in tags.into_iter().zip(perms) {
+        value.extend(tag.to_le_bytes());
+        value.extend(perm.to_le_bytes());
+        value.extend(id.to_le_bytes());
+    }
+    value
+}
+
+fn access(device: &Device, path: &str) -> Option<Vec<u8>> {
+    let ino = device.at(path).ino;
+    let value = device.volume.xattr(ino, dfs::volume::Acl::ACCESS).unwrap();
+    value.map(|value| value.to_vec())
+}
+
+fn set_access(device: &Device, path: &str, value: &[u8]) {
+    device.apply(OpKind::SetXattr {
+        ino: device.at(path).ino,
+        name: bytes::Bytes::from_static(dfs::volume::Acl::ACCESS),
+        value: bytes::Bytes::copy_from_slice(value),
+        time: device.clock.wall(),
+    });
+}
+
+fn chmod(device: &Device, path: &str, mode: u32) {
+    device.apply(OpKind::SetAttr {
+        ino: device.at(path).ino,
+        mode: Some(mode),
+        uid: None,
+        gid: None,
+        mtime: None,
+        ctime: device.clock.wall(),
+    });
+}
+
+#[test]
+fn a_list_and_a_mode_that_cross_say_the_same() {
+    for list_first in [true, false] {
+        let devices = cluster(2);
+        let [a, b] = [&devices[0], &devices[1]];
+        a.put("f", "private");
+        chmod(a, "f", 0o600);
+        sync(&devices);
+        let [lister, changer] = if list_first { [a, b] } else { [b, a] };
+        b.later();
+        set_access(lister, "f", &list([6, 6, 0, 6, 0]));
+        chmod(changer, "f", 0o640);
+        sync(&devices);
+        let (mask, mode) = if list_first { (4, 0o640) } else { (6, 0o660) };
+        assert_eq!(a.at("f").mode, mode);
+        assert_eq!(access(b, "f"), Some(list([6, 6, 0, mask, 0])));
+        assert_eq!(a.at("f").xattrs, 1);
+    }
+}
+
+#[test]
+fn of_two_directories_that_become_one_the_narrower_rights_hold() {
+    for private_first in [true, false] {
+        let devices = cluster(2);
+        let [a, b] = [&devices[0], &devices[1]];
+        let [private, open] = if private_first { [a, b] } else { [b, a] };
+        b.later();
+        open.mkdir("keys");
+        chmod(open, "keys", 0o755);
+        private.mkdir("keys");
+        chmod(private, "keys", 0o700);
+        private.put("keys/secret", "for me");
+        // Whatever it allows later, it allows for what it knows.
+        chmod(open, "keys", 0o775);
+        sync(&devices);
+        assert_eq!(a.at("keys").mode, 0o700);
+        // Who has seen both may open it.
+        chmod(open, "keys", 0o750);
+        sync(&devices);
+        assert_eq!(a.at("keys").mode, 0o750);
+    }
+}
+
+#[test]
+fn of_two_directories_that_become_one_the_narrower_lists_hold() {
+    for listed_first in [true, false] {
+        let devices = cluster(2);
+        let [a, b] = [&devices[0], &devices[1]];
+        let [listed, private] = if listed_first { [a, b] } else { [b, a] };
+        b.later();
+        listed.mkdir("new");
+        set_access(listed, "new", &list([7, 7, 5, 7, 5]));
+        listed.put("new/file", "x");
+        listed.rename("new", "dir", false);
+        private.mkdir("other");
+        chmod(private, "other", 0o710);
+        private.put("other/mine", "y");
+        private.rename("other", "dir", false);
+        sync(&devices);
+        assert_eq!(a.list("dir"), ["file", "mine"]);
+        assert_eq!(access(a, "dir"), Some(list([7, 0, 1, 7, 0])));
+        assert_eq!(b.at("dir").mode, 0o770);
+    }
 }

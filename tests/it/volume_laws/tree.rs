@@ -23,6 +23,7 @@ fn inos(device: &Device, table: Table) -> BTreeSet<Ino> {
 /// Checks the invariants of a device's view.
 pub(crate) fn check(device: &Device) {
     let mut names: BTreeMap<Ino, u32> = BTreeMap::new();
+    let mut homes = BTreeSet::new();
     let mut dirs = BTreeSet::from([Ino::ROOT]);
     let mut open = vec![Ino::ROOT];
     while let Some(dir) = open.pop() {
@@ -44,9 +45,9 @@ pub(crate) fn check(device: &Device) {
             let found = device.volume.dirent(dir, &dirent.name).unwrap();
             assert_eq!(found.as_ref(), Some(&dirent));
             *names.entry(child.ino).or_default() += 1;
-            if child.nlink == 1 || child.is_dir() {
-                let home = child.home.clone().unwrap();
-                assert_eq!((home.parent, &home.name), (dir, &dirent.name));
+            let home = child.home.clone().unwrap();
+            if (home.parent, &home.name) == (dir, &dirent.name) {
+                homes.insert(child.ino);
             }
             if child.is_dir() {
                 subdirs += 1;
@@ -61,6 +62,10 @@ pub(crate) fn check(device: &Device) {
         let inode = device.inode(ino);
         assert_eq!(inode.ino, ino);
         let count = names.get(&ino).copied().unwrap_or(0);
+        assert!(
+            count == 0 || homes.contains(&ino),
+            "no name of {inode:?} is its home"
+        );
         match inode.kind {
             FileKind::Dir => assert_eq!(dirs.contains(&ino), inode.nlink > 0),
             _ => assert_eq!(inode.nlink, count, "{inode:?}"),

@@ -1,0 +1,174 @@
+//! Who may do what: permission bits and access lists, which say the same whoever changed which, and
+//! are the narrower ones where two directories become one.
+
+use bytes::Bytes;
+
+use super::{Fold, Result};
+use crate::base::{Ino, OpId, Timespec};
+use crate::volume::acl::Acl;
+use crate::volume::rows::{RowKey, Value, Xattr};
+use crate::volume::types::Inode;
+use crate::volume::view::name_scope;
+
+/// The fields of [`crate::volume::OpKind::SetAttr`].
+pub(super) struct SetAttr {
+    pub(super) ino: Ino,
+    pub(super) mode: Option<u32>,
+    pub(super) uid: Option<u32>,
+    pub(super) gid: Option<u32>,
+    pub(super) mtime: Option<Timespec>,
+    pub(super) ctime: Timespec,
+}
+
+/// The permission bits of those who do not own a node.
+const OF_OTHERS: u32 = 0o077;
+const STICKY: u32 = 0o1000;
+
+/// What a directory lets whom do.
+pub(super) struct Rights {
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) access: Option<Acl>,
+    pub(super) default: Option<Acl>,
+}
+
+impl Rights {
+    /// Returns the list that holds, of the mode where there is no other.
+    fn list(&self) -> Acl {
+        let access = self.access.clone();
+        access.unwrap_or_else(|| Acl::of_mode(self.mode))
+    }
+
+    /// Tells whether this lets those who do not own the node do less.
+    fn is_narrower(&self, other: &Self) -> bool {
+        let (own, others) = (self.mode & OF_OTHERS, other.mode & OF_OTHERS);
+        own != others && own & others == own
+    }
+}
+
+impl Fold<'_> {
+    pub(super) fn set_attr(&mut self, set: &SetAttr) -> Result<()> {
+        let Some(mut inode) = self.inode(set.ino)? else {
+            return Ok(());
+        };
+        if let Some(mode) = set.mode {
+            let mut mode = mode & 0o7777;
+            if self.is_for_less(&inode, set.ino) {
+                mode &= inode.mode | !OF_OTHERS;
+            }
+            inode.mode = mode;
+            if let Some(mut list) = self.list(&inode, Acl::ACCESS)? {
+                list.set_mode(mode);
+                self.put_list(&mut inode, Acl::ACCESS, Some(&list))?;
+            }
+        }
+        inode.uid = set.uid.unwrap_or(inode.uid);
+        inode.gid = set.gid.unwrap_or(inode.gid);
+        inode.mtime = set.mtime.unwrap_or(inode.mtime);
+        inode.ctime = set.ctime;
+        self.save(inode)
+    }
+
+    /// Tells whether an op meant one directory, called `named`, that is one with another by now,
+    /// which its author had not seen: what it allows, it allowed for the contents of that one alone.
+    fn is_for_less(&self, dir: &Inode, named: Ino) -> bool {
+        let made_one = dir.joined.is_some_and(|by| !self.saw(by));
+        dir.is_dir() && (made_one || named != dir.ino && !self.saw(dir.created_by))
+    }
+
+    /// Lets the mode follow a list that is set or removed now.
+    pub(super) fn mode_follows(
+        &mut self,
+        inode: &mut Inode,
+        named: Ino,
+        value: Option<&Bytes>,
+    ) -> Result<Option<Bytes>> {
+        let had = self.list(inode, Acl::ACCESS)?;
+        let Some(mut list) = value.and_then(|value| Acl::decode(value)) else {
+            return Ok(value.cloned());
+        };
+        if list.is_empty() {
+            return Ok(value.cloned());
+        }
+        if self.is_for_less(inode, named) {
+            let there = had.unwrap_or_else(|| Acl::of_mode(inode.mode));
+            list = list.narrower(&there, true);
+        }
+        inode.mode = list.apply_to(inode.mode);
+        Ok(Some(Bytes::from(list.encode())))
+    }
+
+    /// Returns what a directory lets whom do.
+    pub(super) fn rights(&mut self, dir: &Inode) -> Result<Rights> {
+        Ok(Rights {
+            mode: dir.mode,
+            uid: dir.uid,
+            gid: dir.gid,
+            access: self.list(dir, Acl::ACCESS)?,
+            default: self.list(dir, Acl::DEFAULT)?,
+        })
+    }
+
+    /// Lets nobody do more in a directory than `other` allowed, which becomes one with it by `by`.
+    pub(super) fn narrow(&mut self, ino: Ino, other: &Rights, by: OpId) -> Result<()> {
+        let Some(mut dir) = self.row_of(ino)? else {
+            return Ok(());
+        };
+        let mine = self.rights(&dir)?;
+        let list = mine.list().narrower(&other.list(), mine.gid == other.gid);
+        if other.is_narrower(&mine) {
+            (dir.uid, dir.gid) = (other.uid, other.gid);
+        }
+        dir.mode = list.apply_to(dir.mode | other.mode & STICKY);
+        let access = Some(&list).filter(|list| !list.is_minimal());
+        self.put_list(&mut dir, Acl::ACCESS, access)?;
+        let default = match (mine.default, &other.default) {
+            (Some(mine), Some(other)) => Some(mine.narrower(other, true)),
+            (mine, other) => mine.or_else(|| other.clone()),
+        };
+        self.put_list(&mut dir, Acl::DEFAULT, default.as_ref())?;
+        dir.joined = dir.joined.max(Some(by));
+        self.save(dir)
+    }
+
+    /// Returns the list that an attribute of a node holds.
+    fn list(&mut self, inode: &Inode, name: &'static [u8]) -> Result<Option<Acl>> {
+        if inode.xattrs == 0 {
+            return Ok(None);
+        }
+        let scope = name_scope(inode.ino);
+        let key = RowKey::Xattr(inode.ino, self.tx.dir_key(scope, name));
+        Ok(match self.tx.get(key)? {
+            Some(Value::Xattr(xattr)) => Acl::decode(&xattr.value),
+            _ => None,
+        })
+    }
+
+    fn put_list(
+        &mut self,
+        inode: &mut Inode,
+        name: &'static [u8],
+        list: Option<&Acl>,
+    ) -> Result<()> {
+        let scope = name_scope(inode.ino);
+        let key = RowKey::Xattr(inode.ino, self.tx.dir_key(scope, name));
+        let had = inode.xattrs > 0 && self.tx.get(key)?.is_some();
+        match list {
+            Some(list) => {
+                let xattr = Xattr {
+                    name: Bytes::from_static(name),
+                    value: Bytes::from(list.encode()),
+                };
+                self.tx.put(key, Value::Xattr(xattr))?;
+                inode.xattrs += u32::from(!had);
+            }
+            None if had => {
+                self.tx.delete(key)?;
+                inode.xattrs = inode.xattrs.saturating_sub(1);
+            }
+            None => {}
+        }
+        Ok(())
+    }
+}

@@ -168,6 +168,7 @@ impl Fold<'_> {
             origin: None,
             home: None,
             joined: None,
+            conflict: None,
         }
     }
 
@@ -259,6 +260,18 @@ impl Fold<'_> {
         self.tx.put(key, Value::Conflict(conflict))
     }
 
+    /// Settles the conflict of a node that loses its name.
+    fn settle(&mut self, ino: Ino) -> Result<()> {
+        let Some(mut inode) = self.row_of(ino)? else {
+            return Ok(());
+        };
+        let Some(conflict) = inode.conflict.take_if(|conflict| *conflict != self.id) else {
+            return Ok(());
+        };
+        self.save(inode)?;
+        self.resolve_conflict(conflict)
+    }
+
     /// Records that this op crossed another one; the first record of an op stays.
     fn conflict(&mut self, kind: ConflictKind, ino: Ino, place: Option<Place>) -> Result<()> {
         self.conflict_with(Conflict {
@@ -273,12 +286,24 @@ impl Fold<'_> {
         })
     }
 
-    fn conflict_with(&mut self, conflict: Conflict) -> Result<()> {
-        let key = RowKey::Conflict(self.id);
-        if self.tx.get(key)?.is_some() {
-            return Ok(());
+    /// Records a conflict and marks the node that stands aside, or the only one, with it: it is
+    /// settled when that loses the name that it has now, and by the next conflict of that.
+    fn conflict_with(&mut self, mut conflict: Conflict) -> Result<()> {
+        if self.tx.get(RowKey::Conflict(conflict.op))?.is_some() {
+            if self.tx.get(RowKey::Conflict(self.id))?.is_some() {
+                return Ok(());
+            }
+            conflict.op = self.id;
         }
-        self.tx.put(key, Value::Conflict(conflict))
+        let op = conflict.op;
+        if let Some(mut inode) = self.row_of(conflict.other.unwrap_or(conflict.ino))? {
+            let before = inode.conflict.replace(op);
+            self.save(inode)?;
+            if let Some(before) = before {
+                self.resolve_conflict(before)?;
+            }
+        }
+        self.tx.put(RowKey::Conflict(op), Value::Conflict(conflict))
     }
 
     /// Returns the name that people gave a device, fit for a file name.

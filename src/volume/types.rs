@@ -81,6 +81,8 @@ pub struct Inode {
     pub home: Option<Place>,
     /// For a directory that is several in one: the last op that made it so.
     pub joined: Option<OpId>,
+    /// The conflict that it has the name that it has from.
+    pub conflict: Option<OpId>,
 }
 
 impl Inode {
@@ -183,7 +185,8 @@ pub enum ConflictKind {
 /// A conflict: what crossed, and where both sides are now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conflict {
-    /// The op at which the two met; names the conflict.
+    /// The first op of the content that stands aside, else the op at which the two met; names the
+    /// conflict.
     pub op: OpId,
     /// What it was about.
     pub kind: ConflictKind,

@@ -75,7 +75,7 @@ impl Fold<'_> {
         let mut version = self.id;
         if node.version == base || Self::is_private(&node) {
             self.splice(&mut node, &write.pieces, write.size)?;
-        } else if let Some(kept) = self.appended_unseen(&node, write)? {
+        } else if let Some(kept) = self.appended_unseen(&node, write, base)? {
             let all = self.extents_in(node.ino, 0, u64::MAX)?;
             let (left, size) = gathered(&all, &kept);
             self.replace_extents(&mut node, &all, left)?;
@@ -148,13 +148,18 @@ impl Fold<'_> {
 
     /// Returns the ranges of a file that an op empties which were appended, unseen by the op's author;
     /// `None` where it empties nothing, or other changes crossed it.
-    fn appended_unseen(&mut self, node: &Inode, write: &Write) -> Result<Option<Vec<Range<u64>>>> {
+    fn appended_unseen(
+        &mut self,
+        node: &Inode,
+        write: &Write,
+        base: OpId,
+    ) -> Result<Option<Vec<Range<u64>>>> {
         if !write.is_emptying() || node.size == 0 {
             return Ok(None);
         }
         let mut kept = Vec::new();
         let mut walk = Walk::new(node);
-        while walk.version != write.base {
+        while walk.version != base {
             let (end, is_seen) = (walk.size, self.saw(walk.written_by));
             let is_aside = self.is_aside(node, &walk)?;
             let Some(record) = self.step_back(&mut walk)? else {
@@ -374,7 +379,8 @@ impl Fold<'_> {
             };
             let kind = &record.kind;
             let appended = kind.as_append().map(|append| append.base);
-            let Some(before) = appended.or(kind.as_emptying().map(|write| write.base)) else {
+            let Some(before) = appended.or_else(|| kind.as_emptying().map(|write| write.base))
+            else {
                 return Ok(None);
             };
             if before >= base {
@@ -489,11 +495,24 @@ impl Fold<'_> {
         since: &[(OpId, OpId)],
         time: Timespec,
     ) -> Result<()> {
-        let ino = fork_ino_of(self.id);
+        // Whatever other histories come, what stands aside has this number and this name.
+        let mut first = node.written_by;
+        for (version, written_by) in since.iter().rev() {
+            let key = RowKey::Fork(node.ino, *version);
+            if !matches!(self.tx.get(key)?, Some(Value::Fork(Fork::File(_)))) {
+                first = *written_by;
+                break;
+            }
+        }
+        let mut ino = fork_ino_of(first);
+        if self.row_of(ino)?.is_some() {
+            ino = fork_ino_of(self.id);
+        }
         let fork = Inode {
             ino,
             nlink: 0,
-            created_by: self.id,
+            created_by: first,
+            conflict: None,
             origin: Some(node.ino),
             home: None,
             ..node.clone()
@@ -515,10 +534,10 @@ impl Fold<'_> {
         }
         self.save(fork.clone())?;
         let home = self.beside(node.home.clone(), node.ino, time)?;
-        let device = self.tx.device_of(node.written_by.log);
-        let aside = self.attach_aside(&fork, &home, device, time)?;
+        let device = self.tx.device_of(first.log);
+        let aside = self.attach_aside(&fork, &home, first, time)?;
         self.conflict_with(Conflict {
-            op: self.id,
+            op: first,
             kind: ConflictKind::Content,
             ino: node.ino,
             place: Some(home),

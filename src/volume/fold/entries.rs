@@ -110,6 +110,7 @@ impl Fold<'_> {
             }
         }
         self.detach(node.ino, &place, time)?;
+        self.settle(node.ino)?;
         self.bury(node.ino)
     }
 
@@ -122,6 +123,7 @@ impl Fold<'_> {
             return Ok(());
         };
         self.detach(ino, &home, time)?;
+        self.settle(ino)?;
         self.bury(ino)
     }
 
@@ -134,6 +136,7 @@ impl Fold<'_> {
             return self.conflict(ConflictKind::RmdirDropped, node.ino, Some(place));
         }
         self.detach(node.ino, &place, time)?;
+        self.settle(node.ino)?;
         self.bury(node.ino)
     }
 }

@@ -7,12 +7,12 @@ use bytes::Bytes;
 
 use super::names::conflict_name;
 use super::{Fold, Result};
-use crate::base::{DeviceId, Ino, Timespec};
+use crate::base::{Ino, OpId, Timespec};
 use crate::volume::overlay::Delta;
 use crate::volume::rows::{RowKey, Value};
 use crate::volume::sight::Sight;
 use crate::volume::types::{Conflict, ConflictKind, DirKey, Dirent, Inode, Place};
-use crate::volume::view::{DEPTH_MAX, dirent_range, xattr_range};
+use crate::volume::view::{DEPTH_MAX, dirent_range, is_private, xattr_range};
 
 /// Most conflict names that are tried; with this many files of one day beside each other the last
 /// one tried is overwritten by nobody: the node goes to the root under its number.
@@ -38,6 +38,11 @@ impl Fold<'_> {
 
     /// Gives a node a name that is free. A node without any is back by that.
     pub(super) fn attach(&mut self, ino: Ino, place: &Place, time: Timespec) -> Result<()> {
+        self.attach_by(ino, place, self.id, time)
+    }
+
+    /// Gives a node a free name that it has from op `by`.
+    fn attach_by(&mut self, ino: Ino, place: &Place, by: OpId, time: Timespec) -> Result<()> {
         let Some(mut node) = self.row_of(ino)? else {
             return Ok(());
         };
@@ -46,7 +51,7 @@ impl Fold<'_> {
             name: place.name.clone(),
             ino,
             kind: node.kind,
-            by: self.id,
+            by,
         };
         self.tx
             .put(RowKey::Dirent(place.parent, hash), Value::Dirent(dirent))?;
@@ -156,7 +161,7 @@ impl Fold<'_> {
     /// Gives a node a name that what its author had not seen may hold.
     pub(super) fn place(&mut self, ino: Ino, place: &Place, time: Timespec) -> Result<()> {
         let mut merges = Vec::new();
-        self.place_or_merge(ino, place, time, &mut merges)?;
+        self.place_or_merge(ino, place, self.id, time, &mut merges)?;
         while let Some((from, into)) = merges.pop() {
             self.merge_dir(from, into, time, &mut merges)?;
         }
@@ -167,6 +172,7 @@ impl Fold<'_> {
         &mut self,
         ino: Ino,
         place: &Place,
+        by: OpId,
         time: Timespec,
         merges: &mut Vec<(Ino, Ino)>,
     ) -> Result<()> {
@@ -185,17 +191,15 @@ impl Fold<'_> {
                 Ok(())
             }
             (true, Some(other)) => {
-                let device = self.tx.device_of(other.created_by.log);
                 self.detach(other.ino, place, time)?;
-                let aside = self.attach_aside(&other, place, device, time)?;
+                let aside = self.attach_aside(&other, place, there.by, time)?;
                 self.attach(ino, place, time)?;
-                self.name_conflict(ino, place, &other, aside, device)
+                self.name_conflict(ino, place, &other, aside, there.by)
             }
             (_, other) => {
-                let device = self.author();
-                let aside = self.attach_aside(&node, place, device, time)?;
+                let aside = self.attach_aside(&node, place, by, time)?;
                 let kept = other.map_or(there.ino, |other| other.ino);
-                self.name_conflict(kept, place, &node, aside, device)
+                self.name_conflict(kept, place, &node, aside, by)
             }
         }
     }
@@ -206,8 +210,9 @@ impl Fold<'_> {
         place: &Place,
         other: &Inode,
         aside: Place,
-        device: DeviceId,
+        by: OpId,
     ) -> Result<()> {
+        let device = self.tx.device_of(by.log);
         self.conflict_with(Conflict {
             op: self.id,
             kind: ConflictKind::Name,
@@ -220,28 +225,29 @@ impl Fold<'_> {
         })
     }
 
-    /// Gives a node a free conflict name beside `place` and returns that.
+    /// Gives a node a free conflict name beside `place` and returns that. It names device and day of
+    /// `by`, the op that made what stands aside: so it is the same wherever histories met.
     pub(super) fn attach_aside(
         &mut self,
         node: &Inode,
         place: &Place,
-        device: DeviceId,
+        by: OpId,
         time: Timespec,
     ) -> Result<Place> {
-        let label = self.device_name(device)?;
-        let stamp = self.id.stamp;
+        let label = self.device_name(self.tx.device_of(by.log))?;
+        let stamp = by.stamp;
         let mut aside = place.clone();
         for attempt in 1..=NAME_ATTEMPTS_MAX {
             aside.name = conflict_name(&place.name, node.is_dir(), &label, stamp, attempt);
             if self.entry(aside.parent, &aside.name)?.is_none() {
-                self.attach(node.ino, &aside, time)?;
+                self.attach_by(node.ino, &aside, by, time)?;
                 return Ok(aside);
             }
         }
         // No program makes this name, so it is free.
         aside.parent = Ino::ROOT;
         aside.name = Bytes::from(format!(".conflict-{:016x}", node.ino.0));
-        self.attach(node.ino, &aside, time)?;
+        self.attach_by(node.ino, &aside, by, time)?;
         Ok(aside)
     }
 
@@ -268,7 +274,7 @@ impl Fold<'_> {
             };
             self.detach(child.ino, &at, time)?;
             at.parent = into;
-            self.place_or_merge(child.ino, &at, time, merges)?;
+            self.place_or_merge(child.ino, &at, child.by, time, merges)?;
         }
         let (low, high) = xattr_range(from);
         for (key, _) in self.tx.scan(low, high)? {
@@ -313,6 +319,56 @@ impl Fold<'_> {
             self.conflict(ConflictKind::DirRevived, parent, Some(place))?;
         }
         Ok(parent)
+    }
+
+    /// Brings back what was removed from a directory that this op moves, by ops whose authors had not
+    /// seen the move, which had not seen them: who removes takes only what is where it was seen.
+    pub(super) fn keep_contents(&mut self, moved: Ino, time: Timespec) -> Result<()> {
+        // Who had seen everything had seen what was removed.
+        if matches!(self.sight, Sight::Everything) {
+            return Ok(());
+        }
+        let all = (RowKey::Orphan(Ino(0)), RowKey::Orphan(Ino(u64::MAX)));
+        let mut removed = Vec::new();
+        for (key, value) in self.tx.scan(all.0, all.1)? {
+            if let (RowKey::Orphan(ino), Value::Orphan(by)) = (key, value)
+                && !is_private(ino)
+                && !self.saw(by)
+                && let Some(depth) = self.depth_below(moved, ino)?
+            {
+                removed.push((depth, ino));
+            }
+        }
+        // Directories before what was in them.
+        removed.sort_unstable();
+        for (_, ino) in removed {
+            let Some(node) = self.row_of(ino)?.filter(Inode::is_orphan) else {
+                continue;
+            };
+            if let Some(home) = node.home {
+                let place = Place {
+                    parent: self.live_dir(home.parent, time)?,
+                    name: home.name,
+                };
+                self.place(ino, &place, time)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns how deep below a directory a node is, or was last.
+    fn depth_below(&mut self, dir: Ino, ino: Ino) -> Result<Option<usize>> {
+        let mut at = ino;
+        for depth in 0..DEPTH_MAX {
+            let Some(home) = self.inode(at)?.and_then(|inode| inode.home) else {
+                return Ok(None);
+            };
+            at = self.inode(home.parent)?.map_or(home.parent, |up| up.ino);
+            if at == dir {
+                return Ok(Some(depth));
+            }
+        }
+        Ok(None)
     }
 
     /// Tells whether the author of this op had seen the places of a directory and of all above it.

@@ -50,8 +50,14 @@ impl Fold<'_> {
         }
         if let Some(from) = from {
             self.detach(node.ino, &from, rename.time)?;
+            self.settle(node.ino)?;
         }
-        self.place(node.ino, &to, rename.time)
+        self.place(node.ino, &to, rename.time)?;
+        if node.is_dir() {
+            let moved = self.inode(node.ino)?.map_or(node.ino, |dir| dir.ino);
+            self.keep_contents(moved, rename.time)?;
+        }
+        Ok(())
     }
 
     /// Returns the place that a moved node leaves, `None` where it has none (any more).
@@ -105,7 +111,7 @@ impl Fold<'_> {
             return self.bury(other.ino);
         }
         let device = self.tx.device_of(other.written_by.log);
-        let aside = self.attach_aside(&other, to, device, time)?;
+        let aside = self.attach_aside(&other, to, other.written_by, time)?;
         self.conflict_with(Conflict {
             op: self.id,
             kind: ConflictKind::ReplacedKept,

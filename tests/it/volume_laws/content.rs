@@ -47,6 +47,85 @@ fn a_losing_lineage_has_one_conflict_file() {
 }
 
 #[test]
+fn what_people_did_with_a_conflict_file_holds_when_a_third_history_comes() {
+    for third in 0..3 {
+        let devices = cluster(3);
+        let [a, b, c] = [&devices[0], &devices[1], &devices[2]];
+        let docs = ["removed", "named", "edited"];
+        for doc in docs {
+            a.put(doc, "base");
+        }
+        sync(&devices);
+        // The one that stays away is the first, the second or the last.
+        for (at, device) in [c, a, b].into_iter().enumerate() {
+            let turn = if at == 0 {
+                third
+            } else {
+                at - usize::from(at <= third)
+            };
+            for _ in 0..turn {
+                device.later();
+            }
+            for doc in docs {
+                device.put(doc, &format!("{doc} {}", device.index()));
+            }
+        }
+        for device in [a, b] {
+            device.publish();
+        }
+        a.pull(b, usize::MAX);
+        b.pull(a, usize::MAX);
+        a.unlink(&format!("removed{ANNA}"));
+        a.rename(&format!("named{ANNA}"), "mine", false);
+        a.put(&format!("edited{ANNA}"), "edited");
+        assert_eq!(
+            a.volume.counts().conflicts,
+            1,
+            "what is dealt with is settled"
+        );
+        sync(&devices);
+        let files = c.files();
+        assert_eq!(files.get("/mine").map(String::as_str), Some("named 0"));
+        assert_eq!(a.text(&format!("edited{ANNA}")), "edited");
+        let contents: Vec<&str> = files.values().map(String::as_str).collect();
+        assert!(!contents.contains(&"removed 0"));
+        for doc in docs {
+            assert!(contents.contains(&&*format!("{doc} 1")));
+            assert!(contents.contains(&&*format!("{doc} 2")));
+        }
+    }
+}
+
+#[test]
+fn a_conflict_is_settled_when_what_stands_aside_is_gone() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    for name in ["one", "two", "three"] {
+        a.put(name, "base");
+    }
+    sync(&devices);
+    for name in ["one", "two", "three"] {
+        a.put(name, "anna's");
+    }
+    b.later();
+    for name in ["one", "two", "three"] {
+        b.put(name, "ben's");
+    }
+    sync(&devices);
+    assert_eq!(a.volume.counts().conflicts, 3);
+    a.unlink(&format!("one{ANNA}"));
+    a.rename(&format!("two{ANNA}"), "two", false);
+    sync(&devices);
+    assert_eq!(b.volume.counts().conflicts, 1);
+    b.unlink("three");
+    assert_eq!(
+        b.volume.counts().conflicts,
+        1,
+        "its copy still stands aside"
+    );
+}
+
+#[test]
 fn writes_that_go_on_unaware_stay_in_their_lineage() {
     let devices = cluster(2);
     let [a, b] = [&devices[0], &devices[1]];

@@ -391,6 +391,43 @@ fn entries_made_side_by_side_in_one_directory_are_not_folded_again() {
 }
 
 #[test]
+fn a_directory_that_was_moved_later_keeps_what_was_removed_from_it_unseen() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    for dir in ["whole", "whole/sub", "part", "part/sub", "seen"] {
+        a.mkdir(dir);
+    }
+    for file in [
+        "whole/sub/file",
+        "whole/file",
+        "part/sub/file",
+        "part/file",
+        "seen/file",
+    ] {
+        a.put(file, file);
+    }
+    sync(&devices);
+    b.unlink("seen/file");
+    sync(&devices);
+    for file in ["whole/sub/file", "whole/file", "part/sub/file"] {
+        b.unlink(file);
+    }
+    for dir in ["whole/sub", "whole", "part/sub"] {
+        b.rmdir(dir);
+    }
+    a.later();
+    for dir in ["whole", "part", "seen"] {
+        a.rename(dir, &format!("moved {dir}"), false);
+    }
+    sync(&devices);
+    assert_eq!(b.list(""), ["moved part", "moved seen", "moved whole"]);
+    for file in ["whole/sub/file", "whole/file", "part/sub/file", "part/file"] {
+        assert_eq!(b.text(&format!("moved {file}")), file);
+    }
+    assert_eq!(b.list("moved seen"), Vec::<String>::new());
+}
+
+#[test]
 fn a_conflict_file_is_beside_a_name_that_the_file_has() {
     let devices = cluster(2);
     let [a, b] = [&devices[0], &devices[1]];

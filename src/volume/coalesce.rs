@@ -351,6 +351,7 @@ mod tests {
                 kind: Arc::new(OpKind::Device { name }),
                 reads: Vec::new(),
                 writes: vec![(RowKey::Inode(Ino::ROOT), None); rows],
+                deltas: Vec::new(),
             },
             bytes,
         }

@@ -87,6 +87,15 @@ impl Fold<'_> {
         Ok(is_meant.then_some((node, place)))
     }
 
+    /// Moves the times of a directory on, from which nothing was removed after all: where the op was
+    /// issued they have moved.
+    fn stays(&mut self, at: &Place, time: Timespec) -> Result<()> {
+        match self.inode(at.parent)? {
+            Some(dir) if dir.is_dir() => self.touch_dir(dir.ino, 0, 0, time),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn unlink(
         &mut self,
         from: &Place,
@@ -95,7 +104,7 @@ impl Fold<'_> {
         time: Timespec,
     ) -> Result<()> {
         let Some((node, place)) = self.meant(from, ino)?.filter(|(node, _)| !node.is_dir()) else {
-            return Ok(());
+            return self.stays(from, time);
         };
         // Where it is the present content that its author saw, nothing tells of another place.
         if node.nlink <= 1 && node.version != saw {
@@ -129,7 +138,7 @@ impl Fold<'_> {
 
     pub(super) fn rmdir(&mut self, from: &Place, ino: Ino, time: Timespec) -> Result<()> {
         let Some((node, place)) = self.meant(from, ino)?.filter(|(node, _)| node.is_dir()) else {
-            return Ok(());
+            return self.stays(from, time);
         };
         self.tx.depend_on_counts(node.ino)?;
         if node.entries > 0 {

@@ -20,7 +20,13 @@ const NAME_ATTEMPTS_MAX: u32 = 10_000;
 
 impl Fold<'_> {
     /// Adjusts a directory to entries that came or went.
-    fn touch_dir(&mut self, dir: Ino, entries: i64, subdirs: i64, time: Timespec) -> Result<()> {
+    pub(super) fn touch_dir(
+        &mut self,
+        dir: Ino,
+        entries: i64,
+        subdirs: i64,
+        time: Timespec,
+    ) -> Result<()> {
         let delta = Delta {
             entries,
             nlink: i32::try_from(subdirs).unwrap_or(0),

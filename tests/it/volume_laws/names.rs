@@ -347,6 +347,7 @@ fn a_directory_that_was_moved_keeps_what_was_removed_from_it_unaware() {
     b.rmdir("outer/dir/sub");
     b.unlink("outer/seen");
     sync(&devices);
+    assert_eq!(a.at("moved/sub").mtime, b.at("moved/sub").mtime);
     for device in &devices {
         assert_eq!(device.text("moved/sub/file"), "kept");
         assert_eq!(device.find("outer/seen"), None);

@@ -79,7 +79,8 @@ impl Volume {
     ///
     /// # Errors
     ///
-    /// Those of the store and the log; what was folded before stays.
+    /// Those of the store and the log, where nothing was folded before: what was is returned first, as
+    /// the kernel has to hear of it, and the next call meets the error again.
     pub fn apply_segments(&self) -> Result<Merged> {
         let mut feed = self.feed.lock();
         let mut merged = Merged::default();
@@ -89,7 +90,10 @@ impl Volume {
             // What was taken and not committed is read again.
             *feed = Feed::default();
         }
-        result.map(|()| merged)
+        match result {
+            Err(error) if merged.op_count == 0 => Err(error),
+            Err(_) | Ok(()) => Ok(merged),
+        }
     }
 
     fn feed_merge(&self, feed: &mut Feed, merged: &mut Merged) -> Result<()> {

@@ -1,6 +1,9 @@
 //! Logs: each start begins one, what an earlier start had not sealed counts once, and no segment is
 //! folded before what its author had seen.
 
+use dfs::base::Clock as _;
+use dfs::store::{Batch, Table};
+
 use super::cluster::{Device, cluster, sync};
 
 #[test]
@@ -88,4 +91,29 @@ fn what_a_segment_had_seen_is_what_was_folded_when_its_ops_were_issued() {
         Some(head.seg_no - 1)
     );
     sync(&devices);
+}
+
+#[test]
+fn what_was_folded_before_a_failure_is_told() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    for name in ["one", "two", "three"] {
+        a.put(name, name);
+        a.publish();
+    }
+    let log = a.log.own_log();
+    let end = a.log.vector()[&log];
+    let from = b.log.vector().get(&log).copied().unwrap_or(0) + 1;
+    let segments = a.log.range(log, from, usize::MAX).unwrap();
+    let now = b.clock.wall_ms() + 300_000;
+    b.log.accept(&segments, now, &|_| Ok(())).unwrap();
+    // The disk loses the last of them.
+    let mut damage = Batch::new();
+    let key = [log.0.to_be_bytes(), end.to_be_bytes()].concat();
+    damage.put(Table::Segment, key, b"rotten".to_vec());
+    b.store.rows.commit(damage).unwrap();
+    let merged = b.volume.apply_segments().unwrap();
+    assert_eq!(b.list(""), ["one", "two"]);
+    assert!(!merged.changes.is_empty());
+    assert!(b.volume.apply_segments().is_err());
 }

@@ -71,7 +71,7 @@ pub use approve::AskingInfo;
 pub use ask::{Admission, AskedAt};
 pub use config::{Machine, NodeConfig};
 pub use error::NodeError;
-pub use event::{ChunkHandler, KeyWrapper, NodeEvent, PeerInfo, PeerState};
+pub use event::{ChunkHandler, KeyWrapper, NodeEvent, PeerInfo, PeerState, Shower};
 pub use join::Joined;
 pub use peers::SUSPECT_AFTER;
 pub use roster::{InviteInfo, Member, Recovery, RecoveryId, Role, Roster, RosterError};
@@ -86,7 +86,7 @@ use crate::log::LogStore;
 use crate::store::{Batch, Store, Table};
 use crate::transport::{Priority, Transport};
 use crate::wire::limits::{ADDRS_MAX, NAME_MAX_BYTES};
-use crate::wire::{LogRefusal, NodeRecord, Request, Response, SealedSegment, SignedRecord};
+use crate::wire::{LogRefusal, NodeRecord, Request, Response, SealedSegment, SignedRecord, Vector};
 use askings::Askings;
 use membership::Membership;
 use peers::{Peer, PeerTable, Remembered, Seed};
@@ -129,6 +129,7 @@ pub struct Node {
     tasks: Tasks,
     handler: RwLock<Option<Arc<dyn ChunkHandler>>>,
     wrapper: RwLock<Option<KeyWrapper>>,
+    shower: RwLock<Option<Shower>>,
     capacity_bytes: AtomicU64,
     free_bytes: AtomicU64,
     /// Devices whose segments are being pulled from some peer, and since when.
@@ -187,6 +188,7 @@ impl Node {
         let issuer = roster::Issuer {
             identity: &config.identity,
             stamp: Stamp::from_ms(clock.wall_ms()),
+            shown: &Vector::new(),
         };
         let roster = Roster::create(issuer, &display_name(&config.name), rng)?;
         store.rows.commit(membership::rows_of(&roster))?;
@@ -235,6 +237,7 @@ impl Node {
             tasks: Tasks::new(),
             handler: RwLock::new(None),
             wrapper: RwLock::new(None),
+            shower: RwLock::new(None),
             pulling: Mutex::default(),
             refused_logs: Mutex::default(),
             bulk: bulk::Bulk::within(Budget::of_process()),
@@ -388,6 +391,11 @@ impl Node {
     /// storage peers.
     pub fn set_key_wrapper(&self, wrapper: KeyWrapper) {
         *self.wrapper.write() = Some(wrapper);
+    }
+
+    /// Sets what new members are told that they have to fold first; without it, nothing.
+    pub fn set_shower(&self, shower: Shower) {
+        *self.shower.write() = Some(shower);
     }
 
     /// Says how many bytes this peer could still take; the others hear it with the next pulse.

@@ -147,7 +147,7 @@ impl std::fmt::Debug for Volume {
 impl Volume {
     /// Opens the volume that the rows hold; an empty one where they hold none.
     ///
-    /// `alone` says that no other device authors ops ([`Volume::set_alone`]). The first op is
+    /// `alone` says that no other device authors ops ([`Volume::end_alone`]). The first op is
     /// [`Volume::format`] for the device that makes the volume; the others get theirs by
     /// [`Volume::apply_segments`].
     ///

@@ -1,6 +1,7 @@
 //! Looking for troubles that follow from the state of the rooms below: twice a second, and when
 //! somebody asks.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ impl Peer {
         troubles.set(Trouble::Removed, self.removed());
         troubles.set(Trouble::Clock, self.clock_trouble());
         troubles.set(Trouble::Keys, self.keys_trouble());
+        troubles.set(Trouble::Joining, self.joining());
         troubles.set(Trouble::Chunks, self.chunks_trouble());
         if let Some(state) = self.state_folder() {
             troubles.set(Trouble::Disk, disk_trouble(state));
@@ -89,6 +91,32 @@ impl Peer {
             what,
             advice(" if it is wrong now; if it was wrong then, wait"),
         ))
+    }
+
+    /// Tells what a new member waits for.
+    fn joining(&self) -> Option<(String, String)> {
+        let awaited = self.awaited();
+        if awaited.is_empty() {
+            return None;
+        }
+        let log = self.node().log();
+        let names: BTreeSet<String> = awaited
+            .keys()
+            .filter_map(|name| Some(self.device_name(log.author(*name)?)))
+            .collect();
+        let mut of: Vec<String> = names.into_iter().collect();
+        if of.is_empty() {
+            of.push("others".to_owned());
+        }
+        let of = of.join(", ");
+        let what = format!(
+            "what {of} wrote before this machine was admitted is not all here yet ({} logs to come): \
+             the mount is read-only until it is",
+            awaited.len()
+        );
+        let advice =
+            "connect the machine that admitted this one, or any that has all; it goes on by itself";
+        Some((what, advice.to_owned()))
     }
 
     fn capacity_trouble(&self) -> Option<(String, String)> {

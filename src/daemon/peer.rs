@@ -34,6 +34,7 @@ use crate::replica::{NodePeers, Replica, ReplicaConfig};
 use crate::store::{Gate, Store, StoreError};
 use crate::transport::Transport;
 use crate::volume::{Volume, VolumeConfig, VolumeContext, VolumeError};
+use crate::wire::Vector;
 
 /// How long the first draft waits for what belongs to it: a create, its write and its close come
 /// within this time and go out as one segment.
@@ -249,11 +250,6 @@ impl Peer {
         drafts: &Arc<Drafts>,
         replicated: ReplicationWait,
     ) -> Result<Member, DaemonError> {
-        let wrapped = Arc::clone(keys);
-        let rng = parts.rng.clone();
-        node.set_key_wrapper(Box::new(move |to| {
-            to.wrap_key(&rng, &wrapped.to_bytes()).ok()
-        }));
         let volume = Volume::open(
             VolumeConfig {
                 store: parts.store.clone(),
@@ -267,11 +263,12 @@ impl Peer {
                 clock: Arc::clone(&parts.clock),
                 rng: parts.rng.clone(),
             },
-            is_alone(node),
+            node.roster().is_sole_author(&node.id()),
         )?;
         let drafts = Arc::clone(drafts);
         volume.on_draft(Box::new(move |bytes| drafts.tell(bytes)));
         let volume = Arc::new(volume);
+        admits(node, keys, &volume, &parts.rng);
         let data = Data::new(
             Arc::clone(keys),
             Arc::clone(replica),
@@ -291,13 +288,20 @@ impl Peer {
             config,
         );
         fs.wait_for_holders(parts.fsync == Fsync::Replicated);
-        // The changes of a reader, or of who was removed, would be accepted by nobody.
-        fs.set_read_only(!node.role().is_some_and(Role::writes));
+        fs.set_read_only(!may_write(node, &volume));
         Ok(Member {
             volume,
             data,
             fs: Arc::new(fs),
         })
+    }
+
+    /// Returns what this member has to fold before it changes anything, and has not: the last segments
+    /// that they had folded who admitted it.
+    pub fn awaited(&self) -> Vector {
+        let shown = self.node.roster().shown_to(&self.node.id());
+        let member = self.member.as_ref();
+        member.map_or_else(Vector::new, |member| member.volume.unfolded(&shown))
     }
 
     fn spawn_workers(self: &Arc<Self>) {
@@ -494,6 +498,9 @@ impl Peer {
                 };
                 self.troubles.note(Trouble::Log(*log), what, advice);
             }
+            if member.fs.is_read_only() {
+                self.rights_changed();
+            }
             if merged.op_count == 0 {
                 return Ok(());
             }
@@ -606,6 +613,8 @@ impl Peer {
     async fn fold_loop(self: Arc<Self>) {
         let mut events = self.node.subscribe();
         let mut backoff = Backoff::new(PUBLISH_AGAIN, AGAIN_MAX);
+        // The roster may have changed before anybody listened.
+        self.rights_changed();
         loop {
             if let Err(error) = self.fold().await {
                 self.note_failure(Trouble::Folding, &error);
@@ -619,7 +628,7 @@ impl Peer {
                 match events.recv().await {
                     Ok(NodeEvent::Segments { .. }) => break,
                     Ok(NodeEvent::RosterChanged) => {
-                        self.roster_changed();
+                        self.rights_changed();
                         // Who has just joined asks for all that is written until now.
                         if let Err(error) = self.publish().await {
                             tracing::debug!(%error, "the last changes are not sealed yet");
@@ -627,7 +636,7 @@ impl Peer {
                     }
                     Ok(NodeEvent::OwnLogForked { peer }) => self.forked(peer),
                     Err(RecvError::Lagged(_)) => {
-                        self.roster_changed();
+                        self.rights_changed();
                         break;
                     }
                     Ok(_) => {}
@@ -684,24 +693,33 @@ impl Peer {
         )
     }
 
-    fn roster_changed(&self) {
+    /// Lets programs change the volume, or not: as the roster says, and once all is folded that this
+    /// member was shown.
+    fn rights_changed(&self) {
         let Some(member) = &self.member else {
             return;
         };
-        let may_write = self.node.role().is_some_and(Role::writes);
         let was = member.fs.is_read_only();
-        member.fs.set_read_only(!may_write);
+        member
+            .fs
+            .set_read_only(!may_write(&self.node, &member.volume));
         let is = member.fs.is_read_only();
         if was != is {
-            tracing::warn!(read_only = is, "the role of this peer has changed");
+            tracing::warn!(read_only = is, "what this peer may do has changed");
         }
-        if let Err(error) = member.volume.set_alone(is_alone(&self.node)) {
-            tracing::error!(%error, "the volume did not take note of the roster");
+        if !self.node.roster().is_sole_author(&self.node.id()) {
+            member.volume.end_alone();
+        }
+        if was
+            && !is
+            && let Err(error) = member.volume.announce()
+        {
+            tracing::error!(%error, "this device has no name in the volume yet");
         }
     }
 
-    /// Resolves when this peer has folded all that the connected peers had when they greeted it,
-    /// and so at least the root folder: what a new member waits for before it shows anything.
+    /// Resolves when this peer has folded all that it was shown when it was admitted, and all that the
+    /// connected peers had when they greeted it: what a new member waits for before it shows anything.
     pub async fn caught_up(&self) -> Result<(), DaemonError> {
         let Some(member) = &self.member else {
             return Ok(());
@@ -719,7 +737,8 @@ impl Peer {
                 let mut theirs = peer.vector.iter();
                 theirs.any(|(device, seg_no)| have.get(device).is_none_or(|have| have < seg_no))
             });
-            if !behind && member.volume.inode(Ino::ROOT)?.is_some() {
+            let has_all = self.awaited().is_empty() && member.volume.inode(Ino::ROOT)?.is_some();
+            if !behind && has_all {
                 return Ok(());
             }
             let _ = timeout(DRAFT_AGE_MAX, events.recv()).await;
@@ -766,13 +785,30 @@ impl Peer {
     }
 }
 
-/// Returns whether no other peer may author ops.
-fn is_alone(node: &Node) -> bool {
-    let this = node.id();
-    let roster = node.roster();
-    !roster
-        .members()
-        .any(|member| member.id != this && member.role.writes())
+/// Says whether changes made here count: those of a reader, or of who was removed, would be accepted by
+/// nobody; and who has not seen yet what the others build on would change what is not there any more.
+fn may_write(node: &Node, volume: &Volume) -> bool {
+    let shown = node.roster().shown_to(&node.id());
+    node.role().is_some_and(Role::writes) && volume.unfolded(&shown).is_empty()
+}
+
+/// Lets a node admit members that read. Not before this no peer gets keys, so none is admitted before the
+/// volume hears of it first.
+fn admits(node: &Node, keys: &Arc<VolumeKeys>, volume: &Arc<Volume>, rng: &Rng) {
+    let showing = Arc::clone(volume);
+    node.set_shower(Box::new(move |role| {
+        if !role.reads() {
+            return Ok(Vector::new());
+        }
+        if role.writes() {
+            showing.end_alone();
+        }
+        Ok(showing.shown()?)
+    }));
+    let (wrapped, rng) = (Arc::clone(keys), rng.clone());
+    node.set_key_wrapper(Box::new(move |to| {
+        to.wrap_key(&rng, &wrapped.to_bytes()).ok()
+    }));
 }
 
 /// Returns what an fsync awaits where other holders are part of its promise.

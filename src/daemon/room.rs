@@ -104,6 +104,10 @@ impl RoomSource for Room {
 
     fn may_collect(&self) -> bool {
         let node = self.node.upgrade();
-        node.is_some_and(|node| node.roster().members().len() == 1)
+        // An op that is still on its way may ask for what seems not to be needed.
+        node.is_some_and(|node| {
+            let roster = node.roster();
+            roster.members().len() == 1 && roster.is_sole_author(&node.id())
+        })
     }
 }

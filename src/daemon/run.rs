@@ -43,6 +43,10 @@ const ROOT_MODE: u32 = 0o755;
 /// takes as long as the line does.
 const FIRST_SYNC_STALL: Duration = Duration::from_secs(600);
 
+/// How long a member that was interrupted while it got the tree waits for the rest, while none of it
+/// comes, before it mounts what it has read-only.
+const RESUME_STALL: Duration = Duration::from_secs(5);
+
 /// Jobs that may wait for a worker. More than the chunks that `data` seals at once, as a full queue
 /// would make the network's thread wait.
 pub(super) const SEAL_QUEUE_MAX: usize = 64;
@@ -345,15 +349,7 @@ async fn up(
         contact(peer, &config.peers).await?;
     }
     if origin != Origin::Made {
-        let mut synced = std::pin::pin!(first_sync(peer, origin));
-        loop {
-            let before = peer.node().log().vector();
-            match timeout(FIRST_SYNC_STALL, synced.as_mut()).await {
-                Ok(done) => break done?,
-                Err(_) if peer.node().log().vector() != before => {}
-                Err(_) => return Err(DaemonError::FirstSync),
-            }
-        }
+        first_sync(peer, origin).await?;
     }
     let mounted = match (&prepared, peer.member_parts()) {
         (Some(prepared), Some(member)) => {
@@ -432,16 +428,33 @@ pub(super) async fn wait(mounted: Option<Mounted>, stop: &mut Stop) -> Result<()
     Ok(())
 }
 
-/// A new member waits until it has the tree; a known one shows what it has.
+/// A new member waits until it has the tree. A known one shows what it has; where that is not yet all
+/// that it has to have before it changes anything, it waits while more of it comes.
 async fn first_sync(peer: &Arc<Peer>, origin: Origin) -> Result<(), DaemonError> {
     let Some(member) = peer.member_parts() else {
         return Ok(());
     };
-    if origin == Origin::Joined || member.volume.inode(Ino::ROOT)?.is_none() {
-        peer.caught_up().await?;
-        if peer.node().role().is_some_and(Role::writes) {
-            member.volume.announce()?;
+    let is_new = origin == Origin::Joined || member.volume.inode(Ino::ROOT)?.is_none();
+    if !is_new && peer.awaited().is_empty() {
+        return Ok(());
+    }
+    let stall = if is_new {
+        FIRST_SYNC_STALL
+    } else {
+        RESUME_STALL
+    };
+    let mut synced = std::pin::pin!(peer.caught_up());
+    loop {
+        let before = peer.node().log().vector();
+        match timeout(stall, synced.as_mut()).await {
+            Ok(done) => break done?,
+            Err(_) if peer.node().log().vector() != before => {}
+            Err(_) if is_new => return Err(DaemonError::FirstSync),
+            Err(_) => return Ok(()),
         }
+    }
+    if peer.node().role().is_some_and(Role::writes) {
+        member.volume.announce()?;
     }
     Ok(())
 }

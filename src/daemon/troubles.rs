@@ -51,6 +51,8 @@ pub enum Trouble {
     Control,
     /// The UDP socket failed.
     Socket,
+    /// Not all is here yet that this member has to have before it changes anything.
+    Joining,
 }
 
 /// One entry.

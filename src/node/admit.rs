@@ -13,7 +13,9 @@ use super::{Node, display_name};
 use crate::base::{PeerId, VolumeId};
 use crate::wire::bounded::BoundedBytes;
 use crate::wire::limits::RECORDS_MAX;
-use crate::wire::{InviteRefusal, JoinInfo, Redeem, Redeemed, Refusal, Response, SignedRecord};
+use crate::wire::{
+    InviteRefusal, JoinInfo, Redeem, Redeemed, Refusal, Response, SignedRecord, Vector,
+};
 
 /// Offence of redeeming an invite that nobody issued: a few guesses end the connection.
 const GUESS_WEIGHT: u32 = 4;
@@ -103,6 +105,7 @@ impl Node {
             statements: page(roster, 0),
             total: u32::try_from(roster.statement_count()).unwrap_or(u32::MAX),
             admins: records,
+            shown: Vector::new(),
         }
     }
 
@@ -160,7 +163,7 @@ impl Node {
             let admit = move |roster: &mut Roster, issuer: Issuer<'_>| {
                 roster.redeem(issuer, invite, &identity, &name)
             };
-            self.issue(admit).await.map_err(|error| match error {
+            self.admit(role, admit).await.map_err(|error| match error {
                 NodeError::Roster(error) => refusal_of(&error),
                 _ => Refusal::Busy,
             })?;
@@ -189,6 +192,30 @@ impl Node {
         page(&roster, last)
     }
 
+    /// Returns what a member of a role has to fold first.
+    pub(super) fn shown(&self, role: Role) -> Result<Vector, NodeError> {
+        let shower = self.shower.read();
+        shower
+            .as_ref()
+            .map_or_else(|| Ok(Vector::new()), |shown| shown(role))
+    }
+
+    /// Issues statements that give a role to a peer, as [`Node::issue`] does.
+    pub(super) async fn admit<T: Send + 'static>(
+        self: &Arc<Self>,
+        role: Role,
+        issue: impl FnOnce(&mut Roster, Issuer<'_>) -> Result<T, RosterError> + Send + 'static,
+    ) -> Result<T, NodeError> {
+        let node = Arc::clone(self);
+        let shown = self.config.pool.call(move || node.shown(role)).await;
+        let shown = shown.ok_or(NodeError::ShutDown)??;
+        self.issue(move |roster, issuer| {
+            let shown = &shown;
+            issue(roster, Issuer { shown, ..issuer })
+        })
+        .await
+    }
+
     /// Issues statements of this admin, stores them, and tells all peers.
     pub(super) async fn issue<T: Send + 'static>(
         self: &Arc<Self>,
@@ -199,6 +226,7 @@ impl Node {
             let issuer = Issuer {
                 identity: &node.config.identity,
                 stamp: node.hlc.tick(node.clock.wall_ms()),
+                shown: &Vector::new(),
             };
             node.membership.issue(|roster| issue(roster, issuer))
         };

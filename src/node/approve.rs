@@ -121,7 +121,7 @@ impl Node {
             let admitted = roster.member(&peer).cloned();
             admitted.ok_or(RosterError::NotMember(peer))
         };
-        let member = self.issue(admit).await?;
+        let member = self.admit(role, admit).await?;
         self.askings.lock().forget(&peer);
         tracing::info!(peer = %peer.short(), role = %member.role, "a machine that asked was admitted");
         self.emit(NodeEvent::AskingsChanged);

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::error::NodeError;
 use super::roster::Role;
 use crate::base::{LogId, PeerId};
 use crate::crypto::PublicIdentity;
@@ -100,6 +101,11 @@ pub trait ChunkHandler: Send + Sync + 'static {
         payload: Bytes,
     ) -> (ChunkResponse, Bytes);
 }
+
+/// Returns the last segments that this peer has folded, of which none is in the past of another, durable:
+/// what a member of this role, that is about to be admitted, has to fold before it changes anything.
+/// From then on nothing is given up that a member which writes may ask for.
+pub type Shower = Box<dyn Fn(Role) -> Result<Vector, NodeError> + Send + Sync>;
 
 /// Wraps the volume keys for a new member (OAEP); `None` where they are not at hand.
 pub type KeyWrapper = Box<dyn Fn(&PublicIdentity) -> Option<Vec<u8>> + Send + Sync>;

@@ -41,7 +41,7 @@ impl Node {
         } else {
             None
         };
-        self.issue(move |roster, issuer| {
+        self.admit(role, move |roster, issuer| {
             // The role first: what is wrong with it is told before what is wrong with the keys.
             roster.set_role(issuer, &peer, role)?;
             if let Some(wrapped) = grant {

@@ -23,7 +23,7 @@ use crate::base::{Clock, Rng, Stamp, VolumeId};
 use crate::crypto::{Identity, RecoveryPhrase};
 use crate::store::Store;
 use crate::transport::{Transport, TransportError};
-use crate::wire::{JoinInfo, RecoveryRefusal, Refusal, Request, Response};
+use crate::wire::{JoinInfo, RecoveryRefusal, Refusal, Request, Response, Vector};
 
 /// Offence of naming a phrase that is not known: guesses are hopeless, but cost this peer a hash.
 const GUESS_WEIGHT: u32 = 4;
@@ -70,8 +70,8 @@ impl Node {
     }
 
     /// Answers who names a recovery phrase of the volume with the roster.
-    pub(super) fn answer_recover(
-        &self,
+    pub(super) async fn answer_recover(
+        self: &Arc<Self>,
         session: &Session,
         secret: &[u8; 32],
         clock_ms: u64,
@@ -79,7 +79,15 @@ impl Node {
         let roster = self.roster();
         let lookup = RecoveryId::of_secret(secret);
         let refusal = if roster.recovery(lookup).is_some() {
-            return self.answer_join(session, self.volume, clock_ms);
+            let node = Arc::clone(self);
+            let shown = self.config.pool.call(move || node.shown(Role::Admin)).await;
+            let Some(Ok(shown)) = shown else {
+                return Response::Refused(Refusal::Busy);
+            };
+            return match self.answer_join(session, self.volume, clock_ms) {
+                Response::Join(info) => Response::Join(JoinInfo { shown, ..info }),
+                refused => refused,
+            };
         } else if roster.was_recovery(lookup) {
             RecoveryRefusal::Ended
         } else {
@@ -94,6 +102,8 @@ impl Node {
 struct Shown {
     roster: Roster,
     peer: crate::base::PeerId,
+    /// What that peer had folded.
+    folded: Vector,
 }
 
 /// Asks whoever is at an address for the roster of the volume of a phrase.
@@ -118,6 +128,7 @@ async fn call(
         statements,
         total,
         clock_ms,
+        shown,
         ..
     } = match answer.map_err(|error| not_a_peer(addr, error))?.0 {
         Response::Join(info) => info,
@@ -141,7 +152,11 @@ async fn call(
     roster.merge(statements.iter().map(|statement| &statement[..]));
     let peer = session.peer();
     session.close("done");
-    Ok(Shown { roster, peer })
+    Ok(Shown {
+        roster,
+        peer,
+        folded: shown,
+    })
 }
 
 /// Acts as the admin behind a phrase: admits this peer to the volume of a roster.
@@ -153,7 +168,11 @@ fn enter(
     rng: &Rng,
     phrase: &RecoveryPhrase,
 ) -> Result<Joined, NodeError> {
-    let Shown { mut roster, peer } = shown;
+    let Shown {
+        mut roster,
+        peer,
+        folded,
+    } = shown;
     let lookup = RecoveryId::of_secret(&phrase.lookup_secret());
     let bad = NodeError::BadRoster { addr };
     let Some((public, sealed)) = roster.recovery(lookup) else {
@@ -175,6 +194,7 @@ fn enter(
     let issuer = Issuer {
         identity: &identity,
         stamp: Stamp::from_ms(clock.wall_ms()),
+        shown: &folded,
     };
     match roster.role_of(&own.id()) {
         Some(Role::Admin) => {}

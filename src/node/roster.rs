@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::{DeviceId, PeerId, Stamp, VolumeId};
 use crate::crypto::{CryptoError, PublicIdentity};
 use crate::store::codec;
+use crate::wire::Vector;
 use crate::wire::limits::{NAME_MAX_BYTES, VECTOR_MAX};
 
 pub use issue::Issuer;
@@ -290,6 +291,30 @@ impl Roster {
     pub fn is_last_admin(&self, peer: &PeerId) -> bool {
         let mut admins = self.members().filter(|member| member.role == Role::Admin);
         self.role_of(peer) == Some(Role::Admin) && admins.all(|admin| admin.id == *peer)
+    }
+
+    /// Returns what a member has to have folded before it changes anything: what they had folded who
+    /// admitted it, or gave it its role.
+    pub fn shown_to(&self, peer: &PeerId) -> Vector {
+        let mut all = Vector::new();
+        let live = self.view.admissions.get(peer).into_iter().flatten();
+        let claims = live.filter_map(|id| self.attached.get(id)?.content.claim.shown());
+        for (log, seg_no) in claims.flatten() {
+            let last = all.entry(*log).or_default();
+            *last = (*last).max(*seg_no);
+        }
+        all
+    }
+
+    /// Says whether no other peer than this one has written, or can have without this one's having
+    /// heard of it. Once somebody else may have, it never holds again: ops of a member that was removed
+    /// may still be on their way. Nor does it where a phrase admits through another peer.
+    pub fn is_sole_author(&self, peer: &PeerId) -> bool {
+        let known = self.view.members.values().chain(self.view.former.values());
+        let mut others = known.filter(|member| member.id != *peer).peekable();
+        let has_others = others.peek().is_some();
+        let had_phrase = !self.view.recoveries.is_empty() || !self.view.ended_phrases.is_empty();
+        !others.any(|other| other.wrote) && !(has_others && had_phrase)
     }
 
     /// Returns a peer that was a member and is not now.

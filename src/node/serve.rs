@@ -164,7 +164,7 @@ impl Node {
             Request::Join { volume, clock_ms } => self.answer_join(session, volume, clock_ms),
             Request::Redeem(redeem) => self.answer_redeem(session, redeem).await,
             Request::Recover { secret, clock_ms } => {
-                self.answer_recover(session, &secret, clock_ms)
+                self.answer_recover(session, &secret, clock_ms).await
             }
             Request::RosterPush { statements } if session.may_ask_roster() => {
                 self.merge_roster(statements, Some(session)).await;

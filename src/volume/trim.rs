@@ -1,5 +1,6 @@
 //! Trimming: what undo needs goes when nothing can sort before it any more.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use parking_lot::MutexGuard;
@@ -9,8 +10,11 @@ use super::record::Record;
 use super::rows::{RowKey, Value};
 use super::state::State;
 use super::{Result, Volume};
-use crate::base::{Ino, OpId};
+use crate::base::{Ino, LogId, OpId};
+use crate::log::LogError;
 use crate::store::{Batch, Table};
+use crate::wire::Vector;
+use crate::wire::limits::SHOWN_MAX;
 
 /// Nodes removed in one batch.
 const REAP_SLICE: usize = 16;
@@ -19,14 +23,53 @@ const REAP_SLICE: usize = 16;
 pub(super) const TRIM_SLICE: usize = 256;
 
 impl Volume {
-    /// Says whether no other device authors ops. While alone, what is sealed is below the cut, and
-    /// nothing is kept to undo it.
+    /// Says that another device may author ops from now on. While none does, what is sealed is below
+    /// the cut, and nothing is kept to undo it; that never comes back.
     ///
-    /// The caller turns it off when another device is admitted as an author, before that device
-    /// changes the volume. What it has to see first is what was sealed until then.
-    pub fn set_alone(&self, alone: bool) -> Result<()> {
-        self.state.lock().alone = alone;
-        Ok(())
+    /// What the other device has to fold before it changes the volume is what was sealed until then:
+    /// [`Volume::shown`].
+    pub fn end_alone(&self) {
+        self.state.lock().alone = false;
+    }
+
+    /// Returns the last segments that are folded, of which none is in the past of another, the newest
+    /// where they are many; they are durable. Who has folded these has folded all that is folded here.
+    ///
+    /// For a device that is about to be admitted: where it is to author ops, [`Volume::end_alone`]
+    /// goes before.
+    pub fn shown(&self) -> std::result::Result<Vector, LogError> {
+        let progress = self.state.lock().progress.clone();
+        self.config.store.sync()?;
+        let mut past = BTreeSet::new();
+        let mut ends = Vec::new();
+        for (log, at) in progress.iter().filter(|(_, at)| at.seg_no > 0) {
+            let segment = self.config.log.get(*log, at.seg_no)?;
+            let seen = segment.map(|segment| segment.header.seen);
+            let covered = seen.into_iter().flatten().filter(|seen| {
+                let known = progress.get(&seen.log);
+                known.is_some_and(|known| known.seg_no <= seen.seg_no)
+            });
+            past.extend(covered.map(|seen| seen.log));
+            ends.push((at.stamp, *log, at.seg_no));
+        }
+        ends.retain(|(_, log, _)| !past.contains(log));
+        ends.sort_unstable();
+        ends.reverse();
+        let ends = ends.into_iter().take(SHOWN_MAX);
+        Ok(ends.map(|(_, log, seg_no)| (log, seg_no)).collect())
+    }
+
+    /// Returns those of some segments that are not folded here, by log the last of them.
+    pub fn unfolded(&self, shown: &Vector) -> Vector {
+        let state = self.state.lock();
+        let is_folded = |log: &LogId, seg_no: u64| {
+            let at = state.progress.get(log);
+            at.is_some_and(|at| at.seg_no >= seg_no)
+        };
+        let missing = shown
+            .iter()
+            .filter(|(log, seg_no)| !is_folded(log, **seg_no));
+        missing.map(|(log, seg_no)| (*log, *seg_no)).collect()
     }
 
     /// Returns the op up to which nothing is undone.

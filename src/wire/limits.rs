@@ -9,6 +9,10 @@ pub const ADDRS_MAX: usize = 8;
 /// Most logs in a version vector: 18 bytes each at most, so 74 KiB.
 pub const VECTOR_MAX: usize = 4096;
 
+/// Most last segments that an admission names, of which none is in the past of another: 18 bytes each
+/// at most, so that a statement has room for them.
+pub const SHOWN_MAX: usize = 64;
+
 /// Most roster statements in one message; at under a KiB each they stay within 1 MiB.
 pub const STATEMENTS_MAX: usize = 1024;
 

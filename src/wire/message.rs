@@ -12,7 +12,7 @@ use super::codec::{self, Kinds, WireError};
 use super::hello::{Hello, Refusal};
 use super::limits::{
     ASKINGS_MAX, NAME_MAX_BYTES, PIECEWISE_MAX_BYTES, RECORDS_MAX, SECRET_MAX_BYTES, SEGMENTS_MAX,
-    STATEMENT_MAX_BYTES, STATEMENTS_MAX, VECTOR_MAX, WANTS_MAX, WRAPPED_KEYS_MAX_BYTES,
+    SHOWN_MAX, STATEMENT_MAX_BYTES, STATEMENTS_MAX, VECTOR_MAX, WANTS_MAX, WRAPPED_KEYS_MAX_BYTES,
 };
 use super::record::SignedRecord;
 use super::segment::SealedSegment;
@@ -262,6 +262,9 @@ pub struct JoinInfo {
     /// Records of the admins that the peer knows: where an invite can be redeemed.
     #[serde(deserialize_with = "bounded::list::<_, _, RECORDS_MAX>")]
     pub admins: Vec<SignedRecord>,
+    /// What the peer has folded, for who knows a recovery phrase and so admits itself; else empty.
+    #[serde(deserialize_with = "bounded::map::<_, _, _, SHOWN_MAX>")]
+    pub shown: Vector,
 }
 
 /// A request to become a member: sent to a verified admin alone, as it holds the secret.

@@ -5,6 +5,7 @@
 //! A failure prints its seed.
 
 mod cluster;
+mod members;
 mod tree;
 
 use std::time::Duration;

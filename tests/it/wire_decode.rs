@@ -210,6 +210,7 @@ fn responses() -> Vec<Response> {
             statements: statements(),
             total: 2,
             admins: vec![record()],
+            shown: BTreeMap::from([(LogId(1), 5)]),
         }),
         Response::Redeemed(Redeemed {
             statements: statements(),
@@ -248,6 +249,7 @@ fn responses() -> Vec<Response> {
             statements: statements(),
             total: 2,
             admins: vec![record()],
+            shown: BTreeMap::from([(LogId(1), 5)]),
         })),
         Response::Refused(Refusal::Denied),
     ]

@@ -7,14 +7,17 @@ use super::view::heads;
 use super::{InviteId, MEMBERS_MAX, RecoveryId, Role, Roster, RosterError, STATEMENTS_MAX};
 use crate::base::{DeviceId, PeerId, Rng, Stamp, VolumeId};
 use crate::crypto::{Identity, PublicIdentity};
+use crate::wire::Vector;
 
-/// An issuer and the moment of issuing.
+/// An issuer, the moment of issuing, and what the issuer had folded by then.
 #[derive(Debug, Clone, Copy)]
 pub struct Issuer<'a> {
     /// Who issues; must be an admin.
     pub identity: &'a Identity,
     /// When.
     pub stamp: Stamp,
+    /// What a member that is admitted now has to fold before it changes anything.
+    pub shown: &'a Vector,
 }
 
 impl Roster {
@@ -96,6 +99,7 @@ impl Roster {
             role,
             name: name.to_owned(),
             invite,
+            shown: issuer.shown.clone(),
         };
         self.issue(issuer, claim)
     }
@@ -178,6 +182,7 @@ impl Roster {
             role,
             name,
             keep: self.kept(*replaces),
+            shown: issuer.shown.clone(),
         };
         let statement = self.sign(issuer, authority, claim)?;
         let id = statement.id;

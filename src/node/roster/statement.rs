@@ -9,7 +9,8 @@ use crate::base::text::is_unseen;
 use crate::base::{PeerId, Stamp};
 use crate::crypto::{Identity, PublicIdentity, Signature};
 use crate::store::codec;
-use crate::wire::limits::{NAME_MAX_BYTES, STATEMENT_MAX_BYTES};
+use crate::wire::Vector;
+use crate::wire::limits::{NAME_MAX_BYTES, SHOWN_MAX, STATEMENT_MAX_BYTES};
 
 /// Most heads that a removal keeps: one, or a few where an admin's state was restored from a copy.
 pub const KEEP_MAX: usize = 16;
@@ -78,6 +79,9 @@ pub enum Claim {
         name: String,
         /// The invite that was redeemed, if one was.
         invite: Option<InviteId>,
+        /// What the issuer had folded by then: the last segments, of which none is in the past of
+        /// another. The member changes nothing before it has folded all of that.
+        shown: Vector,
     },
     /// Who knows a secret may become a member, once.
     Invite {
@@ -115,6 +119,8 @@ pub enum Claim {
         name: String,
         /// As in [`Claim::Remove`]: what was made under the replaced admission and goes on to hold.
         keep: Vec<StatementId>,
+        /// As in [`Claim::Admit`].
+        shown: Vector,
     },
     /// A member has another name. Said by an admin, or by the member under its own admission.
     Rename {
@@ -166,6 +172,20 @@ impl Claim {
                 ..
             } => Some((identity, *role, name)),
             Self::Invite { .. }
+            | Self::Remove { .. }
+            | Self::Grant { .. }
+            | Self::Rename { .. }
+            | Self::Revoke { .. }
+            | Self::Recovery { .. } => None,
+        }
+    }
+
+    /// Returns what a member has to have folded before it changes anything.
+    pub(super) fn shown(&self) -> Option<&Vector> {
+        match self {
+            Self::Admit { shown, .. } | Self::Reassign { shown, .. } => Some(shown),
+            Self::Genesis { .. }
+            | Self::Invite { .. }
             | Self::Remove { .. }
             | Self::Grant { .. }
             | Self::Rename { .. }
@@ -294,6 +314,13 @@ impl Content {
         }
         if let Claim::Rename { name, .. } = &self.claim {
             check_name(name)?;
+        }
+        if self
+            .claim
+            .shown()
+            .is_some_and(|shown| shown.len() > SHOWN_MAX)
+        {
+            return Err(MALFORMED);
         }
         match &self.claim {
             Claim::Remove { keep, .. } | Claim::Reassign { keep, .. } if keep.len() > KEEP_MAX => {

@@ -8,9 +8,9 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
-use crate::base::Rng;
+use crate::base::{LogId, Rng};
 use crate::crypto::Identity;
-use crate::wire::limits::STATEMENT_MAX_BYTES;
+use crate::wire::limits::{SHOWN_MAX, STATEMENT_MAX_BYTES};
 
 static PEERS: LazyLock<Vec<Identity>> = LazyLock::new(|| {
     (0..7)
@@ -25,6 +25,9 @@ static PHRASES: LazyLock<Vec<Identity>> = LazyLock::new(|| {
         .collect()
 });
 
+/// What issuers here have folded.
+static NOTHING: Vector = Vector::new();
+
 fn lookup(phrase: u8) -> RecoveryId {
     RecoveryId::of_secret(&[phrase; 32])
 }
@@ -33,6 +36,7 @@ fn issuer(peer: usize, ms: u64) -> Issuer<'static> {
     Issuer {
         identity: &PEERS[peer],
         stamp: Stamp::from_ms(ms),
+        shown: &NOTHING,
     }
 }
 
@@ -113,6 +117,7 @@ fn only_admins_issue() {
             prev: None,
             stamp: Stamp::from_ms(3_000),
             claim: Claim::Admit {
+                shown: Vector::new(),
                 identity: PEERS[3].public(),
                 role: Role::Admin,
                 name: "x".into(),
@@ -414,6 +419,7 @@ fn worked_on(steps: Vec<(usize, usize, u64, Step)>) -> Vec<Roster> {
             Some(phrase) => Issuer {
                 identity: &PHRASES[phrase],
                 stamp: Stamp::from_ms(ms),
+                shown: &NOTHING,
             },
         };
         let mut roster = copies[at].clone();

@@ -27,6 +27,7 @@ impl Harvester {
                             total: statements.len() as u32,
                             statements: statements.clone(),
                             admins: Vec::new(),
+                            shown: Default::default(),
                         }),
                         Ok(Request::Redeem(Redeem { .. })) => {
                             counted.fetch_add(1, Ordering::Relaxed);

@@ -113,6 +113,13 @@ impl Cluster {
     }
 
     async fn join(&mut self, role: Role) {
+        let index = self.admit(role).await;
+        self.restart(index).await;
+        self.peer(index).caught_up().await.unwrap();
+    }
+
+    /// Admits a new host, which has not started yet; returns its number.
+    pub(super) async fn admit(&mut self, role: Role) -> usize {
         let token: InviteToken = self
             .peer(0)
             .node()
@@ -134,9 +141,7 @@ impl Cluster {
         });
         joined.found(&host.store, Batch::new()).unwrap();
         self.hosts.push(host);
-        let index = self.hosts.len() - 1;
-        self.restart(index).await;
-        self.peer(index).caught_up().await.unwrap();
+        self.hosts.len() - 1
     }
 
     /// Starts a peer on what its disk holds.
@@ -159,6 +164,12 @@ impl Cluster {
         };
         let peer = Peer::start(parts).await.unwrap();
         self.hosts[index].peer = Some(peer);
+    }
+
+    /// Removes a member by another's word.
+    pub(super) async fn remove(&self, by: usize, gone: usize) {
+        let gone = self.hosts[gone].identity.id();
+        self.peer(by).node().remove_member(gone).await.unwrap();
     }
 
     /// Ends a peer as a kill does: nothing is flushed, nobody is told.
@@ -214,6 +225,21 @@ impl Cluster {
     /// Writes a file in the root, as `cp` does: create or truncate, write, close.
     pub(super) async fn write(&mut self, index: usize, name: &[u8], content: &[u8]) {
         write(&self.member(index), Ino::ROOT, name, content).unwrap();
+    }
+
+    /// Tries the same.
+    pub(super) fn try_write(
+        &self,
+        index: usize,
+        name: &[u8],
+        content: &[u8],
+    ) -> Result<(), FsError> {
+        write(&self.member(index), Ino::ROOT, name, content)
+    }
+
+    pub(super) fn unlink(&self, index: usize, name: &[u8]) {
+        let fs = self.member(index).fs;
+        fs.unlink(Ino::ROOT, name).unwrap();
     }
 
     /// Returns what a file in the root holds on one member.

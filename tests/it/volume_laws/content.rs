@@ -518,7 +518,7 @@ fn what_is_not_sealed_can_be_undone_for_a_device_that_was_just_admitted() {
     a.later();
     a.put("f", "a");
     b.put("f", "b");
-    a.volume.set_alone(false).unwrap();
+    a.volume.end_alone();
     a.publish();
     b.publish();
     a.pull(b, usize::MAX);

@@ -117,3 +117,27 @@ fn what_was_folded_before_a_failure_is_told() {
     assert!(!merged.changes.is_empty());
     assert!(b.volume.apply_segments().is_err());
 }
+
+#[test]
+fn who_has_folded_what_was_shown_has_folded_all() {
+    let devices = cluster(3);
+    let [a, b, c] = [&devices[0], &devices[1], &devices[2]];
+    a.put("of a", "1");
+    a.publish();
+    b.pull(a, usize::MAX);
+    b.put("of b", "2");
+    b.publish();
+    a.pull(b, usize::MAX);
+    // What b wrote was built on all of a.
+    let shown = a.volume.shown().unwrap();
+    assert_eq!(shown, [(b.log.own_log(), 1)].into());
+    a.put("more of a", "3");
+    a.publish();
+    let shown = a.volume.shown().unwrap();
+    assert_eq!(shown.keys().collect::<Vec<_>>(), [&a.log.own_log()]);
+    c.pull_logs(a, &[a.log.own_log()]);
+    assert_eq!(c.volume.unfolded(&shown), shown);
+    c.pull(a, usize::MAX);
+    assert!(c.volume.unfolded(&shown).is_empty());
+    assert_eq!(c.files(), a.files());
+}

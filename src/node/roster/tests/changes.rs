@@ -22,7 +22,50 @@ fn behind(phrase: usize, ms: u64) -> Issuer<'static> {
     Issuer {
         identity: &PHRASES[phrase],
         stamp: Stamp::from_ms(ms),
+        shown: &NOTHING,
     }
+}
+
+#[test]
+fn who_was_joined_by_a_writer_is_never_the_sole_author_again() {
+    let mut roster = volume();
+    admit(&mut roster, issuer(0, 2_000), 1, Role::Reader);
+    admit(&mut roster, issuer(0, 2_100), 2, Role::Storage);
+    roster.remove(issuer(0, 2_200), &id(1)).unwrap();
+    assert!(roster.is_sole_author(&id(0)));
+    let mut phrased = roster.clone();
+    let behind = PHRASES[0].public();
+    phrased
+        .set_recovery(issuer(0, 2_300), &behind, lookup(0), vec![1])
+        .unwrap();
+    assert!(!phrased.is_sole_author(&id(0)));
+    admit(&mut roster, issuer(0, 3_000), 3, Role::Writer);
+    assert!(!roster.is_sole_author(&id(0)));
+    roster.remove(issuer(0, 4_000), &id(3)).unwrap();
+    assert!(!roster.is_sole_author(&id(0)));
+}
+
+#[test]
+fn a_member_is_told_what_it_has_to_have_first() {
+    let mut roster = volume();
+    let [first, second] = [
+        [(LogId(1), 5)].into(),
+        [(LogId(1), 7), (LogId(2), 1)].into(),
+    ];
+    let by = |ms, shown| Issuer {
+        shown,
+        ..issuer(0, ms)
+    };
+    admit(&mut roster, by(2_000, &first), 1, Role::Reader);
+    assert_eq!(roster.shown_to(&id(1)), first);
+    roster
+        .set_role(by(3_000, &second), &id(1), Role::Writer)
+        .unwrap();
+    assert_eq!(roster.shown_to(&id(1)), second);
+    assert_eq!(roster.shown_to(&id(0)), Vector::new());
+    let too_many = (0..=SHOWN_MAX as u64).map(|log| (LogId(log), 1)).collect();
+    let refused = roster.set_role(by(4_000, &too_many), &id(1), Role::Admin);
+    assert!(matches!(refused, Err(RosterError::Malformed { .. })));
 }
 
 #[test]

@@ -1,0 +1,84 @@
+//! Members that come and go while others are away.
+
+use std::time::Duration;
+
+use dfs::base::time::sleep;
+use dfs::fs::FsError;
+use dfs::node::Role;
+
+use super::cluster::Cluster;
+use super::simulate;
+
+/// Long enough for everything that can get through to get through.
+const A_WHILE: Duration = Duration::from_secs(60);
+
+#[test]
+fn who_has_not_all_that_the_inviter_had_changes_nothing_until_it_has() {
+    simulate(23, |seed| async move {
+        let mut cluster = Cluster::new(seed, 1, 1).await;
+        cluster.write(0, b"plan", b"version one").await;
+        cluster.settle().await;
+        // The storage peer misses what the founder, alone, keeps nothing of to undo it.
+        cluster.partition(&[0], &[1]);
+        cluster.write(0, b"plan", b"version two is longer").await;
+        cluster.write(0, b"gone", b"was here").await;
+        cluster.unlink(0, b"gone");
+        cluster.peer(0).flush().await.unwrap();
+        let new = cluster.admit(Role::Writer).await;
+        cluster.partition(&[0], &[1, new]);
+        for _ in 0..2 {
+            cluster.restart(new).await;
+            sleep(A_WHILE).await;
+            let plan = cluster.read(new, b"plan").await;
+            assert_eq!(plan.as_deref(), Some(&b"version one"[..]));
+            assert_eq!(cluster.peer(new).awaited().len(), 1);
+            let told = cluster.peer(new).troubles().open();
+            let is_told = |noted: &dfs::daemon::troubles::Noted| noted.what.contains("host0");
+            assert!(told.iter().any(is_told), "{told:?}");
+            let refused = cluster.try_write(new, b"plan", b"built on version one");
+            assert!(matches!(refused, Err(FsError::ReadOnly)), "{refused:?}");
+            cluster.crash(new).await;
+        }
+        cluster.restart(new).await;
+        cluster.heal();
+        cluster.settle().await;
+        cluster.write(new, b"plan", b"version three").await;
+        cluster.settle().await;
+        assert_eq!(
+            cluster.read(0, b"plan").await.as_deref(),
+            Some(&b"version three"[..])
+        );
+        assert_eq!(cluster.conflicts(0), 0);
+        cluster.assert_converged().await;
+    });
+}
+
+#[test]
+fn what_a_removed_writer_wrote_before_may_come_late() {
+    simulate(29, |seed| async move {
+        let mut cluster = Cluster::new(seed, 2, 1).await;
+        cluster.write(0, b"plan", b"the plan of all").await;
+        cluster.write(0, b"gone", b"to be removed").await;
+        cluster.settle().await;
+        cluster.partition(&[0], &[1, 2]);
+        cluster.write(1, b"plan", b"PLAN").await;
+        cluster
+            .write(1, b"gone", b"changed where it is not removed")
+            .await;
+        sleep(A_WHILE).await;
+        cluster.crash(1).await;
+        cluster.remove(0, 1).await;
+        cluster.write(0, b"plan", b"the plan of one").await;
+        cluster.unlink(0, b"gone");
+        cluster.peer(0).flush().await.unwrap();
+        sleep(A_WHILE).await;
+        // The storage peer has what the removed one wrote.
+        cluster.heal();
+        cluster.settle().await;
+        assert_eq!(
+            cluster.read(0, b"gone").await.as_deref(),
+            Some(&b"changed where it is not removed"[..])
+        );
+        cluster.assert_converged().await;
+    });
+}

@@ -15,6 +15,7 @@ mod asking;
 mod birth;
 mod config;
 mod ending;
+mod epochs;
 mod error;
 mod facts;
 mod locate;

@@ -71,7 +71,7 @@ pub use approve::AskingInfo;
 pub use ask::{Admission, AskedAt};
 pub use config::{Machine, NodeConfig};
 pub use error::NodeError;
-pub use event::{ChunkHandler, KeyWrapper, NodeEvent, PeerInfo, PeerState, Shower};
+pub use event::{ChunkHandler, EpochDrawer, KeyWrapper, NodeEvent, PeerInfo, PeerState, Shower};
 pub use join::Joined;
 pub use peers::SUSPECT_AFTER;
 pub use roster::{InviteInfo, Member, Recovery, RecoveryId, Role, Roster, RosterError};
@@ -130,6 +130,7 @@ pub struct Node {
     handler: RwLock<Option<Arc<dyn ChunkHandler>>>,
     wrapper: RwLock<Option<KeyWrapper>>,
     shower: RwLock<Option<Shower>>,
+    epoch_drawer: RwLock<Option<EpochDrawer>>,
     capacity_bytes: AtomicU64,
     free_bytes: AtomicU64,
     /// Devices whose segments are being pulled from some peer, and since when.
@@ -238,6 +239,7 @@ impl Node {
             handler: RwLock::new(None),
             wrapper: RwLock::new(None),
             shower: RwLock::new(None),
+            epoch_drawer: RwLock::new(None),
             pulling: Mutex::default(),
             refused_logs: Mutex::default(),
             bulk: bulk::Bulk::within(Budget::of_process()),
@@ -391,6 +393,11 @@ impl Node {
     /// storage peers.
     pub fn set_key_wrapper(&self, wrapper: KeyWrapper) {
         *self.wrapper.write() = Some(wrapper);
+    }
+
+    /// Sets how an epoch of keys is begun when a member that reads is removed; without it, none is.
+    pub fn set_epoch_drawer(&self, drawer: EpochDrawer) {
+        *self.epoch_drawer.write() = Some(drawer);
     }
 
     /// Sets what new members are told that they have to fold first; without it, nothing.

@@ -173,19 +173,53 @@ impl VolumeKeys {
     ///
     /// Fails with [`CryptoError::EpochsExhausted`] after [`EPOCHS_MAX`] epochs.
     pub fn rotate(&self, rng: &Rng) -> Result<u32> {
+        let drawn = self.draw_epoch(rng)?;
+        self.adopt_epoch(&drawn)?;
+        Ok(self.epoch())
+    }
+
+    /// Draws the secret of the epoch after the newest, in clear as [`VolumeKeys::epoch_to_bytes`], and
+    /// takes nothing over: those who are to have it get it first.
+    ///
+    /// Fails as [`VolumeKeys::rotate`] does.
+    pub fn draw_epoch(&self, rng: &Rng) -> Result<Zeroizing<Vec<u8>>> {
         let secret = Zeroizing::new(rng.bytes::<32>());
         let [low, mid, high, _] = rng.bytes::<4>();
         let random = u32::from_le_bytes([low, mid, high, 0]) >> (24 - EPOCH_RANDOM_BITS);
-        let mut ring = self.ring.write();
+        let ring = self.ring();
         let count = (ring.newest >> EPOCH_RANDOM_BITS) + 1;
         if ring.epochs.len() >= EPOCHS_MAX || count >= 1 << (32 - EPOCH_RANDOM_BITS) {
             return Err(CryptoError::EpochsExhausted);
         }
         let epoch = (count << EPOCH_RANDOM_BITS) | random;
-        let mut epochs = ring.epochs.clone();
-        epochs.insert(epoch, EpochKeys::new(&secret));
-        *ring = Arc::new(Ring::new(epochs).expect("the first epoch is still there"));
-        Ok(epoch)
+        Ok(epoch_bytes(epoch, &secret))
+    }
+
+    /// Returns the keys that a member has been given one after the other: once all that there were, and
+    /// an epoch each time that one began. What does not fit is left out; `None` where nothing does.
+    pub fn of_grants(grants: &[Zeroizing<Vec<u8>>]) -> Option<Self> {
+        let mut whole = grants
+            .iter()
+            .filter_map(|bytes| Self::from_bytes(bytes).ok());
+        let keys = whole.next()?;
+        for more in whole {
+            let _ = keys.adopt(&more);
+        }
+        for bytes in grants {
+            let _ = keys.adopt_epoch(bytes);
+        }
+        Some(keys)
+    }
+
+    /// Takes over what a member has been given, all keys or those of an epoch; returns whether it is
+    /// new here.
+    ///
+    /// Fails as [`VolumeKeys::adopt`] does.
+    pub fn adopt_grant(&self, bytes: &[u8]) -> Result<bool> {
+        match Self::from_bytes(bytes) {
+            Ok(keys) => self.adopt(&keys),
+            Err(_) => self.adopt_epoch(bytes),
+        }
     }
 
     /// Takes over the epochs that `other` has and this has not; returns whether there were any.
@@ -202,12 +236,7 @@ impl VolumeKeys {
     ///
     /// Layout: version u8, epoch u32 LE, secret `[32]`.
     pub fn epoch_to_bytes(&self, epoch: u32) -> Result<Zeroizing<Vec<u8>>> {
-        let ring = self.ring();
-        let mut bytes = Zeroizing::new(Vec::with_capacity(1 + EPOCH_BYTES));
-        bytes.push(KEYS_VERSION);
-        bytes.extend_from_slice(&epoch.to_le_bytes());
-        bytes.extend_from_slice(&ring.epoch(epoch)?.secret);
-        Ok(bytes)
+        Ok(epoch_bytes(epoch, &self.ring().epoch(epoch)?.secret))
     }
 
     /// Takes over the epoch of [`VolumeKeys::epoch_to_bytes`]; returns whether it is new here.
@@ -345,6 +374,14 @@ impl fmt::Debug for VolumeKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "VolumeKeys(epoch {:#x})", self.epoch())
     }
+}
+
+fn epoch_bytes(epoch: u32, secret: &[u8; 32]) -> Zeroizing<Vec<u8>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(1 + EPOCH_BYTES));
+    bytes.push(KEYS_VERSION);
+    bytes.extend_from_slice(&epoch.to_le_bytes());
+    bytes.extend_from_slice(secret);
+    bytes
 }
 
 const CHUNK: &str = "sealed chunk";

@@ -192,21 +192,26 @@ impl Birth<'_> {
         // A storage peer that may read by now: an admin left the keys for it.
         let wrapped = Node::grants_in(self.store, &self.node.identity.id())?;
         let identity = &self.node.identity;
-        let mut opened = wrapped
-            .iter()
-            .filter_map(|keys| identity.unwrap_key(keys).ok());
-        let Some(bytes) = opened.next_back() else {
+        let opened = wrapped.iter();
+        let opened: Vec<_> = opened
+            .filter_map(|keys| identity.unwrap_key(keys).ok())
+            .collect();
+        let Some(keys) = VolumeKeys::of_grants(&opened) else {
             return Ok(None);
         };
-        let keys = VolumeKeys::from_bytes(&bytes)?;
         self.store_keys(&keys)?;
         Ok(Some(Arc::new(keys)))
     }
 
     fn store_keys(&self, keys: &VolumeKeys) -> Result<(), DaemonError> {
-        self.store.rows.commit(keys_row(keys))?;
-        Ok(self.store.sync()?)
+        keep_keys(self.store, keys)
     }
+}
+
+/// Keeps the volume's keys; durable on return.
+pub(super) fn keep_keys(store: &Store, keys: &VolumeKeys) -> Result<(), DaemonError> {
+    store.rows.commit(keys_row(keys))?;
+    Ok(store.sync()?)
 }
 
 fn keys_row(keys: &VolumeKeys) -> Batch {

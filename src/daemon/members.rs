@@ -132,7 +132,7 @@ pub(super) async fn remove(
     }
     let member = now(peer, &id)?;
     if confirmed {
-        peer.node().remove_member(id).await?;
+        peer.remove_member(id).await?;
     }
     Ok(member)
 }
@@ -148,6 +148,7 @@ pub(super) async fn set_role(
     let roster = peer.node().roster();
     let member = find(&roster, who)?;
     peer.node().set_role(member.id, role).await?;
+    peer.adopt_keys();
     Ok(MemberReport {
         role_before: Some(member.role.to_string()),
         ..now(peer, &member.id)?

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::config::Fsync;
+use super::epochs::Epochs;
 use super::error::DaemonError;
 use super::room::Room;
 use super::troubles::{Trouble, Troubles};
@@ -159,6 +160,8 @@ pub struct Peer {
     clock: Arc<dyn Clock>,
     started: Duration,
     fold_pool: Pool,
+    /// Where what admins left for this member opens; what was tried of it.
+    epochs: Option<Epochs>,
     drafts: Arc<Drafts>,
     sink: OnceLock<Box<dyn Sink>>,
     tasks: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
@@ -223,6 +226,7 @@ impl Peer {
             clock: parts.clock,
             started,
             fold_pool: parts.fold_pool,
+            epochs: parts.keys.map(|keys| Epochs::new(parts.identity, keys)),
             drafts,
             sink: OnceLock::new(),
             tasks: Mutex::new(Vec::new()),
@@ -232,6 +236,7 @@ impl Peer {
             lost: Mutex::default(),
         });
         let _ = this.set(Arc::downgrade(&peer));
+        peer.adopt_keys();
         // What cannot be folded now, as on a full disk, is tried again and again: without a mount
         // nothing could be removed.
         if let Err(error) = peer.fold().await {
@@ -629,6 +634,9 @@ impl Peer {
                     Ok(NodeEvent::Segments { .. }) => break,
                     Ok(NodeEvent::RosterChanged) => {
                         self.rights_changed();
+                        if self.adopt_keys() {
+                            break;
+                        }
                         // Who has just joined asks for all that is written until now.
                         if let Err(error) = self.publish().await {
                             tracing::debug!(%error, "the last changes are not sealed yet");
@@ -637,6 +645,7 @@ impl Peer {
                     Ok(NodeEvent::OwnLogForked { peer }) => self.forked(peer),
                     Err(RecvError::Lagged(_)) => {
                         self.rights_changed();
+                        self.adopt_keys();
                         break;
                     }
                     Ok(_) => {}
@@ -691,6 +700,28 @@ impl Peer {
             || format!("{:016x}", device.0),
             |member| member.name.clone(),
         )
+    }
+
+    /// Ends the membership of a peer. What is written here afterwards is sealed in the epoch of keys that
+    /// begins with it.
+    pub async fn remove_member(self: &Arc<Self>, peer: PeerId) -> Result<(), DaemonError> {
+        self.node.remove_member(peer).await?;
+        self.adopt_keys();
+        Ok(())
+    }
+
+    /// Takes over the keys that admins left on the roster; says whether there were new ones.
+    pub(super) fn adopt_keys(&self) -> bool {
+        let Some(epochs) = &self.epochs else {
+            return false;
+        };
+        match epochs.adopt(&self.node.roster(), &self.store) {
+            Ok(any) => any,
+            Err(error) => {
+                tracing::error!(%error, "new keys are not kept yet");
+                true
+            }
+        }
     }
 
     /// Lets programs change the volume, or not: as the roster says, and once all is folded that this
@@ -804,6 +835,12 @@ fn admits(node: &Node, keys: &Arc<VolumeKeys>, volume: &Arc<Volume>, rng: &Rng) 
             showing.end_alone();
         }
         Ok(showing.shown()?)
+    }));
+    let (drawn_after, chance) = (Arc::clone(keys), rng.clone());
+    node.set_epoch_drawer(Box::new(move |heirs| {
+        let drawn = drawn_after.draw_epoch(&chance).ok()?;
+        let wrapped = heirs.iter().map(|heir| heir.wrap_key(&chance, &drawn).ok());
+        wrapped.collect()
     }));
     let (wrapped, rng) = (Arc::clone(keys), rng.clone());
     node.set_key_wrapper(Box::new(move |to| {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::error::NodeError;
 use super::hello::{check_clock, check_member};
 use super::membership::{admins, page};
-use super::roster::{InviteId, Issuer, Role, Roster, RosterError};
+use super::roster::{InviteId, Issuer, Role, Roster, RosterError, STATEMENTS_MAX};
 use super::session::Session;
 use super::token::{InviteSecret, InviteToken};
 use super::{Node, display_name};
@@ -48,15 +48,48 @@ impl Node {
         })
     }
 
-    /// Ends the membership of a peer; it is cut off at once wherever the news arrives.
+    /// Ends the membership of a peer; it is cut off at once wherever the news arrives. Where it had the
+    /// volume keys, an epoch begins for all that is written wherever the news has arrived: the others
+    /// find its keys on the roster.
     ///
     /// # Errors
     ///
     /// [`RosterError::NotAdmin`], [`RosterError::NotMember`], [`RosterError::LastAdmin`], or the
     /// store's errors.
     pub async fn remove_member(self: &Arc<Self>, peer: PeerId) -> Result<(), NodeError> {
-        self.issue(move |roster, issuer| roster.remove(issuer, &peer))
-            .await?;
+        // Who leaves knows the keys that it would hand out.
+        let reads = self.roster().role_of(&peer).is_some_and(Role::reads);
+        let shuts_out = reads && peer != self.id;
+        let node = Arc::clone(self);
+        self.issue(move |roster, issuer| {
+            roster.remove(issuer, &peer)?;
+            if shuts_out {
+                node.begin_epoch(roster, issuer)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Leaves the keys of a new epoch for all that read.
+    pub(super) fn begin_epoch(
+        &self,
+        roster: &mut Roster,
+        issuer: Issuer<'_>,
+    ) -> Result<(), RosterError> {
+        let heirs = roster.heirs();
+        let drawer = self.epoch_drawer.read();
+        let has_room = roster.statement_count() + heirs.len() <= STATEMENTS_MAX;
+        let drawer = drawer.as_ref().filter(|_| has_room);
+        let drawn = drawer.and_then(|draw| draw(&heirs));
+        // An admin without keys cuts off all the same, and one of a volume that has no room for more.
+        let Some(drawn) = drawn else {
+            tracing::warn!("no new epoch of keys begins");
+            return Ok(());
+        };
+        for (heir, wrapped) in heirs.iter().zip(drawn) {
+            roster.grant(issuer, heir.id(), wrapped)?;
+        }
         Ok(())
     }
 

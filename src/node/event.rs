@@ -102,6 +102,10 @@ pub trait ChunkHandler: Send + Sync + 'static {
     ) -> (ChunkResponse, Bytes);
 }
 
+/// Draws the keys of an epoch that is to begin, and wraps them for each of its heirs, in their order;
+/// `None` where the keys before it are not at hand. Taken over they are when they come by the roster.
+pub type EpochDrawer = Box<dyn Fn(&[PublicIdentity]) -> Option<Vec<Vec<u8>>> + Send + Sync>;
+
 /// Returns the last segments that this peer has folded, of which none is in the past of another, durable:
 /// what a member of this role, that is about to be admitted, has to fold before it changes anything.
 /// From then on nothing is given up that a member which writes may ask for.

@@ -41,11 +41,16 @@ impl Node {
         } else {
             None
         };
+        let shuts_out = member.role.reads() && !role.reads() && peer != self.id();
+        let node = Arc::clone(self);
         self.admit(role, move |roster, issuer| {
             // The role first: what is wrong with it is told before what is wrong with the keys.
             roster.set_role(issuer, &peer, role)?;
             if let Some(wrapped) = grant {
                 roster.grant(issuer, peer, wrapped)?;
+            }
+            if shuts_out {
+                node.begin_epoch(roster, issuer)?;
             }
             Ok(())
         })

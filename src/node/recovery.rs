@@ -183,14 +183,17 @@ fn enter(
     let Ok(identity) = opened.and_then(|identity| same(identity, public)) else {
         return Err(bad);
     };
-    // The newest that opens: keys are left anew when they change.
-    let keys = roster
-        .grants(&identity.id())
+    let behind = identity.id();
+    let opened: Vec<_> = roster
+        .grants(&behind)
         .filter_map(|wrapped| identity.unwrap_key(wrapped).ok())
-        .last();
+        .collect();
+    // All that there were then, and an epoch each time that one began since.
+    let keys = opened.iter().max_by_key(|keys| keys.len());
     let keys = keys.ok_or(NodeError::NoKeys)?;
     let own = config.identity.public();
-    let wrapped_keys = own.wrap_key(rng, &keys)?;
+    let wrapped_keys = own.wrap_key(rng, keys)?;
+    let later = opened.iter().filter(|epoch| epoch.len() < keys.len());
     let issuer = Issuer {
         identity: &identity,
         stamp: Stamp::from_ms(clock.wall_ms()),
@@ -205,6 +208,9 @@ fn enter(
             let name = display_name(&config.name);
             roster.admit(issuer, &own, Role::Admin, &name, None)?;
         }
+    }
+    for epoch in later {
+        roster.grant(issuer, own.id(), own.wrap_key(rng, epoch)?)?;
     }
     let mut rows = rows_of(&roster);
     put_peer(&mut rows, peer, vec![addr], None);

@@ -306,6 +306,19 @@ impl Roster {
         all
     }
 
+    /// Returns who is to have the keys of an epoch that begins: the members that read, and those behind
+    /// phrases that hold.
+    pub fn heirs(&self) -> Vec<PublicIdentity> {
+        let readers = self.members().filter(|member| member.role.reads());
+        let readers = readers.map(|member| member.identity.clone());
+        let behind = self.view.recoveries.iter();
+        let behind = behind.filter_map(|recovery| {
+            let statement = self.attached.get(&recovery.statement)?;
+            Some(statement.content.claim.voice()?.0.clone())
+        });
+        readers.chain(behind).collect()
+    }
+
     /// Says whether no other peer than this one has written, or can have without this one's having
     /// heard of it. Once somebody else may have, it never holds again: ops of a member that was removed
     /// may still be on their way. Nor does it where a phrase admits through another peer.
@@ -314,7 +327,7 @@ impl Roster {
         let mut others = known.filter(|member| member.id != *peer).peekable();
         let has_others = others.peek().is_some();
         let had_phrase = !self.view.recoveries.is_empty() || !self.view.ended_phrases.is_empty();
-        !others.any(|other| other.wrote) && !(has_others && had_phrase)
+        !(others.any(|other| other.wrote) || has_others && had_phrase)
     }
 
     /// Returns a peer that was a member and is not now.

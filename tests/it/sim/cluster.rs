@@ -17,6 +17,7 @@ use dfs::replica::ReplicaConfig;
 use dfs::store::{Batch, Store};
 use dfs::transport::Transport;
 use dfs::transport::sim::SimNet;
+use dfs::wire::SealedSegment;
 
 use super::tree;
 
@@ -166,10 +167,24 @@ impl Cluster {
         self.hosts[index].peer = Some(peer);
     }
 
+    /// Returns the newest segment of a member's own log.
+    pub(super) fn newest(&self, index: usize) -> SealedSegment {
+        let log = self.peer(index).node().log();
+        let end = log.head(log.own_log()).unwrap();
+        log.get(log.own_log(), end.seg_no).unwrap().unwrap()
+    }
+
+    /// Tells whether the keys that a host has open a segment.
+    pub(super) fn opens(&self, index: usize, segment: &SealedSegment) -> bool {
+        let keys = self.hosts[index].keys.as_ref().unwrap();
+        let opened = keys.open_segment(&segment.header.to_bytes(), &segment.body);
+        opened.is_ok()
+    }
+
     /// Removes a member by another's word.
     pub(super) async fn remove(&self, by: usize, gone: usize) {
         let gone = self.hosts[gone].identity.id();
-        self.peer(by).node().remove_member(gone).await.unwrap();
+        self.peer(by).remove_member(gone).await.unwrap();
     }
 
     /// Ends a peer as a kill does: nothing is flushed, nobody is told.

@@ -82,3 +82,39 @@ fn what_a_removed_writer_wrote_before_may_come_late() {
         cluster.assert_converged().await;
     });
 }
+
+#[test]
+fn what_is_written_after_a_removal_opens_for_those_who_stay_alone() {
+    simulate(31, |seed| async move {
+        let mut cluster = Cluster::new(seed, 3, 0).await;
+        cluster.write(0, b"before", b"for all three").await;
+        cluster.settle().await;
+        let segments = cluster.newest(0);
+        assert!(cluster.opens(1, &segments));
+        // Who is away gets the keys when it comes back.
+        cluster.crash(2).await;
+        cluster.remove(0, 1).await;
+        cluster.peer(0).flush().await.unwrap();
+        cluster.write(0, b"after", b"for those who stay").await;
+        cluster.peer(0).flush().await.unwrap();
+        let segments = cluster.newest(0);
+        assert!(cluster.opens(0, &segments));
+        assert!(!cluster.opens(1, &segments) && !cluster.opens(2, &segments));
+        cluster.crash(1).await;
+        cluster.restart(2).await;
+        cluster.settle().await;
+        assert!(cluster.opens(2, &segments));
+        assert_eq!(
+            cluster.read(2, b"after").await.as_deref(),
+            Some(&b"for those who stay"[..])
+        );
+        // Who comes now reads what was written in each epoch.
+        cluster.assert_converged().await;
+        // What came with the roster is there at the next start, too.
+        cluster.crash(2).await;
+        cluster.restart(2).await;
+        cluster.write(2, b"more", b"by one who stayed").await;
+        cluster.settle().await;
+        assert!(!cluster.opens(1, &cluster.newest(2)));
+    });
+}

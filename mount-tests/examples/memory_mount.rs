@@ -4,6 +4,7 @@
 //! `memory_mount MOUNTPOINT [STORE-FOLDER]`; prints `mounted` when it serves.
 
 #[path = "../tests/support/mod.rs"]
+#[expect(dead_code, reason = "the tests use more of it")]
 mod support;
 
 use std::path::PathBuf;

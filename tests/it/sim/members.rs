@@ -68,6 +68,9 @@ fn what_a_removed_writer_wrote_before_may_come_late() {
         sleep(A_WHILE).await;
         cluster.crash(1).await;
         cluster.remove(0, 1).await;
+        // Alone it would be from its next start on.
+        cluster.crash(0).await;
+        cluster.restart(0).await;
         cluster.write(0, b"plan", b"the plan of one").await;
         cluster.unlink(0, b"gone");
         cluster.peer(0).flush().await.unwrap();

@@ -67,7 +67,7 @@ impl<'a> Merge<'a> {
             if is_late && base.record(id)?.is_some() {
                 continue;
             }
-            let sight = self.sights.of(self.view, id)?;
+            let sight = self.sights.of(self.view, id, is_late)?;
             let effects = fold(base, id, &kind, &sight)?;
             if is_late {
                 let concerned = self.concerned(id, &effects)?;

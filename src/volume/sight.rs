@@ -22,8 +22,13 @@ use crate::wire::limits::SEEN_MAX;
 pub(super) enum Sight {
     /// All that is folded: of ops that are issued here and now.
     Everything,
-    /// What came before in the same log, and these.
-    Only(Arc<[Seen]>),
+    /// Some of it.
+    Only {
+        /// What its author had folded, beside what came before in the same log.
+        seen: Arc<[Seen]>,
+        /// True where ops that sort behind it may be folded already.
+        is_late: bool,
+    },
 }
 
 /// Most bytes of a row.
@@ -108,17 +113,18 @@ impl Sights {
     }
 
     /// Returns what the author of an op had seen.
-    pub(super) fn of(&mut self, view: &View, id: OpId) -> Result<Sight> {
+    pub(super) fn of(&mut self, view: &View, id: OpId, is_late: bool) -> Result<Sight> {
         let at = (id.log, id.stamp);
         let within = |map: &BTreeMap<(LogId, Stamp), Arc<[Seen]>>| {
             let (first, seen) = map.range(..=at).next_back()?;
             (first.0 == id.log).then(|| (first.1, Arc::clone(seen)))
         };
         if let Some((_, seen)) = within(&self.new) {
-            return Ok(Sight::Only(seen));
+            return Ok(Sight::Only { seen, is_late });
         }
         if let Some(seen) = self.known.get(&at) {
-            return Ok(Sight::Only(Arc::clone(seen)));
+            let seen = Arc::clone(seen);
+            return Ok(Sight::Only { seen, is_late });
         }
         let mut rows = of_log_until(&*view.rows, id)?;
         let Some(seen) = rows.take() else {
@@ -130,7 +136,7 @@ impl Sights {
             self.known.clear();
         }
         self.known.insert(at, Arc::clone(&seen));
-        Ok(Sight::Only(seen))
+        Ok(Sight::Only { seen, is_late })
     }
 }
 
@@ -148,7 +154,7 @@ fn of_log_until(rows: &dyn Rows, id: OpId) -> Result<Option<Vec<Seen>>> {
 impl Sight {
     /// Tells whether the author of op `id` had seen op `other`.
     pub(super) fn saw(&self, id: OpId, other: OpId) -> bool {
-        let Self::Only(seen) = self else {
+        let Self::Only { seen, .. } = self else {
             return true;
         };
         if other.log == id.log {

@@ -34,8 +34,10 @@ impl Fold<'_> {
         let sight = self.sight;
         // Times of a directory are this machine's own: they move on with what comes.
         self.tx.count(dir, delta, |dir| match sight {
-            Sight::Everything => (dir.mtime, dir.ctime) = (time, time),
-            Sight::Only(_) => {
+            Sight::Everything | Sight::Only { is_late: false, .. } => {
+                (dir.mtime, dir.ctime) = (time, time);
+            }
+            Sight::Only { is_late: true, .. } => {
                 dir.mtime = dir.mtime.max(time);
                 dir.ctime = dir.ctime.max(time);
             }

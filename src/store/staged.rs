@@ -110,6 +110,19 @@ impl StagedRows {
         }
     }
 
+    /// Commits a batch while staged changes count and cannot be moved: of its rows nothing is staged
+    /// any more.
+    fn commit_before_moving(&self, mut batch: Batch) -> Result<(), StoreError> {
+        let mut unstaged = Batch::new();
+        for (table, key, _) in batch.iter() {
+            for removed in [0, REMOVED] {
+                unstaged.delete(Table::Staged, staged_key(table, key, removed));
+            }
+        }
+        batch.append(unstaged);
+        self.inner.commit(batch)
+    }
+
     fn stage(&self, batch: &Batch) -> Result<(), StoreError> {
         let (mut step, mut bytes) = (Batch::new(), 0);
         for (table, key, value) in batch.iter() {
@@ -339,11 +352,15 @@ impl Rows for StagedRows {
             }
         }
         let _order = self.order.write();
+        let is_whole = bytes_of(&batch) <= self.whole_max;
         if self.is_turned() {
-            // Where the disk was full; what is committed now must come behind it.
-            self.move_all()?;
+            match self.move_all() {
+                // The disk is full, and this batch may be what makes room.
+                Err(StoreError::Full) if is_whole => return self.commit_before_moving(batch),
+                moved => moved?,
+            }
         }
-        if bytes_of(&batch) <= self.whole_max {
+        if is_whole {
             return self.inner.commit(batch);
         }
         self.commit_staged(&batch)

@@ -156,3 +156,39 @@ fn a_disk_that_runs_full_on_the_way_leaves_all_of_a_batch_or_none() {
         check(&rows, &next, seed);
     }
 }
+
+#[test]
+fn rows_can_be_removed_while_a_full_disk_keeps_the_rest_from_moving() {
+    let (mut model, mut large) = (Model::new(), Batch::new());
+    for number in 0..40 {
+        let key = vec![b'k', number];
+        large.put(Table::Inode, &key, vec![number; 16]);
+        model.insert(key, vec![number; 16]);
+    }
+    // Room for what is staged, and for less than what is moved.
+    let stuck = (0..4_000).find_map(|capacity| {
+        let disk = MemoryDisk::new();
+        let rows = open(&disk);
+        disk.set_capacity(Some(capacity));
+        let committed = rows.commit(large.clone()).is_ok();
+        (committed && rows.is_turned()).then_some((disk, rows))
+    });
+    let (disk, rows) = stuck.expect("a disk that runs full between the turn and the last move");
+    check(&rows, &model, 0);
+    for number in (0..40).step_by(3) {
+        let key = vec![b'k', number];
+        let mut batch = Batch::new();
+        batch.delete(Table::Inode, &key);
+        // What takes no more than is taken still fits.
+        disk.set_capacity(Some(disk.used_bytes()));
+        rows.commit(batch).unwrap();
+        assert!(rows.is_turned());
+        model.remove(&key);
+        check(&rows, &model, 0);
+    }
+    disk.set_capacity(None);
+    rows.commit(Batch::new()).unwrap();
+    assert!(!rows.is_turned());
+    check(&rows, &model, 0);
+    check(&open(&disk), &model, 0);
+}

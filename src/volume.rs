@@ -10,7 +10,7 @@
 //! ```
 //!
 //! An op names what its author wanted and saw. Devices exchange ops in sealed segments and fold
-//! them in one total order, by stamp and device; so the view is a function of the set of ops, the
+//! them in one total order, by stamp and log; so the view is a function of the set of ops, the
 //! same everywhere. docs/semantics.md says what becomes of ops that crossed.
 
 mod acl;

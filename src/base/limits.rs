@@ -48,9 +48,6 @@ pub const MESSAGE_PAYLOAD_MAX_BYTES: usize = 9 << 20;
 /// How far a member's clock may be ahead or behind before it is refused.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(600);
 
-/// How long a first contact may take before it is called unreachable.
-pub const JOIN_TIMEOUT: Duration = Duration::from_secs(12);
-
 /// How long a machine that nobody invited may ask to be admitted.
 pub const ASKING_MAX: Duration = Duration::from_secs(3600);
 

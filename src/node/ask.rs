@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::error::NodeError;
-use super::hello::{check_clock, not_a_peer, refused};
+use super::hello::{CONTACTS_MAX, check_clock, not_a_peer, refused, unanswered};
 use super::join::{remember, rest_of_roster};
 use super::membership::rows_of;
 use super::roster::{Role, Roster};
@@ -127,12 +127,16 @@ impl<F: FnMut(AskedAt) + Send> Asker<'_, F> {
     async fn run(&mut self, peers: &[SocketAddr]) -> Result<Admission, NodeError> {
         let mut left: Vec<SocketAddr> = peers.to_vec();
         let mut failure = NodeError::NoAddress;
+        let mut rounds = 0;
         while !left.is_empty() {
+            let mut is_silent = false;
+            rounds += 1;
             for addr in left.clone() {
                 match self.ask_at(addr).await {
                     Ok(admission) => return Ok(admission),
                     Err(error) => {
                         tracing::info!(%addr, %error, "asking led to nothing");
+                        is_silent |= matches!(error, NodeError::NoAnswer { .. });
                         if !is_passing(&error) {
                             left.retain(|other| *other != addr);
                         }
@@ -142,12 +146,14 @@ impl<F: FnMut(AskedAt) + Send> Asker<'_, F> {
                     }
                 }
             }
-            if self.volume.is_none() {
+            if self.volume.is_none() && !(is_silent && rounds < CONTACTS_MAX) {
                 // Nobody answered: an address that is wrong is told at once.
                 return Err(match failure {
-                    NodeError::Unreachable { .. } => NodeError::Unreachable {
-                        addrs: peers.to_vec(),
-                    },
+                    NodeError::Unreachable { .. } | NodeError::NoAnswer { .. } => {
+                        NodeError::Unreachable {
+                            addrs: peers.to_vec(),
+                        }
+                    }
                     failure => failure,
                 });
             }
@@ -229,7 +235,7 @@ impl<F: FnMut(AskedAt) + Send> Asker<'_, F> {
         check_clock(self.clock.as_ref(), info.clock_ms)
             .map_err(|refusal| refused(addr, refusal))?;
         let bad = || NodeError::BadRoster { addr };
-        let statements = rest_of_roster(session, info.statements, info.total).await;
+        let statements = rest_of_roster(session, info.statements, info.total).await?;
         session.close("done");
         let genesis = statements.first().ok_or_else(bad)?;
         let volume = VolumeId(blake3::hash(genesis).into());
@@ -284,7 +290,7 @@ async fn answer(
     within: Duration,
 ) -> Result<Response, NodeError> {
     let answer = ask(session, request, Bytes::new(), within).await;
-    match answer.map_err(|error| not_a_peer(addr, error))?.0 {
+    match answer.map_err(|error| unanswered(session, addr, error))?.0 {
         Response::Refused(refusal) => Err(match refusal {
             Refusal::Denied => NodeError::Denied,
             Refusal::AskedTooLong => NodeError::AskedTooLong,
@@ -304,7 +310,10 @@ async fn answer(
 fn is_passing(error: &NodeError) -> bool {
     matches!(
         error,
-        NodeError::Unreachable { .. } | NodeError::Busy { .. } | NodeError::NoAddress
+        NodeError::Unreachable { .. }
+            | NodeError::NoAnswer { .. }
+            | NodeError::Busy { .. }
+            | NodeError::NoAddress
     )
 }
 
@@ -315,7 +324,7 @@ fn failure_rank(error: &NodeError) -> u8 {
         NodeError::AskedTooLong => 4,
         NodeError::ClockSkew { .. } => 3,
         NodeError::NoAddress => 0,
-        NodeError::Unreachable { .. } => 1,
+        NodeError::Unreachable { .. } | NodeError::NoAnswer { .. } => 1,
         _ => 2,
     }
 }

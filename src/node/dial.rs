@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::Node;
 use super::error::NodeError;
@@ -13,8 +13,8 @@ use super::hello::not_a_peer;
 use super::peers::{DEAD_AFTER, Dial, SUSPECT_AFTER};
 use super::session::{AskError, Session};
 use crate::base::PeerId;
-use crate::base::limits::{JOIN_TIMEOUT, K};
-use crate::base::time::{sleep, timeout};
+use crate::base::limits::K;
+use crate::base::time::sleep;
 use crate::transport::{Connection, TransportError};
 
 /// How often silence and due dials are looked for.
@@ -44,12 +44,19 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// Within [`JOIN_TIMEOUT`], the reason in this room's words: [`NodeError::Unreachable`],
+    /// After as long as a dial may take, which ends by itself, the reason in this room's words: [`NodeError::Unreachable`],
     /// [`NodeError::OtherVolume`], [`NodeError::ClockSkew`], [`NodeError::NotOnRoster`],
     /// [`NodeError::Removed`], [`NodeError::Version`], [`NodeError::NotAPeer`].
     pub async fn contact(self: &Arc<Self>, addr: SocketAddr) -> Result<PeerId, NodeError> {
-        let met = timeout(JOIN_TIMEOUT, self.meet(addr, None)).await;
-        met.unwrap_or_else(|_| Err(NodeError::Unreachable { addrs: vec![addr] }))
+        let node = Arc::clone(self);
+        let (sender, met) = oneshot::channel();
+        // A task of its own: who waits no longer leaves no dial half done, which would keep the peer
+        // from being dialled, and from getting in where it dials.
+        self.tasks.spawn(async move {
+            // Nobody may wait any more.
+            let _ = sender.send(node.meet(addr, None).await);
+        });
+        met.await.unwrap_or(Err(NodeError::ShutDown))
     }
 
     /// Dials what is due, and gives up sessions whose peers are silent.

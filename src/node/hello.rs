@@ -31,6 +31,11 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Sessions that a peer has at most; each costs a connection (37 KiB when idle) and three tasks.
 const SESSIONS_MAX: usize = 256;
 
+/// How often a first contact with an address is made where each time somebody was there and gave no
+/// answer in time. On a long way a packet that is lost three times takes longer than a request may, and
+/// a connection whose handshake did not come through never carries one: each contact is a new one.
+pub(super) const CONTACTS_MAX: u32 = 4;
+
 /// What is to be done with a hello from a peer.
 enum Verdict {
     /// The session opens.
@@ -324,6 +329,17 @@ pub(super) fn refused(addr: SocketAddr, refusal: Refusal) -> NodeError {
             addr,
             why: refusal.to_string(),
         },
+    }
+}
+
+/// Returns the error for a first contact whose request got no answer. Where that was lost on the way,
+/// or the proof of this side was, the same may be asked once more: see [`CONTACTS_MAX`].
+pub(super) fn unanswered(session: &Session, addr: SocketAddr, error: AskError) -> NodeError {
+    match error {
+        AskError::Transport(_) | AskError::TimedOut => NodeError::NoAnswer {
+            peer: session.peer(),
+        },
+        AskError::Wire(_) => not_a_peer(addr, error),
     }
 }
 

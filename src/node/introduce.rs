@@ -65,7 +65,7 @@ impl Node {
             // The word of a stranger: what it says of this peer or its clock is worth nothing.
             _ => return Err(stranger()),
         };
-        let statements = rest_of_roster(session, statements, total).await;
+        let statements = rest_of_roster(session, statements, total).await?;
         let mut roster = (*self.roster()).clone();
         roster.merge(statements.iter().map(|statement| &statement[..]));
         if roster.member(&peer).is_none() {

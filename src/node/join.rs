@@ -7,7 +7,7 @@
 //! is an admin is judged by what all contacted peers together know, and the issuer of the token is
 //! preferred. Where a peer is no admin, it says where the admins are.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::ask::connect;
 use super::error::NodeError;
-use super::hello::{check_clock, not_a_peer, refused};
+use super::hello::{CONTACTS_MAX, check_clock, refused, unanswered};
 use super::membership;
 use super::moves::canonical;
 use super::peers::Remembered;
@@ -39,7 +39,7 @@ use crate::wire::{
 
 /// Longest time that a join takes. Each step ends by itself where nothing comes; a large roster takes
 /// as long as the line does.
-const JOIN_MAX: Duration = Duration::from_secs(600);
+pub(super) const JOIN_MAX: Duration = Duration::from_secs(600);
 
 /// Most addresses that one join tries: the token's, the given ones, and the admins' that peers name.
 const VISITS_MAX: usize = 64;
@@ -100,7 +100,7 @@ impl Node {
             clock,
             token,
             roster: Roster::empty(token.volume),
-            visited: BTreeSet::new(),
+            visited: BTreeMap::new(),
             waiting: 0,
             others: Vec::new(),
             results,
@@ -160,7 +160,8 @@ struct Joiner<'a> {
     token: &'a InviteToken,
     /// What all contacted peers together know.
     roster: Roster,
-    visited: BTreeSet<SocketAddr>,
+    /// Addresses, and how often each was turned to.
+    visited: BTreeMap<SocketAddr, u32>,
     /// Visits under way.
     waiting: usize,
     /// Admins that answer while the issuer of the token is still looked for, and until when.
@@ -192,9 +193,23 @@ impl Joiner<'_> {
     /// Begins to ask whoever is at an address, unless that was done before.
     fn visit(&mut self, addr: SocketAddr) {
         let addr = canonical(addr);
-        if self.visited.len() >= VISITS_MAX || !self.visited.insert(addr) {
-            return;
+        if self.visited.len() < VISITS_MAX && !self.visited.contains_key(&addr) {
+            self.turn_to(addr);
         }
+    }
+
+    /// Turns to an address where somebody was there and gave no answer, unless that was done often.
+    fn visit_again(&mut self, addr: SocketAddr) -> bool {
+        let visits = self.visited.get(&canonical(addr)).copied();
+        let is_due = visits.is_some_and(|visits| visits < CONTACTS_MAX);
+        if is_due {
+            self.turn_to(canonical(addr));
+        }
+        is_due
+    }
+
+    fn turn_to(&mut self, addr: SocketAddr) {
+        *self.visited.entry(addr).or_default() += 1;
         self.waiting += 1;
         let (transport, clock) = (Arc::clone(self.transport), Arc::clone(self.clock));
         let (volume, results) = (self.token.volume, self.results.clone());
@@ -213,12 +228,13 @@ impl Joiner<'_> {
     /// Takes the contacts as they come, until one admits this peer or none is left.
     async fn run(&mut self) -> Option<Admitted> {
         loop {
-            let outcome = match self.next().await? {
-                (addr, Ok(contact)) => self.redeem_at(addr, contact).await,
-                (_, Err(error)) => Err(error),
+            let (addr, outcome) = match self.next().await? {
+                (addr, Ok(contact)) => (addr, self.redeem_at(addr, contact).await),
+                (addr, Err(error)) => (addr, Err(error)),
             };
             match outcome {
                 Ok(admitted) => return Some(admitted),
+                Err(NodeError::NoAnswer { .. }) if self.visit_again(addr) => {}
                 Err(error) => {
                     let is_final = rank(&error) == FINAL;
                     self.failed(error);
@@ -298,12 +314,13 @@ impl Joiner<'_> {
             name: display_name(&self.config.name),
         });
         self.redeeming = Some(admin);
-        let answer = ask(&contact.session, &request, Bytes::new(), RPC_TIMEOUT).await;
-        contact.session.close("done");
+        let session = contact.session;
+        let answer = ask(&session, &request, Bytes::new(), RPC_TIMEOUT).await;
+        session.close("done");
         if answer.is_ok() {
             self.redeeming = None;
         }
-        match answer.map_err(|error| not_a_peer(addr, error))?.0 {
+        match answer.map_err(|error| unanswered(&session, addr, error))?.0 {
             Response::Redeemed(redeemed) => {
                 self.roster
                     .merge(redeemed.statements.iter().map(|statement| &statement[..]));
@@ -339,11 +356,12 @@ impl Joiner<'_> {
 
     fn verdict(&mut self) -> NodeError {
         match (self.failure.take(), self.redeeming) {
-            (Some(error), _) if !matches!(error, NodeError::Unreachable { .. }) => error,
+            (Some(error), _) if rank(&error) == FINAL => error,
             // The same token may be tried again with the same key, and with no other.
             (_, Some(peer)) => NodeError::NoAnswer { peer },
+            (Some(error), None) if rank(&error) > 0 => error,
             _ => NodeError::Unreachable {
-                addrs: self.visited.iter().copied().collect(),
+                addrs: self.visited.keys().copied().collect(),
             },
         }
     }
@@ -362,7 +380,7 @@ fn rank(error: &NodeError) -> u8 {
         // Another admin may have heard of an invite that this one has not.
         NodeError::WrongInvite | NodeError::NoKeys => 4,
         NodeError::NoAdmin => 3,
-        NodeError::Unreachable { .. } => 0,
+        NodeError::Unreachable { .. } | NodeError::NoAnswer { .. } => 0,
         NodeError::NotAPeer { .. } => 1,
         _ => 2,
     }
@@ -379,7 +397,7 @@ async fn call(
     let clock_ms = clock.wall_ms();
     let request = Request::Join { volume, clock_ms };
     let answer = ask(&session, &request, Bytes::new(), RPC_TIMEOUT).await;
-    let info = match answer.map_err(|error| not_a_peer(addr, error))?.0 {
+    let info = match answer.map_err(|error| unanswered(&session, addr, error))?.0 {
         Response::Join(info) => info,
         Response::Refused(refusal) => return Err(refused(addr, refusal)),
         _ => {
@@ -394,7 +412,7 @@ async fn call(
         admins,
         ..
     } = info;
-    let statements = rest_of_roster(&session, statements, total).await;
+    let statements = rest_of_roster(&session, statements, total).await?;
     let mut roster = Roster::empty(volume);
     roster.merge(statements.iter().map(|statement| &statement[..]));
     if roster.member(&session.peer()).is_none() {
@@ -412,11 +430,15 @@ async fn call(
 }
 
 /// Fetches the statements of a roster that did not fit the first message.
+///
+/// # Errors
+///
+/// [`NodeError::NoAnswer`].
 pub(super) async fn rest_of_roster(
     session: &Session,
     mut statements: Vec<StatementBytes>,
     total: u32,
-) -> Vec<StatementBytes> {
+) -> Result<Vec<StatementBytes>, NodeError> {
     let total = (total as usize).min(super::roster::STATEMENTS_MAX);
     while statements.len() < total {
         let skip = u32::try_from(statements.len()).unwrap_or(u32::MAX);
@@ -430,11 +452,12 @@ pub(super) async fn rest_of_roster(
             )) if !more.is_empty() => {
                 statements.extend(more);
             }
+            Err(error @ NodeError::NoAnswer { .. }) => return Err(error),
             // What is here may do; if not, the verification says so.
             _ => break,
         }
     }
-    statements
+    Ok(statements)
 }
 
 /// Keeps where the volume's peers are for the first start: `contact` was met at `addr`.

@@ -10,19 +10,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::ask::connect;
 use super::error::NodeError;
-use super::hello::{check_clock, not_a_peer, refused};
-use super::join::{Joined, put_peer, rest_of_roster};
+use super::hello::{CONTACTS_MAX, check_clock, refused, unanswered};
+use super::join::{JOIN_MAX, Joined, put_peer, rest_of_roster};
 use super::membership::rows_of;
 use super::roster::{Issuer, RecoveryId, Role, Roster};
-use super::session::{AskError, Session, ask};
+use super::session::{Session, ask};
 use super::{Node, NodeConfig, display_name};
-use crate::base::limits::{JOIN_TIMEOUT, RPC_TIMEOUT};
+use crate::base::limits::RPC_TIMEOUT;
 use crate::base::time::timeout;
 use crate::base::{Clock, Rng, Stamp, VolumeId};
 use crate::crypto::{Identity, RecoveryPhrase};
 use crate::store::Store;
-use crate::transport::{Transport, TransportError};
+use crate::transport::Transport;
 use crate::wire::{JoinInfo, RecoveryRefusal, Refusal, Request, Response, Vector};
 
 /// Offence of naming a phrase that is not known: guesses are hopeless, but cost this peer a hash.
@@ -34,7 +35,7 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// Within [`JOIN_TIMEOUT`] for each peer: [`NodeError::NoAddress`], [`NodeError::Unreachable`],
+    /// After as long as contacts may take, while no bytes come: [`NodeError::NoAddress`], [`NodeError::Unreachable`],
     /// [`NodeError::UnknownPhrase`], [`NodeError::EndedPhrase`], [`NodeError::BadRoster`],
     /// [`NodeError::NoKeys`], [`NodeError::HasVolume`], and what else the peers say.
     pub async fn recover(
@@ -48,8 +49,7 @@ impl Node {
     ) -> Result<Joined, NodeError> {
         let mut failure = NodeError::NoAddress;
         for addr in peers {
-            let call = call(transport, clock, *addr, phrase);
-            let called = timeout(JOIN_TIMEOUT, call).await;
+            let called = timeout(JOIN_MAX, call_at(transport, clock, *addr, phrase)).await;
             let called =
                 called.unwrap_or_else(|_| Err(NodeError::Unreachable { addrs: vec![*addr] }));
             match called.and_then(|roster| enter(roster, *addr, config, clock, rng, phrase)) {
@@ -106,19 +106,30 @@ struct Shown {
     folded: Vector,
 }
 
-/// Asks whoever is at an address for the roster of the volume of a phrase.
+/// Asks whoever is at an address, again where no answer comes, for the roster of the volume of a phrase.
+async fn call_at(
+    transport: &Arc<dyn Transport>,
+    clock: &Arc<dyn Clock>,
+    addr: SocketAddr,
+    phrase: &RecoveryPhrase,
+) -> Result<Shown, NodeError> {
+    for _ in 0..CONTACTS_MAX {
+        match call(transport, clock, addr, phrase).await {
+            Err(NodeError::NoAnswer { .. }) => {}
+            called => return called,
+        }
+    }
+    Err(NodeError::Unreachable { addrs: vec![addr] })
+}
+
+/// Asks whoever is at an address once.
 async fn call(
     transport: &Arc<dyn Transport>,
     clock: &Arc<dyn Clock>,
     addr: SocketAddr,
     phrase: &RecoveryPhrase,
 ) -> Result<Shown, NodeError> {
-    let connected = transport.connect(addr).await;
-    let connection = connected.map_err(|error| match error {
-        TransportError::BadPeer { why, .. } => NodeError::NotAPeer { addr, why },
-        error => not_a_peer(addr, AskError::Transport(error)),
-    })?;
-    let session = Session::new(connection, Arc::clone(clock), true);
+    let session = connect(transport, clock, addr).await?;
     let request = Request::Recover {
         secret: phrase.lookup_secret(),
         clock_ms: clock.wall_ms(),
@@ -130,7 +141,7 @@ async fn call(
         clock_ms,
         shown,
         ..
-    } = match answer.map_err(|error| not_a_peer(addr, error))?.0 {
+    } = match answer.map_err(|error| unanswered(&session, addr, error))?.0 {
         Response::Join(info) => info,
         Response::Refused(Refusal::Recovery(RecoveryRefusal::Unknown)) => {
             return Err(NodeError::UnknownPhrase { addr });
@@ -145,7 +156,7 @@ async fn call(
         }
     };
     check_clock(clock.as_ref(), clock_ms).map_err(|refusal| refused(addr, refusal))?;
-    let statements = rest_of_roster(&session, statements, total).await;
+    let statements = rest_of_roster(&session, statements, total).await?;
     // The volume is the one of the genesis, whichever that is: the phrase tells whether it is right.
     let genesis = statements.first().ok_or(NodeError::BadRoster { addr })?;
     let mut roster = Roster::empty(VolumeId(blake3::hash(genesis).into()));

@@ -60,10 +60,12 @@ impl Node {
     /// peer waits to be admitted.
     async fn receive(self: Arc<Self>, session: Arc<Session>) {
         let (node, watched) = (Arc::clone(&self), Arc::downgrade(&session));
+        // On a long way what is lost comes late.
+        let patience = HELLO_TIMEOUT + session.grace();
         self.tasks.spawn(async move {
             let began = node.now();
             loop {
-                sleep(HELLO_TIMEOUT).await;
+                sleep(patience).await;
                 let Some(session) = watched.upgrade() else {
                     return;
                 };
@@ -72,7 +74,7 @@ impl Node {
                 }
                 // A large roster takes as long as the line does.
                 let now = node.now();
-                let moves = session.look() + HELLO_TIMEOUT > now && now < began + JOIN_MAX;
+                let moves = session.look() + patience > now && now < began + JOIN_MAX;
                 if !moves && !node.asks_here(&session.peer()) {
                     session.close("no hello");
                     return;

@@ -11,6 +11,8 @@
 //!   closed tells its peers.
 //! - A lost request ends as [`TransportError::TimedOut`] after [`LOSS_TOLD`]; so does a lost
 //!   reply, and then the request was executed. Duplicates come from callers that retry.
+//! - A network may lose packets that go again, later each time, as on a long way: of messages, and of
+//!   handshakes, where the dialler has its connection and the other side does not yet.
 //! - A machine may have a line out with a rate, which all its connections share (`line.rs`): messages go
 //!   in packets, the most urgent of a connection first; a lost packet goes again. What was given up
 //!   goes no further.
@@ -24,7 +26,8 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
-use super::{CONNECT_TIMEOUT, Connection, Priority, Transport, TransportError};
+use super::{CONNECT_TIMEOUT, Connection, HANDSHAKE_TIMEOUT, Priority, Transport, TransportError};
+use crate::base::task::spawn;
 use crate::base::time::sleep;
 use crate::base::{PeerId, Rng};
 
@@ -85,6 +88,7 @@ impl SimNet {
                     bytes_per_second: None,
                     lines: BTreeMap::new(),
                     packet_loss_permille: 0,
+                    repeated_permille: 0,
                     endpoints: BTreeMap::new(),
                     cut: BTreeSet::new(),
                     undialled: BTreeSet::new(),
@@ -149,6 +153,12 @@ impl SimNet {
     /// Sets how many of a thousand packets on lines with a rate are lost and go again.
     pub fn set_packet_loss_permille(&self, permille: u32) {
         self.net.state.lock().packet_loss_permille = permille;
+    }
+
+    /// Sets how many of a thousand messages, and flights of a handshake, are lost and go again: after
+    /// three round trips, as in QUIC, and after twice that where they are lost once more.
+    pub fn set_repeated_permille(&self, permille: u32) {
+        self.net.state.lock().repeated_permille = permille;
     }
 
     /// Cuts every path between an address of `left` and one of `right`, both ways.
@@ -236,6 +246,7 @@ struct State {
     /// Lines out with a rate.
     lines: BTreeMap<SocketAddr, Arc<Line>>,
     packet_loss_permille: u32,
+    repeated_permille: u32,
     endpoints: BTreeMap<SocketAddr, Arc<Endpoint>>,
     /// Paths (from, to) on which nothing moves.
     cut: BTreeSet<(SocketAddr, SocketAddr)>,
@@ -288,6 +299,21 @@ impl Net {
         permille > 0 && self.rng.below(1000) < permille
     }
 
+    /// Returns how much later something comes because it had to go again.
+    fn repeats(&self) -> Duration {
+        let (permille, round_trip) = {
+            let state = self.state.lock();
+            let round_trip = state.delay_min + state.delay_max;
+            (u64::from(state.repeated_permille), round_trip)
+        };
+        let (mut late, mut pause) = (Duration::ZERO, round_trip * 3);
+        while permille > 0 && self.rng.below(1000) < permille {
+            late += pause;
+            pause *= 2;
+        }
+        late
+    }
+
     /// Carries a message of `bytes` from one address to another; false where it got lost on the
     /// way, which is told after [`LOSS_TOLD`]. Waits while the path is cut.
     async fn carry(&self, way: Way<'_>, bytes: usize, priority: Priority) -> bool {
@@ -305,6 +331,10 @@ impl Net {
         if lost {
             sleep(LOSS_TOLD).await;
             return false;
+        }
+        let late = self.repeats();
+        if late > Duration::ZERO {
+            sleep(late).await;
         }
         let line = self.state.lock().lines.get(&from).cloned();
         match line {
@@ -380,7 +410,9 @@ impl SimTransport {
         let target = {
             let mut resends = RESENDS.iter();
             loop {
-                let lost = self.net.is_lost();
+                // Of the way there, and of the way back.
+                let again = [self.net.repeats(), self.net.repeats()];
+                let lost = self.net.is_lost() || again != [Duration::ZERO; 2];
                 let found = {
                     let state = self.net.state.lock();
                     let found = state.endpoints.get(&addr).cloned();
@@ -404,7 +436,18 @@ impl SimTransport {
             return Err(TransportError::Unreachable { addr });
         }
         let (ours, theirs) = self.link(&target);
-        if target.backlog.try_send(Arc::new(theirs)).is_err() {
+        let late = self.net.repeats();
+        if late > Duration::ZERO {
+            // What proves this side is still on its way: the other has no connection yet.
+            let (way, backlog) = (self.net.delay(), target.backlog.clone());
+            spawn(async move {
+                sleep((late + way).min(HANDSHAKE_TIMEOUT)).await;
+                if late + way < HANDSHAKE_TIMEOUT {
+                    // Where nobody takes it, it is closed.
+                    let _ = backlog.try_send(Arc::new(theirs));
+                }
+            });
+        } else if target.backlog.try_send(Arc::new(theirs)).is_err() {
             return Err(TransportError::Unreachable { addr });
         }
         Ok(Arc::new(ours))

@@ -3,6 +3,7 @@
 mod asking;
 mod hostile;
 mod lines;
+mod losses;
 mod moves;
 mod refusals;
 mod roster;

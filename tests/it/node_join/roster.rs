@@ -20,7 +20,7 @@ fn with_keys(machine: &Machine, keys: &'static [u8]) {
     machine.node().set_key_wrapper(Box::new(wrap));
 }
 
-async fn recover(
+pub(super) async fn recover(
     machine: &Machine,
     phrase: &RecoveryPhrase,
     peers: &[usize],

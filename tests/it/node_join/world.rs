@@ -79,12 +79,16 @@ pub(super) fn config(at: usize) -> NodeConfig {
 
 impl World {
     pub(super) fn new() -> Self {
-        let net = SimNet::new(*SEED);
+        Self::seeded(*SEED)
+    }
+
+    pub(super) fn seeded(seed: u64) -> Self {
+        let net = SimNet::new(seed);
         net.set_delay(Duration::from_millis(2), Duration::from_millis(20));
         Self {
             net,
             clock: SimClock::new(START_MS),
-            rng: Rng::from_seed(*SEED),
+            rng: Rng::from_seed(seed),
         }
     }
 

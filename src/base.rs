@@ -2,13 +2,14 @@
 //!
 //! Owns: [`id`] (newtypes of every identifier), [`time`] (the clock, stamps), [`rng`] (the source of
 //! chance), [`task`] (how work is spawned), [`text`] (what may stand on a terminal), [`limits`] (every bound of the system with its
-//! arithmetic), [`memory`] (how much caches may take). Must never know: anything else of this crate.
+//! arithmetic), [`marks`] (a filter of numbers), [`memory`] (how much caches may take). Must never know: anything else of this crate.
 //!
 //! The clock, the sleeps, the rng and the spawner live here and only here, so that a whole cluster
 //! of peers runs in one thread under one seed; `clippy.toml` forbids their originals elsewhere.
 
 pub mod id;
 pub mod limits;
+pub mod marks;
 pub mod memory;
 pub mod rng;
 pub mod task;

@@ -14,6 +14,7 @@
 //! same everywhere. docs/semantics.md says what becomes of ops that crossed.
 
 mod acl;
+mod arrivals;
 mod body;
 mod coalesce;
 mod collect;
@@ -60,7 +61,7 @@ pub use writer::{Applied, Together, Writer};
 
 use crate::base::limits::WRITER_WAIT_MAX;
 use crate::base::time::Hlc;
-use crate::base::{Clock, DeviceId, Ino, LogId, Rng, VolumeId};
+use crate::base::{Clock, DeviceId, Ino, LogId, Rng, Timespec, VolumeId};
 use crate::crypto::{Identity, VolumeKeys};
 use crate::log::LogStore;
 use crate::store::Store;
@@ -234,6 +235,12 @@ impl Volume {
     /// A file without a name is there until it is reaped: [`Volume::hold`].
     pub fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
         self.view.inode(ino)
+    }
+
+    /// Returns when a node changed here last by what others did, `None` where it never was: its ctime
+    /// on this machine is no earlier. What this device did itself says so in the inode.
+    pub fn arrived(&self, ino: Ino) -> Result<Option<Timespec>> {
+        self.view.arrivals.get(&self.view, ino)
     }
 
     /// Returns the numbers of the inodes in a range, in order: the range is to be as small as not to

@@ -5,18 +5,17 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::inode_table::Content;
 use super::{Fs, Result};
+use crate::base::marks::Marks;
 use crate::base::{Ino, Timespec};
 use crate::store::{Batch, Rows, StoreError, Table};
 
 /// The access times on disk.
 pub(super) struct Atimes {
     rows: Option<Arc<dyn Rows>>,
-    /// Which inodes may have one, so that those without cost no look at the disk. A leaf lock.
-    filter: Mutex<Vec<u64>>,
+    /// Which inodes may have one, so that those without cost no look at the disk.
+    marks: Marks,
 }
 
 /// What is known of an inode's access time.
@@ -34,34 +33,31 @@ pub(super) enum Atime {
 impl Atimes {
     /// Opens the access times in `rows`, or keeps none beyond the memory of an inode.
     pub(super) fn open(rows: Option<Arc<dyn Rows>>) -> Self {
-        let mut filter = vec![0; FILTER_WORDS];
+        let marks = Marks::default();
         if let Some(rows) = &rows {
             let mut count = 0;
             let scanned = rows.scan(Table::Atime, &[], None, &mut |key, _| {
                 if let Ok(ino) = key.try_into().map(u64::from_be_bytes) {
-                    mark(&mut filter, Ino(ino));
+                    marks.mark(ino);
                 }
                 count += 1;
-                if count < FILTER_ROWS_MAX {
+                if count < Marks::FULL {
                     ControlFlow::Continue(())
                 } else {
                     ControlFlow::Break(())
                 }
             });
-            if scanned.is_err() || count == FILTER_ROWS_MAX {
-                // The filter tells nothing apart any more: every question goes to the rows.
-                filter.fill(u64::MAX);
+            if scanned.is_err() || count == Marks::FULL {
+                // They tell nothing apart any more: every question goes to the rows.
+                marks.mark_all();
             }
         }
-        Self {
-            rows,
-            filter: Mutex::new(filter),
-        }
+        Self { rows, marks }
     }
 
     fn load(&self, ino: Ino) -> Option<Timespec> {
         let rows = self.rows.as_ref()?;
-        if !is_marked(&self.filter.lock(), ino) {
+        if !self.marks.may_have(ino.0) {
             return None;
         }
         // A time that cannot be read is a time that was never written.
@@ -85,7 +81,7 @@ impl Atimes {
                 secs.copy_from_slice(&time.secs.to_le_bytes());
                 nanos.copy_from_slice(&time.nanos.to_le_bytes());
                 batch.put(Table::Atime, ino.0.to_be_bytes(), row);
-                mark(&mut self.filter.lock(), *ino);
+                self.marks.mark(ino.0);
             }
             rows.commit(batch)?;
         }
@@ -134,30 +130,6 @@ impl Fs {
         }
     }
 }
-
-fn place(ino: Ino) -> (usize, u64) {
-    // Numbers are hashes, so their low bits are as good as any.
-    let bit = ino.0 as usize % (FILTER_WORDS * 64);
-    (bit / 64, 1 << (bit % 64))
-}
-
-fn mark(filter: &mut [u64], ino: Ino) {
-    let (word, bit) = place(ino);
-    if let Some(word) = filter.get_mut(word) {
-        *word |= bit;
-    }
-}
-
-fn is_marked(filter: &[u64], ino: Ino) -> bool {
-    let (word, bit) = place(ino);
-    filter.get(word).is_some_and(|word| word & bit != 0)
-}
-
-/// A million bits in 128 KiB: one in ten is set by the most rows that it is made from.
-const FILTER_WORDS: usize = (1 << 20) / 64;
-
-/// Most rows that are read when the mount begins: a tenth of a second.
-const FILTER_ROWS_MAX: usize = 100_000;
 
 /// Access times saved in one batch.
 const SAVE_SLICE: usize = 1024;

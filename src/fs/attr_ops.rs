@@ -177,13 +177,13 @@ impl Fs {
             blocks: inode.stored.div_ceil(STAT_BLOCK_BYTES),
             atime: self.atime(inode.ino, content, inode.btime),
             mtime: inode.mtime,
-            ctime: inode.ctime,
+            ctime: self.ctime(inode)?,
             btime: inode.btime,
         };
         if let Some(dirty) = &mut content.dirty {
             attr.size = dirty.size;
             attr.mtime = dirty.mtime;
-            attr.ctime = dirty.ctime.max(inode.ctime);
+            attr.ctime = dirty.ctime.max(attr.ctime);
             attr.blocks = self.stored_with(inode, dirty)?.div_ceil(STAT_BLOCK_BYTES);
         }
         Ok(attr)
@@ -236,6 +236,12 @@ impl Fs {
         Ok(inode.stored.saturating_sub(hidden) + added)
     }
 
+    /// Returns the ctime that this machine shows: no earlier than the change was seen here.
+    fn ctime(&self, inode: &Inode) -> Result<Timespec> {
+        let arrived = self.volume.arrived(inode.ino)?;
+        Ok(arrived.map_or(inode.ctime, |time| time.max(inode.ctime)))
+    }
+
     pub(super) fn attributes(&self, attr: Attr) -> Attributes {
         Attributes {
             attr,
@@ -268,7 +274,9 @@ impl Fs {
             .as_ref()
             .map_or(inode.mtime, |dirty| dirty.mtime);
         let day = i64::try_from(RELATIME_MAX.as_secs()).unwrap_or(i64::MAX);
-        if atime <= mtime || atime <= inode.ctime || now.secs.saturating_sub(atime.secs) >= day {
+        // A time that cannot be read moves nothing.
+        let ctime = self.ctime(inode).unwrap_or(inode.ctime);
+        if atime <= mtime || atime <= ctime || now.secs.saturating_sub(atime.secs) >= day {
             content.atime = Atime::Changed(now);
         }
     }

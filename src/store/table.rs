@@ -87,6 +87,8 @@ tables! {
     ChunkDead = 43,
     /// Access times, which every machine keeps for itself.
     Atime = 50,
+    /// When nodes changed here by what others did, which every machine keeps for itself.
+    Arrival = 51,
     /// Changes of a batch that is too great to go as one; written by the store alone.
     Staged = 60,
 }

@@ -142,7 +142,8 @@ impl Volume {
         merge.run()?;
         let (overlay, undone) = (merge.overlay, merge.undone_count);
         merged.undone_count += undone;
-        let changes = state.commit(&self.view, overlay, batch, true)?;
+        let now = Some(self.context.clock.wall());
+        let changes = state.commit(&self.view, overlay, batch, now)?;
         state.progress.extend(progress);
         state.saw_more = true;
         merged.changes.extend(changes);

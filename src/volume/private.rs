@@ -94,7 +94,7 @@ impl Volume {
         ino: Ino,
         overlay: Overlay,
     ) -> Result<()> {
-        state.commit(&self.view, overlay, Batch::new(), false)?;
+        state.commit(&self.view, overlay, Batch::new(), None)?;
         self.view.set_private(ino, true);
         Ok(())
     }
@@ -180,7 +180,7 @@ impl Volume {
             while let Some(start) = from.filter(|_| gone(ino)) {
                 let mut overlay = Overlay::default();
                 from = self.remove_node(private_of(ino), start, &mut overlay)?;
-                state.commit(&self.view, overlay, Batch::new(), false)?;
+                state.commit(&self.view, overlay, Batch::new(), None)?;
                 if from.is_none() {
                     self.view.set_private(ino, false);
                 }
@@ -216,7 +216,7 @@ impl Volume {
             for copy in copies {
                 self.remove_node(copy, 0, &mut overlay)?;
             }
-            state.commit(&self.view, overlay, Batch::new(), false)?;
+            state.commit(&self.view, overlay, Batch::new(), None)?;
         }
     }
 }

@@ -17,7 +17,7 @@ use super::view::{View, as_inode, is_private};
 use super::writer::FoldedOp;
 use super::{Result, VolumeError};
 use crate::base::limits::INLINE_MAX_BYTES;
-use crate::base::{ChunkId, Ino, LogId, OpId, Stamp};
+use crate::base::{ChunkId, Ino, LogId, OpId, Stamp, Timespec};
 use crate::store::{Batch, Rows, Table, codec};
 use crate::wire::Seen;
 use crate::wire::limits::SEEN_MAX;
@@ -304,14 +304,19 @@ impl State {
         }
     }
 
-    /// Commits an overlay, together with what else is in `batch`; returns what it changes.
+    /// Commits an overlay, together with what else is in `batch`; returns what it changes, where that
+    /// is what others did and `arrived` at that moment.
     pub(super) fn commit(
         &mut self,
         view: &View,
         overlay: Overlay,
         mut batch: Batch,
-        wants_changes: bool,
+        arrived: Option<Timespec>,
     ) -> Result<Vec<Change>> {
+        let wants_changes = arrived.is_some();
+        if let Some(now) = arrived {
+            view.arrivals.put(view, &overlay, now, &mut batch)?;
+        }
         let mut changes = Vec::new();
         let mut counts = self.counts;
         for (key, after) in &overlay.rows {
@@ -321,6 +326,9 @@ impl State {
                 if wants_changes {
                     changes.extend(change(key, before.as_ref(), after.as_ref())?);
                 }
+            }
+            if let (RowKey::Inode(ino), None, None) = (key, after, arrived) {
+                view.arrivals.remove(*ino, &mut batch);
             }
             put_row(&mut batch, key, after.as_ref());
         }

@@ -206,7 +206,7 @@ impl Volume {
                 break;
             }
         }
-        state.commit(&self.view, overlay, Batch::new(), false)?;
+        state.commit(&self.view, overlay, Batch::new(), None)?;
         Ok((gone, from))
     }
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 
+use super::arrivals::Arrivals;
 use super::overlay::Room;
 use super::rows::{Row, RowKey, Stored, Value};
 use super::types::{Conflict, DirKey, Dirent, Extent, Inode};
@@ -54,6 +55,8 @@ pub(super) struct View {
     cache: Mutex<Cache>,
     /// Files whose local handles see a private copy; nearly always empty.
     private: RwLock<HashSet<Ino>>,
+    /// When nodes changed here by what others did.
+    pub(super) arrivals: Arrivals,
     /// Rows of extents that were looked at.
     pub(super) visits: AtomicU64,
 }
@@ -86,6 +89,7 @@ fn cache_rows(budget: Budget) -> NonZeroUsize {
 impl View {
     pub(super) fn new(rows: Arc<dyn Rows>, keys: Arc<VolumeKeys>, log: Arc<LogStore>) -> Self {
         Self {
+            arrivals: Arrivals::open(&*rows),
             rows,
             keys,
             log,
@@ -295,7 +299,7 @@ impl View {
     }
 
     /// Returns the directory that `ino` names now.
-    fn dir(&self, ino: Ino) -> Result<Ino> {
+    pub(super) fn dir(&self, ino: Ino) -> Result<Ino> {
         Ok(self.inode(ino)?.map_or(ino, |inode| inode.ino))
     }
 

@@ -136,6 +136,10 @@ fn both_sides_of_a_partition_keep_what_they_wrote_to_one_file() {
         cluster.write(1, b"plan.txt", b"the plan of b").await;
         cluster.write(0, b"new.txt", b"new at a").await;
         cluster.write(1, b"new.txt", b"new at b").await;
+        cluster.write(1, b"late", b"seen later").await;
+        dfs::base::time::sleep(Duration::from_secs(60)).await;
+        cluster.write(0, b"backup", b"up to now").await;
+        let backup = cluster.ctime(0, b"backup");
         cluster.heal();
         cluster.settle().await;
         cluster.assert_converged().await;
@@ -152,5 +156,8 @@ fn both_sides_of_a_partition_keep_what_they_wrote_to_one_file() {
             );
         }
         assert!(cluster.conflicts(0) >= 2);
+        // What a backup looks at: it changed here since, and not where it was written.
+        assert!(cluster.ctime(0, b"late") > backup);
+        assert!(cluster.ctime(1, b"late") < backup);
     });
 }

@@ -9,4 +9,5 @@ mod logs;
 mod names;
 mod newer;
 mod random;
+mod times;
 mod tree;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dfs::base::task::Pool;
 use dfs::base::time::{SimClock, sleep};
-use dfs::base::{Clock, Ino, Rng};
+use dfs::base::{Clock, Ino, Rng, Timespec};
 use dfs::crypto::{Identity, VolumeKeys};
 use dfs::daemon::Fsync;
 use dfs::daemon::peer::{Member, Parts, Peer};
@@ -263,6 +263,14 @@ impl Cluster {
         let entry = member.volume.dirent(Ino::ROOT, name).unwrap()?;
         let size = member.volume.inode(entry.ino).unwrap()?.size;
         Some(tree::content(&member, entry.ino, size).await)
+    }
+
+    /// Returns the ctime that programs on one member see of a file in the root.
+    pub(super) fn ctime(&self, index: usize, name: &[u8]) -> Timespec {
+        let fs = self.member(index).fs;
+        let attr = fs.lookup(Ino::ROOT, name).unwrap().attr;
+        fs.forget(attr.ino, 1);
+        attr.ctime
     }
 
     pub(super) fn forget_cached(&self, index: usize) {

@@ -1,0 +1,126 @@
+//! When nodes changed here by what others did: times that this machine keeps for itself.
+//!
+//! What arrives late has the times of its author, which programs that look for what changed since
+//! (backups, git) have left behind them. So the ctime that this machine shows is no earlier than the
+//! moment of the change here. Nothing is kept of what this device does itself.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use super::Result;
+use super::overlay::Overlay;
+use super::rows::{Row, RowKey, Value};
+use super::view::{View, is_private};
+use crate::base::marks::Marks;
+use crate::base::{Ino, Timespec};
+use crate::store::{Batch, Rows, Table, codec};
+
+/// Longest encoded time.
+const TIME_MAX_BYTES: usize = 32;
+
+/// Which nodes have a time of arrival.
+#[derive(Debug, Default)]
+pub(super) struct Arrivals {
+    /// Those that may have one, and the directories that became a part of another: the others cost
+    /// no look at the disk.
+    marks: Marks,
+}
+
+impl Arrivals {
+    /// Returns those in the rows.
+    pub(super) fn open(rows: &dyn Rows) -> Self {
+        let marks = Marks::default();
+        let mut count = 0;
+        let mut mark = |key: &[u8]| {
+            if let Ok(ino) = key.try_into().map(u64::from_be_bytes) {
+                marks.mark(ino);
+            }
+            count += 1;
+            match count < Marks::FULL {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        };
+        let scanned = [Table::Arrival, Table::Alias]
+            .into_iter()
+            .try_for_each(|table| rows.scan_keys(table, &[], None, &mut mark));
+        if scanned.is_err() || count >= Marks::FULL {
+            marks.mark_all();
+        }
+        Self { marks }
+    }
+
+    /// Returns when what others did last changed a node here.
+    pub(super) fn get(&self, view: &View, ino: Ino) -> Result<Option<Timespec>> {
+        if !self.marks.may_have(ino.0) {
+            return Ok(None);
+        }
+        // It may be a part of another directory by now.
+        let at = view.dir(ino)?;
+        let row = view.rows.get(Table::Arrival, &at.0.to_be_bytes())?;
+        let time = row.map(|row| codec::decode(&row, TIME_MAX_BYTES));
+        Ok(time.transpose()?)
+    }
+
+    /// Puts the times of the nodes that a merge changes into its batch.
+    pub(super) fn put(
+        &self,
+        view: &View,
+        overlay: &Overlay,
+        now: Timespec,
+        batch: &mut Batch,
+    ) -> Result<()> {
+        let mut changed = BTreeSet::new();
+        for (key, after) in &overlay.rows {
+            // A content does not change without the row of its file, which names it; the others may.
+            let ino = match key {
+                RowKey::Inode(ino)
+                | RowKey::Xattr(ino, _)
+                | RowKey::Dirent(ino, _)
+                | RowKey::Link(ino, ..) => *ino,
+                RowKey::Alias(ino) => {
+                    self.marks.mark(ino.0);
+                    continue;
+                }
+                _ => continue,
+            };
+            if is_private(ino) || changed.contains(&ino) || !differs(view, key, after.as_ref())? {
+                continue;
+            }
+            changed.insert(ino);
+        }
+        let time = codec::encode(&now);
+        for ino in changed {
+            let gone = matches!(overlay.rows.get(&RowKey::Inode(ino)), Some(None));
+            if gone {
+                self.remove(ino, batch);
+            } else {
+                self.marks.mark(ino.0);
+                batch.put(Table::Arrival, ino.0.to_be_bytes(), time.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the time of a node that goes.
+    pub(super) fn remove(&self, ino: Ino, batch: &mut Batch) {
+        if self.marks.may_have(ino.0) {
+            batch.delete(Table::Arrival, ino.0.to_be_bytes());
+        }
+    }
+}
+
+/// Tells whether a row changes as far as somebody can see.
+fn differs(view: &View, key: &RowKey, after: Option<&Row>) -> Result<bool> {
+    let before = view.row(key)?;
+    Ok(match (before.as_ref(), after) {
+        (Some(before), Some(after)) => match (&before.value, &after.value) {
+            (Value::Dirent(before), Value::Dirent(after)) => {
+                before.ino != after.ino || before.name != after.name
+            }
+            _ => before.bytes != after.bytes,
+        },
+        (None, None) => false,
+        _ => true,
+    })
+}

@@ -29,6 +29,7 @@ mod room;
 mod run;
 mod server;
 mod settings;
+mod waiting;
 mod whereabouts;
 
 pub use crate::crypto::PHRASE_WORDS;

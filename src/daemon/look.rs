@@ -38,6 +38,7 @@ impl Peer {
         troubles.set(Trouble::Socket, self.socket_trouble());
         look_at_peers(troubles, &peers);
         self.look_at_logs();
+        self.look_at_waiting();
         self.look_at_workers();
     }
 
@@ -193,6 +194,28 @@ impl Peer {
                 LogRefusal::NotAllowed => "ask an admin to give it a role that writes",
             };
             troubles.note(Trouble::NotTaken(*device), what, advice);
+        }
+    }
+
+    fn look_at_waiting(&self) {
+        let (troubles, log) = (self.troubles(), self.node().log());
+        let waits = self.waiting.long(self.clock().wall_ms());
+        troubles.clear_all(|trouble| match trouble {
+            Trouble::Waiting(log) => waits.iter().all(|wait| wait.log != *log),
+            _ => false,
+        });
+        let name = |of| {
+            let author = log.author(of);
+            author.map_or_else(|| "another".to_owned(), |device| self.device_name(device))
+        };
+        for wait in waits {
+            let (of, needs) = (name(wait.log), name(wait.needs));
+            let what = format!(
+                "the changes of {of} wait: they build on earlier ones of {needs} that are not here yet"
+            );
+            let advice =
+                format!("connect {needs}, or any machine that has them; it goes on by itself");
+            troubles.note_since(Trouble::Waiting(wait.log), wait.since_ms, what, advice);
         }
     }
 

@@ -23,6 +23,7 @@ use super::epochs::Epochs;
 use super::error::DaemonError;
 use super::room::Room;
 use super::troubles::{Trouble, Troubles};
+use super::waiting::Waiting;
 use crate::base::limits::{DRAFT_AGE_MAX, REPLICAS};
 use crate::base::task::{Pool, spawn};
 use crate::base::time::{Backoff, sleep, timeout};
@@ -166,6 +167,7 @@ pub struct Peer {
     sink: OnceLock<Box<dyn Sink>>,
     tasks: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
     troubles: Arc<Troubles>,
+    pub(super) waiting: Waiting,
     /// Where this peer keeps its state; `None` where that is in memory.
     state: Option<PathBuf>,
     /// Where what somebody asks for is looked up.
@@ -231,6 +233,7 @@ impl Peer {
             sink: OnceLock::new(),
             tasks: Mutex::new(Vec::new()),
             troubles,
+            waiting: Waiting::default(),
             state: parts.fs.state,
             asking_pool: parts.seal_pool,
             lost: Mutex::default(),
@@ -490,6 +493,7 @@ impl Peer {
                 .call(move || volume.apply_segments())
                 .await
                 .ok_or(DaemonError::WorkerFailed)??;
+            self.waiting.set(&merged.waiting, self.clock.wall_ms());
             self.troubles.clear_all(|trouble| match trouble {
                 Trouble::Log(log) => !merged.refused.contains_key(log),
                 _ => false,

@@ -53,6 +53,8 @@ pub enum Trouble {
     Socket,
     /// Not all is here yet that this member has to have before it changes anything.
     Joining,
+    /// A log cannot be folded before what its author had seen is here.
+    Waiting(LogId),
 }
 
 /// One entry.
@@ -92,6 +94,17 @@ impl Troubles {
 
     /// Takes note; what is known already keeps its time and gets the new words.
     pub fn note(&self, trouble: Trouble, what: impl Into<String>, advice: impl Into<String>) {
+        self.note_since(trouble, self.clock.wall_ms(), what, advice);
+    }
+
+    /// Takes note of what began at `since_ms`.
+    pub fn note_since(
+        &self,
+        trouble: Trouble,
+        since_ms: u64,
+        what: impl Into<String>,
+        advice: impl Into<String>,
+    ) {
         let (what, advice) = (what.into(), advice.into());
         let mut open = self.open.lock();
         if let Some(noted) = open.get_mut(&trouble) {
@@ -102,7 +115,6 @@ impl Troubles {
             return;
         }
         tracing::warn!("{what}: {advice}");
-        let since_ms = self.clock.wall_ms();
         let noted = Noted {
             what,
             since_ms,

@@ -4,7 +4,7 @@
 //! earlier one. So a peer that catches up with many devices' months of ops folds them nearly in
 //! order, and undoes only what really crossed.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::merge::{Merge, Todo};
@@ -36,8 +36,9 @@ pub struct Merged {
     pub op_count: usize,
     /// How many applied ops were undone and folded again.
     pub undone_count: usize,
-    /// Logs whose next segment waits for one that its author had seen and that is not here yet.
-    pub waiting: BTreeSet<LogId>,
+    /// Logs whose next segment waits for one that its author had seen and that is not here yet, with
+    /// the log of that one.
+    pub waiting: BTreeMap<LogId, LogId>,
     /// Logs that stop at a segment that cannot be read (yet), and why.
     pub refused: BTreeMap<LogId, VolumeError>,
 }
@@ -194,8 +195,8 @@ impl Volume {
         let next = queue.read + 1;
         let mut stopped = false;
         for segment in self.config.log.range(log, next, READ_AHEAD_BYTES)? {
-            if !feed.is_complete(folded, &segment) {
-                merged.waiting.insert(log);
+            if let Some(needs) = feed.lacks(folded, &segment) {
+                merged.waiting.insert(log, needs);
                 stopped = true;
                 break;
             }
@@ -262,14 +263,16 @@ impl Queue {
 }
 
 impl Feed {
-    /// Tells whether all that a segment's author had seen is folded, or is read and comes before
-    /// the segment.
-    fn is_complete(&self, folded: &BTreeMap<LogId, Progress>, segment: &SealedSegment) -> bool {
-        segment.header.seen.iter().all(|seen| {
+    /// Returns a log of which a segment's author had seen what is neither folded, nor read and comes
+    /// before the segment.
+    fn lacks(&self, folded: &BTreeMap<LogId, Progress>, segment: &SealedSegment) -> Option<LogId> {
+        let is_missing = |seen: &&Seen| {
             let folded = folded.get(&seen.log).map_or(0, |at| at.seg_no);
             let read = self.logs.get(&seen.log).map_or(0, |queue| queue.read);
-            seen.seg_no <= folded.max(read)
-        })
+            seen.seg_no > folded.max(read)
+        };
+        let missing = segment.header.seen.iter().find(is_missing);
+        missing.map(|seen| seen.log)
     }
 
     /// Takes up to `max` ops in the total order, none that a log may still have an earlier one for.

@@ -54,6 +54,47 @@ fn who_has_not_all_that_the_inviter_had_changes_nothing_until_it_has() {
 }
 
 #[test]
+fn a_log_that_waits_for_its_past_is_told_until_it_goes_on() {
+    simulate(27, |seed| async move {
+        let mut cluster = Cluster::new(seed, 3, 0).await;
+        cluster.write(0, b"plan", b"of all").await;
+        cluster.settle().await;
+        cluster.partition(&[2], &[0, 1]);
+        cluster.write(0, b"plan", b"changed by the first").await;
+        cluster.peer(0).flush().await.unwrap();
+        sleep(A_WHILE).await;
+        cluster.write(1, b"other", b"by who has seen that").await;
+        cluster.peer(1).flush().await.unwrap();
+        // The third hears of the second's change alone.
+        let newest = cluster.newest(1);
+        let log = cluster.peer(2).node().log();
+        let now_ms = newest.header.last.ms();
+        let accepted = log.accept(&[newest], now_ms, &|_| Ok(())).unwrap();
+        assert_eq!(accepted.grown.len(), 1, "{accepted:?}");
+        cluster.crash(2).await;
+        cluster.restart(2).await;
+        let told = |cluster: &Cluster| {
+            let open = cluster.peer(2).troubles().open();
+            let waits = open.into_iter().find(|noted| noted.what.contains("wait"));
+            waits.map(|noted| (noted.what, noted.since_ms))
+        };
+        sleep(A_WHILE / 2).await;
+        assert_eq!(told(&cluster), None, "it may be on its way");
+        sleep(A_WHILE).await;
+        let (what, since_ms) = told(&cluster).expect("told");
+        assert!(what.contains("host1") && what.contains("host0"), "{what}");
+        sleep(A_WHILE).await;
+        assert_eq!(told(&cluster), Some((what, since_ms)));
+        assert_eq!(cluster.read(2, b"other").await, None);
+        cluster.heal();
+        cluster.settle().await;
+        sleep(A_WHILE / 60).await;
+        assert_eq!(told(&cluster), None);
+        cluster.assert_converged().await;
+    });
+}
+
+#[test]
 fn what_a_removed_writer_wrote_before_may_come_late() {
     simulate(29, |seed| async move {
         let mut cluster = Cluster::new(seed, 2, 1).await;

@@ -57,7 +57,7 @@ fn a_segment_waits_for_what_its_author_had_seen() {
     b.publish();
     let [of_a, of_b] = [a, b].map(|device| device.log.own_log());
     let merged = c.pull_logs(b, &[of_b]);
-    assert!(merged.waiting.contains(&of_b));
+    assert_eq!(merged.waiting.get(&of_b), Some(&of_a));
     assert_eq!((merged.op_count, c.list("")), (0, Vec::new()));
     let merged = c.pull_logs(b, &[of_a]);
     assert!(merged.waiting.is_empty());

@@ -1,0 +1,81 @@
+//! Logs that wait for their past: what their authors had seen and this peer has not.
+//!
+//! That is usual for as long as segments are on their way, so it is a trouble only after a while.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::base::LogId;
+
+/// How long a log may wait before it is told: what it waits for comes from another peer at the same
+/// time, over a slow line perhaps.
+const TOLD_AFTER: Duration = Duration::from_secs(60);
+
+/// A log that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wait {
+    /// The log.
+    pub(super) log: LogId,
+    /// The log of which it needs more.
+    pub(super) needs: LogId,
+    /// Since when, milliseconds since 1970.
+    pub(super) since_ms: u64,
+}
+
+/// The logs that wait; as many as there are logs at most.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    waits: Mutex<BTreeMap<LogId, Wait>>,
+}
+
+impl Waiting {
+    /// Takes note of all logs that wait now, and for which others.
+    pub(super) fn set(&self, waiting: &BTreeMap<LogId, LogId>, now_ms: u64) {
+        let mut waits = self.waits.lock();
+        waits.retain(|log, _| waiting.contains_key(log));
+        for (log, needs) in waiting {
+            let (log, needs) = (*log, *needs);
+            let wait = waits.entry(log).or_insert(Wait {
+                log,
+                needs,
+                since_ms: now_ms,
+            });
+            wait.needs = needs;
+        }
+    }
+
+    /// Returns those that have waited for long.
+    pub(super) fn long(&self, now_ms: u64) -> Vec<Wait> {
+        let waits = self.waits.lock();
+        let is_long = |wait: &&Wait| {
+            u128::from(now_ms.saturating_sub(wait.since_ms)) >= TOLD_AFTER.as_millis()
+        };
+        waits.values().filter(is_long).copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_long_is_told_with_when_it_began_until_it_goes_on() {
+        let waiting = Waiting::default();
+        let (a, b, c) = (LogId(1), LogId(2), LogId(3));
+        waiting.set(&BTreeMap::from([(a, b)]), 1_000);
+        waiting.set(&BTreeMap::from([(a, c), (b, c)]), 31_000);
+        assert_eq!(waiting.long(60_999), []);
+        let wait = |log, since_ms| Wait {
+            log,
+            needs: c,
+            since_ms,
+        };
+        assert_eq!(waiting.long(61_000), [wait(a, 1_000)]);
+        waiting.set(&BTreeMap::from([(b, c)]), 62_000);
+        assert_eq!(waiting.long(100_000), [wait(b, 31_000)]);
+        waiting.set(&BTreeMap::new(), 100_000);
+        assert_eq!(waiting.long(u64::MAX), []);
+    }
+}

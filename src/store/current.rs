@@ -1,4 +1,4 @@
-//! The newest version of the tree, to look rows up in while the next one is written.
+//! The newest version of the tree, to look rows up in, and to walk over, while the next one is written.
 //!
 //! The database keeps its readers out while it makes a new version durable, which takes several
 //! flushes of the disk: whoever looks for a name would wait for them, and with him all whose requests
@@ -9,6 +9,7 @@ use std::mem;
 use std::sync::Arc;
 
 use fjall::{AbstractTree, Keyspace, LsmError};
+use lsm_tree::Tree;
 use parking_lot::{Mutex, RwLock};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -26,9 +27,20 @@ pub(super) enum Found {
 
 type Look = dyn Fn(&[u8]) -> Result<Found, LsmError> + Send + Sync;
 
+/// The rows of a walk, in the order of their keys.
+pub(super) type Walked = Box<dyn DoubleEndedIterator<Item = Result<(Vec<u8>, Found), LsmError>>>;
+
+type Walk = dyn Fn(&[u8], &[u8]) -> Walked + Send + Sync;
+
+/// A version as it was taken.
+struct Taken {
+    look: Box<Look>,
+    walk: Box<Walk>,
+}
+
 /// The newest version that is known to be durable.
 pub(super) struct Current {
-    look: RwLock<Arc<Look>>,
+    taken: RwLock<Arc<Taken>>,
     /// Held while a version is taken, so that an older one never takes the place of a newer.
     renewing: Mutex<()>,
     gate: Gate,
@@ -43,7 +55,7 @@ impl fmt::Debug for Current {
 impl Current {
     pub(super) fn new(tree: &Keyspace, gate: Gate) -> Self {
         Self {
-            look: RwLock::new(look_into(tree)),
+            taken: RwLock::new(take(tree)),
             renewing: Mutex::new(()),
             gate,
         }
@@ -51,15 +63,21 @@ impl Current {
 
     /// Returns what there is of a row. Waits for nobody who writes.
     pub(super) fn get(&self, key: &[u8]) -> Result<Found, LsmError> {
-        let look = Arc::clone(&self.look.read());
-        look(key)
+        let taken = Arc::clone(&self.taken.read());
+        (taken.look)(key)
+    }
+
+    /// Returns the rows with `start <= key < end`, as of this version. Waits for nobody who writes.
+    pub(super) fn walk(&self, start: &[u8], end: &[u8]) -> Walked {
+        let taken = Arc::clone(&self.taken.read());
+        (taken.walk)(start, end)
     }
 
     /// Takes the newest version; to be called by whoever made one.
     pub(super) fn renew(&self, tree: &Keyspace) {
         let _renewing = self.renewing.lock();
-        let look = look_into(tree);
-        let old = mem::replace(&mut *self.look.write(), look);
+        let taken = take(tree);
+        let old = mem::replace(&mut *self.taken.write(), taken);
         // Files go with the last who has them, and none goes while the folder may be copied.
         if !self.gate.is_open() {
             mem::forget(old);
@@ -67,9 +85,29 @@ impl Current {
     }
 }
 
-fn look_into(tree: &Keyspace) -> Arc<Look> {
+fn take(tree: &Keyspace) -> Arc<Taken> {
+    let whole = tree.tree.get_version_history_lock().latest_version();
+    let walk = move |start: &[u8], end: &[u8]| -> Walked {
+        let range = start..end;
+        let rows = Tree::create_internal_range(whole.clone(), &range, u64::MAX, None);
+        Box::new(rows.map(|row| {
+            let row = row?;
+            let found = match u8::from(row.key.value_type) {
+                IS_APART => Found::Apart,
+                _ => Found::Value(row.value.to_vec()),
+            };
+            Ok((row.key.user_key.to_vec(), found))
+        }))
+    };
+    Arc::new(Taken {
+        look: look_into(tree),
+        walk: Box::new(walk),
+    })
+}
+
+fn look_into(tree: &Keyspace) -> Box<Look> {
     let version = tree.tree.current_version();
-    Arc::new(move |key| {
+    Box::new(move |key| {
         let hash = xxh3_64(key);
         let levels = version.iter_levels();
         let runs = levels.flat_map(|level| level.iter());

@@ -8,7 +8,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, Readable};
+use fjall::{
+    Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, LsmError, Readable, Snapshot,
+};
 
 use super::compact::{Brake, Compactor};
 use super::current::{Current, Found};
@@ -91,24 +93,33 @@ impl LocalTree {
         })
     }
 
-    /// Returns the rows as they are now; the tree's own range would show what is written while it
-    /// is read.
-    fn snapshot(&self, start: &[u8], end: &[u8]) -> fjall::Iter {
-        self.database
-            .snapshot()
-            .range(&*self.tree, start.to_vec()..end.to_vec())
-    }
-
     fn open_value(&self, key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
         let opened = self.sealer.open(key, sealed);
         opened.map_err(|_| StoreError::Unauthentic)
     }
 
-    fn open_row(&self, row: fjall::Guard) -> TreeRow {
-        let row = row.into_inner();
-        let (key, sealed) = row.map_err(|e| database_error("read", &self.folder, e))?;
-        let value = self.open_value(&key, &sealed)?;
-        Ok((key.to_vec(), value))
+    /// Opens a row of a walk. A value that lies apart is looked for as of `snapshot`, and is not there
+    /// where the row was removed since the walk began: the layers above know that.
+    fn open_row(
+        &self,
+        snapshot: &Snapshot,
+        row: Result<(Vec<u8>, Found), LsmError>,
+    ) -> Option<TreeRow> {
+        let failed = |e| database_error("read", &self.folder, e);
+        let (key, found) = match row {
+            Ok(row) => row,
+            Err(error) => return Some(Err(failed(error.into()))),
+        };
+        let value = match found {
+            Found::Nothing => return None,
+            Found::Value(sealed) => self.open_value(&key, &sealed),
+            Found::Apart => match snapshot.get(&*self.tree, &key) {
+                Ok(Some(sealed)) => self.open_value(&key, &sealed),
+                Ok(None) => return None,
+                Err(error) => Err(failed(error)),
+            },
+        };
+        Some(value.map(|value| (key, value)))
     }
 }
 
@@ -138,20 +149,20 @@ impl Tree for LocalTree {
         end: &[u8],
         is_reverse: bool,
     ) -> Box<dyn Iterator<Item = TreeRow> + 'a> {
-        let rows = self.snapshot(start, end);
+        let snapshot = self.database.snapshot();
+        let rows = self.current.walk(start, end);
+        let open = move |row| self.open_row(&snapshot, row);
         if is_reverse {
-            Box::new(rows.rev().map(|row| self.open_row(row)))
+            Box::new(rows.rev().filter_map(open))
         } else {
-            Box::new(rows.map(|row| self.open_row(row)))
+            Box::new(rows.filter_map(open))
         }
     }
 
     fn keys<'a>(&'a self, start: &[u8], end: &[u8]) -> Box<dyn Iterator<Item = TreeRow> + 'a> {
-        let rows = self.snapshot(start, end);
-        Box::new(rows.map(|row| {
-            let key = row.key();
-            let key = key.map_err(|e| database_error("read", &self.folder, e))?;
-            Ok((key.to_vec(), Vec::new()))
+        Box::new(self.current.walk(start, end).map(|row| {
+            let (key, _) = row.map_err(|e| database_error("read", &self.folder, e.into()))?;
+            Ok((key, Vec::new()))
         }))
     }
 
@@ -249,7 +260,7 @@ fn empty_journals(folder: &Path) -> Result<(), StoreError> {
 /// Returns the error of the row database as one of the store's.
 fn database_error(op: &'static str, folder: &Path, error: fjall::Error) -> StoreError {
     match error {
-        fjall::Error::Io(source) | fjall::Error::Storage(fjall::LsmError::Io(source)) => {
+        fjall::Error::Io(source) | fjall::Error::Storage(LsmError::Io(source)) => {
             StoreError::io(op, folder, source)
         }
         fjall::Error::Poisoned => StoreError::Poisoned,
@@ -313,12 +324,20 @@ mod tests {
         let looking = task::thread("look", move || {
             let found = [b"a", b"b", b"c"].map(|key| reader.get(key).unwrap());
             let there = [b"a", b"b", b"c"].map(|key| reader.contains(key).unwrap());
-            sender.send((found, there)).unwrap();
+            let walked: Vec<_> = reader
+                .range(b"a", b"d", false)
+                .map(Result::unwrap)
+                .collect();
+            let keys = reader.keys(b"a", b"d").map(|row| row.unwrap().0);
+            let keys: Vec<_> = keys.collect();
+            sender.send((found, there, walked, keys)).unwrap();
         });
         let looked = looked.recv_timeout(Duration::from_secs(30));
         drop(writing);
         looking.unwrap().join().unwrap();
-        let (found, there) = looked.expect("nobody is kept out");
+        let (found, there, walked, keys) = looked.expect("nobody is kept out");
+        assert_eq!(walked, [(b"a".to_vec(), b"small".to_vec())]);
+        assert_eq!(keys, [b"a"]);
         assert_eq!(found, [Some(b"small".to_vec()), None, None]);
         assert_eq!(there, [true, false, false]);
     }
@@ -339,6 +358,7 @@ mod tests {
                 }
             })
             .unwrap();
+            let mut rows = Vec::new();
             for name in 0..50_u8 {
                 let expected = match name {
                     _ if u32::from(name) == round => None,
@@ -347,7 +367,13 @@ mod tests {
                 };
                 assert_eq!(tree.get(&[name]).unwrap(), expected, "{round} {name}");
                 assert_eq!(tree.contains(&[name]).unwrap(), expected.is_some());
+                rows.extend(expected.map(|value| (vec![name], value)));
             }
+            let walk = |is_reverse| tree.range(&[0], &[50], is_reverse).map(Result::unwrap);
+            assert!(walk(false).eq(rows.iter().cloned()));
+            assert!(walk(true).eq(rows.iter().rev().cloned()));
+            let keys = tree.keys(&[0], &[50]).map(|row| row.unwrap().0);
+            assert!(keys.eq(rows.iter().map(|(key, _)| key.clone())));
         }
     }
 

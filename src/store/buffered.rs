@@ -114,6 +114,8 @@ struct Writer {
 struct Layers {
     active: Arc<Memtable>,
     flushing: Option<Arc<Memtable>>,
+    /// How many tables went into the tree.
+    moved: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -218,6 +220,7 @@ impl BufferedRows {
                 layers: RwLock::new(Layers {
                     active: Arc::new(table),
                     flushing: None,
+                    moved: 0,
                 }),
                 unsynced: Mutex::new(logs.unsynced),
                 flush: Mutex::new(Flush {
@@ -396,7 +399,9 @@ impl Shared {
         if let Some(table) = table {
             apply(&*self.tree, &table)?;
             self.flush.lock().applied = table.last();
-            self.layers.write().flushing = None;
+            let mut layers = self.layers.write();
+            layers.flushing = None;
+            layers.moved += 1;
         }
         self.retire()?;
         // Ahead of the next table, which cannot be frozen before this flush ends.
@@ -544,20 +549,30 @@ impl Shared {
     }
 
     /// Returns what a scan walks, all as of one moment.
+    ///
+    /// The tree may wait until a version is durable, so that is under no lock. A table that goes there
+    /// meanwhile may be in none of what is seen, and rows behind it in the tree: then once more.
     fn merged(&self, start: &[u8], end: &[u8], walk: Walk) -> Merged<'_> {
         let is_reverse = matches!(walk, Walk::Backwards);
-        // Under the lock no other table can be flushed than the one that is seen here.
-        let layers = self.layers.read();
-        let cursor = |table: &Arc<Memtable>| table.cursor(start.to_vec(), end.to_vec(), is_reverse);
-        Merged {
-            active: cursor(&layers.active),
-            flushing: layers.flushing.as_ref().map(cursor),
-            tree: match walk {
+        loop {
+            let moved = self.layers.read().moved;
+            let tree = match walk {
                 Walk::Keys => self.tree.keys(start, end),
                 Walk::Forwards | Walk::Backwards => self.tree.range(start, end, is_reverse),
-            },
-            tree_next: None,
-            is_reverse,
+            };
+            let layers = self.layers.read();
+            if layers.moved != moved {
+                continue;
+            }
+            let cursor =
+                |table: &Arc<Memtable>| table.cursor(start.to_vec(), end.to_vec(), is_reverse);
+            return Merged {
+                active: cursor(&layers.active),
+                flushing: layers.flushing.as_ref().map(cursor),
+                tree,
+                tree_next: None,
+                is_reverse,
+            };
         }
     }
 

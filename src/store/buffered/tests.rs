@@ -135,7 +135,9 @@ fn a_scan_sees_one_moment_although_all_is_flushed_meanwhile() {
     let rows = machine.open(4 << 10, false);
     let put = |n: u8, value: u8| {
         let mut batch = Batch::new();
-        batch.put(Table::Inode, [n], vec![value; 100]);
+        // Some lie apart in the tree.
+        let len = if n % 16 == 0 { 3000 } else { 100 };
+        batch.put(Table::Inode, [n], vec![value; len]);
         rows.commit(batch).unwrap();
     };
     for n in 0..200 {
@@ -155,6 +157,87 @@ fn a_scan_sees_one_moment_although_all_is_flushed_meanwhile() {
     rows.scan(Table::Inode, b"", None, &mut visit).unwrap();
     assert_eq!(seen, 200);
     assert_eq!(rows.get(Table::Inode, &[255]).unwrap().unwrap()[0], 2);
+}
+
+/// A tree in which something happens between the moment that a walk sees and its beginning.
+struct Met {
+    tree: LocalTree,
+    meanwhile: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl std::fmt::Debug for Met {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Met")
+    }
+}
+
+impl Tree for Met {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.tree.get(key)
+    }
+
+    fn range<'a>(
+        &'a self,
+        start: &[u8],
+        end: &[u8],
+        is_reverse: bool,
+    ) -> Box<dyn Iterator<Item = crate::store::tree::TreeRow> + 'a> {
+        let rows = self.tree.range(start, end, is_reverse);
+        let meanwhile = self.meanwhile.lock().take();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile();
+        }
+        rows
+    }
+
+    fn apply(
+        &self,
+        visit: &mut dyn FnMut(&mut crate::store::tree::TreeChange<'_>),
+    ) -> Result<(), StoreError> {
+        self.tree.apply(visit)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.tree.sync()
+    }
+}
+
+#[test]
+fn tables_go_into_the_tree_while_a_walk_waits_for_it_and_the_walk_misses_nothing() {
+    let machine = Machine::new();
+    let sealer = machine.key.sealer(1);
+    let options = StoreOptions::default();
+    let folder = machine.folder.path().join("rows");
+    let tree = LocalTree::open(&folder, sealer.clone(), &options, Gate::default()).unwrap();
+    let tree = Arc::new(Met {
+        tree,
+        meanwhile: Mutex::default(),
+    });
+    let log = machine.folder.path().join("wal");
+    let options = BufferOptions {
+        table_bytes: 4 << 10,
+        log_bytes: LOG_BYTES,
+    };
+    let disk = Arc::new(Folder::new(&log));
+    let rows = BufferedRows::open(disk, &log, Arc::clone(&tree) as _, sealer, options).unwrap();
+    let rows = Arc::new(rows);
+    let put = |rows: &BufferedRows, n: u8| {
+        let mut batch = Batch::new();
+        batch.put(Table::Inode, [n], [n; 100]);
+        rows.commit(batch).unwrap();
+    };
+    (0..10).for_each(|n| put(&rows, n));
+    let of_writer = Arc::clone(&rows);
+    *tree.meanwhile.lock() = Some(Box::new(move || {
+        (10..=255).for_each(|n| put(&of_writer, n));
+    }));
+    let (sender, walked) = std::sync::mpsc::channel();
+    let walking = task::thread("walk", move || sender.send(all(&rows, b"", false)).unwrap());
+    let walked = walked.recv_timeout(std::time::Duration::from_secs(30));
+    let walked = walked.expect("the walk keeps nobody out");
+    walking.unwrap().join().unwrap();
+    let keys: Vec<u8> = walked.iter().map(|(key, _)| key[0]).collect();
+    assert_eq!(keys, (0..=255).collect::<Vec<u8>>());
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fuser::Notifier;
@@ -75,20 +76,41 @@ impl Invalidator {
 
 /// Keeps notices behind the answers that are being made: a handler whose answer the kernel keeps
 /// holds it open while it makes and sends the answer.
+///
+/// Nobody who begins an answer waits for those that were begun before: those hold one side, and
+/// whoever comes while a notice waits for them holds the other.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Gate {
-    lock: Arc<RwLock<()>>,
+    sides: Arc<[RwLock<()>; 2]>,
+    /// Which side is held by who begins an answer.
+    side: Arc<AtomicUsize>,
+    /// Held while answers are waited for.
+    passing: Arc<Mutex<()>>,
 }
 
 impl Gate {
     /// Returns a guard for the time in which an answer is made and sent.
     pub(super) fn hold(&self) -> RwLockReadGuard<'_, ()> {
-        self.lock.read()
+        loop {
+            let side = self.side.load(Ordering::SeqCst);
+            let held = self.sides.get(side).and_then(RwLock::try_read);
+            // Who passed in between does not know of it.
+            if let Some(held) = held
+                && self.side.load(Ordering::SeqCst) == side
+            {
+                return held;
+            }
+            std::hint::spin_loop();
+        }
     }
 
     /// Waits until every answer is sent that was begun before.
     fn pass(&self) {
-        drop(self.lock.write());
+        let _passing = self.passing.lock();
+        let before = self.side.fetch_xor(1, Ordering::SeqCst);
+        if let Some(side) = self.sides.get(before) {
+            drop(side.write());
+        }
     }
 }
 
@@ -368,6 +390,11 @@ mod tests {
         invalidator.push(Invalidation::Content(Ino(5)));
         let early = sent.recv_timeout(Duration::from_millis(20));
         assert_eq!(early, Err(mpsc::RecvTimeoutError::Timeout));
+        // The notice waits, and who answers meanwhile does not wait for it.
+        while gate.sides[0].try_read().is_some() {
+            std::thread::yield_now();
+        }
+        drop(gate.hold());
         drop(answer);
         let next = || sent.recv_timeout(Duration::from_secs(10)).unwrap();
         assert_eq!(next(), Sent::Inode(Ino(5), true));

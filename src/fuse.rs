@@ -15,6 +15,9 @@
 //! kernel ◀──notice── one thread ◀── Fs: it knows too many inodes
 //! ```
 //!
+//! Few of fuser's threads read; where one is kept by a request, for whatever reason, another takes its
+//! place (`crew`).
+//!
 //! Invariants: a handler answers on the thread that it was called on, unless the answer needs a
 //! peer or the disk's flush; no handler calls into the mount; every request is answered within a
 //! deadline, also when a handler panics (EIO), and one that waits for peers or the disk's flush as soon
@@ -25,6 +28,7 @@ mod answer;
 mod caller;
 mod capabilities;
 mod convert;
+mod crew;
 mod errno;
 mod listing;
 mod mount;

@@ -433,6 +433,48 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
+fn others_are_answered_while_changes_wait() {
+    on_mount("stuck", "threads=1", |local| {
+        fs::create_dir(local.path("folder")).expect("made");
+        for number in 0..50 {
+            fs::write(local.path(number.to_string()), "x").expect("written");
+        }
+        let is_in_open = |thread: i32| {
+            let call = fs::read_to_string(format!("/proc/self/task/{thread}/syscall"));
+            call.expect("root may")
+                .starts_with(&format!("{} ", libc::SYS_openat))
+        };
+        for round in 0..3 {
+            let writer = local.fs.volume().write().expect("the writer's lock");
+            let new = local.path(format!("folder/{round}"));
+            let other = local.path(format!("{round}"));
+            std::thread::scope(|scope| {
+                let (sender, thread) = std::sync::mpsc::channel();
+                let new = &new;
+                let made = scope.spawn(move || {
+                    let thread = rustix::thread::gettid().as_raw_nonzero().get();
+                    sender.send(thread).expect("asked for");
+                    File::create_new(new)
+                });
+                let thread = thread.recv().expect("a thread");
+                wait_until("it waits for an answer", MINUTES, || {
+                    is_in_open(thread).then_some(())
+                });
+                // Behind it, which is not answered.
+                for number in 0..100 {
+                    let none = local.path(format!("none {round} {number}"));
+                    assert!(!none.exists());
+                    assert_eq!(fs::read(&other).expect("read"), b"x");
+                }
+                assert!(!made.is_finished());
+                drop(writer);
+                made.join().expect("no panic").expect("made");
+            });
+        }
+    });
+}
+
+#[test]
 fn a_mount_that_the_user_takes_away_ends_the_session() {
     scenario("umount", MINUTES, |s| {
         let root = s.new_folder("mnt");

@@ -50,7 +50,7 @@ pub struct MountOptions {
     pub remount: bool,
     /// Most inodes that the kernel is left with once it needs them no more (`-o kept_inodes=N`).
     pub kept_inodes: usize,
-    /// Kernel threads that serve requests; `None` follows the cores.
+    /// Threads that read requests at a time (`-o threads=N`); `None` follows the cores.
     pub threads: Option<usize>,
 }
 
@@ -153,7 +153,7 @@ impl MountOptions {
         Ok(())
     }
 
-    /// Returns how many threads serve requests.
+    /// Returns how many threads read requests at a time.
     ///
     /// On two cores one thread answers metadata faster than two (the kernel's wake-ups cost more
     /// than the second thread brings); beyond that half of the cores, the others are for the

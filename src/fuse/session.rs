@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::FuseError;
+use super::crew::Crew;
 use super::mount::{Prepared, device_of, raise_readahead};
 use super::mountpoint::{abort, detach, unmount};
 use super::notify::{Gate, Invalidator, Told};
@@ -50,6 +51,7 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
     let pace = Pace::new(connection.try_clone().map_err(failed_thread)?);
     let skin = Skin {
         fs: Arc::clone(&fs),
+        crew: Crew::new(threads),
         runtime,
         disk,
         pace: Arc::new(pace),
@@ -59,7 +61,7 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
         direct_io: prepared.options.direct_io,
     };
     let mut config = Config::default();
-    config.n_threads = Some(threads);
+    config.n_threads = Some(threads + SPARE_THREADS);
     // The kernel checks who may enter (allow_other, default_permissions). fuser's own check would
     // refuse what the kernel does in the name of somebody else.
     config.acl = SessionACL::All;
@@ -338,6 +340,9 @@ const SERVE_OUT_MAX: Duration = Duration::from_secs(10);
 /// nothing, or opens a file at once.
 const QUIET_POLL: Duration = Duration::from_millis(50);
 const QUIET_POLLS: u32 = 20;
+
+/// Threads that take over from those that wait inside a request.
+const SPARE_THREADS: usize = 8;
 
 /// Flushes to disk that wait side by side, so that one disk flush serves several.
 const DISK_THREADS: usize = 4;

@@ -21,6 +21,7 @@ use super::answer::{
 };
 use super::capabilities::negotiate;
 use super::convert::{caller, fh, file_attr, no_entry, open_flags, set_time};
+use super::crew::Crew;
 use super::listing::{self, Listed};
 use super::notify::Gate;
 use super::numbers::{Numbers, Shown};
@@ -36,6 +37,8 @@ use crate::fs::{
 #[derive(Debug)]
 pub(super) struct Skin {
     pub(super) fs: Arc<Fs>,
+    /// Which of the threads read.
+    pub(super) crew: Crew,
     /// Where reads wait for peers.
     pub(super) runtime: Handle,
     /// Where flushes wait for the disk.
@@ -186,6 +189,7 @@ impl Filesystem for Skin {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _turn = self.crew.turn();
         let _gate = self.gate.hold();
         match self.run("lookup", |fs| fs.lookup(self.ino(parent), name.as_bytes())) {
             // An entry with inode 0 says "not there, and you may remember it".
@@ -198,6 +202,7 @@ impl Filesystem for Skin {
     }
 
     fn forget(&self, _req: &Request, number: INodeNo, nlookup: u64) {
+        let _turn = self.crew.turn();
         let ino = self.ino(number);
         self.numbers.forget(number, nlookup);
         let _ = self.run("forget", |fs| {
@@ -207,6 +212,7 @@ impl Filesystem for Skin {
     }
 
     fn getattr(&self, _req: &Request, number: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _turn = self.crew.turn();
         let _gate = self.gate.hold();
         let found = self.run("getattr", |fs| fs.getattr(self.ino(number)));
         answer_attr(&self.numbers, reply, found.as_ref().map_err(|errno| *errno));
@@ -230,6 +236,7 @@ impl Filesystem for Skin {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let _turn = self.crew.turn();
         // A change of owner that names neither owner nor group: chown(2) with -1 twice. Of root it
         // may as well be what precedes a write, which takes nothing away from root's files.
         let names_nothing =
@@ -270,6 +277,7 @@ impl Filesystem for Skin {
     }
 
     fn readlink(&self, _req: &Request, number: INodeNo, reply: ReplyData) {
+        let _turn = self.crew.turn();
         match self.run("readlink", |fs| fs.readlink(self.ino(number))) {
             Ok(target) => reply.data(&target),
             Err(errno) => reply.error(errno),
@@ -286,6 +294,7 @@ impl Filesystem for Skin {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let _turn = self.crew.turn();
         let _gate = self.gate.hold();
         let caller = caller(req, umask);
         let outcome = self.run("mknod", |fs| {
@@ -303,6 +312,7 @@ impl Filesystem for Skin {
         umask: u32,
         reply: ReplyEntry,
     ) {
+        let _turn = self.crew.turn();
         let _gate = self.gate.hold();
         let caller = caller(req, umask);
         let outcome = self.run("mkdir", |fs| {
@@ -312,6 +322,7 @@ impl Filesystem for Skin {
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _turn = self.crew.turn();
         answer(
             reply,
             self.run("unlink", |fs| fs.unlink(self.ino(parent), name.as_bytes())),
@@ -319,6 +330,7 @@ impl Filesystem for Skin {
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _turn = self.crew.turn();
         answer(
             reply,
             self.run("rmdir", |fs| fs.rmdir(self.ino(parent), name.as_bytes())),
@@ -333,6 +345,7 @@ impl Filesystem for Skin {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        let _turn = self.crew.turn();
         let _gate = self.gate.hold();
         let target = target.as_os_str().as_bytes();
         let outcome = self.run("symlink", |fs| {
@@ -356,6 +369,7 @@ impl Filesystem for Skin {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let _turn = self.crew.turn();
         let leaves_whiteout = flags.contains(RenameFlags::RENAME_WHITEOUT);
         let rest = flags - RenameFlags::RENAME_WHITEOUT;
         let mode = if rest.is_empty() {
@@ -393,6 +407,7 @@ impl Filesystem for Skin {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
+        let _turn = self.crew.turn();
         let _gate = self.gate.hold();
         let outcome = self.run("link", |fs| {
             fs.link(self.ino(number), self.ino(newparent), newname.as_bytes())
@@ -401,6 +416,7 @@ impl Filesystem for Skin {
     }
 
     fn open(&self, req: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let _turn = self.crew.turn();
         let flags = fs::OpenFlags::from_raw(flags.0);
         match self.run("open", |fs| {
             fs.open(caller(req, 0), self.ino(number), flags)
@@ -423,6 +439,7 @@ impl Filesystem for Skin {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let _turn = self.crew.turn();
         let _gate = self.gate.hold();
         let caller = caller(req, umask);
         let flags = fs::OpenFlags::from_raw(flags);
@@ -457,6 +474,7 @@ impl Filesystem for Skin {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _turn = self.crew.turn();
         let outcome = self.run("read", |fs| {
             fs.read(self.ino(number), fh(handle), offset, size as usize)
         });
@@ -479,6 +497,7 @@ impl Filesystem for Skin {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let _turn = self.crew.turn();
         let (number, handle) = (self.ino(number), fh(handle));
         let open_flags = fs::OpenFlags::from_raw(open_flags.0);
         let flags = fs::WriteFlags {
@@ -507,6 +526,7 @@ impl Filesystem for Skin {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        let _turn = self.crew.turn();
         let (number, handle) = (self.ino(number), fh(handle));
         // A close whose bytes go into chunks waits for the disk, any other for a few rows. None
         // waits for a peer, and a process that ends closes its files: so it is no wait to give up.
@@ -528,6 +548,7 @@ impl Filesystem for Skin {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let _turn = self.crew.turn();
         let (number, handle) = (self.ino(number), fh(handle));
         let release = move |fs: &Fs| fs.release(number, handle);
         // Pages of a mapping may have come after the last flush.
@@ -545,6 +566,7 @@ impl Filesystem for Skin {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
+        let _turn = self.crew.turn();
         let (number, handle) = (self.ino(number), fh(handle));
         let fsync = move |fs: &Fs| fs.fsync(number, handle);
         self.run_durably("fsync", (number, req), reply, fsync, answer);
@@ -558,12 +580,14 @@ impl Filesystem for Skin {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
+        let _turn = self.crew.turn();
         let (number, handle) = (self.ino(number), fh(handle));
         let fsync = move |fs: &Fs| fs.fsyncdir(number, handle);
         self.run_durably("fsyncdir", (number, req), reply, fsync, answer);
     }
 
     fn opendir(&self, _req: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _turn = self.crew.turn();
         match self.run("opendir", |fs| fs.opendir(self.ino(number))) {
             Ok(opened) => reply.opened(
                 FileHandle(opened.fh.0),
@@ -581,6 +605,7 @@ impl Filesystem for Skin {
         offset: u64,
         reply: ReplyDirectory,
     ) {
+        let _turn = self.crew.turn();
         let _gate = self.gate.hold();
         listing::readdir(self.listed(number, handle, offset), reply);
     }
@@ -593,6 +618,7 @@ impl Filesystem for Skin {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
+        let _turn = self.crew.turn();
         let _gate = self.gate.hold();
         listing::readdirplus(self.listed(number, handle, offset), reply);
     }
@@ -605,6 +631,7 @@ impl Filesystem for Skin {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
+        let _turn = self.crew.turn();
         answer(
             reply,
             self.run("releasedir", |fs| {
@@ -614,6 +641,7 @@ impl Filesystem for Skin {
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let _turn = self.crew.turn();
         match self.run("statfs", Fs::statfs) {
             Ok(space) => reply.statfs(
                 space.blocks,
@@ -639,6 +667,7 @@ impl Filesystem for Skin {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        let _turn = self.crew.turn();
         let outcome = self.run("setxattr", |fs| {
             let mode = XattrMode::from_raw(flags).ok_or(FsError::Invalid { what: "flags" })?;
             fs.setxattr(
@@ -660,6 +689,7 @@ impl Filesystem for Skin {
         size: u32,
         reply: ReplyXattr,
     ) {
+        let _turn = self.crew.turn();
         let outcome = self.run("getxattr", |fs| {
             fs.getxattr(self.ino(number), name.as_bytes())
         });
@@ -667,6 +697,7 @@ impl Filesystem for Skin {
     }
 
     fn listxattr(&self, req: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
+        let _turn = self.crew.turn();
         let outcome = self.run("listxattr", |fs| {
             fs.listxattr(caller(req, 0), self.ino(number))
         });
@@ -674,6 +705,7 @@ impl Filesystem for Skin {
     }
 
     fn removexattr(&self, _req: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _turn = self.crew.turn();
         answer(
             reply,
             self.run("removexattr", |fs| {
@@ -694,6 +726,7 @@ impl Filesystem for Skin {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
+        let _turn = self.crew.turn();
         reply.error(Errno::ENOTTY);
     }
 
@@ -707,6 +740,7 @@ impl Filesystem for Skin {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let _turn = self.crew.turn();
         let outcome = self.run("fallocate", |fs| {
             let mode = Fallocate::from_raw(mode).ok_or(FsError::Unsupported)?;
             fs.fallocate(
@@ -730,6 +764,7 @@ impl Filesystem for Skin {
         whence: i32,
         reply: ReplyLseek,
     ) {
+        let _turn = self.crew.turn();
         let seek = match whence {
             libc::SEEK_DATA => Seek::Data,
             libc::SEEK_HOLE => Seek::Hole,
@@ -765,6 +800,7 @@ impl Filesystem for Skin {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        let _turn = self.crew.turn();
         let caller = caller(req, 0);
         let from = (self.ino(ino_in), fh(fh_in), offset_in);
         let to = (self.ino(ino_out), fh(fh_out), offset_out);

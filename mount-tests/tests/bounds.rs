@@ -274,8 +274,8 @@ fn a_daemon_keeps_nothing_of_where_it_was_started() {
             .ok();
         let lock = s.path("lock");
         let script = format!(
-            "umask 000; cd '{}'; exec 9>'{}'; flock -n 9; exec '{}' --new --listen 127.0.0.1:0 \
-             --state '{}' '{}'",
+            "umask 000; cd '{}'; exec 9>'{}'; flock -n 9; exec env --block-signal '{}' --new \
+             --listen 127.0.0.1:0 --state '{}' '{}'",
             stick.display(),
             lock.display(),
             machine::program("dfs-mount").display(),
@@ -295,10 +295,34 @@ fn a_daemon_keeps_nothing_of_where_it_was_started() {
         }
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("read");
         assert!(status.contains("Umask:\t0077"), "{status}");
+        assert!(status.contains("SigBlk:\t0000000000000000"), "{status}");
         Command::new("umount").arg(peer.mountpoint()).ok();
         wait_until("the daemon ends with its mount", MINUTES, || {
             (!machine::is_alive(u32::try_from(pid).expect("a pid"))).then_some(())
         });
+    });
+}
+
+#[test]
+fn a_start_from_a_folder_that_is_gone_mounts_what_is_known() {
+    scenario("gone", 3 * MINUTES, |s| {
+        let mut peer = s.peer("a");
+        peer.mount(&Start::new_volume());
+        fs::write(peer.path("f"), "here").expect("written");
+        peer.unmount();
+        let gone = s.new_folder("gone");
+        let script = format!(
+            "cd '{0}'; rmdir '{0}'; exec '{1}' --state '{2}' '{3}'",
+            gone.display(),
+            machine::program("dfs-mount").display(),
+            peer.state().display(),
+            peer.mountpoint().display(),
+        );
+        let started = peer.inside("sh").args(["-euc", &script]).run();
+        assert!(started.status.success(), "{started}");
+        assert_eq!(fs::read(peer.path("f")).expect("read"), b"here");
+        let stopped = peer.dfs(&["stop"]);
+        assert!(stopped.status.success(), "{stopped}");
     });
 }
 

@@ -23,16 +23,30 @@ pub(super) fn begin() {
     let _ = rustix::process::setsid();
 }
 
-/// What no setting of the starter may do: open files in the state folder and the socket to others, or
-/// end the daemon where a file reaches `ulimit -f`, which is then an error as any other.
-#[expect(unsafe_code, reason = "std cannot ignore a signal")]
+/// What no setting of the starter may do: open files in the state folder and the socket to others, keep
+/// the daemon from hearing that it is to end or that a child of it has, or end it where a file reaches
+/// `ulimit -f`, which is then an error as any other.
+///
+/// To be called before any thread is started: each has the mask of the one that starts it.
+#[expect(
+    unsafe_code,
+    reason = "std neither ignores a signal nor lets it through"
+)]
 pub(super) fn restrict() {
     rustix::process::umask(Mode::from_raw_mode(0o077));
-    // SAFETY: no handler is installed, and nothing else of this process asks for this signal.
-    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    // SAFETY: no handler is installed, nothing else of this process asks for these signals, and the set
+    // is written before it is read.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
+    }
 }
 
-/// Leaves the folder in which the process was started. Behind all that reads relative paths.
+/// Leaves the folder in which the process was started, which may be gone already: the row database asks
+/// for it as it opens. Behind all that reads relative paths.
 pub(super) fn leave() {
     // The root folder is always there.
     let _ = std::env::set_current_dir("/");

@@ -93,7 +93,6 @@ pub(super) fn mount(mut args: MountArgs) -> Exit {
         } else {
             say(&line);
         }
-        detach::leave();
     };
     detach::restrict();
     let result = config(args.peer, Some(&mountpoint), fsync, !background)
@@ -107,6 +106,7 @@ pub(super) fn mount(mut args: MountArgs) -> Exit {
                 // Behind the reading of secrets, which may come by a descriptor.
                 detach::begin();
             }
+            detach::leave();
             let starter = Waiting { background };
             daemon::run_mount(config, &mountpoint, &args.options, &starter, told)
         });
@@ -123,11 +123,9 @@ pub(super) fn node(args: PeerArgs) -> Exit {
         return finish("dfs", false, Err(error));
     }
     detach::restrict();
-    let told = |_: &Started| {
-        detach::leave();
-        say("ready");
-    };
+    let told = |_: &Started| say("ready");
     let result = config(args, None, None, true).and_then(|config| {
+        detach::leave();
         let starter = Waiting { background: false };
         daemon::run_node(config, &starter, told)
     });

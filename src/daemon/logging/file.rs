@@ -101,11 +101,18 @@ impl LogFile {
 }
 
 fn append(path: &Path) -> io::Result<(File, u64)> {
-    let file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(path)?;
+    let open = || {
+        let mut options = OpenOptions::new();
+        options.create(true).append(true).mode(0o600).open(path)
+    };
+    let file = match (open(), path.parent()) {
+        // Somebody removed the folder.
+        (Err(error), Some(folder)) if error.kind() == io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(folder)?;
+            open()?
+        }
+        (opened, _) => opened?,
+    };
     let len = file.metadata()?.len();
     Ok((file, len))
 }
@@ -188,6 +195,23 @@ mod tests {
         log.reopen().unwrap();
         log.write_line(b"behind\n").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "behind\n");
+    }
+
+    #[test]
+    fn a_folder_that_was_removed_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log").join("dfs.log");
+        let log = LogFile::open_with(path.clone(), 1000, |_| true).unwrap();
+        for text in ["by hand\n", "when it is full\n"] {
+            std::fs::remove_dir_all(folder.path().join("log")).unwrap();
+            if text == "by hand\n" {
+                log.reopen().unwrap();
+            } else {
+                log.open.lock().len = 1000;
+            }
+            log.write_line(text.as_bytes()).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::dirty::Body;
+use super::inode_table::Content;
 use super::{Fs, FsError, OwnRoom, Result};
 use crate::base::ChunkId;
 use crate::base::limits::INLINE_MAX_BYTES;
@@ -247,14 +248,35 @@ impl Fs {
             },
         );
         drop(collection);
+        // What is being written is here already, and makes the debt smaller as soon as a file has it.
+        let unnamed = i64::try_from(self.unnamed_bytes()).unwrap_or(i64::MAX);
         let now = self.clock.monotonic();
         let pause = now.saturating_sub(began).saturating_mul(PAUSE_FACTOR);
         let mut spare = self.room.spare.lock();
         spare.next = now + pause;
         spare.next_forced = now + pause.max(FORCED_PAUSE);
         let count = count?;
-        spare.least = Some(self.debt());
+        spare.least = Some(self.debt().saturating_sub(unnamed));
         Ok(count)
+    }
+
+    /// Returns how many bytes of unwritten changes may be in chunks already.
+    fn unnamed_bytes(&self) -> u64 {
+        let nodes = self.inodes.dirty().into_iter();
+        let of_node = |content: &Content| -> u64 {
+            let fragments = content
+                .dirty
+                .iter()
+                .flat_map(|dirty| dirty.fragments.iter());
+            fragments
+                .filter(|(_, fragment)| {
+                    let body = &fragment.body;
+                    matches!(body, Body::Sealing(..) | Body::Stored(Source::Chunk { .. }))
+                })
+                .map(|(_, fragment)| fragment.len)
+                .sum()
+        };
+        nodes.map(|node| of_node(&node.content())).sum()
     }
 
     /// Keeps the least debt for the next start, where it has changed much.

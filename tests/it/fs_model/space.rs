@@ -167,6 +167,31 @@ fn what_is_removed_beside_copies_is_noticed_also_after_a_new_start() {
     assert_eq!(count(), 0);
 }
 
+/// A collection that ends in the middle of a write sees chunks that no file has yet: they are no part of
+/// what stays when all is needed.
+#[test]
+fn what_was_written_beside_a_collection_is_noticed_when_it_goes() {
+    let disk = Disk::new();
+    let fs = mount(&disk, 100);
+    let file = create(&fs, "image");
+    let bytes = pattern((6 * MIB) as usize, 1);
+    for (number, piece) in (0..).zip(bytes.chunks(MIB as usize)) {
+        fs.write(file.0, file.1, number * MIB, piece, WriteFlags::default())
+            .unwrap();
+    }
+    let sealed = disk.store.chunks.usage().count;
+    assert!(sealed > 0, "chunks are sealed while the file is written");
+    fs.collect().unwrap();
+    fs.flush(file.0, file.1).unwrap();
+    assert_eq!(disk.store.chunks.usage().count, 6);
+    let all = Fallocate::PunchHole;
+    fs.fallocate(ROOT, file.0, file.1, 0, 6 * MIB, all).unwrap();
+    fs.sync_all().unwrap();
+    fs.volume().seal_drafts().unwrap();
+    assert_eq!(fs.collect_if_worth(6 * MIB).unwrap(), Some(6));
+    close(&fs, file);
+}
+
 #[test]
 fn a_full_disk_gives_up_what_nothing_needs_before_it_says_so() {
     let disk = Disk::new();

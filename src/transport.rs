@@ -200,7 +200,7 @@ pub enum TransportError {
         addr: SocketAddr,
     },
     /// The socket could not be made.
-    #[error("cannot listen on {addr}")]
+    #[error("cannot listen on {addr}{}", bind_advice(.source))]
     Bind {
         /// The address that was asked for.
         addr: SocketAddr,
@@ -213,6 +213,19 @@ pub enum TransportError {
         /// What the TLS library said.
         why: String,
     },
+}
+
+/// Says what to do where a socket cannot be bound.
+fn bind_advice(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::AddrNotAvailable => {
+            ": this machine has no such address: choose another with --listen ADDR:PORT"
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            ": ports below 1024 are root's: choose another with --listen ADDR:PORT"
+        }
+        _ => "",
+    }
 }
 
 /// A socket that reaches and is reached by other peers.

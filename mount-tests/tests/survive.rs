@@ -11,8 +11,8 @@ use std::time::Duration;
 use mount_tests::source::{make_source_tree, pattern};
 use mount_tests::tree::{Tree, assert_equal, differences, read_tree, try_read_tree};
 use mount_tests::{
-    Peer, Trio, elapsed_since, is_quick, machine, now, scenario, wait_for_content, wait_until,
-    wait_until_gone,
+    Peer, Start, Trio, elapsed_since, is_quick, machine, now, scenario, wait_for_content,
+    wait_until, wait_until_gone,
 };
 
 const MINUTES: Duration = Duration::from_secs(60);
@@ -125,6 +125,38 @@ fn each_of_three_is_cut_off_works_alone_and_catches_up() {
         for peer in trio.all() {
             peer.terminate();
         }
+    });
+}
+
+/// Takes its address from a peer's machine, or gives it back.
+fn set_address(peer: &Peer, what: &str) {
+    let address = peer.listen().replace(":4750", "/24");
+    let args = ["addr", what, &address, "dev", "eth0"];
+    peer.inside("ip").args(args).ok();
+}
+
+/// Its address is a setting, and the network gives it later than the machine starts.
+#[test]
+fn a_member_mounts_before_its_address_is_there_and_meets_the_others_as_soon_as_it_is() {
+    scenario("address", 3 * MINUTES, |scenario| {
+        let (mut a, mut b) = (scenario.peer("a"), scenario.peer("b"));
+        a.mount(&Start::new_volume());
+        b.mount(&Start::join(&a, &a.invite("writer")));
+        fs::write(a.path("before"), "known").expect("written");
+        wait_for_content(&b.path("before"), b"known");
+        b.unmount();
+        set_address(&b, "del");
+        b.mount(&Start::again());
+        assert_eq!(fs::read(b.path("before")).expect("read"), b"known");
+        let troubles = b.facts(&["status"])["troubles"].to_string();
+        assert!(troubles.contains("no such address"), "{troubles}");
+        fs::write(a.path("behind"), "new").expect("written");
+        set_address(&b, "add");
+        wait_for_content(&b.path("behind"), b"new");
+        wait_until("the trouble is over", MINUTES, || {
+            let troubles = b.facts(&["status"])["troubles"].to_string();
+            (!troubles.contains("no such address")).then_some(())
+        });
     });
 }
 
@@ -268,7 +300,7 @@ fn a_kill_in_the_middle_of_writing_keeps_what_was_synced() {
 fn what_was_synced_in_place_survives_a_kill() {
     scenario("kill-in-place", 5 * MINUTES, |s| {
         let mut a = s.peer("a");
-        a.mount(&mount_tests::Start::new_volume());
+        a.mount(&Start::new_volume());
         let path = a.path("database");
         let file = fs::File::create(&path).expect("created");
         let mut content = pattern(3 << 20, 1);
@@ -295,7 +327,7 @@ fn what_was_synced_in_place_survives_a_kill() {
 fn names_that_were_synced_survive_a_kill_and_deleted_ones_stay_away() {
     scenario("kill-names", 5 * MINUTES, |s| {
         let mut a: Peer = s.peer("a");
-        a.mount(&mount_tests::Start::new_volume());
+        a.mount(&Start::new_volume());
         for number in 0..200 {
             fs::write(a.path(format!("file {number}")), format!("{number}")).expect("written");
         }

@@ -230,7 +230,8 @@ async fn live(
     let before = Settings::load(&state.settings())?;
     let mut settings = before.clone();
     settings.resolve(config);
-    let transport: Arc<dyn Transport> = Arc::new(settings.bind(&identity)?);
+    let is_known = matches!(way, Way::Open);
+    let transport: Arc<dyn Transport> = Arc::new(settings.bind(&identity, is_known)?);
     let store = Store::open(&config.state, &identity.local_key())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let seal_pool = pool("seal", cores(), SEAL_QUEUE_MAX)?;

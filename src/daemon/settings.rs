@@ -115,10 +115,27 @@ impl Settings {
     }
 
     /// Binds the port that was asked for; where none was, the one of the last time, the default one,
-    /// or any that is free, and notes which.
-    pub(super) fn bind(&mut self, identity: &Identity) -> Result<Quic, DaemonError> {
+    /// or any that is free, and notes which. A volume that is known (`is_known`) does not wait for a
+    /// network that gives this machine its address later.
+    pub(super) fn bind(
+        &mut self,
+        identity: &Identity,
+        is_known: bool,
+    ) -> Result<Quic, DaemonError> {
         if let Some(asked) = self.listen {
-            return self.bind_at(asked, identity);
+            return match self.bind_at(asked, identity) {
+                Err(DaemonError::Transport(TransportError::Bind { source, .. }))
+                    if is_known && source.kind() == std::io::ErrorKind::AddrNotAvailable =>
+                {
+                    let port = match asked.port() {
+                        0 => self.port.unwrap_or(0),
+                        port => port,
+                    };
+                    let addr = SocketAddr::new(asked.ip(), port);
+                    Ok(Quic::bind_later(addr, identity)?)
+                }
+                outcome => outcome,
+            };
         }
         let all = |ip: IpAddr| SocketAddr::new(ip, DEFAULT_PORT);
         // IPv6, and IPv4 with it.
@@ -325,12 +342,12 @@ mod tests {
             listen: Some("127.0.0.1:0".parse().unwrap()),
             ..Settings::default()
         };
-        let first = settings.bind(&identity).unwrap();
+        let first = settings.bind(&identity, false).unwrap();
         let port = port_of(&first);
         assert_eq!(settings.port, Some(port));
         // It is taken now, by the first: another is found.
         let mut other = settings.clone();
-        let second = other.bind(&identity).unwrap();
+        let second = other.bind(&identity, false).unwrap();
         assert_ne!(port_of(&second), port);
         assert_eq!(other.port, Some(port_of(&second)));
         // An address that was asked for is that one or none.
@@ -338,7 +355,17 @@ mod tests {
             listen: Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)),
             ..Settings::default()
         };
-        let taken = asked.bind(&identity).unwrap_err();
+        let taken = asked.bind(&identity, true).unwrap_err();
         assert!(taken.to_string().contains(&port.to_string()), "{taken}");
+        // One that this machine does not have (of RFC 5737) keeps a new volume from being made, and no
+        // known one from its mount.
+        let mut away = Settings {
+            listen: Some("192.0.2.1:4750".parse().unwrap()),
+            ..Settings::default()
+        };
+        let refused = away.bind(&identity, false).unwrap_err().to_string();
+        assert!(refused.contains("no such address"), "{refused}");
+        let later = away.bind(&identity, true).unwrap();
+        assert!(crate::transport::Transport::trouble(&later).is_some());
     }
 }

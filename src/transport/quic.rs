@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use quinn::{ConnectError, ConnectionError, Endpoint, EndpointConfig, TransportConfig, VarInt};
+use quinn::{
+    AsyncUdpSocket, ConnectError, ConnectionError, Endpoint, EndpointConfig, TransportConfig,
+    VarInt,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -132,8 +135,48 @@ impl Quic {
         Self::over(socket, identity, deadlines)
     }
 
+    /// Serves at an address that this machine does not have yet, as soon as it has it: until then
+    /// nobody is heard, and [`Transport::trouble`] says so.
+    ///
+    /// # Errors
+    ///
+    /// Those of the identity.
+    pub fn bind_later(listen: SocketAddr, identity: &Identity) -> Result<Self, TransportError> {
+        Self::bind_later_with(listen, identity, Deadlines::DEFAULT)
+    }
+
+    fn bind_later_with(
+        listen: SocketAddr,
+        identity: &Identity,
+        deadlines: Deadlines,
+    ) -> Result<Self, TransportError> {
+        let health: Arc<socket::Health> = Arc::default();
+        let source = std::io::ErrorKind::AddrNotAvailable.into();
+        let addr = listen;
+        health.fail(&TransportError::Bind { addr, source });
+        let nowhere = Arc::new(socket::Nowhere { addr: listen });
+        Self::serve_over(nowhere, listen, health, identity, deadlines)
+    }
+
     fn over(
         socket: UdpSocket,
+        identity: &Identity,
+        deadlines: Deadlines,
+    ) -> Result<Self, TransportError> {
+        let any = SocketAddr::from(([0, 0, 0, 0], 0));
+        let local_addr = socket.local_addr();
+        let addr = *local_addr.as_ref().unwrap_or(&any);
+        let bind_failed = |source| TransportError::Bind { addr, source };
+        let local_addr = local_addr.map_err(bind_failed)?;
+        let health: Arc<socket::Health> = Arc::default();
+        let socket = socket::open(socket, &health).map_err(bind_failed)?;
+        Self::serve_over(socket, local_addr, health, identity, deadlines)
+    }
+
+    fn serve_over(
+        socket: Arc<dyn AsyncUdpSocket>,
+        local_addr: SocketAddr,
+        health: Arc<socket::Health>,
         identity: &Identity,
         deadlines: Deadlines,
     ) -> Result<Self, TransportError> {
@@ -145,19 +188,16 @@ impl Quic {
         let mut client = quinn::ClientConfig::new(credentials.client()?);
         client.transport_config(transport);
 
-        let any = SocketAddr::from(([0, 0, 0, 0], 0));
-        let local_addr = socket.local_addr();
-        let addr = *local_addr.as_ref().unwrap_or(&any);
-        let bind_failed = |source| TransportError::Bind { addr, source };
-        let local_addr = local_addr.map_err(bind_failed)?;
-        let health: Arc<socket::Health> = Arc::default();
         let mut endpoint = Endpoint::new_with_abstract_socket(
             endpoint_config(identity),
             Some(server),
-            socket::open(socket, &health).map_err(bind_failed)?,
+            socket,
             Arc::new(quinn::TokioRuntime),
         )
-        .map_err(bind_failed)?;
+        .map_err(|source| TransportError::Bind {
+            addr: local_addr,
+            source,
+        })?;
         endpoint.set_default_client_config(client);
         let (broken, pause) = (Arc::clone(&health), deadlines.rebind);
         let mender = spawn(socket::mend(endpoint.clone(), local_addr, broken, pause));

@@ -40,7 +40,7 @@ impl Health {
         self.trouble.lock().clone()
     }
 
-    fn fail(&self, error: &io::Error) {
+    pub(super) fn fail(&self, error: &dyn std::fmt::Display) {
         *self.trouble.lock() = Some(error.to_string());
         self.failed.notify_one();
     }
@@ -191,8 +191,8 @@ impl UdpPoller for Poller {
 
 /// What takes the place of a socket while there is none: nothing comes, and what is to go waits.
 #[derive(Debug)]
-struct Nowhere {
-    addr: SocketAddr,
+pub(super) struct Nowhere {
+    pub(super) addr: SocketAddr,
 }
 
 impl AsyncUdpSocket for Nowhere {

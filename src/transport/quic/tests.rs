@@ -467,3 +467,27 @@ async fn a_socket_that_fails_is_told_and_made_anew_and_connections_go_on() {
     let (again, _) = join(&two, &one).await;
     assert_eq!(again.peer(), identity(0).id());
 }
+
+#[tokio::test]
+async fn an_address_that_comes_later_is_served_as_soon_as_it_is_there() {
+    let holder = UdpSocket::bind(loopback()).unwrap();
+    let addr = holder.local_addr().unwrap();
+    let later = Quic::bind_later_with(addr, identity(0), SHORT).unwrap();
+    assert!(later.trouble().is_some());
+    let other = Quic::bind_with(loopback(), false, identity(1), SHORT).unwrap();
+    assert!(soon(other.connect(addr)).await.is_err());
+    assert!(soon(later.connect(other.local_addr())).await.is_err());
+    drop(holder);
+    let served = async {
+        while later.trouble().is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(served).await;
+    let (ours, theirs) = join(&other, &later).await;
+    echo(theirs);
+    assert!(soon(ours.request(bytes(3), Bytes::new())).await.is_ok());
+    let (ours, theirs) = join(&later, &other).await;
+    echo(theirs);
+    assert!(soon(ours.request(bytes(3), Bytes::new())).await.is_ok());
+}

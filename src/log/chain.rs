@@ -1,15 +1,16 @@
 //! The commit chain: numbered records that name segments, and the agreement of the voters on them.
 //!
 //! Owns: the bytes and the form of a [`Record`], its [`Certificate`], and [`Agreement`], which makes
-//! the voters decide one record after the other. Sans-IO: rows, messages, time and chance go in and
-//! out as values. Must never know: which segments are worth naming, where the chain is kept, who
-//! carries the messages.
+//! the voters decide one record after the other. It is sans-IO: rows, messages, time and chance go in
+//! and out as values; it knows neither which segments are worth naming nor where the chain is kept.
+//! That is [`Chain`]'s. Neither knows who carries the messages.
 //!
 //! The register of record `n + 1` is one single-decree Paxos, decided by a majority of the voters
 //! that record `n` names (`core.rs`); who campaigns when is in `liveness.rs`. docs/format.md
 //! describes the bytes.
 
 mod core;
+mod keep;
 mod liveness;
 mod message;
 mod record;
@@ -17,6 +18,7 @@ mod row;
 mod vote;
 
 pub use self::core::Output;
+pub use keep::{Chain, Founding};
 pub use liveness::{Agreement, BEAT};
 pub use message::{Letter, Message};
 pub use record::{

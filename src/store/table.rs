@@ -57,6 +57,8 @@ tables! {
     Volume = 14,
     /// What records of ops hold beyond what one row takes, by op and number.
     OpPart = 15,
+    /// Which record of the chain names the ops of a log, by log and the last of them.
+    Committed = 16,
     /// Sealed segments, by device and number.
     Segment = 20,
     /// Newest segment of each device's log.
@@ -71,6 +73,10 @@ tables! {
     Invite = 25,
     /// Free for the node.
     Node = 26,
+    /// Records of the commit chain with their certificates, by number.
+    Chain = 27,
+    /// The last segment of each log that a record of the chain names.
+    Named = 28,
     /// Chunks that this peer must hold or caches.
     Held = 30,
     /// Chunks that are not yet on enough holders.

@@ -29,6 +29,14 @@ pub const SEGMENTS_MAX: usize = 512;
 /// batches stay below the 4 MiB of a message body.
 pub const SEGMENTS_BATCH_BYTES: usize = 2 << 20;
 
+/// Most records of the commit chain in one message, and most bytes of them but that one always goes:
+/// each costs its receiver a signature check for each voter.
+pub const LINKS_MAX: usize = 256;
+pub const LINKS_BATCH_BYTES: usize = 1 << 20;
+
+/// Largest record with its certificate: 4,096 segments of 50 bytes each and its other lists.
+pub const LINK_MAX_BYTES: usize = 321 << 10;
+
 /// Most logs that an author says to have seen beyond the newest record that it had folded: 56 bytes
 /// each, so 56 KiB.
 pub const SEEN_MAX: usize = 1024;

@@ -1,0 +1,232 @@
+//! The chain in rows: what is named, in which order and how much of it at once, and what is taken of others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Stub;
+use crate::base::{DeviceId, LogId, Stamp, VolumeId};
+use crate::crypto::Signature;
+use crate::log::chain::{Chain, Founding};
+use crate::log::{LogError, LogStore};
+use crate::store::Store;
+use crate::wire::{RecordRef, SealedSegment, Seen, SegmentHeader, Vector};
+
+const VOLUME: VolumeId = VolumeId([1; 32]);
+const ALICE: DeviceId = DeviceId(1);
+const BOB: DeviceId = DeviceId(2);
+const RUN: u64 = 3;
+
+/// A peer: its rows, its logs, its chain.
+struct Keeper {
+    store: Store,
+    log: LogStore,
+    chain: Chain,
+}
+
+impl Keeper {
+    fn open(own: DeviceId, store: Store) -> Self {
+        let rows = Arc::clone(&store.rows);
+        let founding = Founding {
+            volume: VOLUME,
+            founder: ALICE,
+        };
+        let chain = Chain::open(Arc::clone(&rows), founding, own, Duration::ZERO, 1).unwrap();
+        let log = LogStore::open(rows, VOLUME, own, RUN).unwrap();
+        Self { store, log, chain }
+    }
+
+    fn new(own: DeviceId) -> Self {
+        Self::open(own, Store::memory())
+    }
+
+    fn take(&self, segments: &[SealedSegment]) {
+        let taken = self.log.accept(segments, u64::MAX / 2, &|_| Ok(()));
+        assert!(taken.unwrap().refused.is_empty());
+    }
+
+    /// Makes a record; says whether it names all that one may.
+    fn extend(&self) -> Option<bool> {
+        let stub = Stub(self.log.own_device());
+        let made = self
+            .chain
+            .extend(&self.log, Duration::ZERO, 7, false, &stub);
+        let made = made.unwrap();
+        if made.is_some() {
+            self.store.rows.sync().unwrap();
+            self.chain.publish();
+        }
+        made
+    }
+
+    fn accept(&self, links: &[Vec<u8>]) -> Result<bool, LogError> {
+        let stub = Stub(self.log.own_device());
+        self.chain.accept(links, ALICE, Duration::ZERO, &stub)
+    }
+
+    /// Returns what a record names, by the author and number of each segment.
+    fn names(&self, number: u64) -> Vec<(LogId, u64)> {
+        let record = self.chain.get(number).unwrap().unwrap();
+        let names = record.segments.iter();
+        names.map(|name| (name.log, name.seg_no)).collect()
+    }
+}
+
+fn log_of(device: DeviceId) -> LogId {
+    LogId::of(device, RUN)
+}
+
+/// Returns a log of `count` segments of so many ops, the first of which had seen `seen`.
+fn segments(device: DeviceId, count: u64, ops: u32, seen: &[&SealedSegment]) -> Vec<SealedSegment> {
+    let mut prev = [0; 32];
+    let mut log = Vec::new();
+    for seg_no in 1..=count {
+        let stamp = Stamp::from_ms(1_000 * device.0 + seg_no);
+        let past = |segment: &&SealedSegment| Seen {
+            log: segment.header.log(),
+            seg_no: segment.header.seg_no,
+            hash: segment.hash(),
+            last: segment.header.last,
+        };
+        let segment = SealedSegment {
+            header: SegmentHeader {
+                volume: VOLUME,
+                device,
+                incarnation: RUN,
+                origin: RUN,
+                seg_no,
+                prev,
+                record: RecordRef::default(),
+                seen: seen.iter().map(past).collect(),
+                first: stamp,
+                last: stamp,
+                op_count: ops,
+                epoch: 1,
+            },
+            body: Bytes::from(vec![7; 100]),
+            signature: Signature([0; 64]),
+        };
+        prev = segment.hash();
+        log.push(segment);
+    }
+    log
+}
+
+#[test]
+fn a_record_names_what_others_build_on_first_and_each_segment_once() {
+    let alice = Keeper::new(ALICE);
+    let bobs = segments(BOB, 3, 1, &[]);
+    let carls = segments(DeviceId(0), 2, 1, &[&bobs[2]]);
+    alice.take(&carls);
+    // What Carl had seen is not here: it waits, and nothing is there to name.
+    assert_eq!(alice.extend(), None);
+    assert_eq!(alice.chain.tip().number, 0);
+    alice.take(&bobs);
+    assert_eq!(alice.extend(), Some(false));
+    let of = |log, numbers: &[u64]| numbers.iter().map(|n| (log, *n)).collect::<Vec<_>>();
+    let expected = [
+        of(log_of(BOB), &[1, 2, 3]),
+        of(log_of(DeviceId(0)), &[1, 2]),
+    ];
+    assert_eq!(alice.names(1), expected.concat());
+    assert_eq!(alice.chain.named(log_of(BOB)), 3);
+    assert_eq!(alice.extend(), None, "all is named");
+}
+
+#[test]
+fn a_record_names_no_more_than_it_may_and_the_next_goes_on_behind_it() {
+    let alice = Keeper::new(ALICE);
+    alice.take(&segments(BOB, 5, 2_000, &[]));
+    assert_eq!(alice.extend(), Some(true));
+    assert_eq!(alice.extend(), Some(true));
+    assert_eq!(alice.extend(), Some(false));
+    let numbers = |number| {
+        alice
+            .names(number)
+            .iter()
+            .map(|name| name.1)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (numbers(1), numbers(2), numbers(3)),
+        (vec![1, 2], vec![3, 4], vec![5])
+    );
+}
+
+#[test]
+fn only_who_decides_makes_records() {
+    let bob = Keeper::new(BOB);
+    bob.take(&segments(DeviceId(3), 1, 1, &[]));
+    assert_eq!(bob.extend(), None);
+}
+
+#[test]
+fn records_are_taken_that_continue_the_chain_and_are_there_after_a_restart() {
+    let alice = Keeper::new(ALICE);
+    let bobs = segments(BOB, 6, 2_000, &[]);
+    alice.take(&bobs);
+    while alice.extend().is_some() {}
+    let links = alice.chain.range(0, usize::MAX, usize::MAX).unwrap();
+    assert_eq!(links.len(), 3);
+    assert_eq!(alice.chain.range(0, 1, 9).unwrap().len(), 1, "one always");
+    assert_eq!(alice.chain.range(1, usize::MAX, 1).unwrap(), links[1..2]);
+
+    let bob = Keeper::new(BOB);
+    let gap = bob.accept(&links[1..]);
+    assert!(
+        matches!(gap, Err(LogError::Uncertified { number: 2, .. })),
+        "{gap:?}"
+    );
+    assert!(bob.accept(&links[..2]).unwrap());
+    // What is here is passed over.
+    assert!(bob.accept(&links).unwrap());
+    assert!(!bob.accept(&links).unwrap());
+    assert_eq!(bob.chain.tip(), alice.chain.tip());
+    assert_eq!(bob.chain.has(alice.chain.tip()).unwrap(), Some(true));
+    let other = RecordRef {
+        hash: [9; 32],
+        ..alice.chain.tip()
+    };
+    assert_eq!(bob.chain.has(other).unwrap(), Some(false));
+
+    let again = Keeper::open(BOB, bob.store.clone());
+    assert_eq!(again.chain.tip(), alice.chain.tip());
+    assert_eq!(again.chain.offered(), alice.chain.tip());
+    assert_eq!(again.chain.named(log_of(BOB)), 6);
+    let again = Keeper::open(ALICE, alice.store.clone());
+    assert_eq!(again.extend(), None);
+    again.take(&segments(DeviceId(4), 1, 1, &[]));
+    assert_eq!(again.extend(), Some(false));
+    assert_eq!(again.names(4), [(log_of(DeviceId(4)), 1)]);
+}
+
+#[test]
+fn what_nobody_who_decides_has_signed_is_not_taken() {
+    // Bob calls himself the founder of the same volume.
+    let store = Store::memory();
+    let founding = Founding {
+        volume: VOLUME,
+        founder: BOB,
+    };
+    let rows = Arc::clone(&store.rows);
+    let liar = Keeper {
+        chain: Chain::open(Arc::clone(&rows), founding, BOB, Duration::ZERO, 1).unwrap(),
+        log: LogStore::open(rows, VOLUME, BOB, RUN).unwrap(),
+        store,
+    };
+    liar.take(&segments(DeviceId(3), 1, 1, &[]));
+    assert_eq!(liar.extend(), Some(false));
+    let links = liar.chain.range(0, usize::MAX, usize::MAX).unwrap();
+    let carl = Keeper::new(DeviceId(3));
+    assert!(matches!(
+        carl.accept(&links),
+        Err(LogError::Uncertified { .. })
+    ));
+    let noise = carl.accept(&[vec![0xff; 40]]);
+    assert!(noise.is_err(), "{noise:?}");
+    assert_eq!(carl.chain.tip().number, 0);
+    assert_eq!(carl.chain.named(log_of(DeviceId(3))), 0);
+    let none: Vector = Vector::new();
+    assert_eq!(carl.log.vector(), none);
+}

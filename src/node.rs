@@ -32,6 +32,7 @@ mod ask;
 mod askings;
 mod book;
 mod bulk;
+mod chain;
 mod config;
 mod dial;
 mod discover;
@@ -60,7 +61,7 @@ mod transfer;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -83,6 +84,7 @@ use crate::base::time::{Hlc, timeout};
 use crate::base::{Clock, DeviceId, LogId, PeerId, Rng, Stamp, VolumeId};
 use crate::kad::{Contact, RoutingTable};
 use crate::log::LogStore;
+use crate::log::chain::{Chain, Founding};
 use crate::store::{Batch, Store, Table};
 use crate::transport::{Priority, Transport};
 use crate::wire::limits::{ADDRS_MAX, NAME_MAX_BYTES};
@@ -120,6 +122,9 @@ pub struct Node {
     hlc: Hlc,
     membership: Membership,
     log: Arc<LogStore>,
+    chain: Arc<Chain>,
+    /// Whether another member said since the start how long its chain is.
+    heard_chain: AtomicBool,
     /// Taken before any of the others where two are held; those are all leaves.
     table: Mutex<PeerTable>,
     /// Peers by closeness, for lookups.
@@ -215,6 +220,14 @@ impl Node {
         let incarnation = u64::from_le_bytes(rng.bytes());
         let rows = Arc::clone(&store.rows);
         let log = Arc::new(LogStore::open(rows, volume, device, incarnation)?);
+        let founder = membership.roster().founder();
+        let founding = Founding {
+            volume,
+            founder: founder.ok_or(NodeError::DamagedRoster)?,
+        };
+        let seed = u64::from_le_bytes(rng.bytes());
+        let (rows, now) = (Arc::clone(&store.rows), clock.monotonic());
+        let chain = Arc::new(Chain::open(rows, founding, device, now, seed)?);
         let config = NodeConfig {
             name: display_name(&config.name),
             ..config
@@ -256,12 +269,15 @@ impl Node {
             rng,
             membership,
             log,
+            chain,
+            heard_chain: AtomicBool::new(false),
         });
         node.fill_table()?;
         node.sign_own_record();
         node.tasks.spawn(Arc::clone(&node).accept_loop());
         node.tasks.spawn(Arc::clone(&node).dial_loop());
         node.tasks.spawn(Arc::clone(&node).discover_loop());
+        node.tasks.spawn(Arc::clone(&node).chain_loop());
         Ok(node)
     }
 
@@ -431,6 +447,11 @@ impl Node {
     /// Returns the logs.
     pub fn log(&self) -> &Arc<LogStore> {
         &self.log
+    }
+
+    /// Returns the commit chain.
+    pub fn chain(&self) -> &Arc<Chain> {
+        &self.chain
     }
 
     /// Tells the peers of own segments that are in the log durably: they are pushed at once.

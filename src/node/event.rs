@@ -43,6 +43,8 @@ pub enum NodeEvent {
     },
     /// A machine asks to be admitted, or was denied.
     AskingsChanged,
+    /// The commit chain grew, durably.
+    Chain,
 }
 
 /// How a peer stands to this one.

@@ -13,7 +13,7 @@ use super::book::AddressBook;
 use super::session::Session;
 use crate::base::{PeerId, Rng};
 use crate::store::{StoreError, codec};
-use crate::wire::{LogRefusal, NodeRecord, Refusal, SignedRecord, Vector};
+use crate::wire::{LogRefusal, NodeRecord, RecordRef, Refusal, SignedRecord, Vector};
 
 /// How long a peer may be silent before it is suspected.
 pub const SUSPECT_AFTER: Duration = Duration::from_secs(6);
@@ -48,6 +48,8 @@ pub(super) struct Peer {
     /// Wall time of its last answer, milliseconds since 1970.
     pub(super) last_contact_ms: Option<u64>,
     pub(super) vector: Vector,
+    /// The newest record of the commit chain that it had when it last told.
+    pub(super) chain: RecordRef,
     pub(super) free_bytes: u64,
     pub(super) refusal: Option<Refusal>,
     /// Why it does not take this peer's log, as it said last.

@@ -2,6 +2,7 @@
 //! one is gone.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -52,9 +53,10 @@ impl Node {
         SyncState {
             clock_ms: self.clock.wall_ms(),
             roster_digest: self.roster().digest(),
-            free_bytes: self.free_bytes.load(std::sync::atomic::Ordering::Relaxed),
+            free_bytes: self.free_bytes.load(Ordering::Relaxed),
             vector: self.log.offered(),
             refuses: None,
+            record: self.chain.offered(),
         }
     }
 
@@ -80,6 +82,7 @@ impl Node {
             };
             peer.free_bytes = state.free_bytes;
             peer.refuses_log = state.refuses;
+            peer.chain = state.record;
             // States overtake each other on the way, so within a session numbers only grow; a peer
             // that has lost its log says so in its next hello.
             for (log, seg_no) in &state.vector {
@@ -90,6 +93,7 @@ impl Node {
                 *known = (*known).max(*seg_no);
             }
         }
+        self.heard_chain.store(true, Ordering::Relaxed);
         session.log_wake.notify_one();
     }
 

@@ -277,6 +277,16 @@ impl Roster {
         self.attached.contains_key(&self.genesis())
     }
 
+    /// Returns the device that founded the volume, `None` where the genesis is not here.
+    pub fn founder(&self) -> Option<DeviceId> {
+        let genesis = self.attached.get(&self.genesis())?;
+        genesis
+            .content
+            .claim
+            .voice()
+            .map(|(identity, _)| identity.device())
+    }
+
     /// Returns a member.
     pub fn member(&self, peer: &PeerId) -> Option<&Member> {
         self.view.members.get(peer)

@@ -214,6 +214,7 @@ impl Node {
                 Err(_) => Response::Refused(Refusal::Busy),
             },
             Request::Pull { from, room } => self.answer_pull(from, room).await,
+            Request::Chain { after, room } => self.answer_chain(after, room).await,
             Request::FindNode { key } => Response::Nodes {
                 records: self.records_near(&key),
             },

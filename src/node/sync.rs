@@ -24,13 +24,13 @@ use crate::wire::limits::{SEGMENTS_BATCH_BYTES, SEGMENTS_MAX, WANTS_MAX};
 use crate::wire::{LogRefusal, Request, Response, SEGMENT_DOMAIN, SealedSegment, Vector};
 
 /// How long a batch may make no progress.
-const BATCH_TIMEOUT: Duration = RPC_TIMEOUT.saturating_add(Duration::from_secs(20));
+pub(super) const BATCH_TIMEOUT: Duration = RPC_TIMEOUT.saturating_add(Duration::from_secs(20));
 
 /// How long other peers are not asked for what one was asked for: a slow one does not hold up a log.
 const CLAIM_TIME: Duration = Duration::from_secs(2);
 
 /// How long a log whose segments were refused is not pulled from that peer again.
-const REFUSED_PAUSE: Duration = Duration::from_secs(30);
+pub(super) const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
 /// The same where the peer gave nothing at all.
 const EMPTY_PAUSE: Duration = Duration::from_millis(1500);
@@ -39,11 +39,14 @@ impl Node {
     /// Pushes and pulls until the connection ends.
     pub(super) async fn sync_loop(self: Arc<Self>, session: Arc<Session>) {
         let mut paused: BTreeMap<LogId, Duration> = BTreeMap::new();
+        let mut chain_paused = None;
         loop {
             let progress = async {
+                // What segments build on before the segments.
+                let chained = self.pull_chain(&session, &mut chain_paused).await;
                 let pushed = self.push(&session).await;
                 let pulled = self.pull(&session, &mut paused).await;
-                pushed || pulled
+                chained || pushed || pulled
             };
             let progress = tokio::select! {
                 biased;

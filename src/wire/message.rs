@@ -11,11 +11,12 @@ use super::chunk::{ChunkRequest, ChunkResponse};
 use super::codec::{self, Kinds, WireError};
 use super::hello::{Hello, Refusal};
 use super::limits::{
-    ASKINGS_MAX, NAME_MAX_BYTES, PIECEWISE_MAX_BYTES, RECORDS_MAX, SECRET_MAX_BYTES, SEGMENTS_MAX,
-    SHOWN_MAX, STATEMENT_MAX_BYTES, STATEMENTS_MAX, VECTOR_MAX, WANTS_MAX, WRAPPED_KEYS_MAX_BYTES,
+    ASKINGS_MAX, LINK_MAX_BYTES, LINKS_MAX, NAME_MAX_BYTES, PIECEWISE_MAX_BYTES, RECORDS_MAX,
+    SECRET_MAX_BYTES, SEGMENTS_MAX, SHOWN_MAX, STATEMENT_MAX_BYTES, STATEMENTS_MAX, VECTOR_MAX,
+    WANTS_MAX, WRAPPED_KEYS_MAX_BYTES,
 };
 use super::record::SignedRecord;
-use super::segment::SealedSegment;
+use super::segment::{RecordRef, SealedSegment};
 use crate::base::{LogId, VolumeId};
 use crate::crypto::PublicIdentity;
 
@@ -25,9 +26,12 @@ pub type Vector = BTreeMap<LogId, u64>;
 /// An encoded, signed roster statement; the node room knows what is in it.
 pub type StatementBytes = BoundedBytes<STATEMENT_MAX_BYTES>;
 
+/// An encoded record of the commit chain with its certificate; the log room knows what is in it.
+pub type LinkBytes = BoundedBytes<LINK_MAX_BYTES>;
+
 /// How many kinds of requests there are, and which of them is one of [`ChunkRequest`].
 const REQUEST_KINDS: Kinds = Kinds {
-    count: 19,
+    count: 20,
     nested: (10, 5),
 };
 
@@ -148,6 +152,13 @@ pub enum Request {
         /// Which piece is wanted.
         index: u8,
     },
+    /// Asks for records of the commit chain. Answer: [`Response::Chain`].
+    Chain {
+        /// The number of the record that is here; those behind it are wanted.
+        after: u64,
+        /// Bytes of records that the answer may have; one record it may have always.
+        room: u32,
+    },
 }
 
 /// The answer to a [`Request`].
@@ -203,6 +214,12 @@ pub enum Response {
     Large(PieceOf),
     /// The payload is a piece of a large answer.
     PieceBytes,
+    /// Records of the commit chain, as many as fit one message.
+    Chain {
+        /// The records behind the one that is known, ascending.
+        #[serde(deserialize_with = "bounded::list::<_, _, LINKS_MAX>")]
+        links: Vec<LinkBytes>,
+    },
 }
 
 /// A message that travels in pieces of 32 KiB: its encoded body and its payload one after another.
@@ -230,6 +247,8 @@ pub struct SyncState {
     pub vector: Vector,
     /// Why the peer does not take the log of the one that it tells this, where it does not.
     pub refuses: Option<LogRefusal>,
+    /// The newest record of the commit chain that the peer has, durably.
+    pub record: RecordRef,
 }
 
 /// Why a peer does not take a log any further.

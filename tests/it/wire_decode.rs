@@ -86,6 +86,7 @@ fn state() -> SyncState {
         free_bytes: 2,
         vector: BTreeMap::from([(LogId(1), 5)]),
         refuses: Some(LogRefusal::Ahead { ahead_ms: 9 }),
+        record: RecordRef::default(),
     }
 }
 
@@ -123,6 +124,10 @@ fn requests() -> Vec<Request> {
         },
         Request::RosterPush {
             statements: statements(),
+        },
+        Request::Chain {
+            after: 1 << 40,
+            room: 7,
         },
         Request::RosterPull { skip: 3 },
         Request::Piece {

@@ -1,0 +1,195 @@
+//! The commit chain between peers: who leads makes records, all others pull them from whoever has them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Node;
+use super::event::NodeEvent;
+use super::roster::Roster;
+use super::session::Session;
+use super::sync::{BATCH_TIMEOUT, REFUSED_PAUSE};
+use super::transfer::Transfer;
+use crate::base::DeviceId;
+use crate::base::time::sleep;
+use crate::crypto::{Identity, Signature};
+use crate::log::chain::{Notary, Record, VOTE_DOMAIN, Vote};
+use crate::log::{LogError, LogStore};
+use crate::transport::Priority;
+use crate::wire::limits::{LINKS_BATCH_BYTES, LINKS_MAX};
+use crate::wire::{LinkBytes, RecordRef, Request, Response, Vector};
+
+/// Pause between two records, unless there is more to name than one takes.
+const RECORD_PAUSE: Duration = Duration::from_secs(1);
+
+/// Who signs and judges for this peer.
+struct Judge<'a> {
+    identity: &'a Identity,
+    roster: &'a Roster,
+    log: &'a LogStore,
+}
+
+impl Notary for Judge<'_> {
+    fn sign(&self, vote: &Vote) -> Signature {
+        self.identity.sign(VOTE_DOMAIN, &vote.to_bytes())
+    }
+
+    fn verify(&self, device: DeviceId, vote: &Vote, signature: &Signature) -> bool {
+        let author = self.roster.author(device);
+        author.is_some_and(|author| {
+            let identity = &author.identity;
+            identity
+                .verify(VOTE_DOMAIN, &vote.to_bytes(), signature)
+                .is_ok()
+        })
+    }
+
+    fn endorses(&self, record: &Record) -> bool {
+        let offered: Vector = self.log.offered();
+        record
+            .segments
+            .iter()
+            .all(|name| offered.get(&name.log) >= Some(&name.seg_no))
+    }
+}
+
+impl Node {
+    /// Makes records as long as the node runs, where this peer leads.
+    pub(super) async fn chain_loop(self: Arc<Self>) {
+        loop {
+            match self.extend_chain().await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "no record can be made"),
+            }
+            sleep(RECORD_PAUSE).await;
+        }
+    }
+
+    /// Makes the next record, where there is something to name; says whether it took all that one takes.
+    async fn extend_chain(self: &Arc<Self>) -> Result<bool, LogError> {
+        let roster = self.roster();
+        let is_only = roster.members().len() == 1;
+        // Its folder may have been put back: then others know more of the chain than it does.
+        if !is_only && !self.heard_chain.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let node = Arc::clone(self);
+        let make = move || {
+            let judge = node.chain_judge(&roster);
+            let (now, now_ms) = (node.now(), node.clock.wall_ms());
+            let is_sole = roster.is_sole_author(&node.id);
+            let made = node.chain.extend(&node.log, now, now_ms, is_sole, &judge)?;
+            if made.is_some() && !is_only {
+                node.store.rows.sync()?;
+            }
+            Ok::<_, LogError>(made)
+        };
+        let made = self.config.pool.call(make).await;
+        let Some(is_full) = made.transpose()?.flatten() else {
+            return Ok(false);
+        };
+        self.chain.publish();
+        self.chain_grew();
+        Ok(is_full)
+    }
+
+    fn chain_judge<'a>(&'a self, roster: &'a Roster) -> Judge<'a> {
+        Judge {
+            identity: &self.config.identity,
+            roster,
+            log: &self.log,
+        }
+    }
+
+    /// Tells everybody that the chain is longer.
+    fn chain_grew(&self) {
+        self.emit(NodeEvent::Chain);
+        for session in self.table.lock().sessions() {
+            session.pulse_wake.notify_one();
+        }
+    }
+
+    /// Pulls the next records that the peer has and this one lacks; says whether the chain grew.
+    pub(super) async fn pull_chain(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        paused: &mut Option<Duration>,
+    ) -> bool {
+        let theirs = {
+            let table = self.table.lock();
+            let peer = table.peers.get(&session.peer());
+            peer.map(|peer| peer.chain).unwrap_or_default()
+        };
+        let tip = self.chain.tip();
+        if !is_longer(theirs, tip) || paused.is_some_and(|until| until > self.now()) {
+            return false;
+        }
+        *paused = None;
+        let room = session.inward.batch_bytes(LINKS_BATCH_BYTES) as u32;
+        let after = tip.number;
+        let request = Request::Chain { after, room };
+        let transfer = Transfer::new(Priority::Log);
+        let answer = self.exchange(session, request, Bytes::new(), BATCH_TIMEOUT, &transfer);
+        let links = match answer.await {
+            Ok((Response::Chain { links }, _)) => links,
+            Ok(_) => {
+                self.strike(session, 1);
+                *paused = Some(self.now() + REFUSED_PAUSE);
+                return false;
+            }
+            Err(error) => {
+                tracing::debug!(peer = %session.peer().short(), %error, "a pull of the chain failed");
+                return false;
+            }
+        };
+        self.heard_from(session);
+        let (node, from) = (Arc::clone(self), DeviceId::from(session.peer()));
+        let links: Vec<Bytes> = links.into_iter().map(LinkBytes::into_inner).collect();
+        let take = move || {
+            let roster = node.roster();
+            let judge = node.chain_judge(&roster);
+            node.chain.accept(&links, from, node.now(), &judge)
+        };
+        let before = self.chain.tip();
+        match self.config.pool.call(take).await {
+            Some(Ok(true)) => {}
+            Some(Ok(false)) | None => *paused = Some(self.now() + REFUSED_PAUSE),
+            Some(Err(error)) => {
+                tracing::debug!(peer = %session.peer().short(), %error, "records are not taken");
+                *paused = Some(self.now() + REFUSED_PAUSE);
+            }
+        }
+        let grew = self.chain.tip() != before;
+        if grew {
+            self.chain_grew();
+        }
+        grew
+    }
+
+    /// Returns the records behind a number, as many as one message takes.
+    pub(super) async fn answer_chain(self: &Arc<Self>, after: u64, room: u32) -> Response {
+        let node = Arc::clone(self);
+        let read = move || {
+            let room = LINKS_BATCH_BYTES.min(room as usize);
+            node.chain.range(after, room, LINKS_MAX)
+        };
+        let links = match self.config.pool.call(read).await {
+            Some(Ok(links)) => links,
+            Some(Err(error)) => {
+                tracing::warn!(%error, "cannot read the chain");
+                Vec::new()
+            }
+            None => Vec::new(),
+        };
+        let links = links.into_iter().filter_map(LinkBytes::new).collect();
+        Response::Chain { links }
+    }
+}
+
+/// Says whether a chain that ends in `one` may go on behind one that ends in `other`.
+fn is_longer(one: RecordRef, other: RecordRef) -> bool {
+    (one.era, one.number) > (other.era, other.number)
+}

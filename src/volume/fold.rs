@@ -15,7 +15,7 @@ use super::op::OpKind;
 use super::overlay::{Base, Effects, Room, Tx};
 use super::rows::{Fork, RowKey, Value, Xattr};
 use super::sight::Sight;
-use super::types::{Conflict, ConflictKind, Dirent, FileKind, Inode, Place};
+use super::types::{Cells, Conflict, ConflictKind, Dirent, FileKind, Inode, Place};
 use super::view::{is_private, name_scope};
 use super::{Result, VolumeError};
 use crate::base::{DeviceId, Ino, OpId, Timespec};
@@ -169,6 +169,7 @@ impl Fold<'_> {
             home: None,
             joined: None,
             conflict: None,
+            cells: Cells::default(),
         }
     }
 
@@ -223,6 +224,12 @@ impl Fold<'_> {
         let scope = name_scope(inode.ino);
         let key = RowKey::Xattr(inode.ino, self.tx.dir_key(scope, name));
         let had = self.tx.get(key)?.is_some();
+        if let Some(Value::Xattr(there)) = self.tx.get(key)?
+            && there.by > self.id
+        {
+            // A later one was set, and this had not seen it.
+            return Ok(());
+        }
         let mut value = value.cloned();
         if &**name == Acl::ACCESS {
             value = self.mode_follows(&mut inode, ino, value.as_ref())?;
@@ -232,6 +239,7 @@ impl Fold<'_> {
                 let xattr = Xattr {
                     name: name.clone(),
                     value,
+                    by: self.id,
                 };
                 self.tx.put(key, Value::Xattr(xattr))?;
                 inode.xattrs += u32::from(!had);

@@ -54,6 +54,8 @@ pub(super) struct Xattr {
     pub(super) name: Bytes,
     /// Value of the attribute.
     pub(super) value: Bytes,
+    /// The op that set it.
+    pub(super) by: OpId,
 }
 
 /// A decoded row.

@@ -83,6 +83,48 @@ pub struct Inode {
     pub joined: Option<OpId>,
     /// The conflict that it has the name that it has from.
     pub conflict: Option<OpId>,
+    /// The ops that set its attributes.
+    pub cells: Cells,
+}
+
+/// An attribute that is set by itself: of two that set it, neither having seen the other, the later
+/// one counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Field {
+    Mode = 1,
+    Uid = 2,
+    Gid = 4,
+    Mtime = 8,
+}
+
+/// Which ops set attributes of an inode since it was made, the last of each: with a bit for each
+/// [`Field`] that it set last.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Cells(Vec<(u8, OpId)>);
+
+impl Cells {
+    /// Tells whether an op that sets a field comes behind the one that did last.
+    pub(super) fn wins(&self, field: Field, id: OpId) -> bool {
+        let set = self.0.iter().find(|(fields, _)| fields & field as u8 != 0);
+        set.is_none_or(|(_, by)| *by <= id)
+    }
+
+    /// Takes note that an op sets a field, where it wins; says whether it does.
+    pub(super) fn set(&mut self, field: Field, id: OpId) -> bool {
+        if !self.wins(field, id) {
+            return false;
+        }
+        for (fields, _) in &mut self.0 {
+            *fields &= !(field as u8);
+        }
+        self.0.retain(|(fields, _)| *fields != 0);
+        match self.0.iter_mut().find(|(_, by)| *by == id) {
+            Some((fields, _)) => *fields |= field as u8,
+            None => self.0.push((field as u8, id)),
+        }
+        true
+    }
 }
 
 impl Inode {

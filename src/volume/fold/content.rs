@@ -1,8 +1,8 @@
 //! Writing, and what crosses it.
 //!
 //! Each content of a file is named by the op that made it. A write says which content its author
-//! built on; where that is not the present one, two lineages crossed. The later op in the total
-//! order keeps the file, the other lineage goes on in a conflict file: `Fork` rows say where its
+//! built on; where that is not the present one, two lineages crossed. The one that began later by its
+//! stamp keeps the file, the other one goes on in a conflict file: `Fork` rows say where its
 //! versions are, so that one lineage never makes two files.
 
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use crate::volume::extents::{
 use crate::volume::op::{Append, Write, fork_ino_of, joined_version};
 use crate::volume::record::Record;
 use crate::volume::rows::{Fork, RowKey, Stored, Value};
-use crate::volume::types::{Conflict, ConflictKind, Extent, FileKind, Inode, Piece, Place};
+use crate::volume::types::{Conflict, ConflictKind, Extent, Field, FileKind, Inode, Piece, Place};
 use crate::volume::view::{as_inode, xattr_range};
 
 /// Attributes that go with new content.
@@ -87,7 +87,9 @@ impl Fold<'_> {
             }
         } else {
             let past = self.content_of(&node, base)?;
-            self.cross(&mut node, past, &write.pieces, write.size, write.ctime)?;
+            if !self.cross(&mut node, past, &write.pieces, write.size, write.ctime)? {
+                return Ok(());
+            }
         }
         self.finish_write(named, node, version, &stamps)
     }
@@ -123,7 +125,9 @@ impl Fold<'_> {
             if check_pieces(&pieces, size).is_some() {
                 return Ok(());
             }
-            self.cross(&mut node, past, &pieces, size, append.ctime)?;
+            if !self.cross(&mut node, past, &pieces, size, append.ctime)? {
+                return Ok(());
+            }
         }
         self.finish_write(named, node, version, &stamps)
     }
@@ -254,7 +258,9 @@ impl Fold<'_> {
             self.fork(named, version, node.ino)?;
             self.fork(named, self.id, node.ino)?;
         }
-        node.mtime = stamps.mtime;
+        if node.cells.wins(Field::Mtime, self.id) {
+            node.mtime = stamps.mtime;
+        }
         node.ctime = stamps.ctime;
         if let Some(mode) = stamps.mode {
             // A write takes privileges away, and says nothing of who may do what.
@@ -457,8 +463,8 @@ impl Fold<'_> {
         self.tx.put(key, Value::Fork(Fork::File(file)))
     }
 
-    /// Applies a write whose author had not seen the present content: that goes aside, unless
-    /// nothing is lost without it.
+    /// Applies a write whose author had not seen the present content: what began earlier goes aside,
+    /// unless nothing is lost without it. Returns false where `node` stays as it is.
     fn cross(
         &mut self,
         node: &mut Inode,
@@ -466,7 +472,7 @@ impl Fold<'_> {
         pieces: &[Piece],
         size: u64,
         time: Timespec,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let current = self.extents_in(node.ino, 0, u64::MAX)?;
         // A base that nobody has any more: on top of what is here, which is kept aside as well.
         let past = past.unwrap_or_else(|| Past {
@@ -477,33 +483,86 @@ impl Fold<'_> {
         let new = overwrite(past.extents, pieces, size);
         if node.size == size && same_content(&new, &current) {
             let key = RowKey::Fork(node.ino, node.version);
-            return self.tx.put(key, Value::Fork(Fork::Same(self.id)));
+            self.tx.put(key, Value::Fork(Fork::Same(self.id)))?;
+            return Ok(true);
+        }
+        let first = self.first_of_present(node, &past.since)?;
+        if first > self.id && size == 0 {
+            // Nothing is left of it; who goes on from it goes on from what it left.
+            let key = RowKey::Fork(node.ino, self.id);
+            self.tx.put(key, Value::Fork(Fork::Joined))?;
+            return Ok(false);
+        }
+        if first > self.id {
+            self.stand_aside(node, new, size, time)?;
+            return Ok(true);
         }
         if node.size > 0 {
-            self.set_aside(node, &current, &past.since, time)?;
+            self.set_aside(node, &current, &past.since, first, time)?;
         }
         self.replace_extents(node, &current, new)?;
         node.size = size;
+        Ok(true)
+    }
+
+    /// Returns the op with which the lineage of the present content begins, behind the content that
+    /// both have in common. Of two lineages the one that began later keeps the file, whichever of
+    /// them a record named first.
+    fn first_of_present(&mut self, node: &Inode, since: &[(OpId, OpId)]) -> Result<OpId> {
+        for (version, written_by) in since.iter().rev() {
+            let key = RowKey::Fork(node.ino, *version);
+            if !matches!(self.tx.get(key)?, Some(Value::Fork(Fork::File(_)))) {
+                return Ok(*written_by);
+            }
+        }
+        Ok(node.written_by)
+    }
+
+    /// Keeps what this op writes in a conflict file beside the present content, which is that of a
+    /// later lineage: `node` is the conflict file then.
+    fn stand_aside(
+        &mut self,
+        node: &mut Inode,
+        extents: Vec<Extent>,
+        size: u64,
+        time: Timespec,
+    ) -> Result<()> {
+        let of = node.clone();
+        let stored = stored_bytes(&extents);
+        let mut fork = self.conflict_file(&of, &extents, self.id, time)?;
+        (fork.size, fork.stored) = (size, stored);
+        *node = fork;
         Ok(())
     }
 
-    /// Keeps the present content of a file in a conflict file beside it.
+    /// Keeps the present content of a file in a conflict file beside it, as that of the lineage that
+    /// began with `first`.
     fn set_aside(
         &mut self,
         node: &Inode,
         current: &[Extent],
         since: &[(OpId, OpId)],
+        first: OpId,
         time: Timespec,
     ) -> Result<()> {
-        // Whatever other histories come, what stands aside has this number and this name.
-        let mut first = node.written_by;
-        for (version, written_by) in since.iter().rev() {
-            let key = RowKey::Fork(node.ino, *version);
-            if !matches!(self.tx.get(key)?, Some(Value::Fork(Fork::File(_)))) {
-                first = *written_by;
-                break;
-            }
+        let fork = self.conflict_file(node, current, first, time)?;
+        for (version, written_by) in since {
+            self.fork(node.ino, *version, fork.ino)?;
+            self.fork(node.ino, *written_by, fork.ino)?;
         }
+        Ok(())
+    }
+
+    /// Makes the conflict file of the lineage that began with `first`, with the attributes of `node`.
+    ///
+    /// Whatever other histories come, what stands aside has this number and this name.
+    fn conflict_file(
+        &mut self,
+        node: &Inode,
+        extents: &[Extent],
+        first: OpId,
+        time: Timespec,
+    ) -> Result<Inode> {
         let mut ino = fork_ino_of(first);
         if self.row_of(ino)?.is_some() {
             ino = fork_ino_of(self.id);
@@ -517,11 +576,7 @@ impl Fold<'_> {
             home: None,
             ..node.clone()
         };
-        for (version, written_by) in since {
-            self.fork(node.ino, *version, ino)?;
-            self.fork(node.ino, *written_by, ino)?;
-        }
-        for extent in current {
+        for extent in extents {
             let key = RowKey::Extent(ino, extent.offset);
             self.tx.put(key, Value::Extent(extent.clone()))?;
         }
@@ -545,7 +600,9 @@ impl Fold<'_> {
             other_name: Some(aside.name),
             device,
             resolved: false,
-        })
+        })?;
+        // It has a name and a conflict by now.
+        Ok(self.row_of(ino)?.unwrap_or(fork))
     }
 }
 

@@ -49,6 +49,7 @@ impl Fold<'_> {
             let xattr = Xattr {
                 name: name.clone(),
                 value: value.clone(),
+                by: self.id,
             };
             node.xattrs += u32::from(self.tx.get(key)?.is_none());
             self.tx.put(key, Value::Xattr(xattr))?;

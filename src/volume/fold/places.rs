@@ -204,6 +204,12 @@ impl Fold<'_> {
                 self.attach(ino, place, time)?;
                 self.name_conflict(ino, place, &other, aside, there.by)
             }
+            (false, Some(other)) if !other.is_dir() && by < there.by => {
+                self.detach(other.ino, place, time)?;
+                let aside = self.attach_aside(&other, place, there.by, time)?;
+                self.attach(ino, place, time)?;
+                self.name_conflict(ino, place, &other, aside, there.by)
+            }
             (_, other) => {
                 let aside = self.attach_aside(&node, place, by, time)?;
                 let kept = other.map_or(there.ino, |other| other.ino);

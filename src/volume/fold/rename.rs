@@ -3,6 +3,7 @@
 use super::{Fold, Result};
 use crate::base::{Ino, Timespec};
 use crate::volume::op::Replaced;
+use crate::volume::rows::{RowKey, Value};
 use crate::volume::types::{Conflict, ConflictKind, Dirent, Inode, Place};
 
 /// The fields of [`crate::volume::OpKind::Rename`].
@@ -24,29 +25,39 @@ impl Fold<'_> {
             parent: self.live_dir(rename.to.parent, rename.time)?,
             name: rename.to.name.clone(),
         };
+        if let Some(replaced) = rename.replaced.filter(|_| rename.exchange) {
+            return self.exchange(&node, rename, replaced, &to);
+        }
         if node.is_dir() && self.is_within(to.parent, node.ino)? {
             return self.conflict(ConflictKind::CycleDropped, node.ino, Some(to));
+        }
+        let there = self.entry(to.parent, &to.name)?;
+        let there = there.filter(|there| there.ino != node.ino);
+        let replaced = match (&there, rename.replaced) {
+            (Some(there), Some(replaced)) => {
+                let other = self.inode(replaced.ino)?.map(|other| other.ino);
+                (other == Some(there.ino)).then(|| (there.clone(), replaced))
+            }
+            _ => None,
+        };
+        if self.is_moved_later(&node)? {
+            // What it was to replace is gone by it all the same, where it is as it was seen.
+            if let Some((there, replaced)) = replaced {
+                self.take_away(&node, &there, replaced, &to, rename.time)?;
+            }
+            return self.conflict(ConflictKind::MovedTwice, node.ino, Some(to));
         }
         let from = self.source(&node, rename.from, &to)?;
         if from.as_ref() == Some(&to) {
             return Ok(());
         }
-        if let Some(there) = self.entry(to.parent, &to.name)? {
-            if there.ino == node.ino {
-                // Two names of one file: POSIX leaves both.
-                return Ok(());
-            }
-            if let Some(replaced) = rename.replaced
-                && self.inode(replaced.ino)?.map(|other| other.ino) == Some(there.ino)
-            {
-                match &from {
-                    Some(from) if rename.exchange => {
-                        return self.exchange(&node, from, there.ino, &to, rename.time);
-                    }
-                    _ if rename.exchange => {}
-                    _ => self.make_room(&node, &there, replaced, &to, rename.time)?,
-                }
-            }
+        let has_name = there.is_none() && self.entry(to.parent, &to.name)?.is_some();
+        if has_name {
+            // Two names of one file: POSIX leaves both.
+            return Ok(());
+        }
+        if let Some((there, replaced)) = replaced {
+            self.make_room(&node, &there, replaced, &to, rename.time)?;
         }
         if let Some(from) = from {
             self.detach(node.ino, &from, rename.time)?;
@@ -58,6 +69,109 @@ impl Fold<'_> {
             self.keep_contents(moved, rename.time)?;
         }
         Ok(())
+    }
+
+    /// Takes away what a move was to replace that is dropped itself, where it is as it was seen.
+    fn take_away(
+        &mut self,
+        node: &Inode,
+        there: &Dirent,
+        replaced: Replaced,
+        to: &Place,
+        time: Timespec,
+    ) -> Result<()> {
+        let Some(other) = self.row_of(there.ino)? else {
+            return Ok(());
+        };
+        let is_as_seen = if other.is_dir() {
+            self.tx.depend_on_counts(other.ino)?;
+            node.is_dir() && other.entries == 0
+        } else {
+            let seen = self.locate(other.ino, replaced.saw)?;
+            other.nlink > 1 || seen == (other.ino, other.version)
+        };
+        if is_as_seen && self.saw(there.by) {
+            self.detach(other.ino, to, time)?;
+            self.bury(other.ino)?;
+        }
+        Ok(())
+    }
+
+    /// Swaps two nodes, each of them where no later op has moved it.
+    fn exchange(
+        &mut self,
+        node: &Inode,
+        rename: &Rename<'_>,
+        replaced: Replaced,
+        to: &Place,
+    ) -> Result<()> {
+        let time = rename.time;
+        let from = Place {
+            parent: self.live_dir(rename.from.parent, time)?,
+            name: rename.from.name.clone(),
+        };
+        let other = self.inode(replaced.ino)?;
+        let (one, two) = (Some(node.clone()), other);
+        for (moved, to) in [(&one, to), (&two, &from)] {
+            if let Some(moved) = moved
+                && moved.is_dir()
+                && self.is_within(to.parent, moved.ino)?
+            {
+                return self.conflict(ConflictKind::CycleDropped, moved.ino, Some(to.clone()));
+            }
+        }
+        let mut moves = Vec::new();
+        for (moved, from, to) in [(one, &from, to), (two, to, &from)] {
+            let Some(moved) = moved else {
+                continue;
+            };
+            if self.is_moved_later(&moved)? {
+                self.conflict(ConflictKind::MovedTwice, moved.ino, Some(to.clone()))?;
+            } else if let Some(at) = self.leaves(&moved, from, to)? {
+                moves.push((moved, at, to));
+            }
+        }
+        // Both leave before one comes.
+        for (moved, at, _) in &moves {
+            if let Some(at) = at {
+                self.detach(moved.ino, at, time)?;
+            }
+        }
+        for (moved, _, to) in moves {
+            self.place(moved.ino, to, time)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the place that a node leaves which is exchanged, none for one that was removed unseen and
+    /// is back by this; `None` where it stays as it is.
+    fn leaves(&mut self, node: &Inode, from: &Place, to: &Place) -> Result<Option<Option<Place>>> {
+        if node.is_orphan() {
+            let row = self.tx.get(RowKey::Orphan(node.ino))?;
+            let is_seen = match row {
+                Some(Value::Orphan(by)) => {
+                    let by = *by;
+                    self.saw(by)
+                }
+                _ => false,
+            };
+            return Ok((!is_seen).then_some(None));
+        }
+        let at = self.source(node, from, to)?;
+        Ok((at.as_ref() != Some(to)).then_some(at))
+    }
+
+    /// Tells whether a node with one name got it by a later op, which this one had not seen: of two
+    /// that move a node the later one counts, whichever a record named first.
+    fn is_moved_later(&mut self, node: &Inode) -> Result<bool> {
+        let Some(home) = node.home.as_ref().filter(|_| !node.is_orphan()) else {
+            return Ok(false);
+        };
+        if !node.is_dir() && node.nlink != 1 {
+            return Ok(false);
+        }
+        let there = self.entry(home.parent, &home.name)?;
+        Ok(there.is_some_and(|there| there.ino == node.ino && there.by > self.id))
     }
 
     /// Returns the place that a moved node leaves, `None` where it has none (any more).
@@ -122,25 +236,5 @@ impl Fold<'_> {
             device,
             resolved: false,
         })
-    }
-
-    fn exchange(
-        &mut self,
-        node: &Inode,
-        from: &Place,
-        other: Ino,
-        to: &Place,
-        time: Timespec,
-    ) -> Result<()> {
-        let Some(other) = self.row_of(other)? else {
-            return Ok(());
-        };
-        if other.is_dir() && self.is_within(from.parent, other.ino)? {
-            return self.conflict(ConflictKind::CycleDropped, other.ino, Some(from.clone()));
-        }
-        self.detach(node.ino, from, time)?;
-        self.detach(other.ino, to, time)?;
-        self.attach(node.ino, to, time)?;
-        self.attach(other.ino, from, time)
     }
 }

@@ -7,7 +7,7 @@ use super::{Fold, Result};
 use crate::base::{Ino, OpId, Timespec};
 use crate::volume::acl::Acl;
 use crate::volume::rows::{RowKey, Value, Xattr};
-use crate::volume::types::Inode;
+use crate::volume::types::{Field, FileKind, Inode};
 use crate::volume::view::name_scope;
 
 /// The fields of [`crate::volume::OpKind::SetAttr`].
@@ -52,7 +52,7 @@ impl Fold<'_> {
         let Some(mut inode) = self.inode(set.ino)? else {
             return Ok(());
         };
-        if let Some(mode) = set.mode {
+        if let Some(mode) = set.mode.filter(|_| inode.cells.set(Field::Mode, self.id)) {
             let mut mode = mode & 0o7777;
             if self.is_for_less(&inode, set.ino) {
                 mode &= inode.mode | !OF_OTHERS;
@@ -63,9 +63,18 @@ impl Fold<'_> {
                 self.put_list(&mut inode, Acl::ACCESS, Some(&list))?;
             }
         }
-        inode.uid = set.uid.unwrap_or(inode.uid);
-        inode.gid = set.gid.unwrap_or(inode.gid);
-        inode.mtime = set.mtime.unwrap_or(inode.mtime);
+        if let Some(uid) = set.uid.filter(|_| inode.cells.set(Field::Uid, self.id)) {
+            inode.uid = uid;
+        }
+        if let Some(gid) = set.gid.filter(|_| inode.cells.set(Field::Gid, self.id)) {
+            inode.gid = gid;
+        }
+        let is_newer = inode.kind != FileKind::File || inode.written_by < self.id;
+        if let Some(mtime) = set.mtime.filter(|_| is_newer)
+            && inode.cells.set(Field::Mtime, self.id)
+        {
+            inode.mtime = mtime;
+        }
         inode.ctime = set.ctime;
         self.save(inode)
     }
@@ -95,7 +104,12 @@ impl Fold<'_> {
             let there = had.unwrap_or_else(|| Acl::of_mode(inode.mode));
             list = list.narrower(&there, true);
         }
-        inode.mode = list.apply_to(inode.mode);
+        if inode.cells.set(Field::Mode, self.id) {
+            inode.mode = list.apply_to(inode.mode);
+        } else {
+            // The mode was set later than this list.
+            list.set_mode(inode.mode);
+        }
         Ok(Some(Bytes::from(list.encode())))
     }
 
@@ -153,12 +167,19 @@ impl Fold<'_> {
     ) -> Result<()> {
         let scope = name_scope(inode.ino);
         let key = RowKey::Xattr(inode.ino, self.tx.dir_key(scope, name));
-        let had = inode.xattrs > 0 && self.tx.get(key)?.is_some();
+        let there = match self.tx.get(key)? {
+            Some(Value::Xattr(xattr)) if inode.xattrs > 0 => Some(xattr.by),
+            _ => None,
+        };
+        let had = there.is_some();
+        // Who changes the mode does not say who else may do what.
+        let by = there.unwrap_or(self.id);
         match list {
             Some(list) => {
                 let xattr = Xattr {
                     name: Bytes::from_static(name),
                     value: Bytes::from(list.encode()),
+                    by,
                 };
                 self.tx.put(key, Value::Xattr(xattr))?;
                 inode.xattrs += u32::from(!had);

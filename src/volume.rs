@@ -18,6 +18,7 @@ mod arrivals;
 mod body;
 mod coalesce;
 mod collect;
+mod committed;
 mod error;
 mod extents;
 mod feed;
@@ -28,6 +29,7 @@ mod op;
 mod overlay;
 mod private;
 mod record;
+mod records;
 mod rows;
 mod segments;
 mod shape;
@@ -49,7 +51,7 @@ use parking_lot::Mutex;
 
 pub use acl::Acl;
 pub use error::VolumeError;
-pub use feed::Merged;
+pub use feed::{Merged, Missing};
 pub use op::{
     Append, Create, OP_INLINE_MAX_BYTES, OP_PIECES_MAX, Op, OpKind, Replaced, Write, ino_of,
 };
@@ -64,6 +66,7 @@ use crate::base::time::Hlc;
 use crate::base::{Clock, DeviceId, Ino, LogId, Rng, Timespec, VolumeId};
 use crate::crypto::{Identity, VolumeKeys};
 use crate::log::LogStore;
+use crate::log::chain::Chain;
 use crate::store::Store;
 use feed::Feed;
 use state::State;
@@ -79,6 +82,8 @@ pub struct VolumeConfig {
     pub store: Store,
     /// All devices' logs, in the rows of the same store.
     pub log: Arc<LogStore>,
+    /// The commit chain over them.
+    pub chain: Arc<Chain>,
     /// The volume's secrets.
     pub keys: Arc<VolumeKeys>,
     /// Who signs the segments of this device.
@@ -159,7 +164,10 @@ impl Volume {
         let device = config.identity.device();
         let rows = Arc::clone(&config.store.rows);
         let view = View::new(rows, Arc::clone(&config.keys), Arc::clone(&config.log));
-        let state = State::load(&*config.store.rows, &config.log.logs_of(device), alone)?;
+        let first = config.chain.get(0)?.map(|record| record.reference());
+        let own = config.log.logs_of(device);
+        let first = first.unwrap_or_default();
+        let state = State::load(&*config.store.rows, &own, first, alone)?;
         let volume = Self {
             device,
             hlc: Hlc::new(state.newest.stamp),

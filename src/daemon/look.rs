@@ -9,6 +9,7 @@ use super::peer::Peer;
 use super::troubles::{Trouble, Troubles};
 use crate::base::limits::CLOCK_SKEW_MAX;
 use crate::node::{PeerInfo, Role};
+use crate::volume::Missing;
 use crate::wire::LogRefusal;
 
 /// No clock that is right shows an earlier time: milliseconds of the start of 2026.
@@ -209,12 +210,22 @@ impl Peer {
             author.map_or_else(|| "another".to_owned(), |device| self.device_name(device))
         };
         for wait in waits {
-            let (of, needs) = (name(wait.log), name(wait.needs));
-            let what = format!(
-                "the changes of {of} wait: they build on earlier ones of {needs} that are not here yet"
-            );
-            let advice =
-                format!("connect {needs}, or any machine that has them; it goes on by itself");
+            let of = name(wait.log);
+            let (what, who) = match wait.needs {
+                Missing::Log(log) => {
+                    let needs = name(log);
+                    (
+                        format!("earlier ones of {needs} that are not here yet"),
+                        needs,
+                    )
+                }
+                Missing::Record(_) => {
+                    let what = "an order of the changes that is not here yet";
+                    (what.to_owned(), of.clone())
+                }
+            };
+            let what = format!("the changes of {of} wait: they build on {what}");
+            let advice = format!("connect {who}, or any machine that has it; it goes on by itself");
             troubles.note_since(Trouble::Waiting(wait.log), wait.since_ms, what, advice);
         }
     }

@@ -262,6 +262,7 @@ impl Peer {
             VolumeConfig {
                 store: parts.store.clone(),
                 log: Arc::clone(node.log()),
+                chain: Arc::clone(node.chain()),
                 keys: Arc::clone(keys),
                 identity: Arc::clone(&parts.identity),
                 volume: node.volume(),
@@ -635,7 +636,7 @@ impl Peer {
             loop {
                 use tokio::sync::broadcast::error::RecvError;
                 match events.recv().await {
-                    Ok(NodeEvent::Segments { .. }) => break,
+                    Ok(NodeEvent::Segments { .. } | NodeEvent::Chain) => break,
                     Ok(NodeEvent::RosterChanged) => {
                         self.rights_changed();
                         if self.adopt_keys() {

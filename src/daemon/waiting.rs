@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::base::LogId;
+use crate::volume::Missing;
 
 /// How long a log may wait before it is told: what it waits for comes from another peer at the same
 /// time, over a slow line perhaps.
@@ -18,8 +19,8 @@ const TOLD_AFTER: Duration = Duration::from_secs(60);
 pub(super) struct Wait {
     /// The log.
     pub(super) log: LogId,
-    /// The log of which it needs more.
-    pub(super) needs: LogId,
+    /// What it needs.
+    pub(super) needs: Missing,
     /// Since when, milliseconds since 1970.
     pub(super) since_ms: u64,
 }
@@ -32,7 +33,7 @@ pub(super) struct Waiting {
 
 impl Waiting {
     /// Takes note of all logs that wait now, and for which others.
-    pub(super) fn set(&self, waiting: &BTreeMap<LogId, LogId>, now_ms: u64) {
+    pub(super) fn set(&self, waiting: &BTreeMap<LogId, Missing>, now_ms: u64) {
         let mut waits = self.waits.lock();
         waits.retain(|log, _| waiting.contains_key(log));
         for (log, needs) in waiting {
@@ -63,8 +64,9 @@ mod tests {
     #[test]
     fn who_waits_for_long_is_told_with_when_it_began_until_it_goes_on() {
         let waiting = Waiting::default();
-        let (a, b, c) = (LogId(1), LogId(2), LogId(3));
-        waiting.set(&BTreeMap::from([(a, b)]), 1_000);
+        let (a, b) = (LogId(1), LogId(2));
+        let c = Missing::Log(LogId(3));
+        waiting.set(&BTreeMap::from([(a, Missing::Record(7))]), 1_000);
         waiting.set(&BTreeMap::from([(a, c), (b, c)]), 31_000);
         assert_eq!(waiting.long(60_999), []);
         let wait = |log, since_ms| Wait {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use parking_lot::MutexGuard;
 
+use super::committed::Committed;
 use super::extents::Layers;
 use super::fold::fold_within;
 use super::op::{OP_INLINE_MAX_BYTES, OP_PIECES_MAX, OpKind, Write};
@@ -113,7 +114,8 @@ impl Volume {
         let end = chain.last().map(|link| state.group_of(link.id));
         let seen = |link: &Link| Some(state.group_of(link.id)) == end;
         let from = chain.len() - light_count(chain, seen);
-        let Some(whole) = self.unite(chain.get(from..).unwrap_or_default())? else {
+        let Some(whole) = self.unite(&state.committed, chain.get(from..).unwrap_or_default())?
+        else {
             return Ok(false);
         };
         let mut batch = Batch::new();
@@ -211,7 +213,7 @@ impl Volume {
     /// Returns the op that does what the end of a chain does, as much of it as one op can do, with
     /// its record, and the ops before it that it replaces; `None` where that is none, or where the
     /// view would not be the same.
-    fn unite(&self, chain: &[Link]) -> Result<Option<United>> {
+    fn unite(&self, committed: &Committed, chain: &[Link]) -> Result<Option<United>> {
         let Some((from, kind)) = last_that_fit(chain) else {
             return Ok(None);
         };
@@ -235,6 +237,7 @@ impl Volume {
         let base = Base {
             view: &self.view,
             overlay: &overlay,
+            committed,
         };
         let effects = match fold_within(
             base,

@@ -7,10 +7,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use parking_lot::MutexGuard;
+
+use super::committed::Rank;
 use super::merge::{Merge, Todo};
 use super::op::OpKind;
 use super::segments::open;
-use super::sight::Sights;
+use super::sight::{Past, Sights};
 use super::state::{Progress, State};
 use super::types::Change;
 use super::{Result, Volume, VolumeError};
@@ -36,11 +39,19 @@ pub struct Merged {
     pub op_count: usize,
     /// How many applied ops were undone and folded again.
     pub undone_count: usize,
-    /// Logs whose next segment waits for one that its author had seen and that is not here yet, with
-    /// the log of that one.
-    pub waiting: BTreeMap<LogId, LogId>,
+    /// Logs whose next segment waits for what its author had seen and is not here yet.
+    pub waiting: BTreeMap<LogId, Missing>,
     /// Logs that stop at a segment that cannot be read (yet), and why.
     pub refused: BTreeMap<LogId, VolumeError>,
+}
+
+/// What the author of a segment had folded and is not here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// A segment of this log.
+    Log(LogId),
+    /// The record of the commit chain with this number.
+    Record(u64),
 }
 
 /// Ops that are read and not yet folded.
@@ -60,13 +71,19 @@ struct Queue {
     goes_on: bool,
 }
 
+/// What is folded of logs and chain.
+struct Folded {
+    progress: BTreeMap<LogId, Progress>,
+    record: u64,
+}
+
 #[derive(Debug)]
 struct QueuedOp {
     id: OpId,
     /// `None` where a segment has no op that counts.
     kind: Option<OpKind>,
     /// What the author of a segment had seen, with its first op.
-    seen: Option<Arc<[Seen]>>,
+    past: Option<Arc<Past>>,
     /// The segment that is done with this op.
     done: Option<Seen>,
 }
@@ -85,7 +102,7 @@ impl Volume {
     pub fn apply_segments(&self) -> Result<Merged> {
         let mut feed = self.feed.lock();
         let mut merged = Merged::default();
-        let result = self.feed_merge(&mut feed, &mut merged);
+        let result = self.feed_and_commit(&mut feed, &mut merged);
         self.state.lock().index = None;
         if result.is_err() {
             // What was taken and not committed is read again.
@@ -95,6 +112,15 @@ impl Volume {
             Err(error) if merged.op_count == 0 => Err(error),
             Err(_) | Ok(()) => Ok(merged),
         }
+    }
+
+    /// Folds segments and records by turns: a segment may wait for a record, and a record for segments.
+    fn feed_and_commit(&self, feed: &mut Feed, merged: &mut Merged) -> Result<()> {
+        self.feed_merge(feed, merged)?;
+        while self.fold_records(merged)? {
+            self.feed_merge(feed, merged)?;
+        }
+        Ok(())
     }
 
     fn feed_merge(&self, feed: &mut Feed, merged: &mut Merged) -> Result<()> {
@@ -126,11 +152,12 @@ impl Volume {
                 (at.seg_no, at.hash) = (done.seg_no, done.hash);
             }
             self.hlc.observe(op.id.stamp);
-            if let Some(seen) = &op.seen {
-                sights.add(op.id, seen);
+            if let Some(past) = &op.past {
+                sights.add(op.id, past);
             }
             if let Some(kind) = op.kind {
-                todo.insert(op.id, Arc::new(kind));
+                // What a folded record names is folded, all of it.
+                todo.insert(Rank::tentative(op.id), Arc::new(kind));
             }
         }
         merged.op_count += todo.len();
@@ -148,21 +175,31 @@ impl Volume {
         state.progress.extend(progress);
         state.saw_more = true;
         merged.changes.extend(changes);
-        // A file that is back is no longer a private matter of its handles.
-        self.drop_private(&mut state, |ino| {
+        self.drop_public(&mut state)?;
+        Ok(undone)
+    }
+
+    /// Drops the private copies of files that are back: those are no matter of their handles any more.
+    pub(super) fn drop_public(&self, state: &mut MutexGuard<'_, State>) -> Result<()> {
+        self.drop_private(state, |ino| {
             let row = self.view.row(&super::rows::RowKey::Inode(ino));
             row.is_ok_and(|row| {
                 row.as_ref()
                     .and_then(|row| super::view::as_inode(row).ok())
                     .is_some_and(|inode| !inode.is_orphan())
             })
-        })?;
-        Ok(undone)
+        })
     }
 
     /// Reads ahead in every log of which nothing is queued, until no log goes on.
     fn read_logs(&self, feed: &mut Feed, merged: &mut Merged) -> Result<()> {
-        let folded = self.state.lock().progress.clone();
+        let folded = {
+            let state = self.state.lock();
+            Folded {
+                progress: state.progress.clone(),
+                record: state.record.number,
+            }
+        };
         let ends = self.config.log.vector();
         let mut goes_on = true;
         while goes_on {
@@ -183,11 +220,13 @@ impl Volume {
         &self,
         feed: &mut Feed,
         merged: &mut Merged,
-        folded: &BTreeMap<LogId, Progress>,
+        folded: &Folded,
         (log, end): (LogId, u64),
     ) -> Result<bool> {
         let queue = feed.logs.entry(log).or_default();
-        queue.read = queue.read.max(folded.get(&log).map_or(0, |at| at.seg_no));
+        queue.read = queue
+            .read
+            .max(folded.progress.get(&log).map_or(0, |at| at.seg_no));
         queue.goes_on = queue.read < end;
         if !queue.goes_on || !queue.ops.is_empty() {
             return Ok(false);
@@ -213,7 +252,8 @@ impl Volume {
                     break;
                 }
             };
-            let folded = folded.get(&segment.header.op_log()).map(|at| at.stamp);
+            let named = segment.header.op_log();
+            let folded = folded.progress.get(&named).map(|at| at.stamp);
             let queue = feed.logs.entry(log).or_default();
             queue.push(&segment, ops, folded.unwrap_or_default());
         }
@@ -235,12 +275,15 @@ impl Queue {
             last: header.last,
         };
         let before = self.ops.len();
-        let mut seen = Some(Arc::from(header.seen.as_slice()));
+        let mut past = Some(Arc::new(Past {
+            record: header.record,
+            seen: header.seen.clone(),
+        }));
         for (id, kind) in ops.into_iter().filter(|(id, _)| id.stamp > folded) {
             self.ops.push_back(QueuedOp {
                 id,
                 kind: Some(kind),
-                seen: seen.take(),
+                past: past.take(),
                 done: None,
             });
         }
@@ -253,7 +296,7 @@ impl Queue {
                     log: header.op_log(),
                 },
                 kind: None,
-                seen: None,
+                past: None,
                 done: Some(done),
             }),
         }
@@ -263,16 +306,20 @@ impl Queue {
 }
 
 impl Feed {
-    /// Returns a log of which a segment's author had seen what is neither folded, nor read and comes
-    /// before the segment.
-    fn lacks(&self, folded: &BTreeMap<LogId, Progress>, segment: &SealedSegment) -> Option<LogId> {
+    /// Returns what a segment's author had seen that is neither folded, nor read and comes before the
+    /// segment.
+    fn lacks(&self, folded: &Folded, segment: &SealedSegment) -> Option<Missing> {
+        let header = &segment.header;
+        if header.record.number > folded.record {
+            return Some(Missing::Record(header.record.number));
+        }
         let is_missing = |seen: &&Seen| {
-            let folded = folded.get(&seen.log).map_or(0, |at| at.seg_no);
+            let folded = folded.progress.get(&seen.log).map_or(0, |at| at.seg_no);
             let read = self.logs.get(&seen.log).map_or(0, |queue| queue.read);
             seen.seg_no > folded.max(read)
         };
-        let missing = segment.header.seen.iter().find(is_missing);
-        missing.map(|seen| seen.log)
+        let missing = header.seen.iter().find(is_missing);
+        missing.map(|seen| Missing::Log(seen.log))
     }
 
     /// Takes up to `max` ops in the total order, none that a log may still have an earlier one for.

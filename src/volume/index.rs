@@ -2,27 +2,23 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::committed::Rank;
 use super::overlay::Effects;
 use super::record::Record;
 use super::rows::RowKey;
-use crate::base::OpId;
 
 /// The rows that recent ops touched, by digest.
 #[derive(Debug)]
 pub(super) struct TouchIndex {
-    /// Every applied op above this one is in the index.
-    pub(super) above: OpId,
-    touches: HashMap<u64, Vec<Touch>>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Touch {
-    id: OpId,
-    way: Way,
+    /// Every applied op above this place is in the index.
+    pub(super) above: Rank,
+    /// Who touched a row so, in order. Apart by how: of the very many that read a busy row, or count in
+    /// it, none is looked at by another who does.
+    touches: HashMap<(u64, Way), Vec<Rank>>,
 }
 
 /// How an op touched a row, or the counts in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Way {
     Read,
     Wrote,
@@ -31,18 +27,19 @@ enum Way {
 }
 
 impl Way {
-    /// Tells whether the order of two ops that touched one thing so matters.
-    fn crosses(self, other: Self) -> bool {
-        !matches!(
-            (self, other),
-            (Self::Read, Self::Read) | (Self::Counted, Self::Counted)
-        )
+    /// Returns how another op touches the same thing where the order of the two matters.
+    fn crossing(self) -> &'static [Self] {
+        match self {
+            Self::Read => &[Self::Wrote, Self::Counted],
+            Self::Wrote => &[Self::Read, Self::Wrote, Self::Counted],
+            Self::Counted => &[Self::Read, Self::Wrote],
+        }
     }
 }
 
 impl TouchIndex {
-    /// Returns an index for a view whose newest op is `newest`.
-    pub(super) fn new(newest: OpId) -> Self {
+    /// Returns an index for a view whose newest op stands at `newest`.
+    pub(super) fn new(newest: Rank) -> Self {
         Self {
             above: newest,
             touches: HashMap::new(),
@@ -50,96 +47,87 @@ impl TouchIndex {
     }
 
     /// Takes note of an applied op.
-    pub(super) fn add(&mut self, id: OpId, record: &Record) {
-        for (digest, way) in digests(record) {
-            let touches = self.touches.entry(digest).or_default();
-            let at = touches.partition_point(|touch| touch.id < id);
-            match touches.get_mut(at).filter(|touch| touch.id == id) {
-                Some(touch) if touch.way != way => touch.way = Way::Wrote,
-                Some(_) => {}
-                None => touches.insert(at, Touch { id, way }),
+    pub(super) fn add(&mut self, at: Rank, record: &Record) {
+        for touch in touches(record) {
+            let ranks = self.touches.entry(touch).or_default();
+            let place = ranks.partition_point(|rank| *rank < at);
+            if ranks.get(place) != Some(&at) {
+                ranks.insert(place, at);
             }
         }
     }
 
     /// Forgets an op that is undone.
-    pub(super) fn remove(&mut self, id: OpId, record: &Record) {
-        for (digest, _) in digests(record) {
-            if let Some(touches) = self.touches.get_mut(&digest) {
-                let at = touches.partition_point(|touch| touch.id < id);
-                if touches.get(at).is_some_and(|touch| touch.id == id) {
-                    touches.remove(at);
+    pub(super) fn remove(&mut self, at: Rank, record: &Record) {
+        for touch in touches(record) {
+            if let Some(ranks) = self.touches.get_mut(&touch) {
+                let place = ranks.partition_point(|rank| *rank < at);
+                if ranks.get(place) == Some(&at) {
+                    ranks.remove(place);
                 }
             }
         }
     }
 
-    /// Returns the ops above `id` that the effects of `id` concern: they touched what it writes, or
-    /// wrote what it read.
-    pub(super) fn concerned(&self, id: OpId, effects: &Effects) -> BTreeSet<OpId> {
+    /// Returns the ops above a place that the effects of the op there concern: they touched what it
+    /// writes, or wrote what it read.
+    pub(super) fn concerned(&self, at: Rank, effects: &Effects) -> BTreeSet<Rank> {
         let mut found = BTreeSet::new();
         for effect in &effects.writes {
             if effect.is_write {
-                self.collect(effect.key.digest(), id, Way::Wrote, &mut found);
+                found.extend(self.above((effect.key.digest(), Way::Wrote), at));
             }
             if effect.delta.is_some() {
-                self.collect(effect.key.counts_digest(), id, Way::Counted, &mut found);
+                found.extend(self.above((effect.key.counts_digest(), Way::Counted), at));
             }
         }
         for digest in &effects.reads {
-            self.collect(*digest, id, Way::Read, &mut found);
+            found.extend(self.above((*digest, Way::Read), at));
         }
         found
     }
 
-    /// Adds the ops above `id` that touched what the op of `record` wrote, but for those that
-    /// `followed` says were added before: for each row the op above which that is so. Rows that
+    /// Returns the ops above a place for which the order with the op there, of this record, matters; one
+    /// perhaps more than once.
+    pub(super) fn crossing(&self, at: Rank, record: &Record) -> impl Iterator<Item = Rank> {
+        touches(record).flat_map(move |touch| self.above(touch, at))
+    }
+
+    /// Adds the ops above a place that touched what the op there, of this record, wrote, but for those
+    /// that `followed` says were added before: for each row the place above which that is so. Rows that
     /// very many ops touch, a busy directory's, cost each of them once.
     pub(super) fn dependent(
         &self,
-        id: OpId,
+        at: Rank,
         record: &Record,
-        followed: &mut HashMap<u64, OpId>,
-        found: &mut Vec<OpId>,
+        followed: &mut HashMap<u64, Rank>,
+        found: &mut Vec<Rank>,
     ) {
-        let written = record
-            .writes
-            .iter()
-            .map(|(key, _)| (key.digest(), Way::Wrote));
-        let counted = record.deltas.iter().map(|(ino, _)| {
-            let digest = RowKey::Inode(*ino).counts_digest();
-            (digest, Way::Counted)
-        });
-        for (digest, way) in written.chain(counted) {
-            let end = followed.get(&digest).copied();
-            if end.is_some_and(|end| end <= id) {
+        for touch in touches(record).filter(|(_, way)| *way != Way::Read) {
+            let end = followed.get(&touch.0).copied();
+            if end.is_some_and(|end| end <= at) {
                 continue;
             }
-            followed.insert(digest, id);
-            let Some(touches) = self.touches.get(&digest) else {
-                continue;
-            };
-            let start = touches.partition_point(|touch| touch.id <= id);
-            let later = touches.iter().skip(start);
-            let later = later.filter(|touch| way.crosses(touch.way));
-            let later = later.map(|touch| touch.id);
+            followed.insert(touch.0, at);
             // The op at the end itself was not among those above it.
-            found.extend(later.take_while(|id| end.is_none_or(|end| *id <= end)));
+            let later = self.above(touch, at);
+            found.extend(later.filter(|at| end.is_none_or(|end| *at <= end)));
         }
     }
 
-    fn collect(&self, digest: u64, above: OpId, way: Way, found: &mut BTreeSet<OpId>) {
-        let Some(touches) = self.touches.get(&digest) else {
-            return;
-        };
-        let start = touches.partition_point(|touch| touch.id <= above);
-        let later = touches.iter().skip(start);
-        let crossing = later.filter(|touch| way.crosses(touch.way));
-        found.extend(crossing.map(|touch| touch.id));
+    /// Returns the ops above a place for which the order with one that touches a row so there matters.
+    fn above(&self, (digest, way): (u64, Way), at: Rank) -> impl Iterator<Item = Rank> + '_ {
+        let ways = way.crossing().iter();
+        let lists = ways.filter_map(move |way| self.touches.get(&(digest, *way)));
+        lists.flat_map(move |ranks| {
+            let start = ranks.partition_point(|rank| *rank <= at);
+            ranks.iter().skip(start).copied()
+        })
     }
 }
 
-fn digests(record: &Record) -> impl Iterator<Item = (u64, Way)> + '_ {
+/// Returns what an op touched, and how.
+fn touches(record: &Record) -> impl Iterator<Item = (u64, Way)> + '_ {
     let reads = record.reads.iter().map(|digest| (*digest, Way::Read));
     let writes = record
         .writes

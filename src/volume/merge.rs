@@ -1,7 +1,7 @@
-//! Merging ops that may sort before what is applied: undo what they concern, fold, redo.
+//! Merging ops that may stand before what is applied: undo what they concern, fold, redo.
 //!
 //! Invariant between two ops: the view is the fold, in order, of all ops that are applied and not in
-//! `todo`. An op that sorts before applied ones is folded on top of them first. Where they touched
+//! `todo`. An op that stands before applied ones is folded on top of them first. Where they touched
 //! nothing that it writes, and wrote nothing that it read, the two orders make the same view.
 //! Otherwise they are undone by their before-images, newest first, with all that built on them, and
 //! folded again behind it. Whatever an op reads includes whatever its reads depended on, so nothing
@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use super::committed::Rank;
 use super::fold::fold;
 use super::index::TouchIndex;
 use super::op::OpKind;
@@ -25,8 +26,8 @@ use super::{Result, VolumeError};
 use crate::base::{Ino, OpId};
 use crate::store::Table;
 
-/// Ops that wait to be folded.
-pub(super) type Todo = BTreeMap<OpId, Arc<OpKind>>;
+/// Ops that wait to be folded, in their order.
+pub(super) type Todo = BTreeMap<Rank, Arc<OpKind>>;
 
 /// A merge of one slice of ops, to be committed as a whole.
 pub(super) struct Merge<'a> {
@@ -53,87 +54,166 @@ impl<'a> Merge<'a> {
 
     /// Folds all that is to do.
     pub(super) fn run(&mut self) -> Result<()> {
-        while let Some((id, kind)) = self.todo.pop_first() {
+        while let Some((rank, kind)) = self.todo.pop_first() {
+            let id = rank.id;
             let base = Base {
                 view: self.view,
                 overlay: &self.overlay,
+                committed: &self.state.committed,
             };
             if id <= self.state.cut {
                 // Folded on top of what it should have come before: the views may differ by it.
                 tracing::warn!(?id, "an op arrived from below the stable cut");
             }
             // What is newer than everything concerns nobody, which is the common case.
-            let is_late = id <= self.state.newest;
+            let is_late = id <= self.state.newest || rank != Rank::tentative(id);
             if is_late && base.record(id)?.is_some() {
                 continue;
             }
-            let sight = self.sights.of(self.view, id, is_late)?;
+            let committed = &self.state.committed;
+            let sight = self.sights.of(self.view, committed, id, is_late)?;
             let effects = fold(base, id, &kind, &sight)?;
             if is_late {
-                let concerned = self.concerned(id, &effects)?;
+                let concerned = self.concerned(rank, &effects)?;
                 if !concerned.is_empty() {
                     self.undo(concerned)?;
-                    self.todo.insert(id, kind);
+                    self.todo.insert(rank, kind);
                     continue;
                 }
             }
-            self.keep(id, kind, effects);
+            self.keep(rank, kind, effects);
         }
         Ok(())
     }
 
+    /// Undoes those of the ops that a record passes, without naming them, which an op that it names
+    /// crossed behind them, and all that built on them. The order is still the one before the record.
+    pub(super) fn undo_passed(
+        &mut self,
+        passed: &BTreeSet<OpId>,
+        named: &BTreeSet<OpId>,
+    ) -> Result<()> {
+        let Some(first) = passed.first() else {
+            return Ok(());
+        };
+        self.index_above(Rank::tentative(*first))?;
+        let mut concerned = BTreeSet::new();
+        for id in passed {
+            let record = self.record(*id)?;
+            if let Some(index) = &self.state.index {
+                let rank = Rank::tentative(*id);
+                let mut crossing = index.crossing(rank, &record);
+                if crossing.any(|above| named.contains(&above.id)) {
+                    concerned.insert(rank);
+                }
+            }
+        }
+        self.undo(concerned)
+    }
+
+    /// Gives the ops that a record names, which is folded now, their places in the order.
+    pub(super) fn rank_anew(&mut self, named: &BTreeSet<OpId>) -> Result<()> {
+        let todo = std::mem::take(&mut self.todo);
+        let committed = Arc::clone(&self.state.committed);
+        let todo = todo.into_iter();
+        self.todo = todo
+            .map(|(rank, kind)| (committed.rank(rank.id), kind))
+            .collect();
+        if self.state.index.is_none() {
+            return Ok(());
+        }
+        let applied = named.iter().filter(|id| {
+            let rank = committed.rank(**id);
+            !self.todo.contains_key(&rank)
+        });
+        for id in applied.copied().collect::<Vec<OpId>>() {
+            let record = self.record(id)?;
+            if let Some(index) = &mut self.state.index {
+                index.remove(Rank::tentative(id), &record);
+                index.add(committed.rank(id), &record);
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&self, id: OpId) -> Result<Arc<Record>> {
+        let base = Base {
+            view: self.view,
+            overlay: &self.overlay,
+            committed: &self.state.committed,
+        };
+        base.record(id)?.ok_or(LOST_RECORD)
+    }
+
     /// Takes an op's effects into the overlay.
-    fn keep(&mut self, id: OpId, kind: Arc<OpKind>, effects: Effects) {
+    fn keep(&mut self, rank: Rank, kind: Arc<OpKind>, effects: Effects) {
         let record = Record::new(kind, &effects);
-        self.state.note(id, &record);
+        self.state.note(rank, &record);
         for effect in effects.writes {
             self.overlay.rows.insert(effect.key, effect.after);
         }
-        self.overlay.records.insert(id, Some(Arc::new(record)));
+        let record = Some(Arc::new(record));
+        self.overlay.records.insert(rank.id, record);
     }
 
-    /// Returns the applied ops above `id` that its effects concern.
-    fn concerned(&mut self, id: OpId, effects: &Effects) -> Result<BTreeSet<OpId>> {
-        let newest = self.state.newest;
+    /// Returns the applied ops above a place that the effects of the op there concern.
+    fn concerned(&mut self, rank: Rank, effects: &Effects) -> Result<BTreeSet<Rank>> {
+        // Below the cut nothing is undone: its records may be gone.
+        let above = rank.max(Rank {
+            record: rank.record,
+            id: self.state.cut,
+        });
+        self.index_above(above)?;
+        let index = self.state.index.as_ref();
+        Ok(index.map_or_else(BTreeSet::new, |index| index.concerned(above, effects)))
+    }
+
+    /// Sees to it that the index has all applied ops above a place.
+    fn index_above(&mut self, above: Rank) -> Result<()> {
+        let newest = Rank::tentative(self.state.newest);
         let mut index = match self.state.index.take() {
             Some(index) => index,
             None => {
                 let mut index = TouchIndex::new(newest);
                 for (id, record) in &self.overlay.records {
                     if let Some(record) = record {
-                        index.add(*id, record);
+                        index.add(self.state.committed.rank(*id), record);
                     }
                 }
                 index
             }
         };
-        // Below the cut nothing is undone: its records may be gone.
-        let above = id.max(self.state.cut);
         if above < index.above {
             self.extend(&mut index, above)?;
         }
-        let concerned = index.concerned(above, effects);
         self.state.index = Some(index);
-        Ok(concerned)
+        Ok(())
     }
 
-    /// Adds the committed ops in `above..=index.above` to the index. Those of the overlay are in it
-    /// since they were folded.
-    fn extend(&self, index: &mut TouchIndex, above: OpId) -> Result<()> {
+    /// Adds the applied ops above a place to the index, but those above which it has all, and those of
+    /// the overlay: they are in it since they were folded.
+    fn extend(&self, index: &mut TouchIndex, above: Rank) -> Result<()> {
         let mut failed = None;
         let rows = &self.view.rows;
-        let old = index.above;
-        rows.scan(Table::Op, &above.to_key(), None, &mut |key, value| {
+        let committed = &self.state.committed;
+        // Any op that no record names stands above what one does.
+        let first = match above.record {
+            Rank::TENTATIVE => above.id,
+            _ => self.state.tentative,
+        };
+        let end = (index.above.record == Rank::TENTATIVE).then_some(index.above.id);
+        rows.scan(Table::Op, &first.to_key(), None, &mut |key, value| {
             let Some(id) = OpId::from_key(key) else {
                 failed = Some(BAD_OP_KEY);
                 return ControlFlow::Break(());
             };
-            if id > old {
+            if end.is_some_and(|end| id > end) {
                 return ControlFlow::Break(());
             }
-            if id > above && !self.overlay.records.contains_key(&id) {
+            let rank = committed.rank(id);
+            if rank > above && rank <= index.above && !self.overlay.records.contains_key(&id) {
                 match Record::of_row(&**rows, id, value.to_vec()) {
-                    Ok(record) => index.add(id, &record),
+                    Ok(record) => index.add(rank, &record),
                     Err(error) => {
                         failed = Some(error);
                         return ControlFlow::Break(());
@@ -147,31 +227,27 @@ impl<'a> Merge<'a> {
     }
 
     /// Undoes ops and all that built on them, newest first, and puts them back to do.
-    fn undo(&mut self, concerned: BTreeSet<OpId>) -> Result<()> {
-        let mut records: BTreeMap<OpId, Arc<Record>> = BTreeMap::new();
+    fn undo(&mut self, concerned: BTreeSet<Rank>) -> Result<()> {
+        let mut records: BTreeMap<Rank, Arc<Record>> = BTreeMap::new();
         let mut followed = HashMap::new();
-        let mut open: Vec<OpId> = concerned.into_iter().collect();
-        while let Some(id) = open.pop() {
-            if records.contains_key(&id) {
+        let mut open: Vec<Rank> = concerned.into_iter().collect();
+        while let Some(rank) = open.pop() {
+            if records.contains_key(&rank) {
                 continue;
             }
-            let base = Base {
-                view: self.view,
-                overlay: &self.overlay,
-            };
-            let record = base.record(id)?.ok_or(LOST_RECORD)?;
+            let record = self.record(rank.id)?;
             if let Some(index) = &self.state.index {
-                index.dependent(id, &record, &mut followed, &mut open);
+                index.dependent(rank, &record, &mut followed, &mut open);
             }
-            records.insert(id, record);
+            records.insert(rank, record);
         }
-        for (id, record) in records.into_iter().rev() {
+        for (rank, record) in records.into_iter().rev() {
             self.take_back(&record)?;
             if let Some(index) = &mut self.state.index {
-                index.remove(id, &record);
+                index.remove(rank, &record);
             }
-            self.overlay.records.insert(id, None);
-            self.todo.insert(id, Arc::clone(&record.kind));
+            self.overlay.records.insert(rank.id, None);
+            self.todo.insert(rank, Arc::clone(&record.kind));
             self.undone_count += 1;
         }
         Ok(())
@@ -230,6 +306,7 @@ impl Merge<'_> {
         let base = Base {
             view: self.view,
             overlay: &self.overlay,
+            committed: &self.state.committed,
         };
         let row = base.row(&RowKey::Inode(ino))?;
         Ok(row.and_then(|row| match &row.value {

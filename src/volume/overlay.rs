@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::committed::{Committed, Rank};
 use super::record::Record;
 use super::rows::{Row, RowKey, Stored, Value};
 use super::types::{DirKey, Extent, Inode, Source};
@@ -28,6 +29,8 @@ pub(super) struct Overlay {
 pub(super) struct Base<'a> {
     pub(super) view: &'a View,
     pub(super) overlay: &'a Overlay,
+    /// The order of the ops.
+    pub(super) committed: &'a Committed,
 }
 
 impl Base<'_> {
@@ -204,6 +207,11 @@ impl<'a> Tx<'a> {
         self.base.record(id)
     }
 
+    /// Returns where an op stands in the order.
+    pub(super) fn rank(&self, id: OpId) -> Rank {
+        self.base.committed.rank(id)
+    }
+
     /// Returns the device that wrote a log.
     pub(super) fn device_of(&self, log: LogId) -> DeviceId {
         self.base.view.device_of(log)
@@ -294,7 +302,7 @@ impl<'a> Tx<'a> {
     /// The op does not depend on them one by one: whoever changes extents, attributes, places or
     /// entries of an inode changes its inode row too, which the caller has read.
     pub(super) fn scan(&mut self, from: RowKey, to: RowKey) -> Result<Vec<(RowKey, Value)>> {
-        let Base { view, overlay } = self.base;
+        let Base { view, overlay, .. } = self.base;
         let met = &mut self.met;
         let mut room = Some(self.room);
         view.scan(&from, &to, &mut |key, row| {
@@ -328,7 +336,7 @@ impl<'a> Tx<'a> {
         from: RowKey,
         to: RowKey,
     ) -> Result<Option<(RowKey, Value)>> {
-        let Base { view, overlay } = self.base;
+        let Base { view, overlay, .. } = self.base;
         let range = (Bound::Included(from), Bound::Excluded(to));
         for (key, row) in overlay.rows.range(range) {
             self.met

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use parking_lot::MutexGuard;
 
+use super::committed::Committed;
 use super::fold::fold;
 use super::op::OpKind;
 use super::overlay::{Base, Overlay};
@@ -67,6 +68,7 @@ impl Volume {
     pub(super) fn fold_private(
         &self,
         overlay: &mut Overlay,
+        committed: &Committed,
         id: OpId,
         ino: Ino,
         kind: OpKind,
@@ -79,6 +81,7 @@ impl Volume {
         let base = Base {
             view: &self.view,
             overlay,
+            committed,
         };
         let effects = fold(base, id, &kind.with_target(copy), &Sight::Everything)?;
         for effect in effects.writes {

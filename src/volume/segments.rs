@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::body;
 use super::op::OpKind;
 use super::record::Record;
-use super::sight;
+use super::sight::{self, Past};
 use super::state::{Progress, State};
 use super::trim::TRIM_SLICE;
 use super::{Result, Volume, VolumeError};
@@ -17,7 +17,7 @@ use crate::base::{LogId, OpId, Stamp};
 use crate::crypto::VolumeKeys;
 use crate::log::LogError;
 use crate::store::{Batch, Table};
-use crate::wire::{RecordRef, SEGMENT_DOMAIN, SealedSegment, Seen, SegmentHeader};
+use crate::wire::{SEGMENT_DOMAIN, SealedSegment, SegmentHeader};
 
 impl Volume {
     /// Seals the ops that no segment holds yet, appends the segments to the own log and makes them
@@ -58,12 +58,12 @@ impl Volume {
     /// seals, and new ones are added behind them.
     fn seal_next(&self) -> Result<Option<SealedSegment>> {
         self.coalesce()?;
-        let (drafts, seen) = {
+        let (drafts, past) = {
             let mut state = self.state.lock();
             state.written.clear();
             let log = &self.config.log;
-            let seen = state.seen_by_drafts(log.own_log(), &log.logs_of(self.device));
-            (take_drafts(&state), seen)
+            let past = state.past_of_drafts(log.own_log(), &log.logs_of(self.device));
+            (take_drafts(&state), past)
         };
         let Some(body) = self.encode_drafts(&drafts)? else {
             return Ok(None);
@@ -72,7 +72,7 @@ impl Volume {
         let head = log.head(log.own_log());
         let seg_no = head.map_or(0, |head| head.seg_no) + 1;
         let prev = head.map_or([0; 32], |head| head.hash);
-        let segment = self.seal(seg_no, prev, seen, &body)?;
+        let segment = self.seal(seg_no, prev, past, &body)?;
         let sealed = drafts.iter().take(body.op_count).map(|draft| draft.id);
 
         let mut state = self.state.lock();
@@ -147,13 +147,7 @@ impl Volume {
         }))
     }
 
-    fn seal(
-        &self,
-        seg_no: u64,
-        prev: [u8; 32],
-        seen: Vec<Seen>,
-        body: &Body,
-    ) -> Result<SealedSegment> {
+    fn seal(&self, seg_no: u64, prev: [u8; 32], past: Past, body: &Body) -> Result<SealedSegment> {
         let keys = &self.config.keys;
         let log = &self.config.log;
         let lost = LogError::Corrupt {
@@ -169,8 +163,8 @@ impl Volume {
                 origin,
                 seg_no,
                 prev,
-                record: RecordRef::default(),
-                seen: seen.clone(),
+                record: past.record,
+                seen: past.seen.clone(),
                 first: body.first,
                 last: body.last,
                 op_count: u32::try_from(body.op_count).unwrap_or(u32::MAX),

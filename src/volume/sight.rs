@@ -2,20 +2,33 @@
 //!
 //! An op is folded behind all that sorts before it, and its author may not have seen all of that. The
 //! header of its segment says exactly what it had seen, as folding another's segment ends the own
-//! one. Rows of the table `Draft` keep that for each segment, by the log that the ops are named after
-//! and the first of them, as long as one of them may be folded again.
+//! one: all that the record names which it states, or one before that, and of what no record names up
+//! to then what it lists. Rows of the table `Draft` keep that for each segment, by the log that the ops
+//! are named after and the first of them, as long as one of them may be folded again.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use super::committed::Committed;
 use super::view::View;
 use super::{Result, VolumeError};
 use crate::base::limits::SEGMENT_OPS_MAX;
 use crate::base::{LogId, OpId, Stamp};
 use crate::store::{Batch, Rows, Table, codec};
-use crate::wire::Seen;
 use crate::wire::limits::SEEN_MAX;
+use crate::wire::{RecordRef, Seen};
+
+/// What an author had folded when it issued the ops of a segment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Past {
+    /// The newest record of the chain.
+    pub(super) record: RecordRef,
+    /// What no record up to that one names.
+    pub(super) seen: Vec<Seen>,
+}
 
 /// What the author of an op had seen.
 #[derive(Debug, Clone)]
@@ -25,7 +38,9 @@ pub(super) enum Sight {
     /// Some of it.
     Only {
         /// What its author had folded, beside what came before in the same log.
-        seen: Arc<[Seen]>,
+        past: Arc<Past>,
+        /// Which record names which ops.
+        committed: Arc<Committed>,
         /// True where ops that sort behind it may be folded already.
         is_late: bool,
     },
@@ -52,13 +67,13 @@ fn first_of(key: &[u8]) -> Option<OpId> {
     })
 }
 
-fn decode(value: &[u8]) -> Result<Vec<Seen>> {
+fn decode(value: &[u8]) -> Result<Past> {
     Ok(codec::decode(value, ROW_MAX_BYTES)?)
 }
 
 /// Puts what had been seen when `first` and the ops behind it were issued.
-pub(super) fn put(batch: &mut Batch, first: OpId, seen: &[Seen]) {
-    let value = codec::encode(&seen);
+pub(super) fn put(batch: &mut Batch, first: OpId, past: &Past) {
+    let value = codec::encode(past);
     batch.put(Table::Draft, key(first.log, first.stamp), value);
 }
 
@@ -68,15 +83,15 @@ pub(super) fn delete(batch: &mut Batch, first: OpId) {
 }
 
 /// Returns what had been seen at the ops of a log, those first that hold the op at `from`.
-pub(super) fn of_log(rows: &dyn Rows, log: LogId, from: Stamp) -> Result<Vec<(OpId, Vec<Seen>)>> {
+pub(super) fn of_log(rows: &dyn Rows, log: LogId, from: Stamp) -> Result<Vec<(OpId, Past)>> {
     let mut found = Vec::new();
     let mut failed = None;
     let end = log.0.checked_add(1).map(|next| key(LogId(next), Stamp(0)));
     let (start, end) = (key(log, Stamp(0)), end.as_ref().map(|end| &end[..]));
     rows.scan_rev(Table::Draft, &start, end, &mut |key, value| {
         match (first_of(key), decode(value)) {
-            (Some(first), Ok(seen)) => {
-                found.push((first, seen));
+            (Some(first), Ok(past)) => {
+                found.push((first, past));
                 if first.stamp > from {
                     return ControlFlow::Continue(());
                 }
@@ -90,58 +105,87 @@ pub(super) fn of_log(rows: &dyn Rows, log: LogId, from: Stamp) -> Result<Vec<(Op
     failed.map_or(Ok(found), Err)
 }
 
+/// Puts that the rows of a log are gone of which all ops come up to `end`: but the last of them, to
+/// which ops behind it may belong.
+pub(super) fn delete_until(
+    rows: &dyn Rows,
+    batch: &mut Batch,
+    log: LogId,
+    end: Stamp,
+) -> Result<()> {
+    let mut last: Option<Vec<u8>> = None;
+    let (start, end) = (key(log, Stamp(0)), key(log, end.next()));
+    rows.scan_keys(Table::Draft, &start, Some(&end), &mut |key| {
+        if let Some(before) = last.replace(key.to_vec()) {
+            batch.delete(Table::Draft, before);
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(())
+}
+
 /// What was seen at the ops of a slice, before that is committed.
 #[derive(Debug, Default)]
 pub(super) struct Sights {
-    new: BTreeMap<(LogId, Stamp), Arc<[Seen]>>,
+    new: BTreeMap<(LogId, Stamp), Arc<Past>>,
     /// What was looked up.
-    known: BTreeMap<(LogId, Stamp), Arc<[Seen]>>,
+    known: BTreeMap<(LogId, Stamp), Arc<Past>>,
 }
 
 impl Sights {
     /// Takes note of a segment whose first op comes now.
-    pub(super) fn add(&mut self, first: OpId, seen: &Arc<[Seen]>) {
-        self.new.insert((first.log, first.stamp), Arc::clone(seen));
+    pub(super) fn add(&mut self, first: OpId, past: &Arc<Past>) {
+        self.new.insert((first.log, first.stamp), Arc::clone(past));
     }
 
     /// Puts the rows of what is new.
     pub(super) fn put(&self, batch: &mut Batch) {
-        for ((log, stamp), seen) in &self.new {
+        for ((log, stamp), past) in &self.new {
             let (log, stamp) = (*log, *stamp);
-            put(batch, OpId { stamp, log }, seen);
+            put(batch, OpId { stamp, log }, past);
         }
     }
 
     /// Returns what the author of an op had seen.
-    pub(super) fn of(&mut self, view: &View, id: OpId, is_late: bool) -> Result<Sight> {
-        let at = (id.log, id.stamp);
-        let within = |map: &BTreeMap<(LogId, Stamp), Arc<[Seen]>>| {
-            let (first, seen) = map.range(..=at).next_back()?;
-            (first.0 == id.log).then(|| (first.1, Arc::clone(seen)))
+    pub(super) fn of(
+        &mut self,
+        view: &View,
+        committed: &Arc<Committed>,
+        id: OpId,
+        is_late: bool,
+    ) -> Result<Sight> {
+        let committed = Arc::clone(committed);
+        let only = |past: Arc<Past>| Sight::Only {
+            past,
+            committed,
+            is_late,
         };
-        if let Some((_, seen)) = within(&self.new) {
-            return Ok(Sight::Only { seen, is_late });
+        let at = (id.log, id.stamp);
+        let within = |map: &BTreeMap<(LogId, Stamp), Arc<Past>>| {
+            let (first, past) = map.range(..=at).next_back()?;
+            (first.0 == id.log).then(|| Arc::clone(past))
+        };
+        if let Some(past) = within(&self.new) {
+            return Ok(only(past));
         }
-        if let Some(seen) = self.known.get(&at) {
-            let seen = Arc::clone(seen);
-            return Ok(Sight::Only { seen, is_late });
+        if let Some(past) = self.known.get(&at) {
+            return Ok(only(Arc::clone(past)));
         }
-        let mut rows = of_log_until(&*view.rows, id)?;
-        let Some(seen) = rows.take() else {
+        let Some(past) = of_log_until(&*view.rows, id)? else {
             // Its row went with what could be folded again: whatever comes now comes behind it.
             return Ok(Sight::Everything);
         };
-        let seen: Arc<[Seen]> = seen.into();
+        let past = Arc::new(past);
         if self.known.len() >= SEGMENT_OPS_MAX {
             self.known.clear();
         }
-        self.known.insert(at, Arc::clone(&seen));
-        Ok(Sight::Only { seen, is_late })
+        self.known.insert(at, Arc::clone(&past));
+        Ok(only(past))
     }
 }
 
 /// Returns what had been seen at the last segment of a log that begins at an op or before it.
-fn of_log_until(rows: &dyn Rows, id: OpId) -> Result<Option<Vec<Seen>>> {
+fn of_log_until(rows: &dyn Rows, id: OpId) -> Result<Option<Past>> {
     let mut found = None;
     let (start, end) = (key(id.log, Stamp(0)), key(id.log, id.stamp.next()));
     rows.scan_rev(Table::Draft, &start, Some(&end), &mut |_, value| {
@@ -154,13 +198,20 @@ fn of_log_until(rows: &dyn Rows, id: OpId) -> Result<Option<Vec<Seen>>> {
 impl Sight {
     /// Tells whether the author of op `id` had seen op `other`.
     pub(super) fn saw(&self, id: OpId, other: OpId) -> bool {
-        let Self::Only { seen, .. } = self else {
+        let Self::Only {
+            past, committed, ..
+        } = self
+        else {
             return true;
         };
         if other.log == id.log {
             return other.stamp <= id.stamp;
         }
-        let of_log = seen.iter().find(|seen| seen.log == other.log);
+        let named = committed.number(other);
+        if named.is_some_and(|number| number <= past.record.number) {
+            return true;
+        }
+        let of_log = past.seen.iter().find(|seen| seen.log == other.log);
         of_log.is_some_and(|seen| seen.last >= other.stamp)
     }
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::committed::{Committed, Rank};
 use super::index::TouchIndex;
 use super::op::OpKind;
 use super::overlay::{Effect, Overlay};
 use super::record::Record;
 use super::rows::{Row, RowKey, Value};
-use super::sight;
+use super::sight::{self, Past};
 use super::types::{Change, Counts, FileKind};
 use super::view::{View, as_inode, is_private};
 use super::writer::FoldedOp;
@@ -19,8 +20,8 @@ use super::{Result, VolumeError};
 use crate::base::limits::INLINE_MAX_BYTES;
 use crate::base::{ChunkId, Ino, LogId, OpId, Stamp, Timespec};
 use crate::store::{Batch, Rows, Table, codec};
-use crate::wire::Seen;
 use crate::wire::limits::SEEN_MAX;
+use crate::wire::{RecordRef, Seen};
 
 /// How far a log is folded into the view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -32,12 +33,14 @@ pub(super) struct Progress {
     /// The last op that is named after the log and folded, whichever log's segment it lay in: an op
     /// counts once.
     pub(super) stamp: Stamp,
+    /// The last segment that a folded record names.
+    pub(super) named: u64,
 }
 
 impl Progress {
     /// Returns up to where the log is folded, `None` where nothing of it is.
     fn as_seen(&self, log: LogId) -> Option<Seen> {
-        (self.stamp > Stamp::default()).then_some(Seen {
+        (self.seg_no > 0 || self.stamp > Stamp::default()).then_some(Seen {
             log,
             seg_no: self.seg_no,
             hash: self.hash,
@@ -51,15 +54,38 @@ impl Progress {
 pub(super) struct Group {
     /// The first of them.
     pub(super) first: OpId,
-    /// What was folded of other logs by then.
-    pub(super) seen: Vec<Seen>,
+    /// What was folded by then.
+    pub(super) past: Past,
+}
+
+/// The ops of which no fold looks up any more what they replaced or removed.
+pub(super) struct Settled {
+    cut: OpId,
+    base_line: u64,
+    committed: Arc<Committed>,
+}
+
+impl Settled {
+    /// Tells whether an op is one of them.
+    pub(super) fn has(&self, id: OpId) -> bool {
+        let number = self.committed.number(id);
+        id <= self.cut || number.is_some_and(|number| number <= self.base_line)
+    }
 }
 
 /// What the holder of the writer's lock keeps.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// The newest applied op.
+    /// The greatest op that was applied.
     pub(super) newest: OpId,
+    /// The newest record of the chain that is folded.
+    pub(super) record: RecordRef,
+    /// The record up to which what was replaced is looked up no more.
+    pub(super) base_line: u64,
+    /// Which of the folded records names which ops.
+    pub(super) committed: Arc<Committed>,
+    /// No applied op below this one is tentative.
+    pub(super) tentative: OpId,
     /// No op up to this one is ever undone: its record may be gone.
     pub(super) cut: OpId,
     /// Sums over the view.
@@ -98,14 +124,25 @@ const META_MAX_BYTES: usize = 256;
 
 const COUNTS_KEY: &[u8] = b"volume/counts";
 const CUT_KEY: &[u8] = b"volume/cut";
+const RECORD_KEY: &[u8] = b"volume/record";
 
 impl State {
-    /// Reads the state that the rows imply.
-    pub(super) fn load(rows: &dyn Rows, own: &[LogId], alone: bool) -> Result<Self> {
+    /// Reads the state that the rows imply; `first` is record 0 of the chain.
+    pub(super) fn load(
+        rows: &dyn Rows,
+        own: &[LogId],
+        first: RecordRef,
+        alone: bool,
+    ) -> Result<Self> {
         let mut state = Self {
             alone,
+            record: first,
+            committed: Arc::new(Committed::load(rows)?),
             ..Self::default()
         };
+        if let Some(bytes) = rows.get(Table::Meta, RECORD_KEY)? {
+            (state.record, state.base_line) = codec::decode(&bytes, META_MAX_BYTES)?;
+        }
         if let Some(bytes) = rows.get(Table::Meta, COUNTS_KEY)? {
             state.counts = codec::decode(&bytes, META_MAX_BYTES)?;
         }
@@ -159,7 +196,7 @@ impl State {
         let mut groups = Vec::new();
         for (log, from) in first {
             let rows = sight::of_log(rows, log, from)?;
-            groups.extend(rows.into_iter().map(|(first, seen)| Group { first, seen }));
+            groups.extend(rows.into_iter().map(|(first, past)| Group { first, past }));
         }
         groups.sort_unstable_by_key(|group| group.first);
         self.groups = groups.into();
@@ -167,7 +204,7 @@ impl State {
     }
 
     /// Returns what is folded of the logs but one, as the header of a segment of that log says it.
-    fn seen(&self, own: LogId) -> Vec<Seen> {
+    fn past(&self, own: LogId) -> Past {
         let mut progress = self.progress.clone();
         // What an earlier start did not seal is seen all the same.
         for draft in &self.drafts {
@@ -175,7 +212,28 @@ impl State {
             at.stamp = at.stamp.max(draft.stamp);
         }
         let others = progress.iter().filter(|(log, _)| **log != own);
-        let seen = others.filter_map(|(log, progress)| progress.as_seen(*log));
+        Past {
+            record: self.record,
+            seen: self.beyond(self.record.number, others),
+        }
+    }
+
+    /// Returns up to where logs are folded, those of which the records up to a number do not name all
+    /// of that.
+    fn beyond<'a>(
+        &self,
+        number: u64,
+        progress: impl Iterator<Item = (&'a LogId, &'a Progress)>,
+    ) -> Vec<Seen> {
+        let beyond = progress.filter(|(log, at)| {
+            let (stamp, log) = (at.stamp, **log);
+            if stamp == Stamp::default() {
+                return at.seg_no > at.named;
+            }
+            let named = self.committed.number(OpId { stamp, log });
+            named.is_none_or(|named| named > number)
+        });
+        let seen = beyond.filter_map(|(log, progress)| progress.as_seen(*log));
         let mut seen: Vec<Seen> = seen.collect();
         // To say less than was seen makes conflicts, and loses nothing.
         if seen.len() > SEEN_MAX {
@@ -192,30 +250,34 @@ impl State {
         let goes_on = !self.saw_more && last.is_some_and(|last| last.first.log == first.log);
         (!goes_on || self.drafts.is_empty()).then(|| Group {
             first,
-            seen: self.seen(first.log),
+            past: self.past(first.log),
         })
     }
 
     /// Returns what the oldest drafts had seen, as a segment of the own log says it. Ops that an
     /// earlier start issued come behind all that this device sealed since.
-    pub(super) fn seen_by_drafts(&self, own_log: LogId, own_logs: &[LogId]) -> Vec<Seen> {
+    pub(super) fn past_of_drafts(&self, own_log: LogId, own_logs: &[LogId]) -> Past {
         let Some(group) = self.groups.front() else {
-            return Vec::new();
+            return self.past(own_log);
         };
         if group.first.log == own_log {
-            return group.seen.clone();
+            return group.past.clone();
         }
         let sealed = own_logs.iter().filter(|log| **log != own_log);
-        let sealed = sealed.filter_map(|log| self.progress.get(log)?.as_seen(*log));
+        let sealed = sealed.filter_map(|log| Some((log, self.progress.get(log)?)));
+        let sealed = self.beyond(group.past.record.number, sealed).into_iter();
         let mut seen: BTreeMap<LogId, Seen> = sealed.map(|seen| (seen.log, seen)).collect();
-        for before in &group.seen {
+        for before in &group.past.seen {
             seen.entry(before.log).or_insert(*before);
         }
         // Of their own log the ops before them alone.
         if let Some(own) = seen.get_mut(&group.first.log) {
             own.last = own.last.min(group.first.stamp);
         }
-        seen.into_values().take(SEEN_MAX).collect()
+        Past {
+            record: group.past.record,
+            seen: seen.into_values().take(SEEN_MAX).collect(),
+        }
     }
 
     /// Returns how many groups have no draft left when `next` is the oldest one, `None` for none.
@@ -262,13 +324,28 @@ impl State {
         batch.put(Table::Meta, CUT_KEY, codec::encode(&cut));
     }
 
+    /// Puts the newest folded record and the base line into a batch.
+    pub(super) fn put_record(batch: &mut Batch, record: RecordRef, base_line: u64) {
+        let value = codec::encode(&(record, base_line));
+        batch.put(Table::Meta, RECORD_KEY, value);
+    }
+
+    /// Returns what tells of which ops no fold looks up any more what they replaced or removed.
+    pub(super) fn settled(&self) -> Settled {
+        Settled {
+            cut: self.cut,
+            base_line: self.base_line,
+            committed: Arc::clone(&self.committed),
+        }
+    }
+
     /// Commits what ops of this device did, one after the other, in one batch.
     pub(super) fn commit_ops(&mut self, view: &View, ops: &[FoldedOp]) -> Result<()> {
         let mut batch = Batch::new();
         let mut counts = self.counts;
         let group = ops.first().and_then(|op| self.new_group(op.id));
         if let Some(group) = &group {
-            sight::put(&mut batch, group.first, &group.seen);
+            sight::put(&mut batch, group.first, &group.past);
         }
         for op in ops {
             for Effect {
@@ -375,10 +452,13 @@ impl State {
     }
 
     /// Takes note of an applied op.
-    pub(super) fn note(&mut self, id: OpId, record: &Record) {
-        self.newest = self.newest.max(id);
+    pub(super) fn note(&mut self, rank: Rank, record: &Record) {
+        self.newest = self.newest.max(rank.id);
+        if rank == Rank::tentative(rank.id) {
+            self.tentative = self.tentative.min(rank.id);
+        }
         if let Some(index) = &mut self.index {
-            index.add(id, record);
+            index.add(rank, record);
         }
     }
 }

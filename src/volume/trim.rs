@@ -8,7 +8,7 @@ use parking_lot::MutexGuard;
 use super::overlay::Overlay;
 use super::record::Record;
 use super::rows::{RowKey, Value};
-use super::state::State;
+use super::state::{Settled, State};
 use super::{Result, Volume};
 use crate::base::{Ino, LogId, OpId};
 use crate::log::LogError;
@@ -137,8 +137,7 @@ impl Volume {
         let mut after = RowKey::Orphan(Ino(0));
         loop {
             // What was removed of this table slows the look down: nobody waits for it.
-            let cut = self.state.lock().cut;
-            let (next, orphans) = self.reapable(cut, after)?;
+            let (next, orphans) = self.reapable(after)?;
             let mut state = self.state.lock();
             let (mut orphans, mut from) = (&*orphans, 0);
             while !orphans.is_empty() {
@@ -156,12 +155,17 @@ impl Volume {
         }
     }
 
+    fn settled(&self) -> Settled {
+        self.state.lock().settled()
+    }
+
     /// Returns the next slice of nodes to reap, and where the one after it starts.
-    fn reapable(&self, cut: OpId, from: RowKey) -> Result<(Option<RowKey>, Vec<Ino>)> {
+    fn reapable(&self, from: RowKey) -> Result<(Option<RowKey>, Vec<Ino>)> {
         let mut orphans = Vec::new();
         let mut next = None;
         let mut seen = 0;
         let to = RowKey::Orphan(Ino(u64::MAX));
+        let settled = self.settled();
         self.view.scan(&from, &to, &mut |key, row| {
             if seen == TRIM_SLICE {
                 next = Some(key);
@@ -169,7 +173,7 @@ impl Volume {
             }
             seen += 1;
             if let (RowKey::Orphan(ino), Value::Orphan(by)) = (key, &row.value)
-                && *by <= cut
+                && settled.has(*by)
                 && !self.is_held(ino)
             {
                 orphans.push(ino);
@@ -180,10 +184,10 @@ impl Volume {
     }
 
     /// Tells whether a node is still one without a name: it may have got one back.
-    fn is_reapable(&self, ino: Ino, cut: OpId) -> Result<bool> {
+    fn is_reapable(&self, ino: Ino, state: &State) -> Result<bool> {
         let row = self.view.row(&RowKey::Orphan(ino))?;
         Ok(match row.as_ref().map(|row| &row.value) {
-            Some(Value::Orphan(by)) => *by <= cut,
+            Some(Value::Orphan(by)) => state.settled().has(*by),
             _ => false,
         })
     }
@@ -194,7 +198,7 @@ impl Volume {
         let mut overlay = Overlay::default();
         let (mut gone, mut from) = (0, from);
         for ino in orphans.iter().take(REAP_SLICE) {
-            if !self.is_held(*ino) && self.is_reapable(*ino, state.cut)? {
+            if !self.is_held(*ino) && self.is_reapable(*ino, state)? {
                 if let Some(next) = self.remove_node(*ino, from, &mut overlay)? {
                     from = next;
                     break;

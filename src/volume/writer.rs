@@ -7,6 +7,7 @@ use bytes::Bytes;
 use parking_lot::MutexGuard;
 
 use super::collect;
+use super::committed::Rank;
 use super::fold::fold_within;
 use super::op::{OpKind, ino_of};
 use super::overlay::{Base, Effect, Overlay, Room};
@@ -236,6 +237,7 @@ impl Together<'_, '_> {
         let base = Base {
             view: &volume.view,
             overlay: &self.overlay,
+            committed: &self.writer.state.committed,
         };
         let effects = fold_within(base, id, &kind, &Sight::Everything, self.room)?;
         let ino = kind.shape().node(|| ino_of(id)).unwrap_or(Ino::ROOT);
@@ -270,7 +272,9 @@ impl Together<'_, '_> {
                 what: "two files without a name at once",
             });
         }
-        let folded = self.writer.volume.fold_private(&mut overlay, id, ino, kind);
+        let committed = &self.writer.state.committed;
+        let volume = self.writer.volume;
+        let folded = volume.fold_private(&mut overlay, committed, id, ino, kind);
         self.private = Some((file, overlay));
         folded.map(|()| Applied { id, ino })
     }
@@ -297,7 +301,7 @@ impl Together<'_, '_> {
         volume.config.log.begin()?;
         writer.state.commit_ops(&volume.view, &ops)?;
         for op in &ops {
-            writer.state.note(op.id, &op.record);
+            writer.state.note(Rank::tentative(op.id), &op.record);
             writer.state.push_draft(op.id, &op.record.kind);
         }
         writer.told.news = Some(writer.state.kinds_bytes);

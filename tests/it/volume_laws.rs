@@ -9,5 +9,6 @@ mod logs;
 mod names;
 mod newer;
 mod random;
+mod records;
 mod times;
 mod tree;

@@ -12,6 +12,7 @@ use dfs::data::Data;
 use dfs::fs::{Fs, FsConfig};
 use dfs::fuse::{MountOptions, Mounted, Prepared};
 use dfs::log::LogStore;
+use dfs::log::chain::{Chain, Founding};
 use dfs::replica::{Replica, ReplicaConfig};
 use dfs::store::Store;
 use dfs::volume::{Volume, VolumeConfig, VolumeContext};
@@ -25,9 +26,16 @@ pub(crate) fn new_fs(store: Store) -> Arc<Fs> {
     let keys = Arc::new(VolumeKeys::generate(&rng));
     let id = VolumeId([7; 32]);
     let log = LogStore::open(Arc::clone(&store.rows), id, identity.device(), 1).expect("a log");
+    let founding = Founding {
+        volume: id,
+        founder: identity.device(),
+    };
+    let (rows, now) = (Arc::clone(&store.rows), clock.monotonic());
+    let chain = Chain::open(rows, founding, identity.device(), now, 1).expect("a chain");
     let config = VolumeConfig {
         store: store.clone(),
         log: Arc::new(log),
+        chain: Arc::new(chain),
         keys: Arc::clone(&keys),
         identity,
         volume: id,

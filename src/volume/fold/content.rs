@@ -5,6 +5,7 @@
 //! stamp keeps the file, the other one goes on in a conflict file: `Fork` rows say where its
 //! versions are, so that one lineage never makes two files.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use super::{Fold, Result, WRONG_KIND};
 use crate::base::limits::CHUNK_BYTES;
 use crate::base::{Ino, OpId, Timespec};
+use crate::volume::committed::Rank;
 use crate::volume::extents::{
     check_pieces, gathered, groups, overwrite, same_content, stored_bytes, touched,
 };
@@ -136,7 +138,7 @@ impl Fold<'_> {
     /// loses nothing. Content that was set aside since does not count.
     fn appended_only(&mut self, node: &Inode, base: OpId) -> Result<bool> {
         let mut walk = Walk::new(node);
-        while walk.written_by.stamp > base.stamp {
+        while walk.version != base && !self.compare(&walk, base).is_some_and(Ordering::is_le) {
             let is_aside = self.is_aside(node, &walk)?;
             let Some(record) = self.step_back(&mut walk)? else {
                 return Ok(false);
@@ -194,6 +196,18 @@ impl Fold<'_> {
         Ok(Some(kept))
     }
 
+    /// Says how a position in the history of a file stands to where content `base` was made, `None`
+    /// where that is not known.
+    fn compare(&self, walk: &Walk, base: OpId) -> Option<Ordering> {
+        let (at, base) = (self.tx.rank(walk.written_by), self.tx.rank(base));
+        // What a join made has the stamp of the op that joined, and is not known to any record.
+        match (at.record, base.record) {
+            (Rank::TENTATIVE, Rank::TENTATIVE) => Some(at.id.stamp.cmp(&base.id.stamp)),
+            (_, Rank::TENTATIVE) => None,
+            _ => Some(at.cmp(&base)),
+        }
+    }
+
     /// Tells whether a content in the history of a file was set aside since. The history of a
     /// conflict file begins in that of another.
     fn is_aside(&mut self, node: &Inode, walk: &Walk) -> Result<bool> {
@@ -217,7 +231,7 @@ impl Fold<'_> {
             walk.ino = origin;
         }
         match before {
-            Some(before) if before.written_by < walk.written_by => {
+            Some(before) if self.tx.rank(before.written_by) < self.tx.rank(walk.written_by) => {
                 walk.version = before.version;
                 walk.written_by = before.written_by;
                 walk.size = before.size;
@@ -418,7 +432,7 @@ impl Fold<'_> {
         let mut since = Vec::new();
         let mut walk = Walk::new(node);
         while walk.version != base {
-            if walk.written_by.stamp < base.stamp {
+            if self.compare(&walk, base) == Some(Ordering::Less) {
                 return Ok(None);
             }
             since.push((walk.version, walk.written_by));

@@ -11,6 +11,7 @@ use dfs::crypto::{Identity, VolumeKeys};
 use dfs::data::Data;
 use dfs::fs::{Fs, FsConfig};
 use dfs::log::LogStore;
+use dfs::log::chain::{Chain, Founding};
 use dfs::replica::{Replica, ReplicaConfig};
 use dfs::store::Store;
 use dfs::store::memory::MemoryDisk;
@@ -165,9 +166,16 @@ impl Disk {
         let rows = Arc::clone(&store.rows);
         let run = self.runs.fetch_add(1, Ordering::Relaxed);
         let log = Arc::new(LogStore::open(rows, VOLUME, identity.device(), run).unwrap());
+        let founding = Founding {
+            volume: VOLUME,
+            founder: identity.device(),
+        };
+        let (rows, now) = (Arc::clone(&store.rows), self.clock.monotonic());
+        let chain = Chain::open(rows, founding, identity.device(), now, run).unwrap();
         let config = VolumeConfig {
             store,
             log: Arc::clone(&log),
+            chain: Arc::new(chain),
             keys: Arc::clone(&self.keys),
             identity: Arc::clone(identity),
             volume: VOLUME,

@@ -387,7 +387,30 @@ impl Cluster {
             .members_up()
             .iter()
             .any(|index| self.member(*index).volume.counts().drafts > 0);
-        !drafts && vectors.windows(2).all(|pair| pair[0] == pair[1])
+        !drafts && vectors.windows(2).all(|pair| pair[0] == pair[1]) && self.is_committed()
+    }
+
+    /// Says whether all that are up have one chain, the members have folded all of it, and where the
+    /// founder is there and hears another it names every segment.
+    fn is_committed(&self) -> bool {
+        let up: Vec<&Arc<Peer>> = self
+            .hosts
+            .iter()
+            .filter_map(|host| host.peer.as_ref())
+            .collect();
+        let tips: Vec<_> = up.iter().map(|peer| peer.node().chain().tip()).collect();
+        let folded = self.members_up().into_iter().all(|index| {
+            let tip = self.peer(index).node().chain().tip();
+            self.member(index).volume.record() == tip
+        });
+        let names_all = self.hosts[0].peer.as_ref().is_none_or(|founder| {
+            let vector = founder.node().log().vector();
+            let chain = founder.node().chain();
+            let mut ends = vector.iter();
+            founder.node().connected().is_empty()
+                || ends.all(|(log, seg_no)| chain.named(*log) == *seg_no)
+        });
+        folded && names_all && tips.windows(2).all(|pair| pair[0] == pair[1])
     }
 
     /// Waits until every chunk is on as many peers as wanted.

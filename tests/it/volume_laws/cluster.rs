@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dfs::base::time::SimClock;
-use dfs::base::{Clock, Ino, LogId, OpId, Rng, VolumeId};
-use dfs::crypto::{Identity, VolumeKeys};
+use dfs::base::{Clock, DeviceId, Ino, LogId, OpId, Rng, VolumeId};
+use dfs::crypto::{Identity, Signature, VolumeKeys};
 use dfs::log::LogStore;
+use dfs::log::chain::{Chain, Founding, Notary, Record, VOTE_DOMAIN, Vote};
 use dfs::store::memory::MemoryDisk;
 use dfs::store::{Store, Table, codec};
 use dfs::volume::{
@@ -79,6 +80,7 @@ pub(crate) struct Device {
     disk: MemoryDisk,
     pub(crate) store: Store,
     pub(crate) log: Arc<LogStore>,
+    pub(crate) chain: Arc<Chain>,
     pub(crate) volume: Volume,
     pub(crate) clock: Arc<SimClock>,
     index: usize,
@@ -98,13 +100,21 @@ fn open(
     clock: &Arc<SimClock>,
     alone: bool,
     run: u64,
-) -> (Arc<LogStore>, Volume) {
+) -> (Arc<LogStore>, Arc<Chain>, Volume) {
     let identity = Arc::clone(&IDENTITIES[index]);
     let rows = Arc::clone(&store.rows);
     let log = Arc::new(LogStore::open(rows, VOLUME, identity.device(), run).unwrap());
+    let founding = Founding {
+        volume: VOLUME,
+        founder: IDENTITIES[0].device(),
+    };
+    let (rows, now) = (Arc::clone(&store.rows), clock.monotonic());
+    let chain = Chain::open(rows, founding, identity.device(), now, run).unwrap();
+    let chain = Arc::new(chain);
     let config = VolumeConfig {
         store: store.clone(),
         log: Arc::clone(&log),
+        chain: Arc::clone(&chain),
         keys: Arc::clone(&KEYS),
         identity,
         volume: VOLUME,
@@ -115,7 +125,29 @@ fn open(
         clock,
         rng: Rng::from_seed(index as u64),
     };
-    (log, Volume::open(config, context, alone).unwrap())
+    (log, chain, Volume::open(config, context, alone).unwrap())
+}
+
+/// Signs as the device at an index, and verifies as everybody does.
+struct Judge(usize);
+
+impl Notary for Judge {
+    fn sign(&self, vote: &Vote) -> Signature {
+        IDENTITIES[self.0].sign(VOTE_DOMAIN, &vote.to_bytes())
+    }
+
+    fn verify(&self, device: DeviceId, vote: &Vote, signature: &Signature) -> bool {
+        let author = IDENTITIES.iter().find(|author| author.device() == device);
+        let author = author.map(|author| author.public());
+        author.is_some_and(|author| {
+            let bytes = vote.to_bytes();
+            author.verify(VOTE_DOMAIN, &bytes, signature).is_ok()
+        })
+    }
+
+    fn endorses(&self, _: &Record) -> bool {
+        true
+    }
 }
 
 impl Device {
@@ -134,11 +166,12 @@ impl Device {
     fn with_disk(index: usize, disk: MemoryDisk, alone: bool) -> Self {
         let store = disk.store();
         let clock = SimClock::new(START_MS);
-        let (log, volume) = open(&store, index, &clock, alone, 1);
+        let (log, chain, volume) = open(&store, index, &clock, alone, 1);
         Self {
             disk,
             store,
             log,
+            chain,
             volume,
             clock,
             index,
@@ -150,8 +183,10 @@ impl Device {
     /// Opens the volume anew over the same rows.
     pub(crate) fn restart(&mut self) {
         self.runs += 1;
-        let (log, volume) = open(&self.store, self.index, &self.clock, self.alone, self.runs);
+        let (log, chain, volume) =
+            open(&self.store, self.index, &self.clock, self.alone, self.runs);
         self.log = log;
+        self.chain = chain;
         self.volume = volume;
     }
 
@@ -217,6 +252,7 @@ impl Device {
             let range = from.log.range(*log, next, usize::MAX).unwrap();
             segments.extend(range.into_iter().take(max));
         }
+        self.take_records(from);
         let now = self.clock.wall_ms() + 300_000;
         let accepted = self.log.accept(&segments, now, &|_| Ok(())).unwrap();
         assert!(accepted.refused.is_empty());
@@ -227,6 +263,52 @@ impl Device {
 
     pub(crate) fn publish(&self) {
         self.volume.seal_drafts().unwrap();
+    }
+
+    fn take_records(&self, from: &Self) {
+        let after = self.chain.tip().number;
+        let links = from.chain.range(after, usize::MAX, usize::MAX).unwrap();
+        let (device, now) = (from.identity().device(), self.clock.monotonic());
+        let judge = Judge(self.index);
+        self.chain.accept(&links, device, now, &judge).unwrap();
+    }
+
+    /// Makes one record of what is published here, where there is anything to name, and folds it.
+    /// Only the first device can.
+    pub(crate) fn commit(&self) -> Merged {
+        let (now, now_ms) = (self.clock.monotonic(), self.clock.wall_ms());
+        let judge = Judge(self.index);
+        let made = self
+            .chain
+            .extend(&self.log, now, now_ms, self.alone, &judge);
+        if made.unwrap().is_some() {
+            self.store.rows.sync().unwrap();
+            self.chain.publish();
+        }
+        self.volume.apply_segments().unwrap()
+    }
+
+    /// Takes all that `from` has in the order of its fold: record by record, and the rest.
+    fn pull_in_order(&self, from: &Self) -> usize {
+        let mut undone = 0;
+        let now = self.clock.wall_ms() + 300_000;
+        for number in 1..=from.chain.tip().number {
+            let record = from.chain.get(number).unwrap().unwrap();
+            for name in &record.segments {
+                let segment = from.log.get(name.log, name.seg_no).unwrap().unwrap();
+                assert_eq!(segment.hash(), name.hash);
+                let accepted = self.log.accept(&[segment], now, &|_| Ok(())).unwrap();
+                assert!(accepted.refused.is_empty());
+            }
+            let merged = self.volume.apply_segments().unwrap();
+            assert!(merged.waiting.is_empty(), "a record is closed");
+            let links = from.chain.range(number - 1, 1, 1).unwrap();
+            let (device, now) = (from.identity().device(), self.clock.monotonic());
+            let judge = Judge(self.index);
+            self.chain.accept(&links, device, now, &judge).unwrap();
+            undone += merged.undone_count + self.volume.apply_segments().unwrap().undone_count;
+        }
+        undone + self.pull(from, usize::MAX).undone_count
     }
 
     /// Returns how many ops can still be folded again.
@@ -515,8 +597,8 @@ pub(crate) fn agree(devices: &[Device]) {
         assert_eq!(device.log.vector(), union, "a device has not everything");
         union.extend(device.log.vector());
     }
-    let merged = oracle.pull(&devices[0], usize::MAX);
-    assert_eq!(merged.undone_count, 0, "the oracle undoes nothing");
+    let undone = oracle.pull_in_order(&devices[0]);
+    assert_eq!(undone, 0, "the oracle undoes nothing");
     let expected = oracle.rows();
     super::tree::check(&oracle);
     for device in devices {

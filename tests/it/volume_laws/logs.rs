@@ -3,6 +3,7 @@
 
 use dfs::base::Clock as _;
 use dfs::store::{Batch, Table};
+use dfs::volume::Missing;
 
 use super::cluster::{Device, cluster, sync};
 
@@ -57,7 +58,7 @@ fn a_segment_waits_for_what_its_author_had_seen() {
     b.publish();
     let [of_a, of_b] = [a, b].map(|device| device.log.own_log());
     let merged = c.pull_logs(b, &[of_b]);
-    assert_eq!(merged.waiting.get(&of_b), Some(&of_a));
+    assert_eq!(merged.waiting.get(&of_b), Some(&Missing::Log(of_a)));
     assert_eq!((merged.op_count, c.list("")), (0, Vec::new()));
     let merged = c.pull_logs(b, &[of_a]);
     assert!(merged.waiting.is_empty());

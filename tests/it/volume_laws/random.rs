@@ -158,6 +158,7 @@ impl Run {
                 super::tree::check(&self.devices[index]);
             }
             1 if self.chance(4) => self.devices[index].restart(),
+            1 if self.chance(3) => self.commit(),
             1 => self.devices[index].publish(),
             _ => {
                 for _ in 0..=self.rng.below(4) {
@@ -165,6 +166,13 @@ impl Run {
                 }
             }
         }
+    }
+
+    /// The first device makes a record.
+    fn commit(&self) {
+        let before = self.stamps(0);
+        let merged = self.devices[0].commit();
+        self.check_changes(0, &before, &merged.changes);
     }
 
     fn exchange(&mut self, index: usize) {

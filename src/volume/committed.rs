@@ -1,0 +1,143 @@
+//! Which ops a record of the chain names, and so the order of all ops: record by record, and by stamp
+//! and log inside one and among those that none names yet.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use super::{Result, VolumeError};
+use crate::base::{LogId, OpId, Stamp};
+use crate::store::{Batch, Rows, Table};
+
+/// A place in the order of all ops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    /// The record that names the op; [`Rank::TENTATIVE`] where none does.
+    pub(super) record: u64,
+    /// The op.
+    pub(super) id: OpId,
+}
+
+impl Rank {
+    /// Greater than the number of any record.
+    pub(super) const TENTATIVE: u64 = u64::MAX;
+
+    /// Returns the place of an op that no record names.
+    pub(super) fn tentative(id: OpId) -> Self {
+        let record = Self::TENTATIVE;
+        Self { record, id }
+    }
+}
+
+/// The folded records, by what they name: of each log runs of ops.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Committed {
+    /// The last op of each run and the record that names it, ascending in both.
+    logs: BTreeMap<LogId, Vec<(Stamp, u64)>>,
+}
+
+const KEY_BYTES: usize = 16;
+
+fn key(log: LogId, last: Stamp) -> [u8; KEY_BYTES] {
+    let mut key = [0; KEY_BYTES];
+    key[..8].copy_from_slice(&log.0.to_be_bytes());
+    key[8..].copy_from_slice(&last.0.to_be_bytes());
+    key
+}
+
+impl Committed {
+    /// Reads what the rows hold.
+    pub(super) fn load(rows: &dyn Rows) -> Result<Self> {
+        let mut committed = Self::default();
+        let mut is_damaged = false;
+        rows.scan(Table::Committed, &[], None, &mut |key, value| {
+            let parts = key.split_first_chunk::<8>();
+            let parts = parts.and_then(|(log, last)| Some((log, last.try_into().ok()?)));
+            match (parts, value.try_into()) {
+                (Some((log, last)), Ok(number)) => committed.add(
+                    LogId(u64::from_be_bytes(*log)),
+                    Stamp(u64::from_be_bytes(last)),
+                    u64::from_be_bytes(number),
+                ),
+                _ => is_damaged = true,
+            }
+            ControlFlow::Continue(())
+        })?;
+        if is_damaged {
+            return Err(VolumeError::Corrupt {
+                what: "which record names an op",
+            });
+        }
+        Ok(committed)
+    }
+
+    /// Takes note that a record names the ops of a log up to `last` that none before it names.
+    pub(super) fn add(&mut self, log: LogId, last: Stamp, number: u64) {
+        if last > self.end(log) {
+            self.logs.entry(log).or_default().push((last, number));
+        }
+    }
+
+    /// Puts the row of that.
+    pub(super) fn put(batch: &mut Batch, log: LogId, last: Stamp, number: u64) {
+        batch.put(Table::Committed, key(log, last), number.to_be_bytes());
+    }
+
+    /// Returns the last op of a log that a record names.
+    pub(super) fn end(&self, log: LogId) -> Stamp {
+        let runs = self.logs.get(&log);
+        runs.and_then(|runs| runs.last())
+            .map_or(Stamp(0), |run| run.0)
+    }
+
+    /// Returns the record that names an op, `None` where none does.
+    pub(super) fn number(&self, id: OpId) -> Option<u64> {
+        let runs = self.logs.get(&id.log)?;
+        let at = runs.partition_point(|(last, _)| *last < id.stamp);
+        runs.get(at).map(|(_, number)| *number)
+    }
+
+    /// Returns where an op stands in the order.
+    pub(super) fn rank(&self, id: OpId) -> Rank {
+        Rank {
+            record: self.number(id).unwrap_or(Rank::TENTATIVE),
+            id,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn op(log: u64, stamp: u64) -> OpId {
+        OpId {
+            stamp: Stamp(stamp),
+            log: LogId(log),
+        }
+    }
+
+    #[test]
+    fn ops_are_ordered_by_record_then_by_stamp_and_tentative_ones_come_last() {
+        let mut committed = Committed::default();
+        committed.add(LogId(1), Stamp(10), 1);
+        committed.add(LogId(2), Stamp(5), 2);
+        committed.add(LogId(1), Stamp(20), 3);
+        // Nothing new of that log.
+        committed.add(LogId(1), Stamp(20), 4);
+        let ops = [
+            op(1, 10),
+            op(2, 3),
+            op(2, 5),
+            op(1, 11),
+            op(1, 20),
+            op(2, 6),
+            op(1, 21),
+        ];
+        let numbers = ops.map(|op| committed.number(op));
+        let expected = [Some(1), Some(2), Some(2), Some(3), Some(3), None, None];
+        assert_eq!(numbers, expected);
+        let ranks = ops.map(|op| committed.rank(op));
+        assert!(ranks.is_sorted());
+        assert_eq!(committed.number(op(3, 1)), None);
+    }
+}

@@ -1,0 +1,172 @@
+//! Folding records of the chain: what one names stands, for good, before all that none names.
+//!
+//! A record is folded once all that it names is, so its ops are applied already, as tentative ones, in
+//! the order of their stamps. Only those that it does not name and that came before some that it does
+//! change places with them; where such two touched the same rows they are undone and folded again, the
+//! named one first. No named op is undone afterwards.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::committed::Committed;
+use super::feed::Merged;
+use super::merge::{Merge, Todo};
+use super::sight::{self, Sights};
+use super::state::{Progress, State};
+use super::{Result, Volume, VolumeError};
+use crate::base::{LogId, OpId, Stamp};
+use crate::log::LogError;
+use crate::log::chain::Record;
+use crate::store::{Batch, Rows, Table};
+use crate::wire::RecordRef;
+
+/// What a record names, by the log that the ops are named after.
+#[derive(Debug, Default)]
+struct Named {
+    /// The last op of each log.
+    ends: BTreeMap<LogId, Stamp>,
+    /// The last segment of each log.
+    segments: BTreeMap<LogId, u64>,
+}
+
+/// The applied ops that a record finds, up to the last that it names.
+#[derive(Debug, Default)]
+struct Found {
+    named: BTreeSet<OpId>,
+    /// Those that it does not name.
+    passed: BTreeSet<OpId>,
+    /// The last that it names.
+    last: Option<OpId>,
+}
+
+impl Volume {
+    /// Returns the newest record of the chain that is folded: what it names and those before it stands,
+    /// whatever else comes.
+    pub fn record(&self) -> RecordRef {
+        self.state.lock().record
+    }
+
+    /// Folds the records whose segments are all folded; says whether there were any.
+    pub(super) fn fold_records(&self, merged: &mut Merged) -> Result<bool> {
+        let mut any = false;
+        while let Some(record) = self.next_record()? {
+            self.fold_record(&record, merged)?;
+            any = true;
+        }
+        Ok(any)
+    }
+
+    /// Returns the next record, where all that it names is folded.
+    fn next_record(&self) -> Result<Option<Record>> {
+        let number = self.state.lock().record.number;
+        let Some(next) = number.checked_add(1) else {
+            return Ok(None);
+        };
+        let record = self.config.chain.get(next)?;
+        let state = self.state.lock();
+        Ok(record.filter(|record| {
+            record.segments.iter().all(|name| {
+                let at = state.progress.get(&name.log);
+                at.is_some_and(|at| at.seg_no >= name.seg_no)
+            })
+        }))
+    }
+
+    fn fold_record(&self, record: &Record, merged: &mut Merged) -> Result<()> {
+        let named = self.named_by(record)?;
+        let mut state = self.state.lock();
+        let found = found(&*self.view.rows, &state, &named)?;
+        let mut merge = Merge::new(&self.view, &mut state, Todo::new(), Sights::default());
+        merge.undo_passed(&found.passed, &found.named)?;
+        let committed = Arc::make_mut(&mut merge.state.committed);
+        for (log, last) in &named.ends {
+            committed.add(*log, *last, record.number);
+        }
+        merge.rank_anew(&found.named)?;
+        merge.run()?;
+
+        let (overlay, undone) = (merge.overlay, merge.undone_count);
+        merged.undone_count += undone;
+        let mut batch = Batch::new();
+        let mut progress: BTreeMap<LogId, Progress> = BTreeMap::new();
+        for (log, last) in &named.ends {
+            Committed::put(&mut batch, *log, *last, record.number);
+            sight::delete_until(&*self.view.rows, &mut batch, *log, *last)?;
+        }
+        for (log, seg_no) in &named.segments {
+            let mut at = state.progress.get(log).copied().unwrap_or_default();
+            at.named = at.named.max(*seg_no);
+            State::put_progress(&mut batch, *log, &at);
+            progress.insert(*log, at);
+        }
+        State::put_record(&mut batch, record.reference(), record.base_line);
+        let now = Some(self.context.clock.wall());
+        let changes = state.commit(&self.view, overlay, batch, now)?;
+        state.progress.extend(progress);
+        (state.record, state.base_line) = (record.reference(), record.base_line);
+        if let Some(first) = found.passed.first().copied().or(found.last) {
+            state.tentative = first;
+        }
+        // What was taken back the ops before it had seen.
+        state.saw_more |= undone > 0;
+        merged.changes.extend(changes);
+        self.drop_public(&mut state)
+    }
+
+    /// Looks up what a record names.
+    fn named_by(&self, record: &Record) -> Result<Named> {
+        let mut named = Named::default();
+        for name in &record.segments {
+            let (log, seg_no) = (name.log, name.seg_no);
+            let segment = self.config.log.get(log, seg_no)?;
+            let header = segment.ok_or(LogError::Corrupt { log, seg_no })?.header;
+            let end = named.ends.entry(header.op_log()).or_default();
+            *end = header.last.max(*end);
+            let last = named.segments.entry(log).or_default();
+            *last = seg_no.max(*last);
+        }
+        Ok(named)
+    }
+}
+
+/// Finds the applied ops up to the last that a record names.
+fn found(rows: &dyn Rows, state: &State, named: &Named) -> Result<Found> {
+    let mut found = Found::default();
+    let last = named.ends.iter().map(|(log, stamp)| OpId {
+        stamp: *stamp,
+        log: *log,
+    });
+    let Some(last) = last.max() else {
+        return Ok(found);
+    };
+    found.last = Some(last);
+    let end = u128::from_be_bytes(last.to_key()).checked_add(1);
+    let end = end.map(u128::to_be_bytes);
+    let mut is_damaged = false;
+    let end = end.as_ref().map(<[u8; 16]>::as_slice);
+    let start = state.tentative.to_key();
+    rows.scan_keys(Table::Op, &start, end, &mut |key| {
+        let Some(id) = OpId::from_key(key) else {
+            is_damaged = true;
+            return ControlFlow::Break(());
+        };
+        let is_named = named.ends.get(&id.log).is_some_and(|end| id.stamp <= *end);
+        // What an earlier record names stays until the base line passes it.
+        if state.committed.number(id).is_none() {
+            let of = if is_named {
+                &mut found.named
+            } else {
+                &mut found.passed
+            };
+            of.insert(id);
+        }
+        ControlFlow::Continue(())
+    })?;
+    if is_damaged {
+        return Err(VolumeError::Corrupt {
+            what: "the key of an op",
+        });
+    }
+    Ok(found)
+}

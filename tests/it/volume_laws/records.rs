@@ -1,0 +1,192 @@
+//! Records of the commit chain: the order that they make, and what they leave to the stamps.
+
+use std::collections::BTreeMap;
+
+use dfs::base::Clock;
+use dfs::volume::{FileKind, OpKind};
+
+use super::cluster::{Device, agree, cluster, create, place, sync};
+
+/// A change of one device in a folder.
+type Change = (&'static str, fn(&Device, &dyn Fn(&str) -> String));
+
+fn chmod(device: &Device, path: &str, mode: u32) {
+    device.apply(OpKind::SetAttr {
+        ino: device.at(path).ino,
+        mode: Some(mode | device.index() as u32),
+        uid: None,
+        gid: None,
+        mtime: None,
+        ctime: device.clock.wall(),
+    });
+}
+
+/// What is done on either side of a tree of f, g, d/a and the empty e.
+const CHANGES: [Change; 20] = [
+    ("write f", |d, at| {
+        d.put(&at("f"), &format!("written by {}", d.index()));
+    }),
+    ("write f twice", |d, at| {
+        d.put(&at("f"), &format!("once by {}", d.index()));
+        d.put(&at("f"), &format!("twice by {}", d.index()));
+    }),
+    ("empty f", |d, at| {
+        d.overwrite(d.at(&at("f")).ino, "");
+    }),
+    ("append to f", |d, at| {
+        d.append(&at("f"), &format!("+{}", d.index()));
+    }),
+    ("unlink f", |d, at| d.unlink(&at("f"))),
+    ("move f to h", |d, at| d.rename(&at("f"), &at("h"), false)),
+    ("move f into d", |d, at| {
+        d.rename(&at("f"), &at("d/f"), false);
+    }),
+    ("move f over g", |d, at| {
+        d.rename(&at("f"), &at("g"), false);
+    }),
+    ("exchange f and g", |d, at| {
+        d.rename(&at("f"), &at("g"), true);
+    }),
+    ("link f as l", |d, at| d.link(&at("f"), &at("l"))),
+    ("chmod f", |d, at| chmod(d, &at("f"), 0o600)),
+    ("make the file h", |d, at| {
+        d.put(&at("h"), &format!("made by {}", d.index()));
+    }),
+    ("make the folder h", |d, at| {
+        d.mkdir(&at("h"));
+        d.put(&at(&format!("h/{}", d.index())), "in it");
+    }),
+    ("make the link h", |d, at| {
+        let place = place(d.at(&at("")).ino, b"h");
+        d.apply(create(place, FileKind::Symlink, d.clock.wall()));
+    }),
+    ("write d/a", |d, at| {
+        d.put(&at("d/a"), &format!("written by {}", d.index()));
+    }),
+    ("make d/n", |d, at| {
+        d.put(&at("d/n"), &format!("made by {}", d.index()));
+    }),
+    ("remove d", |d, at| {
+        d.unlink(&at("d/a"));
+        d.rmdir(&at("d"));
+    }),
+    ("move d to k", |d, at| d.rename(&at("d"), &at("k"), false)),
+    ("chmod d", |d, at| chmod(d, &at("d"), 0o700)),
+    ("remove e", |d, at| d.rmdir(&at("e"))),
+];
+
+/// What people see: of each path what it is, who may do what, and the text.
+type Seen = BTreeMap<String, (FileKind, u32, String)>;
+
+fn seen(device: &Device, top: &str) -> Seen {
+    let mut seen = BTreeMap::new();
+    let mut open = vec![String::new()];
+    while let Some(dir) = open.pop() {
+        for name in device.list(&format!("{top}/{dir}")) {
+            let path = format!("{dir}/{name}");
+            let inode = device.at(&format!("{top}/{path}"));
+            let text = match inode.kind {
+                FileKind::File => device.text_of(inode.ino),
+                _ => String::new(),
+            };
+            if inode.is_dir() {
+                open.push(path.clone());
+            }
+            seen.insert(path, (inode.kind, inode.mode, text));
+        }
+    }
+    seen
+}
+
+/// In which order what two devices did is named.
+#[derive(Debug, Clone, Copy)]
+enum Named {
+    Nowhere,
+    EarlierFirst,
+    LaterFirst,
+}
+
+/// Returns every pair of changes with a folder of its own.
+fn pairs() -> impl Iterator<Item = (String, Change, Change)> {
+    let numbered = || CHANGES.into_iter().enumerate();
+    numbered()
+        .flat_map(move |(i, one)| numbered().map(move |(j, two)| (format!("{i}-{j}"), one, two)))
+}
+
+/// Lets two devices make each pair of changes, neither having seen the other's, the second later than
+/// the first, and has them named so.
+fn cross(named: Named) -> Vec<Seen> {
+    let devices = cluster(3);
+    let [voter, one, two] = &devices[..] else {
+        panic!("three devices");
+    };
+    for (top, ..) in pairs() {
+        voter.mkdir(&top);
+        voter.put(&format!("{top}/f"), "f as it was");
+        voter.put(&format!("{top}/g"), "g as it was");
+        voter.mkdir(&format!("{top}/d"));
+        voter.put(&format!("{top}/d/a"), "a as it was");
+        voter.mkdir(&format!("{top}/e"));
+    }
+    sync(&devices);
+    voter.commit();
+    sync(&devices);
+    for (top, (_, change), _) in pairs() {
+        change(one, &|path| format!("{top}/{path}"));
+    }
+    two.clock.advance(one.clock.monotonic());
+    for (top, _, (_, change)) in pairs() {
+        change(two, &|path| format!("{top}/{path}"));
+    }
+    one.publish();
+    two.publish();
+    let order = match named {
+        Named::Nowhere => [None, None],
+        Named::EarlierFirst => [Some(one), Some(two)],
+        Named::LaterFirst => [Some(two), Some(one)],
+    };
+    for author in order.into_iter().flatten() {
+        let before = voter.chain.tip().number;
+        voter.pull(author, usize::MAX);
+        voter.commit();
+        assert!(voter.chain.tip().number > before);
+    }
+    sync(&devices);
+    pairs().map(|(top, ..)| seen(one, &top)).collect()
+}
+
+#[test]
+fn what_two_devices_did_ends_the_same_whichever_a_record_names_first() {
+    let expected = cross(Named::Nowhere);
+    for named in [Named::EarlierFirst, Named::LaterFirst] {
+        let got = cross(named);
+        for ((_, one, two), (expected, got)) in pairs().zip(expected.iter().zip(&got)) {
+            // What both append is there, in the order of the records.
+            if (one.0, two.0) == ("append to f", "append to f") {
+                let texts = |seen: &Seen| seen["/f"].2.len();
+                assert_eq!(texts(expected), texts(got));
+                continue;
+            }
+            assert_eq!(expected, got, "{}, then {}, {named:?}", one.0, two.0);
+        }
+    }
+}
+
+#[test]
+fn a_record_is_folded_alike_by_who_knew_its_ops_and_by_who_did_not() {
+    let devices = cluster(3);
+    let [voter, one, two] = &devices[..] else {
+        panic!("three devices");
+    };
+    one.mkdir("mine");
+    two.put("theirs", "text");
+    one.publish();
+    voter.pull(one, usize::MAX);
+    assert_eq!(voter.commit().undone_count, 0);
+    assert_eq!(voter.chain.tip().number, 1);
+    // This one had no part in it, and gets record and segments at once.
+    two.pull(voter, usize::MAX);
+    assert_eq!(two.chain.tip(), voter.chain.tip());
+    sync(&devices);
+    agree(&devices);
+}

@@ -11,6 +11,7 @@ use dfs::base::time::SimClock;
 use dfs::base::{Clock, Ino, OpId, Rng, Timespec, VolumeId};
 use dfs::crypto::{Identity, VolumeKeys};
 use dfs::log::LogStore;
+use dfs::log::chain::{Chain, Founding};
 use dfs::store::Store;
 use dfs::store::state::StateDir;
 use dfs::volume::{
@@ -62,9 +63,16 @@ impl Bench {
         let log = LogStore::open(Arc::clone(&store.rows), VOLUME, identity.device(), 1);
         let log = Arc::new(log.expect("a log"));
         let clock = SimClock::new(1_767_312_000_000);
+        let founding = Founding {
+            volume: VOLUME,
+            founder: self.identities[0].device(),
+        };
+        let (rows, now) = (Arc::clone(&store.rows), clock.monotonic());
+        let chain = Chain::open(rows, founding, identity.device(), now, 1);
         let config = VolumeConfig {
             store,
             log: Arc::clone(&log),
+            chain: Arc::new(chain.expect("a chain")),
             keys: Arc::clone(&self.keys),
             identity,
             volume: VOLUME,

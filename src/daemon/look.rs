@@ -220,8 +220,13 @@ impl Peer {
                     )
                 }
                 Missing::Record(_) => {
-                    let what = "an order of the changes that is not here yet";
-                    (what.to_owned(), of.clone())
+                    let voters = self.node().chain().voters().into_iter();
+                    let names: Vec<String> = voters.map(|voter| self.device_name(voter)).collect();
+                    let who = names.join(" or ");
+                    (
+                        format!("an order of the changes that {who} made and that is not here yet"),
+                        who,
+                    )
                 }
             };
             let what = format!("the changes of {of} wait: they build on {what}");

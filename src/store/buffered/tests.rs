@@ -136,7 +136,7 @@ fn a_scan_sees_one_moment_although_all_is_flushed_meanwhile() {
     let put = |n: u8, value: u8| {
         let mut batch = Batch::new();
         // Some lie apart in the tree.
-        let len = if n % 16 == 0 { 3000 } else { 100 };
+        let len = if n.is_multiple_of(16) { 3000 } else { 100 };
         batch.put(Table::Inode, [n], vec![value; len]);
         rows.commit(batch).unwrap();
     };

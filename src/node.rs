@@ -138,6 +138,8 @@ pub struct Node {
     epoch_drawer: RwLock<Option<EpochDrawer>>,
     capacity_bytes: AtomicU64,
     free_bytes: AtomicU64,
+    /// The least record that the fold of an op of this peer may look back to.
+    needs: AtomicU64,
     /// Devices whose segments are being pulled from some peer, and since when.
     pulling: Mutex<BTreeMap<LogId, Duration>>,
     /// Devices whose next segment was not taken, and why; until one is.
@@ -271,6 +273,7 @@ impl Node {
             log,
             chain,
             heard_chain: AtomicBool::new(false),
+            needs: AtomicU64::new(0),
         });
         node.fill_table()?;
         node.sign_own_record();
@@ -449,6 +452,12 @@ impl Node {
         &self.log
     }
 
+    /// Says what the least record is that the fold of an op of this peer may look back to, of those that
+    /// no record names yet and of all to come.
+    pub fn set_needs(&self, needs: u64) {
+        self.needs.store(needs, Ordering::Relaxed);
+    }
+
     /// Returns the commit chain.
     pub fn chain(&self) -> &Arc<Chain> {
         &self.chain
@@ -541,6 +550,7 @@ impl Node {
                 peer.learn(record, signed);
             }
             peer.last_contact_ms = known.last_contact_ms;
+            peer.needs = known.needs;
             peer.vector = known.vector;
         }
         for host in &self.config.seeds {

@@ -567,6 +567,7 @@ impl Peer {
             self.look_around();
             self.node.set_free_bytes(self.room.offered_bytes());
             if let Some(member) = &self.member {
+                self.node.set_needs(member.volume.needs());
                 let fs = Arc::clone(&member.fs);
                 let stale = self.fold_pool.call(move || fs.tick()).await;
                 self.invalidate(stale.unwrap_or_default());

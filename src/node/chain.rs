@@ -1,5 +1,6 @@
 //! The commit chain between peers: who leads makes records, all others pull them from whoever has them.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -23,6 +24,10 @@ use crate::wire::{LinkBytes, RecordRef, Request, Response, Vector};
 
 /// Pause between two records, unless there is more to name than one takes.
 const RECORD_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long it is known that nobody needs a record before the base line passes it: what a program has
+/// written and no op holds yet is built on what was there some seconds ago.
+const SETTLE_TIME: Duration = Duration::from_secs(60);
 
 /// Who signs and judges for this peer.
 struct Judge<'a> {
@@ -58,8 +63,10 @@ impl Notary for Judge<'_> {
 impl Node {
     /// Makes records as long as the node runs, where this peer leads.
     pub(super) async fn chain_loop(self: Arc<Self>) {
+        let mut needed = Needed::default();
         loop {
-            match self.extend_chain().await {
+            let settled = needed.settled(self.least_needed(), self.now());
+            match self.extend_chain(settled).await {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(error) => tracing::warn!(%error, "no record can be made"),
@@ -69,7 +76,7 @@ impl Node {
     }
 
     /// Makes the next record, where there is something to name; says whether it took all that one takes.
-    async fn extend_chain(self: &Arc<Self>) -> Result<bool, LogError> {
+    async fn extend_chain(self: &Arc<Self>, needed: u64) -> Result<bool, LogError> {
         let roster = self.roster();
         let is_only = roster.members().len() == 1;
         // Its folder may have been put back: then others know more of the chain than it does.
@@ -80,8 +87,7 @@ impl Node {
         let make = move || {
             let judge = node.chain_judge(&roster);
             let (now, now_ms) = (node.now(), node.clock.wall_ms());
-            let is_sole = roster.is_sole_author(&node.id);
-            let made = node.chain.extend(&node.log, now, now_ms, is_sole, &judge)?;
+            let made = node.chain.extend(&node.log, now, now_ms, needed, &judge)?;
             if made.is_some() && !is_only {
                 node.store.rows.sync()?;
             }
@@ -94,6 +100,20 @@ impl Node {
         self.chain.publish();
         self.chain_grew();
         Ok(is_full)
+    }
+
+    /// Returns the least record that a member which writes may look back to, as it said last. One that is
+    /// away holds it for as long as it is a member.
+    fn least_needed(&self) -> u64 {
+        let roster = self.roster();
+        let table = self.table.lock();
+        let writers = roster.members().filter(|member| member.role.writes());
+        let needs = writers.map(|member| match table.peers.get(&member.id) {
+            Some(peer) => peer.needs,
+            None if member.id == self.id => self.needs.load(Ordering::Relaxed),
+            None => 0,
+        });
+        needs.min().unwrap_or(0)
     }
 
     fn chain_judge<'a>(&'a self, roster: &'a Roster) -> Judge<'a> {
@@ -186,6 +206,26 @@ impl Node {
         };
         let links = links.into_iter().filter_map(LinkBytes::new).collect();
         Response::Chain { links }
+    }
+}
+
+/// What was needed at the last moments, oldest first.
+#[derive(Debug, Default)]
+struct Needed(VecDeque<(Duration, u64)>);
+
+impl Needed {
+    /// Takes note of what is needed now; returns what was, some time ago.
+    fn settled(&mut self, needed: u64, now: Duration) -> u64 {
+        if self.0.back().is_none_or(|(_, last)| *last < needed) {
+            self.0.push_back((now, needed));
+        }
+        while let Some((at, _)) = self.0.get(1)
+            && *at + SETTLE_TIME <= now
+        {
+            self.0.pop_front();
+        }
+        let first = self.0.front().filter(|(at, _)| *at + SETTLE_TIME <= now);
+        first.map_or(0, |(_, needed)| *needed)
     }
 }
 

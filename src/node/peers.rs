@@ -50,6 +50,8 @@ pub(super) struct Peer {
     pub(super) vector: Vector,
     /// The newest record of the commit chain that it had when it last told.
     pub(super) chain: RecordRef,
+    /// The least record that the fold of an op of it may look back to.
+    pub(super) needs: u64,
     pub(super) free_bytes: u64,
     pub(super) refusal: Option<Refusal>,
     /// Why it does not take this peer's log, as it said last.
@@ -113,6 +115,7 @@ pub(super) struct Remembered {
     pub(super) last_contact_ms: Option<u64>,
     pub(super) record: Option<SignedRecord>,
     pub(super) vector: Vector,
+    pub(super) needs: u64,
 }
 
 impl Remembered {
@@ -192,6 +195,7 @@ impl Peer {
             last_contact_ms: self.last_contact_ms,
             record: self.record.as_ref().map(|(_, signed)| signed.clone()),
             vector: self.vector.clone(),
+            needs: self.needs,
         }
     }
 }

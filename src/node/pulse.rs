@@ -57,6 +57,7 @@ impl Node {
             vector: self.log.offered(),
             refuses: None,
             record: self.chain.offered(),
+            needs: self.needs.load(Ordering::Relaxed),
         }
     }
 
@@ -83,6 +84,8 @@ impl Node {
             peer.free_bytes = state.free_bytes;
             peer.refuses_log = state.refuses;
             peer.chain = state.record;
+            // States overtake each other, and what is needed only grows.
+            peer.needs = peer.needs.max(state.needs);
             // States overtake each other on the way, so within a session numbers only grow; a peer
             // that has lost its log says so in its next hello.
             for (log, seg_no) in &state.vector {

@@ -33,6 +33,8 @@ impl Rank {
 pub(super) struct Committed {
     /// The last op of each run and the record that names it, ascending in both.
     logs: BTreeMap<LogId, Vec<(Stamp, u64)>>,
+    /// The record up to which what was replaced is looked up no more.
+    pub(super) base_line: u64,
 }
 
 const KEY_BYTES: usize = 16;
@@ -82,6 +84,32 @@ impl Committed {
         batch.put(Table::Committed, key(log, last), number.to_be_bytes());
     }
 
+    /// Forgets which of the records up to the base line names an op: that one of them does is all that
+    /// is still asked.
+    pub(super) fn forget(&mut self, batch: &mut Batch) {
+        let number = self.base_line;
+        for (log, runs) in &mut self.logs {
+            let settled = runs.partition_point(|(_, of)| *of <= number);
+            for (last, _) in runs.drain(..settled.saturating_sub(1)) {
+                batch.delete(Table::Committed, key(*log, last));
+            }
+        }
+    }
+
+    /// Returns the greatest op that a record up to the base line names.
+    pub(super) fn last_settled(&self) -> OpId {
+        let number = self.base_line;
+        let ends = self.logs.iter().filter_map(|(log, runs)| {
+            let settled = runs.partition_point(|(_, of)| *of <= number);
+            let (stamp, _) = runs.get(settled.checked_sub(1)?)?;
+            Some(OpId {
+                stamp: *stamp,
+                log: *log,
+            })
+        });
+        ends.max().unwrap_or_default()
+    }
+
     /// Returns the last op of a log that a record names.
     pub(super) fn end(&self, log: LogId) -> Stamp {
         let runs = self.logs.get(&log);
@@ -94,6 +122,12 @@ impl Committed {
         let runs = self.logs.get(&id.log)?;
         let at = runs.partition_point(|(last, _)| *last < id.stamp);
         runs.get(at).map(|(_, number)| *number)
+    }
+
+    /// Tells whether no fold looks up any more what an op replaced or removed, whoever still has it.
+    pub(super) fn is_settled(&self, id: OpId) -> bool {
+        self.number(id)
+            .is_some_and(|number| number <= self.base_line)
     }
 
     /// Returns where an op stands in the order.
@@ -139,5 +173,19 @@ mod tests {
         let ranks = ops.map(|op| committed.rank(op));
         assert!(ranks.is_sorted());
         assert_eq!(committed.number(op(3, 1)), None);
+
+        committed.base_line = 2;
+        assert_eq!(committed.last_settled(), op(1, 10));
+        assert!(committed.is_settled(op(2, 5)) && !committed.is_settled(op(1, 11)));
+        committed.base_line = 3;
+        let mut batch = Batch::new();
+        committed.forget(&mut batch);
+        assert_eq!(
+            batch.len(),
+            1,
+            "one run of the first log, and none of the second"
+        );
+        assert_eq!(committed.number(op(1, 5)), Some(3));
+        assert_eq!(committed.number(op(1, 21)), None);
     }
 }

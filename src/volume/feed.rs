@@ -109,9 +109,16 @@ impl Volume {
             *feed = Feed::default();
         }
         match result {
-            Err(error) if merged.op_count == 0 => Err(error),
-            Err(_) | Ok(()) => Ok(merged),
+            Err(error) if merged.op_count == 0 => return Err(error),
+            Err(_) => {}
+            Ok(()) => {
+                // What was folded is told all the same, and this is tried again with the next.
+                if let Err(error) = self.trim_settled() {
+                    tracing::warn!(%error, "what nobody looks back to is not given up yet");
+                }
+            }
         }
+        Ok(merged)
     }
 
     /// Folds segments and records by turns: a segment may wait for a record, and a record for segments.

@@ -187,7 +187,8 @@ impl Fold<'_> {
         let mut at = ino;
         for _ in 0..HOPS_MAX {
             if let Some(inode) = self.row_of(at)? {
-                return Ok(Some(inode));
+                let is_gone = inode.is_orphan() && self.is_gone(at)?;
+                return Ok((!is_gone).then_some(inode));
             }
             match self.tx.get(RowKey::Alias(at))? {
                 Some(Value::Alias(to)) => at = *to,
@@ -196,6 +197,18 @@ impl Fold<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Tells whether a node without a name was removed so long ago that nothing brings it back, also
+    /// where its rows are still here.
+    fn is_gone(&mut self, ino: Ino) -> Result<bool> {
+        Ok(match self.tx.get(RowKey::Orphan(ino))? {
+            Some(Value::Orphan(by)) => {
+                let by = *by;
+                self.tx.is_settled(by)
+            }
+            _ => false,
+        })
     }
 
     fn save(&mut self, inode: Inode) -> Result<()> {

@@ -111,6 +111,17 @@ impl<'a> Merge<'a> {
         self.undo(concerned)
     }
 
+    /// Undoes applied ops that no record names yet, and all that built on them.
+    pub(super) fn undo_all(&mut self, ids: BTreeSet<OpId>) -> Result<()> {
+        let applied = |id: &OpId| !matches!(self.overlay.records.get(id), Some(None));
+        let ids: BTreeSet<OpId> = ids.into_iter().filter(applied).collect();
+        let Some(first) = ids.first() else {
+            return Ok(());
+        };
+        self.index_above(Rank::tentative(*first))?;
+        self.undo(ids.into_iter().map(Rank::tentative).collect())
+    }
+
     /// Gives the ops that a record names, which is folded now, their places in the order.
     pub(super) fn rank_anew(&mut self, named: &BTreeSet<OpId>) -> Result<()> {
         let todo = std::mem::take(&mut self.todo);

@@ -202,9 +202,17 @@ impl<'a> Tx<'a> {
         }
     }
 
-    /// Returns the record of an op that was applied before.
+    /// Returns the record of an op that was applied before, of those that may still be looked up.
     pub(super) fn record(&self, id: OpId) -> Result<Option<Arc<Record>>> {
+        if self.is_settled(id) {
+            return Ok(None);
+        }
         self.base.record(id)
+    }
+
+    /// Tells whether no fold looks up any more what an op replaced or removed.
+    pub(super) fn is_settled(&self, id: OpId) -> bool {
+        self.base.committed.is_settled(id)
     }
 
     /// Returns where an op stands in the order.

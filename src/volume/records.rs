@@ -12,14 +12,19 @@ use std::sync::Arc;
 use super::committed::Committed;
 use super::feed::Merged;
 use super::merge::{Merge, Todo};
+use super::record::Record as Undo;
 use super::sight::{self, Sights};
-use super::state::{Progress, State};
+use super::state::{Progress, Settled, State};
+use super::trim::TRIM_SLICE;
 use super::{Result, Volume, VolumeError};
 use crate::base::{LogId, OpId, Stamp};
 use crate::log::LogError;
 use crate::log::chain::Record;
 use crate::store::{Batch, Rows, Table};
 use crate::wire::RecordRef;
+
+/// Ops that are looked at in one go for those that are settled.
+const LOOK_SLICE: usize = 4096;
 
 /// What a record names, by the log that the ops are named after.
 #[derive(Debug, Default)]
@@ -45,6 +50,100 @@ impl Volume {
     /// whatever else comes.
     pub fn record(&self) -> RecordRef {
         self.state.lock().record
+    }
+
+    /// Returns the least record that the fold of any op of this device may look back to, of those that
+    /// no record names yet and of all to come; likewise for ops of others that are folded here.
+    pub fn needs(&self) -> u64 {
+        let state = self.state.lock();
+        let drafts = state.groups.iter().map(|group| group.past.record.number);
+        let least = drafts.min().unwrap_or(state.record.number);
+        let own = self.device;
+        // Of others only what is sealed and not named: each says what it needs itself.
+        let logs = state.progress.iter().filter(|(log, at)| {
+            at.stamp > state.committed.end(**log) && self.view.device_of(**log) == own
+        });
+        let logs: Vec<LogId> = logs.map(|(log, _)| *log).collect();
+        let from = |log: LogId| state.committed.end(log).next();
+        let pasts = logs.into_iter().map(|log| {
+            let rows = sight::of_log(&*self.view.rows, log, from(log));
+            // What cannot be told is needed.
+            rows.map_or(0, |rows| {
+                let records = rows.iter().map(|(_, past)| past.record.number);
+                records.min().unwrap_or(u64::MAX)
+            })
+        });
+        pasts.fold(least, u64::min)
+    }
+
+    /// Gives up what no fold looks back to any more, since a record said so.
+    pub(super) fn trim_settled(&self) -> Result<()> {
+        let (settled, base_line, mut from) = {
+            let state = self.state.lock();
+            let base_line = state.committed.base_line;
+            if state.trimmed_to >= base_line {
+                return Ok(());
+            }
+            (state.settled(), base_line, state.trimmed)
+        };
+        let end = settled.end();
+        loop {
+            let (gone, next) = self.settled_ops(&settled, from, end)?;
+            let mut batch = Batch::new();
+            for id in &gone {
+                batch.delete(Table::Op, id.to_key());
+            }
+            Undo::delete_parts(&*self.view.rows, &mut batch, &|id| gone.contains(&id))?;
+            let mut state = self.state.lock();
+            if !batch.is_empty() {
+                self.view.rows.commit(batch)?;
+            }
+            match next {
+                Some(next) => from = next,
+                None => {
+                    let mut batch = Batch::new();
+                    let committed = Arc::make_mut(&mut state.committed);
+                    committed.forget(&mut batch);
+                    self.view.rows.commit(batch)?;
+                    state.trimmed_to = base_line;
+                    break;
+                }
+            }
+        }
+        self.reap()
+    }
+
+    /// Returns a slice of settled ops whose records are here, from one on, and where the next begins.
+    fn settled_ops(
+        &self,
+        settled: &Settled,
+        from: OpId,
+        end: OpId,
+    ) -> Result<(BTreeSet<OpId>, Option<OpId>)> {
+        let mut gone = BTreeSet::new();
+        let (mut next, mut seen) = (None, 0);
+        let (start, end) = (
+            from.to_key(),
+            OpId {
+                stamp: end.stamp.next(),
+                ..end
+            }
+            .to_key(),
+        );
+        let rows = &self.view.rows;
+        rows.scan_keys(Table::Op, &start, Some(&end), &mut |key| {
+            let id = OpId::from_key(key).unwrap_or_default();
+            if gone.len() == TRIM_SLICE || seen == LOOK_SLICE {
+                next = Some(id);
+                return ControlFlow::Break(());
+            }
+            seen += 1;
+            if settled.has(id) {
+                gone.insert(id);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok((gone, next))
     }
 
     /// Folds the records whose segments are all folded; says whether there were any.
@@ -79,7 +178,12 @@ impl Volume {
         let found = found(&*self.view.rows, &state, &named)?;
         let mut merge = Merge::new(&self.view, &mut state, Todo::new(), Sights::default());
         merge.undo_passed(&found.passed, &found.named)?;
+        if record.base_line > merge.state.committed.base_line {
+            let late = late_for(&*self.view.rows, merge.state, record)?;
+            merge.undo_all(late)?;
+        }
         let committed = Arc::make_mut(&mut merge.state.committed);
+        committed.base_line = record.base_line;
         for (log, last) in &named.ends {
             committed.add(*log, *last, record.number);
         }
@@ -104,7 +208,7 @@ impl Volume {
         let now = Some(self.context.clock.wall());
         let changes = state.commit(&self.view, overlay, batch, now)?;
         state.progress.extend(progress);
-        (state.record, state.base_line) = (record.reference(), record.base_line);
+        state.record = record.reference();
         if let Some(first) = found.passed.first().copied().or(found.last) {
             state.tentative = first;
         }
@@ -128,6 +232,40 @@ impl Volume {
         }
         Ok(named)
     }
+}
+
+/// Finds the tentative ops that may have looked back beyond the base line of a record: those of an author
+/// that was away for so long, or was put back, that nobody waited for it any more.
+fn late_for(rows: &dyn Rows, state: &State, record: &Record) -> Result<BTreeSet<OpId>> {
+    let mut late = BTreeSet::new();
+    for (log, at) in &state.progress {
+        let mut from = state.committed.end(*log).next();
+        if at.stamp < from {
+            continue;
+        }
+        let pasts = sight::of_log(rows, *log, from)?;
+        let ends = pasts.iter().skip(1).map(|(first, _)| first.stamp);
+        let ends = ends.chain([at.stamp.next()]);
+        for ((_, past), end) in pasts.iter().zip(ends) {
+            if past.record.number < record.base_line {
+                let of_log = |stamp| OpId { stamp, log: *log };
+                let (start, stop) = (
+                    of_log(from).to_key(),
+                    OpId {
+                        stamp: end,
+                        log: LogId(0),
+                    }
+                    .to_key(),
+                );
+                rows.scan_keys(Table::Op, &start, Some(&stop), &mut |key| {
+                    late.extend(OpId::from_key(key).filter(|id| id.log == *log));
+                    ControlFlow::Continue(())
+                })?;
+            }
+            from = end;
+        }
+    }
+    Ok(late)
 }
 
 /// Finds the applied ops up to the last that a record names.

@@ -61,15 +61,18 @@ pub(super) struct Group {
 /// The ops of which no fold looks up any more what they replaced or removed.
 pub(super) struct Settled {
     cut: OpId,
-    base_line: u64,
     committed: Arc<Committed>,
 }
 
 impl Settled {
+    /// Returns the greatest of them.
+    pub(super) fn end(&self) -> OpId {
+        self.cut.max(self.committed.last_settled())
+    }
+
     /// Tells whether an op is one of them.
     pub(super) fn has(&self, id: OpId) -> bool {
-        let number = self.committed.number(id);
-        id <= self.cut || number.is_some_and(|number| number <= self.base_line)
+        id <= self.cut || self.committed.is_settled(id)
     }
 }
 
@@ -80,9 +83,7 @@ pub(super) struct State {
     pub(super) newest: OpId,
     /// The newest record of the chain that is folded.
     pub(super) record: RecordRef,
-    /// The record up to which what was replaced is looked up no more.
-    pub(super) base_line: u64,
-    /// Which of the folded records names which ops.
+    /// Which of the folded records names which ops, and the base line of the newest.
     pub(super) committed: Arc<Committed>,
     /// No applied op below this one is tentative.
     pub(super) tentative: OpId,
@@ -111,6 +112,8 @@ pub(super) struct State {
     pub(super) written: HashSet<Ino>,
     /// True when a draft may overwrite what another wrote.
     pub(super) rewrites: bool,
+    /// The base line up to which what was replaced is given up.
+    pub(super) trimmed_to: u64,
     /// The records up to this one are gone.
     pub(super) trimmed: OpId,
     /// Chunks that ops have named since a collection began; `None` while there is none.
@@ -141,7 +144,9 @@ impl State {
             ..Self::default()
         };
         if let Some(bytes) = rows.get(Table::Meta, RECORD_KEY)? {
-            (state.record, state.base_line) = codec::decode(&bytes, META_MAX_BYTES)?;
+            let base_line;
+            (state.record, base_line) = codec::decode(&bytes, META_MAX_BYTES)?;
+            Arc::make_mut(&mut state.committed).base_line = base_line;
         }
         if let Some(bytes) = rows.get(Table::Meta, COUNTS_KEY)? {
             state.counts = codec::decode(&bytes, META_MAX_BYTES)?;
@@ -334,7 +339,6 @@ impl State {
     pub(super) fn settled(&self) -> Settled {
         Settled {
             cut: self.cut,
-            base_line: self.base_line,
             committed: Arc::clone(&self.committed),
         }
     }

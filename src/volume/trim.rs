@@ -133,7 +133,7 @@ impl Volume {
     }
 
     /// Removes the nodes without a name that nothing can bring back and no local handle holds.
-    fn reap(&self) -> Result<()> {
+    pub(super) fn reap(&self) -> Result<()> {
         let mut after = RowKey::Orphan(Ino(0));
         loop {
             // What was removed of this table slows the look down: nobody waits for it.

@@ -249,6 +249,9 @@ pub struct SyncState {
     pub refuses: Option<LogRefusal>,
     /// The newest record of the commit chain that the peer has, durably.
     pub record: RecordRef,
+    /// The least record that the fold of any op of the peer may look back to, of those that no record
+    /// names yet and of all to come; 0 where the peer does not know.
+    pub needs: u64,
 }
 
 /// Why a peer does not take a log any further.

@@ -83,6 +83,18 @@ struct State {
     named: Vector,
     /// The newest record that peers may be told of.
     offered: RecordRef,
+    /// The newest record that names anything.
+    last: u64,
+}
+
+/// What the next record may name.
+#[derive(Debug)]
+struct Next {
+    names: Vec<SegmentName>,
+    /// Whether that leaves others.
+    is_full: bool,
+    /// The least record that the author of one of them had folded.
+    needed: u64,
 }
 
 impl std::fmt::Debug for Chain {
@@ -124,7 +136,7 @@ impl Chain {
             });
         }
         let offered = row.tip.at;
-        Ok(Self {
+        let chain = Self {
             rows,
             founding,
             own,
@@ -132,8 +144,19 @@ impl Chain {
                 agreement: Agreement::new(founding.volume, row, now, seed),
                 named,
                 offered,
+                last: 0,
             }),
-        })
+        };
+        let mut last = offered.number;
+        while last > 0
+            && chain
+                .get(last)?
+                .is_none_or(|record| record.segments.is_empty())
+        {
+            last -= 1;
+        }
+        chain.state.lock().last = last;
+        Ok(chain)
     }
 
     /// Returns the newest record that is here.
@@ -252,13 +275,14 @@ impl Chain {
     /// Makes the next record where this device leads the voters and there are segments that peers may
     /// be told of and no record names. Returns whether the record that it made, which then is to be
     /// synced and published, names all that one may, so that there may be more; `None` where it made
-    /// none. `is_sole` says that nobody else has ever written.
+    /// none. `needed` is the least record that the fold of any op to come may look back to: the base
+    /// line follows it, in a record that names nothing where nothing more comes.
     pub fn extend(
         &self,
         log: &LogStore,
         now: Duration,
         now_ms: u64,
-        is_sole: bool,
+        needed: u64,
         notary: &dyn Notary,
     ) -> Result<Option<bool>, LogError> {
         let mut state = self.state.lock();
@@ -268,34 +292,29 @@ impl Chain {
             return Ok(None);
         }
         let tip = state.agreement.tip().clone();
-        let (segments, is_full) = next_segments(log, &state.named, tip.at.number)?;
-        let Some(number) = tip
-            .at
-            .number
-            .checked_add(1)
-            .filter(|_| !segments.is_empty())
-        else {
+        let next = next_segments(log, &state.named, tip.at.number)?;
+        let needed = needed.min(next.needed).min(tip.at.number);
+        let base_line = needed.max(tip.base_line);
+        let settles = tip.base_line < state.last && base_line >= state.last;
+        let number = tip.at.number.checked_add(1);
+        let Some(number) = number.filter(|_| settles || !next.names.is_empty()) else {
             return Ok(None);
         };
         let record = Record::new(RecordBody {
             era: tip.at.era,
             number,
             prev: tip.at.hash,
-            segments,
+            segments: next.names,
             ended: Vec::new(),
             statements: Vec::new(),
-            base_line: if is_sole {
-                tip.at.number
-            } else {
-                tip.base_line
-            },
+            base_line,
             time_ms: now_ms,
             voters: tip.voters.clone(),
             is_checkpoint: false,
         })?;
         state.agreement.propose(now, record, notary);
         self.settle(&mut state, now)?;
-        Ok((state.agreement.tip().at.number == number).then_some(is_full))
+        Ok((state.agreement.tip().at.number == number).then_some(next.is_full))
     }
 
     /// Says that the records that are here are durable, so that peers may be told of them. Returns
@@ -315,6 +334,10 @@ impl Chain {
         match self.write(state, &output) {
             Ok(named) => {
                 state.named.extend(named);
+                let records = output.decided.iter().map(|(record, _)| record);
+                let naming = records.filter(|record| !record.segments.is_empty());
+                let last = naming.map(|record| record.number).max();
+                state.last = state.last.max(last.unwrap_or(0));
                 Ok(())
             }
             Err(error) => {
@@ -369,14 +392,11 @@ fn stored_row(rows: &dyn Rows, founding: Founding, own: DeviceId) -> Result<Row,
 
 /// Returns the segments that the next record names, none before what it builds on: of those that peers
 /// may be told of, as many as one record may name.
-fn next_segments(
-    log: &LogStore,
-    named: &Vector,
-    tip: u64,
-) -> Result<(Vec<SegmentName>, bool), LogError> {
+fn next_segments(log: &LogStore, named: &Vector, tip: u64) -> Result<Next, LogError> {
     let offered = log.offered();
     let mut taken: BTreeMap<LogId, u64> = BTreeMap::new();
-    let mut names = Vec::new();
+    let mut names: Vec<SegmentName> = Vec::new();
+    let mut needed = u64::MAX;
     let (mut ops, mut bytes) = (0, 0);
     loop {
         let before = names.len();
@@ -403,8 +423,13 @@ fn next_segments(
                 bytes += segment.body.len();
                 let is_full = ops > SEGMENT_OPS_MAX || bytes > RECORD_SEGMENTS_BYTES;
                 if !names.is_empty() && (is_full || names.len() >= SEGMENTS_MAX) {
-                    return Ok((names, true));
+                    return Ok(Next {
+                        names,
+                        is_full: true,
+                        needed,
+                    });
                 }
+                needed = needed.min(header.record.number);
                 names.push(name(&segment));
                 next += 1;
             }
@@ -413,7 +438,11 @@ fn next_segments(
             }
         }
         if names.len() == before {
-            return Ok((names, false));
+            return Ok(Next {
+                names,
+                is_full: false,
+                needed,
+            });
         }
     }
 }

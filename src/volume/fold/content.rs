@@ -21,7 +21,7 @@ use crate::volume::op::{Append, Write, fork_ino_of, joined_version};
 use crate::volume::record::Record;
 use crate::volume::rows::{Fork, RowKey, Stored, Value};
 use crate::volume::types::{Conflict, ConflictKind, Extent, Field, FileKind, Inode, Piece, Place};
-use crate::volume::view::{as_inode, xattr_range};
+use crate::volume::view::{as_inode, is_private, xattr_range};
 
 /// Attributes that go with new content.
 struct Stamps {
@@ -67,7 +67,7 @@ impl Walk {
 impl Fold<'_> {
     pub(super) fn write(&mut self, write: &Write) -> Result<()> {
         let Some((named, mut node, base)) = self.target(write.ino, write.base)? else {
-            return Ok(());
+            return self.write_anew(write);
         };
         let stamps = Stamps {
             mtime: write.mtime,
@@ -94,6 +94,37 @@ impl Fold<'_> {
             }
         }
         self.finish_write(named, node, version, &stamps)
+    }
+
+    /// Keeps what is written to a file that is gone so long that nothing is left of it, under its number:
+    /// whoever wrote it was away for longer than anybody keeps what was there.
+    fn write_anew(&mut self, write: &Write) -> Result<()> {
+        // A directory, or a file that is one with another, is there under its number.
+        if self.inode(write.ino)?.is_some() || write.pieces.is_empty() || is_private(write.ino) {
+            return Ok(());
+        }
+        self.forget(write.ino)?;
+        let mut node = self.new_inode(write.ino, FileKind::File, write.mtime);
+        node.mode = 0o600;
+        self.splice(&mut node, &write.pieces, write.size)?;
+        node.ctime = write.ctime;
+        self.save(node)?;
+        let place = self.beside(None, write.ino, write.ctime)?;
+        self.place(write.ino, &place, write.ctime)?;
+        self.conflict(ConflictKind::WriteAgainstUnlink, write.ino, Some(place))
+    }
+
+    /// Removes what is still here of a node that is gone.
+    fn forget(&mut self, ino: Ino) -> Result<()> {
+        let (from, to) = (RowKey::Extent(ino, 0), RowKey::Extent(ino, u64::MAX));
+        let mut rows = self.tx.scan(from, to)?;
+        let (from, to) = xattr_range(ino);
+        rows.extend(self.tx.scan(from, to)?);
+        for (key, _) in rows {
+            self.tx.delete(key)?;
+        }
+        self.tx.delete(RowKey::Orphan(ino))?;
+        self.tx.delete(RowKey::Inode(ino))
     }
 
     pub(super) fn append(&mut self, append: &Append) -> Result<()> {

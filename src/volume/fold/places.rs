@@ -348,6 +348,7 @@ impl Fold<'_> {
             if let (RowKey::Orphan(ino), Value::Orphan(by)) = (key, value)
                 && !is_private(ino)
                 && !self.saw(by)
+                && !self.tx.is_settled(by)
                 && let Some(depth) = self.depth_below(moved, ino)?
             {
                 removed.push((depth, ino));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use dfs::daemon::peer::{Member, Parts, Peer};
 use dfs::fs::{Caller, FsConfig, FsError, OpenFlags, RenameMode, WriteFlags};
 use dfs::node::{InviteToken, Node, NodeConfig, Role};
 use dfs::replica::ReplicaConfig;
-use dfs::store::{Batch, Store};
+use dfs::store::{Batch, Store, Table};
 use dfs::transport::Transport;
 use dfs::transport::sim::SimNet;
 use dfs::wire::SealedSegment;
@@ -373,6 +374,18 @@ impl Cluster {
                 self.vectors()
             );
         }
+    }
+
+    /// Returns how many ops a member still keeps what undoes them of.
+    pub(super) fn undo_count(&self, index: usize) -> usize {
+        let mut count = 0;
+        let rows = &self.hosts[index].store.rows;
+        let counted = rows.scan_keys(Table::Op, &[], None, &mut |_| {
+            count += 1;
+            ControlFlow::Continue(())
+        });
+        counted.unwrap();
+        count
     }
 
     fn vectors(&self) -> Vec<String> {

@@ -162,3 +162,37 @@ fn what_is_written_after_a_removal_opens_for_those_who_stay_alone() {
         assert!(!cluster.opens(1, &cluster.newest(2)));
     });
 }
+
+#[test]
+fn what_all_members_have_folded_is_given_up_and_what_one_lacks_is_not() {
+    simulate(37, |seed| async move {
+        let mut cluster = Cluster::new(seed, 3, 1).await;
+        for index in 0..3 {
+            cluster.write(index, b"shared", b"by turns").await;
+            cluster.settle().await;
+        }
+        cluster.unlink(0, b"shared");
+        cluster.settle().await;
+        sleep(3 * A_WHILE).await;
+        for index in 0..3 {
+            assert_eq!(cluster.undo_count(index), 0, "seed {seed}: host{index}");
+        }
+        // Who is away holds it, also where the one that decides begins anew.
+        cluster.crash(2).await;
+        cluster.write(0, b"plan", b"version one").await;
+        cluster.write(1, b"plan", b"version two").await;
+        cluster.settle().await;
+        cluster.restart(0).await;
+        cluster.write(1, b"plan", b"version three").await;
+        sleep(3 * A_WHILE).await;
+        assert!(cluster.undo_count(0) > 0, "seed {seed}");
+        assert!(cluster.undo_count(1) > 0, "seed {seed}");
+        cluster.restart(2).await;
+        cluster.settle().await;
+        sleep(3 * A_WHILE).await;
+        for index in 0..3 {
+            assert_eq!(cluster.undo_count(index), 0, "seed {seed}: host{index}");
+        }
+        cluster.assert_converged().await;
+    });
+}

@@ -276,11 +276,14 @@ impl Device {
     /// Makes one record of what is published here, where there is anything to name, and folds it.
     /// Only the first device can.
     pub(crate) fn commit(&self) -> Merged {
+        self.commit_from(0)
+    }
+
+    /// Makes a record as [`Device::commit`] does, where nobody looks back beyond record `needed`.
+    pub(crate) fn commit_from(&self, needed: u64) -> Merged {
         let (now, now_ms) = (self.clock.monotonic(), self.clock.wall_ms());
         let judge = Judge(self.index);
-        let made = self
-            .chain
-            .extend(&self.log, now, now_ms, self.alone, &judge);
+        let made = self.chain.extend(&self.log, now, now_ms, needed, &judge);
         if made.unwrap().is_some() {
             self.store.rows.sync().unwrap();
             self.chain.publish();

@@ -159,6 +159,7 @@ impl Run {
             }
             1 if self.chance(4) => self.devices[index].restart(),
             1 if self.chance(3) => self.commit(),
+            1 if self.chance(8) => self.meet(),
             1 => self.devices[index].publish(),
             _ => {
                 for _ in 0..=self.rng.below(4) {
@@ -168,10 +169,19 @@ impl Run {
         }
     }
 
-    /// The first device makes a record.
+    /// All meet, and have all of it named.
+    fn meet(&self) {
+        for _ in 0..2 {
+            sync(&self.devices);
+            self.commit();
+        }
+    }
+
+    /// The first device makes a record, and gives up what nobody looks back to.
     fn commit(&self) {
         let before = self.stamps(0);
-        let merged = self.devices[0].commit();
+        let needs = self.devices.iter().map(|device| device.volume.needs());
+        let merged = self.devices[0].commit_from(needs.min().unwrap());
         self.check_changes(0, &before, &merged.changes);
     }
 

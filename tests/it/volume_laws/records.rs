@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use dfs::base::Clock;
+use dfs::store::Table;
 use dfs::volume::{FileKind, OpKind};
 
 use super::cluster::{Device, agree, cluster, create, place, sync};
@@ -189,4 +190,92 @@ fn a_record_is_folded_alike_by_who_knew_its_ops_and_by_who_did_not() {
     assert_eq!(two.chain.tip(), voter.chain.tip());
     sync(&devices);
     agree(&devices);
+}
+
+#[test]
+fn what_nobody_looks_back_to_is_given_up_and_nothing_before() {
+    let devices = cluster(3);
+    let [voter, one, two] = &devices[..] else {
+        panic!("three devices");
+    };
+    let commit = || {
+        let needs = devices.iter().map(|device| device.volume.needs());
+        voter.commit_from(needs.min().unwrap());
+    };
+    one.put("f", "as it was");
+    one.put("g", "to be removed");
+    sync(&devices);
+    commit();
+    sync(&devices);
+    // This one goes away, and works on.
+    two.put("f", "by who was away");
+    one.later();
+    for text in ["once", "twice"] {
+        one.put("f", text);
+        one.publish();
+        voter.pull(one, usize::MAX);
+        commit();
+        one.pull(voter, usize::MAX);
+    }
+    one.unlink("g");
+    one.publish();
+    voter.pull(one, usize::MAX);
+    commit();
+    one.pull(voter, usize::MAX);
+    let base_line = |number| voter.chain.get(number).unwrap().unwrap().base_line;
+    let last = voter.chain.tip().number;
+    assert!(base_line(last) <= 1, "who is away looks back to record 1");
+    assert!(voter.record_count() > 0);
+    let orphans = || {
+        voter
+            .rows()
+            .keys()
+            .filter(|(table, _)| *table == Table::Orphan)
+            .count()
+    };
+    assert_eq!(orphans(), 1);
+    sync(&devices);
+    assert_eq!(voter.text("f"), "twice");
+    assert_eq!(
+        voter.text("f (conflict, carl, 2026-01-02)"),
+        "by who was away"
+    );
+    // Now all have all of it.
+    for _ in 0..3 {
+        commit();
+        sync(&devices);
+    }
+    for device in &devices {
+        assert_eq!(device.record_count(), 0);
+    }
+    assert_eq!(orphans(), 0);
+    one.put("f", "thrice");
+    two.put("f", "from two sides");
+    sync(&devices);
+    assert_eq!(voter.files().len(), 3);
+}
+
+#[test]
+fn what_is_written_to_a_file_of_which_nothing_is_left_is_kept() {
+    let devices = cluster(2);
+    let [voter, away] = &devices[..] else {
+        panic!("two devices");
+    };
+    voter.put("f", "text");
+    sync(&devices);
+    let ino = away.at("f").ino;
+    away.overwrite(ino, "by who was away for too long");
+    voter.unlink("f");
+    voter.publish();
+    // Whoever decides this does not know of the one that is away.
+    for _ in 0..3 {
+        voter.commit_from(u64::MAX);
+    }
+    assert_eq!(voter.record_count(), 0);
+    sync(&devices);
+    let files = voter.files();
+    assert_eq!(files.len(), 1, "{files:?}");
+    let kept = files.into_values().next().unwrap();
+    assert_eq!(kept, "by who was away for too long");
+    assert_eq!(voter.conflicts().len(), 1);
 }

@@ -1,5 +1,6 @@
 //! The chain in rows: what is named, in which order and how much of it at once, and what is taken of others.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ struct Keeper {
     store: Store,
     log: LogStore,
     chain: Chain,
+    /// What the others still need.
+    needed: Cell<u64>,
 }
 
 impl Keeper {
@@ -34,7 +37,12 @@ impl Keeper {
         };
         let chain = Chain::open(Arc::clone(&rows), founding, own, Duration::ZERO, 1).unwrap();
         let log = LogStore::open(rows, VOLUME, own, RUN).unwrap();
-        Self { store, log, chain }
+        Self {
+            store,
+            log,
+            chain,
+            needed: Cell::new(0),
+        }
     }
 
     fn new(own: DeviceId) -> Self {
@@ -51,7 +59,7 @@ impl Keeper {
         let stub = Stub(self.log.own_device());
         let made = self
             .chain
-            .extend(&self.log, Duration::ZERO, 7, false, &stub);
+            .extend(&self.log, Duration::ZERO, 7, self.needed.get(), &stub);
         let made = made.unwrap();
         if made.is_some() {
             self.store.rows.sync().unwrap();
@@ -155,6 +163,34 @@ fn a_record_names_no_more_than_it_may_and_the_next_goes_on_behind_it() {
 }
 
 #[test]
+fn the_base_line_follows_what_is_needed_and_comes_to_rest() {
+    let alice = Keeper::new(ALICE);
+    let base_line = |number| alice.chain.get(number).unwrap().unwrap().base_line;
+    let bobs = segments(BOB, 3, 1, &[]);
+    for (at, segment) in bobs.iter().enumerate() {
+        alice.take(std::slice::from_ref(segment));
+        alice.needed.set(at as u64);
+        assert_eq!(alice.extend(), Some(false));
+    }
+    // Their author had folded record 0 alone.
+    assert_eq!((base_line(1), base_line(2), base_line(3)), (0, 0, 0));
+    assert_eq!(alice.extend(), None);
+    // Nothing more comes, and nobody looks back to any of them.
+    alice.needed.set(u64::MAX);
+    assert_eq!(alice.extend(), Some(false));
+    assert_eq!((base_line(4), alice.names(4).len()), (3, 0));
+    assert_eq!(alice.extend(), None, "what names nothing asks for no other");
+    let again = Keeper::open(ALICE, alice.store.clone());
+    again.needed.set(u64::MAX);
+    assert_eq!(again.extend(), None);
+    // It never goes back.
+    again.needed.set(1);
+    again.take(&segments(DeviceId(4), 1, 1, &[]));
+    assert_eq!(again.extend(), Some(false));
+    assert_eq!(again.chain.get(5).unwrap().unwrap().base_line, 3);
+}
+
+#[test]
 fn only_who_decides_makes_records() {
     let bob = Keeper::new(BOB);
     bob.take(&segments(DeviceId(3), 1, 1, &[]));
@@ -214,6 +250,7 @@ fn what_nobody_who_decides_has_signed_is_not_taken() {
         chain: Chain::open(Arc::clone(&rows), founding, BOB, Duration::ZERO, 1).unwrap(),
         log: LogStore::open(rows, VOLUME, BOB, RUN).unwrap(),
         store,
+        needed: Cell::new(0),
     };
     liar.take(&segments(DeviceId(3), 1, 1, &[]));
     assert_eq!(liar.extend(), Some(false));

@@ -158,6 +158,12 @@ fn a_bind_mount_names_the_file_that_it_shows() {
         let said = status(&bind.join("f"));
         let facts: serde_json::Value = serde_json::from_slice(&said.stdout).expect("JSON");
         assert_eq!(facts["size"], 10, "{said}");
+        // So does a link that lies elsewhere.
+        let link = s.path("link");
+        std::os::unix::fs::symlink(peer.path("a b/c/f"), &link).expect("made");
+        let said = status(&link);
+        let facts: serde_json::Value = serde_json::from_slice(&said.stdout).expect("JSON");
+        assert_eq!(facts["size"], 10, "{said}");
         // What is mounted below is not of the volume.
         let below = peer.path("a b");
         Command::new("mount")

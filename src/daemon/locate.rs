@@ -28,13 +28,23 @@ pub fn locate(path: &Path) -> io::Result<Option<Located>> {
         (Some(parent), Some(name)) => parent.canonicalize()?.join(name),
         _ => absolute,
     };
-    let full = if std::fs::symlink_metadata(&full)?.is_dir() {
+    let kind = std::fs::symlink_metadata(&full)?.file_type();
+    let full = if kind.is_dir() {
         full.canonicalize()?
     } else {
         full
     };
+    match served(&full)? {
+        // One that lies elsewhere is none of a mount: what it leads to is meant.
+        None if kind.is_symlink() => served(&full.canonicalize()?),
+        found => Ok(found),
+    }
+}
+
+/// Returns which daemon serves a path without symlinks in its parents.
+fn served(full: &Path) -> io::Result<Option<Located>> {
     let table = std::fs::read("/proc/self/mountinfo")?;
-    let Some(mount) = mount_of(&table, mount_id(&full), &full) else {
+    let Some(mount) = mount_of(&table, mount_id(full), full) else {
         return Ok(None);
     };
     if !mount.is_ours {
@@ -45,7 +55,7 @@ pub fn locate(path: &Path) -> io::Result<Option<Located>> {
     state.truncate(len);
     Ok(Some(Located {
         state: PathBuf::from(std::ffi::OsString::from_vec(state)),
-        inside: mount.inside(&full),
+        inside: mount.inside(full),
     }))
 }
 

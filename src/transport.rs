@@ -13,7 +13,7 @@
 //! and meet no codec. docs/wire.md has the bytes.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -225,6 +225,15 @@ fn bind_advice(source: &std::io::Error) -> &'static str {
             ": ports below 1024 are root's: choose another with --listen ADDR:PORT"
         }
         _ => "",
+    }
+}
+
+/// Returns an IPv4 address as such where a socket of both kinds shows it in IPv6 form. One that counts
+/// on one link alone keeps which.
+pub fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.into(), addr.port()),
+        IpAddr::V6(_) => addr,
     }
 }
 

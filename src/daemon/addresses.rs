@@ -58,9 +58,18 @@ pub(super) async fn resolve(hosts: &[String]) -> (Vec<SocketAddr>, Option<Daemon
 }
 
 async fn look_up(host: &str) -> std::io::Result<Vec<SocketAddr>> {
-    let found = timeout(RESOLVE_MAX, tokio::net::lookup_host(host)).await;
+    let looking = async {
+        let found: Vec<SocketAddr> = match scoped(host) {
+            Some(scoped) => tokio::net::lookup_host(scoped).await?.collect(),
+            None => tokio::net::lookup_host(host).await?.collect(),
+        };
+        Ok(found)
+    };
+    let found: std::io::Result<Vec<SocketAddr>> = timeout(RESOLVE_MAX, looking)
+        .await
+        .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?;
     let mut addrs: Vec<SocketAddr> = Vec::new();
-    for addr in found.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?? {
+    for addr in found? {
         if !addrs.contains(&addr) {
             addrs.push(addr);
         }
@@ -69,6 +78,13 @@ async fn look_up(host: &str) -> std::io::Result<Vec<SocketAddr>> {
         return Err(std::io::ErrorKind::NotFound.into());
     }
     Ok(addrs)
+}
+
+/// Splits an address of one link, like `[fe80::1%eth0]:4750`, where the interface has a name: the resolver
+/// knows it without brackets alone.
+fn scoped(host: &str) -> Option<(&str, u16)> {
+    let (ip, port) = host.strip_prefix('[')?.rsplit_once("]:")?;
+    ip.contains('%').then_some((ip, port.parse().ok()?))
 }
 
 /// Returns where others may reach a socket bound to `listen`: itself where it names an interface,
@@ -159,6 +175,19 @@ fn v6_of(if_inet6: &str) -> Vec<Ipv6Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_address_of_one_link_is_found_by_the_name_of_its_interface() {
+        let found = look_up("[fe80::7%lo]:4750").await.unwrap();
+        let ip: Ipv6Addr = "fe80::7".parse().unwrap();
+        // The loopback is always the first interface.
+        let on_lo = std::net::SocketAddrV6::new(ip, 4750, 0, 1);
+        assert_eq!(found, [SocketAddr::V6(on_lo)]);
+        assert_eq!(crate::transport::canonical(found[0]), found[0]);
+        let plain = look_up("[2001:db8::7]:9").await.unwrap();
+        assert_eq!(plain, ["[2001:db8::7]:9".parse().unwrap()]);
+        assert!(look_up("[fe80::7%lo]:port").await.is_err());
+    }
 
     #[test]
     fn tables_of_the_kernel_are_read() {

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use super::moves::canonical;
+use crate::transport::canonical;
 use crate::wire::limits::ADDRS_MAX;
 
 /// Most addresses kept for a peer: those of its record and as many where it was met.

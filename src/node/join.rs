@@ -19,7 +19,6 @@ use super::ask::connect;
 use super::error::NodeError;
 use super::hello::{CONTACTS_MAX, check_clock, refused, unanswered};
 use super::membership;
-use super::moves::canonical;
 use super::peers::Remembered;
 use super::roster::{Role, Roster};
 use super::session::{Session, ask};
@@ -30,7 +29,7 @@ use crate::base::task;
 use crate::base::time::timeout;
 use crate::base::{Clock, PeerId, VolumeId};
 use crate::store::{Batch, Store, Table, codec};
-use crate::transport::Transport;
+use crate::transport::{Transport, canonical};
 use crate::wire::bounded::BoundedBytes;
 use crate::wire::{
     InviteRefusal, JoinInfo, NodeRecord, Redeem, Redeemed, Refusal, Request, Response,

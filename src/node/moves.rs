@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::Node;
 use super::peers::DEAD_AFTER;
+use crate::transport::canonical;
 use crate::wire::limits::ADDRS_MAX;
 
 /// How often the machine is asked whether it has moved.
@@ -153,11 +154,6 @@ fn reachable<'a>(
     }
     found.truncate(ADDRS_MAX);
     found
-}
-
-/// Returns an IPv4 address as such where it stands in its IPv6 form.
-pub(super) fn canonical(addr: SocketAddr) -> SocketAddr {
-    SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
 #[cfg(test)]

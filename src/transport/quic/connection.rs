@@ -19,7 +19,7 @@ use crate::base::task::spawn;
 use crate::transport::frame::{HEADER_BYTES, Header};
 use crate::transport::{
     CLOSE_REASON_MAX_BYTES, Connection, Frame, Incoming, Priority, ReplyHandle, ReplySink,
-    STREAMS_MAX, Traffic, TransportError,
+    STREAMS_MAX, Traffic, TransportError, canonical,
 };
 
 /// Bytes of large requests of one peer that are held here at once, read but not answered: three
@@ -486,9 +486,4 @@ fn printable(words: &[u8]) -> String {
         .chars()
         .map(|letter| if letter.is_control() { ' ' } else { letter })
         .collect()
-}
-
-/// Returns an IPv4 address as such where a socket of both kinds shows it in IPv6 form.
-fn canonical(addr: SocketAddr) -> SocketAddr {
-    SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }

@@ -31,8 +31,8 @@ fn main() {
             "{}: milliseconds, and the slowest lookup and change of another program",
             folder.display()
         );
-        fs::create_dir(folder.join("other")).expect("made");
-        fs::write(folder.join("other/small"), "x").expect("written");
+        fs::create_dir(folder.join("asked")).expect("made");
+        fs::write(folder.join("asked/small"), "x").expect("written");
         measure(&folder, "nothing", 0, || busy(0));
         measure(&folder, "a busy processor", 1, || busy(1));
         measure(&folder, "busy processors", 4, || busy(4));
@@ -79,7 +79,7 @@ static ASKED: AtomicU64 = AtomicU64::new(1);
 
 /// Asks for small things until it is told to stop.
 fn ask(folder: &Path, slowest: &Slowest, stop: &AtomicBool) {
-    let folder = folder.join("other");
+    let folder = folder.join("asked");
     let small = folder.join("small");
     let took = |slowest: &AtomicU64, ask: &dyn Fn()| {
         let started = now();

@@ -4,9 +4,10 @@
 //! turn wake each other. But while such a thread waits for a lock or the disk, nobody reads. So there
 //! are more threads than **seats**. Who has a seat reads, answers, and reads again; the others wait
 //! inside the handler of the last request that they answered. The first of those, the **deputy**, looks
-//! every few milliseconds whether a seat's thread is still in the request that it was in, and takes the
-//! seat then, whatever the reason. Who comes out of a request and has lost his seat waits with the
-//! others.
+//! every few milliseconds whether a seat's thread is still in the request that it was in, and waits for
+//! something, and takes the seat then, whatever it is. Who works, or only waits for a processor, loses his
+//! seat a little later: each change of threads costs time. Who comes out of a request and has lost his
+//! seat waits with the others.
 //!
 //! Each thread begins as a reader, without a seat: all have one request each before it is as said.
 
@@ -26,8 +27,6 @@ pub(super) struct Crew(Arc<Shared>);
 struct Shared {
     /// Who sits there, and what he does: see [`Held`].
     seats: Box<[AtomicU64]>,
-    /// Number of the next thread.
-    next_member: AtomicU64,
     /// The deputy sleeps until there is a request.
     is_dozing: AtomicBool,
     has_ended: AtomicBool,
@@ -38,30 +37,42 @@ struct Shared {
     wake: Condvar,
 }
 
-/// What a seat holds: the number of its thread, and above it a count that is odd during a request.
-/// A free one holds 0.
+/// What a seat holds: the kernel's number of its thread, and above it a count that is odd during a
+/// request. A free one holds 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Held(u64);
 
 impl Held {
-    fn new(member: u64) -> Self {
-        Self(member + 1)
+    fn by_this_thread() -> Self {
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        Self(u64::from(thread.unsigned_abs()) & THREAD_MASK)
     }
 
     /// Returns what follows at the beginning or the end of a request.
     fn next(self) -> Self {
-        Self(self.0.wrapping_add(1 << MEMBER_BITS))
+        Self(self.0.wrapping_add(THREAD_MASK + 1))
     }
 
     fn is_in_request(self) -> bool {
-        self.0 >> MEMBER_BITS & 1 == 1
+        self.0 & (THREAD_MASK + 1) != 0
+    }
+
+    /// Tells whether the thread waits for something else than a processor.
+    fn is_waiting(self) -> bool {
+        let stat =
+            std::fs::read_to_string(format!("/proc/self/task/{}/stat", self.0 & THREAD_MASK));
+        // Behind the name, in which anything may stand.
+        let state = stat
+            .as_deref()
+            .ok()
+            .and_then(|stat| stat.rsplit(')').next());
+        state.is_none_or(|state| !state.trim_start().starts_with('R'))
     }
 }
 
 /// A thread of the crew.
 struct Member {
     crew: Arc<Shared>,
-    number: u64,
     /// Its seat and what that held when this thread last touched it.
     seat: Option<(usize, Held)>,
 }
@@ -75,7 +86,6 @@ impl Crew {
     pub(super) fn new(seats: usize) -> Self {
         Self(Arc::new(Shared {
             seats: (0..seats).map(|_| AtomicU64::new(0)).collect(),
-            next_member: AtomicU64::new(0),
             is_dozing: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
             bench: Mutex::new(()),
@@ -90,7 +100,6 @@ impl Crew {
         MEMBER.with_borrow_mut(|member| {
             let member = member.get_or_insert_with(|| Member {
                 crew: Arc::clone(&self.0),
-                number: self.0.next_member.fetch_add(1, Ordering::Relaxed),
                 seat: None,
             });
             member.begin();
@@ -117,7 +126,7 @@ impl Drop for Turn {
 impl Member {
     fn begin(&mut self) {
         let Some((index, held)) = &mut self.seat else {
-            let held = Held::new(self.number).next();
+            let held = Held::by_this_thread().next();
             let free = |seat: &AtomicU64| {
                 let order = Ordering::SeqCst;
                 seat.compare_exchange(0, held.0, order, order).is_ok()
@@ -141,7 +150,7 @@ impl Member {
                 return;
             }
         }
-        self.seat = self.crew.wait(Held::new(self.number));
+        self.seat = self.crew.wait(Held::by_this_thread());
     }
 }
 
@@ -180,6 +189,7 @@ impl Shared {
         let _deputy = self.bench.lock();
         let mut asleep = self.sleep.lock();
         let (mut seen, mut quiet) = (self.look(), 0);
+        let mut looks = vec![0; seen.len()];
         while !self.has_ended.load(Ordering::SeqCst) {
             if quiet < QUIET_LOOKS {
                 self.wake.wait_for(&mut asleep, LOOK);
@@ -192,31 +202,34 @@ impl Shared {
                 self.is_dozing.store(false, Ordering::SeqCst);
             }
             let now = self.look();
-            let stuck = now
-                .iter()
-                .zip(&seen)
-                .position(|(now, seen)| now == seen && now.is_in_request());
-            if let Some(index) = stuck
-                && let Some(held) = now.get(index)
-                && self.swap(index, *held, mine)
-            {
-                return Some((index, mine));
-            }
             quiet = if now == seen { quiet + 1 } else { 0 };
+            let seats = now.iter().zip(&seen).zip(&mut looks).enumerate();
+            for (index, ((held, before), looks)) in seats {
+                let is_kept = held == before && held.is_in_request();
+                *looks = if is_kept { *looks + 1 } else { 0 };
+                let is_late = *looks >= LOOKS_MAX || is_kept && held.is_waiting();
+                if is_late && self.swap(index, *held, mine) {
+                    return Some((index, mine));
+                }
+            }
             seen = now;
         }
         None
     }
 }
 
-/// How long a request may keep the others waiting, about: the deputy sees one twice.
+/// How long a request that waits may keep the others waiting, about: the deputy sees it twice.
 const LOOK: Duration = Duration::from_millis(2);
+
+/// Looks that see the same request, after the first, until it keeps the others no longer though it
+/// works.
+const LOOKS_MAX: u32 = 4;
 
 /// Looks without a request after which the deputy sleeps until there is one.
 const QUIET_LOOKS: u32 = 50;
 
-/// Bits for the number of a thread.
-const MEMBER_BITS: u32 = 16;
+/// Numbers of threads have 22 bits at most.
+const THREAD_MASK: u64 = (1 << 22) - 1;
 
 #[cfg(test)]
 mod tests {
@@ -343,6 +356,39 @@ mod tests {
             device.answer_one();
         }
         assert_eq!(device.end(), 1);
+    }
+
+    #[test]
+    fn who_works_in_a_request_keeps_nobody_waiting_either() {
+        let device = Device::new(1, 2);
+        let is_free = Arc::new(AtomicBool::new(false));
+        let works = Arc::clone(&is_free);
+        device.ask(move || {
+            while !works.load(Ordering::SeqCst) {
+                std::hint::spin_loop();
+            }
+        });
+        device.answer_one();
+        is_free.store(true, Ordering::SeqCst);
+        assert_eq!(device.end(), 1);
+    }
+
+    #[test]
+    fn it_is_told_whether_a_thread_waits() {
+        assert!(!Held::by_this_thread().is_waiting());
+        let (number, told) = channel();
+        let (free, stuck) = channel::<()>();
+        let waits = task::thread("waits) R (", move || {
+            number.send(Held::by_this_thread()).unwrap();
+            let _ = stuck.recv();
+        });
+        let held = told.recv().unwrap();
+        while !held.is_waiting() {
+            std::thread::yield_now();
+        }
+        assert!(held.next().is_waiting() && held.next().is_in_request());
+        drop(free);
+        waits.unwrap().join().unwrap();
     }
 
     #[test]

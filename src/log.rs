@@ -14,7 +14,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::base::limits::CLOCK_SKEW_MAX;
+use crate::base::limits::{STAMP_AHEAD_MAX, STAMPS_BEGIN_MS};
 use crate::base::{DeviceId, LogId, OpId, Stamp, VolumeId};
 use crate::store::{Batch, Rows, StoreError, Table, codec};
 use crate::wire::{SealedSegment, SegmentHeader, Vector};
@@ -593,10 +593,12 @@ fn check_form(segment: &SealedSegment, volume: VolumeId) -> Result<(), LogError>
     Ok(())
 }
 
-/// Checks that a segment is not from further in the future than clocks may differ.
+/// Checks that a segment is not dated beyond what any clock that is wrong by accident says.
 fn check_time(segment: &SealedSegment, now_ms: u64) -> Result<(), LogError> {
+    // A machine that has lost its clock takes what others write today.
+    let now_ms = now_ms.max(STAMPS_BEGIN_MS);
     let ahead_ms = segment.header.last.ms().saturating_sub(now_ms);
-    if u128::from(ahead_ms) > CLOCK_SKEW_MAX.as_millis() {
+    if u128::from(ahead_ms) > STAMP_AHEAD_MAX.as_millis() {
         return Err(LogError::Future {
             device: segment.header.device,
             seg_no: segment.header.seg_no,

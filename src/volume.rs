@@ -167,7 +167,9 @@ impl Volume {
         let first = config.chain.get(0)?.map(|record| record.reference());
         let own = config.log.logs_of(device);
         let first = first.unwrap_or_default();
-        let state = State::load(&*config.store.rows, &own, first, alone)?;
+        let mut state = State::load(&*config.store.rows, &own, first, alone)?;
+        let record = config.chain.get(state.record.number)?;
+        state.last_ms = records::last_ms(record.map_or(0, |record| record.time_ms));
         let volume = Self {
             device,
             hlc: Hlc::new(state.newest.stamp),

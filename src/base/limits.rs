@@ -48,6 +48,17 @@ pub const MESSAGE_PAYLOAD_MAX_BYTES: usize = 9 << 20;
 /// How far a member's clock may be ahead or behind before it is refused.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(600);
 
+/// How far ops may be dated ahead of this machine's clock before their log waits, ten years: more than a
+/// clock is wrong by that is to be believed, and little enough that stamps never run out.
+pub const STAMP_AHEAD_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// How far a clock may be ahead of the newest record of the chain before ops are not dated by it: less
+/// than what others wait for.
+pub const STAMP_BEYOND_RECORD_MAX: Duration = Duration::from_secs(9 * 365 * 86_400);
+
+/// 2026-01-01, milliseconds since 1970: no record counts as made before.
+pub const STAMPS_BEGIN_MS: u64 = 1_767_225_600_000;
+
 /// How long a machine that nobody invited may ask to be admitted.
 pub const ASKING_MAX: Duration = Duration::from_secs(3600);
 

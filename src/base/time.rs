@@ -95,6 +95,7 @@ pub struct SimClock {
     start_ms: u64,
     runtime_start: Option<tokio::time::Instant>,
     extra_ms: AtomicU64,
+    wrong_ms: AtomicU64,
 }
 
 impl SimClock {
@@ -111,6 +112,7 @@ impl SimClock {
             start_ms,
             runtime_start,
             extra_ms: AtomicU64::new(0),
+            wrong_ms: AtomicU64::new(0),
         })
     }
 
@@ -121,11 +123,18 @@ impl SimClock {
             Ordering::Relaxed,
         );
     }
+
+    /// Makes the time of day alone wrong: so far ahead from now on.
+    pub fn set_ahead(&self, by: Duration) {
+        let ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        self.wrong_ms.store(ms, Ordering::Relaxed);
+    }
 }
 
 impl Clock for SimClock {
     fn wall(&self) -> Timespec {
-        let now = Duration::from_millis(self.start_ms) + self.monotonic();
+        let wrong = Duration::from_millis(self.wrong_ms.load(Ordering::Relaxed));
+        let now = Duration::from_millis(self.start_ms) + wrong + self.monotonic();
         Timespec {
             secs: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
             nanos: now.subsec_nanos(),

@@ -85,13 +85,13 @@ impl Peer {
             return None;
         }
         let what = format!(
-            "this peer's newest changes are dated {} ahead of its clock: the others refuse them \
-             until then",
+            "this peer's newest changes are dated {} ahead of its clock: where others change the \
+             same at one time, these count as the later",
             span(ahead_ms)
         );
         Some((
             what,
-            advice(" if it is wrong now; if it was wrong then, wait"),
+            advice(" if it is wrong now; if it was wrong then, nothing needs to be done"),
         ))
     }
 

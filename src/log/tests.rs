@@ -12,6 +12,8 @@ const OTHER: DeviceId = DeviceId(u64::MAX);
 /// Which start of each device writes here.
 const RUN: u64 = 3;
 
+const TEN_YEARS_MS: u64 = 315_360_000_000;
+
 fn log_of(device: DeviceId) -> LogId {
     LogId::of(device, RUN)
 }
@@ -140,17 +142,24 @@ fn what_is_wrong_with_one_device_does_not_touch_another() {
 fn stamps_of_the_future_and_of_another_volume_are_refused() {
     let log = open(&Store::memory());
     let mut late = chain(OTHER, 1);
-    late[0].header.last = Stamp::from_ms(2_000 + 600_001);
-    let refused = log.accept(&late, 2_000, &anyone).unwrap().refused;
+    let now_ms = 2 * STAMPS_BEGIN_MS;
+    late[0].header.last = Stamp::from_ms(now_ms + TEN_YEARS_MS + 1);
+    let refused = log.accept(&late, now_ms, &anyone).unwrap().refused;
     assert!(matches!(
         refused[&log_of(OTHER)].1,
         LogError::Future {
-            ahead_ms: 600_001,
+            ahead_ms: 315_360_000_001,
             ..
         }
     ));
-    let later = log.accept(&late, 2_001, &anyone).unwrap();
+    let later = log.accept(&late, now_ms + 1, &anyone).unwrap();
     assert_eq!(later.grown, Vector::from([(log_of(OTHER), 1)]));
+
+    // Whose clock is lost takes what is written today.
+    let mut today = chain(DeviceId(4), 1);
+    today[0].header.last = Stamp::from_ms(STAMPS_BEGIN_MS + TEN_YEARS_MS);
+    let taken = log.accept(&today, 0, &anyone).unwrap();
+    assert_eq!(taken.grown, Vector::from([(log_of(DeviceId(4)), 1)]));
 
     let mut foreign = chain(DeviceId(3), 1);
     foreign[0].header.volume = VolumeId([2; 32]);

@@ -17,6 +17,7 @@ use super::sight::{self, Sights};
 use super::state::{Progress, Settled, State};
 use super::trim::TRIM_SLICE;
 use super::{Result, Volume, VolumeError};
+use crate::base::limits::{STAMP_BEYOND_RECORD_MAX, STAMPS_BEGIN_MS};
 use crate::base::{LogId, OpId, Stamp};
 use crate::log::LogError;
 use crate::log::chain::Record;
@@ -208,7 +209,7 @@ impl Volume {
         let now = Some(self.context.clock.wall());
         let changes = state.commit(&self.view, overlay, batch, now)?;
         state.progress.extend(progress);
-        state.record = record.reference();
+        (state.record, state.last_ms) = (record.reference(), last_ms(record.time_ms));
         if let Some(first) = found.passed.first().copied().or(found.last) {
             state.tentative = first;
         }
@@ -266,6 +267,13 @@ fn late_for(rows: &dyn Rows, state: &State, record: &Record) -> Result<BTreeSet<
         }
     }
     Ok(late)
+}
+
+/// Returns the latest time that ops are dated by while the newest folded record has this time. A clock
+/// that is far beyond is not believed: others would wait for its time, and it for theirs afterwards.
+pub(super) fn last_ms(record_ms: u64) -> u64 {
+    let beyond = u64::try_from(STAMP_BEYOND_RECORD_MAX.as_millis()).unwrap_or(u64::MAX);
+    record_ms.max(STAMPS_BEGIN_MS).saturating_add(beyond)
 }
 
 /// Finds the applied ops up to the last that a record names.

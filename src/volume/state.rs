@@ -83,6 +83,8 @@ pub(super) struct State {
     pub(super) newest: OpId,
     /// The newest record of the chain that is folded.
     pub(super) record: RecordRef,
+    /// The latest time that ops are dated by while that is the newest, milliseconds since 1970.
+    pub(super) last_ms: u64,
     /// Which of the folded records names which ops, and the base line of the newest.
     pub(super) committed: Arc<Committed>,
     /// No applied op below this one is tentative.

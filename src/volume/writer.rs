@@ -144,8 +144,9 @@ impl<'a> Writer<'a> {
     }
 
     fn next_id(&self) -> OpId {
+        let wall_ms = self.volume.context.clock.wall_ms();
         OpId {
-            stamp: self.volume.hlc.tick(self.volume.context.clock.wall_ms()),
+            stamp: self.volume.hlc.tick(wall_ms.min(self.state.last_ms)),
             log: self.volume.config.log.own_log(),
         }
     }

@@ -1,5 +1,7 @@
 //! Segments with ops of kinds that this program does not know: their log waits, nothing is skipped.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use dfs::base::{Clock, Ino, LogId, Rng, Stamp};
 use dfs::store::{Batch, codec};
@@ -120,4 +122,39 @@ fn what_is_no_op_for_anybody_is_skipped() {
     let merged = take(here, author);
     assert!(merged.refused.is_empty());
     assert_eq!(here.list(""), ["after"]);
+}
+
+const YEAR_MS: u64 = 365 * 86_400_000;
+
+#[test]
+fn a_clock_that_is_far_ahead_costs_its_owner_nothing() {
+    for years in [1, 100, 9_000] {
+        let devices = cluster(2);
+        let [here, ahead] = &devices[..] else {
+            unreachable!("two devices");
+        };
+        here.put("both", "before");
+        sync(&devices);
+        ahead
+            .clock
+            .set_ahead(Duration::from_millis(years * YEAR_MS));
+        ahead.put("mine", "while the clock was wrong");
+        ahead.put("both", "from ahead");
+        ahead.publish();
+        here.put("both", "from here");
+        here.publish();
+        ahead.clock.set_ahead(Duration::ZERO);
+        ahead.put("later", "once it was right");
+        sync(&devices);
+        here.put("both", "and here again");
+        here.put("mine", "on top of it");
+        sync(&devices);
+        here.commit();
+        sync(&devices);
+        assert_eq!(ahead.text("mine"), "on top of it");
+        assert_eq!(ahead.text("later"), "once it was right");
+        assert_eq!(ahead.text("both"), "and here again");
+        // What was written at one time is kept both.
+        assert_eq!(ahead.files().len(), 4, "{:?}", ahead.files());
+    }
 }

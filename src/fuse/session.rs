@@ -20,6 +20,7 @@ use super::pace::Pace;
 use super::prune::{Device, Pruner};
 use super::skin::Skin;
 use super::waiting::Waiting;
+use crate::base::memory::Budget;
 use crate::base::task::{self, Pool};
 use crate::base::time::{sleep, timeout};
 use crate::fs::Fs;
@@ -61,7 +62,7 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
         direct_io: prepared.options.direct_io,
     };
     let mut config = Config::default();
-    config.n_threads = Some(threads + SPARE_THREADS);
+    config.n_threads = Some(threads + spare_threads(Budget::of_process()));
     // The kernel checks who may enter (allow_other, default_permissions). fuser's own check would
     // refuse what the kernel does in the name of somebody else.
     config.acl = SessionACL::All;
@@ -341,8 +342,18 @@ const SERVE_OUT_MAX: Duration = Duration::from_secs(10);
 const QUIET_POLL: Duration = Duration::from_millis(50);
 const QUIET_POLLS: u32 = 20;
 
-/// Threads that take over from those that wait inside a request.
-const SPARE_THREADS: usize = 8;
+/// Threads that take over from those that wait inside a request, where there is memory.
+const SPARE_THREADS: u64 = 8;
+
+/// Bytes of a thread's buffer for requests: of the largest that fuser knows.
+const BUFFER_BYTES: u64 = 16 << 20;
+
+/// Returns how many threads may take over: their buffers have half of the budget, and one there is
+/// always.
+fn spare_threads(budget: Budget) -> usize {
+    let bytes = budget.part(SPARE_THREADS * BUFFER_BYTES, 2);
+    usize::try_from(bytes / BUFFER_BYTES).map_or(1, |threads| threads.max(1))
+}
 
 /// Flushes to disk that wait side by side, so that one disk flush serves several.
 const DISK_THREADS: usize = 4;
@@ -354,6 +365,14 @@ const DISK_QUEUE_MAX: usize = 256;
 mod tests {
     use super::*;
     use std::io::Error;
+
+    #[test]
+    fn spare_threads_follow_the_memory_of_the_process() {
+        assert_eq!(spare_threads(Budget::within(8 << 30)), 8);
+        // A quarter of it is for all caches and queues, and half of that for these.
+        assert_eq!(spare_threads(Budget::within(128 << 20)), 1);
+        assert_eq!(spare_threads(Budget::within(0)), 1);
+    }
 
     #[test]
     fn each_word_of_the_kernel_for_a_mount_that_has_gone_is_an_end_in_order() {

@@ -31,6 +31,7 @@ mod readdir;
 mod rename;
 mod room;
 mod sparse;
+mod twins;
 mod types;
 mod write;
 mod xattr_ops;

@@ -199,6 +199,7 @@ impl Fs {
         let Some(before) = writer.inode(node.ino)? else {
             return Ok(false);
         };
+        let others = self.others(&before, node.ino)?;
         let before = Inode {
             ino: node.ino,
             ..before
@@ -222,6 +223,7 @@ impl Fs {
         drop(writer);
         dirty.is_applied(&step, version);
         self.note_version(node, content, before.version == seen, (seen, version));
+        self.tell_others(others)?;
         Ok(!step.is_last)
     }
 
@@ -243,6 +245,7 @@ impl Fs {
         let Some(before) = writer.inode(node.ino)? else {
             return Ok(());
         };
+        let twins = self.others(&before, node.ino)?;
         let before = Inode {
             ino: node.ino,
             ..before
@@ -279,7 +282,7 @@ impl Fs {
         together.commit()?;
         drop(writer);
         self.note_version(node, content, before.version == seen, (seen, dirty.base));
-        Ok(())
+        self.tell_others(twins)
     }
 
     /// Lets the kernel's pages follow a commit that turned content `seen` into `version`, where it

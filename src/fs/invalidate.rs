@@ -24,6 +24,7 @@ impl Fs {
                 }
                 Change::Content(ino) => {
                     content.insert(*ino);
+                    content.extend(self.twins(*ino));
                 }
                 Change::Entry { parent, name, gone } => {
                     // Times, links and size of the directory went along.
@@ -50,6 +51,14 @@ impl Fs {
             }
         }
         invalid
+    }
+
+    /// Returns the files that show the content of a file, too, as far as the kernel may know.
+    fn twins(&self, ino: Ino) -> Vec<Ino> {
+        match self.volume.inode(ino) {
+            Ok(Some(inode)) => inode.kin.beside.clone(),
+            Ok(None) | Err(_) => Vec::new(),
+        }
     }
 
     /// The kernel takes what a deleted name stood for as dead: only so where no name is left.

@@ -21,8 +21,8 @@ const TIME_MAX_BYTES: usize = 32;
 /// Which nodes have a time of arrival.
 #[derive(Debug, Default)]
 pub(super) struct Arrivals {
-    /// Those that may have one, and the directories that became a part of another: the others cost
-    /// no look at the disk.
+    /// Those that may have one, and those that another stands for: the others cost no look at the
+    /// disk.
     marks: Marks,
 }
 
@@ -78,10 +78,6 @@ impl Arrivals {
                 | RowKey::Xattr(ino, _)
                 | RowKey::Dirent(ino, _)
                 | RowKey::Link(ino, ..) => *ino,
-                RowKey::Alias(ino) => {
-                    self.marks.mark(ino.0);
-                    continue;
-                }
                 _ => continue,
             };
             if is_private(ino) || changed.contains(&ino) || !differs(view, key, after.as_ref())? {
@@ -100,6 +96,16 @@ impl Arrivals {
             }
         }
         Ok(())
+    }
+
+    /// Returns false where no other node stands for this one.
+    pub(super) fn may_be_elsewhere(&self, ino: Ino) -> bool {
+        self.marks.may_have(ino.0)
+    }
+
+    /// Says that another node stands for this one.
+    pub(super) fn note_elsewhere(&self, ino: Ino) {
+        self.marks.mark(ino.0);
     }
 
     /// Removes the time of a node that goes.

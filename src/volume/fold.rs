@@ -3,6 +3,7 @@
 
 mod content;
 mod entries;
+mod equal;
 mod names;
 mod places;
 mod rename;
@@ -15,7 +16,7 @@ use super::op::OpKind;
 use super::overlay::{Base, Effects, Room, Tx};
 use super::rows::{Fork, RowKey, Value, Xattr};
 use super::sight::Sight;
-use super::types::{Cells, Conflict, ConflictKind, Dirent, FileKind, Inode, Place};
+use super::types::{Cells, Conflict, ConflictKind, Dirent, FileKind, Inode, Kin, Place};
 use super::view::{is_private, name_scope};
 use super::{Result, VolumeError};
 use crate::base::{DeviceId, Ino, OpId, Timespec};
@@ -170,6 +171,7 @@ impl Fold<'_> {
             joined: None,
             conflict: None,
             cells: Cells::default(),
+            kin: Kin::default(),
         }
     }
 
@@ -182,11 +184,16 @@ impl Fold<'_> {
         }
     }
 
-    /// Returns the inode that `ino` names now: a directory may have been merged into another.
+    /// Returns the inode that `ino` names now, as the author of the op had seen it: a directory may
+    /// have been merged into another, and another file may stand for this one.
     fn inode(&mut self, ino: Ino) -> Result<Option<Inode>> {
         let mut at = ino;
         for _ in 0..HOPS_MAX {
             if let Some(inode) = self.row_of(at)? {
+                if let Some(twin) = inode.kin.twin.as_ref().filter(|twin| self.knows(twin)) {
+                    at = twin.of;
+                    continue;
+                }
                 let is_gone = inode.is_orphan() && self.is_gone(at)?;
                 return Ok((!is_gone).then_some(inode));
             }
@@ -211,7 +218,8 @@ impl Fold<'_> {
         })
     }
 
-    fn save(&mut self, inode: Inode) -> Result<()> {
+    fn save(&mut self, mut inode: Inode) -> Result<()> {
+        inode.kin.tidy();
         self.tx.put(RowKey::Inode(inode.ino), Value::Inode(inode))
     }
 
@@ -228,7 +236,7 @@ impl Fold<'_> {
         &mut self,
         ino: Ino,
         name: &Bytes,
-        value: Option<&Bytes>,
+        given: Option<&Bytes>,
         time: Timespec,
     ) -> Result<()> {
         let Some(mut inode) = self.inode(ino)? else {
@@ -243,7 +251,7 @@ impl Fold<'_> {
             // A later one was set, and this had not seen it.
             return Ok(());
         }
-        let mut value = value.cloned();
+        let mut value = given.cloned();
         if &**name == Acl::ACCESS {
             value = self.mode_follows(&mut inode, ino, value.as_ref())?;
         }
@@ -265,7 +273,12 @@ impl Fold<'_> {
             }
         }
         inode.ctime = time;
-        self.save(inode)
+        let stands_for = inode.kin.twin.as_ref().map(|twin| twin.of);
+        self.save(inode)?;
+        match stands_for {
+            Some(of) => self.set_xattr(of, name, given, time),
+            None => Ok(()),
+        }
     }
 
     fn resolve_conflict(&mut self, op: OpId) -> Result<()> {
@@ -281,11 +294,19 @@ impl Fold<'_> {
         self.tx.put(key, Value::Conflict(conflict))
     }
 
-    /// Settles the conflict of a node that loses its name.
-    fn settle(&mut self, ino: Ino) -> Result<()> {
+    /// Settles the conflict of a node that loses the name that it has from it; each is that of what
+    /// does not stand aside.
+    fn settle(&mut self, ino: Ino, lost: &Place) -> Result<()> {
         let Some(mut inode) = self.row_of(ino)? else {
             return Ok(());
         };
+        if let Some(conflict) = inode.conflict
+            && let Some(Value::Conflict(conflict)) = self.tx.get(RowKey::Conflict(conflict))?
+            && conflict.other == Some(ino)
+            && conflict.other_name.as_ref() != Some(&lost.name)
+        {
+            return Ok(());
+        }
         let Some(conflict) = inode.conflict.take_if(|conflict| *conflict != self.id) else {
             return Ok(());
         };
@@ -317,6 +338,9 @@ impl Fold<'_> {
             conflict.op = self.id;
         }
         let op = conflict.op;
+        if let Some(other) = conflict.other {
+            self.stand_beside(conflict.ino, other)?;
+        }
         if let Some(mut inode) = self.row_of(conflict.other.unwrap_or(conflict.ino))? {
             let before = inode.conflict.replace(op);
             self.save(inode)?;

@@ -361,7 +361,7 @@ impl State {
                 if is_counted(key) {
                     count(&mut counts, before.as_ref(), after.as_ref());
                 }
-                put_row(&mut batch, key, after.as_ref());
+                put_row(view, &mut batch, key, after.as_ref());
             }
             op.record.put(&mut batch, op.id);
         }
@@ -413,7 +413,7 @@ impl State {
             if let (RowKey::Inode(ino), None, None) = (key, after, arrived) {
                 view.arrivals.remove(*ino, &mut batch);
             }
-            put_row(&mut batch, key, after.as_ref());
+            put_row(view, &mut batch, key, after.as_ref());
         }
         Record::delete_parts(&*view.rows, &mut batch, &|id| {
             overlay.records.contains_key(&id)
@@ -469,7 +469,10 @@ impl State {
     }
 }
 
-fn put_row(batch: &mut Batch, key: &RowKey, row: Option<&Row>) {
+fn put_row(view: &View, batch: &mut Batch, key: &RowKey, row: Option<&Row>) {
+    if let RowKey::Alias(ino) = key {
+        view.arrivals.note_elsewhere(*ino);
+    }
     match row {
         Some(row) => batch.put_bytes(key.table(), key.bytes(), row.bytes.clone()),
         None => batch.delete(key.table(), key.bytes()),
@@ -484,7 +487,8 @@ fn is_counted(key: &RowKey) -> bool {
 /// Adjusts the sums to a row that changes.
 fn count(counts: &mut Counts, before: Option<&Row>, after: Option<&Row>) {
     let mut adjust = |row: Option<&Row>, sign: i64| match row.map(|row| &row.value) {
-        Some(Value::Inode(inode)) => {
+        // What another stands for is there once.
+        Some(Value::Inode(inode)) if inode.kin.twin.is_none() => {
             let add = |sum: u64, bytes: u64| match sign {
                 ..0 => sum.saturating_sub(bytes),
                 _ => sum.saturating_add(bytes),

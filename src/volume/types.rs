@@ -85,6 +85,59 @@ pub struct Inode {
     pub conflict: Option<OpId>,
     /// The ops that set its attributes.
     pub cells: Cells,
+    /// What it has to do with others that say the same.
+    pub kin: Kin,
+}
+
+/// What a node has to do with others that say the same: with few there is anything.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Kin(Option<Box<Kindred>>);
+
+/// What is to say of a node with kin.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Kindred {
+    /// The ops that made the present content, each by itself, where that is more than one: those that
+    /// nobody has removed.
+    pub made: Vec<OpId>,
+    /// For what says the same as another node at its place: that stands for both.
+    pub twin: Option<Twin>,
+    /// The nodes that it stands for, and those that stand aside of it.
+    pub beside: Vec<Ino>,
+}
+
+static NO_KIN: Kindred = Kindred {
+    made: Vec::new(),
+    twin: None,
+    beside: Vec::new(),
+};
+
+impl std::ops::Deref for Kin {
+    type Target = Kindred;
+
+    fn deref(&self) -> &Kindred {
+        self.0.as_deref().unwrap_or(&NO_KIN)
+    }
+}
+
+impl std::ops::DerefMut for Kin {
+    fn deref_mut(&mut self) -> &mut Kindred {
+        self.0.get_or_insert_default()
+    }
+}
+
+impl Kin {
+    /// Takes out the ops that made the content, which changes.
+    pub(super) fn take_made(&mut self) -> Vec<OpId> {
+        match &mut self.0 {
+            Some(kin) => std::mem::take(&mut kin.made),
+            None => Vec::new(),
+        }
+    }
+
+    /// Lets go of what says nothing, so that equal rows have equal bytes.
+    pub(super) fn tidy(&mut self) {
+        self.0.take_if(|kin| **kin == NO_KIN);
+    }
 }
 
 /// An attribute that is set by itself: of two that set it, neither having seen the other, the later
@@ -125,6 +178,20 @@ impl Cells {
         }
         true
     }
+}
+
+/// Says that a node has no name of its own because another one that says the same has it, or went on
+/// from what both said. Who had not seen that acts on the node itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Twin {
+    /// The other.
+    pub of: Ino,
+    /// The op that put it at its place.
+    pub by: OpId,
+    /// The content of the node, and that of the other when they said the same.
+    pub same: (OpId, OpId),
+    /// Who had seen these ops had seen that the two are one.
+    pub seen: Vec<OpId>,
 }
 
 impl Inode {

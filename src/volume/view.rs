@@ -262,14 +262,20 @@ impl View {
         }
     }
 
-    /// Returns an inode; follows a directory that was merged into another.
+    /// Returns an inode; follows a directory that was merged into another, and a file that another
+    /// stands for.
     pub(super) fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
         let mut at = self.effective(ino);
         for _ in 0..ALIAS_HOPS_MAX {
             if let Some(row) = self.row(&RowKey::Inode(at))? {
-                let mut inode = as_inode(&row)?.clone();
+                let inode = as_inode(&row)?;
+                if let Some(twin) = &inode.kin.twin {
+                    at = self.effective(twin.of);
+                    continue;
+                }
+                let mut inode = inode.clone();
                 if is_private(at) {
-                    inode.ino = ino;
+                    inode.ino = name_scope(at);
                 }
                 return Ok(Some(inode));
             }
@@ -282,6 +288,14 @@ impl View {
             }
         }
         Ok(None)
+    }
+
+    /// Returns under which number the rows of a node lie.
+    fn holder(&self, ino: Ino) -> Result<Ino> {
+        if !self.arrivals.may_be_elsewhere(ino) {
+            return Ok(self.effective(ino));
+        }
+        Ok(self.effective(self.dir(ino)?))
     }
 
     /// Returns the numbers of the inodes in a range, in order.
@@ -351,7 +365,7 @@ impl View {
         range: Range<u64>,
         f: &mut dyn FnMut(&Extent) -> ControlFlow<()>,
     ) -> Result<()> {
-        let ino = self.effective(ino);
+        let ino = self.holder(ino)?;
         if range.start >= range.end {
             return Ok(());
         }
@@ -394,7 +408,7 @@ impl View {
 
     pub(super) fn light_start(&self, ino: Ino, range: Range<u64>) -> Result<u64> {
         let (from, to) = (range.start, range.end.max(range.start));
-        let ino = self.effective(ino);
+        let ino = self.holder(ino)?;
         let mut room = HALF_ROOM;
         let mut start = from;
         let (low, high) = (RowKey::Extent(ino, from), RowKey::Extent(ino, to));

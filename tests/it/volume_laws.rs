@@ -5,6 +5,7 @@
 
 pub(crate) mod cluster;
 mod content;
+mod equal;
 mod logs;
 mod names;
 mod newer;

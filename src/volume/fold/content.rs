@@ -20,7 +20,9 @@ use crate::volume::extents::{
 use crate::volume::op::{Append, Write, fork_ino_of, joined_version};
 use crate::volume::record::Record;
 use crate::volume::rows::{Fork, RowKey, Stored, Value};
-use crate::volume::types::{Conflict, ConflictKind, Extent, Field, FileKind, Inode, Piece, Place};
+use crate::volume::types::{
+    Conflict, ConflictKind, Extent, Field, FileKind, Inode, Kin, Piece, Place,
+};
 use crate::volume::view::{as_inode, is_private, xattr_range};
 
 /// Attributes that go with new content.
@@ -47,6 +49,9 @@ struct Walk {
     written_by: OpId,
     size: u64,
 }
+
+/// Most contents that a file had before which are compared with one that was made elsewhere.
+const PAST_MAX: usize = 16;
 
 /// The setuid and setgid bits.
 const PRIVILEGES: u32 = 0o6000;
@@ -75,6 +80,7 @@ impl Fold<'_> {
             mode: write.mode,
         };
         let mut version = self.id;
+        let made = node.kin.take_made();
         if node.version == base || Self::is_private(&node) {
             self.splice(&mut node, &write.pieces, write.size)?;
         } else if let Some(kept) = self.appended_unseen(&node, write, base)? {
@@ -89,11 +95,20 @@ impl Fold<'_> {
             }
         } else {
             let past = self.content_of(&node, base)?;
-            if !self.cross(&mut node, past, &write.pieces, write.size, write.ctime)? {
+            if !self.cross(
+                &mut node,
+                past,
+                made,
+                &write.pieces,
+                write.size,
+                write.ctime,
+            )? {
                 return Ok(());
             }
         }
-        self.finish_write(named, node, version, &stamps)
+        let ino = node.ino;
+        self.finish_write(named, node, version, &stamps)?;
+        self.settle_equal(ino, stamps.ctime)
     }
 
     /// Keeps what is written to a file that is gone so long that nothing is left of it, under its number:
@@ -137,6 +152,7 @@ impl Fold<'_> {
             mode: append.mode,
         };
         let mut version = self.id;
+        let made = node.kin.take_made();
         let fits = node.version == base || Self::is_private(&node);
         if fits || self.appended_only(&node, base)? {
             let size = node.size.saturating_add(append.len);
@@ -158,11 +174,13 @@ impl Fold<'_> {
             if check_pieces(&pieces, size).is_some() {
                 return Ok(());
             }
-            if !self.cross(&mut node, past, &pieces, size, append.ctime)? {
+            if !self.cross(&mut node, past, made, &pieces, size, append.ctime)? {
                 return Ok(());
             }
         }
-        self.finish_write(named, node, version, &stamps)
+        let ino = node.ino;
+        self.finish_write(named, node, version, &stamps)?;
+        self.settle_equal(ino, stamps.ctime)
     }
 
     /// Tells whether all that came to a file since `base` was appended, so that one more append
@@ -313,7 +331,7 @@ impl Fold<'_> {
         }
         node.version = version;
         node.written_by = self.id;
-        let gone = node.is_orphan() && !Self::is_private(&node);
+        let gone = node.is_orphan() && node.kin.twin.is_none() && !Self::is_private(&node);
         let (ino, home) = (node.ino, node.home.clone());
         self.save(node)?;
         if gone {
@@ -330,7 +348,12 @@ impl Fold<'_> {
     }
 
     /// Returns a place with a live directory: `home`, or the root under the node's number.
-    fn beside(&mut self, home: Option<Place>, ino: Ino, time: Timespec) -> Result<Place> {
+    pub(super) fn beside(
+        &mut self,
+        home: Option<Place>,
+        ino: Ino,
+        time: Timespec,
+    ) -> Result<Place> {
         Ok(match home {
             Some(home) => Place {
                 parent: self.live_dir(home.parent, time)?,
@@ -372,7 +395,7 @@ impl Fold<'_> {
     }
 
     /// Returns the extents that overlap a range.
-    fn extents_in(&mut self, ino: Ino, start: u64, end: u64) -> Result<Vec<Extent>> {
+    pub(super) fn extents_in(&mut self, ino: Ino, start: u64, end: u64) -> Result<Vec<Extent>> {
         let mut extents = Vec::new();
         // No extent is longer than a chunk.
         let first = RowKey::Extent(ino, start.saturating_sub(CHUNK_BYTES));
@@ -493,6 +516,31 @@ impl Fold<'_> {
         }))
     }
 
+    /// Returns the newest content that a file had before which is the given one, of those from which
+    /// others went on whom the author of this op had not seen.
+    pub(super) fn past_like(
+        &mut self,
+        node: &Inode,
+        size: u64,
+        extents: &[Extent],
+    ) -> Result<Option<OpId>> {
+        let mut walk = Walk::new(node);
+        for _ in 0..PAST_MAX {
+            if self.saw(walk.written_by) || self.step_back(&mut walk)?.is_none() {
+                break;
+            }
+            // What was set aside is kept for itself.
+            if walk.size != size || self.is_aside(node, &walk)? {
+                continue;
+            }
+            let past = self.walk_back(node, walk.version)?;
+            if past.is_some_and(|past| same_content(&past.extents, extents)) {
+                return Ok(Some(walk.version));
+            }
+        }
+        Ok(None)
+    }
+
     /// Says that content `version` of a file goes on in a conflict file, unless it went elsewhere
     /// before.
     fn fork(&mut self, ino: Ino, version: OpId, file: Ino) -> Result<()> {
@@ -514,6 +562,7 @@ impl Fold<'_> {
         &mut self,
         node: &mut Inode,
         past: Option<Past>,
+        made: Vec<OpId>,
         pieces: &[Piece],
         size: u64,
         time: Timespec,
@@ -527,6 +576,11 @@ impl Fold<'_> {
         });
         let new = overwrite(past.extents, pieces, size);
         if node.size == size && same_content(&new, &current) {
+            // What was removed is nobody's but of who writes it now.
+            if !node.is_orphan() {
+                node.kin.made = made;
+                self.made_as_well(node);
+            }
             let key = RowKey::Fork(node.ino, node.version);
             self.tx.put(key, Value::Fork(Fork::Same(self.id)))?;
             return Ok(true);
@@ -619,6 +673,7 @@ impl Fold<'_> {
             conflict: None,
             origin: Some(node.ino),
             home: None,
+            kin: Kin::default(),
             ..node.clone()
         };
         for extent in extents {

@@ -6,7 +6,7 @@ use crate::base::{Ino, OpId, Timespec};
 use crate::volume::acl::Acl;
 use crate::volume::op::{Create, ino_of};
 use crate::volume::rows::{RowKey, Value, Xattr};
-use crate::volume::types::{ConflictKind, FileKind, Inode, Place};
+use crate::volume::types::{ConflictKind, Dirent, FileKind, Inode, Place};
 
 impl Fold<'_> {
     pub(super) fn create(&mut self, create: &Create) -> Result<()> {
@@ -62,6 +62,7 @@ impl Fold<'_> {
         let Some(node) = self.inode(ino)?.filter(|node| !node.is_dir()) else {
             return Ok(());
         };
+        self.stand_alone(node.ino)?;
         let place = Place {
             parent: self.live_dir(to.parent, time)?,
             name: to.name.clone(),
@@ -81,11 +82,34 @@ impl Fold<'_> {
             name: at.name.clone(),
         };
         let there = self.entry(place.parent, &place.name)?;
-        let Some(there) = there.filter(|there| there.ino == node.ino) else {
-            return Ok(None);
+        let (there, place) = match there.filter(|there| there.ino == node.ino) {
+            Some(there) => (there, place),
+            // By whatever name it got where it met another one.
+            None => match self.aside(&node, &place)? {
+                Some(aside) => aside,
+                None => return Ok(None),
+            },
         };
         let is_meant = self.saw(there.by) && self.saw_way_to(place.parent)?;
         Ok(is_meant.then_some((node, place)))
+    }
+
+    /// Returns the entry of a node that stands aside of `place`, and where that is.
+    pub(super) fn aside(&mut self, node: &Inode, place: &Place) -> Result<Option<(Dirent, Place)>> {
+        let (Some(conflict), Some(home)) = (node.conflict, &node.home) else {
+            return Ok(None);
+        };
+        let is_aside = match self.tx.get(RowKey::Conflict(conflict))? {
+            Some(Value::Conflict(conflict)) => {
+                conflict.other == Some(node.ino) && conflict.place.as_ref() == Some(place)
+            }
+            _ => false,
+        };
+        if !is_aside || node.nlink != 1 {
+            return Ok(None);
+        }
+        let entry = self.entry(home.parent, &home.name)?;
+        Ok(entry.map(|entry| (entry, home.clone())))
     }
 
     /// Moves the times of a directory on, from which nothing was removed after all: where the op was
@@ -104,6 +128,9 @@ impl Fold<'_> {
         saw: OpId,
         time: Timespec,
     ) -> Result<()> {
+        if self.unlink_twin(from, ino, saw)? {
+            return self.stays(from, time);
+        }
         let Some((node, place)) = self.meant(from, ino)?.filter(|(node, _)| !node.is_dir()) else {
             return self.stays(from, time);
         };
@@ -119,9 +146,18 @@ impl Fold<'_> {
                 return self.conflict(ConflictKind::WriteAgainstUnlink, node.ino, Some(place));
             }
         }
+        if node.nlink <= 1 && self.leave_unseen(&node)? {
+            return self.conflict(ConflictKind::WriteAgainstUnlink, node.ino, Some(place));
+        }
         self.detach(node.ino, &place, time)?;
-        self.settle(node.ino)?;
-        self.bury(node.ino)
+        self.settle(node.ino, &place)?;
+        self.bury(node.ino)?;
+        self.succeed(node.ino, &place, time)?;
+        // What has a name less may be one with another now.
+        if node.nlink > 1 && (node.conflict.is_some() || !node.kin.beside.is_empty()) {
+            self.settle_equal(node.ino, time)?;
+        }
+        Ok(())
     }
 
     /// Removes a conflict file whose content is the one that was to be removed.
@@ -133,7 +169,7 @@ impl Fold<'_> {
             return Ok(());
         };
         self.detach(ino, &home, time)?;
-        self.settle(ino)?;
+        self.settle(ino, &home)?;
         self.bury(ino)
     }
 
@@ -146,7 +182,7 @@ impl Fold<'_> {
             return self.conflict(ConflictKind::RmdirDropped, node.ino, Some(place));
         }
         self.detach(node.ino, &place, time)?;
-        self.settle(node.ino)?;
+        self.settle(node.ino, &place)?;
         self.bury(node.ino)
     }
 }

@@ -50,10 +50,20 @@ impl Fold<'_> {
     }
 
     /// Gives a node a free name that it has from op `by`.
-    fn attach_by(&mut self, ino: Ino, place: &Place, by: OpId, time: Timespec) -> Result<()> {
+    pub(super) fn attach_by(
+        &mut self,
+        ino: Ino,
+        place: &Place,
+        by: OpId,
+        time: Timespec,
+    ) -> Result<()> {
         let Some(mut node) = self.row_of(ino)? else {
             return Ok(());
         };
+        debug_assert!(
+            node.kin.twin.is_none(),
+            "what another node stands for has no name"
+        );
         let hash = self.tx.dir_key(place.parent, &place.name);
         let dirent = Dirent {
             name: place.name.clone(),
@@ -193,7 +203,13 @@ impl Fold<'_> {
         if there.ino == ino {
             return Ok(());
         }
-        match (node.is_dir(), self.row_of(there.ino)?) {
+        let other = self.row_of(there.ino)?;
+        if let Some(other) = &other
+            && self.stand_for(&node, other, &there, place, by)?
+        {
+            return Ok(());
+        }
+        match (node.is_dir(), other) {
             (true, Some(other)) if other.is_dir() => {
                 merges.push((ino, there.ino));
                 Ok(())
@@ -218,7 +234,7 @@ impl Fold<'_> {
         }
     }
 
-    fn name_conflict(
+    pub(super) fn name_conflict(
         &mut self,
         kept: Ino,
         place: &Place,

@@ -47,6 +47,7 @@ impl Fold<'_> {
             }
             return self.conflict(ConflictKind::MovedTwice, node.ino, Some(to));
         }
+        self.stand_alone(node.ino)?;
         let from = self.source(&node, rename.from, &to)?;
         if from.as_ref() == Some(&to) {
             return Ok(());
@@ -56,12 +57,16 @@ impl Fold<'_> {
             // Two names of one file: POSIX leaves both.
             return Ok(());
         }
+        if let Some(replaced) = rename.replaced {
+            self.unlink_twin(&to, replaced.ino, replaced.saw)?;
+        }
         if let Some((there, replaced)) = replaced {
             self.make_room(&node, &there, replaced, &to, rename.time)?;
         }
         if let Some(from) = from {
             self.detach(node.ino, &from, rename.time)?;
-            self.settle(node.ino)?;
+            self.settle(node.ino, &from)?;
+            self.succeed(node.ino, &from, rename.time)?;
         }
         self.place(node.ino, &to, rename.time)?;
         if node.is_dir() {
@@ -88,11 +93,12 @@ impl Fold<'_> {
             node.is_dir() && other.entries == 0
         } else {
             let seen = self.locate(other.ino, replaced.saw)?;
-            other.nlink > 1 || seen == (other.ino, other.version)
+            other.nlink > 1 || seen == (other.ino, other.version) && !self.leave_unseen(&other)?
         };
         if is_as_seen && self.saw(there.by) {
             self.detach(other.ino, to, time)?;
             self.bury(other.ino)?;
+            self.succeed(other.ino, to, time)?;
         }
         Ok(())
     }
@@ -111,7 +117,8 @@ impl Fold<'_> {
             name: rename.from.name.clone(),
         };
         let other = self.inode(replaced.ino)?;
-        let (one, two) = (Some(node.clone()), other);
+        let one = self.standing(Some(node.clone()))?;
+        let two = self.standing(other)?;
         for (moved, to) in [(&one, to), (&two, &from)] {
             if let Some(moved) = moved
                 && moved.is_dir()
@@ -190,7 +197,7 @@ impl Fold<'_> {
         }
         if node.is_dir() || node.nlink == 1 {
             // Someone else moved it before: the later place wins.
-            if node.home.as_ref() != Some(to) {
+            if node.home.as_ref() != Some(to) && self.aside(node, &from)?.is_none() {
                 self.conflict(ConflictKind::MovedTwice, node.ino, node.home.clone())?;
             }
             return Ok(node.home.clone());
@@ -221,8 +228,11 @@ impl Fold<'_> {
         }
         let seen = self.locate(other.ino, replaced.saw)?;
         self.detach(other.ino, to, time)?;
-        if other.nlink > 1 || seen == (other.ino, other.version) {
-            return self.bury(other.ino);
+        let is_seen =
+            other.nlink > 1 || seen == (other.ino, other.version) && !self.leave_unseen(&other)?;
+        if is_seen {
+            self.bury(other.ino)?;
+            return self.succeed_aside(other.ino, node.ino, to, time);
         }
         let device = self.tx.device_of(other.written_by.log);
         let aside = self.attach_aside(&other, to, other.written_by, time)?;

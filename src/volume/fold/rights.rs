@@ -40,6 +40,12 @@ impl Rights {
         access.unwrap_or_else(|| Acl::of_mode(self.mode))
     }
 
+    /// Tells whether this lets everybody do the same.
+    pub(super) fn is_equal(&self, other: &Self) -> bool {
+        let facts = |rights: &Self| (rights.mode, rights.uid, rights.gid);
+        facts(self) == facts(other) && self.access == other.access && self.default == other.default
+    }
+
     /// Tells whether this lets those who do not own the node do less.
     fn is_narrower(&self, other: &Self) -> bool {
         let (own, others) = (self.mode & OF_OTHERS, other.mode & OF_OTHERS);
@@ -76,7 +82,12 @@ impl Fold<'_> {
             inode.mtime = mtime;
         }
         inode.ctime = set.ctime;
-        self.save(inode)
+        let stands_for = inode.kin.twin.as_ref().map(|twin| twin.of);
+        self.save(inode)?;
+        match stands_for {
+            Some(ino) => self.set_attr(&SetAttr { ino, ..*set }),
+            None => Ok(()),
+        }
     }
 
     /// Tells whether an op meant one directory, called `named`, that is one with another by now,
@@ -113,7 +124,7 @@ impl Fold<'_> {
         Ok(Some(Bytes::from(list.encode())))
     }
 
-    /// Returns what a directory lets whom do.
+    /// Returns what a node lets whom do.
     pub(super) fn rights(&mut self, dir: &Inode) -> Result<Rights> {
         Ok(Rights {
             mode: dir.mode,
@@ -124,7 +135,7 @@ impl Fold<'_> {
         })
     }
 
-    /// Lets nobody do more in a directory than `other` allowed, which becomes one with it by `by`.
+    /// Lets nobody do more with a node than `other` allowed, which becomes one with it by `by`.
     pub(super) fn narrow(&mut self, ino: Ino, other: &Rights, by: OpId) -> Result<()> {
         let Some(mut dir) = self.row_of(ino)? else {
             return Ok(());

@@ -379,7 +379,7 @@ fn entries_made_side_by_side_in_one_directory_are_not_folded_again() {
     }
     // What clashes, and what reads how many there are.
     a.make("dir/clash", FileKind::File);
-    b.make("dir/clash", FileKind::File);
+    b.make("dir/clash", FileKind::Symlink);
     a.publish();
     b.publish();
     let undone = a.pull(b, usize::MAX).undone_count + b.pull(a, usize::MAX).undone_count;

@@ -60,7 +60,13 @@ pub(crate) fn check(device: &Device) {
     let orphans = inos(device, Table::Orphan);
     for ino in inos(device, Table::Inode) {
         let inode = device.inode(ino);
-        assert_eq!(inode.ino, ino);
+        if inode.ino != ino {
+            // Another file stands for it.
+            assert!(inode.kin.beside.contains(&ino) && !inode.is_dir());
+            assert!(!orphans.contains(&ino) && !names.contains_key(&ino));
+            continue;
+        }
+        assert_eq!(inode.kin.twin, None);
         let count = names.get(&ino).copied().unwrap_or(0);
         assert!(
             count == 0 || homes.contains(&ino),

@@ -1,0 +1,329 @@
+//! What says the same on several sides is one, whatever the order of the ops.
+
+use std::time::Duration;
+
+use dfs::base::{Clock, Rng};
+use dfs::volume::FileKind;
+
+use super::cluster::{Device, cluster, sync, write};
+
+type Step = Box<dyn Fn(&Device)>;
+
+fn step(f: impl Fn(&Device) + 'static) -> Step {
+    Box::new(f)
+}
+
+fn put(path: &'static str, text: &'static str) -> Step {
+    step(move |device| {
+        device.put(path, text);
+    })
+}
+
+fn make(path: &'static str, kind: FileKind) -> Step {
+    step(move |device| {
+        device.make(path, kind);
+    })
+}
+
+fn unlink(path: &'static str) -> Step {
+    step(move |device| device.unlink(path))
+}
+
+fn rename(from: &'static str, to: &'static str) -> Step {
+    step(move |device| device.rename(from, to, false))
+}
+
+/// Most orders that are tried of what two do.
+const ORDERS_MAX: usize = 40;
+
+/// Returns orders of `a` steps of one and `b` of another, as who does the next: all of them, or where
+/// these are many some.
+fn orders(a: usize, b: usize) -> Vec<Vec<usize>> {
+    fn extend(so_far: &mut Vec<usize>, left: [usize; 2], all: &mut Vec<Vec<usize>>) {
+        if left == [0, 0] {
+            all.push(so_far.clone());
+        }
+        for who in 0..2 {
+            if left[who] > 0 {
+                let mut rest = left;
+                rest[who] -= 1;
+                so_far.push(who);
+                extend(so_far, rest, all);
+                so_far.pop();
+            }
+        }
+    }
+    if a + b <= 7 {
+        let mut all = Vec::new();
+        extend(&mut Vec::new(), [a, b], &mut all);
+        return all;
+    }
+    let rng = Rng::from_seed((a * 100 + b) as u64);
+    let some = (0..ORDERS_MAX).map(|_| {
+        let mut left = [a, b];
+        let mut order = Vec::new();
+        while left != [0, 0] {
+            let who = usize::from(rng.below((left[0] + left[1]) as u64) >= left[0] as u64);
+            left[who] -= 1;
+            order.push(who);
+        }
+        order
+    });
+    some.collect()
+}
+
+/// Lets two devices do things that cross in every order, and checks what both come to.
+fn crossing(base: &[Step], sides: [&[Step]; 2], check: impl Fn(&Device)) {
+    for order in orders(sides[0].len(), sides[1].len()) {
+        let devices = cluster(2);
+        for step in base {
+            step(&devices[0]);
+        }
+        sync(&devices);
+        let mut done = [0; 2];
+        for who in &order {
+            for device in &devices {
+                device.clock.advance(Duration::from_millis(10));
+            }
+            sides[*who][done[*who]](&devices[*who]);
+            // What is published at once is not left out where it is overwritten.
+            devices[*who].publish();
+            let newest = devices.iter().map(|d| d.clock.monotonic()).max().unwrap();
+            for device in &devices {
+                device.clock.advance(newest - device.clock.monotonic());
+            }
+            done[*who] += 1;
+        }
+        sync(&devices);
+        for device in &devices {
+            println!("order {order:?}: {:?}", device.files());
+            check(device);
+        }
+    }
+}
+
+fn is_exactly(device: &Device, files: &[(&str, &str)]) {
+    let files = files
+        .iter()
+        .map(|(path, text)| (format!("/{path}"), (*text).to_owned()));
+    assert_eq!(device.files(), files.collect());
+    assert_eq!(device.volume.counts().conflicts, 0);
+}
+
+#[test]
+fn the_same_tree_unpacked_on_both_is_one_tree() {
+    let unpack = || {
+        vec![
+            make("d", FileKind::Dir),
+            make("d/file", FileKind::File),
+            step(|device| {
+                let ino = device.at("d/file").ino;
+                device.apply(write(ino, device.inode(ino).version, "first"));
+            }),
+            put("d/file", "first and second"),
+            make("d/link", FileKind::Symlink),
+            make("d/empty", FileKind::File),
+            make("d/pipe", FileKind::Fifo),
+        ]
+    };
+    crossing(&[], [&unpack(), &unpack()], |device| {
+        assert_eq!(device.list("d"), ["empty", "file", "link", "pipe"]);
+        assert_eq!(device.text("d/file"), "first and second");
+        assert_eq!(device.volume.counts().conflicts, 0);
+    });
+}
+
+#[test]
+fn the_same_formatter_on_both_leaves_one_file() {
+    let format = || {
+        vec![
+            make(".tmp", FileKind::File),
+            put(".tmp", "x = 1"),
+            rename(".tmp", "a.py"),
+        ]
+    };
+    let base = [put("a.py", "x=1")];
+    crossing(&base, [&format(), &format()], |device| {
+        is_exactly(device, &[("a.py", "x = 1")]);
+    });
+}
+
+#[test]
+fn what_both_linked_to_a_name_is_one() {
+    // As git makes its objects.
+    let object = |tmp: &'static str| {
+        vec![
+            make(tmp, FileKind::File),
+            put(tmp, "object"),
+            step(move |device| device.link(tmp, "ab")),
+            unlink(tmp),
+        ]
+    };
+    crossing(&[], [&object("tmp a"), &object("tmp b")], |device| {
+        is_exactly(device, &[("ab", "object")]);
+        assert_eq!(device.at("ab").nlink, 1);
+    });
+    // A tree with hard links in it.
+    let linked = || {
+        vec![
+            make("x", FileKind::File),
+            put("x", "same"),
+            step(|device| device.link("x", "y")),
+        ]
+    };
+    crossing(&[], [&linked(), &linked()], |device| {
+        is_exactly(device, &[("x", "same"), ("y", "same")]);
+        assert_eq!(device.at("x").ino, device.at("y").ino);
+    });
+}
+
+#[test]
+fn what_both_made_and_moved_apart_is_in_both_places() {
+    for text in ["same", "other"] {
+        let a = [
+            make(".tmp", FileKind::File),
+            put(".tmp", "same"),
+            rename(".tmp", "a"),
+        ];
+        let b = [
+            make(".tmp", FileKind::File),
+            put(".tmp", text),
+            rename(".tmp", "b"),
+        ];
+        crossing(&[], [&a, &b], |device| {
+            is_exactly(device, &[("a", "same"), ("b", text)]);
+        });
+    }
+}
+
+#[test]
+fn who_saw_one_of_two_that_are_one_does_not_remove_it() {
+    let made = || vec![make("x", FileKind::File), put("x", "same")];
+    let mut removed = made();
+    removed.push(unlink("x"));
+    crossing(&[], [&removed, &made()], |device| {
+        is_exactly(device, &[("x", "same")]);
+    });
+    // What one moved away is there, and where the other has it.
+    let mut moved = made();
+    moved.push(rename("x", "y"));
+    crossing(&[], [&moved, &made()], |device| {
+        is_exactly(device, &[("x", "same"), ("y", "same")]);
+    });
+    // In the place of what one saw, another: what the other made is beside it.
+    let mut replaced = made();
+    replaced.extend([put("z", "new"), rename("z", "x")]);
+    crossing(&[], [&replaced, &made()], |device| {
+        let files = device.files();
+        assert_eq!(files.len(), 2, "{files:?}");
+        let texts: Vec<&str> = files.values().map(String::as_str).collect();
+        assert!(
+            texts.contains(&"same") && texts.contains(&"new"),
+            "{files:?}"
+        );
+    });
+    // Contents that are equal, too.
+    let base = [put("x", "base")];
+    crossing(
+        &base,
+        [&[put("x", "same"), unlink("x")], &[put("x", "same")]],
+        |device| {
+            assert_eq!(device.text("x"), "same");
+            assert_eq!(device.files().len(), 1);
+        },
+    );
+}
+
+#[test]
+fn what_both_removed_is_gone() {
+    let lock = || {
+        vec![
+            make("lock", FileKind::File),
+            unlink("lock"),
+            make("lock", FileKind::File),
+            put("lock", "pid"),
+            unlink("lock"),
+        ]
+    };
+    crossing(&[], [&lock(), &lock()], |device| is_exactly(device, &[]));
+    let base = [put("x", "base")];
+    let edit = || vec![put("x", "same"), unlink("x")];
+    crossing(&base, [&edit(), &edit()], |device| {
+        assert_eq!(device.files().len(), 0);
+    });
+}
+
+#[test]
+fn who_goes_on_from_what_both_made_has_the_name() {
+    let made = || vec![make("x", FileKind::File), put("x", "same")];
+    let mut edited = made();
+    edited.push(put("x", "edited"));
+    crossing(&[], [&edited, &made()], |device| {
+        is_exactly(device, &[("x", "edited")]);
+    });
+    let mut other = made();
+    other.push(put("x", "edited otherwise"));
+    crossing(&[], [&edited, &other], |device| {
+        let files = device.files();
+        assert_eq!(files.len(), 2, "{files:?}");
+        assert!(files.values().any(|text| text == "edited"));
+        assert!(files.values().any(|text| text == "edited otherwise"));
+        assert_eq!(device.volume.counts().conflicts, 1);
+    });
+}
+
+#[test]
+fn what_a_later_write_makes_equal_is_one() {
+    for (path, text) in [("x", "two"), ("x (conflict, ben, 2026-01-02)", "one")] {
+        let devices = cluster(2);
+        let [a, b] = [&devices[0], &devices[1]];
+        a.put("x", "one");
+        b.later();
+        b.put("x", "two");
+        sync(&devices);
+        assert_eq!(a.volume.counts().conflicts, 1);
+        let numbers = [a.at("x").ino, a.at("x (conflict, ben, 2026-01-02)").ino];
+        b.put(path, text);
+        sync(&devices);
+        for device in &devices {
+            is_exactly(device, &[("x", text)]);
+            // Both numbers lead to it, also when it goes on.
+            for ino in numbers {
+                assert_eq!(device.text_of(ino), text);
+            }
+        }
+        a.put("x", "three");
+        sync(&devices);
+        for ino in numbers {
+            assert_eq!(b.text_of(ino), "three");
+        }
+        b.overwrite(numbers[1], "four");
+        b.unlink("x");
+        sync(&devices);
+        is_exactly(a, &[]);
+    }
+}
+
+#[test]
+fn of_two_that_are_one_the_narrower_rights_hold() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    for (device, mode) in [(a, 0o644), (b, 0o600)] {
+        device.later();
+        let ino = device.make("x", FileKind::File);
+        device.apply(dfs::volume::OpKind::SetAttr {
+            ino,
+            mode: Some(mode),
+            uid: None,
+            gid: None,
+            mtime: None,
+            ctime: dfs::base::Timespec::default(),
+        });
+        device.overwrite(ino, "same");
+    }
+    sync(&devices);
+    for device in &devices {
+        is_exactly(device, &[("x", "same")]);
+        assert_eq!(device.at("x").mode, 0o600);
+    }
+}

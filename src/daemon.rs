@@ -23,6 +23,7 @@ mod logging;
 mod look;
 mod members;
 mod notify;
+mod order;
 mod protection;
 mod rescue;
 mod room;

@@ -73,6 +73,7 @@ pub(super) fn status(
         .filter_map(|to| left_s(queued(&to.id), to.sent_rate))
         .max();
     let superfluous = member.map_or(0, |member| member.fs.superfluous_bytes());
+    let order = peer.order();
     Ok(StatusReport {
         volume_id: node.volume().to_string(),
         peer_id: node.id().to_string(),
@@ -115,7 +116,10 @@ pub(super) fn status(
             .map(|trouble| format!("{}: {}", trouble.what, trouble.advice))
             .chain(super::asking::warning(node))
             .collect(),
-        advice: super::members::second_admin(peer).into_iter().collect(),
+        advice: super::members::second_admin(peer)
+            .into_iter()
+            .chain(peer.order_advice(&order))
+            .collect(),
         disk_bytes: held.all,
         disk_rows_bytes: held.rows.saturating_sub(segments),
         disk_segments_bytes: segments,
@@ -133,6 +137,7 @@ pub(super) fn status(
             .collect(),
         asking: super::asking::warning(node),
         protection: pending.protection,
+        order,
         untaken_segments: untaken.0,
         untaken_bytes: untaken.1,
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -297,7 +297,8 @@ fn dated(refusal: &LogRefusal) -> String {
 }
 
 /// Returns a length of time in words.
-fn span(ms: u64) -> String {
+/// Returns a length of time in words.
+pub(super) fn span(ms: u64) -> String {
     match ms / 60_000 {
         0 => format!("{} s", ms / 1_000),
         minutes @ 1..=119 => format!("{minutes} min"),

@@ -96,6 +96,9 @@ pub struct StatusReport {
     pub asking: Option<String>,
     /// On how many disks all is that was written here.
     pub protection: ProtectionReport,
+    /// How far the order of the changes is fixed.
+    #[serde(default)]
+    pub order: OrderReport,
     /// Log segments that no other peer has, where this one was removed.
     pub untaken_segments: u64,
     /// Their bytes.
@@ -113,6 +116,21 @@ pub struct TroubleReport {
     pub since_ms: u64,
     /// What to do.
     pub advice: String,
+}
+
+/// How far the order of the changes is fixed by records of the commit chain.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderReport {
+    /// The number of the newest record.
+    pub record: u64,
+    /// When it was made, milliseconds since 1970; 0 where there is none yet.
+    pub record_ms: u64,
+    /// Log segments that no record names yet.
+    pub waiting_segments: u64,
+    /// Who decides the next one.
+    pub decided_by: Vec<String>,
+    /// Who of them does not answer now.
+    pub missed: Vec<String>,
 }
 
 /// On how many disks all is that was written here.

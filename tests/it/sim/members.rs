@@ -196,3 +196,28 @@ fn what_all_members_have_folded_is_given_up_and_what_one_lacks_is_not() {
         cluster.assert_converged().await;
     });
 }
+
+#[test]
+fn what_waits_for_its_order_is_told_with_who_is_missed() {
+    simulate(41, |seed| async move {
+        let mut cluster = Cluster::new(seed, 2, 1).await;
+        cluster.write(1, b"plan", b"version one").await;
+        cluster.settle().await;
+        let order = cluster.peer(1).order();
+        assert!(order.record > 0 && order.record_ms > 0, "{order:?}");
+        assert_eq!((order.waiting_segments, order.missed), (0, Vec::new()));
+        assert_eq!(order.decided_by, ["host0"]);
+        cluster.crash(0).await;
+        cluster.write(1, b"plan", b"version two").await;
+        sleep(A_WHILE).await;
+        for index in [1, 2] {
+            let order = cluster.peer(index).order();
+            assert!(order.waiting_segments > 0, "host{index}: {order:?}");
+            assert_eq!(order.missed, ["host0"]);
+        }
+        cluster.restart(0).await;
+        cluster.settle().await;
+        let order = cluster.peer(1).order();
+        assert_eq!((order.waiting_segments, order.missed), (0, Vec::new()));
+    });
+}

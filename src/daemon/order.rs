@@ -1,0 +1,59 @@
+//! How far the order of the changes is fixed by records of the chain, and who that waits for.
+
+use super::look::span;
+use super::peer::Peer;
+use super::report::OrderReport;
+use crate::base::{DeviceId, PeerId};
+use crate::node::PeerState;
+
+/// How long changes may wait for their record before it is told: who decides may be asleep for a night.
+const TOLD_AFTER_MS: u64 = 24 * 3_600_000;
+
+impl Peer {
+    /// Returns how far the order of the changes is fixed.
+    pub fn order(&self) -> OrderReport {
+        let (node, chain) = (self.node(), self.node().chain());
+        let tip = chain.tip();
+        let record = chain.get(tip.number).ok().flatten();
+        let offered = node.log().offered().into_iter();
+        let waiting = offered.map(|(log, last)| last.saturating_sub(chain.named(log)));
+        let voters = chain.voters();
+        let missed = voters.iter().filter(|voter| !self.is_heard(**voter));
+        let missed: Vec<String> = missed.map(|voter| self.device_name(*voter)).collect();
+        OrderReport {
+            record: tip.number,
+            record_ms: record.map_or(0, |record| record.time_ms),
+            waiting_segments: waiting.sum(),
+            decided_by: voters
+                .into_iter()
+                .map(|voter| self.device_name(voter))
+                .collect(),
+            missed,
+        }
+    }
+
+    /// Says whether a device is this one, or answers now.
+    fn is_heard(&self, device: DeviceId) -> bool {
+        let is = |id: PeerId| DeviceId::from(id) == device;
+        let peers = self.node().peers().into_iter();
+        let mut up = peers.filter(|peer| peer.state == PeerState::Connected);
+        is(self.node().id()) || up.any(|peer| is(peer.id))
+    }
+
+    /// Returns what is told where the order waits for somebody who has been away for long.
+    pub(super) fn order_advice(&self, order: &OrderReport) -> Option<String> {
+        let waited = self.clock().wall_ms().saturating_sub(order.record_ms);
+        if order.waiting_segments == 0 || order.missed.is_empty() || waited < TOLD_AFTER_MS {
+            return None;
+        }
+        let who = order.missed.join(" and ");
+        let since = match order.record_ms {
+            0 => String::new(),
+            _ => format!(" of the last {}", span(waited)),
+        };
+        Some(format!(
+            "the changes{since} wait for {who} to fix their order: everything goes on meanwhile, but what they \
+             replaced or removed is kept until then, and a late change may still come before them"
+        ))
+    }
+}

@@ -24,6 +24,7 @@ mod file_ops;
 mod handles;
 mod inode_table;
 mod invalidate;
+mod kept;
 mod layout;
 mod name_ops;
 mod read_plan;
@@ -57,6 +58,7 @@ use self::atimes::{Atime, Atimes};
 use self::contents::Contents;
 use self::handles::Handles;
 use self::inode_table::{Dropped, InodeTable};
+use self::kept::Kept;
 use self::room::Room;
 use crate::base::{Clock, Ino, Timespec};
 use crate::data::Data;
@@ -74,6 +76,7 @@ pub struct Fs {
     inodes: InodeTable,
     handles: Handles,
     atimes: Atimes,
+    kept: Kept,
     /// Whether an fsync waits for other holders, where it was told how to.
     waits_for_holders: AtomicBool,
     room: Room,
@@ -105,6 +108,7 @@ impl Fs {
             contents: Contents::new(data),
             clock,
             atimes: Atimes::open(config.rows.clone()),
+            kept: Kept::default(),
             read_only: AtomicBool::new(config.read_only),
             config,
             inodes: InodeTable::default(),

@@ -142,6 +142,19 @@ impl Fs {
 
     /// Counts one lookup of an inode and returns its entry; `None` where it is gone.
     pub(super) fn looked_up(&self, ino: Ino) -> Result<Option<Entry>> {
+        let number = self.number_of(ino);
+        if number != ino {
+            let node = self.inodes.remember(number);
+            match self.attr_of_row(number, node) {
+                Ok(Some(attr)) if attr.ino == ino => {
+                    return Ok(Some(self.entry(Attr {
+                        ino: number,
+                        ..attr
+                    })));
+                }
+                _ => self.forget(number, 1),
+            }
+        }
         let node = self.inodes.remember(ino);
         let found = self.attr_of_row(ino, node);
         match found {

@@ -95,7 +95,7 @@ impl Fs {
                     return true;
                 }
                 let entry = DirEntry {
-                    ino: dirent.ino,
+                    ino: self.number_of(dirent.ino),
                     kind: dirent.kind,
                     name: &dirent.name,
                     cookie: own,

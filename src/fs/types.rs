@@ -457,6 +457,20 @@ pub enum Invalidation {
         /// The name.
         name: Vec<u8>,
     },
+    /// A name of a directory that is elsewhere now: what works in it or is mounted below it goes along,
+    /// where the kernel finds it there before it drops the name.
+    Moved {
+        /// The directory that it was in.
+        parent: Ino,
+        /// The name that it had.
+        name: Vec<u8>,
+        /// The directory.
+        child: Ino,
+        /// The directory that it is in.
+        to: Ino,
+        /// The path to it from the root of the mount.
+        path: Vec<u8>,
+    },
     /// A name that is gone, with what it named: also tells inotify.
     Delete {
         /// The directory.

@@ -13,6 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -122,6 +124,8 @@ pub(super) trait Kernel: Send + 'static {
     fn inval_entry(&self, parent: Ino, name: &[u8]) -> io::Result<()>;
     /// Drops a name and tells who watches that it is gone.
     fn delete(&self, parent: Ino, child: Ino, name: &[u8]) -> io::Result<()>;
+    /// Looks a directory up at its path, which moves it there in the kernel; says whether it is there.
+    fn finds(&self, child: Ino, path: &[u8]) -> bool;
 }
 
 /// The kernel of a mount. What it does not know it need not be told of.
@@ -129,6 +133,9 @@ pub(super) trait Kernel: Send + 'static {
 pub(super) struct Told {
     pub(super) notifier: Notifier,
     pub(super) numbers: Numbers,
+    /// Where the mount is, and its device.
+    pub(super) mountpoint: PathBuf,
+    pub(super) device: Option<String>,
 }
 
 impl Kernel for Told {
@@ -153,6 +160,22 @@ impl Kernel for Told {
         // The name may stand there for something else that is known.
         let (parent, child) = known.ok_or(io::ErrorKind::NotFound)?;
         self.notifier.delete(parent, child, OsStr::from_bytes(name))
+    }
+
+    fn finds(&self, child: Ino, path: &[u8]) -> bool {
+        let Some(number) = self.numbers.known(child) else {
+            return false;
+        };
+        let path = self.mountpoint.join(OsStr::from_bytes(path));
+        let Ok(found) = std::fs::symlink_metadata(path) else {
+            return false;
+        };
+        let device = (
+            rustix::fs::major(found.dev()),
+            rustix::fs::minor(found.dev()),
+        );
+        let is_ours = |ours: &String| *ours == format!("{}:{}", device.0, device.1);
+        found.ino() == number.0 && self.device.as_ref().is_none_or(is_ours)
     }
 }
 
@@ -208,6 +231,17 @@ struct Pending {
     folders: BTreeSet<Ino>,
     /// What the name stood for, where it is gone.
     entries: BTreeMap<(Ino, Vec<u8>), Option<Ino>>,
+    /// Names of directories that are elsewhere now.
+    moved: BTreeMap<(Ino, Vec<u8>), Moved>,
+}
+
+/// Where a directory is now.
+#[derive(Debug)]
+struct Moved {
+    child: Ino,
+    /// The directory that it is in.
+    to: Ino,
+    path: Vec<u8>,
 }
 
 impl Pending {
@@ -224,6 +258,16 @@ impl Pending {
             Invalidation::Entry { parent, name } => {
                 self.entries.insert((parent, name), None);
                 self.folders.insert(parent);
+            }
+            Invalidation::Moved {
+                parent,
+                name,
+                child,
+                to,
+                path,
+            } => {
+                self.folders.extend([parent, to]);
+                self.moved.insert((parent, name), Moved { child, to, path });
             }
             Invalidation::Delete {
                 parent,
@@ -243,6 +287,7 @@ impl Pending {
             inodes: self.inodes.keys().map(|ino| (*ino, false)).collect(),
             folders: self.folders.clone(),
             entries: BTreeMap::new(),
+            moved: BTreeMap::new(),
         }
     }
 
@@ -251,10 +296,26 @@ impl Pending {
     }
 
     fn len(&self) -> usize {
-        self.inodes.len() + self.folders.len() + self.entries.len()
+        self.inodes.len() + self.folders.len() + self.entries.len() + self.moved.len()
     }
 
-    fn send(self, kernel: &impl Kernel) {
+    fn send(mut self, kernel: &impl Kernel) {
+        let mut moved: Vec<_> = std::mem::take(&mut self.moved).into_iter().collect();
+        // What is above before what is below it.
+        moved.sort_by_key(|(_, moved)| moved.path.len());
+        for ((parent, name), Moved { child, to, path }) in moved {
+            let last = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+            let mut is_found = kernel.finds(child, &path);
+            if !is_found {
+                // The kernel may know that there is nothing, or something else.
+                log_failure(kernel.inval_entry(to, last));
+                is_found = kernel.finds(child, &path);
+            }
+            // Found, it has left the old name, where something else may be by now.
+            if !is_found {
+                log_failure(kernel.inval_entry(parent, &name));
+            }
+        }
         for ((parent, name), child) in self.entries {
             let deleted = child.map(|child| kernel.delete(parent, child, &name));
             // The kernel refuses a deletion where the name stands for something else there, or for
@@ -318,6 +379,9 @@ mod tests {
         }
         fn inval_entry(&self, parent: Ino, name: &[u8]) -> io::Result<()> {
             self.send(Sent::Entry(parent, name.to_vec()))
+        }
+        fn finds(&self, _: Ino, _: &[u8]) -> bool {
+            false
         }
         fn delete(&self, parent: Ino, child: Ino, name: &[u8]) -> io::Result<()> {
             self.send(Sent::Delete(parent, child, name.to_vec()))?;

@@ -71,6 +71,8 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
     let told = Told {
         notifier: session.notifier(),
         numbers: numbers.clone(),
+        mountpoint: mounted.mountpoint.clone(),
+        device: mounted.device.clone(),
     };
     mounted.invalidator = Some(Invalidator::start(told, gate).map_err(failed_thread)?);
     let device = Device {

@@ -27,6 +27,7 @@ mod index;
 mod merge;
 mod op;
 mod overlay;
+mod past;
 mod private;
 mod record;
 mod records;

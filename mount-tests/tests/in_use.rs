@@ -121,3 +121,46 @@ fn a_folder_that_became_one_with_another_is_that_of_who_works_in_it() {
         }
     });
 }
+
+#[test]
+fn what_others_wrote_meanwhile_is_kept_where_a_mapped_page_is_written_back() {
+    scenario("in-use", 5 * MINUTES, |s| {
+        let (a, b) = two(s);
+        fs::write(a.path("file"), [b'.'; 4096]).expect("written");
+        wait_for_content(&b.path("file"), &[b'.'; 4096]);
+        let mapped = s.path("mapped");
+        // Stores into a page and leaves it dirty, until the other machine's write has come.
+        let script = "import mmap, sys, time, os
+with open(sys.argv[1], 'r+b') as file:
+    page = mmap.mmap(file.fileno(), 4096)
+    page[100:104] = b'mine'
+    open(sys.argv[2], 'w').close()
+    while not any('conflict' in name for name in os.listdir(os.path.dirname(sys.argv[1]))):
+        time.sleep(0.05)
+";
+        let mut command = std::process::Command::new("python3");
+        command
+            .args(["-c", script])
+            .arg(b.path("file"))
+            .arg(&mapped);
+        let worker = Worker(command.spawn().expect("started"));
+        wait_until("the page is dirty", MINUTES, || {
+            mapped.exists().then_some(())
+        });
+        let mut theirs = [b'.'; 4096];
+        theirs[2000..2006].copy_from_slice(b"theirs");
+        fs::write(a.path("file"), theirs).expect("written");
+        wait_until("both are kept", MINUTES, || {
+            let files = fs::read_dir(a.mountpoint()).ok()?;
+            let contents: Vec<Vec<u8>> = files
+                .filter_map(|file| fs::read(file.ok()?.path()).ok())
+                .collect();
+            let has = |text: &[u8]| {
+                let holds = |content: &Vec<u8>| content.windows(text.len()).any(|at| at == text);
+                contents.iter().any(holds)
+            };
+            (has(b"mine") && has(b"theirs")).then_some(())
+        });
+        drop(worker);
+    });
+}

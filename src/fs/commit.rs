@@ -295,6 +295,9 @@ impl Fs {
         is_next: bool,
         (seen, version): (OpId, OpId),
     ) {
+        if content.stale == Some(seen) {
+            content.stale = Some(version);
+        }
         if !is_next {
             content.cached = None;
             self.invalid.lock().push(Invalidation::Content(node.ino));

@@ -84,7 +84,13 @@ impl Fs {
             if offset >= end {
                 return Ok(ReadPlan::Ready(Vec::new()));
             }
-            (self.spans(ino, dirty, offset..end)?, end, inode.size)
+            let read = (self.spans(ino, dirty, offset..end)?, end, inode.size);
+            // The first pages after those that the kernel dropped.
+            let version = current_version(&inode, dirty);
+            if content.stale.is_none() {
+                content.cached.get_or_insert(version);
+            }
+            read
         };
         self.read_ahead(&handle, offset..end, size)?;
         self.plan(spans)

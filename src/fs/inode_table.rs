@@ -41,6 +41,9 @@ pub(super) struct Content {
     pub(super) atime: Atime,
     /// The content version that the kernel's pages show.
     pub(super) cached: Option<OpId>,
+    /// The content version that they show, where that is not the present one and the kernel has not
+    /// said yet that it dropped them: what it writes from its pages is built on that.
+    pub(super) stale: Option<OpId>,
     /// A write in the background failed: the next flush or fsync tells, once.
     pub(super) failed: Option<Box<FsError>>,
 }
@@ -52,6 +55,7 @@ impl Content {
             && self.charged == 0
             && matches!(self.atime, Atime::Unknown | Atime::Saved(None))
             && self.cached.is_none()
+            && self.stale.is_none()
             && self.failed.is_none()
     }
 }

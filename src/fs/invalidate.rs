@@ -57,7 +57,10 @@ impl Fs {
         for ino in &content {
             if let Some(node) = self.inodes.known(*ino) {
                 self.write_out_in_background(&node);
-                node.content().cached = None;
+                let mut content = node.content();
+                if let Some(shown) = content.cached.take() {
+                    content.stale.get_or_insert(shown);
+                }
             }
             if self.inodes.is_known(*ino) {
                 invalid.push(Invalidation::Content(*ino));
@@ -69,6 +72,13 @@ impl Fs {
             }
         }
         invalid
+    }
+
+    /// Says that the kernel has dropped the pages of a file that it had before.
+    pub fn pages_dropped(&self, ino: Ino) {
+        if let Some(node) = self.inodes.known(ino) {
+            node.content().stale = None;
+        }
     }
 
     /// Returns the files that show the content of a file, too, as far as the kernel may know.

@@ -74,6 +74,7 @@ impl Fs {
         flags: WriteFlags,
     ) -> Result<()> {
         let now = self.now();
+        let mut is_old = false;
         let len = data.len() as u64;
         let fits = |offset: u64| offset.saturating_add(len) <= FILE_MAX_BYTES;
         if !append && !fits(offset) {
@@ -89,7 +90,10 @@ impl Fs {
         let dirty = match &mut content.dirty {
             Some(dirty) => dirty,
             None => {
-                let inode = self.inode(node.ino)?;
+                let mut inode = self.inode(node.ino)?;
+                if flags.from_cache {
+                    is_old = self.go_back(content, &mut inode)?;
+                }
                 self.dirty(node, content, &inode)
             }
         };
@@ -111,7 +115,25 @@ impl Fs {
         }
         content.charged += len;
         self.dirty_bytes.fetch_add(len, Ordering::Relaxed);
+        if is_old {
+            // Nobody is to read it over what there is now.
+            self.commit_in_background(node, content);
+        }
         Ok(())
+    }
+
+    /// Turns an inode into what it was when the kernel got the pages that it writes now; says whether
+    /// that was another content.
+    fn go_back(&self, content: &Content, inode: &mut Inode) -> Result<bool> {
+        let shown = content.stale.or(content.cached);
+        let Some(shown) = shown.filter(|shown| *shown != inode.version) else {
+            return Ok(false);
+        };
+        let Some(size) = self.volume.size_at(inode.ino, shown)? else {
+            return Ok(false);
+        };
+        (inode.version, inode.size) = (shown, size);
+        Ok(true)
     }
 
     /// Returns the unwritten changes of a file, none yet where it was clean.

@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 
 use super::numbers::Numbers;
 use crate::base::{Ino, task};
-use crate::fs::Invalidation;
+use crate::fs::{Fs, Invalidation};
 
 /// Takes notices for the kernel from anywhere; clones feed the same queue.
 ///
@@ -133,6 +133,7 @@ pub(super) trait Kernel: Send + 'static {
 pub(super) struct Told {
     pub(super) notifier: Notifier,
     pub(super) numbers: Numbers,
+    pub(super) fs: Arc<Fs>,
     /// Where the mount is, and its device.
     pub(super) mountpoint: PathBuf,
     pub(super) device: Option<String>,
@@ -142,10 +143,15 @@ impl Kernel for Told {
     fn inval_inode(&self, ino: Ino, content: bool) -> io::Result<()> {
         // A negative offset means attributes alone, a length of 0 means to the end.
         let offset = if content { 0 } else { -1 };
-        match self.numbers.known(ino) {
+        let told = match self.numbers.known(ino) {
             Some(number) => self.notifier.inval_inode(number, offset, 0),
             None => Ok(()),
+        };
+        if content {
+            // What it wrote back has come before that.
+            self.fs.pages_dropped(ino);
         }
+        told
     }
 
     fn inval_entry(&self, parent: Ino, name: &[u8]) -> io::Result<()> {

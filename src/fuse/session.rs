@@ -71,6 +71,7 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
     let told = Told {
         notifier: session.notifier(),
         numbers: numbers.clone(),
+        fs: Arc::clone(&fs),
         mountpoint: mounted.mountpoint.clone(),
         device: mounted.device.clone(),
     };

@@ -11,6 +11,7 @@ mod faults;
 mod long;
 pub(crate) mod mount;
 mod named;
+mod pages;
 pub(crate) mod room;
 mod space;
 mod threads;

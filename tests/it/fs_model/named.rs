@@ -16,7 +16,7 @@ use mount_tests::model::executor::Errno;
 use super::mount::Disk;
 use super::room::{outcome, read_all};
 
-const ROOT: Caller = Caller {
+pub(super) const ROOT: Caller = Caller {
     uid: 0,
     gid: 0,
     pid: 1,
@@ -28,7 +28,7 @@ const USER: Caller = Caller {
     pid: 2,
     umask: 0o022,
 };
-const BOTH: OpenFlags = OpenFlags {
+pub(super) const BOTH: OpenFlags = OpenFlags {
     read: true,
     write: true,
     append: false,
@@ -39,14 +39,14 @@ const BOTH: OpenFlags = OpenFlags {
 };
 const MIB: usize = 1 << 20;
 
-fn create(fs: &Fs, name: &str) -> (Ino, FileHandle) {
+pub(super) fn create(fs: &Fs, name: &str) -> (Ino, FileHandle) {
     let Created { entry, opened } = fs
         .create(ROOT, Ino::ROOT, name.as_bytes(), 0o644, BOTH)
         .unwrap();
     (entry.attr.ino, opened.fh)
 }
 
-fn write(fs: &Fs, (ino, fh): (Ino, FileHandle), at: u64, data: &[u8]) {
+pub(super) fn write(fs: &Fs, (ino, fh): (Ino, FileHandle), at: u64, data: &[u8]) {
     let written = fs.write(ino, fh, at, data, WriteFlags::default()).unwrap();
     assert_eq!(written, data.len());
 }
@@ -57,7 +57,7 @@ fn close(fs: &Fs, (ino, fh): (Ino, FileHandle)) {
 }
 
 /// Replaces a file's content behind the filesystem, as a merge does.
-fn write_elsewhere(fs: &Fs, inode: &Inode, bytes: &'static [u8]) {
+pub(super) fn write_elsewhere(fs: &Fs, inode: &Inode, bytes: &'static [u8]) {
     let len = bytes.len() as u64;
     let write = Write {
         ino: inode.ino,

@@ -35,7 +35,8 @@ impl Fold<'_> {
                 default: list(Acl::DEFAULT),
             };
             self.narrow(there.ino, &rights, self.id)?;
-            return self.tx.put(RowKey::Alias(ino), Value::Alias(there.ino));
+            self.tx.put(RowKey::Alias(ino), Value::Alias(there.ino))?;
+            return self.touch_dir(place.parent, 0, 0, create.time);
         }
         let mut node = self.new_inode(ino, create.kind, create.time);
         node.mode = create.mode & 0o7777;

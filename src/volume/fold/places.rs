@@ -207,7 +207,8 @@ impl Fold<'_> {
         if let Some(other) = &other
             && self.stand_for(&node, other, &there, place, by)?
         {
-            return Ok(());
+            // Where it was put there, the times of the directory have moved.
+            return self.touch_dir(place.parent, 0, 0, time);
         }
         match (node.is_dir(), other) {
             (true, Some(other)) if other.is_dir() => {

@@ -102,6 +102,25 @@ fn crossing(base: &[Step], sides: [&[Step]; 2], check: impl Fn(&Device)) {
     }
 }
 
+/// Lets two make a folder or file at one name, and checks that its parent has one time.
+#[test]
+fn where_two_put_the_same_the_folder_has_one_time() {
+    for kind in [FileKind::File, FileKind::Symlink, FileKind::Dir] {
+        let made = || vec![make("x", kind)];
+        for order in orders(1, 1) {
+            let devices = cluster(2);
+            for who in order {
+                devices.iter().for_each(Device::later);
+                made()[0](&devices[who]);
+                devices[who].publish();
+            }
+            sync(&devices);
+            let [a, b] = [&devices[0], &devices[1]];
+            assert_eq!(a.at("").mtime, b.at("").mtime, "{kind:?}");
+        }
+    }
+}
+
 fn is_exactly(device: &Device, files: &[(&str, &str)]) {
     let files = files
         .iter()

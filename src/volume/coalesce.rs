@@ -243,7 +243,7 @@ impl Volume {
             base,
             *last,
             &kind,
-            &Sight::Everything,
+            &Sight::Everything { record: 0 },
             Room::of_bytes(UNDO_MAX_BYTES),
         ) {
             Err(VolumeError::TooMuch) => return Ok(None),

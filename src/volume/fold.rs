@@ -177,11 +177,13 @@ impl Fold<'_> {
 
     /// Returns the inode row of exactly this number.
     fn row_of(&mut self, ino: Ino) -> Result<Option<Inode>> {
-        match self.tx.get(RowKey::Inode(ino))? {
-            Some(Value::Inode(inode)) => Ok(Some(inode.clone())),
-            Some(_) => Err(WRONG_KIND),
-            None => Ok(None),
-        }
+        let inode = match self.tx.get(RowKey::Inode(ino))? {
+            Some(Value::Inode(inode)) => inode.clone(),
+            Some(_) => return Err(WRONG_KIND),
+            None => return Ok(None),
+        };
+        let is_gone = inode.is_orphan() && self.is_gone(ino)?;
+        Ok((!is_gone).then_some(inode))
     }
 
     /// Returns the inode that `ino` names now, as the author of the op had seen it: a directory may
@@ -194,8 +196,7 @@ impl Fold<'_> {
                     at = twin.of;
                     continue;
                 }
-                let is_gone = inode.is_orphan() && self.is_gone(at)?;
-                return Ok((!is_gone).then_some(inode));
+                return Ok(Some(inode));
             }
             match self.tx.get(RowKey::Alias(at))? {
                 Some(Value::Alias(to)) => at = *to,
@@ -206,13 +207,13 @@ impl Fold<'_> {
         Ok(None)
     }
 
-    /// Tells whether a node without a name was removed so long ago that nothing brings it back, also
-    /// where its rows are still here.
+    /// Tells whether a node without a name was removed by what a record names that this op's author had
+    /// folded, or the base line passed: nothing brings it back, also where its rows are still here.
     fn is_gone(&mut self, ino: Ino) -> Result<bool> {
         Ok(match self.tx.get(RowKey::Orphan(ino))? {
             Some(Value::Orphan(by)) => {
                 let by = *by;
-                self.tx.is_settled(by)
+                self.tx.is_settled(by) || self.tx.rank(by).record <= self.sight.record()
             }
             _ => false,
         })

@@ -76,6 +76,7 @@ impl TouchIndex {
         for effect in &effects.writes {
             if effect.is_write {
                 found.extend(self.above((effect.key.digest(), Way::Wrote), at));
+                found.extend(nameless(&effect.key).flat_map(|touch| self.above(touch, at)));
             }
             if effect.delta.is_some() {
                 found.extend(self.above((effect.key.counts_digest(), Way::Counted), at));
@@ -137,5 +138,15 @@ fn touches(record: &Record) -> impl Iterator<Item = (u64, Way)> + '_ {
         let digest = RowKey::Inode(*ino).counts_digest();
         (digest, Way::Counted)
     });
-    reads.chain(writes).chain(counted)
+    let nameless = record.writes.iter().flat_map(|(key, _)| nameless(key));
+    reads.chain(writes).chain(counted).chain(nameless)
+}
+
+/// Returns how who writes a row touches the set of nodes without a name: in any order with others who
+/// take a last name or give one back.
+fn nameless(key: &RowKey) -> impl Iterator<Item = (u64, Way)> + use<> {
+    let is_one = matches!(key, RowKey::Orphan(_));
+    is_one
+        .then(|| (RowKey::nameless_digest(), Way::Counted))
+        .into_iter()
 }

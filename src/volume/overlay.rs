@@ -108,6 +108,8 @@ pub(super) struct Tx<'a> {
     met: BTreeMap<RowKey, Met>,
     /// What the rows may take as they were before; less with each that is met.
     room: Room,
+    /// True where it looked for all nodes without a name.
+    looks_for_nameless: bool,
 }
 
 /// How much an op may meet of what is there.
@@ -199,6 +201,7 @@ impl<'a> Tx<'a> {
             base,
             met: BTreeMap::new(),
             room,
+            looks_for_nameless: false,
         }
     }
 
@@ -283,6 +286,11 @@ impl<'a> Tx<'a> {
             nlink: before.nlink + delta.nlink,
         });
         Ok(())
+    }
+
+    /// Says that the op depends on which nodes have no name.
+    pub(super) fn depend_on_nameless(&mut self) {
+        self.looks_for_nameless = true;
     }
 
     /// Says that the op depends on how many entries a directory has.
@@ -370,6 +378,9 @@ impl<'a> Tx<'a> {
     /// Encodes what changed; rows that are again as they were count as read.
     pub(super) fn finish(self) -> Effects {
         let mut effects = Effects::default();
+        if self.looks_for_nameless {
+            effects.reads.push(RowKey::nameless_digest());
+        }
         for (key, met) in self.met {
             if met.counts_read {
                 effects.reads.push(key.counts_digest());

@@ -83,7 +83,12 @@ impl Volume {
             overlay,
             committed,
         };
-        let effects = fold(base, id, &kind.with_target(copy), &Sight::Everything)?;
+        let effects = fold(
+            base,
+            id,
+            &kind.with_target(copy),
+            &Sight::Everything { record: 0 },
+        )?;
         for effect in effects.writes {
             overlay.rows.insert(effect.key, effect.after);
         }

@@ -267,6 +267,12 @@ impl RowKey {
     pub(super) fn counts_digest(&self) -> u64 {
         self.digest() ^ COUNTS_MARK
     }
+
+    /// Returns the digest by which those who look for what has no name depend on all that take a last
+    /// name or give one back.
+    pub(super) fn nameless_digest() -> u64 {
+        Self::Orphan(Ino(0)).counts_digest()
+    }
 }
 
 /// An odd constant with well spread bits (the golden ratio times 2^64).

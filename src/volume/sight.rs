@@ -34,7 +34,10 @@ pub(super) struct Past {
 #[derive(Debug, Clone)]
 pub(super) enum Sight {
     /// All that is folded: of ops that are issued here and now.
-    Everything,
+    Everything {
+        /// The newest record that the header of their segment states as folded.
+        record: u64,
+    },
     /// Some of it.
     Only {
         /// What its author had folded, beside what came before in the same log.
@@ -154,6 +157,7 @@ impl Sights {
         id: OpId,
         is_late: bool,
     ) -> Result<Sight> {
+        let settled = committed.base_line;
         let committed = Arc::clone(committed);
         let only = |past: Arc<Past>| Sight::Only {
             past,
@@ -173,7 +177,7 @@ impl Sights {
         }
         let Some(past) = of_log_until(&*view.rows, id)? else {
             // Its row went with what could be folded again: whatever comes now comes behind it.
-            return Ok(Sight::Everything);
+            return Ok(Sight::Everything { record: settled });
         };
         let past = Arc::new(past);
         if self.known.len() >= SEGMENT_OPS_MAX {
@@ -196,6 +200,15 @@ fn of_log_until(rows: &dyn Rows, id: OpId) -> Result<Option<Past>> {
 }
 
 impl Sight {
+    /// Returns the newest record that the author had folded for sure: what an op that it names removed
+    /// is gone for the author's ops, on every device, whether its rows are still there or not.
+    pub(super) fn record(&self) -> u64 {
+        match self {
+            Self::Everything { record } => *record,
+            Self::Only { past, .. } => past.record.number,
+        }
+    }
+
     /// Tells whether the author of op `id` had seen op `other`.
     pub(super) fn saw(&self, id: OpId, other: OpId) -> bool {
         let Self::Only {

@@ -251,6 +251,15 @@ impl State {
         seen
     }
 
+    /// Returns the record that the header of the segment of a new op will state.
+    pub(super) fn record_of_new(&self, own_log: LogId) -> u64 {
+        let goes_on = !self.saw_more && !self.drafts.is_empty();
+        match self.groups.back() {
+            Some(last) if goes_on && last.first.log == own_log => last.past.record.number,
+            _ => self.record.number,
+        }
+    }
+
     /// Returns the drafts' group that a new op opens, `None` where it belongs to the last one.
     fn new_group(&self, first: OpId) -> Option<Group> {
         let last = self.groups.back();

@@ -240,7 +240,9 @@ impl Together<'_, '_> {
             overlay: &self.overlay,
             committed: &self.writer.state.committed,
         };
-        let effects = fold_within(base, id, &kind, &Sight::Everything, self.room)?;
+        let record = self.writer.state.record_of_new(id.log);
+        let sight = Sight::Everything { record };
+        let effects = fold_within(base, id, &kind, &sight, self.room)?;
         let ino = kind.shape().node(|| ino_of(id)).unwrap_or(Ino::ROOT);
         let op = FoldedOp {
             id,

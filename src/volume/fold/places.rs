@@ -34,7 +34,7 @@ impl Fold<'_> {
         let sight = self.sight;
         // Times of a directory are this machine's own: they move on with what comes.
         self.tx.count(dir, delta, |dir| match sight {
-            Sight::Everything | Sight::Only { is_late: false, .. } => {
+            Sight::Everything { .. } | Sight::Only { is_late: false, .. } => {
                 (dir.mtime, dir.ctime) = (time, time);
             }
             Sight::Only { is_late: true, .. } => {
@@ -355,8 +355,9 @@ impl Fold<'_> {
     /// Brings back what was removed from a directory that this op moves, by ops whose authors had not
     /// seen the move, which had not seen them: who removes takes only what is where it was seen.
     pub(super) fn keep_contents(&mut self, moved: Ino, time: Timespec) -> Result<()> {
+        self.tx.depend_on_nameless();
         // Who had seen everything had seen what was removed.
-        if matches!(self.sight, Sight::Everything) {
+        if matches!(self.sight, Sight::Everything { .. }) {
             return Ok(());
         }
         let all = (RowKey::Orphan(Ino(0)), RowKey::Orphan(Ino(u64::MAX)));

@@ -198,7 +198,8 @@ impl Fold<'_> {
                 return Ok(false);
             }
         }
-        Ok(true)
+        // One that is in no place of the history is another's: what is here is not what it was.
+        Ok(walk.version == base || self.compare(&walk, base) != Some(Ordering::Less))
     }
 
     /// Returns the ranges of a file that an op empties which were appended, unseen by the op's author;

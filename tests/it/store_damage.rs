@@ -275,7 +275,8 @@ fn whatever_is_changed_is_refused_or_healed_or_harmless() {
     };
     let live = root.path().join("live");
     let (content, state, store) = make(&live, 0);
-    // As a kill leaves it, and as an orderly end does.
+    // As a kill leaves it, and as an orderly end does. No file goes while they are copied.
+    store.gate.close();
     let killed = root.path().join("killed");
     copy(&live, &killed);
     drop((store, state));

@@ -64,13 +64,19 @@ impl Current {
     /// Returns what there is of a row. Waits for nobody who writes.
     pub(super) fn get(&self, key: &[u8]) -> Result<Found, LsmError> {
         let taken = Arc::clone(&self.taken.read());
-        (taken.look)(key)
+        let found = (taken.look)(key);
+        let_go(taken, &self.gate);
+        found
     }
 
     /// Returns the rows with `start <= key < end`, as of this version. Waits for nobody who writes.
     pub(super) fn walk(&self, start: &[u8], end: &[u8]) -> Walked {
         let taken = Arc::clone(&self.taken.read());
-        (taken.walk)(start, end)
+        Box::new(Walking {
+            rows: Some((taken.walk)(start, end)),
+            taken: Some(taken),
+            gate: self.gate.clone(),
+        })
     }
 
     /// Takes the newest version; to be called by whoever made one.
@@ -78,9 +84,44 @@ impl Current {
         let _renewing = self.renewing.lock();
         let taken = take(tree);
         let old = mem::replace(&mut *self.taken.write(), taken);
-        // Files go with the last who has them, and none goes while the folder may be copied.
-        if !self.gate.is_open() {
-            mem::forget(old);
+        let_go(old, &self.gate);
+    }
+}
+
+/// Lets go of a version: its files go with the last who has it, and none goes while the folder may be
+/// copied.
+fn let_go(taken: Arc<Taken>, gate: &Gate) {
+    if Arc::strong_count(&taken) == 1 && !gate.is_open() {
+        mem::forget(taken);
+    }
+}
+
+/// A walk that has its version until it ends.
+struct Walking {
+    rows: Option<Walked>,
+    taken: Option<Arc<Taken>>,
+    gate: Gate,
+}
+
+impl Iterator for Walking {
+    type Item = Result<(Vec<u8>, Found), LsmError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.rows.as_mut()?.next()
+    }
+}
+
+impl DoubleEndedIterator for Walking {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.rows.as_mut()?.next_back()
+    }
+}
+
+impl Drop for Walking {
+    fn drop(&mut self) {
+        self.rows = None;
+        if let Some(taken) = self.taken.take() {
+            let_go(taken, &self.gate);
         }
     }
 }

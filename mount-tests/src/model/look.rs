@@ -29,6 +29,8 @@ pub enum After {
     Operation,
     /// What was in memory alone may be gone.
     Crash,
+    /// An operation that was made here, or on another machine and has arrived.
+    Arrival,
 }
 
 /// Reads everything below a path.
@@ -224,7 +226,12 @@ impl Node {
             SeenBody::Dir(_) | SeenBody::Special => {}
         }
         let (mtime, ctime) = (self.mtime, self.ctime);
-        if !self.mtime.meet(attr.mtime) || !self.ctime.meet(attr.ctime) {
+        let is_changed = match after {
+            // Each machine has the moment when the change was made there.
+            After::Arrival => attr.ctime >= self.ctime.from,
+            After::Operation | After::Crash => self.ctime.meet(attr.ctime),
+        };
+        if !self.mtime.meet(attr.mtime) || !is_changed {
             return Err(format!(
                 "mtime {} ctime {} instead of {mtime:?} {ctime:?}",
                 attr.mtime, attr.ctime
@@ -248,10 +255,10 @@ impl Node {
         }
         let content = self.content();
         let same = |content: &Content| *content.bytes == *bytes && *content.stored == *ranges;
-        if same(&content) && (after == After::Operation || self.unwritten.is_empty()) {
+        if same(&content) && (after != After::Crash || self.unwritten.is_empty()) {
             return Ok(());
         }
-        if after == After::Operation || self.unwritten.is_empty() {
+        if after != After::Crash || self.unwritten.is_empty() {
             return Err(difference(&content, bytes, ranges));
         }
         let mut versions = std::mem::take(&mut self.unwritten);

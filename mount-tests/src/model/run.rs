@@ -182,12 +182,17 @@ impl<E: Executor> Run<E> {
     /// What is different.
     pub fn compare(&mut self) -> Result<(), String> {
         let seen = look(&mut self.executor, &[])?;
-        self.tree.meet(&seen, After::Operation)?;
+        // Who closes all is compared on several machines.
+        let after = match self.closes {
+            true => After::Arrival,
+            false => After::Operation,
+        };
+        self.tree.meet(&seen, after)?;
         for open in &self.open {
             if self.tree.nodes[open.node].nlink == 0 {
                 let seen = look_open(&mut self.executor, &open.file)?;
                 let node = &mut self.tree.nodes[open.node];
-                node.meet(&seen, After::Operation)
+                node.meet(&seen, after)
                     .map_err(|what| format!("an open file without a name: {what}"))?;
             }
         }

@@ -511,7 +511,7 @@ impl Peer {
             if member.fs.is_read_only() {
                 self.rights_changed();
             }
-            if merged.op_count == 0 {
+            if merged.is_nothing() {
                 return Ok(());
             }
             tracing::debug!(

@@ -45,6 +45,14 @@ pub struct Merged {
     pub refused: BTreeMap<LogId, VolumeError>,
 }
 
+impl Merged {
+    /// Tells whether nothing changed: a record that is folded changes the view without a new op, where
+    /// it gives ops other places.
+    pub fn is_nothing(&self) -> bool {
+        self.op_count == 0 && self.changes.is_empty()
+    }
+}
+
 /// What the author of a segment had folded and is not here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missing {
@@ -109,7 +117,7 @@ impl Volume {
             *feed = Feed::default();
         }
         match result {
-            Err(error) if merged.op_count == 0 => return Err(error),
+            Err(error) if merged.is_nothing() => return Err(error),
             Err(_) => {}
             Ok(()) => {
                 // What was folded is told all the same, and this is tried again with the next.

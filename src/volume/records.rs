@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use parking_lot::MutexGuard;
+
 use super::committed::Committed;
 use super::feed::Merged;
 use super::merge::{Merge, Todo};
@@ -54,7 +56,7 @@ impl Volume {
     }
 
     /// Returns the least record that the fold of any op of this device may look back to, of those that
-    /// no record names yet and of all to come; likewise for ops of others that are folded here.
+    /// no record names yet and of all to come.
     pub fn needs(&self) -> u64 {
         let state = self.state.lock();
         let drafts = state.groups.iter().map(|group| group.past.record.number);
@@ -176,8 +178,25 @@ impl Volume {
     fn fold_record(&self, record: &Record, merged: &mut Merged) -> Result<()> {
         let named = self.named_by(record)?;
         let mut state = self.state.lock();
-        let found = found(&*self.view.rows, &state, &named)?;
-        let mut merge = Merge::new(&self.view, &mut state, Todo::new(), Sights::default());
+        let before = Arc::clone(&state.committed);
+        let folded = self.fold_named(&mut state, record, &named, merged);
+        if folded.is_err() {
+            // Nothing of it is committed: the next try is to find the order as it was.
+            state.committed = before;
+            state.index = None;
+        }
+        folded
+    }
+
+    fn fold_named(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        record: &Record,
+        named: &Named,
+        merged: &mut Merged,
+    ) -> Result<()> {
+        let found = found(&*self.view.rows, state, named)?;
+        let mut merge = Merge::new(&self.view, state, Todo::new(), Sights::default());
         merge.undo_passed(&found.passed, &found.named)?;
         if record.base_line > merge.state.committed.base_line {
             let late = late_for(&*self.view.rows, merge.state, record)?;
@@ -192,7 +211,6 @@ impl Volume {
         merge.run()?;
 
         let (overlay, undone) = (merge.overlay, merge.undone_count);
-        merged.undone_count += undone;
         let mut batch = Batch::new();
         let mut progress: BTreeMap<LogId, Progress> = BTreeMap::new();
         for (log, last) in &named.ends {
@@ -215,8 +233,9 @@ impl Volume {
         }
         // What was taken back the ops before it had seen.
         state.saw_more |= undone > 0;
+        merged.undone_count += undone;
         merged.changes.extend(changes);
-        self.drop_public(&mut state)
+        self.drop_public(state)
     }
 
     /// Looks up what a record names.

@@ -199,6 +199,11 @@ impl Device {
         self.volume.apply_segments().unwrap();
     }
 
+    /// Lets the disk refuse every write, or none.
+    pub(crate) fn refuse_writes(&self, refuses: bool) {
+        self.disk.set_writes_left(refuses.then_some(0));
+    }
+
     /// Returns a copy of all that is here, drafts included.
     pub(crate) fn copy(&self) -> MemoryDisk {
         self.store.sync().unwrap();
@@ -265,7 +270,8 @@ impl Device {
         self.volume.seal_drafts().unwrap();
     }
 
-    fn take_records(&self, from: &Self) {
+    /// Takes the records that another device has, without folding them.
+    pub(crate) fn take_records(&self, from: &Self) {
         let after = self.chain.tip().number;
         let links = from.chain.range(after, usize::MAX, usize::MAX).unwrap();
         let (device, now) = (from.identity().device(), self.clock.monotonic());

@@ -279,3 +279,35 @@ fn what_is_written_to_a_file_of_which_nothing_is_left_is_kept() {
     assert_eq!(kept, "by who was away for too long");
     assert_eq!(voter.conflicts().len(), 1);
 }
+
+#[test]
+fn a_record_that_a_full_disk_keeps_from_being_folded_is_folded_later_and_told() {
+    let devices = cluster(3);
+    let [voter, one, two] = &devices[..] else {
+        panic!("three devices");
+    };
+    voter.put("f", "was");
+    sync(&devices);
+    one.append("f", "+1");
+    one.publish();
+    two.later();
+    two.append("f", "+2");
+    two.publish();
+    one.pull(two, usize::MAX);
+    assert_eq!(one.text("f"), "was+1+2");
+    // The record names the later one alone, which so comes first.
+    voter.pull(two, usize::MAX);
+    voter.commit();
+    one.take_records(voter);
+    one.refuse_writes(true);
+    assert!(one.volume.apply_segments().is_err());
+    assert_eq!(one.text("f"), "was+1+2");
+    one.refuse_writes(false);
+    let merged = one.volume.apply_segments().unwrap();
+    assert_eq!(one.text("f"), "was+2+1");
+    // It brought no op, and yet kernels have something to forget.
+    assert_eq!(merged.op_count, 0);
+    assert!(!merged.is_nothing() && !merged.changes.is_empty());
+    assert!(one.volume.apply_segments().unwrap().is_nothing());
+    sync(&devices);
+}

@@ -173,18 +173,15 @@ impl Node {
             let judge = node.chain_judge(&roster);
             node.chain.accept(&links, from, node.now(), &judge)
         };
-        let before = self.chain.tip();
-        match self.config.pool.call(take).await {
-            Some(Ok(true)) => {}
-            Some(Ok(false)) | None => *paused = Some(self.now() + REFUSED_PAUSE),
-            Some(Err(error)) => {
-                tracing::debug!(peer = %session.peer().short(), %error, "records are not taken");
-                *paused = Some(self.now() + REFUSED_PAUSE);
-            }
+        if let Some(Err(error)) = self.config.pool.call(take).await {
+            tracing::debug!(peer = %session.peer().short(), %error, "records are not taken");
         }
-        let grew = self.chain.tip() != before;
+        // They may have come from another meanwhile.
+        let grew = self.chain.tip() != tip;
         if grew {
             self.chain_grew();
+        } else {
+            *paused = Some(self.now() + REFUSED_PAUSE);
         }
         grew
     }
@@ -216,6 +213,10 @@ struct Needed(VecDeque<(Duration, u64)>);
 impl Needed {
     /// Takes note of what is needed now; returns what was, some time ago.
     fn settled(&mut self, needed: u64, now: Duration) -> u64 {
+        // Who is new, or writes from now on, may look back further than all others.
+        if self.0.back().is_some_and(|(_, last)| *last > needed) {
+            self.0.clear();
+        }
         if self.0.back().is_none_or(|(_, last)| *last < needed) {
             self.0.push_back((now, needed));
         }
@@ -232,4 +233,24 @@ impl Needed {
 /// Says whether a chain that ends in `one` may go on behind one that ends in `other`.
 fn is_longer(one: RecordRef, other: RecordRef) -> bool {
     (one.era, one.number) > (other.era, other.number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_needed_counts_once_it_was_known_for_a_while_and_at_once_where_it_is_less() {
+        let mut needed = Needed::default();
+        let at = Duration::from_secs;
+        assert_eq!(needed.settled(3, at(0)), 0);
+        assert_eq!(needed.settled(4, at(30)), 0);
+        assert_eq!(needed.settled(5, at(60)), 3);
+        assert_eq!(needed.settled(5, at(89)), 3);
+        assert_eq!(needed.settled(5, at(90)), 4);
+        // Somebody was admitted that looks back further.
+        assert_eq!(needed.settled(1, at(100)), 0);
+        assert_eq!(needed.settled(9, at(161)), 1);
+        assert_eq!(needed.settled(9, at(221)), 9);
+    }
 }

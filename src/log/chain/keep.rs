@@ -193,13 +193,6 @@ impl Chain {
         Ok(Some(link.record))
     }
 
-    /// Says whether a record that somebody names is of this chain; `None` where this one is not that
-    /// long yet.
-    pub fn has(&self, at: RecordRef) -> Result<Option<bool>, LogError> {
-        let record = self.get(at.number)?;
-        Ok(record.map(|record| record.reference() == at))
-    }
-
     /// Returns the records behind number `after` with their certificates, encoded, up to `max_bytes` of
     /// them but at least one where there is one.
     pub fn range(
@@ -317,14 +310,10 @@ impl Chain {
         Ok((state.agreement.tip().at.number == number).then_some(next.is_full))
     }
 
-    /// Says that the records that are here are durable, so that peers may be told of them. Returns
-    /// whether there are new ones.
-    pub fn publish(&self) -> bool {
+    /// Says that the records that are here are durable, so that peers may be told of them.
+    pub fn publish(&self) {
         let mut state = self.state.lock();
-        let tip = state.agreement.tip().at;
-        let is_new = state.offered != tip;
-        state.offered = tip;
-        is_new
+        state.offered = state.agreement.tip().at;
     }
 
     /// Writes what a step of the agreement leaves to be written. Where that fails the agreement goes

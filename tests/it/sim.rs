@@ -4,13 +4,11 @@
 //! `DFS_SIM_SEED=N cargo test --test it sim` repeats one run; without it the seeds below are run.
 //! A failure prints its seed.
 
-mod cluster;
 mod members;
-mod tree;
 
 use std::time::Duration;
 
-use cluster::Cluster;
+use dfs_sim::Cluster;
 
 /// What every run goes through; more can be tried with `DFS_SIM_SEED`.
 const SEEDS: [u64; 3] = [1, 7, 20_261_121];
@@ -25,12 +23,7 @@ fn seeds() -> Vec<u64> {
 /// Runs `body` on a paused runtime of one thread.
 fn simulate<F: Future<Output = ()>>(seed: u64, body: impl FnOnce(u64) -> F) {
     println!("seed {seed}: DFS_SIM_SEED={seed} cargo test --test it sim");
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap()
-        .block_on(body(seed));
+    dfs_sim::simulate(seed, body);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::time::Duration;
 use dfs::base::time::sleep;
 use dfs::fs::FsError;
 use dfs::node::Role;
+use dfs_sim::Cluster;
 
-use super::cluster::Cluster;
 use super::simulate;
 
 /// Long enough for everything that can get through to get through.

@@ -9,17 +9,23 @@ use dfs::volume::{FileKind, Source};
 
 /// Everything about one name that has to be the same on every member.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Node {
-    pub(super) ino: Ino,
-    pub(super) mode: u32,
-    pub(super) nlink: u32,
-    pub(super) mtime: (i64, u32),
-    pub(super) content: Vec<u8>,
-    pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+pub struct Node {
+    /// The inode.
+    pub ino: Ino,
+    /// Permissions.
+    pub mode: u32,
+    /// Links.
+    pub nlink: u32,
+    /// When the content changed; nothing for a directory.
+    pub mtime: (i64, u32),
+    /// The bytes of a file.
+    pub content: Vec<u8>,
+    /// Extended attributes.
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 /// Returns every path of the volume with what it stands for.
-pub(super) async fn of(member: &Member) -> BTreeMap<Vec<u8>, Node> {
+pub async fn of(member: &Member) -> BTreeMap<Vec<u8>, Node> {
     let mut tree = BTreeMap::new();
     let mut todo = vec![(Ino::ROOT, Vec::new())];
     while let Some((dir, path)) = todo.pop() {
@@ -68,7 +74,7 @@ pub(super) async fn of(member: &Member) -> BTreeMap<Vec<u8>, Node> {
 }
 
 /// Returns the bytes of a file, fetched where they are elsewhere.
-pub(super) async fn content(member: &Member, ino: Ino, size: u64) -> Vec<u8> {
+pub async fn content(member: &Member, ino: Ino, size: u64) -> Vec<u8> {
     let mut bytes = vec![0u8; usize::try_from(size).unwrap()];
     for extent in member.volume.extents(ino, 0..size).unwrap() {
         let at = usize::try_from(extent.offset).unwrap();

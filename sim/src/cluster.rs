@@ -20,7 +20,7 @@ use dfs::transport::Transport;
 use dfs::transport::sim::SimNet;
 use dfs::wire::SealedSegment;
 
-use super::tree;
+use crate::tree;
 
 /// 2026-11-21, when the simulated clocks start.
 const START_MS: u64 = 1_795_219_200_000;
@@ -38,8 +38,10 @@ struct Host {
     peer: Option<Arc<Peer>>,
 }
 
-pub(super) struct Cluster {
-    pub(super) net: SimNet,
+/// Peers, the network between them, and what they did.
+pub struct Cluster {
+    /// The network.
+    pub net: SimNet,
     rng: Rng,
     hosts: Vec<Host>,
     seed: u64,
@@ -48,9 +50,18 @@ pub(super) struct Cluster {
     operations: u64,
 }
 
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster")
+            .field("seed", &self.seed)
+            .field("hosts", &self.hosts.len())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Cluster {
     /// Returns a cluster of `members` with the key and `storage` peers without, all joined.
-    pub(super) async fn new(seed: u64, members: usize, storage: usize) -> Self {
+    pub async fn new(seed: u64, members: usize, storage: usize) -> Self {
         let net = SimNet::new(seed);
         let mut cluster = Self {
             net,
@@ -121,7 +132,7 @@ impl Cluster {
     }
 
     /// Admits a new host, which has not started yet; returns its number.
-    pub(super) async fn admit(&mut self, role: Role) -> usize {
+    pub async fn admit(&mut self, role: Role) -> usize {
         let token: InviteToken = self
             .peer(0)
             .node()
@@ -147,7 +158,7 @@ impl Cluster {
     }
 
     /// Starts a peer on what its disk holds.
-    pub(super) async fn restart(&mut self, index: usize) {
+    pub async fn restart(&mut self, index: usize) {
         let host = &self.hosts[index];
         let parts = Parts {
             identity: Arc::clone(&host.identity),
@@ -169,34 +180,35 @@ impl Cluster {
     }
 
     /// Returns the newest segment of a member's own log.
-    pub(super) fn newest(&self, index: usize) -> SealedSegment {
+    pub fn newest(&self, index: usize) -> SealedSegment {
         let log = self.peer(index).node().log();
         let end = log.head(log.own_log()).unwrap();
         log.get(log.own_log(), end.seg_no).unwrap().unwrap()
     }
 
     /// Tells whether the keys that a host has open a segment.
-    pub(super) fn opens(&self, index: usize, segment: &SealedSegment) -> bool {
+    pub fn opens(&self, index: usize, segment: &SealedSegment) -> bool {
         let keys = self.hosts[index].keys.as_ref().unwrap();
         let opened = keys.open_segment(&segment.header.to_bytes(), &segment.body);
         opened.is_ok()
     }
 
     /// Removes a member by another's word.
-    pub(super) async fn remove(&self, by: usize, gone: usize) {
+    pub async fn remove(&self, by: usize, gone: usize) {
         let gone = self.hosts[gone].identity.id();
         self.peer(by).remove_member(gone).await.unwrap();
     }
 
     /// Ends a peer as a kill does: nothing is flushed, nobody is told.
-    pub(super) async fn crash(&mut self, index: usize) {
+    pub async fn crash(&mut self, index: usize) {
         self.net.kill(self.hosts[index].addr);
         if let Some(peer) = self.hosts[index].peer.take() {
             peer.abandon().await;
         }
     }
 
-    pub(super) fn peer(&self, index: usize) -> &Arc<Peer> {
+    /// Returns a peer that is up.
+    pub fn peer(&self, index: usize) -> &Arc<Peer> {
         self.hosts[index].peer.as_ref().expect("the peer is up")
     }
 
@@ -214,19 +226,22 @@ impl Cluster {
         (0..self.hosts.len()).filter(up).collect()
     }
 
-    pub(super) fn partition(&self, left: &[usize], right: &[usize]) {
+    /// Cuts all paths between two sides.
+    pub fn partition(&self, left: &[usize], right: &[usize]) {
         let addrs = |side: &[usize]| -> Vec<SocketAddr> {
             side.iter().map(|index| self.hosts[*index].addr).collect()
         };
         self.net.partition(&addrs(left), &addrs(right));
     }
 
-    pub(super) fn heal(&self) {
+    /// Mends every cut and ends all loss.
+    pub fn heal(&self) {
         self.net.heal();
         self.net.set_loss_permille(0);
     }
 
-    pub(super) fn random_bytes(&self, len: usize) -> Vec<u8> {
+    /// Returns bytes that no other call returns.
+    pub fn random_bytes(&self, len: usize) -> Vec<u8> {
         let word: [u8; 32] = self.rng.bytes();
         let mut bytes = vec![0u8; len];
         for (index, chunk) in bytes.chunks_mut(32).enumerate() {
@@ -239,27 +254,23 @@ impl Cluster {
     }
 
     /// Writes a file in the root, as `cp` does: create or truncate, write, close.
-    pub(super) async fn write(&mut self, index: usize, name: &[u8], content: &[u8]) {
+    pub async fn write(&mut self, index: usize, name: &[u8], content: &[u8]) {
         write(&self.member(index), Ino::ROOT, name, content).unwrap();
     }
 
     /// Tries the same.
-    pub(super) fn try_write(
-        &self,
-        index: usize,
-        name: &[u8],
-        content: &[u8],
-    ) -> Result<(), FsError> {
+    pub fn try_write(&self, index: usize, name: &[u8], content: &[u8]) -> Result<(), FsError> {
         write(&self.member(index), Ino::ROOT, name, content)
     }
 
-    pub(super) fn unlink(&self, index: usize, name: &[u8]) {
+    /// Removes a name of the root.
+    pub fn unlink(&self, index: usize, name: &[u8]) {
         let fs = self.member(index).fs;
         fs.unlink(Ino::ROOT, name).unwrap();
     }
 
     /// Returns what a file in the root holds on one member.
-    pub(super) async fn read(&self, index: usize, name: &[u8]) -> Option<Vec<u8>> {
+    pub async fn read(&self, index: usize, name: &[u8]) -> Option<Vec<u8>> {
         let member = self.member(index);
         let entry = member.volume.dirent(Ino::ROOT, name).unwrap()?;
         let size = member.volume.inode(entry.ino).unwrap()?.size;
@@ -267,27 +278,30 @@ impl Cluster {
     }
 
     /// Returns the ctime that programs on one member see of a file in the root.
-    pub(super) fn ctime(&self, index: usize, name: &[u8]) -> Timespec {
+    pub fn ctime(&self, index: usize, name: &[u8]) -> Timespec {
         let fs = self.member(index).fs;
         let attr = fs.lookup(Ino::ROOT, name).unwrap().attr;
         fs.forget(attr.ino, 1);
         attr.ctime
     }
 
-    pub(super) fn forget_cached(&self, index: usize) {
+    /// Forgets the plaintext that a member keeps in memory.
+    pub fn forget_cached(&self, index: usize) {
         self.member(index).data.clear_cache();
     }
 
-    pub(super) fn conflicts(&self, index: usize) -> usize {
+    /// Returns how many conflicts a member lists.
+    pub fn conflicts(&self, index: usize) -> usize {
         self.member(index).volume.conflicts().unwrap().len()
     }
 
-    pub(super) async fn tree(&self, index: usize) -> BTreeMap<Vec<u8>, tree::Node> {
+    /// Returns all that a member shows.
+    pub async fn tree(&self, index: usize) -> BTreeMap<Vec<u8>, tree::Node> {
         tree::of(&self.member(index)).await
     }
 
     /// Does something that a program could do, on some member, and lets a little time pass.
-    pub(super) async fn random_operation(&mut self) {
+    pub async fn random_operation(&mut self) {
         self.operations += 1;
         let up = self.members_up();
         let index = up[self.rng.below(up.len() as u64) as usize];
@@ -357,7 +371,7 @@ impl Cluster {
     }
 
     /// Waits until no member has anything to tell another.
-    pub(super) async fn settle(&self) {
+    pub async fn settle(&self) {
         let clock = Arc::clone(&self.hosts[0].clock);
         let start = clock.monotonic();
         let mut quiet = 0;
@@ -377,7 +391,7 @@ impl Cluster {
     }
 
     /// Returns how many ops a member still keeps what undoes them of.
-    pub(super) fn undo_count(&self, index: usize) -> usize {
+    pub fn undo_count(&self, index: usize) -> usize {
         let mut count = 0;
         let rows = &self.hosts[index].store.rows;
         let counted = rows.scan_keys(Table::Op, &[], None, &mut |_| {
@@ -427,7 +441,7 @@ impl Cluster {
     }
 
     /// Waits until every chunk is on as many peers as wanted.
-    pub(super) async fn synced(&self) {
+    pub async fn synced(&self) {
         for index in 0..self.hosts.len() {
             let done = self.peer(index).replica().wait_synced(SETTLE_MAX).await;
             assert!(done.is_ok(), "seed {}: {done:?}", self.seed);
@@ -435,7 +449,7 @@ impl Cluster {
     }
 
     /// Every member shows the same tree, and so does a new one that folds all logs from scratch.
-    pub(super) async fn assert_converged(&mut self) {
+    pub async fn assert_converged(&mut self) {
         self.join(Role::Reader).await;
         self.settle().await;
         let members = self.members_up();
@@ -461,7 +475,8 @@ impl Cluster {
         }
     }
 
-    pub(super) async fn assert_nothing_acknowledged_is_lost(&self) {
+    /// What was acknowledged is there, as it was written.
+    pub async fn assert_nothing_acknowledged_is_lost(&self) {
         let tree = self.tree(0).await;
         for (name, content) in &self.acknowledged {
             let mut path = b"/".to_vec();

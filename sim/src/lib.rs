@@ -1,0 +1,23 @@
+//! Whole peers in one thread under one seed: the network, the clocks and the disks are simulated,
+//! everything between them is what a daemon runs.
+
+pub mod cluster;
+pub mod tree;
+
+use std::future::Future;
+
+pub use cluster::Cluster;
+
+/// Runs `body` on a paused runtime of one thread.
+///
+/// # Panics
+///
+/// Where the runtime cannot be made.
+pub fn simulate<F: Future<Output = ()>>(seed: u64, body: impl FnOnce(u64) -> F) {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .expect("a runtime")
+        .block_on(body(seed));
+}

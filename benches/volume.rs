@@ -68,7 +68,7 @@ impl Bench {
             founder: self.identities[0].device(),
         };
         let (rows, now) = (Arc::clone(&store.rows), clock.monotonic());
-        let chain = Chain::open(rows, founding, identity.device(), now, 1);
+        let chain = Chain::open(rows, Arc::clone(&log), founding, identity.device(), now, 1);
         let config = VolumeConfig {
             store,
             log: Arc::clone(&log),

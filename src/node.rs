@@ -11,6 +11,7 @@
 //! | `serve` | what other peers ask |
 //! | `bulk`, `pieces`, `flow` | large messages: in pieces, as fast as the line, the urgent ones first |
 //! | `pulse`, `sync` | what the two ends of a session tell each other; pushing and pulling segments |
+//! | `chain`, `letters` | the commit chain: making its records together, and pulling those of others |
 //! | `membership`, [`roster`], [`token`] | who belongs to the volume |
 //! | `join`, `admit` | becoming a member by an invite, from either side |
 //! | `manage` | roles, names, leaves, invites and phrases afterwards |
@@ -42,6 +43,7 @@ mod flow;
 mod hello;
 mod introduce;
 mod join;
+mod letters;
 mod manage;
 mod membership;
 mod moves;
@@ -123,6 +125,10 @@ pub struct Node {
     membership: Membership,
     log: Arc<LogStore>,
     chain: Arc<Chain>,
+    /// Wakes the making of records: there is more to name than the last one took.
+    chain_wake: Notify,
+    /// Letters to those who decide records.
+    post: Mutex<letters::Post>,
     /// Whether another member said since the start how long its chain is.
     heard_chain: AtomicBool,
     /// Taken before any of the others where two are held; those are all leaves.
@@ -229,7 +235,14 @@ impl Node {
         };
         let seed = u64::from_le_bytes(rng.bytes());
         let (rows, now) = (Arc::clone(&store.rows), clock.monotonic());
-        let chain = Arc::new(Chain::open(rows, founding, device, now, seed)?);
+        let chain = Arc::new(Chain::open(
+            rows,
+            Arc::clone(&log),
+            founding,
+            device,
+            now,
+            seed,
+        )?);
         let config = NodeConfig {
             name: display_name(&config.name),
             ..config
@@ -272,6 +285,8 @@ impl Node {
             membership,
             log,
             chain,
+            chain_wake: Notify::new(),
+            post: Mutex::default(),
             heard_chain: AtomicBool::new(false),
             needs: AtomicU64::new(0),
         });

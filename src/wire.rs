@@ -24,8 +24,8 @@ pub use chunk::{ChunkLen, ChunkRefusal, ChunkRequest, ChunkResponse};
 pub use codec::{WIRE_VERSION, WireError};
 pub use hello::{FEATURES, Hello, InviteRefusal, RecoveryRefusal, Refusal};
 pub use message::{
-    JoinInfo, LinkBytes, LogRefusal, PieceOf, Redeem, Redeemed, Request, Response, StatementBytes,
-    SyncState, Vector,
+    JoinInfo, LetterBytes, LinkBytes, LogRefusal, PieceOf, Redeem, Redeemed, Request, Response,
+    StatementBytes, SyncState, Vector,
 };
 pub use record::{NodeRecord, SignedRecord};
 pub use segment::{RecordRef, SEGMENT_DOMAIN, SealedSegment, Seen, SegmentHeader};

@@ -13,12 +13,13 @@ mod core;
 mod keep;
 mod liveness;
 mod message;
+mod naming;
 mod record;
 mod row;
 mod vote;
 
 pub use self::core::Output;
-pub use keep::{Chain, Founding};
+pub use keep::{Chain, Founding, Outcome, Proposal};
 pub use liveness::{Agreement, BEAT};
 pub use message::{Letter, Message};
 pub use record::{

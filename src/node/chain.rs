@@ -16,11 +16,11 @@ use super::transfer::Transfer;
 use crate::base::DeviceId;
 use crate::base::time::sleep;
 use crate::crypto::{Identity, Signature};
-use crate::log::chain::{Notary, Record, VOTE_DOMAIN, Vote};
-use crate::log::{LogError, LogStore};
+use crate::log::LogError;
+use crate::log::chain::{Notary, Outcome, Proposal, Record, VOTE_DOMAIN, Vote};
 use crate::transport::Priority;
 use crate::wire::limits::{LINKS_BATCH_BYTES, LINKS_MAX};
-use crate::wire::{LinkBytes, RecordRef, Request, Response, Vector};
+use crate::wire::{LinkBytes, RecordRef, Request, Response};
 
 /// Pause between two records, unless there is more to name than one takes.
 const RECORD_PAUSE: Duration = Duration::from_secs(1);
@@ -30,10 +30,11 @@ const RECORD_PAUSE: Duration = Duration::from_secs(1);
 const SETTLE_TIME: Duration = Duration::from_secs(60);
 
 /// Who signs and judges for this peer.
-struct Judge<'a> {
+pub(super) struct Judge<'a> {
     identity: &'a Identity,
     roster: &'a Roster,
-    log: &'a LogStore,
+    /// The least records that those who write may look back to, who are here and said so.
+    needed: Vec<(DeviceId, u64)>,
 }
 
 impl Notary for Judge<'_> {
@@ -52,54 +53,96 @@ impl Notary for Judge<'_> {
     }
 
     fn endorses(&self, record: &Record) -> bool {
-        let offered: Vector = self.log.offered();
-        record
-            .segments
-            .iter()
-            .all(|name| offered.get(&name.log) >= Some(&name.seg_no))
+        let (needed, own) = (&self.needed, self.identity.device());
+        needed.iter().all(|(device, needs)| {
+            // What the maker of a record knows of this device it was told.
+            let may = record.base_line <= *needs;
+            if !may && *device == own {
+                tracing::warn!(
+                    number = record.number,
+                    "a record gives up what is needed here"
+                );
+            }
+            may
+        })
     }
 }
 
 impl Node {
-    /// Makes records as long as the node runs, where this peer leads.
+    /// Does this peer's part in making records as long as the node runs.
     pub(super) async fn chain_loop(self: Arc<Self>) {
         let mut needed = Needed::default();
         loop {
             let settled = needed.settled(self.least_needed(), self.now());
-            match self.extend_chain(settled).await {
-                Ok(true) => continue,
-                Ok(false) => {}
-                Err(error) => tracing::warn!(%error, "no record can be made"),
+            if let Err(error) = self.extend_chain(settled).await {
+                tracing::warn!(%error, "no record can be made");
             }
-            sleep(RECORD_PAUSE).await;
+            tokio::select! {
+                biased;
+                () = self.chain_wake.notified() => {}
+                () = sleep(RECORD_PAUSE) => {}
+            }
         }
     }
 
-    /// Makes the next record, where there is something to name; says whether it took all that one takes.
-    async fn extend_chain(self: &Arc<Self>, needed: u64) -> Result<bool, LogError> {
-        let roster = self.roster();
-        let is_only = roster.members().len() == 1;
+    /// Makes the next record where this peer leads those who decide and there is something to name.
+    async fn extend_chain(self: &Arc<Self>, needed: u64) -> Result<(), LogError> {
         // Its folder may have been put back: then others know more of the chain than it does.
-        if !is_only && !self.heard_chain.load(Ordering::Relaxed) {
-            return Ok(false);
+        if self.roster().members().len() > 1 && !self.heard_chain.load(Ordering::Relaxed) {
+            return Ok(());
         }
         let node = Arc::clone(self);
-        let make = move || {
-            let judge = node.chain_judge(&roster);
-            let (now, now_ms) = (node.now(), node.clock.wall_ms());
-            let made = node.chain.extend(&node.log, now, now_ms, needed, &judge)?;
-            if made.is_some() && !is_only {
-                node.store.rows.sync()?;
-            }
-            Ok::<_, LogError>(made)
+        let make = move |judge: &Judge<'_>| {
+            let proposal = Proposal {
+                now_ms: node.clock.wall_ms(),
+                needed,
+                voters: None,
+            };
+            node.chain.extend(node.now(), proposal, judge)
         };
-        let made = self.config.pool.call(make).await;
-        let Some(is_full) = made.transpose()?.flatten() else {
-            return Ok(false);
+        self.step_chain(make).await
+    }
+
+    /// Has the chain take a step, and does what that leaves to be done.
+    pub(super) async fn step_chain(
+        self: &Arc<Self>,
+        step: impl FnOnce(&Judge<'_>) -> Result<Outcome, LogError> + Send + 'static,
+    ) -> Result<(), LogError> {
+        let node = Arc::clone(self);
+        let step = move || {
+            let roster = node.roster();
+            let outcome = step(&node.chain_judge(&roster))?;
+            node.see_to(&outcome)?;
+            Ok::<_, LogError>(outcome)
         };
-        self.chain.publish();
-        self.chain_grew();
-        Ok(is_full)
+        let Some(outcome) = self.config.pool.call(step).await else {
+            return Ok(());
+        };
+        self.follow_up(outcome?);
+        Ok(())
+    }
+
+    /// Makes durable what a step of the chain says.
+    fn see_to(&self, outcome: &Outcome) -> Result<(), LogError> {
+        let is_heard = self.roster().members().len() > 1 || !outcome.messages.is_empty();
+        if outcome.must_sync && is_heard {
+            self.store.rows.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Tells what is durable now.
+    fn follow_up(self: &Arc<Self>, outcome: Outcome) {
+        for (to, message) in outcome.messages {
+            self.post(to, message);
+        }
+        if let Some(tip) = outcome.grew {
+            self.chain.publish(tip);
+            self.chain_grew();
+        }
+        if outcome.is_full {
+            self.chain_wake.notify_one();
+        }
     }
 
     /// Returns the least record that a member which writes may look back to, as it said last. One that is
@@ -117,10 +160,21 @@ impl Node {
     }
 
     fn chain_judge<'a>(&'a self, roster: &'a Roster) -> Judge<'a> {
+        let table = self.table.lock();
+        let here = roster.members().filter(|member| member.role.writes());
+        let needed = here.filter_map(|member| {
+            let needs = match table.peers.get(&member.id) {
+                Some(peer) => peer.session.as_ref().map(|_| peer.needs),
+                None => (member.id == self.id).then(|| self.needs.load(Ordering::Relaxed)),
+            };
+            Some((DeviceId::from(member.id), needs?))
+        });
+        let needed = needed.collect();
+        drop(table);
         Judge {
             identity: &self.config.identity,
             roster,
-            log: &self.log,
+            needed,
         }
     }
 
@@ -171,16 +225,23 @@ impl Node {
         let take = move || {
             let roster = node.roster();
             let judge = node.chain_judge(&roster);
-            node.chain.accept(&links, from, node.now(), &judge)
+            let (outcome, taken) = node.chain.accept(&links, from, node.now(), &judge);
+            node.see_to(&outcome)?;
+            Ok::<_, LogError>((outcome, taken))
         };
-        if let Some(Err(error)) = self.config.pool.call(take).await {
-            tracing::debug!(peer = %session.peer().short(), %error, "records are not taken");
+        match self.config.pool.call(take).await {
+            Some(Ok((outcome, taken))) => {
+                if let Err(error) = taken {
+                    tracing::debug!(peer = %session.peer().short(), %error, "records are not taken");
+                }
+                self.follow_up(outcome);
+            }
+            Some(Err(error)) => tracing::warn!(%error, "records cannot be kept"),
+            None => {}
         }
         // They may have come from another meanwhile.
         let grew = self.chain.tip() != tip;
-        if grew {
-            self.chain_grew();
-        } else {
+        if !grew {
             *paused = Some(self.now() + REFUSED_PAUSE);
         }
         grew

@@ -215,6 +215,10 @@ impl Node {
             },
             Request::Pull { from, room } => self.answer_pull(from, room).await,
             Request::Chain { after, room } => self.answer_chain(after, room).await,
+            Request::Letters { letters } => {
+                self.take_letters(session, letters).await;
+                Response::Done
+            }
             Request::FindNode { key } => Response::Nodes {
                 records: self.records_near(&key),
             },

@@ -37,6 +37,11 @@ pub const LINKS_BATCH_BYTES: usize = 1 << 20;
 /// Largest record with its certificate: 4,096 segments of 50 bytes each and its other lists.
 pub const LINK_MAX_BYTES: usize = 321 << 10;
 
+/// Largest letter between those who decide records, one with a record and its certificate; and most of
+/// them in one message, with as many bytes as of records.
+pub const LETTER_MAX_BYTES: usize = LINK_MAX_BYTES;
+pub const LETTERS_MAX: usize = 16;
+
 /// Most logs that an author says to have seen beyond the newest record that it had folded: 56 bytes
 /// each, so 56 KiB.
 pub const SEEN_MAX: usize = 1024;

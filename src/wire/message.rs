@@ -11,9 +11,9 @@ use super::chunk::{ChunkRequest, ChunkResponse};
 use super::codec::{self, Kinds, WireError};
 use super::hello::{Hello, Refusal};
 use super::limits::{
-    ASKINGS_MAX, LINK_MAX_BYTES, LINKS_MAX, NAME_MAX_BYTES, PIECEWISE_MAX_BYTES, RECORDS_MAX,
-    SECRET_MAX_BYTES, SEGMENTS_MAX, SHOWN_MAX, STATEMENT_MAX_BYTES, STATEMENTS_MAX, VECTOR_MAX,
-    WANTS_MAX, WRAPPED_KEYS_MAX_BYTES,
+    ASKINGS_MAX, LETTER_MAX_BYTES, LETTERS_MAX, LINK_MAX_BYTES, LINKS_MAX, NAME_MAX_BYTES,
+    PIECEWISE_MAX_BYTES, RECORDS_MAX, SECRET_MAX_BYTES, SEGMENTS_MAX, SHOWN_MAX,
+    STATEMENT_MAX_BYTES, STATEMENTS_MAX, VECTOR_MAX, WANTS_MAX, WRAPPED_KEYS_MAX_BYTES,
 };
 use super::record::SignedRecord;
 use super::segment::{RecordRef, SealedSegment};
@@ -29,9 +29,12 @@ pub type StatementBytes = BoundedBytes<STATEMENT_MAX_BYTES>;
 /// An encoded record of the commit chain with its certificate; the log room knows what is in it.
 pub type LinkBytes = BoundedBytes<LINK_MAX_BYTES>;
 
+/// A letter between those who decide records, encoded; nothing is checked yet.
+pub type LetterBytes = BoundedBytes<LETTER_MAX_BYTES>;
+
 /// How many kinds of requests there are, and which of them is one of [`ChunkRequest`].
 const REQUEST_KINDS: Kinds = Kinds {
-    count: 20,
+    count: 21,
     nested: (10, 5),
 };
 
@@ -158,6 +161,13 @@ pub enum Request {
         after: u64,
         /// Bytes of records that the answer may have; one record it may have always.
         room: u32,
+    },
+    /// Hands over letters of those who decide records, for the peer or to be handed on by it. Answer:
+    /// [`Response::Done`].
+    Letters {
+        /// The letters, each signed by whom it is from.
+        #[serde(deserialize_with = "bounded::list::<_, _, LETTERS_MAX>")]
+        letters: Vec<LetterBytes>,
     },
 }
 

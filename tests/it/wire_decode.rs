@@ -10,8 +10,8 @@ use dfs::crypto::{PublicIdentity, Signature};
 use dfs::wire::bounded::BoundedBytes;
 use dfs::wire::{
     Asked, Asking, ChunkLen, ChunkRefusal, ChunkRequest, ChunkResponse, Denial, Hello,
-    InviteRefusal, JoinInfo, LogRefusal, NodeRecord, PassedAsking, PieceOf, RecordRef, Redeem,
-    Redeemed, Refusal, Request, Response, SealedSegment, Seen, SegmentHeader, SignedAsking,
+    InviteRefusal, JoinInfo, LetterBytes, LogRefusal, NodeRecord, PassedAsking, PieceOf, RecordRef,
+    Redeem, Redeemed, Refusal, Request, Response, SealedSegment, Seen, SegmentHeader, SignedAsking,
     SignedRecord, StatementBytes, SyncState, VolumeMark, WIRE_VERSION, WireError, limits,
 };
 use proptest::prelude::*;
@@ -129,6 +129,9 @@ fn requests() -> Vec<Request> {
         Request::Chain {
             after: 1 << 40,
             room: 7,
+        },
+        Request::Letters {
+            letters: vec![LetterBytes::new(vec![9; 300]).unwrap()],
         },
         Request::RosterPull { skip: 3 },
         Request::Piece {

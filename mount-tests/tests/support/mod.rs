@@ -25,17 +25,18 @@ pub(crate) fn new_fs(store: Store) -> Arc<Fs> {
     let identity = Arc::new(Identity::generate(&rng).expect("an identity"));
     let keys = Arc::new(VolumeKeys::generate(&rng));
     let id = VolumeId([7; 32]);
-    let log = LogStore::open(Arc::clone(&store.rows), id, identity.device(), 1).expect("a log");
+    let log = LogStore::open(Arc::clone(&store.rows), id, identity.device(), 1);
+    let log = Arc::new(log.expect("a log"));
     let founding = Founding {
         volume: id,
         founder: identity.device(),
     };
     let (rows, now) = (Arc::clone(&store.rows), clock.monotonic());
-    let chain = Chain::open(rows, founding, identity.device(), now, 1).expect("a chain");
+    let chain = Chain::open(rows, Arc::clone(&log), founding, identity.device(), now, 1);
     let config = VolumeConfig {
         store: store.clone(),
-        log: Arc::new(log),
-        chain: Arc::new(chain),
+        log,
+        chain: Arc::new(chain.expect("a chain")),
         keys: Arc::clone(&keys),
         identity,
         volume: id,

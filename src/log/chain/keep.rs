@@ -1,6 +1,5 @@
 //! The chain as this peer keeps it: its rows, and this device's part in making it longer.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,18 +10,15 @@ use serde::{Deserialize, Serialize};
 use super::core::Output;
 use super::liveness::Agreement;
 use super::message::Message;
-use super::record::{Record, RecordBody, SEGMENTS_MAX, SegmentName, Voter};
+use super::naming::{Endorser, Naming};
+use super::record::{Record, RecordBody, Voter};
 use super::row::{Row, Tip};
 use super::vote::{Certificate, Notary};
-use crate::base::limits::SEGMENT_OPS_MAX;
 use crate::base::{DeviceId, LogId, VolumeId};
 use crate::log::{LogError, LogStore};
 use crate::store::{Batch, Rows, Table, codec};
 use crate::wire::limits::LINK_MAX_BYTES;
-use crate::wire::{RecordRef, SealedSegment, Vector};
-
-/// Most bytes of segments that one record names, but that a single one may always be named.
-const RECORD_SEGMENTS_BYTES: usize = 8 << 20;
+use crate::wire::{RecordRef, Vector};
 
 const ROW_KEY: &[u8] = b"chain/row";
 
@@ -63,38 +59,78 @@ struct Link {
     certificate: Certificate,
 }
 
+/// What a step leaves to do for who drives the chain, in this order: sync the rows where `must_sync`
+/// says so, send the messages, and where the chain grew [`Chain::publish`] it. So no voter forgets what
+/// others have seen of it.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Outcome {
+    /// Whether the rows hold what must be durable before anything of this is told.
+    pub must_sync: bool,
+    /// What to say to which voter; it may be lost.
+    pub messages: Vec<(DeviceId, Message)>,
+    /// The newest record, where the chain is longer.
+    pub grew: Option<RecordRef>,
+    /// Whether this device leads and the last record that it made names all that one may, so that there
+    /// may be more to name.
+    pub is_full: bool,
+}
+
+/// What the next record says beside what it names.
+#[derive(Debug, Clone, Default)]
+pub struct Proposal {
+    /// When it is made, milliseconds since 1970.
+    pub now_ms: u64,
+    /// The least record that the fold of any op to come may look back to: the base line follows it, in a
+    /// record that names nothing where nothing more comes.
+    pub needed: u64,
+    /// Who is to decide the records behind it, ascending by device; `None` for those that decide now.
+    pub voters: Option<Vec<Voter>>,
+}
+
 /// The commit chain as this peer has it.
-///
-/// What [`Chain::extend`] makes is told to peers after [`Rows::sync`] and [`Chain::publish`] only, so
-/// that no voter forgets what others have seen.
 ///
 /// Invariants: the rows of the chain are those of record 1 to the tip, each certified by the voters
 /// of the one before; a log's segments are named in their order, each once.
 pub struct Chain {
     rows: Arc<dyn Rows>,
+    log: Arc<LogStore>,
     founding: Founding,
     own: DeviceId,
+    /// A leaf, so that nobody who asks for these waits for the disk.
+    shown: Mutex<Shown>,
     state: Mutex<State>,
+}
+
+#[derive(Clone, Copy)]
+struct Shown {
+    /// The newest record that is here.
+    tip: RecordRef,
+    /// The newest one that peers may be told of.
+    offered: RecordRef,
 }
 
 struct State {
     agreement: Agreement,
     /// The last segment of each log that a record names.
     named: Vector,
-    /// The newest record that peers may be told of.
-    offered: RecordRef,
     /// The newest record that names anything.
     last: u64,
+    /// Whether the record that this device proposed last leaves segments that are not named.
+    is_full: bool,
 }
 
-/// What the next record may name.
-#[derive(Debug)]
-struct Next {
-    names: Vec<SegmentName>,
-    /// Whether that leaves others.
-    is_full: bool,
-    /// The least record that the author of one of them had folded.
-    needed: u64,
+impl Outcome {
+    /// Returns what is left to do after a step and the next one.
+    fn and(mut self, next: Self) -> Self {
+        self.messages.extend(next.messages);
+        Self {
+            must_sync: self.must_sync || next.must_sync,
+            messages: self.messages,
+            grew: next.grew.or(self.grew),
+            is_full: next.is_full,
+        }
+    }
 }
 
 impl std::fmt::Debug for Chain {
@@ -111,6 +147,7 @@ impl Chain {
     /// `now` is of a clock that never goes back, `seed` another number at each start.
     pub fn open(
         rows: Arc<dyn Rows>,
+        log: Arc<LogStore>,
         founding: Founding,
         own: DeviceId,
         now: Duration,
@@ -135,19 +172,21 @@ impl Chain {
                 what: "a row of what records name",
             });
         }
-        let offered = row.tip.at;
+        let tip = row.tip.at;
         let chain = Self {
             rows,
+            log,
             founding,
             own,
+            shown: Mutex::new(Shown { tip, offered: tip }),
             state: Mutex::new(State {
                 agreement: Agreement::new(founding.volume, row, now, seed),
                 named,
-                offered,
                 last: 0,
+                is_full: false,
             }),
         };
-        let mut last = offered.number;
+        let mut last = tip.number;
         while last > 0
             && chain
                 .get(last)?
@@ -161,12 +200,12 @@ impl Chain {
 
     /// Returns the newest record that is here.
     pub fn tip(&self) -> RecordRef {
-        self.state.lock().agreement.tip().at
+        self.shown.lock().tip
     }
 
     /// Returns the newest record that peers may be told of.
     pub fn offered(&self) -> RecordRef {
-        self.state.lock().offered
+        self.shown.lock().offered
     }
 
     /// Returns who decides the next record.
@@ -218,27 +257,28 @@ impl Chain {
     }
 
     /// Takes records that a peer handed over, as [`Chain::range`] returned them there, up to the first
-    /// that does not continue this chain; durable when this returns. Says whether the chain grew.
+    /// that does not continue this chain.
     ///
     /// # Errors
     ///
     /// [`LogError::MalformedRecord`] and its like for what is no record, [`LogError::Uncertified`]
-    /// where one is here or does not follow what is here, or the store's error.
+    /// where one is here or does not follow what is here, or the store's error. What came before it
+    /// is taken all the same, so that the outcome is to be seen to in any case.
     pub fn accept(
         &self,
         links: &[impl AsRef<[u8]>],
         from: DeviceId,
         now: Duration,
         notary: &dyn Notary,
-    ) -> Result<bool, LogError> {
+    ) -> (Outcome, Result<(), LogError>) {
         let mut state = self.state.lock();
         let before = state.agreement.tip().at.number;
-        let mut outcome = Ok(());
+        let mut taken = Ok(());
         for link in links {
             let link: Link = match codec::decode(link.as_ref(), LINK_MAX_BYTES) {
                 Ok(link) => link,
                 Err(error) => {
-                    outcome = Err(error.into());
+                    taken = Err(error.into());
                     break;
                 }
             };
@@ -250,48 +290,65 @@ impl Chain {
                 record: link.record,
                 certificate: link.certificate,
             };
-            state.agreement.receive(now, from, message, notary);
+            self.step(&mut state, notary, |agreement, notary| {
+                agreement.receive(now, from, message, notary);
+            });
             if state.agreement.tip().at.number != number {
-                outcome = Err(LogError::Uncertified { era, number });
+                taken = Err(LogError::Uncertified { era, number });
                 break;
             }
         }
-        self.settle(&mut state, now)?;
-        let grew = state.agreement.tip().at.number > before;
-        if grew {
-            self.rows.sync()?;
-            state.offered = state.agreement.tip().at;
+        match self.settle(&mut state, before, now) {
+            Ok(outcome) => (outcome, taken),
+            Err(error) => (Outcome::default(), Err(error)),
         }
-        outcome.map(|()| grew)
     }
 
-    /// Makes the next record where this device leads the voters and there are segments that peers may
-    /// be told of and no record names. Returns whether the record that it made, which then is to be
-    /// synced and published, names all that one may, so that there may be more; `None` where it made
-    /// none. `needed` is the least record that the fold of any op to come may look back to: the base
-    /// line follows it, in a record that names nothing where nothing more comes.
+    /// Takes what another device says of the agreement, whose letter it is proved to be.
+    pub fn receive(
+        &self,
+        from: DeviceId,
+        message: Message,
+        now: Duration,
+        notary: &dyn Notary,
+    ) -> Result<Outcome, LogError> {
+        let mut state = self.state.lock();
+        let before = state.agreement.tip().at.number;
+        self.step(&mut state, notary, |agreement, notary| {
+            agreement.receive(now, from, message, notary);
+        });
+        self.settle(&mut state, before, now)
+    }
+
+    /// Does what is due for the agreement, and proposes the next record where this device leads the
+    /// voters and there is something to say: segments that peers may be told of and no record names,
+    /// other voters, or a base line below which something lies. To be called once a second or more often.
     pub fn extend(
         &self,
-        log: &LogStore,
         now: Duration,
-        now_ms: u64,
-        needed: u64,
+        proposal: Proposal,
         notary: &dyn Notary,
-    ) -> Result<Option<bool>, LogError> {
+    ) -> Result<Outcome, LogError> {
         let mut state = self.state.lock();
-        state.agreement.tick(now, notary);
-        self.settle(&mut state, now)?;
+        let before = state.agreement.tip().at.number;
+        self.step(&mut state, notary, |agreement, notary| {
+            agreement.tick(now, notary);
+        });
+        // What that decided is in the rows before anything builds on it.
+        let outcome = self.settle(&mut state, before, now)?;
         if !state.agreement.is_free() {
-            return Ok(None);
+            return Ok(outcome);
         }
         let tip = state.agreement.tip().clone();
-        let next = next_segments(log, &state.named, tip.at.number)?;
-        let needed = needed.min(next.needed).min(tip.at.number);
+        let next = Naming::new(&self.log, &state.named, tip.at.number).all()?;
+        let needed = proposal.needed.min(next.needed).min(tip.at.number);
         let base_line = needed.max(tip.base_line);
         let settles = tip.base_line < state.last && base_line >= state.last;
+        let voters = proposal.voters.unwrap_or_else(|| tip.voters.clone());
+        let is_news = settles || !next.names.is_empty() || voters != tip.voters;
         let number = tip.at.number.checked_add(1);
-        let Some(number) = number.filter(|_| settles || !next.names.is_empty()) else {
-            return Ok(None);
+        let Some(number) = number.filter(|_| is_news) else {
+            return Ok(outcome);
         };
         let record = Record::new(RecordBody {
             era: tip.at.era,
@@ -301,24 +358,44 @@ impl Chain {
             ended: Vec::new(),
             statements: Vec::new(),
             base_line,
-            time_ms: now_ms,
-            voters: tip.voters.clone(),
+            time_ms: proposal.now_ms,
+            voters,
             is_checkpoint: false,
         })?;
-        state.agreement.propose(now, record, notary);
-        self.settle(&mut state, now)?;
-        Ok((state.agreement.tip().at.number == number).then_some(next.is_full))
+        // What it names was looked at a moment ago.
+        if state.agreement.propose(now, record, notary) {
+            state.is_full = next.is_full;
+        }
+        let made = self.settle(&mut state, tip.at.number, now)?;
+        Ok(outcome.and(made))
     }
 
-    /// Says that the records that are here are durable, so that peers may be told of them.
-    pub fn publish(&self) {
-        let mut state = self.state.lock();
-        state.offered = state.agreement.tip().at;
+    /// Has the agreement do something; it endorses only what this device holds.
+    fn step(
+        &self,
+        state: &mut State,
+        notary: &dyn Notary,
+        step: impl FnOnce(&mut Agreement, &dyn Notary),
+    ) {
+        let endorser = Endorser {
+            notary,
+            log: &self.log,
+            named: &state.named,
+        };
+        step(&mut state.agreement, &endorser);
+    }
+
+    /// Says that the records up to one are durable, so that peers may be told of them.
+    pub fn publish(&self, tip: RecordRef) {
+        let mut shown = self.shown.lock();
+        if tip.number > shown.offered.number {
+            shown.offered = tip;
+        }
     }
 
     /// Writes what a step of the agreement leaves to be written. Where that fails the agreement goes
-    /// on from what is on the disk.
-    fn settle(&self, state: &mut State, now: Duration) -> Result<(), LogError> {
+    /// on from what is on the disk, and nothing of it is told.
+    fn settle(&self, state: &mut State, before: u64, now: Duration) -> Result<Outcome, LogError> {
         let output = state.agreement.poll();
         match self.write(state, &output) {
             Ok(named) => {
@@ -327,7 +404,15 @@ impl Chain {
                 let naming = records.filter(|record| !record.segments.is_empty());
                 let last = naming.map(|record| record.number).max();
                 state.last = state.last.max(last.unwrap_or(0));
-                Ok(())
+                let tip = state.agreement.tip().at;
+                self.shown.lock().tip = tip;
+                let grew = (tip.number > before).then_some(tip);
+                Ok(Outcome {
+                    must_sync: output.must_sync || grew.is_some(),
+                    messages: output.messages,
+                    grew,
+                    is_full: grew.is_some() && state.agreement.leads() && state.is_full,
+                })
             }
             Err(error) => {
                 let row = stored_row(&*self.rows, self.founding, self.own)?;
@@ -377,69 +462,4 @@ fn stored_row(rows: &dyn Rows, founding: Founding, own: DeviceId) -> Result<Row,
         incarnation: 0,
     };
     Ok(Row::new(own, Tip::of(&founding.record()?)))
-}
-
-/// Returns the segments that the next record names, none before what it builds on: of those that peers
-/// may be told of, as many as one record may name.
-fn next_segments(log: &LogStore, named: &Vector, tip: u64) -> Result<Next, LogError> {
-    let offered = log.offered();
-    let mut taken: BTreeMap<LogId, u64> = BTreeMap::new();
-    let mut names: Vec<SegmentName> = Vec::new();
-    let mut needed = u64::MAX;
-    let (mut ops, mut bytes) = (0, 0);
-    loop {
-        let before = names.len();
-        for (log_id, end) in &offered {
-            let of = |log: &LogId| {
-                let named = named.get(log).copied().unwrap_or(0);
-                taken.get(log).copied().unwrap_or(0).max(named)
-            };
-            let mut next = of(log_id) + 1;
-            while next <= *end {
-                let Some(segment) = log.get(*log_id, next)? else {
-                    break;
-                };
-                let header = &segment.header;
-                let is_closed = header.record.number <= tip
-                    && header.seen.iter().all(|seen| {
-                        let own = seen.log == *log_id && seen.seg_no < next;
-                        own || seen.seg_no <= of(&seen.log)
-                    });
-                if !is_closed {
-                    break;
-                }
-                ops += header.op_count as usize;
-                bytes += segment.body.len();
-                let is_full = ops > SEGMENT_OPS_MAX || bytes > RECORD_SEGMENTS_BYTES;
-                if !names.is_empty() && (is_full || names.len() >= SEGMENTS_MAX) {
-                    return Ok(Next {
-                        names,
-                        is_full: true,
-                        needed,
-                    });
-                }
-                needed = needed.min(header.record.number);
-                names.push(name(&segment));
-                next += 1;
-            }
-            if next > of(log_id) + 1 {
-                taken.insert(*log_id, next - 1);
-            }
-        }
-        if names.len() == before {
-            return Ok(Next {
-                names,
-                is_full: false,
-                needed,
-            });
-        }
-    }
-}
-
-fn name(segment: &SealedSegment) -> SegmentName {
-    SegmentName {
-        log: segment.header.log(),
-        seg_no: segment.header.seg_no,
-        hash: segment.hash(),
-    }
 }

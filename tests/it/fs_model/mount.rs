@@ -171,7 +171,8 @@ impl Disk {
             founder: identity.device(),
         };
         let (rows, now) = (Arc::clone(&store.rows), self.clock.monotonic());
-        let chain = Chain::open(rows, founding, identity.device(), now, run).unwrap();
+        let of = Arc::clone(&log);
+        let chain = Chain::open(rows, of, founding, identity.device(), now, run).unwrap();
         let config = VolumeConfig {
             store,
             log: Arc::clone(&log),

@@ -10,7 +10,7 @@ use dfs::base::time::SimClock;
 use dfs::base::{Clock, DeviceId, Ino, LogId, OpId, Rng, VolumeId};
 use dfs::crypto::{Identity, Signature, VolumeKeys};
 use dfs::log::LogStore;
-use dfs::log::chain::{Chain, Founding, Notary, Record, VOTE_DOMAIN, Vote};
+use dfs::log::chain::{Chain, Founding, Notary, Outcome, Proposal, Record, VOTE_DOMAIN, Vote};
 use dfs::store::memory::MemoryDisk;
 use dfs::store::{Store, Table, codec};
 use dfs::volume::{
@@ -109,7 +109,8 @@ fn open(
         founder: IDENTITIES[0].device(),
     };
     let (rows, now) = (Arc::clone(&store.rows), clock.monotonic());
-    let chain = Chain::open(rows, founding, identity.device(), now, run).unwrap();
+    let of = Arc::clone(&log);
+    let chain = Chain::open(rows, of, founding, identity.device(), now, run).unwrap();
     let chain = Arc::new(chain);
     let config = VolumeConfig {
         store: store.clone(),
@@ -275,8 +276,21 @@ impl Device {
         let after = self.chain.tip().number;
         let links = from.chain.range(after, usize::MAX, usize::MAX).unwrap();
         let (device, now) = (from.identity().device(), self.clock.monotonic());
-        let judge = Judge(self.index);
-        self.chain.accept(&links, device, now, &judge).unwrap();
+        self.take_links(&links, device, now);
+    }
+
+    fn take_links(&self, links: &[Vec<u8>], from: DeviceId, now: Duration) {
+        let (outcome, taken) = self.chain.accept(links, from, now, &Judge(self.index));
+        taken.unwrap();
+        self.see_to(outcome);
+    }
+
+    /// Does what a step of the chain leaves to do.
+    fn see_to(&self, outcome: Outcome) {
+        if let Some(tip) = outcome.grew {
+            self.store.rows.sync().unwrap();
+            self.chain.publish(tip);
+        }
     }
 
     /// Makes one record of what is published here, where there is anything to name, and folds it.
@@ -289,11 +303,12 @@ impl Device {
     pub(crate) fn commit_from(&self, needed: u64) -> Merged {
         let (now, now_ms) = (self.clock.monotonic(), self.clock.wall_ms());
         let judge = Judge(self.index);
-        let made = self.chain.extend(&self.log, now, now_ms, needed, &judge);
-        if made.unwrap().is_some() {
-            self.store.rows.sync().unwrap();
-            self.chain.publish();
-        }
+        let proposal = Proposal {
+            now_ms,
+            needed,
+            voters: None,
+        };
+        self.see_to(self.chain.extend(now, proposal, &judge).unwrap());
         self.volume.apply_segments().unwrap()
     }
 
@@ -313,8 +328,7 @@ impl Device {
             assert!(merged.waiting.is_empty(), "a record is closed");
             let links = from.chain.range(number - 1, 1, 1).unwrap();
             let (device, now) = (from.identity().device(), self.clock.monotonic());
-            let judge = Judge(self.index);
-            self.chain.accept(&links, device, now, &judge).unwrap();
+            self.take_links(&links, device, now);
             undone += merged.undone_count + self.volume.apply_segments().unwrap().undone_count;
         }
         undone + self.pull(from, usize::MAX).undone_count

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::Stub;
 use crate::base::{DeviceId, LogId, Stamp, VolumeId};
 use crate::crypto::Signature;
-use crate::log::chain::{Chain, Founding};
+use crate::log::chain::{Chain, Founding, Outcome, Proposal};
 use crate::log::{LogError, LogStore};
 use crate::store::Store;
 use crate::wire::{RecordRef, SealedSegment, Seen, SegmentHeader, Vector};
@@ -22,7 +22,7 @@ const RUN: u64 = 3;
 /// A peer: its rows, its logs, its chain.
 struct Keeper {
     store: Store,
-    log: LogStore,
+    log: Arc<LogStore>,
     chain: Chain,
     /// What the others still need.
     needed: Cell<u64>,
@@ -30,13 +30,11 @@ struct Keeper {
 
 impl Keeper {
     fn open(own: DeviceId, store: Store) -> Self {
-        let rows = Arc::clone(&store.rows);
         let founding = Founding {
             volume: VOLUME,
             founder: ALICE,
         };
-        let chain = Chain::open(Arc::clone(&rows), founding, own, Duration::ZERO, 1).unwrap();
-        let log = LogStore::open(rows, VOLUME, own, RUN).unwrap();
+        let (log, chain) = open(&store, founding, own);
         Self {
             store,
             log,
@@ -57,20 +55,32 @@ impl Keeper {
     /// Makes a record; says whether it names all that one may.
     fn extend(&self) -> Option<bool> {
         let stub = Stub(self.log.own_device());
-        let made = self
-            .chain
-            .extend(&self.log, Duration::ZERO, 7, self.needed.get(), &stub);
-        let made = made.unwrap();
-        if made.is_some() {
-            self.store.rows.sync().unwrap();
-            self.chain.publish();
-        }
-        made
+        let proposal = Proposal {
+            now_ms: 7,
+            needed: self.needed.get(),
+            voters: None,
+        };
+        let outcome = self.chain.extend(Duration::ZERO, proposal, &stub).unwrap();
+        let is_full = outcome.is_full;
+        self.see_to(outcome).then_some(is_full)
     }
 
     fn accept(&self, links: &[Vec<u8>]) -> Result<bool, LogError> {
         let stub = Stub(self.log.own_device());
-        self.chain.accept(links, ALICE, Duration::ZERO, &stub)
+        let (outcome, taken) = self.chain.accept(links, ALICE, Duration::ZERO, &stub);
+        let grew = self.see_to(outcome);
+        taken.map(|()| grew)
+    }
+
+    /// Does what a step leaves to do; says whether the chain grew.
+    fn see_to(&self, outcome: Outcome) -> bool {
+        let Some(tip) = outcome.grew else {
+            return false;
+        };
+        assert!(outcome.must_sync);
+        self.store.rows.sync().unwrap();
+        self.chain.publish(tip);
+        true
     }
 
     /// Returns what a record names, by the author and number of each segment.
@@ -79,6 +89,14 @@ impl Keeper {
         let names = record.segments.iter();
         names.map(|name| (name.log, name.seg_no)).collect()
     }
+}
+
+fn open(store: &Store, founding: Founding, own: DeviceId) -> (Arc<LogStore>, Chain) {
+    let rows = Arc::clone(&store.rows);
+    let log = Arc::new(LogStore::open(Arc::clone(&rows), VOLUME, own, RUN).unwrap());
+    let (of, now) = (Arc::clone(&log), Duration::ZERO);
+    let chain = Chain::open(rows, of, founding, own, now, 1).unwrap();
+    (log, chain)
 }
 
 fn log_of(device: DeviceId) -> LogId {
@@ -238,10 +256,10 @@ fn what_nobody_who_decides_has_signed_is_not_taken() {
         volume: VOLUME,
         founder: BOB,
     };
-    let rows = Arc::clone(&store.rows);
+    let (log, chain) = open(&store, founding, BOB);
     let liar = Keeper {
-        chain: Chain::open(Arc::clone(&rows), founding, BOB, Duration::ZERO, 1).unwrap(),
-        log: LogStore::open(rows, VOLUME, BOB, RUN).unwrap(),
+        chain,
+        log,
         store,
         needed: Cell::new(0),
     };

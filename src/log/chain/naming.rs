@@ -1,0 +1,179 @@
+//! What a record may name: segments that are here, none before what it builds on.
+
+use std::collections::BTreeMap;
+
+use super::record::{Record, SEGMENTS_MAX, SegmentName};
+use super::vote::{Notary, Vote};
+use crate::base::limits::SEGMENT_OPS_MAX;
+use crate::base::{DeviceId, LogId};
+use crate::crypto::Signature;
+use crate::log::{LogError, LogStore};
+use crate::wire::{SealedSegment, Vector};
+
+/// Most bytes of segments that one record names, but that a single one may always be named.
+const RECORD_SEGMENTS_BYTES: usize = 8 << 20;
+
+/// The names of a record as they are gathered.
+pub(super) struct Naming<'a> {
+    log: &'a LogStore,
+    /// The last segment of each log that an earlier record names.
+    named: &'a Vector,
+    /// The record before.
+    tip: u64,
+    /// The last segment of each log that this one names.
+    taken: BTreeMap<LogId, u64>,
+    next: Next,
+    ops: usize,
+    bytes: usize,
+}
+
+/// What the next record may name.
+#[derive(Debug)]
+pub(super) struct Next {
+    /// The segments, those that others build on first.
+    pub(super) names: Vec<SegmentName>,
+    /// Whether that leaves others.
+    pub(super) is_full: bool,
+    /// The least record that the author of one of them had folded.
+    pub(super) needed: u64,
+}
+
+/// What became of a segment that was to be named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    Yes,
+    /// It builds on what is not named.
+    Waits,
+    /// One record names no more.
+    Full,
+}
+
+impl<'a> Naming<'a> {
+    /// Begins with nothing, behind record `tip`.
+    pub(super) fn new(log: &'a LogStore, named: &'a Vector, tip: u64) -> Self {
+        Self {
+            log,
+            named,
+            tip,
+            taken: BTreeMap::new(),
+            next: Next {
+                names: Vec::new(),
+                is_full: false,
+                needed: u64::MAX,
+            },
+            ops: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Returns the segments that the next record names: of those that peers may be told of, as many as
+    /// one record may name.
+    pub(super) fn all(mut self) -> Result<Next, LogError> {
+        let offered = self.log.offered();
+        loop {
+            let before = self.next.names.len();
+            for (log, end) in &offered {
+                while self.last(*log) < *end {
+                    let Some(segment) = self.log.get(*log, self.last(*log) + 1)? else {
+                        break;
+                    };
+                    match self.take(&segment) {
+                        Taken::Yes => {}
+                        Taken::Waits => break,
+                        Taken::Full => {
+                            self.next.is_full = true;
+                            return Ok(self.next);
+                        }
+                    }
+                }
+            }
+            if self.next.names.len() == before {
+                return Ok(self.next);
+            }
+        }
+    }
+
+    /// Says whether a record names only what peers may be told of by this device, each behind what it
+    /// builds on, no more than one record may name, and with a base line that none of it looks behind.
+    pub(super) fn fits(mut self, record: &Record) -> Result<bool, LogError> {
+        let offered = self.log.offered();
+        for name in &record.segments {
+            let is_next = self.last(name.log) + 1 == name.seg_no
+                && offered.get(&name.log) >= Some(&name.seg_no);
+            let found = match is_next {
+                true => self.log.get(name.log, name.seg_no)?,
+                false => None,
+            };
+            let is_taken = |segment: SealedSegment| {
+                segment.hash() == name.hash && self.take(&segment) == Taken::Yes
+            };
+            if !found.is_some_and(is_taken) {
+                return Ok(false);
+            }
+        }
+        Ok(record.base_line <= self.next.needed)
+    }
+
+    /// Returns the last segment of a log that this record or one before it names.
+    fn last(&self, log: LogId) -> u64 {
+        let named = self.named.get(&log).copied().unwrap_or(0);
+        self.taken.get(&log).copied().unwrap_or(0).max(named)
+    }
+
+    /// Takes the next segment of a log.
+    fn take(&mut self, segment: &SealedSegment) -> Taken {
+        let header = &segment.header;
+        let log = header.log();
+        let is_closed = header.record.number <= self.tip
+            && header.seen.iter().all(|seen| {
+                let own = seen.log == log && seen.seg_no < header.seg_no;
+                own || seen.seg_no <= self.last(seen.log)
+            });
+        if !is_closed {
+            return Taken::Waits;
+        }
+        self.ops += header.op_count as usize;
+        self.bytes += segment.body.len();
+        let is_full = self.ops > SEGMENT_OPS_MAX || self.bytes > RECORD_SEGMENTS_BYTES;
+        let names = &mut self.next.names;
+        if !names.is_empty() && (is_full || names.len() >= SEGMENTS_MAX) {
+            return Taken::Full;
+        }
+        names.push(SegmentName {
+            log,
+            seg_no: header.seg_no,
+            hash: segment.hash(),
+        });
+        self.next.needed = self.next.needed.min(header.record.number);
+        self.taken.insert(log, header.seg_no);
+        Taken::Yes
+    }
+}
+
+/// Who signs and judges for this device, and endorses what it holds alone.
+pub(super) struct Endorser<'a> {
+    pub(super) notary: &'a dyn Notary,
+    pub(super) log: &'a LogStore,
+    pub(super) named: &'a Vector,
+}
+
+impl Notary for Endorser<'_> {
+    fn sign(&self, vote: &Vote) -> Signature {
+        self.notary.sign(vote)
+    }
+
+    fn verify(&self, device: DeviceId, vote: &Vote, signature: &Signature) -> bool {
+        self.notary.verify(device, vote, signature)
+    }
+
+    fn endorses(&self, record: &Record) -> bool {
+        let naming = Naming::new(self.log, self.named, record.number.saturating_sub(1));
+        match naming.fits(record) {
+            Ok(fits) => fits && self.notary.endorses(record),
+            Err(error) => {
+                tracing::warn!(%error, "no vote for a record whose segments cannot be read");
+                false
+            }
+        }
+    }
+}

@@ -20,6 +20,7 @@ pub mod buffered;
 pub mod tree;
 
 mod batch;
+mod beside;
 mod compact;
 mod current;
 mod error;
@@ -47,6 +48,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use batch::Batch;
+pub use beside::BesideRows;
 pub use error::StoreError;
 pub use first_start::is_founded;
 pub use footprint::{Footprint, Held};

@@ -14,6 +14,7 @@
 //! same everywhere. docs/semantics.md says what becomes of ops that crossed.
 
 mod acl;
+mod anew;
 mod arrivals;
 mod body;
 mod coalesce;
@@ -51,6 +52,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 pub use acl::Acl;
+pub use anew::Anew;
 pub use error::VolumeError;
 pub use feed::{Merged, Missing};
 pub use op::{
@@ -134,7 +136,7 @@ pub struct Volume {
     /// Held while segments are applied.
     feed: Mutex<Feed>,
     /// Nodes with local handles.
-    holds: Mutex<HashMap<Ino, u64>>,
+    holds: Arc<Mutex<HashMap<Ino, u64>>>,
     /// Told of new drafts.
     on_draft: OnceLock<Box<DraftHook>>,
 }
@@ -168,9 +170,14 @@ impl Volume {
         let first = config.chain.get(0)?.map(|record| record.reference());
         let own = config.log.logs_of(device);
         let first = first.unwrap_or_default();
-        let mut state = State::load(&*config.store.rows, &own, first, alone)?;
-        let record = config.chain.get(state.record.number)?;
-        state.last_ms = records::last_ms(record.map_or(0, |record| record.time_ms));
+        let is_anew_asked = Self::is_anew_asked(&*config.store.rows)?;
+        let state = match State::load(&*config.store.rows, &own, first, alone) {
+            // All that it reads is about to be made anew.
+            Err(VolumeError::Corrupt { .. } | VolumeError::Store(_)) if is_anew_asked => {
+                State::new(first, alone)
+            }
+            loaded => loaded?,
+        };
         let volume = Self {
             device,
             hlc: Hlc::new(state.newest.stamp),
@@ -179,11 +186,16 @@ impl Volume {
             state: Mutex::new(state),
             sealing: Mutex::new(None),
             feed: Mutex::new(Feed::default()),
-            holds: Mutex::default(),
+            holds: Arc::default(),
             on_draft: OnceLock::new(),
             config,
             context,
         };
+        let last_ms = volume.last_ms(&volume.state.lock())?;
+        volume.state.lock().last_ms = last_ms;
+        if is_anew_asked {
+            volume.fold_anew()?;
+        }
         // No handle survives a restart, so no private copy does.
         volume.drop_private_rows()?;
         Ok(volume)

@@ -59,6 +59,8 @@ tables! {
     OpPart = 15,
     /// Which record of the chain names the ops of a log, by log and the last of them.
     Committed = 16,
+    /// Rows that are made anew beside those of the other tables, by table and key.
+    Beside = 17,
     /// Sealed segments, by device and number.
     Segment = 20,
     /// Newest segment of each device's log.

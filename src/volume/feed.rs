@@ -130,7 +130,7 @@ impl Volume {
     }
 
     /// Folds segments and records by turns: a segment may wait for a record, and a record for segments.
-    fn feed_and_commit(&self, feed: &mut Feed, merged: &mut Merged) -> Result<()> {
+    pub(super) fn feed_and_commit(&self, feed: &mut Feed, merged: &mut Merged) -> Result<()> {
         self.feed_merge(feed, merged)?;
         while self.fold_records(merged)? {
             self.feed_merge(feed, merged)?;

@@ -131,7 +131,19 @@ const COUNTS_KEY: &[u8] = b"volume/counts";
 const CUT_KEY: &[u8] = b"volume/cut";
 const RECORD_KEY: &[u8] = b"volume/record";
 
+/// The single values that a fold makes.
+pub(super) const META_KEYS: [&[u8]; 3] = [COUNTS_KEY, CUT_KEY, RECORD_KEY];
+
 impl State {
+    /// Returns the state of a volume without rows.
+    pub(super) fn new(first: RecordRef, alone: bool) -> Self {
+        Self {
+            alone,
+            record: first,
+            ..Self::default()
+        }
+    }
+
     /// Reads the state that the rows imply; `first` is record 0 of the chain.
     pub(super) fn load(
         rows: &dyn Rows,
@@ -140,10 +152,8 @@ impl State {
         alone: bool,
     ) -> Result<Self> {
         let mut state = Self {
-            alone,
-            record: first,
             committed: Arc::new(Committed::load(rows)?),
-            ..Self::default()
+            ..Self::new(first, alone)
         };
         if let Some(bytes) = rows.get(Table::Meta, RECORD_KEY)? {
             let base_line;
@@ -157,21 +167,7 @@ impl State {
             state.cut = codec::decode(&bytes, META_MAX_BYTES)?;
         }
         state.load_progress(rows)?;
-        let sealed = |log: &LogId| state.progress.get(log).map_or(Stamp(0), |p| p.stamp);
-        let mut ends: BTreeMap<LogId, Stamp> = BTreeMap::new();
-        ends.extend(own.iter().map(|log| (*log, sealed(log))));
-        let first = ends.values().min().copied().unwrap_or_default();
-        let from = OpId {
-            stamp: first.next(),
-            log: LogId(0),
-        };
-        rows.scan(Table::Op, &from.to_key(), None, &mut |key, _| {
-            let id = OpId::from_key(key);
-            if let Some(id) = id.filter(|id| ends.get(&id.log).is_some_and(|end| id.stamp > *end)) {
-                state.drafts.push_back(id);
-            }
-            ControlFlow::Continue(())
-        })?;
+        state.drafts = state.drafts_in(rows, own)?.into();
         rows.scan_rev(Table::Op, &[], None, &mut |key, _| {
             state.newest = state.newest.max(OpId::from_key(key).unwrap_or_default());
             ControlFlow::Break(())
@@ -183,10 +179,14 @@ impl State {
             });
         }
         if alone {
-            let sealed = ends.into_iter().map(|(log, stamp)| OpId { stamp, log });
+            let sealed = own.iter().map(|log| OpId {
+                stamp: state.sealed(*log),
+                log: *log,
+            });
             state.cut = state.cut.max(sealed.max().unwrap_or_default());
         }
-        state.load_groups(rows)?;
+        let drafts: Vec<OpId> = state.drafts.iter().copied().collect();
+        state.groups = Self::groups_in(rows, &drafts)?.into();
         // What is folded already is behind these drafts.
         state.saw_more = true;
         state.counts.drafts = state.drafts.len() as u64;
@@ -194,10 +194,33 @@ impl State {
         Ok(state)
     }
 
-    /// Reads what had been seen at the drafts.
-    fn load_groups(&mut self, rows: &dyn Rows) -> Result<()> {
+    /// Returns the last op of a log that a segment holds which is folded.
+    fn sealed(&self, log: LogId) -> Stamp {
+        self.progress.get(&log).map_or(Stamp(0), |at| at.stamp)
+    }
+
+    /// Finds the ops of own logs that no segment holds which is folded, in order.
+    pub(super) fn drafts_in(&self, rows: &dyn Rows, own: &[LogId]) -> Result<Vec<OpId>> {
+        let ends: BTreeMap<LogId, Stamp> =
+            own.iter().map(|log| (*log, self.sealed(*log))).collect();
+        let first = ends.values().min().copied().unwrap_or_default();
+        let from = OpId {
+            stamp: first.next(),
+            log: LogId(0),
+        };
+        let mut drafts = Vec::new();
+        rows.scan_keys(Table::Op, &from.to_key(), None, &mut |key| {
+            let id = OpId::from_key(key);
+            drafts.extend(id.filter(|id| ends.get(&id.log).is_some_and(|end| id.stamp > *end)));
+            ControlFlow::Continue(())
+        })?;
+        Ok(drafts)
+    }
+
+    /// Finds what had been seen at drafts.
+    pub(super) fn groups_in(rows: &dyn Rows, drafts: &[OpId]) -> Result<Vec<Group>> {
         let mut first: BTreeMap<LogId, Stamp> = BTreeMap::new();
-        for draft in &self.drafts {
+        for draft in drafts {
             first.entry(draft.log).or_insert(draft.stamp);
         }
         let mut groups = Vec::new();
@@ -206,8 +229,15 @@ impl State {
             groups.extend(rows.into_iter().map(|(first, past)| Group { first, past }));
         }
         groups.sort_unstable_by_key(|group| group.first);
-        self.groups = groups.into();
-        Ok(())
+        Ok(groups)
+    }
+
+    /// Takes over from a state of before what the rows do not say.
+    pub(super) fn keep_of(&mut self, before: &mut Self) {
+        self.kinds = std::mem::take(&mut before.kinds);
+        self.kinds_bytes = before.kinds_bytes;
+        self.written = std::mem::take(&mut before.written);
+        self.named = before.named.take();
     }
 
     /// Returns what is folded of the logs but one, as the header of a segment of that log says it.
@@ -519,7 +549,11 @@ fn count(counts: &mut Counts, before: Option<&Row>, after: Option<&Row>) {
 }
 
 /// Returns what a kernel cache has to forget about a row.
-fn change(key: &RowKey, before: Option<&Row>, after: Option<&Row>) -> Result<Option<Change>> {
+pub(super) fn change(
+    key: &RowKey,
+    before: Option<&Row>,
+    after: Option<&Row>,
+) -> Result<Option<Change>> {
     Ok(match key {
         RowKey::Inode(ino) if !is_private(*ino) => {
             let content = match (before, after) {

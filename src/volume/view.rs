@@ -214,6 +214,13 @@ impl View {
         }
     }
 
+    /// Forgets what is cached: rows were committed that are not named here.
+    pub(super) fn forget(&self) {
+        let mut cache = self.cache.lock();
+        cache.commits += 1;
+        cache.rows.clear();
+    }
+
     /// Returns the number under which rows of `ino` are kept for local handles.
     pub(super) fn effective(&self, ino: Ino) -> Ino {
         let private = self.private.read();

@@ -3,6 +3,7 @@
 //! The oracle is a device that gets all logs at once: it folds every op in the total order and
 //! undoes nothing. Each other device, however its ops and segments came in, must hold the same rows.
 
+mod anew;
 pub(crate) mod cluster;
 mod content;
 mod equal;

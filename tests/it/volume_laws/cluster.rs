@@ -15,7 +15,7 @@ use dfs::store::memory::MemoryDisk;
 use dfs::store::{Store, Table, codec};
 use dfs::volume::{
     Append, Applied, Conflict, ConflictKind, Create, Extent, FileKind, Inode, Merged, OpKind,
-    Piece, Place, Replaced, Source, Volume, VolumeConfig, VolumeContext, Write,
+    Piece, Place, Replaced, Source, Volume, VolumeConfig, VolumeContext, VolumeError, Write,
 };
 
 /// Devices that tests use; making an RSA key takes a while.
@@ -37,7 +37,7 @@ const VOLUME: VolumeId = VolumeId([3; 32]);
 const START_MS: u64 = 1_767_312_000_000;
 
 /// The tables whose rows all devices share.
-const SHARED: [Table; 10] = [
+pub(crate) const SHARED: [Table; 10] = [
     Table::Inode,
     Table::Dirent,
     Table::Extent,
@@ -101,6 +101,16 @@ fn open(
     alone: bool,
     run: u64,
 ) -> (Arc<LogStore>, Arc<Chain>, Volume) {
+    try_open(store, index, clock, alone, run).unwrap()
+}
+
+fn try_open(
+    store: &Store,
+    index: usize,
+    clock: &Arc<SimClock>,
+    alone: bool,
+    run: u64,
+) -> Result<(Arc<LogStore>, Arc<Chain>, Volume), VolumeError> {
     let identity = Arc::clone(&IDENTITIES[index]);
     let rows = Arc::clone(&store.rows);
     let log = Arc::new(LogStore::open(rows, VOLUME, identity.device(), run).unwrap());
@@ -126,7 +136,7 @@ fn open(
         clock,
         rng: Rng::from_seed(index as u64),
     };
-    (log, chain, Volume::open(config, context, alone).unwrap())
+    Ok((log, chain, Volume::open(config, context, alone)?))
 }
 
 /// Signs as the device at an index, and verifies as everybody does.
@@ -218,6 +228,15 @@ impl Device {
         // Each start draws a number that no other has.
         self.runs += 100;
         self.restart();
+    }
+
+    /// Puts a copy in the place of what is here, whose disk may fail; says whether it opens.
+    pub(crate) fn try_put_back(&mut self, copy: MemoryDisk) -> bool {
+        let store = copy.store();
+        self.disk = copy;
+        self.runs += 100;
+        let opened = try_open(&store, self.index, &self.clock, self.alone, self.runs);
+        opened.is_ok()
     }
 
     pub(crate) fn index(&self) -> usize {

@@ -1,0 +1,479 @@
+//! Folding anew: the rows of the view from record 0 on, out of the signed segments and the records of
+//! the chain alone, and what differs put in the place of what was there.
+//!
+//! A second volume over the same logs and chain folds into rows beside those that are used, by the one
+//! path by which everything is folded. So whatever is wrong with the rows in use goes in. What only
+//! this machine has stays: drafts that no segment holds yet are folded last, and times of access and
+//! arrival, private copies, pins and settings lie in rows that are not looked at here.
+//!
+//! A crash leaves the rows as they were, until what differs goes over. That is one batch, or several
+//! with a mark in the first of them: a volume with the mark is folded anew when it is opened.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use parking_lot::MutexGuard;
+
+use super::committed::Rank;
+use super::feed::{Feed, Merged};
+use super::merge::{Merge, Todo};
+use super::op::OpKind;
+use super::record::Record;
+use super::rows::{RowKey, Stored};
+use super::sight::{self, Sights};
+use super::state::{self, Group, State};
+use super::types::{Change, DirKey, Inode};
+use super::view::is_private;
+use super::{Result, Volume, VolumeConfig, VolumeContext, VolumeError};
+use crate::base::{DeviceId, Ino, LogId, OpId};
+use crate::log::LogError;
+use crate::store::{Batch, BesideRows, Rows, Table, codec};
+
+/// The tables that a fold fills.
+const FOLDED: &[Table] = &[
+    Table::Meta,
+    Table::Inode,
+    Table::Dirent,
+    Table::Extent,
+    Table::Xattr,
+    Table::Orphan,
+    Table::Alias,
+    Table::Fork,
+    Table::Conflict,
+    Table::Device,
+    Table::Op,
+    Table::Draft,
+    Table::Applied,
+    Table::Volume,
+    Table::OpPart,
+    Table::Committed,
+    Table::Arrival,
+];
+
+/// Those of them that all members share.
+pub(super) const SHARED: &[Table] = &[
+    Table::Inode,
+    Table::Dirent,
+    Table::Extent,
+    Table::Xattr,
+    Table::Orphan,
+    Table::Alias,
+    Table::Fork,
+    Table::Conflict,
+    Table::Device,
+    Table::Volume,
+];
+
+/// Those that say how far it is, and what can still be folded again.
+const LOCAL: &[Table] = &[
+    Table::Op,
+    Table::OpPart,
+    Table::Draft,
+    Table::Applied,
+    Table::Committed,
+];
+
+/// The mark: what is here is to be folded anew.
+const ANEW_KEY: &[u8] = b"volume/anew";
+
+/// Rows, and bytes of them, that are compared in one go.
+const SLICE_ROWS: usize = 1024;
+const SLICE_BYTES: usize = 4 << 20;
+
+/// What differs goes over in batches of about so many bytes, where it does not fit one.
+const STEP_BYTES: usize = 256 << 10;
+
+/// Drafts folded in one batch.
+const DRAFTS_SLICE: usize = 512;
+
+/// What [`Volume::fold_anew`] found and did.
+#[derive(Debug, Default)]
+pub struct Anew {
+    /// What kernel caches have to forget.
+    pub changes: Vec<Change>,
+    /// How many rows of those that all members share were others than they have to be; they are mended.
+    pub differing: usize,
+    /// Own changes that no segment held yet and that cannot be read any more.
+    pub lost: usize,
+}
+
+/// A row that is not as it has to be.
+struct Difference<'a> {
+    table: Table,
+    key: &'a [u8],
+    used: Option<&'a [u8]>,
+    anew: Option<&'a [u8]>,
+}
+
+impl Volume {
+    /// Puts that the next opening of the volume folds it anew.
+    pub fn ask_anew(batch: &mut Batch) {
+        batch.put(Table::Meta, ANEW_KEY, []);
+    }
+
+    /// Tells whether that was asked for, or begun and not ended.
+    pub(super) fn is_anew_asked(rows: &dyn Rows) -> Result<bool> {
+        Ok(rows.get(Table::Meta, ANEW_KEY)?.is_some())
+    }
+
+    /// Folds everything anew from record 0, and puts what differs in the place of what is there. Own
+    /// changes go on in the meantime, but for the last moment, in which the rows are compared.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::Corrupt`] where a segment that was folded is not here any more, or does not open:
+    /// nothing is changed then. Else those of the store; a crash or an error in between leaves what was
+    /// there, or a mark by which the next opening begins again.
+    pub fn fold_anew(&self) -> Result<Anew> {
+        tracing::info!("folding everything anew");
+        let beside = Arc::new(BesideRows::new(Arc::clone(&self.view.rows), FOLDED)?);
+        let folded = self.fold_beside(&beside);
+        if let Err(error) = beside.clear() {
+            tracing::warn!(%error, "what was folded beside is not removed yet");
+        }
+        match &folded {
+            Ok(anew) => tracing::info!(rows = anew.differing, "folded anew: so many rows differed"),
+            Err(error) => tracing::warn!(%error, "not folded anew"),
+        }
+        folded
+    }
+
+    fn fold_beside(&self, beside: &Arc<BesideRows>) -> Result<Anew> {
+        let shadow = self.shadow(beside)?;
+        shadow.fold_all()?;
+        let _sealing = self.sealing.lock();
+        let mut feed = self.feed.lock();
+        // What was read ahead and is not folded is read again.
+        *feed = Feed::default();
+        let merged = shadow.fold_all()?;
+        let mut state = self.state.lock();
+        if merged.refused.is_empty() && merged.waiting.is_empty() {
+            shadow.has_all(&self.config.log.vector())?;
+        }
+        self.is_covered_by(&shadow, &state)?;
+        let alone = state.alone;
+        if alone {
+            shadow.forget_sealed()?;
+        }
+        let own = self.config.log.logs_of(self.device);
+        let lost = self.fold_drafts_into(&shadow, &own)?;
+        let mut anew = self.take_over(beside)?;
+        anew.lost = lost;
+        let first = self.config.chain.get(0)?.map(|record| record.reference());
+        let rows = &*self.view.rows;
+        let mut fresh = State::load(rows, &own, first.unwrap_or_default(), alone)?;
+        fresh.keep_of(&mut state);
+        fresh.last_ms = self.last_ms(&fresh)?;
+        self.hlc.observe(fresh.newest.stamp);
+        *state = fresh;
+        Ok(anew)
+    }
+
+    /// Returns a volume of the same logs and chain that has folded nothing, over the rows beside.
+    fn shadow(&self, beside: &Arc<BesideRows>) -> Result<Self> {
+        let mut config: VolumeConfig = self.config.clone();
+        config.store.rows = Arc::<BesideRows>::clone(beside);
+        let context = VolumeContext {
+            clock: Arc::clone(&self.context.clock),
+            rng: self.context.rng.clone(),
+        };
+        let mut shadow = Self::open(config, context, false)?;
+        // What has no name and is in use here stays.
+        shadow.holds = Arc::clone(&self.holds);
+        Ok(shadow)
+    }
+
+    /// Folds all that is here and not folded.
+    fn fold_all(&self) -> Result<Merged> {
+        let mut merged = Merged::default();
+        self.feed_and_commit(&mut Feed::default(), &mut merged)?;
+        self.state.lock().index = None;
+        self.trim_settled()?;
+        Ok(merged)
+    }
+
+    /// Fails where a segment that is here is not folded.
+    fn has_all(&self, ends: &crate::wire::Vector) -> Result<()> {
+        let missing = self.unfolded(ends);
+        let Some(log) = missing.keys().next().copied() else {
+            return Ok(());
+        };
+        let state = self.state.lock();
+        Err(not_here(log, &state).into())
+    }
+
+    /// Fails where something that is folded in `state` is not folded in `shadow`.
+    fn is_covered_by(&self, shadow: &Self, state: &State) -> Result<()> {
+        let anew = shadow.state.lock();
+        for (log, at) in &state.progress {
+            let there = anew.progress.get(log).map_or(0, |at| at.seg_no);
+            if there < at.seg_no {
+                return Err(not_here(*log, &anew).into());
+            }
+        }
+        let record = self.config.chain.get(state.record.number)?;
+        let is_of_chain = record.is_some_and(|record| record.reference() == state.record);
+        if is_of_chain && anew.record.number < state.record.number {
+            return Err(VolumeError::Corrupt {
+                what: "a record of the chain is missing",
+            });
+        }
+        Ok(())
+    }
+
+    /// Gives up what would undo sealed ops, of a volume of one author: nothing sorts before them.
+    fn forget_sealed(&self) -> Result<()> {
+        let newest = self.state.lock().newest;
+        self.set_stable(newest)?;
+        let mut batch = Batch::new();
+        let rows = &self.view.rows;
+        rows.scan_keys(Table::Draft, &[], None, &mut |key| {
+            batch.delete(Table::Draft, key);
+            ControlFlow::Continue(())
+        })?;
+        Ok(rows.commit(batch)?)
+    }
+
+    /// Folds the own ops that no segment holds yet; returns how many cannot be read.
+    fn fold_drafts_into(&self, shadow: &Self, own: &[LogId]) -> Result<usize> {
+        let rows = &*self.view.rows;
+        let mut anew = shadow.state.lock();
+        let ids = anew.drafts_in(rows, own)?;
+        let groups: Vec<Group> = State::groups_in(rows, &ids)?;
+        let mut lost = 0;
+        for ids in ids.chunks(DRAFTS_SLICE) {
+            let mut todo = Todo::new();
+            for id in ids {
+                match Record::load(rows, *id) {
+                    Ok(Some(record)) => {
+                        todo.insert(Rank::tentative(*id), record.kind);
+                    }
+                    Ok(None) | Err(VolumeError::Corrupt { .. } | VolumeError::Store(_)) => {
+                        tracing::error!(?id, "a change made here cannot be read any more");
+                        lost += 1;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            shadow.fold_todo(&mut anew, todo, &groups)?;
+        }
+        Ok(lost)
+    }
+
+    fn fold_todo(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        todo: std::collections::BTreeMap<Rank, Arc<OpKind>>,
+        groups: &[Group],
+    ) -> Result<()> {
+        let mut batch = Batch::new();
+        for group in groups {
+            sight::put(&mut batch, group.first, &group.past);
+        }
+        self.view.rows.commit(batch)?;
+        let mut merge = Merge::new(&self.view, state, todo, Sights::default());
+        merge.run()?;
+        let overlay = merge.overlay;
+        state.index = None;
+        state.commit(&self.view, overlay, Batch::new(), None)?;
+        Ok(())
+    }
+
+    /// Puts what differs of the rows beside in the place of what is there.
+    fn take_over(&self, beside: &BesideRows) -> Result<Anew> {
+        let mut anew = Anew::default();
+        let mut batch = Batch::new();
+        let mut bytes = 0;
+        let rows = &self.view.rows;
+        for table in SHARED.iter().chain(LOCAL) {
+            self.compare(*table, beside, &mut |difference| {
+                let Difference {
+                    table,
+                    key,
+                    used,
+                    anew: value,
+                } = difference;
+                if SHARED.contains(&table) {
+                    anew.differing += 1;
+                    anew.changes.extend(self.change_of(table, key, used, value));
+                }
+                bytes += key.len() + value.map_or(0, <[u8]>::len);
+                match value {
+                    Some(value) => batch.put(table, key, value),
+                    None => batch.delete(table, key),
+                }
+                if bytes >= STEP_BYTES {
+                    Self::ask_anew(&mut batch);
+                    bytes = 0;
+                    rows.commit(std::mem::take(&mut batch))?;
+                }
+                Ok(())
+            })?;
+        }
+        for key in state::META_KEYS {
+            match beside.get(Table::Meta, key)? {
+                Some(value) => batch.put(Table::Meta, key, value),
+                None => batch.delete(Table::Meta, key),
+            }
+        }
+        batch.delete(Table::Meta, ANEW_KEY);
+        rows.commit(batch)?;
+        self.view.forget();
+        Ok(anew)
+    }
+
+    /// Calls `f` for each row of a table that is not as it is beside.
+    fn compare(
+        &self,
+        table: Table,
+        beside: &BesideRows,
+        f: &mut dyn FnMut(Difference<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut from = Vec::new();
+        loop {
+            let used = slice(&*self.view.rows, table, &from)?;
+            let anew = slice(beside, table, &from)?;
+            let ends = [&used, &anew].map(|slice| slice.next.clone());
+            // Up to where both were read.
+            let end = ends.into_iter().flatten().min();
+            let is_within =
+                |(key, _): &&(Vec<u8>, Vec<u8>)| end.as_ref().is_none_or(|end| key < end);
+            let mut used = used.rows.iter().take_while(is_within).peekable();
+            let mut anew = anew.rows.iter().take_while(is_within).peekable();
+            loop {
+                let order = match (used.peek(), anew.peek()) {
+                    (None, None) => break,
+                    (Some(_), None) => std::cmp::Ordering::Less,
+                    (None, Some(_)) => std::cmp::Ordering::Greater,
+                    (Some((used, _)), Some((anew, _))) => used.cmp(anew),
+                };
+                let used = used.next_if(|_| order.is_le());
+                let anew = anew.next_if(|_| order.is_ge());
+                let Some((key, _)) = used.or(anew) else {
+                    break;
+                };
+                let used = used.map(|(_, value)| &**value);
+                let anew = anew.map(|(_, value)| &**value);
+                if !is_same(table, used, anew) && !is_of_private(table, key) {
+                    f(Difference {
+                        table,
+                        key,
+                        used,
+                        anew,
+                    })?;
+                }
+            }
+            match end {
+                Some(end) => from = end,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Returns what a kernel cache has to forget of a row that is mended.
+    fn change_of(
+        &self,
+        table: Table,
+        key: &[u8],
+        used: Option<&[u8]>,
+        anew: Option<&[u8]>,
+    ) -> Option<Change> {
+        let key = RowKey::parse(&like(table)?, key).ok()?;
+        let decode = |bytes: &[u8]| Stored::decode(&key, bytes.to_vec().into()).ok();
+        let (used, anew) = (used.and_then(decode), anew.and_then(decode));
+        match key {
+            RowKey::Extent(ino, _) => Some(Change::Content(ino)),
+            RowKey::Xattr(ino, _) | RowKey::Link(ino, ..) => Some(Change::Attr(ino)),
+            RowKey::Alias(ino) => {
+                self.view.arrivals.note_elsewhere(ino);
+                Some(Change::Attr(ino))
+            }
+            RowKey::Inode(ino) if used.is_none() => Some(Change::Content(ino)),
+            _ => state::change(&key, used.as_ref(), anew.as_ref())
+                .ok()
+                .flatten(),
+        }
+    }
+
+    /// Returns the latest time that ops are dated by.
+    pub(super) fn last_ms(&self, state: &State) -> Result<u64> {
+        let record = self.config.chain.get(state.record.number)?;
+        Ok(super::records::last_ms(
+            record.map_or(0, |record| record.time_ms),
+        ))
+    }
+}
+
+/// Rows of a table, and where the next ones begin.
+#[derive(Default)]
+struct Slice {
+    rows: Vec<(Vec<u8>, Vec<u8>)>,
+    next: Option<Vec<u8>>,
+}
+
+fn slice(rows: &dyn Rows, table: Table, from: &[u8]) -> Result<Slice> {
+    let mut slice = Slice::default();
+    let mut bytes = 0;
+    rows.scan(table, from, None, &mut |key, value| {
+        if slice.rows.len() >= SLICE_ROWS || bytes >= SLICE_BYTES {
+            slice.next = Some(key.to_vec());
+            return ControlFlow::Break(());
+        }
+        bytes += key.len() + value.len();
+        slice.rows.push((key.to_vec(), value.to_vec()));
+        ControlFlow::Continue(())
+    })?;
+    Ok(slice)
+}
+
+/// Tells whether two rows say the same, but for what each machine has for itself.
+fn is_same(table: Table, used: Option<&[u8]>, anew: Option<&[u8]>) -> bool {
+    match (used, anew) {
+        _ if used == anew => true,
+        (Some(used), Some(anew)) if table == Table::Inode => {
+            let (used, anew) = (shared_dir(used), shared_dir(anew));
+            used.is_some() && used == anew
+        }
+        _ => false,
+    }
+}
+
+/// Returns the row of a directory without its times, which are each machine's own; `None` for others.
+fn shared_dir(bytes: &[u8]) -> Option<Inode> {
+    let inode: Inode = codec::decode(bytes, bytes.len()).ok()?;
+    inode.is_dir().then(|| Inode {
+        mtime: Default::default(),
+        ctime: Default::default(),
+        ..inode
+    })
+}
+
+/// Tells whether a row belongs to the private copy of a file without a name.
+fn is_of_private(table: Table, key: &[u8]) -> bool {
+    let ino = key.first_chunk().map(|ino| Ino(u64::from_be_bytes(*ino)));
+    matches!(table, Table::Inode | Table::Extent | Table::Xattr) && ino.is_some_and(is_private)
+}
+
+/// Returns a key of a table.
+pub(super) fn like(table: Table) -> Option<RowKey> {
+    let (ino, hash) = (Ino(0), DirKey([0; 16]));
+    Some(match table {
+        Table::Inode => RowKey::Inode(ino),
+        Table::Dirent => RowKey::Dirent(ino, hash),
+        Table::Extent => RowKey::Extent(ino, 0),
+        Table::Xattr => RowKey::Xattr(ino, hash),
+        Table::Volume => RowKey::Link(ino, ino, hash),
+        Table::Orphan => RowKey::Orphan(ino),
+        Table::Alias => RowKey::Alias(ino),
+        Table::Fork => RowKey::Fork(ino, OpId::default()),
+        Table::Conflict => RowKey::Conflict(OpId::default()),
+        Table::Device => RowKey::Device(DeviceId::default()),
+        _ => return None,
+    })
+}
+
+/// Says that the segment behind those that are folded of a log is not here.
+fn not_here(log: LogId, state: &State) -> LogError {
+    let seg_no = state.progress.get(&log).map_or(0, |at| at.seg_no) + 1;
+    LogError::Corrupt { log, seg_no }
+}

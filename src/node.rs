@@ -12,6 +12,7 @@
 //! | `bulk`, `pieces`, `flow` | large messages: in pieces, as fast as the line, the urgent ones first |
 //! | `pulse`, `sync` | what the two ends of a session tell each other; pushing and pulling segments |
 //! | `chain`, `letters` | the commit chain: making its records together, and pulling those of others |
+//! | `voters`, `presence` | who is to make them: those that are there most of the time |
 //! | `membership`, [`roster`], [`token`] | who belongs to the volume |
 //! | `join`, `admit` | becoming a member by an invite, from either side |
 //! | `manage` | roles, names, leaves, invites and phrases afterwards |
@@ -50,6 +51,7 @@ mod moves;
 mod peers;
 mod pieces;
 mod places;
+mod presence;
 mod pulse;
 mod recovery;
 pub mod roster;
@@ -59,6 +61,7 @@ mod sync;
 mod tasks;
 pub mod token;
 mod transfer;
+mod voters;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -127,6 +130,8 @@ pub struct Node {
     chain: Arc<Chain>,
     /// Wakes the making of records: there is more to name than the last one took.
     chain_wake: Notify,
+    /// How much of the time each member is there.
+    attendance: Mutex<presence::Attendance>,
     /// Letters to those who decide records.
     post: Mutex<letters::Post>,
     /// Whether another member said since the start how long its chain is.
@@ -205,7 +210,13 @@ impl Node {
             shown: &Vector::new(),
         };
         let roster = Roster::create(issuer, &display_name(&config.name), rng)?;
-        store.rows.commit(membership::rows_of(&roster))?;
+        let mut rows = membership::rows_of(&roster);
+        let founding = Founding {
+            volume: roster.volume(),
+            founder: config.identity.device(),
+        };
+        Chain::found(&mut rows, founding)?;
+        store.rows.commit(rows)?;
         store.rows.sync()?;
         Ok(roster.volume())
     }
@@ -243,6 +254,8 @@ impl Node {
             now,
             seed,
         )?);
+        let own = config.identity.id();
+        let attendance = presence::Attendance::load(&*store.rows, own, clock.wall_ms())?;
         let config = NodeConfig {
             name: display_name(&config.name),
             ..config
@@ -286,6 +299,7 @@ impl Node {
             log,
             chain,
             chain_wake: Notify::new(),
+            attendance: Mutex::new(attendance),
             post: Mutex::default(),
             heard_chain: AtomicBool::new(false),
             needs: AtomicU64::new(0),
@@ -307,6 +321,7 @@ impl Node {
             self.remember(&session.peer());
             session.close("shutting down");
         }
+        self.keep_presence();
         self.transport.close().await;
     }
 

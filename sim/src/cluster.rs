@@ -86,6 +86,8 @@ impl Cluster {
     fn host(&self, keys: Option<Arc<VolumeKeys>>) -> Host {
         let index = self.hosts.len();
         let rng = Rng::from_seed(self.seed.wrapping_mul(1_000).wrapping_add(index as u64));
+        let first = self.hosts.first();
+        let now_ms = first.map_or(START_MS, |host| host.clock.wall_ms());
         Host {
             name: format!("host{index}"),
             addr: format!("10.0.0.{}:4750", index + 1).parse().unwrap(),
@@ -93,7 +95,7 @@ impl Cluster {
             keys,
             store: Store::memory(),
             // Up to 40 s of skew: clocks are never the same.
-            clock: SimClock::new(START_MS + 10_000 * index as u64),
+            clock: SimClock::new(now_ms + 10_000 * index as u64),
             peer: None,
         }
     }

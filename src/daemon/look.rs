@@ -221,7 +221,8 @@ impl Peer {
                 }
                 Missing::Record(_) => {
                     let voters = self.node().chain().voters().into_iter();
-                    let names: Vec<String> = voters.map(|voter| self.device_name(voter)).collect();
+                    let names: Vec<String> =
+                        voters.map(|voter| self.device_name(voter.device)).collect();
                     let who = names.join(" or ");
                     (
                         format!("an order of the changes that {who} made and that is not here yet"),

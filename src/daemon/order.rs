@@ -18,15 +18,15 @@ impl Peer {
         let offered = node.log().offered().into_iter();
         let waiting = offered.map(|(log, last)| last.saturating_sub(chain.named(log)));
         let voters = chain.voters();
-        let missed = voters.iter().filter(|voter| !self.is_heard(**voter));
-        let missed: Vec<String> = missed.map(|voter| self.device_name(*voter)).collect();
+        let missed = voters.iter().filter(|voter| !self.is_heard(voter.device));
+        let missed: Vec<String> = missed.map(|voter| self.device_name(voter.device)).collect();
         OrderReport {
             record: tip.number,
             record_ms: record.map_or(0, |record| record.time_ms),
             waiting_segments: waiting.sum(),
             decided_by: voters
                 .into_iter()
-                .map(|voter| self.device_name(voter))
+                .map(|voter| self.device_name(voter.device))
                 .collect(),
             missed,
         }

@@ -25,6 +25,10 @@ use crate::wire::{LinkBytes, RecordRef, Request, Response};
 /// Pause between two records, unless there is more to name than one takes.
 const RECORD_PAUSE: Duration = Duration::from_secs(1);
 
+/// How often it is looked at who is there, and how often that is kept.
+const LOOK_PAUSE: Duration = Duration::from_secs(10);
+const KEEP_PAUSE: Duration = Duration::from_secs(300);
+
 /// How long it is known that nobody needs a record before the base line passes it: what a program has
 /// written and no op holds yet is built on what was there some seconds ago.
 const SETTLE_TIME: Duration = Duration::from_secs(60);
@@ -33,6 +37,8 @@ const SETTLE_TIME: Duration = Duration::from_secs(60);
 pub(super) struct Judge<'a> {
     identity: &'a Identity,
     roster: &'a Roster,
+    /// The base line of the newest record.
+    base_line: u64,
     /// The least records that those who write may look back to, who are here and said so.
     needed: Vec<(DeviceId, u64)>,
 }
@@ -56,7 +62,7 @@ impl Notary for Judge<'_> {
         let (needed, own) = (&self.needed, self.identity.device());
         needed.iter().all(|(device, needs)| {
             // What the maker of a record knows of this device it was told.
-            let may = record.base_line <= *needs;
+            let may = record.base_line <= (*needs).max(self.base_line);
             if !may && *device == own {
                 tracing::warn!(
                     number = record.number,
@@ -72,7 +78,16 @@ impl Node {
     /// Does this peer's part in making records as long as the node runs.
     pub(super) async fn chain_loop(self: Arc<Self>) {
         let mut needed = Needed::default();
+        let (mut looked, mut kept) = (None, self.now());
         loop {
+            if is_due(looked, LOOK_PAUSE, self.now()) {
+                looked = Some(self.now());
+                self.note_presence();
+            }
+            if is_due(Some(kept), KEEP_PAUSE, self.now()) {
+                kept = self.now();
+                self.keep_presence();
+            }
             let settled = needed.settled(self.least_needed(), self.now());
             if let Err(error) = self.extend_chain(settled).await {
                 tracing::warn!(%error, "no record can be made");
@@ -96,7 +111,7 @@ impl Node {
             let proposal = Proposal {
                 now_ms: node.clock.wall_ms(),
                 needed,
-                voters: None,
+                voters: node.chain.leads().then(|| node.choose_voters()).flatten(),
             };
             node.chain.extend(node.now(), proposal, judge)
         };
@@ -174,6 +189,7 @@ impl Node {
         Judge {
             identity: &self.config.identity,
             roster,
+            base_line: self.chain.base_line(),
             needed,
         }
     }
@@ -289,6 +305,11 @@ impl Needed {
         let first = self.0.front().filter(|(at, _)| *at + SETTLE_TIME <= now);
         first.map_or(0, |(_, needed)| *needed)
     }
+}
+
+/// Says whether something is to be done again.
+fn is_due(last: Option<Duration>, pause: Duration, now: Duration) -> bool {
+    last.is_none_or(|last| now >= last + pause)
 }
 
 /// Says whether a chain that ends in `one` may go on behind one that ends in `other`.

@@ -1,17 +1,17 @@
 //! The letters of those who decide the records of the chain, from one to the other or by way of a third.
 //!
 //! Any letter may be lost: what matters is said again. One that has no session with whom it is for goes
-//! to some members that have one with this peer, and those hand it on once.
+//! to two members that have one with this peer, and those hand it on once.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::Node;
 use super::chain::Judge;
 use super::session::Session;
-use super::sync::BATCH_TIMEOUT;
 use super::transfer::Transfer;
 use crate::base::{DeviceId, PeerId};
 use crate::log::LogError;
@@ -23,8 +23,8 @@ use crate::wire::{LetterBytes, Request};
 /// Most letters that wait for one device; the oldest are lost where there are more.
 const WAITING_MAX: usize = 2 * LETTERS_MAX;
 
-/// Most members that are asked to hand on one letter.
-const RELAYS_MAX: usize = 4;
+/// How long the sending of letters may make no progress: by then they are said again.
+const LETTER_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Letters that are on their way out, by whom they are for.
 #[derive(Debug, Default)]
@@ -97,7 +97,7 @@ impl Node {
             };
             let direct = self.session_of(to);
             let (via, parcels) = match direct {
-                Some(session) => (vec![session], parcels),
+                Some(session) => ([Some(session), None], parcels),
                 None => {
                     let mut parcels = parcels;
                     parcels.retain(|parcel| parcel.may_relay);
@@ -109,34 +109,47 @@ impl Node {
             }
             let letters: Vec<LetterBytes> =
                 parcels.into_iter().map(|parcel| parcel.letter).collect();
-            for session in via {
-                let letters = letters.clone();
-                let request = Request::Letters { letters };
-                let transfer = Transfer::new(Priority::Log);
-                let said = self.exchange(&session, request, Bytes::new(), BATCH_TIMEOUT, &transfer);
-                // One that is lost is said again by whom it is from.
-                if let Err(error) = said.await {
-                    tracing::debug!(peer = %session.peer().short(), %error, "letters are lost");
-                }
-            }
+            // Side by side: one that is gone keeps no other from handing them on.
+            let [one, other] = via;
+            tokio::join!(
+                self.say(one, letters.clone()),
+                self.say(other, letters.clone())
+            );
         }
     }
 
+    async fn say(self: &Arc<Self>, via: Option<Arc<Session>>, letters: Vec<LetterBytes>) {
+        let Some(session) = via else {
+            return;
+        };
+        let request = Request::Letters { letters };
+        let transfer = Transfer::new(Priority::Log);
+        let said = self.exchange(&session, request, Bytes::new(), LETTER_TIMEOUT, &transfer);
+        // One that is lost is said again by whom it is from.
+        if let Err(error) = said.await {
+            tracing::debug!(peer = %session.peer().short(), %error, "letters are lost");
+        }
+    }
+
+    /// Returns the session with a device that answers.
     fn session_of(&self, device: DeviceId) -> Option<Arc<Session>> {
-        let peer = self.roster().author(device)?.id;
-        self.table.lock().session(&peer)
+        let id = self.roster().author(device)?.id;
+        let table = self.table.lock();
+        let peer = table.peers.get(&id).filter(|peer| peer.up)?;
+        peer.session.clone()
     }
 
-    /// Chooses some members by whom letters may reach whom this peer does not.
-    fn relays(&self) -> Vec<Arc<Session>> {
-        let mut sessions = self.table.lock().sessions();
-        let mut relays = Vec::new();
-        while relays.len() < RELAYS_MAX && !sessions.is_empty() {
-            let at = self.rng.below(sessions.len() as u64);
+    /// Chooses two members, those that there are, by whom letters may reach whom this peer does not.
+    fn relays(&self) -> [Option<Arc<Session>>; 2] {
+        let table = self.table.lock();
+        let up = table.peers.values().filter(|peer| peer.up);
+        let mut sessions: Vec<Arc<Session>> = up.filter_map(|peer| peer.session.clone()).collect();
+        drop(table);
+        std::array::from_fn(|_| {
+            let at = self.rng.below(sessions.len().max(1) as u64);
             let at = usize::try_from(at).unwrap_or(0);
-            relays.push(sessions.swap_remove(at));
-        }
-        relays
+            (at < sessions.len()).then(|| sessions.swap_remove(at))
+        })
     }
 
     /// Takes letters of those who decide records, for this device or to be handed on.

@@ -52,6 +52,8 @@ pub(super) struct Peer {
     pub(super) chain: RecordRef,
     /// The least record that the fold of an op of it may look back to.
     pub(super) needs: u64,
+    /// Which of its rows may vote on records, once it said so.
+    pub(super) voter: Option<u64>,
     pub(super) free_bytes: u64,
     pub(super) refusal: Option<Refusal>,
     /// Why it does not take this peer's log, as it said last.

@@ -58,6 +58,7 @@ impl Node {
             refuses: None,
             record: self.chain.offered(),
             needs: self.needs.load(Ordering::Relaxed),
+            voter: self.chain.own_voter().incarnation,
         }
     }
 
@@ -84,6 +85,7 @@ impl Node {
             peer.free_bytes = state.free_bytes;
             peer.refuses_log = state.refuses;
             peer.chain = state.record;
+            peer.voter = Some(state.voter);
             // States overtake each other, and what is needed only grows.
             peer.needs = peer.needs.max(state.needs);
             // States overtake each other on the way, so within a session numbers only grow; a peer

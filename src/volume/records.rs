@@ -215,7 +215,11 @@ impl Volume {
         let mut progress: BTreeMap<LogId, Progress> = BTreeMap::new();
         for (log, last) in &named.ends {
             Committed::put(&mut batch, *log, *last, record.number);
-            sight::delete_until(&*self.view.rows, &mut batch, *log, *last)?;
+            // Else what is folded next had seen what its own row says.
+            let folded = state.progress.get(log).map(|at| at.stamp);
+            let drafts = state.groups.iter().any(|group| group.first.log == *log);
+            let goes_on = drafts || folded > Some(*last);
+            sight::delete_until(&*self.view.rows, &mut batch, *log, *last, goes_on)?;
         }
         for (log, seg_no) in &named.segments {
             let mut at = state.progress.get(log).copied().unwrap_or_default();

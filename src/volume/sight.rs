@@ -108,13 +108,14 @@ pub(super) fn of_log(rows: &dyn Rows, log: LogId, from: Stamp) -> Result<Vec<(Op
     failed.map_or(Ok(found), Err)
 }
 
-/// Puts that the rows of a log are gone of which all ops come up to `end`: but the last of them, to
-/// which ops behind it may belong.
+/// Puts that the rows of a log are gone of which all ops come up to `end`: but the last of them where
+/// ops behind it may belong to it.
 pub(super) fn delete_until(
     rows: &dyn Rows,
     batch: &mut Batch,
     log: LogId,
     end: Stamp,
+    goes_on: bool,
 ) -> Result<()> {
     let mut last: Option<Vec<u8>> = None;
     let (start, end) = (key(log, Stamp(0)), key(log, end.next()));
@@ -124,6 +125,9 @@ pub(super) fn delete_until(
         }
         ControlFlow::Continue(())
     })?;
+    if let Some(last) = last.filter(|_| !goes_on) {
+        batch.delete(Table::Draft, last);
+    }
     Ok(())
 }
 

@@ -262,6 +262,8 @@ pub struct SyncState {
     /// The least record that the fold of any op of the peer may look back to, of those that no record
     /// names yet and of all to come; 0 where the peer does not know.
     pub needs: u64,
+    /// The incarnation of the row in which the peer keeps what it promises as a voter.
+    pub voter: u64,
 }
 
 /// Why a peer does not take a log any further.

@@ -87,6 +87,7 @@ fn state() -> SyncState {
         vector: BTreeMap::from([(LogId(1), 5)]),
         refuses: Some(LogRefusal::Ahead { ahead_ms: 9 }),
         record: RecordRef::default(),
+        voter: 1 << 50,
         needs: 3,
     }
 }

@@ -14,13 +14,20 @@ use super::naming::{Endorser, Naming};
 use super::record::{Record, RecordBody, Voter};
 use super::row::{Row, Tip};
 use super::vote::{Certificate, Notary};
-use crate::base::{DeviceId, LogId, VolumeId};
+use crate::base::{DeviceId, LogId, Rng, VolumeId};
 use crate::log::{LogError, LogStore};
 use crate::store::{Batch, Rows, Table, codec};
 use crate::wire::limits::LINK_MAX_BYTES;
 use crate::wire::{RecordRef, Vector};
 
 const ROW_KEY: &[u8] = b"chain/row";
+
+/// The incarnation of the row of who founds a volume. All others are random.
+const FOUNDERS_ROW: u64 = 0;
+
+const LOST_ROW: LogError = LogError::MalformedRecord {
+    what: "the row of the voter, which is gone",
+};
 
 /// What every peer of a volume knows of the beginning of its chain.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +52,7 @@ impl Founding {
             time_ms: 0,
             voters: vec![Voter {
                 device: self.founder,
-                incarnation: 0,
+                incarnation: FOUNDERS_ROW,
             }],
             is_checkpoint: false,
         })
@@ -96,7 +103,7 @@ pub struct Chain {
     rows: Arc<dyn Rows>,
     log: Arc<LogStore>,
     founding: Founding,
-    own: DeviceId,
+    own: Voter,
     /// A leaf, so that nobody who asks for these waits for the disk.
     shown: Mutex<Shown>,
     state: Mutex<State>,
@@ -108,6 +115,8 @@ struct Shown {
     tip: RecordRef,
     /// The newest one that peers may be told of.
     offered: RecordRef,
+    /// The base line that the newest one states.
+    base_line: u64,
 }
 
 struct State {
@@ -142,7 +151,20 @@ impl std::fmt::Debug for Chain {
 }
 
 impl Chain {
-    /// Opens the chain in the rows of a store; the one of record 0 alone where they hold none.
+    /// Puts the row of the device that founds a volume, which decides its first record: of a store that
+    /// never had one.
+    pub fn found(batch: &mut Batch, founding: Founding) -> Result<(), LogError> {
+        let own = Voter {
+            device: founding.founder,
+            incarnation: FOUNDERS_ROW,
+        };
+        let row = Row::new(own, Tip::of(&founding.record()?));
+        batch.put(Table::Meta, ROW_KEY, row.to_bytes());
+        Ok(())
+    }
+
+    /// Opens the chain in the rows of a store; the one of record 0 alone where they hold none. Where they
+    /// hold no row of this device either, it begins one that has never voted.
     ///
     /// `now` is of a clock that never goes back, `seed` another number at each start.
     pub fn open(
@@ -153,7 +175,10 @@ impl Chain {
         now: Duration,
         seed: u64,
     ) -> Result<Self, LogError> {
-        let row = stored_row(&*rows, founding, own)?;
+        let row = match stored_row(&*rows)? {
+            Some(row) => row,
+            None => begin_row(&*rows, founding, own, seed)?,
+        };
         let mut named = Vector::new();
         let mut is_damaged = false;
         rows.scan(Table::Named, &[], None, &mut |key, value| {
@@ -172,13 +197,17 @@ impl Chain {
                 what: "a row of what records name",
             });
         }
-        let tip = row.tip.at;
+        let shown = Shown {
+            tip: row.tip.at,
+            offered: row.tip.at,
+            base_line: row.tip.base_line,
+        };
         let chain = Self {
             rows,
             log,
             founding,
-            own,
-            shown: Mutex::new(Shown { tip, offered: tip }),
+            own: row.own,
+            shown: Mutex::new(shown),
             state: Mutex::new(State {
                 agreement: Agreement::new(founding.volume, row, now, seed),
                 named,
@@ -186,7 +215,7 @@ impl Chain {
                 is_full: false,
             }),
         };
-        let mut last = tip.number;
+        let mut last = shown.tip.number;
         while last > 0
             && chain
                 .get(last)?
@@ -208,11 +237,29 @@ impl Chain {
         self.shown.lock().offered
     }
 
+    /// Returns up to which record what was replaced is looked up no more.
+    pub fn base_line(&self) -> u64 {
+        self.shown.lock().base_line
+    }
+
     /// Returns who decides the next record.
-    pub fn voters(&self) -> Vec<DeviceId> {
-        let state = self.state.lock();
-        let voters = state.agreement.tip().voters.iter();
-        voters.map(|voter| voter.device).collect()
+    pub fn voters(&self) -> Vec<Voter> {
+        self.state.lock().agreement.tip().voters.clone()
+    }
+
+    /// Returns as whom this device may vote.
+    pub fn own_voter(&self) -> Voter {
+        self.own
+    }
+
+    /// Says whether this device leads those who decide.
+    pub fn leads(&self) -> bool {
+        self.state.lock().agreement.leads()
+    }
+
+    /// Returns the last segment of each log that a record names.
+    pub fn all_named(&self) -> Vector {
+        self.state.lock().named.clone()
     }
 
     /// Returns the last segment of a log that a record names, 0 where none of it is.
@@ -381,6 +428,7 @@ impl Chain {
             notary,
             log: &self.log,
             named: &state.named,
+            base_line: state.agreement.tip().base_line,
         };
         step(&mut state.agreement, &endorser);
     }
@@ -404,8 +452,13 @@ impl Chain {
                 let naming = records.filter(|record| !record.segments.is_empty());
                 let last = naming.map(|record| record.number).max();
                 state.last = state.last.max(last.unwrap_or(0));
-                let tip = state.agreement.tip().at;
-                self.shown.lock().tip = tip;
+                let Tip {
+                    at: tip, base_line, ..
+                } = *state.agreement.tip();
+                {
+                    let mut shown = self.shown.lock();
+                    (shown.tip, shown.base_line) = (tip, base_line);
+                }
                 let grew = (tip.number > before).then_some(tip);
                 Ok(Outcome {
                     must_sync: output.must_sync || grew.is_some(),
@@ -415,7 +468,7 @@ impl Chain {
                 })
             }
             Err(error) => {
-                let row = stored_row(&*self.rows, self.founding, self.own)?;
+                let row = stored_row(&*self.rows)?.ok_or(LOST_ROW)?;
                 let seed = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
                 state.agreement = Agreement::new(self.founding.volume, row, now, seed);
                 Err(error)
@@ -452,14 +505,26 @@ impl Chain {
     }
 }
 
-/// Returns the row of this device's part in the agreement, the first one where none is kept yet.
-fn stored_row(rows: &dyn Rows, founding: Founding, own: DeviceId) -> Result<Row, LogError> {
-    if let Some(bytes) = rows.get(Table::Meta, ROW_KEY)? {
-        return Row::from_bytes(&bytes);
-    }
+/// Returns the row of this device's part in the agreement.
+fn stored_row(rows: &dyn Rows) -> Result<Option<Row>, LogError> {
+    let bytes = rows.get(Table::Meta, ROW_KEY)?;
+    bytes.map(|bytes| Row::from_bytes(&bytes)).transpose()
+}
+
+/// Begins a row of this device, which joined or lost the one that it had.
+fn begin_row(
+    rows: &dyn Rows,
+    founding: Founding,
+    own: DeviceId,
+    seed: u64,
+) -> Result<Row, LogError> {
     let own = Voter {
         device: own,
-        incarnation: 0,
+        incarnation: Rng::from_seed(seed).below(u64::MAX - 1) + 1,
     };
-    Ok(Row::new(own, Tip::of(&founding.record()?)))
+    let row = Row::new(own, Tip::of(&founding.record()?));
+    let mut batch = Batch::new();
+    batch.put(Table::Meta, ROW_KEY, row.to_bytes());
+    rows.commit(batch)?;
+    Ok(row)
 }

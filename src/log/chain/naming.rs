@@ -94,8 +94,9 @@ impl<'a> Naming<'a> {
     }
 
     /// Says whether a record names only what peers may be told of by this device, each behind what it
-    /// builds on, no more than one record may name, and with a base line that none of it looks behind.
-    pub(super) fn fits(mut self, record: &Record) -> Result<bool, LogError> {
+    /// builds on, no more than one record may name. A base line beyond `base_line`, that of the record
+    /// before, must be one that none of it looks behind.
+    pub(super) fn fits(mut self, record: &Record, base_line: u64) -> Result<bool, LogError> {
         let offered = self.log.offered();
         for name in &record.segments {
             let is_next = self.last(name.log) + 1 == name.seg_no
@@ -111,7 +112,7 @@ impl<'a> Naming<'a> {
                 return Ok(false);
             }
         }
-        Ok(record.base_line <= self.next.needed)
+        Ok(record.base_line <= self.next.needed.max(base_line))
     }
 
     /// Returns the last segment of a log that this record or one before it names.
@@ -155,6 +156,8 @@ pub(super) struct Endorser<'a> {
     pub(super) notary: &'a dyn Notary,
     pub(super) log: &'a LogStore,
     pub(super) named: &'a Vector,
+    /// The base line of the newest record.
+    pub(super) base_line: u64,
 }
 
 impl Notary for Endorser<'_> {
@@ -168,7 +171,7 @@ impl Notary for Endorser<'_> {
 
     fn endorses(&self, record: &Record) -> bool {
         let naming = Naming::new(self.log, self.named, record.number.saturating_sub(1));
-        match naming.fits(record) {
+        match naming.fits(record, self.base_line) {
             Ok(fits) => fits && self.notary.endorses(record),
             Err(error) => {
                 tracing::warn!(%error, "no vote for a record whose segments cannot be read");

@@ -12,7 +12,7 @@ use dfs::crypto::{Identity, Signature, VolumeKeys};
 use dfs::log::LogStore;
 use dfs::log::chain::{Chain, Founding, Notary, Outcome, Proposal, Record, VOTE_DOMAIN, Vote};
 use dfs::store::memory::MemoryDisk;
-use dfs::store::{Store, Table, codec};
+use dfs::store::{Batch, Store, Table, codec};
 use dfs::volume::{
     Append, Applied, Conflict, ConflictKind, Create, Extent, FileKind, Inode, Merged, OpKind,
     Piece, Place, Replaced, Source, Volume, VolumeConfig, VolumeContext, VolumeError, Write,
@@ -118,6 +118,11 @@ fn try_open(
         volume: VOLUME,
         founder: IDENTITIES[0].device(),
     };
+    if index == 0 && run == 1 {
+        let mut batch = Batch::new();
+        Chain::found(&mut batch, founding).unwrap();
+        store.rows.commit(batch).unwrap();
+    }
     let (rows, now) = (Arc::clone(&store.rows), clock.monotonic());
     let of = Arc::clone(&log);
     let chain = Chain::open(rows, of, founding, identity.device(), now, run).unwrap();

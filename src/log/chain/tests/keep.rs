@@ -11,7 +11,7 @@ use crate::base::{DeviceId, LogId, Stamp, VolumeId};
 use crate::crypto::Signature;
 use crate::log::chain::{Chain, Founding, Outcome, Proposal};
 use crate::log::{LogError, LogStore};
-use crate::store::Store;
+use crate::store::{Batch, Store};
 use crate::wire::{RecordRef, SealedSegment, Seen, SegmentHeader, Vector};
 
 const VOLUME: VolumeId = VolumeId([1; 32]);
@@ -44,7 +44,11 @@ impl Keeper {
     }
 
     fn new(own: DeviceId) -> Self {
-        Self::open(own, Store::memory())
+        let store = Store::memory();
+        if own == ALICE {
+            found(&store, ALICE);
+        }
+        Self::open(own, store)
     }
 
     fn take(&self, segments: &[SealedSegment]) {
@@ -89,6 +93,13 @@ impl Keeper {
         let names = record.segments.iter();
         names.map(|name| (name.log, name.seg_no)).collect()
     }
+}
+
+fn found(store: &Store, founder: DeviceId) {
+    let mut batch = Batch::new();
+    let volume = VOLUME;
+    Chain::found(&mut batch, Founding { volume, founder }).unwrap();
+    store.rows.commit(batch).unwrap();
 }
 
 fn open(store: &Store, founding: Founding, own: DeviceId) -> (Arc<LogStore>, Chain) {
@@ -256,6 +267,7 @@ fn what_nobody_who_decides_has_signed_is_not_taken() {
         volume: VOLUME,
         founder: BOB,
     };
+    found(&store, BOB);
     let (log, chain) = open(&store, founding, BOB);
     let liar = Keeper {
         chain,

@@ -1,0 +1,181 @@
+//! Three that decide the order together, and what becomes of it where some of them are away.
+
+use std::time::Duration;
+
+use dfs::base::time::sleep;
+use dfs_sim::Cluster;
+
+use super::simulate;
+
+const A_WHILE: Duration = Duration::from_secs(60);
+
+/// Returns a cluster in which the first three members decide together.
+async fn of_three(seed: u64, members: usize, storage: usize) -> Cluster {
+    let mut cluster = Cluster::new(seed, members, storage).await;
+    cluster.write(0, b"plan", b"version one").await;
+    cluster.settle().await;
+    sleep(2 * A_WHILE).await;
+    cluster.settle().await;
+    for index in 0..members + storage {
+        let voters = cluster.peer(index).node().chain().voters();
+        assert_eq!(voters.len(), 3, "seed {seed}: host{index}: {voters:?}");
+    }
+    cluster
+}
+
+/// Waits until what is written is in its order, as one sees it; says whether that took less than a while.
+async fn is_decided(cluster: &Cluster, index: usize) -> bool {
+    for _ in 0..A_WHILE.as_secs() {
+        if cluster.peer(index).order().waiting_segments == 0 {
+            return true;
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+    false
+}
+
+/// Returns those of the hosts that decide.
+fn deciding(cluster: &Cluster, hosts: std::ops::Range<usize>) -> Vec<usize> {
+    let order = cluster.peer(hosts.start).order();
+    let names = hosts.map(|index| (index, format!("host{index}")));
+    let among = names.filter(|(_, name)| order.decided_by.contains(name));
+    among.map(|(index, _)| index).collect()
+}
+
+#[test]
+fn three_decide_once_three_are_there_and_go_on_without_any_one_of_them() {
+    for seed in 51..54 {
+        simulate(seed, |seed| async move {
+            let mut cluster = of_three(seed, 3, 0).await;
+            for away in 0..3 {
+                let others: Vec<usize> = (0..3).filter(|index| *index != away).collect();
+                cluster.crash(away).await;
+                let record = cluster.peer(others[0]).order().record;
+                let text = format!("written without {away}");
+                cluster.write(others[0], b"plan", text.as_bytes()).await;
+                cluster.write(others[1], b"other", text.as_bytes()).await;
+                cluster.peer(others[0]).flush().await.unwrap();
+                cluster.peer(others[1]).flush().await.unwrap();
+                for index in others {
+                    assert!(
+                        is_decided(&cluster, index).await,
+                        "seed {seed}: {away} is away"
+                    );
+                    let order = cluster.peer(index).order();
+                    assert!(order.record > record, "seed {seed}: {order:?}");
+                }
+                cluster.restart(away).await;
+                cluster.settle().await;
+                assert!(is_decided(&cluster, away).await);
+            }
+            cluster.assert_converged().await;
+        });
+    }
+}
+
+#[test]
+fn two_of_three_away_stop_nothing_but_the_order_and_are_told() {
+    simulate(55, |seed| async move {
+        let mut cluster = of_three(seed, 3, 0).await;
+        cluster.crash(1).await;
+        cluster.crash(2).await;
+        cluster.write(0, b"plan", b"version two").await;
+        cluster.peer(0).flush().await.unwrap();
+        assert!(!is_decided(&cluster, 0).await);
+        let mut missed = cluster.peer(0).order().missed;
+        missed.sort();
+        assert_eq!(missed, ["host1", "host2"]);
+        cluster.restart(2).await;
+        assert!(is_decided(&cluster, 0).await);
+        cluster.restart(1).await;
+        cluster.settle().await;
+        assert_eq!(
+            cluster.read(1, b"plan").await.as_deref(),
+            Some(&b"version two"[..])
+        );
+        cluster.assert_converged().await;
+    });
+}
+
+#[test]
+fn they_agree_where_none_of_them_reaches_another_but_through_a_fourth() {
+    simulate(57, |seed| async move {
+        let mut cluster = of_three(seed, 3, 1).await;
+        let three = deciding(&cluster, 0..4);
+        for (index, one) in three.iter().enumerate() {
+            cluster.partition(&[*one], &three[index + 1..]);
+        }
+        sleep(A_WHILE).await;
+        let record = cluster.peer(0).order().record;
+        for index in 0..3 {
+            let name = format!("by host{index}");
+            cluster
+                .write(index, name.as_bytes(), b"through another")
+                .await;
+            cluster.peer(index).flush().await.unwrap();
+        }
+        sleep(A_WHILE).await;
+        for index in 0..4 {
+            assert!(
+                is_decided(&cluster, index).await,
+                "seed {seed}: host{index}"
+            );
+        }
+        assert!(cluster.peer(0).order().record > record);
+        cluster.heal();
+        cluster.settle().await;
+        cluster.assert_converged().await;
+    });
+}
+
+#[test]
+fn one_that_is_removed_decides_no_more_and_another_takes_its_place() {
+    simulate(59, |seed| async move {
+        let mut cluster = of_three(seed, 4, 0).await;
+        let three = deciding(&cluster, 0..4);
+        let gone = *three.iter().find(|index| **index != 0).unwrap();
+        cluster.remove(0, gone).await;
+        cluster.crash(gone).await;
+        sleep(A_WHILE).await;
+        for index in (0..4).filter(|index| *index != gone) {
+            let order = cluster.peer(index).order();
+            assert_eq!(order.decided_by.len(), 3, "seed {seed}: {order:?}");
+            assert!(
+                !order.decided_by.contains(&format!("host{gone}")),
+                "{order:?}"
+            );
+        }
+        // Nobody is left to take the place of the next.
+        let three = deciding(&cluster, 0..4);
+        let gone = *three.iter().find(|index| **index != 0).unwrap();
+        cluster.remove(0, gone).await;
+        cluster.crash(gone).await;
+        sleep(A_WHILE).await;
+        assert_eq!(cluster.peer(0).order().decided_by.len(), 1, "seed {seed}");
+        cluster.write(0, b"plan", b"of those who stay").await;
+        cluster.peer(0).flush().await.unwrap();
+        assert!(is_decided(&cluster, 0).await, "seed {seed}");
+        cluster.settle().await;
+        cluster.assert_converged().await;
+    });
+}
+
+#[test]
+fn one_of_three_that_is_seldom_there_is_replaced() {
+    simulate(61, |seed| async move {
+        let mut cluster = of_three(seed, 4, 0).await;
+        let three = deciding(&cluster, 0..4);
+        let away = *three.iter().find(|index| **index != 0).unwrap();
+        cluster.crash(away).await;
+        sleep(A_WHILE / 6).await;
+        assert!(deciding(&cluster, 0..4).contains(&away));
+        sleep(10 * A_WHILE).await;
+        let order = cluster.peer(0).order();
+        let is_one = order.decided_by.contains(&format!("host{away}"));
+        assert!(!is_one, "seed {seed}: {order:?}");
+        assert_eq!(order.decided_by.len(), 3, "seed {seed}: {order:?}");
+        cluster.restart(away).await;
+        cluster.settle().await;
+        cluster.assert_converged().await;
+    });
+}

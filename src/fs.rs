@@ -26,6 +26,7 @@ mod inode_table;
 mod invalidate;
 mod kept;
 mod layout;
+mod lineage;
 mod name_ops;
 mod read_plan;
 mod readdir;
@@ -244,10 +245,22 @@ impl Fs {
     }
 
     /// Returns an inode under the number by which the kernel knows it: that of a directory which
-    /// was merged into another, or of an unlinked file that is changed in private.
+    /// was merged into another, of an unlinked file that is changed in private, or of a file that was
+    /// written here while open and stands aside.
     fn inode(&self, ino: Ino) -> Result<Inode> {
-        let inode = self.volume.inode(ino)?.ok_or(FsError::Stale(ino))?;
+        self.volume.undisturbed(ino, || self.inode_as_is(ino))
+    }
+
+    /// Returns an inode as [`Fs::inode`] does, for who sees to it that no merge is in between.
+    fn inode_as_is(&self, ino: Ino) -> Result<Inode> {
+        let inode = self.volume.inode(self.file(ino))?;
+        let inode = inode.ok_or(FsError::Stale(ino))?;
         Ok(Inode { ino, ..inode })
+    }
+
+    /// Returns the file, as ops and rows name it, that a number of the kernel stands for.
+    fn file(&self, number: Ino) -> Ino {
+        self.volume.file_of(number)
     }
 
     /// Gives back what was kept for an inode that left the table.
@@ -267,6 +280,8 @@ impl Fs {
         if dropped.held {
             self.volume.release(dropped.ino);
         }
+        let is_known = || self.inodes.is_known(dropped.ino);
+        self.volume.forget_number(dropped.ino, is_known);
     }
 }
 

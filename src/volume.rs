@@ -25,6 +25,7 @@ mod extents;
 mod feed;
 mod fold;
 mod index;
+mod lineage;
 mod merge;
 mod op;
 mod overlay;
@@ -72,6 +73,7 @@ use crate::log::LogStore;
 use crate::log::chain::Chain;
 use crate::store::Store;
 use feed::Feed;
+use lineage::Lineages;
 use state::State;
 use view::View;
 
@@ -119,7 +121,8 @@ const COUNTS_WAIT_MAX: Duration = Duration::from_millis(50);
 /// Reading waits for no writer; what it sees is the view as of some commit, row by row. Who needs
 /// rows that fit each other, or wants to change them, takes the [`Writer`].
 ///
-/// Locks, in the order in which they are taken: `sealing`, `feed`, `counted`, `state`, `holds`, those of the view.
+/// Locks, in the order in which they are taken: `sealing`, `feed`, `counted`, `state`, `holds`, those of
+/// the lineages, those of the view.
 pub struct Volume {
     config: VolumeConfig,
     context: VolumeContext,
@@ -135,8 +138,10 @@ pub struct Volume {
     sealing: Mutex<Option<u64>>,
     /// Held while segments are applied.
     feed: Mutex<Feed>,
-    /// Nodes with local handles.
+    /// Numbers with local handles.
     holds: Arc<Mutex<HashMap<Ino, u64>>>,
+    /// Which files the numbers stand for that the kernel has.
+    lineages: Lineages,
     /// Told of new drafts.
     on_draft: OnceLock<Box<DraftHook>>,
 }
@@ -187,6 +192,7 @@ impl Volume {
             sealing: Mutex::new(None),
             feed: Mutex::new(Feed::default()),
             holds: Arc::default(),
+            lineages: Lineages::default(),
             on_draft: OnceLock::new(),
             config,
             context,

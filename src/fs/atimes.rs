@@ -93,7 +93,7 @@ impl Fs {
     /// Returns the access time of an inode that was born at `btime`.
     pub(super) fn atime(&self, ino: Ino, content: &mut Content, btime: Timespec) -> Timespec {
         if content.atime == Atime::Unknown {
-            content.atime = Atime::Saved(self.atimes.load(ino));
+            content.atime = Atime::Saved(self.atimes.load(self.file(ino)));
         }
         match content.atime {
             Atime::Changed(time) | Atime::Saved(Some(time)) => time,
@@ -110,7 +110,7 @@ impl Fs {
                 && let Atime::Changed(time) = content.atime
             {
                 content.atime = Atime::Saved(Some(time));
-                changed.push((node.ino, time));
+                changed.push((self.file(node.ino), time));
             }
         }
         Ok(self.atimes.save(&changed)?)
@@ -121,6 +121,7 @@ impl Fs {
         let Atime::Changed(time) = atime else {
             return;
         };
+        let ino = self.file(ino);
         // What is gone keeps no time.
         if !matches!(self.volume.inode(ino), Ok(Some(inode)) if !inode.is_orphan()) {
             return;

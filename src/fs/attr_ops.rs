@@ -94,6 +94,7 @@ impl Fs {
 
     /// Tells whether to cut a file at `size` takes so much away that it takes a while.
     pub fn is_cut_long(&self, ino: Ino, size: u64) -> Result<bool> {
+        let ino = self.file(ino);
         let Some(inode) = self.volume.inode(ino)? else {
             return Ok(false);
         };
@@ -119,7 +120,7 @@ impl Fs {
             return Ok(Vec::new());
         }
         let attributes = OpKind::SetAttr {
-            ino: inode.ino,
+            ino: self.file(inode.ino),
             mode,
             uid: set.uid,
             gid: set.gid,
@@ -145,7 +146,8 @@ impl Fs {
         let number = self.number_of(ino);
         if number != ino {
             let node = self.inodes.remember(number);
-            match self.attr_of_row(number, node) {
+            let found = self.attr_of_row(number, node);
+            match found {
                 Ok(Some(attr)) if attr.ino == ino => {
                     return Ok(Some(self.entry(Attr {
                         ino: number,
@@ -154,12 +156,24 @@ impl Fs {
                 }
                 _ => self.forget(number, 1),
             }
+            // A file whose own number stands for another is not found under that.
+            if self.file(ino) != ino {
+                return match found? {
+                    _ if self.number_of(ino) != number => self.looked_up(ino),
+                    Some(attr) => self.looked_up(attr.ino),
+                    None => Ok(None),
+                };
+            }
         }
         let node = self.inodes.remember(ino);
         let found = self.attr_of_row(ino, node);
         match found {
             Ok(Some(attr)) if attr.ino == ino => return Ok(Some(self.entry(attr))),
             _ => self.forget(ino, 1),
+        }
+        if self.number_of(ino) != number {
+            // It got another just now.
+            return self.looked_up(ino);
         }
         match found? {
             // A directory that was merged into another: the kernel is to know the other.
@@ -170,9 +184,24 @@ impl Fs {
 
     /// Returns the attributes under the number that the row has.
     fn attr_of_row(&self, ino: Ino, node: Option<Arc<Node>>) -> Result<Option<Attr>> {
-        with_content(node, |content| match self.volume.inode(ino)? {
-            Some(inode) => self.attr_with(&inode, content).map(Some),
-            None => Ok(None),
+        with_content(node, |content| {
+            let (file, inode) = self.volume.undisturbed(ino, || {
+                let file = self.file(ino);
+                Ok::<_, FsError>((file, self.volume.inode(file)?))
+            })?;
+            let Some(inode) = inode else {
+                return Ok(None);
+            };
+            let of_row = inode.ino;
+            let inode = match file == ino {
+                true => inode,
+                false => Inode { ino, ..inode },
+            };
+            let attr = self.attr_with(&inode, content)?;
+            Ok(Some(Attr {
+                ino: of_row,
+                ..attr
+            }))
         })
     }
 
@@ -234,15 +263,16 @@ impl Fs {
                 return Ok(found);
             }
             left -= 1;
-            self.volume.each_extent(inode.ino, range, &mut |extent| {
-                if left == 0 {
-                    is_rough = true;
-                    return ControlFlow::Break(());
-                }
-                left -= 1;
-                found.push(extent.offset..extent.end());
-                ControlFlow::Continue(())
-            })?;
+            self.volume
+                .each_extent(self.file(inode.ino), range, &mut |extent| {
+                    if left == 0 {
+                        is_rough = true;
+                        return ControlFlow::Break(());
+                    }
+                    left -= 1;
+                    found.push(extent.offset..extent.end());
+                    ControlFlow::Continue(())
+                })?;
             Ok::<_, FsError>(found)
         })?;
         dirty.is_rough |= is_rough;
@@ -251,7 +281,7 @@ impl Fs {
 
     /// Returns the ctime that this machine shows: no earlier than the change was seen here.
     fn ctime(&self, inode: &Inode) -> Result<Timespec> {
-        let arrived = self.volume.arrived(inode.ino)?;
+        let arrived = self.volume.arrived(self.file(inode.ino))?;
         Ok(arrived.map_or(inode.ctime, |time| time.max(inode.ctime)))
     }
 

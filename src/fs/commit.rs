@@ -51,6 +51,7 @@ impl Fs {
                 self.write_out_in_background(&node);
             }
         }
+        self.retire_numbers();
         std::mem::take(&mut *self.invalid.lock())
     }
 
@@ -186,7 +187,12 @@ impl Fs {
             return Ok(false);
         };
         if !dirty.content_changed {
-            self.volume.write()?.apply(times(&inode, dirty))?;
+            let mut writer = self.volume.write()?;
+            let inode = Inode {
+                ino: self.file(node.ino),
+                ..inode
+            };
+            writer.apply(times(&inode, dirty))?;
             return Ok(false);
         }
         let end = first_end(dirty);
@@ -196,12 +202,13 @@ impl Fs {
         let mut step = self.next_step(node.ino, dirty, end)?;
         let seen = dirty.base;
         let mut writer = self.volume.write()?;
-        let Some(before) = writer.inode(node.ino)? else {
+        let file = self.file(node.ino);
+        let Some(before) = writer.inode(file)? else {
             return Ok(false);
         };
         let others = self.others(&before, node.ino)?;
         let before = Inode {
-            ino: node.ino,
+            ino: file,
             ..before
         };
         let version = loop {
@@ -242,12 +249,13 @@ impl Fs {
         self.start_sealing(dirty);
         let mut rest = pieces(dirty, &self.contents, u64::MAX)?;
         let mut writer = self.volume.write()?;
-        let Some(before) = writer.inode(node.ino)? else {
+        let file = self.file(node.ino);
+        let Some(before) = writer.inode(file)? else {
             return Ok(());
         };
         let twins = self.others(&before, node.ino)?;
         let before = Inode {
-            ino: node.ino,
+            ino: file,
             ..before
         };
         let mut together = writer.together();
@@ -310,7 +318,9 @@ impl Fs {
     /// the work of a few milliseconds.
     fn next_step(&self, ino: Ino, dirty: &Dirty, end: u64) -> Result<Step> {
         if !dirty.appends_only && dirty.size < dirty.base_size {
-            let size = self.volume.light_start(ino, dirty.size..dirty.base_size)?;
+            let size = self
+                .volume
+                .light_start(self.file(ino), dirty.size..dirty.base_size)?;
             if size > dirty.size {
                 return Ok(Step {
                     pieces: Vec::new(),
@@ -327,7 +337,7 @@ impl Fs {
             && let Some(piece) = first.get_mut(index)
         {
             let range = piece.offset..piece.offset + piece.len;
-            let end = self.volume.light_end(ino, range.clone())?;
+            let end = self.volume.light_end(self.file(ino), range.clone())?;
             if range.start < end && end < range.end {
                 piece.len = end - range.start;
                 first.truncate(index + 1);
@@ -385,7 +395,7 @@ impl Fs {
             let range = cell..(cell + CHUNK_BYTES).min(dirty.size);
             let mut stored = 0;
             self.volume
-                .each_extent(inode.ino, range.clone(), &mut |_| {
+                .each_extent(self.file(inode.ino), range.clone(), &mut |_| {
                     stored += 1;
                     match stored < CELL_FRAGMENTS_MAX {
                         true => ControlFlow::Continue(()),

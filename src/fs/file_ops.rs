@@ -57,8 +57,12 @@ impl Fs {
 
     /// Registers an open handle; the volume keeps the inode from now on.
     pub(super) fn open_handle(&self, ino: Ino, flags: OpenFlags) -> FileHandle {
-        if self.inodes.opened(ino) {
+        let writes = flags.changes_content();
+        if self.inodes.opened(ino, writes) {
             self.volume.hold(ino);
+        }
+        if writes {
+            self.volume.keep_lineage(ino);
         }
         self.handles.open(ino, flags)
     }
@@ -73,18 +77,27 @@ impl Fs {
         let node = self.inodes.node(ino);
         let (spans, end, size) = {
             let mut content = node.content();
+            self.part_from_others(&node, &mut content);
             // Read under the lock: a commit moves what is unwritten into the row.
-            let inode = self.inode(ino)?;
+            let dirty = content.dirty.as_deref();
+            let (inode, spans, end) = self.volume.undisturbed(ino, || {
+                let inode = self.inode_as_is(ino)?;
+                let size = dirty.map_or(inode.size, |dirty| dirty.size);
+                let end = offset.saturating_add(len as u64).min(size);
+                let spans = match offset < end {
+                    true => self.spans(ino, dirty, offset..end)?,
+                    false => Vec::new(),
+                };
+                Ok::<_, FsError>((inode, spans, end))
+            })?;
             if !handle.flags.noatime {
                 self.touch_atime(&inode, &mut content, self.now());
             }
-            let dirty = content.dirty.as_deref();
-            let size = dirty.map_or(inode.size, |dirty| dirty.size);
-            let end = offset.saturating_add(len as u64).min(size);
             if offset >= end {
                 return Ok(ReadPlan::Ready(Vec::new()));
             }
-            let read = (self.spans(ino, dirty, offset..end)?, end, inode.size);
+            let dirty = content.dirty.as_deref();
+            let read = (spans, end, inode.size);
             // The first pages after those that the kernel dropped.
             let version = current_version(&inode, dirty);
             if content.stale.is_none() {
@@ -130,16 +143,17 @@ impl Fs {
         let wanted = wanted.start..wanted.end.min(size);
         let mut ids = Vec::new();
         let mut looked = 0;
-        self.volume.each_extent(handle.ino, wanted, &mut |extent| {
-            if let Source::Chunk { id, .. } = extent.src {
-                ids.push(id);
-            }
-            looked += 1;
-            match looked < AHEAD_PIECES_MAX {
-                true => ControlFlow::Continue(()),
-                false => ControlFlow::Break(()),
-            }
-        })?;
+        self.volume
+            .each_extent(self.file(handle.ino), wanted, &mut |extent| {
+                if let Source::Chunk { id, .. } = extent.src {
+                    ids.push(id);
+                }
+                looked += 1;
+                match looked < AHEAD_PIECES_MAX {
+                    true => ControlFlow::Continue(()),
+                    false => ControlFlow::Break(()),
+                }
+            })?;
         ids.dedup();
         self.contents.prefetch(&ids);
         Ok(())
@@ -210,12 +224,19 @@ impl Fs {
     /// Closes a handle.
     pub fn release(&self, ino: Ino, fh: FileHandle) -> Result<()> {
         let handle = self.handles.close(ino, fh)?;
-        let (node, dropped) = self.inodes.closed(ino);
-        if let (true, Some(node)) = (handle.changes_content(), node) {
+        let closed = self.inodes.closed(ino);
+        if let (true, Some(node)) = (handle.changes_content(), closed.node) {
             // Pages of a mapping may have come after the last flush.
             self.write_out_in_background(&node);
         }
-        self.retire(dropped);
+        if closed.was_last_of_writers {
+            self.volume.let_lineage_go(ino);
+            // Somebody may have opened it meanwhile.
+            if self.inodes.is_open_to_write(ino) {
+                self.volume.keep_lineage(ino);
+            }
+        }
+        self.retire(closed.dropped);
         Ok(())
     }
 }

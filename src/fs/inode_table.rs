@@ -89,6 +89,8 @@ struct Slot {
     nlookup: u64,
     /// Open handles.
     opens: u32,
+    /// One of them may write, or one that was open beside them did.
+    writes: bool,
     /// Changes wait to be written.
     dirty: bool,
     /// The volume keeps the rows for us, also without a name.
@@ -202,6 +204,17 @@ pub(super) struct Dropped {
     pub(super) held: bool,
 }
 
+/// What became of an inode when a handle of it was closed.
+#[derive(Debug, Default)]
+pub(super) struct Closed {
+    /// The node, as [`InodeTable::known`].
+    pub(super) node: Option<Arc<Node>>,
+    /// It left the table.
+    pub(super) dropped: Option<Dropped>,
+    /// No handle is open any more, and one that might write was.
+    pub(super) was_last_of_writers: bool,
+}
+
 impl Default for InodeTable {
     fn default() -> Self {
         Self {
@@ -264,24 +277,34 @@ impl InodeTable {
         })
     }
 
-    /// Counts an open handle. Returns true when the volume is to hold the inode from now on.
-    pub(super) fn opened(&self, ino: Ino) -> bool {
+    /// Counts an open handle, which may write or not. Returns true when the volume is to hold the inode
+    /// from now on.
+    pub(super) fn opened(&self, ino: Ino, writes: bool) -> bool {
         let mut shard = self.shard(ino);
         let slot = shard.slot(ino);
         slot.opens += 1;
+        slot.writes |= writes;
         slot.used = true;
         !std::mem::replace(&mut slot.held, true)
     }
 
-    /// Takes back an open handle. Returns the node, too, as [`InodeTable::known`].
-    pub(super) fn closed(&self, ino: Ino) -> (Option<Arc<Node>>, Option<Dropped>) {
-        let mut node = None;
-        let dropped = self.shard(ino).leave(ino, |slot| {
+    /// Takes back an open handle.
+    pub(super) fn closed(&self, ino: Ino) -> Closed {
+        let mut closed = Closed::default();
+        closed.dropped = self.shard(ino).leave(ino, |slot| {
             slot.opens = slot.opens.saturating_sub(1);
+            closed.was_last_of_writers = slot.opens == 0 && slot.writes;
+            slot.writes &= slot.opens > 0;
             slot.rest();
-            node.clone_from(&slot.node);
+            closed.node.clone_from(&slot.node);
         });
-        (node, dropped)
+        closed
+    }
+
+    /// Returns whether a handle is open that may write, or was open together with one that is.
+    pub(super) fn is_open_to_write(&self, ino: Ino) -> bool {
+        let shard = self.shard(ino);
+        shard.slots.get(&ino).is_some_and(|slot| slot.writes)
     }
 
     /// Returns how many handles of an inode are open.

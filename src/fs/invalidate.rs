@@ -27,8 +27,9 @@ impl Fs {
                     attr.insert(*ino);
                 }
                 Change::Content(ino) => {
-                    content.insert(*ino);
-                    content.extend(self.twins(*ino));
+                    let twins = self.twins(*ino);
+                    let files = twins.into_iter().chain([*ino]);
+                    content.extend(files.flat_map(|file| self.volume.numbers_of(file)));
                 }
                 Change::Entry { gone, .. } => {
                     if let Some(child) = gone {
@@ -49,7 +50,13 @@ impl Fs {
                 }
             }
         }
-        let attr: BTreeSet<Ino> = attr.into_iter().map(|ino| self.number_of(ino)).collect();
+        let attr: BTreeSet<Ino> = attr
+            .into_iter()
+            .flat_map(|ino| match self.kept_number(ino) {
+                Some(number) => vec![number],
+                None => self.volume.numbers_of(ino),
+            })
+            .collect();
         let names = entries.into_iter();
         let names = names.map(|((parent, name), gone)| self.name_invalidation(parent, name, gone));
         let names: Vec<Invalidation> = names.collect();
@@ -74,11 +81,13 @@ impl Fs {
         invalid
     }
 
-    /// Says that the kernel has dropped the pages of a file that it had before.
+    /// Says that the kernel has dropped the pages of a file that it had before, and all names that it
+    /// was told of before that.
     pub fn pages_dropped(&self, ino: Ino) {
         if let Some(node) = self.inodes.known(ino) {
             node.content().stale = None;
         }
+        self.restore_number(ino);
     }
 
     /// Returns the files that show the content of a file, too, as far as the kernel may know.
@@ -109,7 +118,9 @@ impl Fs {
         let name = name.to_vec();
         let there = self.volume.dirent(parent, &name).ok().flatten();
         let there = there.map(|there| (self.number_of(there.ino), there.kind));
-        let Some(child) = gone.filter(|child| self.inodes.is_known(*child)) else {
+        let gone = gone.map(|child| (child, self.number_of(child)));
+        let known = gone.filter(|(_, number)| self.inodes.is_known(*number));
+        let Some((file, child)) = known else {
             return match there {
                 // It came from elsewhere.
                 Some((ino, FileKind::Dir)) if self.inodes.is_known(ino) => {
@@ -118,7 +129,7 @@ impl Fs {
                 _ => Invalidation::Entry { parent, name },
             };
         };
-        if self.is_dead(child) {
+        if self.is_dead(file) {
             return Invalidation::Delete {
                 parent,
                 child,

@@ -33,8 +33,13 @@ impl Fs {
 
     /// Returns the number under which the kernel knows a node, or gets to know it.
     pub(super) fn number_of(&self, ino: Ino) -> Ino {
+        self.kept_number(ino)
+            .unwrap_or_else(|| self.volume.number_of(ino))
+    }
+
+    /// Returns the number that is kept for a directory.
+    pub(super) fn kept_number(&self, ino: Ino) -> Option<Ino> {
         let kept = self.kept.numbers.lock().get(&ino).copied();
         kept.filter(|number| self.inodes.is_known(*number))
-            .unwrap_or(ino)
     }
 }

@@ -74,24 +74,25 @@ impl Fs {
         let mut at = range.start;
         let mut cost = 0;
         let mut is_full = false;
-        self.volume.each_extent(ino, range.clone(), &mut |extent| {
-            let from = extent.offset.max(at);
-            let to = extent.end().min(range.end);
-            if from < to {
-                if at < from {
-                    spans.push(Span::Zeros(from - at));
+        self.volume
+            .each_extent(self.file(ino), range.clone(), &mut |extent| {
+                let from = extent.offset.max(at);
+                let to = extent.end().min(range.end);
+                if from < to {
+                    if at < from {
+                        spans.push(Span::Zeros(from - at));
+                    }
+                    let span = extent_span(extent, from..to);
+                    cost += cost_of(&span);
+                    spans.push(span);
+                    at = to;
+                    is_full = spans.len() >= pieces_max || cost >= cost_max;
                 }
-                let span = extent_span(extent, from..to);
-                cost += cost_of(&span);
-                spans.push(span);
-                at = to;
-                is_full = spans.len() >= pieces_max || cost >= cost_max;
-            }
-            match is_full {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
-        })?;
+                match is_full {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            })?;
         if !is_full && at < range.end {
             spans.push(Span::Zeros(range.end - at));
         }
@@ -135,20 +136,21 @@ impl Fs {
     ) -> Result<ControlFlow<()>> {
         let mut at = range.start;
         let mut flow = ControlFlow::Continue(());
-        self.volume.each_extent(ino, range.clone(), &mut |extent| {
-            let from = extent.offset.max(at);
-            let to = extent.end().min(range.end);
-            if from < to {
-                if at < from {
-                    flow = f(at, true);
+        self.volume
+            .each_extent(self.file(ino), range.clone(), &mut |extent| {
+                let from = extent.offset.max(at);
+                let to = extent.end().min(range.end);
+                if from < to {
+                    if at < from {
+                        flow = f(at, true);
+                    }
+                    if flow.is_continue() {
+                        flow = f(from, false);
+                    }
+                    at = to;
                 }
-                if flow.is_continue() {
-                    flow = f(from, false);
-                }
-                at = to;
-            }
-            flow
-        })?;
+                flow
+            })?;
         if flow.is_continue() && at < range.end {
             flow = f(at, true);
         }
@@ -160,7 +162,7 @@ impl Fs {
             return Ok(());
         }
         let mut at = range.start;
-        for extent in self.volume.extents(ino, range.clone())? {
+        for extent in self.volume.extents(self.file(ino), range.clone())? {
             let from = extent.offset.max(at);
             let to = extent.end().min(range.end);
             if from >= to {

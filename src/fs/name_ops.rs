@@ -15,7 +15,7 @@ impl Fs {
             return Err(FsError::NameTooLong);
         }
         let ino = match name {
-            b"." => parent,
+            b"." => self.file(parent),
             b".." => self.parent_of(&self.inode(parent)?),
             name => {
                 let dirent = self.volume.dirent(parent, name)?;
@@ -52,7 +52,7 @@ impl Fs {
         self.check_writable()?;
         check_name(name)?;
         let mut writer = self.volume.write()?;
-        let inode = writer.inode(ino)?.ok_or(FsError::NotFound)?;
+        let inode = writer.inode(self.file(ino))?.ok_or(FsError::NotFound)?;
         if inode.is_dir() {
             return Err(FsError::NotPermitted);
         }
@@ -72,8 +72,9 @@ impl Fs {
             time: self.now(),
         })?;
         drop(writer);
-        self.inodes.remember(inode.ino);
-        let attr = self.attr(inode.ino)?;
+        let number = self.number_of(inode.ino);
+        self.inodes.remember(number);
+        let attr = self.attr(number)?;
         Ok(self.entry(attr))
     }
 
@@ -124,8 +125,13 @@ impl Fs {
     /// it: it may be open, or somebody's working directory.
     pub(super) fn keep_if_last_name(&self, inode: &Inode) {
         let last = inode.is_dir() || inode.nlink <= 1;
-        if last && self.inodes.outlives_its_name(inode.ino) {
-            self.volume.hold(inode.ino);
+        if !last {
+            return;
+        }
+        for number in self.volume.numbers_of(inode.ino) {
+            if self.inodes.outlives_its_name(number) {
+                self.volume.hold(number);
+            }
         }
     }
 }

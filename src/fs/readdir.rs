@@ -48,7 +48,7 @@ impl Fs {
             if entry.cookie <= DOT_DOT {
                 return reply(entry);
             }
-            match self.looked_up(entry.ino) {
+            match self.looked_up(self.file(entry.ino)) {
                 Ok(Some(plus)) => {
                     entry.entry = Some(plus);
                     let answer = reply(entry);
@@ -133,8 +133,7 @@ impl Fs {
     /// Closes a directory.
     pub fn releasedir(&self, ino: Ino, fh: FileHandle) -> Result<()> {
         self.handles.close(ino, fh)?;
-        let (_, dropped) = self.inodes.closed(ino);
-        self.retire(dropped);
+        self.retire(self.inodes.closed(ino).dropped);
         Ok(())
     }
 

@@ -98,14 +98,14 @@ impl Fs {
     /// the thread that answers the kernel.
     pub fn is_rename_slow(&self, parent: Ino, name: &[u8]) -> bool {
         let dirent = self.volume.dirent(parent, name).ok().flatten();
-        dirent.is_some_and(|dirent| self.is_flush_slow(dirent.ino))
+        dirent.is_some_and(|dirent| self.is_flush_slow(self.number_of(dirent.ino)))
     }
 
     fn commit_before_rename(&self, from: (Ino, &[u8])) -> Result<()> {
         let Some(dirent) = self.volume.dirent(from.0, from.1)? else {
             return Err(FsError::NotFound);
         };
-        if let Some(node) = self.inodes.known(dirent.ino) {
+        if let Some(node) = self.inodes.known(self.number_of(dirent.ino)) {
             self.write_out(&node)?;
         }
         Ok(())

@@ -52,7 +52,8 @@ impl Fs {
         let now = self.now();
         let takes_away = !matches!(mode, Fallocate::Reserve { .. });
         // First what may fail.
-        let is_long = takes_away && self.volume.light_end(ino, offset..end)? < end.min(inode.size);
+        let light_end = |range| self.volume.light_end(self.file(ino), range);
+        let is_long = takes_away && light_end(offset..end)? < end.min(inode.size);
         self.relieve(&node, &mut content, 0)?;
         if caller.uid != 0 {
             self.kill_privileges_of_user(caller, ino, &mut content, now)?;
@@ -142,7 +143,8 @@ impl Fs {
     pub fn lseek_some(&self, ino: Ino, fh: FileHandle, offset: u64, seek: Seek) -> Result<Sought> {
         self.handles.of(ino, fh)?;
         let node = self.inodes.node(ino);
-        let content = node.content();
+        let mut content = node.content();
+        self.part_from_others(&node, &mut content);
         let inode = self.inode(ino)?;
         let dirty = content.dirty.as_deref();
         let size = dirty.map_or(inode.size, |dirty| dirty.size);

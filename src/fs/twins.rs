@@ -7,7 +7,7 @@ use crate::volume::{Inode, Place};
 /// What a write to a file may concern beside that.
 #[derive(Debug, Default)]
 pub(super) struct Others {
-    /// Files that are one with it: they show the same content.
+    /// Numbers that show the same content.
     same: Vec<Ino>,
     /// Files with a name of their own that a write may make one with it.
     apart: Vec<(Ino, Place)>,
@@ -17,17 +17,21 @@ impl Fs {
     /// Returns what a write to an inode that the kernel knows as `ino` may concern.
     pub(super) fn others(&self, inode: &Inode, ino: Ino) -> Result<Others> {
         let mut others = Others::default();
-        if inode.ino != ino {
-            others.same.push(inode.ino);
+        let file = self.file(ino);
+        others.same.extend(self.volume.numbers_of(file));
+        if inode.ino != file {
+            others.same.extend(self.volume.numbers_of(inode.ino));
         }
         if inode.conflict.is_some()
             && let Some(home) = &inode.home
         {
             others.apart.push((inode.ino, home.clone()));
         }
-        for beside in inode.kin.beside.iter().filter(|beside| **beside != ino) {
+        for beside in inode.kin.beside.iter().filter(|beside| **beside != file) {
             match self.volume.inode(*beside)? {
-                Some(other) if other.ino == inode.ino => others.same.push(*beside),
+                Some(other) if other.ino == inode.ino => {
+                    others.same.extend(self.volume.numbers_of(*beside));
+                }
                 Some(Inode {
                     ino,
                     home: Some(home),
@@ -36,6 +40,7 @@ impl Fs {
                 _ => {}
             }
         }
+        others.same.retain(|number| *number != ino);
         Ok(others)
     }
 
@@ -52,7 +57,7 @@ impl Fs {
                 let (parent, name) = (home.parent, home.name.to_vec());
                 invalid.push(Invalidation::Entry { parent, name });
                 invalid.push(Invalidation::Attr(parent));
-                invalid.push(Invalidation::Attr(ino));
+                invalid.push(Invalidation::Attr(self.number_of(ino)));
             }
         }
         if !invalid.is_empty() {

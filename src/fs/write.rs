@@ -129,7 +129,7 @@ impl Fs {
         let Some(shown) = shown.filter(|shown| *shown != inode.version) else {
             return Ok(false);
         };
-        let Some(size) = self.volume.size_at(inode.ino, shown)? else {
+        let Some(size) = self.volume.size_at(self.file(inode.ino), shown)? else {
             return Ok(false);
         };
         (inode.version, inode.size) = (shown, size);
@@ -201,7 +201,7 @@ impl Fs {
         let inode = self.inode(ino)?;
         let mode = self.without_privileges(caller, &inode);
         let cleared = (mode != inode.mode).then(|| OpKind::SetAttr {
-            ino,
+            ino: self.file(ino),
             mode: Some(mode),
             uid: None,
             gid: None,

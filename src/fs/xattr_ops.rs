@@ -23,6 +23,7 @@ impl Fs {
     ) -> Result<()> {
         self.check_writable()?;
         let mut writer = self.volume.write()?;
+        let ino = self.file(ino);
         let inode = writer.inode(ino)?.ok_or(FsError::Stale(ino))?;
         check_settable(&inode, name)?;
         if value.len() > XATTR_VALUE_MAX_BYTES {
@@ -62,7 +63,9 @@ impl Fs {
         if inode.xattrs == 0 {
             return Err(FsError::NoAttribute);
         }
-        self.volume.xattr(ino, name)?.ok_or(FsError::NoAttribute)
+        self.volume
+            .xattr(self.file(ino), name)?
+            .ok_or(FsError::NoAttribute)
     }
 
     /// Returns the names of the extended attributes that the caller may see, each ended by a NUL.
@@ -74,7 +77,7 @@ impl Fs {
         if self.inode(ino)?.xattrs == 0 {
             return Ok(list);
         }
-        let names = self.volume.xattr_names(ino)?;
+        let names = self.volume.xattr_names(self.file(ino))?;
         let some_trusted = names.iter().any(|name| name.starts_with(TRUSTED));
         let shows_trusted = some_trusted && self.is_root(caller);
         for name in names {
@@ -95,6 +98,7 @@ impl Fs {
     pub fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
         self.check_writable()?;
         let mut writer = self.volume.write()?;
+        let ino = self.file(ino);
         let inode = writer.inode(ino)?.ok_or(FsError::Stale(ino))?;
         check_settable(&inode, name)?;
         if writer.xattr(ino, name)?.is_none() {
@@ -110,6 +114,7 @@ impl Fs {
     /// Returns what removes file capabilities before an unprivileged write, as Linux does; `None`
     /// where there are none.
     pub(super) fn without_capability(&self, ino: Ino, time: Timespec) -> Result<Option<OpKind>> {
+        let ino = self.file(ino);
         let capability = self.volume.xattr(ino, CAPABILITY)?;
         Ok(capability.map(|_| removal(ino, CAPABILITY, time)))
     }
@@ -118,7 +123,7 @@ impl Fs {
         let node = self.inodes.known(inode.ino);
         let dirty = node.is_some_and(|node| node.content().dirty.is_some());
         let text = match key {
-            b"ino" => inode.ino.to_string(),
+            b"ino" => self.file(inode.ino).to_string(),
             b"version" => crate::base::id::to_hex(&inode.version.to_key()),
             b"author" => format!("{:016x}", self.volume.device_of(inode.written_by.log).0),
             b"stored" => inode.stored.to_string(),

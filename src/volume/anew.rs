@@ -180,6 +180,7 @@ impl Volume {
         let mut shadow = Self::open(config, context, false)?;
         // What has no name and is in use here stays.
         shadow.holds = Arc::clone(&self.holds);
+        shadow.lineages = self.lineages.as_they_are();
         Ok(shadow)
     }
 

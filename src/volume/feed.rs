@@ -185,8 +185,7 @@ impl Volume {
         merge.run()?;
         let (overlay, undone) = (merge.overlay, merge.undone_count);
         merged.undone_count += undone;
-        let now = Some(self.context.clock.wall());
-        let changes = state.commit(&self.view, overlay, batch, now)?;
+        let changes = self.commit_merge(&mut state, overlay, batch)?;
         state.progress.extend(progress);
         state.saw_more = true;
         merged.changes.extend(changes);

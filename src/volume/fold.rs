@@ -50,6 +50,16 @@ pub(super) fn fold_within(
     Ok(fold.tx.finish())
 }
 
+/// Returns the file in which the content goes on that a version of a file names.
+pub(super) fn locate(base: Base<'_>, ino: Ino, version: OpId) -> Result<Ino> {
+    let mut fold = Fold {
+        tx: Tx::new(base, Room::ENDLESS),
+        id: OpId::default(),
+        sight: &Sight::Everything { record: 0 },
+    };
+    Ok(fold.locate(ino, version)?.0)
+}
+
 /// One op on its way into the view.
 struct Fold<'a> {
     tx: Tx<'a>,

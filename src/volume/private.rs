@@ -31,25 +31,31 @@ const DROP_SLICE: usize = 256;
 const REMOVED_ROWS_MAX: usize = 2048;
 
 impl Volume {
-    /// Says that a local handle of `ino` is open: its rows stay after the last unlink.
-    pub fn hold(&self, ino: Ino) {
-        *self.holds.lock().entry(ino).or_default() += 1;
+    /// Says that a local handle of what a number stands for is open: its rows stay after the last unlink.
+    pub fn hold(&self, number: Ino) {
+        *self.holds.lock().entry(number).or_default() += 1;
     }
 
     /// Takes back one [`Volume::hold`]. A file without a name that nobody holds is reaped by the
     /// next trim ([`Volume::seal_drafts`], [`Volume::set_stable`]).
-    pub fn release(&self, ino: Ino) {
+    pub fn release(&self, number: Ino) {
         let mut holds = self.holds.lock();
-        let Some(count) = holds.get_mut(&ino) else {
+        let Some(count) = holds.get_mut(&number) else {
             return;
         };
         *count -= 1;
         if *count > 0 {
             return;
         }
-        holds.remove(&ino);
+        holds.remove(&number);
         drop(holds);
-        if self.view.effective(ino) != ino {
+        self.drop_unheld();
+    }
+
+    /// Removes the private copies of files that nobody holds.
+    pub(super) fn drop_unheld(&self) {
+        let is_unheld = |file: &Ino| !self.is_held(*file);
+        if self.view.private_files().iter().any(is_unheld) {
             let mut state = self.state.lock();
             // A failed store refuses all writes; the copy goes when the volume is opened again.
             if let Err(error) = self.drop_private(&mut state, |file| !self.is_held(file)) {
@@ -60,7 +66,9 @@ impl Volume {
 
     /// Tells whether a local handle of `ino` is open.
     pub(super) fn is_held(&self, ino: Ino) -> bool {
-        self.holds.lock().contains_key(&ino)
+        let numbers = self.numbers_of(ino);
+        let holds = self.holds.lock();
+        numbers.iter().any(|number| holds.contains_key(number))
     }
 
     /// Folds a change of a file without a name onto its private copy, to be committed with what the

@@ -228,8 +228,7 @@ impl Volume {
             progress.insert(*log, at);
         }
         State::put_record(&mut batch, record.reference(), record.base_line);
-        let now = Some(self.context.clock.wall());
-        let changes = state.commit(&self.view, overlay, batch, now)?;
+        let changes = self.commit_merge(state, overlay, batch)?;
         state.progress.extend(progress);
         (state.record, state.last_ms) = (record.reference(), last_ms(record.time_ms));
         if let Some(first) = found.passed.first().copied().or(found.last) {

@@ -12,12 +12,17 @@ fn an_inode_stays_until_the_last_lookup_and_handle_are_given_back() {
     let table = InodeTable::default();
     assert!(table.remember(INO).is_none());
     assert!(table.remember(INO).is_none());
-    assert!(table.opened(INO));
-    assert!(!table.opened(INO));
+    assert!(table.opened(INO, false));
+    assert!(!table.opened(INO, false));
     assert!(table.forget(INO, 2).is_none());
-    assert!(table.closed(INO).1.is_none());
+    assert!(table.closed(INO).dropped.is_none());
     assert_eq!(table.counts(), (1, 0, 0));
-    assert!(table.closed(INO).1.is_some_and(|dropped| dropped.held));
+    assert!(
+        table
+            .closed(INO)
+            .dropped
+            .is_some_and(|dropped| dropped.held)
+    );
     assert_eq!(table.counts(), (0, 0, 0));
     assert!(table.forget(INO, 1).is_none());
 }
@@ -86,7 +91,7 @@ fn a_node_with_something_to_know_stays_as_long_as_the_kernel_knows_the_inode() {
         let node = table.node(INO);
         note(&mut node.content(), time);
         table.rest(node);
-        assert!(!table.opened(INO) || table.closed(INO).0.is_some());
+        assert!(!table.opened(INO, false) || table.closed(INO).node.is_some());
         let node = table.known(INO).unwrap();
         assert!(!node.content().is_plain());
         drop(node);
@@ -106,11 +111,11 @@ fn a_node_with_something_to_know_stays_as_long_as_the_kernel_knows_the_inode() {
 fn a_node_stays_while_a_handle_is_open_or_changes_wait() {
     let table = InodeTable::default();
     let _ = table.remember(INO);
-    let _ = table.opened(INO);
+    let _ = table.opened(INO, false);
     table.rest(table.node(INO));
     assert!(table.known(INO).is_some());
     table.mark_dirty(&table.node(INO));
-    assert!(table.closed(INO).0.is_some());
+    assert!(table.closed(INO).node.is_some());
     table.rest(table.node(INO));
     assert!(table.known(INO).is_some());
     let _ = table.mark_clean(INO);
@@ -189,7 +194,7 @@ fn what_the_kernel_did_not_ask_for_since_the_last_round_goes_first() {
         match ino.0 % 2 {
             0 => drop(table.remember(*ino)),
             _ => {
-                let _ = table.opened(*ino);
+                let _ = table.opened(*ino, false);
                 let _ = table.closed(*ino);
             }
         }
@@ -203,7 +208,7 @@ fn what_the_kernel_did_not_ask_for_since_the_last_round_goes_first() {
 #[test]
 fn what_is_open_or_unwritten_is_not_spared() {
     let (table, _) = crowded_table(0, 0..10);
-    let _ = table.opened(Ino(3));
+    let _ = table.opened(Ino(3), false);
     table.mark_dirty(&table.node(Ino(5)));
     let mut spare = table.spare(usize::MAX);
     spare.sort_unstable();

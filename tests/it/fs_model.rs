@@ -8,6 +8,7 @@
 
 mod callers;
 mod faults;
+mod lineage;
 mod long;
 pub(crate) mod mount;
 mod named;

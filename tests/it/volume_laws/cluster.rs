@@ -81,7 +81,7 @@ pub(crate) struct Device {
     pub(crate) store: Store,
     pub(crate) log: Arc<LogStore>,
     pub(crate) chain: Arc<Chain>,
-    pub(crate) volume: Volume,
+    pub(crate) volume: Arc<Volume>,
     pub(crate) clock: Arc<SimClock>,
     index: usize,
     alone: bool,
@@ -100,7 +100,7 @@ fn open(
     clock: &Arc<SimClock>,
     alone: bool,
     run: u64,
-) -> (Arc<LogStore>, Arc<Chain>, Volume) {
+) -> (Arc<LogStore>, Arc<Chain>, Arc<Volume>) {
     try_open(store, index, clock, alone, run).unwrap()
 }
 
@@ -110,7 +110,7 @@ fn try_open(
     clock: &Arc<SimClock>,
     alone: bool,
     run: u64,
-) -> Result<(Arc<LogStore>, Arc<Chain>, Volume), VolumeError> {
+) -> Result<(Arc<LogStore>, Arc<Chain>, Arc<Volume>), VolumeError> {
     let identity = Arc::clone(&IDENTITIES[index]);
     let rows = Arc::clone(&store.rows);
     let log = Arc::new(LogStore::open(rows, VOLUME, identity.device(), run).unwrap());
@@ -141,7 +141,8 @@ fn try_open(
         clock,
         rng: Rng::from_seed(index as u64),
     };
-    Ok((log, chain, Volume::open(config, context, alone)?))
+    let volume = Volume::open(config, context, alone)?;
+    Ok((log, chain, Arc::new(volume)))
 }
 
 /// Signs as the device at an index, and verifies as everybody does.

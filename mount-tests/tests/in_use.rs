@@ -1,6 +1,9 @@
-//! Folders in which somebody works, or something is mounted, while others move them.
+//! Folders in which somebody works, or something is mounted, while others move them; files that somebody
+//! has open while others write them.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -162,5 +165,179 @@ with open(sys.argv[1], 'r+b') as file:
             (has(b"mine") && has(b"theirs")).then_some(())
         });
         drop(worker);
+    });
+}
+
+/// A program that does what it is told, a line at a time, until it is dropped.
+struct Program {
+    child: std::process::Child,
+    says: BufReader<std::process::ChildStdout>,
+}
+
+impl Program {
+    fn new() -> Self {
+        let script = "import fcntl, mmap, os, sys
+from os import *
+here = dict(globals())
+for line in sys.stdin:
+    try:
+        said = eval(line, here)
+    except SyntaxError:
+        said = exec(line, here)
+    except Exception as error:
+        said = error
+    print(repr(said), flush=True)
+";
+        let mut command = std::process::Command::new("python3");
+        command.args(["-c", script]);
+        command.stdin(std::process::Stdio::piped());
+        command.stdout(std::process::Stdio::piped());
+        let mut child = command.spawn().expect("started");
+        let says = BufReader::new(child.stdout.take().expect("a pipe"));
+        Self { child, says }
+    }
+
+    /// Does a line of Python and returns what it says.
+    fn does(&mut self, line: &str) -> String {
+        let stdin = self.child.stdin.as_mut().expect("a pipe");
+        writeln!(stdin, "{line}").expect("alive");
+        let mut said = String::new();
+        self.says.read_line(&mut said).expect("alive");
+        said.trim_end().to_owned()
+    }
+
+    fn open(&mut self, file: &str, path: &Path, flags: &str) {
+        let path = path.display();
+        let said = self.does(&format!("{file} = open({path:?}, {flags})"));
+        assert_eq!(said, "None");
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Returns the name of the one file that stands aside of another, once it is there.
+fn wait_for_aside(peer: &Peer, of: &str) -> String {
+    let stem = of.split('.').next().unwrap_or(of);
+    wait_until(&format!("{of} stands aside"), MINUTES, || {
+        let names = fs::read_dir(peer.mountpoint()).ok()?;
+        let names = names.filter_map(|name| name.ok()?.file_name().into_string().ok());
+        names
+            .filter(|name| name.starts_with(&format!("{stem} (conflict")))
+            .min()
+    })
+}
+
+#[test]
+fn who_has_a_file_open_goes_on_with_what_it_wrote() {
+    scenario("in-use", 5 * MINUTES, |s| {
+        let (a, b) = two(s);
+        let (file, log) = (b.path("file"), b.path("log"));
+        fs::write(a.path("file"), [b'.'; 65536]).expect("written");
+        fs::write(a.path("log"), "begun\n").expect("written");
+        wait_for_content(&file, &[b'.'; 65536]);
+        wait_for_content(&log, b"begun\n");
+        let number = fs::metadata(&file).expect("there").ino();
+        let mut program = Program::new();
+        let mut reader = Program::new();
+        reader.open("file", &file, "O_RDONLY");
+        program.open("file", &file, "O_RDWR");
+        program.open("log", &log, "O_RDWR | O_APPEND");
+        program.does("map = mmap.mmap(file, 65536)");
+        program.does("fcntl.flock(file, fcntl.LOCK_EX)");
+        s.network().cut("b");
+        program.does("pwrite(file, b'ours' * 1024, 0), fsync(file)");
+        program.does("write(log, b'of b\\n'), fsync(log)");
+        // Left in the kernel's pages.
+        program.does("map[32768:32772] = b'page'");
+        let mut theirs = [b'.'; 65536];
+        theirs[8192..8198].copy_from_slice(b"theirs");
+        // Later than what b wrote.
+        fs::write(a.path("file"), theirs).expect("written");
+        let mut appends = fs::OpenOptions::new();
+        let mut appends = appends.append(true).open(a.path("log")).expect("open");
+        writeln!(appends, "of a").expect("written");
+        s.network().mend("b");
+        let aside = wait_for_aside(&b, "file");
+        let by_name = |name: &str, at: usize, len: usize| {
+            let bytes = fs::read(b.path(name)).expect("read");
+            String::from_utf8_lossy(&bytes[at..at + len]).into_owned()
+        };
+        wait_until("the name has the other", MINUTES, || {
+            (by_name("file", 8192, 6) == "theirs").then_some(())
+        });
+        // Of pages that it had seen, and of those that it had not.
+        let reads =
+            "pread(file, 4, 0), pread(file, 6, 8192), pread(file, 4, 32768), map[8192:8198]";
+        assert_eq!(
+            program.does(reads),
+            "(b'ours', b'......', b'page', b'......')"
+        );
+        let reads = "pread(file, 4, 0), pread(file, 6, 8192)";
+        assert_eq!(reader.does(reads), "(b'ours', b'......')");
+        let same = format!("fstat(file).st_ino == {number}, fstat(file).st_size");
+        assert_eq!(program.does(&same), "(True, 65536)");
+        let found = |name: &str| fs::metadata(b.path(name)).expect("there").ino();
+        assert_eq!(found(&aside), number);
+        assert_ne!(found("file"), number);
+        // What it does then is all in one file.
+        program.does("map[40960:40964] = b'more'");
+        program.does("map.flush()");
+        program.does("again = open('/proc/self/fd/%d' % file, O_RDWR)");
+        program.does("pwrite(again, b'again', 4096), close(again)");
+        program.does("copy_file_range(file, file, 4096, 0, 20480)");
+        program.does("ftruncate(file, 49152), fchmod(file, 0o600), fsync(file)");
+        program.does("setxattr(file, 'user.tag', b'ours')");
+        let seen = program.does("lseek(file, 0, SEEK_DATA), fstat(file).st_size");
+        assert_eq!(seen, "(0, 49152)");
+        fs::rename(b.path(&aside), b.path("mine")).expect("renamed");
+        let whole = |peer: &Peer| {
+            let bytes = fs::read(peer.path("mine")).ok()?;
+            let at = |at: usize, text: &[u8]| bytes.get(at..at + text.len()) == Some(text);
+            let has = at(0, b"ours") && at(32768, b"page") && at(40960, b"more");
+            (has && at(4096, b"again") && at(20480, b"ours") && bytes.len() == 49152).then_some(())
+        };
+        for peer in [&a, &b] {
+            wait_until("all of it is in one file", MINUTES, || whole(peer));
+            let mut found = [0; 6];
+            let bytes = fs::read(peer.path("file")).expect("there");
+            found.copy_from_slice(&bytes[8192..8198]);
+            assert_eq!((&found, bytes.len()), (b"theirs", 65536));
+            assert_eq!(bytes.iter().filter(|byte| **byte != b'.').count(), 6);
+        }
+        // What others write to it then is its as well.
+        fs::write(a.path("mine"), "built on it").expect("written");
+        wait_until("it is read by who has it open", MINUTES, || {
+            (program.does("pread(file, 100, 0)") == "b'built on it'").then_some(())
+        });
+        // Appends were joined: one file, and who appends goes on with it.
+        program.does("write(log, b'again\\n'), fsync(log)");
+        for peer in [&a, &b] {
+            wait_until("the log has all lines", MINUTES, || {
+                let log = fs::read_to_string(peer.path("log")).ok()?;
+                let joined = ["begun\nof a\nof b\nagain\n", "begun\nof b\nof a\nagain\n"];
+                joined.contains(&&*log).then_some(())
+            });
+        }
+        // Closed, all have their numbers.
+        program.does("map.close(), close(file)");
+        reader.does("close(file)");
+        wait_until("the numbers are those of all", MINUTES, || {
+            let same = |name: &str| {
+                fs::metadata(a.path(name))
+                    .ok()?
+                    .ino()
+                    .eq(&found(name))
+                    .then_some(())
+            };
+            same("mine").and(same("file"))
+        });
+        assert_eq!(found("file"), number);
+        assert_eq!(by_name("mine", 0, 11), "built on it");
+        assert_eq!(by_name("file", 8192, 6), "theirs");
     });
 }

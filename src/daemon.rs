@@ -24,6 +24,7 @@ mod look;
 mod members;
 mod notify;
 mod order;
+mod place;
 mod protection;
 mod rescue;
 mod room;

@@ -132,6 +132,8 @@ pub struct Node {
     chain_wake: Notify,
     /// How much of the time each member is there.
     attendance: Mutex<presence::Attendance>,
+    /// Whether this peer removed who decided, so that it begins an era.
+    begins_era: AtomicBool,
     /// Letters to those who decide records.
     post: Mutex<letters::Post>,
     /// Whether another member said since the start how long its chain is.
@@ -300,6 +302,7 @@ impl Node {
             chain,
             chain_wake: Notify::new(),
             attendance: Mutex::new(attendance),
+            begins_era: AtomicBool::new(false),
             post: Mutex::default(),
             heard_chain: AtomicBool::new(false),
             needs: AtomicU64::new(0),

@@ -135,8 +135,13 @@ impl Cluster {
 
     /// Admits a new host, which has not started yet; returns its number.
     pub async fn admit(&mut self, role: Role) -> usize {
+        self.admit_by(0, role).await
+    }
+
+    /// Admits a new host by the word of another, which is an admin.
+    pub async fn admit_by(&mut self, by: usize, role: Role) -> usize {
         let token: InviteToken = self
-            .peer(0)
+            .peer(by)
             .node()
             .invite(role, Duration::from_secs(3_600))
             .await
@@ -144,7 +149,7 @@ impl Cluster {
         let mut host = self.host(None);
         let transport = self.transport(&host);
         let clock: Arc<dyn Clock> = host.clock.clone();
-        let founder = [self.hosts[0].addr];
+        let founder = [self.hosts[by].addr];
         let config = self.config(&host);
         let joined = Node::join(&transport, &config, &host.store, &clock, &token, &founder)
             .await
@@ -193,6 +198,12 @@ impl Cluster {
         let keys = self.hosts[index].keys.as_ref().unwrap();
         let opened = keys.open_segment(&segment.header.to_bytes(), &segment.body);
         opened.is_ok()
+    }
+
+    /// Gives a member another role, by the founder's word.
+    pub async fn set_role(&self, index: usize, role: Role) {
+        let id = self.hosts[index].identity.id();
+        self.peer(0).node().set_role(id, role).await.unwrap();
     }
 
     /// Removes a member by another's word.

@@ -21,6 +21,7 @@ impl Peer {
         let missed = voters.iter().filter(|voter| !self.is_heard(voter.device));
         let missed: Vec<String> = missed.map(|voter| self.device_name(voter.device)).collect();
         OrderReport {
+            era: tip.era,
             record: tip.number,
             record_ms: record.map_or(0, |record| record.time_ms),
             waiting_segments: waiting.sum(),
@@ -51,9 +52,11 @@ impl Peer {
             0 => String::new(),
             _ => format!(" of the last {}", span(waited)),
         };
+        let name = &order.missed[0];
         Some(format!(
             "the changes{since} wait for {who} to fix their order: everything goes on meanwhile, but what they \
-             replaced or removed is kept until then, and a late change may still come before them"
+             replaced or removed is kept until then, and a late change may still come before them. One that is lost \
+             is removed by an admin, with dfs members remove {name}: then the others go on"
         ))
     }
 }

@@ -121,6 +121,8 @@ pub struct TroubleReport {
 /// How far the order of the changes is fixed by records of the commit chain.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderReport {
+    /// How often an admin began the chain anew, as too few of those who decided were left.
+    pub era: u64,
     /// The number of the newest record.
     pub record: u64,
     /// When it was made, milliseconds since 1970; 0 where there is none yet.

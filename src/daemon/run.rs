@@ -19,6 +19,7 @@ use super::facts::Surroundings;
 use super::logging;
 use super::notify;
 use super::peer::{Parts, Peer, Sink};
+use super::place;
 use super::rescue;
 use super::server::Server;
 use super::settings::{self, Live, Settings};
@@ -29,6 +30,7 @@ use crate::base::time::{SystemClock, sleep, timeout};
 use crate::base::{Clock, Ino, Rng};
 use crate::fs::{FsConfig, Invalidation};
 use crate::fuse::{self, FuseError, Invalidator, MountOptions, Mounted, Prepared};
+use crate::log::chain::Chain;
 use crate::node::{Node, NodeConfig, NodeError, Role};
 use crate::store::{StateDir, Store, StoreError};
 use crate::transport::Transport;
@@ -290,6 +292,12 @@ async fn live(
         tracing::warn!(%error, "the settings are not kept for the next start");
     }
     let live = Live::new(settings.clone(), state.settings());
+    place::check(&config.state, &*store.rows, || {
+        tracing::warn!(
+            "the state folder was moved or put back: what was decided meanwhile is asked for"
+        );
+        Ok(Chain::doubt(&*store.rows).map_err(NodeError::from)?)
+    })?;
     let peer = Peer::start(Parts {
         identity,
         keys,

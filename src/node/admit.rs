@@ -1,6 +1,7 @@
 //! The admin's side of membership: invites, their redemption, removals.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::error::NodeError;
@@ -68,7 +69,12 @@ impl Node {
             }
             Ok(())
         })
-        .await
+        .await?;
+        if self.lacks_majority() {
+            self.begins_era.store(true, Ordering::Relaxed);
+            self.chain_wake.notify_one();
+        }
+        Ok(())
     }
 
     /// Leaves the keys of a new epoch for all that read.

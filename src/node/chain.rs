@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::Node;
 use super::event::NodeEvent;
-use super::roster::Roster;
+use super::roster::{Role, Roster};
 use super::session::Session;
 use super::sync::{BATCH_TIMEOUT, REFUSED_PAUSE};
 use super::transfer::Transfer;
@@ -17,13 +17,16 @@ use crate::base::DeviceId;
 use crate::base::time::sleep;
 use crate::crypto::{Identity, Signature};
 use crate::log::LogError;
-use crate::log::chain::{Notary, Outcome, Proposal, Record, VOTE_DOMAIN, Vote};
+use crate::log::chain::{Notary, Outcome, Proposal, Record, VOTE_DOMAIN, Vote, Voter};
 use crate::transport::Priority;
 use crate::wire::limits::{LINKS_BATCH_BYTES, LINKS_MAX};
 use crate::wire::{LinkBytes, RecordRef, Request, Response};
 
 /// Pause between two records, unless there is more to name than one takes.
 const RECORD_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long an admin waits for a more senior one, or the one who removed who decided, to begin an era.
+const ERA_PAUSE: Duration = Duration::from_secs(30);
 
 /// How often it is looked at who is there, and how often that is kept.
 const LOOK_PAUSE: Duration = Duration::from_secs(10);
@@ -58,6 +61,11 @@ impl Notary for Judge<'_> {
         })
     }
 
+    fn may_begin_era(&self, device: DeviceId) -> bool {
+        let author = self.roster.author(device);
+        author.is_some_and(|author| author.role == Role::Admin)
+    }
+
     fn endorses(&self, record: &Record) -> bool {
         let (needed, own) = (&self.needed, self.identity.device());
         needed.iter().all(|(device, needs)| {
@@ -78,6 +86,7 @@ impl Node {
     /// Does this peer's part in making records as long as the node runs.
     pub(super) async fn chain_loop(self: Arc<Self>) {
         let mut needed = Needed::default();
+        let mut leaderless = None;
         let (mut looked, mut kept) = (None, self.now());
         loop {
             if is_due(looked, LOOK_PAUSE, self.now()) {
@@ -87,6 +96,17 @@ impl Node {
             if is_due(Some(kept), KEEP_PAUSE, self.now()) {
                 kept = self.now();
                 self.keep_presence();
+            }
+            if self.is_era_due(&mut leaderless) {
+                let node = Arc::clone(&self);
+                let begin = move |judge: &Judge<'_>| {
+                    tracing::warn!("too few that decide are members: this admin decides alone now");
+                    let now_ms = node.clock.wall_ms();
+                    node.chain.begin_era(node.now(), now_ms, judge)
+                };
+                if let Err(error) = self.step_chain(begin).await {
+                    tracing::warn!(%error, "no era can be begun");
+                }
             }
             let settled = needed.settled(self.least_needed(), self.now());
             if let Err(error) = self.extend_chain(settled).await {
@@ -100,11 +120,54 @@ impl Node {
         }
     }
 
+    /// Says whether no other member has a longer chain, as far as it can be known: of those that are
+    /// heard at least one said how long its is.
+    fn knows_the_tip(&self) -> bool {
+        let tip = self.chain.tip();
+        let is_only = self.roster().members().len() == 1;
+        let table = self.table.lock();
+        let mut up = table.peers.values().filter(|peer| peer.up);
+        let is_longest = up.all(|peer| !is_longer(peer.chain, tip));
+        is_only || self.heard_chain.load(Ordering::Relaxed) && is_longest
+    }
+
+    /// Says whether this peer is to begin an era: it is an admin's, and of those who decide too few are
+    /// members any more. Who removed the last of them does so at once, others after a while, one after
+    /// the other.
+    fn is_era_due(&self, since: &mut Option<Duration>) -> bool {
+        if !self.lacks_majority() || self.role() != Some(Role::Admin) {
+            *since = None;
+            return false;
+        }
+        let roster = self.roster();
+        let admins = roster.members().filter(|member| member.role == Role::Admin);
+        let mut admins: Vec<_> = admins.map(|admin| (admin.admitted, admin.id)).collect();
+        admins.sort_unstable();
+        let place = admins.iter().position(|(_, id)| *id == self.id);
+        let place = u32::try_from(place.unwrap_or(0)).unwrap_or(u32::MAX);
+        let since = *since.get_or_insert(self.now());
+        let begins = self.begins_era.swap(false, Ordering::Relaxed);
+        begins || self.now() >= since + ERA_PAUSE.saturating_mul(place.saturating_add(1))
+    }
+
+    /// Says whether of those who decide too few are members that may.
+    pub(super) fn lacks_majority(&self) -> bool {
+        let voters = self.chain.voters();
+        let roster = self.roster();
+        let may = |voter: &&Voter| {
+            let author = roster.author(voter.device);
+            let role = author.and_then(|author| roster.role_of(&author.id));
+            role.is_some_and(|role| role != Role::Reader)
+        };
+        voters.iter().filter(may).count() < voters.len() / 2 + 1
+    }
+
     /// Makes the next record where this peer leads those who decide and there is something to name.
     async fn extend_chain(self: &Arc<Self>, needed: u64) -> Result<(), LogError> {
-        // Its folder may have been put back: then others know more of the chain than it does.
-        if self.roster().members().len() > 1 && !self.heard_chain.load(Ordering::Relaxed) {
-            return Ok(());
+        if self.chain.is_in_doubt() && self.knows_the_tip() {
+            let node = Arc::clone(self);
+            self.step_chain(move |_| node.chain.trust(node.now()))
+                .await?;
         }
         let node = Arc::clone(self);
         let make = move |judge: &Judge<'_>| {

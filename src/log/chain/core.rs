@@ -254,18 +254,18 @@ impl Core {
     }
 
     /// Takes a decided record, whoever sends it.
-    fn learn(&mut self, record: Record, certificate: Certificate, notary: &dyn Notary) {
+    pub(super) fn learn(&mut self, record: Record, certificate: Certificate, notary: &dyn Notary) {
         let tip = &self.row.tip;
-        let is_next = record.follows(tip);
-        if !is_next
+        let begins_era = record.begins_era(tip);
+        if !(begins_era || record.follows(tip))
             || certificate
                 .check(self.volume, tip, &record, notary)
                 .is_err()
         {
             return;
         }
-        let same_voters = record.voters == tip.voters;
-        let is_own = self.leads() == Some(certificate.ballot);
+        let same_voters = !begins_era && record.voters == tip.voters;
+        let is_own = !begins_era && self.leads() == Some(certificate.ballot);
         self.move_on(Tip::of(&record));
         self.out.decided.push((record, certificate));
         self.wrote(false);
@@ -294,6 +294,9 @@ impl Core {
                 record,
                 certificate,
             } => match after(&record) {
+                Some(_) if record.begins_era(&self.row.tip) => {
+                    self.learn(record, certificate, notary);
+                }
                 Some(after) if is_ahead(after, self.row.tip.at) => self.fall_behind(from),
                 Some(_) => self.learn(record, certificate, notary),
                 None => {}

@@ -13,7 +13,7 @@ use super::message::Message;
 use super::naming::{Endorser, Naming};
 use super::record::{Record, RecordBody, Voter};
 use super::row::{Row, Tip};
-use super::vote::{Certificate, Notary};
+use super::vote::{Ballot, Certificate, Notary, Vote};
 use crate::base::{DeviceId, LogId, Rng, VolumeId};
 use crate::log::{LogError, LogStore};
 use crate::store::{Batch, Rows, Table, codec};
@@ -163,6 +163,19 @@ impl Chain {
         Ok(())
     }
 
+    /// Notes in the rows of a store, before its chain is opened, that they may be older than what this
+    /// device has signed: its folder was put back from a copy, or moved. It has no vote until it has
+    /// heard what others know.
+    pub fn doubt(rows: &dyn Rows) -> Result<(), LogError> {
+        let Some(mut row) = stored_row(rows)? else {
+            return Ok(());
+        };
+        row.is_unsure = true;
+        let mut batch = Batch::new();
+        batch.put(Table::Meta, ROW_KEY, row.to_bytes());
+        Ok(rows.commit(batch)?)
+    }
+
     /// Opens the chain in the rows of a store; the one of record 0 alone where they hold none. Where they
     /// hold no row of this device either, it begins one that has never voted.
     ///
@@ -255,6 +268,22 @@ impl Chain {
     /// Says whether this device leads those who decide.
     pub fn leads(&self) -> bool {
         self.state.lock().agreement.leads()
+    }
+
+    /// Says whether this device decides alone, and has no vote since its folder was put back or moved.
+    pub fn is_in_doubt(&self) -> bool {
+        let state = self.state.lock();
+        let is_alone = state.agreement.tip().voters == [self.own];
+        is_alone && state.agreement.is_recalling()
+    }
+
+    /// Gives this device, which decides alone, its vote back: it has heard how long the chain of the
+    /// others is, or there are none.
+    pub fn trust(&self, now: Duration) -> Result<Outcome, LogError> {
+        let mut state = self.state.lock();
+        let before = state.agreement.tip().at.number;
+        state.agreement.trust_row();
+        self.settle(&mut state, before, now)
     }
 
     /// Returns the last segment of each log that a record names.
@@ -415,6 +444,45 @@ impl Chain {
         }
         let made = self.settle(&mut state, tip.at.number, now)?;
         Ok(outcome.and(made))
+    }
+
+    /// Begins an era behind the newest record, in which this device decides alone: an admin does so where
+    /// of those who decide too few are members any more.
+    pub fn begin_era(
+        &self,
+        now: Duration,
+        now_ms: u64,
+        notary: &dyn Notary,
+    ) -> Result<Outcome, LogError> {
+        let mut state = self.state.lock();
+        let tip = state.agreement.tip().clone();
+        let (Some(era), Some(number)) = (tip.at.era.checked_add(1), tip.at.number.checked_add(1))
+        else {
+            return Ok(Outcome::default());
+        };
+        let record = Record::new(RecordBody {
+            era,
+            number,
+            prev: tip.at.hash,
+            segments: Vec::new(),
+            ended: Vec::new(),
+            statements: Vec::new(),
+            base_line: tip.base_line,
+            time_ms: now_ms,
+            voters: vec![self.own],
+            is_checkpoint: false,
+        })?;
+        let ballot = Ballot {
+            round: era,
+            leader: self.own.device,
+        };
+        let vote = Vote::new(self.founding.volume, &record, ballot);
+        let certificate = Certificate {
+            ballot,
+            votes: vec![(self.own.device, notary.sign(&vote))],
+        };
+        state.agreement.begin_era(now, record, certificate, notary);
+        self.settle(&mut state, tip.at.number, now)
     }
 
     /// Has the agreement do something; it endorses only what this device holds.

@@ -10,7 +10,7 @@ use super::core::{Core, Output, is_ahead};
 use super::message::Message;
 use super::record::Record;
 use super::row::{Row, Tip};
-use super::vote::{Ballot, Notary};
+use super::vote::{Ballot, Certificate, Notary};
 use crate::base::{DeviceId, Rng, VolumeId};
 use crate::wire::RecordRef;
 
@@ -126,6 +126,19 @@ impl Agreement {
     pub fn adopt(&mut self, now: Duration, tip: Tip) {
         self.core.adopt(tip);
         self.rest(now);
+    }
+
+    /// Begins an era with a record of this device, an admin's, and its signature.
+    pub fn begin_era(
+        &mut self,
+        now: Duration,
+        record: Record,
+        certificate: Certificate,
+        notary: &dyn Notary,
+    ) {
+        let led = self.leads();
+        self.core.learn(record, certificate, notary);
+        self.settle(now, led);
     }
 
     /// Says that the row of a lone voter is whole though its folder was put back or moved. The

@@ -169,6 +169,10 @@ impl Notary for Endorser<'_> {
         self.notary.verify(device, vote, signature)
     }
 
+    fn may_begin_era(&self, device: DeviceId) -> bool {
+        self.notary.may_begin_era(device)
+    }
+
     fn endorses(&self, record: &Record) -> bool {
         let naming = Naming::new(self.log, self.named, record.number.saturating_sub(1));
         match naming.fits(record, self.base_line) {

@@ -165,6 +165,16 @@ impl Record {
         (self.number == 0).then_some(VolumeId(self.hash))
     }
 
+    /// Says whether the record begins an era right behind `tip`: it names nothing, and is signed by an
+    /// admin in place of the voters, of whom too few are left.
+    pub fn begins_era(&self, tip: &Tip) -> bool {
+        tip.at.era.checked_add(1) == Some(self.era)
+            && tip.at.number.checked_add(1) == Some(self.number)
+            && self.prev == tip.at.hash
+            && self.base_line == tip.base_line
+            && self.segments.is_empty()
+    }
+
     /// Says whether the record may stand right behind `tip`, in the same era: its number and `prev`
     /// continue it, and the base line neither goes back nor beyond it.
     pub fn follows(&self, tip: &Tip) -> bool {

@@ -78,6 +78,9 @@ pub trait Notary {
     /// Says whether `device` signed this vote.
     fn verify(&self, device: DeviceId, vote: &Vote, signature: &Signature) -> bool;
 
+    /// Says whether a device is, or was, that of an admin, who may begin an era.
+    fn may_begin_era(&self, device: DeviceId) -> bool;
+
     /// Says whether this device may vote for a record: it holds, durably, every segment that it
     /// names and those are closed under what they build on, its statements are known, and its
     /// base line is right by the pulses that are here. May say no now and yes later.
@@ -85,7 +88,7 @@ pub trait Notary {
 }
 
 /// The proof that a record was decided: votes of a majority of the voters that the record before
-/// names, at one ballot.
+/// names, at one ballot; or that of the admin who begins an era with it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Certificate {
     /// The ballot of all its votes.
@@ -101,7 +104,8 @@ impl Certificate {
     /// # Errors
     ///
     /// [`LogError::Uncertified`] where the record does not follow, a signer is no voter of
-    /// `before` or is named twice, a signature does not hold, or they are no majority.
+    /// `before` or is named twice, a signature does not hold, or they are no majority; where it begins
+    /// an era, its only signer is no admin.
     pub fn check(
         &self,
         volume: VolumeId,
@@ -111,10 +115,15 @@ impl Certificate {
     ) -> Result<(), LogError> {
         let devices: Vec<DeviceId> = self.votes.iter().map(|(device, _)| *device).collect();
         let vote = Vote::new(volume, record, self.ballot);
-        let holds = record.follows(before)
-            && ascends(&devices)
-            && devices.iter().all(|device| before.has_voter(*device))
-            && devices.len() >= before.majority()
+        let is_entitled = if record.begins_era(before) {
+            devices.len() == 1 && devices.iter().all(|device| notary.may_begin_era(*device))
+        } else {
+            record.follows(before)
+                && ascends(&devices)
+                && devices.iter().all(|device| before.has_voter(*device))
+                && devices.len() >= before.majority()
+        };
+        let holds = is_entitled
             && self
                 .votes
                 .iter()

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use dfs::base::time::sleep;
+use dfs::node::Role;
 use dfs_sim::Cluster;
 
 use super::simulate;
@@ -177,5 +178,78 @@ fn one_of_three_that_is_seldom_there_is_replaced() {
         cluster.restart(away).await;
         cluster.settle().await;
         cluster.assert_converged().await;
+    });
+}
+
+#[test]
+fn an_admin_that_removes_who_decided_alone_decides_from_then_on() {
+    simulate(63, |seed| async move {
+        let mut cluster = Cluster::new(seed, 3, 1).await;
+        cluster.set_role(1, Role::Admin).await;
+        cluster.write(1, b"plan", b"version one").await;
+        cluster.settle().await;
+        assert_eq!(cluster.peer(1).order().decided_by, ["host0"]);
+        // Its disk is lost.
+        cluster.crash(0).await;
+        cluster.write(1, b"plan", b"version two").await;
+        cluster.write(2, b"other", b"of another").await;
+        for index in [1, 2] {
+            cluster.peer(index).flush().await.unwrap();
+        }
+        assert!(!is_decided(&cluster, 1).await);
+        cluster.remove(1, 0).await;
+        for index in [1, 2, 3] {
+            assert!(
+                is_decided(&cluster, index).await,
+                "seed {seed}: host{index}"
+            );
+            let tip = cluster.peer(index).node().chain().tip();
+            assert_eq!(tip.era, 1, "seed {seed}: {tip:?}");
+        }
+        // Who comes later takes the chain of both eras, and a restart goes on with it.
+        for index in [1, 2, 3] {
+            cluster.crash(index).await;
+            cluster.restart(index).await;
+        }
+        cluster.write(2, b"plan", b"version three").await;
+        cluster.settle().await;
+        let new = cluster.admit_by(1, Role::Writer).await;
+        cluster.restart(new).await;
+        cluster.peer(new).caught_up().await.unwrap();
+        cluster.settle().await;
+        assert!(is_decided(&cluster, new).await);
+        assert_eq!(cluster.tree(new).await, cluster.tree(1).await);
+        assert_eq!(cluster.tree(2).await, cluster.tree(1).await);
+    });
+}
+
+#[test]
+fn a_removed_admin_begins_no_era_for_those_who_know_it() {
+    simulate(65, |seed| async move {
+        let mut cluster = Cluster::new(seed, 3, 0).await;
+        cluster.set_role(1, Role::Admin).await;
+        cluster.write(1, b"plan", b"version one").await;
+        cluster.settle().await;
+        cluster.partition(&[1], &[0, 2]);
+        cluster.remove(0, 1).await;
+        // Cut off, it removes who decides, and goes on alone.
+        cluster.remove(1, 0).await;
+        cluster.write(1, b"plan", b"of one that was removed").await;
+        cluster.peer(1).flush().await.unwrap();
+        sleep(A_WHILE).await;
+        assert_eq!(cluster.peer(1).node().chain().tip().era, 1);
+        cluster.heal();
+        sleep(2 * A_WHILE).await;
+        for index in [0, 2] {
+            assert_eq!(cluster.peer(index).node().chain().tip().era, 0);
+        }
+        cluster.write(2, b"plan", b"of those who stay").await;
+        cluster.crash(1).await;
+        cluster.settle().await;
+        assert!(is_decided(&cluster, 0).await);
+        assert_eq!(
+            cluster.read(0, b"plan").await.as_deref(),
+            Some(&b"of those who stay"[..])
+        );
     });
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::Stub;
 use crate::base::{DeviceId, LogId, Stamp, VolumeId};
 use crate::crypto::Signature;
-use crate::log::chain::{Chain, Founding, Outcome, Proposal};
+use crate::log::chain::{Chain, Founding, Notary, Outcome, Proposal, Record, Vote};
 use crate::log::{LogError, LogStore};
 use crate::store::{Batch, Store};
 use crate::wire::{RecordRef, SealedSegment, Seen, SegmentHeader, Vector};
@@ -289,4 +289,74 @@ fn what_nobody_who_decides_has_signed_is_not_taken() {
     assert_eq!(carl.chain.named(log_of(DeviceId(3))), 0);
     let none: Vector = Vector::new();
     assert_eq!(carl.log.vector(), none);
+}
+
+#[test]
+fn an_era_goes_on_from_the_newest_record_and_is_taken_from_an_admin_alone() {
+    let alice = Keeper::new(ALICE);
+    alice.take(&segments(DeviceId(3), 1, 1, &[]));
+    assert_eq!(alice.extend(), Some(false));
+    let bob = Keeper::new(BOB);
+    assert!(
+        bob.accept(&alice.chain.range(0, usize::MAX, 9).unwrap())
+            .unwrap()
+    );
+    let begun = bob.chain.begin_era(Duration::ZERO, 8, &Stub(BOB)).unwrap();
+    assert!(bob.see_to(begun));
+    let tip = bob.chain.tip();
+    assert_eq!((tip.era, tip.number), (1, 2));
+    bob.take(&segments(DeviceId(4), 1, 1, &[]));
+    assert_eq!(bob.extend(), Some(false));
+    assert_eq!(bob.names(3), [(log_of(DeviceId(4)), 1)]);
+    let links = bob.chain.range(0, usize::MAX, 9).unwrap();
+
+    let carl = Keeper::new(DeviceId(3));
+    let (outcome, taken) =
+        carl.chain
+            .accept(&links, BOB, Duration::ZERO, &NoAdmins(Stub(DeviceId(3))));
+    assert!(carl.see_to(outcome) && taken.is_err());
+    assert_eq!(carl.chain.tip().number, 1);
+    assert!(carl.accept(&links).unwrap());
+    assert_eq!(carl.chain.tip(), bob.chain.tip());
+    let again = Keeper::open(BOB, bob.store.clone());
+    assert_eq!(again.chain.tip(), bob.chain.tip());
+    again.take(&segments(DeviceId(5), 1, 1, &[]));
+    assert_eq!(again.extend(), Some(false));
+}
+
+#[test]
+fn a_lone_voter_whose_folder_was_put_back_names_nothing_until_it_is_trusted() {
+    let alice = Keeper::new(ALICE);
+    alice.take(&segments(DeviceId(3), 1, 1, &[]));
+    assert_eq!(alice.extend(), Some(false));
+    alice.take(&segments(DeviceId(4), 1, 1, &[]));
+    Chain::doubt(&*alice.store.rows).unwrap();
+    let again = Keeper::open(ALICE, alice.store.clone());
+    assert!(again.chain.is_in_doubt());
+    assert_eq!(again.extend(), None);
+    let again = Keeper::open(ALICE, alice.store.clone());
+    let trusted = again.chain.trust(Duration::ZERO).unwrap();
+    assert!(trusted.must_sync && !again.see_to(trusted));
+    assert!(!again.chain.is_in_doubt());
+    assert_eq!(again.extend(), Some(false));
+    // Who never had a row has none to doubt.
+    Chain::doubt(&*Store::memory().rows).unwrap();
+}
+
+/// Knows of nobody that may begin an era.
+struct NoAdmins(Stub);
+
+impl Notary for NoAdmins {
+    fn sign(&self, vote: &Vote) -> Signature {
+        self.0.sign(vote)
+    }
+    fn verify(&self, device: DeviceId, vote: &Vote, signature: &Signature) -> bool {
+        self.0.verify(device, vote, signature)
+    }
+    fn may_begin_era(&self, _: DeviceId) -> bool {
+        false
+    }
+    fn endorses(&self, record: &Record) -> bool {
+        self.0.endorses(record)
+    }
 }

@@ -234,6 +234,10 @@ impl Notary for Keys<'_> {
             verified.is_ok()
         })
     }
+    fn may_begin_era(&self, _: DeviceId) -> bool {
+        false
+    }
+
     fn endorses(&self, _: &Record) -> bool {
         true
     }
@@ -356,6 +360,10 @@ fn one_vote_a_ballot_and_none_for_what_is_not_endorsed() {
         fn verify(&self, device: DeviceId, vote: &Vote, signature: &Signature) -> bool {
             self.0.verify(device, vote, signature)
         }
+        fn may_begin_era(&self, _: DeviceId) -> bool {
+            false
+        }
+
         fn endorses(&self, record: &Record) -> bool {
             record.hash() != self.1
         }

@@ -16,6 +16,7 @@
 mod acl;
 mod anew;
 mod arrivals;
+mod back;
 mod body;
 mod coalesce;
 mod collect;

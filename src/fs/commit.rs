@@ -113,7 +113,11 @@ impl Fs {
     /// Returns an inode that somebody can still read: it has a name or a handle.
     fn readable(&self, ino: Ino) -> Result<Option<Inode>> {
         match self.inode(ino) {
-            Ok(inode) if inode.is_orphan() && self.inodes.opens(ino) == 0 => Ok(None),
+            Ok(inode) if inode.is_orphan() && self.inodes.opens(ino) == 0 => {
+                // What is written to a file that others removed brings it back.
+                let is_back = self.volume.is_removed_elsewhere(self.file(ino))?;
+                Ok(is_back.then_some(inode))
+            }
             Ok(inode) => Ok(Some(inode)),
             // Reaped.
             Err(FsError::Stale(_)) => Ok(None),
@@ -186,6 +190,10 @@ impl Fs {
         let Some(inode) = self.readable(node.ino)? else {
             return Ok(false);
         };
+        let inode = match self.bring_back(node, content, dirty)? {
+            Some(back) => back,
+            None => inode,
+        };
         if !dirty.content_changed {
             let mut writer = self.volume.write()?;
             let inode = Inode {
@@ -244,6 +252,10 @@ impl Fs {
     ) -> Result<()> {
         let Some(inode) = self.readable(node.ino)? else {
             return Ok(());
+        };
+        let inode = match self.bring_back(node, content, dirty)? {
+            Some(back) => back,
+            None => inode,
         };
         self.gather_cells(&inode, dirty, u64::MAX)?;
         self.start_sealing(dirty);

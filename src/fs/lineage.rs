@@ -9,10 +9,11 @@
 
 use std::sync::Arc;
 
+use super::dirty::Dirty;
 use super::inode_table::{Content, Node};
-use super::{Fs, Invalidation};
+use super::{Fs, Invalidation, Result};
 use crate::base::Ino;
-use crate::volume::Place;
+use crate::volume::{Inode, Place};
 
 impl Fs {
     /// Writes what is unwritten of a file that got another content meanwhile: who reads it is to find
@@ -25,6 +26,37 @@ impl Fs {
         if dirty.content_changed && self.inode(node.ino).is_ok_and(|at| is_other(at.version)) {
             self.commit_in_background(node, content);
         }
+    }
+
+    /// Brings a file back that others removed and that is written here; returns it.
+    pub(super) fn bring_back(
+        &self,
+        node: &Node,
+        content: &mut Content,
+        dirty: &mut Dirty,
+    ) -> Result<Option<Inode>> {
+        let ino = node.ino;
+        if !dirty.content_changed || !self.inode(ino)?.is_orphan() {
+            return Ok(None);
+        }
+        let Some(back) = self.volume.write()?.bring_back(ino, self.now())? else {
+            return Ok(None);
+        };
+        let before = std::mem::replace(&mut dirty.base, back.version);
+        dirty.base_size = back.size;
+        for shown in [&mut content.cached, &mut content.stale] {
+            if *shown == Some(before) {
+                *shown = Some(back.version);
+            }
+        }
+        let mut invalid = self.invalid.lock();
+        if let Some(Place { parent, name }) = &back.home {
+            let (parent, name) = (self.number_of(*parent), name.to_vec());
+            invalid.push(Invalidation::Entry { parent, name });
+            invalid.push(Invalidation::Attr(parent));
+        }
+        invalid.push(Invalidation::Attr(ino));
+        Ok(Some(Inode { ino, ..back }))
     }
 
     /// Begins to give back numbers that nobody has open any more.

@@ -9,6 +9,8 @@ mod places;
 mod rename;
 mod rights;
 
+pub(super) use names::{conflict_name, label};
+
 use bytes::Bytes;
 
 use super::acl::Acl;
@@ -365,7 +367,7 @@ impl Fold<'_> {
     /// Returns the name that people gave a device, fit for a file name.
     fn device_name(&mut self, device: DeviceId) -> Result<String> {
         match self.tx.get(RowKey::Device(device))? {
-            Some(Value::Device(name)) => Ok(names::label(name)),
+            Some(Value::Device(name)) => Ok(label(name)),
             Some(_) => Err(WRONG_KIND),
             None => Ok(format!("{:08x}", device.0 >> 32)),
         }

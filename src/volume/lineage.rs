@@ -288,6 +288,12 @@ impl Volume {
         drawn(&self.context.rng)
     }
 
+    /// Lets a number stand for another file from now on.
+    pub(super) fn move_number(&self, number: Ino, to: Ino) {
+        self.lineages
+            .change(|tables| tables.move_number(number, to));
+    }
+
     /// Commits what a merge did; returns what kernel caches have to forget. Numbers that are kept go
     /// where their content goes, at once with it.
     pub(super) fn commit_merge(

@@ -12,9 +12,11 @@ use super::fold::fold_within;
 use super::op::{OpKind, ino_of};
 use super::overlay::{Base, Effect, Overlay, Room};
 use super::record::Record;
+use super::rows::RowKey;
 use super::sight::Sight;
 use super::state::State;
 use super::types::{DirKey, Dirent, Extent, Inode};
+use super::view::as_inode;
 use super::{Result, Volume, VolumeError};
 use crate::base::{Ino, OpId};
 use crate::store::VALUE_MAX_BYTES;
@@ -143,7 +145,11 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn next_id(&self) -> OpId {
+    pub(super) fn volume(&self) -> &'a Volume {
+        self.volume
+    }
+
+    pub(super) fn next_id(&self) -> OpId {
         let wall_ms = self.volume.context.clock.wall_ms();
         OpId {
             stamp: self.volume.hlc.tick(wall_ms.min(self.state.last_ms)),
@@ -225,7 +231,11 @@ impl Together<'_, '_> {
             collect::note(named, &kind);
         }
         if let Some(ino) = kind.shape().changes() {
-            let inode = volume.view.inode(ino)?.ok_or(VolumeError::NoInode(ino))?;
+            let made = match self.overlay.rows.get(&RowKey::Inode(ino)) {
+                Some(Some(row)) => Some(as_inode(row)?.clone()),
+                _ => volume.view.inode(ino)?,
+            };
+            let inode = made.ok_or(VolumeError::NoInode(ino))?;
             if inode.is_orphan() {
                 return self.add_private(inode.ino, kind);
             }

@@ -13,7 +13,7 @@ const EXTENSION_MAX_BYTES: usize = 16;
 const LABEL_MAX_BYTES: usize = 64;
 
 /// Returns a device's name without what may not stand in a file name or on a terminal.
-pub(super) fn label(name: &str) -> String {
+pub(in crate::volume) fn label(name: &str) -> String {
     let clean = |c: char| if is_unseen(c) || c == '/' { '-' } else { c };
     let mut label: String = name.chars().map(clean).collect();
     label.truncate(floor_char_boundary(label.as_bytes(), LABEL_MAX_BYTES));
@@ -23,7 +23,7 @@ pub(super) fn label(name: &str) -> String {
 /// Returns the `attempt`-th conflict name (from 1) of `name`, within the longest name there is.
 ///
 /// Directories have no extension.
-pub(super) fn conflict_name(
+pub(in crate::volume) fn conflict_name(
     name: &[u8],
     is_dir: bool,
     label: &str,

@@ -509,6 +509,108 @@ fn names_are_moved_and_removed_while_what_they_stand_for_is_open() {
     agree(&devices);
 }
 
+#[test]
+fn what_is_written_to_a_file_that_others_removed_brings_it_back() {
+    for is_committed in [false, true] {
+        let devices = crossed();
+        let (a, b) = (Mounted::new(&devices[0]), &devices[1]);
+        for name in ["f", "taken", "unwritten", "closed"] {
+            devices[0].put(name, "base....");
+        }
+        devices[0].mkdir("dir");
+        // More pieces than a few ops take.
+        let deep = devices[0].make("dir/deep", dfs::volume::FileKind::File);
+        a.meet(&[b]);
+        let long = a.open_number(deep, BOTH);
+        let page = "p".repeat(4096);
+        for piece in 0..600 {
+            a.write(long, piece * 8192, &page);
+        }
+        a.fs.fsync(long.0, long.1).unwrap();
+        let mut whole = a.text(long);
+        let file = a.open("f");
+        let [taken, unwritten, closed] = ["taken", "unwritten", "closed"].map(|name| a.open(name));
+        let value = b"value";
+        a.fs.setxattr(ROOT, file.0, b"user.tag", value, XattrMode::Either)
+            .unwrap();
+        a.meet(&[b]);
+        a.write(unwritten, 0, "anna");
+        for name in ["f", "taken", "unwritten", "closed", "dir/deep"] {
+            b.unlink(name);
+        }
+        b.rmdir("dir");
+        b.put("taken", "another");
+        b.publish();
+        a.pull(b);
+        if is_committed {
+            let merged = devices[0].commit();
+            a.fs.apply_changes(&merged.changes);
+            b.pull(&devices[0], usize::MAX);
+        }
+        for file in [file, taken, closed, long] {
+            assert_eq!(a.fs.getattr(file.0).unwrap().attr.nlink, 0);
+        }
+        assert_eq!(a.text(file), "base....");
+        let set = SetAttr {
+            mode: Some(0o600),
+            ..SetAttr::default()
+        };
+        a.fs.setattr(ROOT, file.0, set).unwrap();
+        a.put(file, 4, "anna");
+        a.put(taken, 8, "more");
+        a.put(long, 1 << 30, "end");
+        a.settle();
+        // The one that was not written stays removed.
+        a.close(closed);
+        let beside = format!("taken{ANNA}");
+        assert_eq!(a.by_name("f"), "baseanna");
+        assert_eq!(a.number("f"), file.0);
+        assert_eq!(a.by_name(&beside), "base....more");
+        assert_eq!(a.by_name("taken"), "another");
+        a.fs.fsync(unwritten.0, unwritten.1).unwrap();
+        assert_eq!(a.by_name("unwritten"), "anna....");
+        a.put(file, 0, "ANNA");
+        a.meet(&[b]);
+        assert_eq!(b.text("f"), "ANNAanna");
+        let there = b.at("f");
+        assert_eq!((there.mode, there.xattrs), (0o600, 1));
+        assert_eq!(b.text(&beside), "base....more");
+        assert_eq!(b.text("unwritten"), "anna....");
+        let deep = b.find("deep").or_else(|| b.find("dir/deep")).unwrap();
+        assert_eq!(deep.size, (1 << 30) + 3);
+        whole.truncate(2 << 20);
+        let start = b.volume.extents(deep.ino, 0..2 << 20).unwrap();
+        assert_eq!(
+            shown(&start, 2 << 20),
+            whole.replace('\0', "."),
+            "the pieces"
+        );
+        assert!(!b.list("").contains(&"closed".to_owned()));
+        // What others write then is read.
+        b.put("f", "built on it");
+        a.meet(&[b]);
+        assert_eq!(a.text(file), "built on it");
+        for file in [file, taken, unwritten, long] {
+            a.close(file);
+        }
+        a.settle();
+        for name in ["f", "taken", "unwritten", &beside] {
+            assert_eq!(a.number(name), b.at(name).ino);
+            assert_eq!(a.by_name(name), b.text(name));
+        }
+        for number in [file, taken, unwritten, closed, long] {
+            a.fs.forget(number.0, u64::MAX);
+        }
+        a.meet(&[b]);
+        agree(&devices);
+    }
+}
+
+fn shown(extents: &[dfs::volume::Extent], size: u64) -> String {
+    let bytes = crate::volume_laws::cluster::render(extents, size);
+    String::from_utf8(bytes).unwrap()
+}
+
 /// Each program writes a part of the file that nobody else writes: it always finds what it wrote last.
 #[test]
 fn no_program_finds_other_bytes_than_its_own_whoever_meets_when() {
@@ -526,6 +628,9 @@ fn no_program_finds_other_bytes_than_its_own_whoever_meets_when() {
             match dice.below(10) {
                 0 | 1 if open.len() < 8 => {
                     let name = names[dice.below(2) as usize];
+                    if devices[0].find(name).is_none() {
+                        devices[0].put(name, &".".repeat(40));
+                    }
                     let file = a.open(name);
                     let at = (0..8).map(|part| part * 4);
                     let taken = |at: &u64| open.iter().all(|(_, taken, _)| taken != at);
@@ -551,6 +656,13 @@ fn no_program_finds_other_bytes_than_its_own_whoever_meets_when() {
                     // Behind what the programs write.
                     let by = others[dice.below(2) as usize];
                     let all: Vec<String> = by.list("");
+                    if all.is_empty() {
+                        continue;
+                    }
+                    if dice.below(6) == 0 {
+                        by.unlink(&all[dice.below(all.len() as u64) as usize]);
+                        continue;
+                    }
                     let inode = by.at(&all[dice.below(all.len() as u64) as usize]);
                     for _ in 0..dice.below(3) {
                         by.later();

@@ -341,3 +341,55 @@ fn who_has_a_file_open_goes_on_with_what_it_wrote() {
         assert_eq!(by_name("file", 8192, 6), "theirs");
     });
 }
+
+#[test]
+fn a_file_that_others_removed_is_back_when_who_has_it_open_writes() {
+    scenario("in-use", 5 * MINUTES, |s| {
+        let (a, b) = two(s);
+        fs::create_dir(a.path("dir")).expect("made");
+        for name in ["notes", "dir/mapped", "kept"] {
+            fs::write(a.path(name), [b'.'; 16384]).expect("written");
+            wait_for_content(&b.path(name), &[b'.'; 16384]);
+        }
+        let mut program = Program::new();
+        for (file, name) in [
+            ("notes", "notes"),
+            ("mapped", "dir/mapped"),
+            ("kept", "kept"),
+        ] {
+            program.open(file, &b.path(name), "O_RDWR");
+        }
+        program.does("map = mmap.mmap(mapped, 16384)");
+        for name in ["notes", "dir/mapped", "kept"] {
+            fs::remove_file(a.path(name)).expect("removed");
+        }
+        fs::remove_dir(a.path("dir")).expect("removed");
+        wait_until("they are gone", MINUTES, || {
+            let is_gone = ["notes", "dir", "kept"].map(|name| !b.path(name).exists());
+            is_gone.iter().all(|is_gone| *is_gone).then_some(())
+        });
+        program.does("pwrite(notes, b'ours', 4096), fsync(notes)");
+        program.does("map[8192:8196] = b'page'");
+        let reads = "pread(notes, 4, 0), pread(notes, 4, 4096), map[8192:8196]";
+        assert_eq!(program.does(reads), "(b'....', b'ours', b'page')");
+        // Closed with its pages not written back yet.
+        program.does("map.close(), close(mapped)");
+        for peer in [&a, &b] {
+            for (name, at, text) in [("notes", 4096, b"ours"), ("mapped", 8192, b"page")] {
+                let mut whole = [b'.'; 16384];
+                whole[at..at + 4].copy_from_slice(text);
+                wait_for_content(&peer.path(name), &whole);
+            }
+            assert!(!peer.path("kept").exists());
+        }
+        program.does("pwrite(notes, b'more', 0), fsync(notes)");
+        let mut whole = [b'.'; 16384];
+        whole[..4].copy_from_slice(b"more");
+        whole[4096..4100].copy_from_slice(b"ours");
+        wait_for_content(&a.path("notes"), &whole);
+        fs::write(a.path("notes"), "built on it").expect("written");
+        wait_until("it is read by who has it open", MINUTES, || {
+            (program.does("pread(notes, 100, 0)") == "b'built on it'").then_some(())
+        });
+    });
+}

@@ -43,6 +43,24 @@ struct DiskState {
     largest_batch: usize,
     failing_syncs: bool,
     poisoned: bool,
+    /// When the power goes.
+    cut: Option<Cut>,
+}
+
+/// A power cut to come.
+struct Cut {
+    /// Writes and syncs that still work.
+    left: u64,
+    /// Told of it.
+    told: Box<dyn FnOnce() + Send>,
+}
+
+impl std::fmt::Debug for Cut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cut")
+            .field("left", &self.left)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default, Clone)]
@@ -161,6 +179,12 @@ impl MemoryDisk {
         self.state.lock().failing_syncs = failing;
     }
 
+    /// Cuts the power behind so many more writes and syncs: nothing is written or synced from then on, and
+    /// `told` is called. [`MemoryDisk::crash`] gives what is left.
+    pub fn cut_power_after(&self, count: u64, told: Box<dyn FnOnce() + Send>) {
+        self.state.lock().cut = Some(Cut { left: count, told });
+    }
+
     /// Flips one bit of a held chunk, on the disk for good; tells whether it is held.
     pub fn rot(&self, id: ChunkId) -> bool {
         let mut state = self.state.lock();
@@ -190,9 +214,7 @@ impl Default for MemoryDisk {
 
 impl DiskState {
     fn check_writable(&mut self, more_bytes: u64) -> Result<(), StoreError> {
-        if self.poisoned {
-            return Err(StoreError::Poisoned);
-        }
+        self.check_power()?;
         let needed = self.row_bytes + self.chunk_bytes + more_bytes;
         let is_full = self.capacity.is_some_and(|capacity| needed > capacity);
         if is_full || self.writes_left == Some(0) {
@@ -207,10 +229,23 @@ impl DiskState {
 
     fn check_sync(&mut self) -> Result<(), StoreError> {
         self.poisoned |= self.failing_syncs;
-        if self.poisoned {
-            return Err(StoreError::Poisoned);
+        self.check_power()
+    }
+
+    /// Counts a write or a sync down to the power cut.
+    fn check_power(&mut self) -> Result<(), StoreError> {
+        match &mut self.cut {
+            Some(cut) if cut.left == 0 => self.poisoned = true,
+            Some(cut) => cut.left -= 1,
+            None => {}
         }
-        Ok(())
+        if !self.poisoned {
+            return Ok(());
+        }
+        if let Some(cut) = self.cut.take() {
+            (cut.told)();
+        }
+        Err(StoreError::Poisoned)
     }
 }
 
@@ -322,9 +357,7 @@ impl Chunks for MemoryChunks {
 
     fn delete(&self, id: ChunkId) -> Result<(), StoreError> {
         let mut state = self.0.lock();
-        if state.poisoned {
-            return Err(StoreError::Poisoned);
-        }
+        state.check_power()?;
         if let Some(bytes) = state.chunks.remove(&id) {
             state.chunk_bytes -= bytes.len() as u64;
             if let Some(durable) = &mut state.durable {
@@ -473,6 +506,30 @@ mod tests {
                 assert!(after.chunks.get(ChunkId([n; 32])).unwrap().is_some());
             }
             assert_eq!(store.chunks.usage().count, 20);
+        }
+    }
+
+    #[test]
+    fn the_power_goes_at_a_chosen_write_or_sync() {
+        for count in 0..6 {
+            let disk = MemoryDisk::new();
+            let store = disk.store();
+            let told = Arc::new(Mutex::new(0));
+            let tell = Arc::clone(&told);
+            disk.cut_power_after(count, Box::new(move || *tell.lock() += 1));
+            let mut acknowledged = 0;
+            for n in 0..3u8 {
+                let mut batch = Batch::new();
+                batch.put(Table::Meta, [n], [n]);
+                let committed = store.rows.commit(batch);
+                let synced = store.rows.sync();
+                acknowledged += u64::from(committed.is_ok() && synced.is_ok());
+            }
+            assert_eq!(acknowledged, count / 2);
+            assert_eq!(*told.lock(), u64::from(count < 6));
+            let after = disk.crash(&Rng::from_seed(count)).store();
+            let kept = (0..3u8).filter(|n| value(&after, &[*n]).is_some()).count() as u64;
+            assert!(kept == acknowledged || kept == count.div_ceil(2), "{kept}");
         }
     }
 

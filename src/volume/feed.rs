@@ -175,7 +175,7 @@ impl Volume {
                 todo.insert(Rank::tentative(op.id), Arc::new(kind));
             }
         }
-        merged.op_count += todo.len();
+        let op_count = todo.len();
         let mut batch = Batch::new();
         for (log, progress) in &progress {
             State::put_progress(&mut batch, *log, progress);
@@ -184,10 +184,13 @@ impl Volume {
         let mut merge = Merge::new(&self.view, &mut state, todo, sights);
         merge.run()?;
         let (overlay, undone) = (merge.overlay, merge.undone_count);
-        merged.undone_count += undone;
         let changes = self.commit_merge(&mut state, overlay, batch)?;
+        merged.undone_count += undone;
         state.progress.extend(progress);
         state.saw_more = true;
+        // Only what is in the rows counts: who goes on as long as something was folded ends otherwise
+        // never on a disk that takes nothing.
+        merged.op_count += op_count;
         merged.changes.extend(changes);
         self.drop_public(&mut state)?;
         Ok(undone)

@@ -311,3 +311,28 @@ fn a_record_that_a_full_disk_keeps_from_being_folded_is_folded_later_and_told() 
     assert!(one.volume.apply_segments().unwrap().is_nothing());
     sync(&devices);
 }
+
+#[test]
+fn a_full_disk_that_takes_no_op_is_an_error_and_no_progress() {
+    let devices = cluster(2);
+    let [one, two] = &devices[..] else {
+        unreachable!();
+    };
+    two.put("f", "of two");
+    two.publish();
+    let log = two.log.own_log();
+    let next = one.log.vector().get(&log).copied().unwrap_or(0) + 1;
+    let segments = two.log.range(log, next, usize::MAX).unwrap();
+    let now = one.clock.wall_ms() + 300_000;
+    let accepted = one.log.accept(&segments, now, &|_| Ok(())).unwrap();
+    assert_eq!(accepted.grown.len(), 1);
+    // Who folds goes on as long as something is folded.
+    one.refuse_writes(true);
+    for _ in 0..2 {
+        assert!(one.volume.apply_segments().is_err());
+    }
+    one.refuse_writes(false);
+    assert_eq!(one.volume.apply_segments().unwrap().op_count, 2);
+    assert_eq!(one.text("f"), "of two");
+    sync(&devices);
+}

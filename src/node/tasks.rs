@@ -2,15 +2,17 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use crate::base::task;
+use crate::base::told::Told;
 
 /// Spawns futures and, at the end, drops them at their next wait and waits until they are gone.
 pub(super) struct Tasks {
-    closing: watch::Sender<bool>,
+    closing: Arc<Told<bool>>,
     /// Each task holds a clone; `None` once the node is closing, so that no task starts any more.
     alive: Mutex<Option<mpsc::Sender<Infallible>>>,
     ended: tokio::sync::Mutex<mpsc::Receiver<Infallible>>,
@@ -20,7 +22,7 @@ impl Tasks {
     pub(super) fn new() -> Self {
         let (alive, ended) = mpsc::channel(1);
         Self {
-            closing: watch::channel(false).0,
+            closing: Arc::default(),
             alive: Mutex::new(Some(alive)),
             ended: tokio::sync::Mutex::new(ended),
         }
@@ -31,7 +33,7 @@ impl Tasks {
         let Some(alive) = self.alive.lock().clone() else {
             return;
         };
-        let mut closing = self.closing.subscribe();
+        let closing = Arc::clone(&self.closing);
         task::spawn(async move {
             tokio::select! {
                 biased;
@@ -45,7 +47,7 @@ impl Tasks {
     /// Ends all tasks; returns when the last one is gone.
     pub(super) async fn close(&self) {
         self.alive.lock().take();
-        self.closing.send_replace(true);
+        self.closing.set(true);
         while self.ended.lock().await.recv().await.is_some() {}
     }
 }

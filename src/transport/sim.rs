@@ -24,11 +24,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::{CONNECT_TIMEOUT, Connection, HANDSHAKE_TIMEOUT, Priority, Transport, TransportError};
 use crate::base::task::spawn;
 use crate::base::time::sleep;
+use crate::base::told::Told;
 use crate::base::{PeerId, Rng};
 
 mod line;
@@ -76,11 +77,10 @@ pub struct SimStats {
 impl SimNet {
     /// Returns a network without loss and with a delay of 1 ms each way.
     pub fn new(seed: u64) -> Self {
-        let (topology, _) = watch::channel(0);
         Self {
             net: Arc::new(Net {
                 rng: Rng::from_seed(seed),
-                topology,
+                topology: Told::new(0),
                 state: Mutex::new(State {
                     delay_min: Duration::from_millis(1),
                     delay_max: Duration::from_millis(1),
@@ -106,13 +106,12 @@ impl SimNet {
     pub fn transport(&self, addr: SocketAddr, peer: PeerId, spki: Vec<u8>) -> Arc<dyn Transport> {
         self.kill(addr);
         let (backlog, accepted) = mpsc::channel(BACKLOG_MAX);
-        let (down, _) = watch::channel(false);
         let endpoint = Arc::new(Endpoint {
             addr,
             peer,
             spki,
             backlog,
-            down,
+            down: Told::new(false),
         });
         let mut state = self.net.state.lock();
         state.endpoints.insert(addr, Arc::clone(&endpoint));
@@ -186,7 +185,7 @@ impl SimNet {
         for link in links {
             link.heard_again();
         }
-        self.net.topology.send_modify(|version| *version += 1);
+        self.net.topology.change(|version| *version += 1);
     }
 
     /// Pulls the plug of the machine at `addr`: it says nothing more and its peers are not told.
@@ -197,11 +196,11 @@ impl SimNet {
         };
         let links = state.live_links();
         drop(state);
-        endpoint.down.send_replace(true);
+        endpoint.down.set(true);
         for link in links {
             link.machine_died(addr);
         }
-        self.net.topology.send_modify(|version| *version += 1);
+        self.net.topology.change(|version| *version += 1);
     }
 
     /// Returns the addresses of the machines that run, in order.
@@ -234,7 +233,7 @@ fn pairs<'a>(
 struct Net {
     rng: Rng,
     /// Counts the changes of `cut` and `endpoints`, for those who wait for one.
-    topology: watch::Sender<u64>,
+    topology: Told<u64>,
     state: Mutex<State>,
 }
 
@@ -277,7 +276,7 @@ impl Net {
         for link in links {
             link.fell_silent();
         }
-        self.topology.send_modify(|version| *version += 1);
+        self.topology.change(|version| *version += 1);
     }
 
     fn is_cut(&self, from: SocketAddr, to: SocketAddr) -> bool {
@@ -368,10 +367,11 @@ impl Net {
 
     /// Waits while the path is cut.
     async fn uncut(&self, from: SocketAddr, to: SocketAddr) {
-        let mut topology = self.topology.subscribe();
         while self.is_cut(from, to) {
-            // The sender lives in `self`.
-            let _ = topology.changed().await;
+            let seen = self.topology.get();
+            if self.is_cut(from, to) {
+                self.topology.wait_for(|version| *version != seen).await;
+            }
         }
     }
 }
@@ -381,13 +381,12 @@ struct Endpoint {
     peer: PeerId,
     spki: Vec<u8>,
     backlog: mpsc::Sender<Arc<dyn Connection>>,
-    down: watch::Sender<bool>,
+    down: Told<bool>,
 }
 
 impl Endpoint {
     async fn went_down(&self) {
-        // The sender lives in `self`.
-        let _ = self.down.subscribe().wait_for(|down| *down).await;
+        self.down.wait_for(|down| *down).await;
     }
 }
 
@@ -431,7 +430,7 @@ impl SimTransport {
             }
         };
         sleep(self.net.delay()).await;
-        if *target.down.borrow() {
+        if target.down.get() {
             sleep(CONNECT_TIMEOUT.saturating_sub(waited + out)).await;
             return Err(TransportError::Unreachable { addr });
         }
@@ -516,7 +515,7 @@ impl Transport for SimTransport {
             state.endpoints.remove(&here);
             state.live_links()
         };
-        self.endpoint.down.send_replace(true);
+        self.endpoint.down.set(true);
         for link in links {
             link.machine_closed(here);
         }

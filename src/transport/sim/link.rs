@@ -8,11 +8,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{Endpoint, Net};
 use crate::base::PeerId;
 use crate::base::time::sleep;
+use crate::base::told::Told;
 use crate::transport::{
     Connection, Frame, IDLE_TIMEOUT, Incoming, Priority, ReplyHandle, ReplySink, STREAMS_MAX,
     Traffic, TransportError,
@@ -64,7 +65,7 @@ pub(super) struct End {
     spki: Vec<u8>,
     inbox: mpsc::UnboundedSender<Arrived>,
     arrived: tokio::sync::Mutex<mpsc::UnboundedReceiver<Arrived>>,
-    fate: watch::Sender<Fate>,
+    fate: Told<Fate>,
     /// Bounds the requests that this end has open, and so the other end's inbox.
     streams: Semaphore,
     traffic: Mutex<Traffic>,
@@ -100,14 +101,13 @@ impl Way<'_> {
 impl End {
     fn new(endpoint: &Endpoint) -> Self {
         let (inbox, arrived) = mpsc::unbounded_channel();
-        let (fate, _) = watch::channel(Fate::Open);
         Self {
             addr: endpoint.addr,
             peer: endpoint.peer,
             spki: endpoint.spki.clone(),
             inbox,
             arrived: tokio::sync::Mutex::new(arrived),
-            fate,
+            fate: Told::new(Fate::Open),
             streams: Semaphore::new(STREAMS_MAX as usize),
             traffic: Mutex::default(),
         }
@@ -124,25 +124,19 @@ impl End {
 
     /// Ends this end's view of the connection, unless it ended before.
     fn end(&self, fate: Fate) {
-        self.fate.send_if_modified(|current| {
-            let open = current.is_open();
-            if open {
+        self.fate.change(|current| {
+            if current.is_open() {
                 *current = fate;
             }
-            open
         });
     }
 
     fn is_open(&self) -> bool {
-        self.fate.borrow().is_open()
+        self.fate.get().is_open()
     }
 
     async fn ended(&self) -> TransportError {
-        let mut fate = self.fate.subscribe();
-        match fate.wait_for(|fate| !fate.is_open()).await {
-            Ok(fate) => fate.error(),
-            Err(_) => TransportError::TimedOut,
-        }
+        self.fate.wait_for(|fate| !fate.is_open()).await.error()
     }
 }
 

@@ -188,7 +188,8 @@ impl Node {
         }
         let invite = InviteId::of_secret(&redeem.secret);
         let known = self.roster();
-        let role = granted(&known, invite, peer, self.clock.wall_ms())?;
+        let now_ms = self.clock.wall_ms();
+        let role = granted(&known, invite, peer, now_ms)?;
         // Keys first: who gets none must not find itself a member that can read nothing.
         let wrapped_keys = if role.reads() {
             let wrapper = self.wrapper.read();
@@ -200,7 +201,7 @@ impl Node {
         if known.member(&peer).is_none() {
             let (identity, name) = (redeem.identity, display_name(&redeem.name));
             let admit = move |roster: &mut Roster, issuer: Issuer<'_>| {
-                roster.redeem(issuer, invite, &identity, &name)
+                roster.redeem(issuer, invite, &identity, &name, now_ms)
             };
             self.admit(role, admit).await.map_err(|error| match error {
                 NodeError::Roster(error) => refusal_of(&error),

@@ -59,7 +59,8 @@ impl Roster {
 
     /// Redeems an invite for `identity`, and returns the bytes of the statement that admits it.
     ///
-    /// The secret's hash and the time (milliseconds since 1970) decide: fails with
+    /// The secret's hash and the time of day (milliseconds since 1970; stamps stay ahead where a clock once
+    /// was) decide: fails with
     /// [`RosterError::InviteUnknown`], [`RosterError::InviteExpired`] or
     /// [`RosterError::InviteUsed`]. The latter names the peer that used it: where that is the one
     /// that asks again, its first answer was lost, and it can be told that it is a member.
@@ -69,8 +70,9 @@ impl Roster {
         invite: InviteId,
         identity: &PublicIdentity,
         name: &str,
+        now_ms: u64,
     ) -> Result<Vec<u8>, RosterError> {
-        let role = self.invite_role(invite, issuer.stamp.ms())?;
+        let role = self.invite_role(invite, now_ms)?;
         self.admit(issuer, identity, role, name, Some(invite))
     }
 

@@ -139,7 +139,13 @@ fn an_invite_is_redeemed_once_by_any_admin_and_in_time() {
         .invite(issuer(0, 3_000), invite(1), Role::Reader, 9_000)
         .unwrap();
     let join = |roster: &mut Roster, name, peer: usize, ms| {
-        roster.redeem(issuer(1, ms), invite(name), &PEERS[peer].public(), "new")
+        roster.redeem(
+            issuer(1, ms),
+            invite(name),
+            &PEERS[peer].public(),
+            "new",
+            ms,
+        )
     };
     assert_eq!(
         join(&mut roster, 2, 2, 4_000),
@@ -162,10 +168,22 @@ fn of_two_redemptions_of_one_invite_the_senior_one_holds() {
     one.invite(issuer(0, 3_000), invite(1), Role::Writer, 9_000)
         .unwrap();
     let mut two = one.clone();
-    two.redeem(issuer(1, 4_000), invite(1), &PEERS[2].public(), "early")
-        .unwrap();
-    one.redeem(issuer(0, 5_000), invite(1), &PEERS[3].public(), "late")
-        .unwrap();
+    two.redeem(
+        issuer(1, 4_000),
+        invite(1),
+        &PEERS[2].public(),
+        "early",
+        4_000,
+    )
+    .unwrap();
+    one.redeem(
+        issuer(0, 5_000),
+        invite(1),
+        &PEERS[3].public(),
+        "late",
+        5_000,
+    )
+    .unwrap();
     one.merge_roster(&two);
     two.merge_roster(&one);
     assert_eq!(one, two);
@@ -432,7 +450,7 @@ fn worked_on(steps: Vec<(usize, usize, u64, Step)>) -> Vec<Roster> {
                 let _ = roster.invite(by, invite(name), Role::Admin, 1 << 40);
             }
             Step::Redeem(name, peer) => {
-                let _ = roster.redeem(by, invite(name), &PEERS[peer].public(), "peer");
+                let _ = roster.redeem(by, invite(name), &PEERS[peer].public(), "peer", ms);
             }
             Step::Remove(peer) => {
                 let _ = roster.remove(by, &id(peer));

@@ -288,7 +288,7 @@ fn an_invite_that_was_taken_back_admits_nobody() {
         .unwrap();
     roster.revoke(issuer(0, 3_000), invite(1)).unwrap();
     assert_eq!(
-        roster.redeem(issuer(0, 4_000), invite(1), &PEERS[1].public(), "x"),
+        roster.redeem(issuer(0, 4_000), invite(1), &PEERS[1].public(), "x", 4_000),
         Err(RosterError::InviteRevoked)
     );
     assert_eq!(
@@ -296,7 +296,7 @@ fn an_invite_that_was_taken_back_admits_nobody() {
         Err(RosterError::InviteUnknown)
     );
     roster
-        .redeem(issuer(0, 4_000), invite(2), &PEERS[1].public(), "x")
+        .redeem(issuer(0, 4_000), invite(2), &PEERS[1].public(), "x", 4_000)
         .unwrap();
     assert_eq!(
         roster.revoke(issuer(0, 5_000), invite(2)),

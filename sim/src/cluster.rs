@@ -3,18 +3,20 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use dfs::base::task::Pool;
 use dfs::base::time::{SimClock, sleep};
 use dfs::base::{Clock, Ino, Rng, Timespec};
 use dfs::crypto::{Identity, VolumeKeys};
-use dfs::daemon::Fsync;
 use dfs::daemon::peer::{Member, Parts, Peer};
+use dfs::daemon::{DaemonError, Fsync};
 use dfs::fs::{Caller, FsConfig, FsError, OpenFlags, RenameMode, WriteFlags};
-use dfs::node::{InviteToken, Node, NodeConfig, Role};
+use dfs::node::{InviteToken, Node, NodeConfig, NodeError, Role};
 use dfs::replica::ReplicaConfig;
+use dfs::store::memory::MemoryDisk;
 use dfs::store::{Batch, Store, Table};
 use dfs::transport::Transport;
 use dfs::transport::sim::SimNet;
@@ -25,17 +27,41 @@ use crate::tree;
 /// 2026-11-21, when the simulated clocks start.
 const START_MS: u64 = 1_795_219_200_000;
 
+/// Most hosts of one cluster, and how far their identities are turned from seed to seed.
+const HOSTS_MAX: usize = 12;
+const IDENTITIES_TURNED: usize = 8;
+
 /// How long a cluster may take to settle, in its own time.
 const SETTLE_MAX: Duration = Duration::from_secs(600);
 
-struct Host {
+/// Identities that all seeds share, as making an RSA key takes a while.
+static IDENTITIES: LazyLock<Mutex<Vec<Arc<Identity>>>> = LazyLock::new(Mutex::default);
+
+/// Returns the identity at an index.
+fn identity(index: usize) -> Arc<Identity> {
+    let mut made = IDENTITIES.lock().expect("nobody panics with it");
+    while made.len() <= index {
+        let rng = Rng::from_seed(made.len() as u64);
+        made.push(Arc::new(Identity::generate(&rng).expect("an identity")));
+    }
+    Arc::clone(&made[index])
+}
+
+/// A machine.
+pub(crate) struct Host {
     name: String,
-    addr: SocketAddr,
-    identity: Arc<Identity>,
+    pub(crate) addr: SocketAddr,
+    pub(crate) identity: Arc<Identity>,
+    /// The keys that it got when it joined.
+    joined_keys: Option<Vec<u8>>,
+    /// Those that it has since its last start.
     keys: Option<Arc<VolumeKeys>>,
-    store: Store,
-    clock: Arc<SimClock>,
-    peer: Option<Arc<Peer>>,
+    pub(crate) disk: MemoryDisk,
+    pub(crate) store: Store,
+    pub(crate) clock: Arc<SimClock>,
+    pub(crate) peer: Option<Arc<Peer>>,
+    /// Whether its power is gone and nobody has noticed.
+    pub(crate) is_dark: Arc<AtomicBool>,
 }
 
 /// Peers, the network between them, and what they did.
@@ -43,7 +69,7 @@ pub struct Cluster {
     /// The network.
     pub net: SimNet,
     rng: Rng,
-    hosts: Vec<Host>,
+    pub(crate) hosts: Vec<Host>,
     seed: u64,
     /// What `flush` acknowledged under a name that nobody touches again, with the member's number.
     acknowledged: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -83,17 +109,24 @@ impl Cluster {
         cluster
     }
 
-    fn host(&self, keys: Option<Arc<VolumeKeys>>) -> Host {
+    fn host(&self, keys: Option<&VolumeKeys>) -> Host {
         let index = self.hosts.len();
-        let rng = Rng::from_seed(self.seed.wrapping_mul(1_000).wrapping_add(index as u64));
         let first = self.hosts.first();
-        let now_ms = first.map_or(START_MS, |host| host.clock.wall_ms());
+        // The time that is right, whatever the clock of the first shows.
+        let since = first.map_or(Duration::ZERO, |host| host.clock.monotonic());
+        let now_ms = START_MS + u64::try_from(since.as_millis()).unwrap();
+        // Another order of the ids with each seed.
+        let which = (index + self.seed as usize % IDENTITIES_TURNED) % HOSTS_MAX;
+        let disk = MemoryDisk::new();
         Host {
             name: format!("host{index}"),
             addr: format!("10.0.0.{}:4750", index + 1).parse().unwrap(),
-            identity: Arc::new(Identity::generate(&rng).unwrap()),
-            keys,
-            store: Store::memory(),
+            identity: identity(which),
+            joined_keys: keys.map(|keys| keys.to_bytes().to_vec()),
+            keys: None,
+            store: disk.store(),
+            disk,
+            is_dark: Arc::default(),
             // Up to 40 s of skew: clocks are never the same.
             clock: SimClock::new(now_ms + 10_000 * index as u64),
             peer: None,
@@ -117,8 +150,8 @@ impl Cluster {
     }
 
     async fn found(&mut self) {
-        let keys = Arc::new(VolumeKeys::generate(&self.rng));
-        let host = self.host(Some(keys));
+        let keys = VolumeKeys::generate(&self.rng);
+        let host = self.host(Some(&keys));
         let config = self.config(&host);
         Node::create_volume(&config, &host.store, &*host.clock, &self.rng).unwrap();
         self.hosts.push(host);
@@ -135,37 +168,56 @@ impl Cluster {
 
     /// Admits a new host, which has not started yet; returns its number.
     pub async fn admit(&mut self, role: Role) -> usize {
-        self.admit_by(0, role).await
+        let admitted = self.try_admit(0, role).await;
+        admitted.unwrap_or_else(|error| panic!("the founder does not admit: {error}"))
     }
 
     /// Admits a new host by the word of another, which is an admin.
     pub async fn admit_by(&mut self, by: usize, role: Role) -> usize {
-        let token: InviteToken = self
-            .peer(by)
-            .node()
-            .invite(role, Duration::from_secs(3_600))
-            .await
-            .unwrap();
+        let admitted = self.try_admit(by, role).await;
+        admitted.unwrap_or_else(|error| panic!("host{by} does not admit: {error}"))
+    }
+
+    /// Tries the same.
+    ///
+    /// # Errors
+    ///
+    /// What kept it from being admitted.
+    pub async fn try_admit(&mut self, by: usize, role: Role) -> Result<usize, NodeError> {
+        let invited = self.peer(by).node();
+        let token: InviteToken = invited.invite(role, Duration::from_secs(3_600)).await?;
         let mut host = self.host(None);
         let transport = self.transport(&host);
         let clock: Arc<dyn Clock> = host.clock.clone();
         let founder = [self.hosts[by].addr];
         let config = self.config(&host);
-        let joined = Node::join(&transport, &config, &host.store, &clock, &token, &founder)
-            .await
-            .unwrap();
+        let joined = Node::join(&transport, &config, &host.store, &clock, &token, &founder).await;
         transport.close().await;
-        host.keys = joined.wrapped_keys.as_ref().map(|wrapped| {
-            let bytes = host.identity.unwrap_key(wrapped).unwrap();
-            Arc::new(VolumeKeys::from_bytes(&bytes).unwrap())
-        });
+        let joined = joined?;
+        host.joined_keys = joined
+            .wrapped_keys
+            .as_ref()
+            .map(|wrapped| host.identity.unwrap_key(wrapped).unwrap().to_vec());
         joined.found(&host.store, Batch::new()).unwrap();
         self.hosts.push(host);
-        self.hosts.len() - 1
+        Ok(self.hosts.len() - 1)
     }
 
     /// Starts a peer on what its disk holds.
     pub async fn restart(&mut self, index: usize) {
+        let started = self.try_restart(index).await;
+        started.unwrap_or_else(|error| panic!("host{index} does not start: {error}"));
+    }
+
+    /// Tries the same; a start may meet a power cut.
+    ///
+    /// # Errors
+    ///
+    /// What kept it from starting.
+    pub async fn try_restart(&mut self, index: usize) -> Result<(), DaemonError> {
+        let host = &mut self.hosts[index];
+        let keys = host.joined_keys.as_ref();
+        host.keys = keys.map(|bytes| Arc::new(VolumeKeys::from_bytes(bytes).unwrap()));
         let host = &self.hosts[index];
         let parts = Parts {
             identity: Arc::clone(&host.identity),
@@ -182,8 +234,9 @@ impl Cluster {
             fold_pool: Pool::inline(),
             fsync: Fsync::Local,
         };
-        let peer = Peer::start(parts).await.unwrap();
+        let peer = Peer::start(parts).await?;
         self.hosts[index].peer = Some(peer);
+        Ok(())
     }
 
     /// Returns the newest segment of a member's own log.
@@ -208,8 +261,19 @@ impl Cluster {
 
     /// Removes a member by another's word.
     pub async fn remove(&self, by: usize, gone: usize) {
+        self.try_remove(by, gone).await.expect("it is removed");
+    }
+
+    /// Tries the same.
+    pub async fn try_remove(&self, by: usize, gone: usize) -> Option<()> {
         let gone = self.hosts[gone].identity.id();
-        self.peer(by).remove_member(gone).await.unwrap();
+        self.peer(by).remove_member(gone).await.ok()
+    }
+
+    /// Returns the peers that run, with their numbers.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = (usize, &Arc<Peer>)> {
+        let hosts = self.hosts.iter().enumerate();
+        hosts.filter_map(|(index, host)| Some((index, host.peer.as_ref()?)))
     }
 
     /// Ends a peer as a kill does: nothing is flushed, nobody is told.
@@ -225,11 +289,11 @@ impl Cluster {
         self.hosts[index].peer.as_ref().expect("the peer is up")
     }
 
-    fn member(&self, index: usize) -> Member {
+    pub(crate) fn member(&self, index: usize) -> Member {
         self.peer(index).member_parts().expect("a member").clone()
     }
 
-    fn members_up(&self) -> Vec<usize> {
+    pub(crate) fn members_up(&self) -> Vec<usize> {
         let up = |index: &usize| {
             self.hosts[*index]
                 .peer
@@ -507,7 +571,7 @@ impl Cluster {
     }
 }
 
-fn directories(member: &Member) -> Vec<Ino> {
+pub(crate) fn directories(member: &Member) -> Vec<Ino> {
     let mut found = vec![Ino::ROOT];
     let mut next = 0;
     while let Some(dir) = found.get(next).copied() {

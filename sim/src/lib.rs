@@ -4,20 +4,30 @@
 pub mod cluster;
 pub mod tree;
 
+mod books;
+mod check;
+mod machines;
+mod programs;
+mod trace;
+mod weather;
+mod world;
+
 use std::future::Future;
 
 pub use cluster::Cluster;
+pub use world::{Plan, Report, run};
 
 /// Runs `body` on a paused runtime of one thread.
 ///
 /// # Panics
 ///
 /// Where the runtime cannot be made.
-pub fn simulate<F: Future<Output = ()>>(seed: u64, body: impl FnOnce(u64) -> F) {
+pub fn simulate<F: Future>(seed: u64, body: impl FnOnce(u64) -> F) -> F::Output {
+    check::note_panics();
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
         .build()
         .expect("a runtime")
-        .block_on(body(seed));
+        .block_on(body(seed))
 }

@@ -73,6 +73,9 @@ pub async fn of(member: &Member) -> BTreeMap<Vec<u8>, Node> {
     tree
 }
 
+/// What the content of a file that cannot be read begins with.
+pub const UNREADABLE: &[u8] = b"unreadable: ";
+
 /// Returns the bytes of a file, fetched where they are elsewhere.
 pub async fn content(member: &Member, ino: Ino, size: u64) -> Vec<u8> {
     let mut bytes = vec![0u8; usize::try_from(size).unwrap()];
@@ -84,11 +87,11 @@ pub async fn content(member: &Member, ino: Ino, size: u64) -> Vec<u8> {
             Source::Chunk { id, skip } => {
                 let skip = usize::try_from(skip).unwrap();
                 let range = skip..skip + len;
-                member
-                    .data
-                    .read(id, range, Duration::from_secs(60))
-                    .await
-                    .unwrap()
+                let read = member.data.read(id, range, Duration::from_secs(60));
+                match read.await {
+                    Ok(piece) => piece,
+                    Err(error) => return [UNREADABLE, error.to_string().as_bytes()].concat(),
+                }
             }
         };
         bytes[at..at + len].copy_from_slice(&piece[..len]);

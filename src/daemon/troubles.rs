@@ -156,6 +156,15 @@ impl Troubles {
     pub fn open(&self) -> Vec<Noted> {
         self.open.lock().values().cloned().collect()
     }
+
+    /// Returns which are open, with the same.
+    pub fn entries(&self) -> Vec<(Trouble, Noted)> {
+        let open = self.open.lock();
+        let entries = open
+            .iter()
+            .map(|(trouble, noted)| (*trouble, noted.clone()));
+        entries.collect()
+    }
 }
 
 #[cfg(test)]

@@ -221,3 +221,22 @@ fn what_waits_for_its_order_is_told_with_who_is_missed() {
         assert_eq!((order.waiting_segments, order.missed), (0, Vec::new()));
     });
 }
+
+#[test]
+fn who_had_a_clock_that_was_ahead_admits_others_again_when_it_is_right() {
+    simulate(43, |seed| async move {
+        let mut cluster = Cluster::new(seed, 1, 0).await;
+        let day = Duration::from_secs(24 * 3_600);
+        // Its statements are dated behind this from now on.
+        cluster.set_ahead(0, 365 * day);
+        let invite = cluster.peer(0).node().invite(Role::Writer, day).await;
+        cluster.set_ahead(0, Duration::ZERO);
+        assert!(invite.is_ok());
+        let new = cluster.admit(Role::Writer).await;
+        cluster.restart(new).await;
+        cluster.settle().await;
+        cluster.write(new, b"plan", b"of the new one").await;
+        cluster.settle().await;
+        cluster.assert_converged().await;
+    });
+}

@@ -182,14 +182,17 @@ impl Books {
 
     /// A file of one host becomes something else.
     pub(crate) fn becomes(&mut self, host: usize, name: &str, content: Option<Vec<u8>>) {
-        let file = self.private.entry(name.to_owned()).or_insert(Private {
-            host,
-            versions: vec![None],
-            closed: 0,
-            durable: 0,
-            spread: 0,
-            is_left: false,
-        });
+        let file = self
+            .private
+            .entry(name.to_owned())
+            .or_insert_with(|| Private {
+                host,
+                versions: vec![None],
+                closed: 0,
+                durable: 0,
+                spread: 0,
+                is_left: false,
+            });
         file.versions.push(content);
     }
 
@@ -227,7 +230,7 @@ impl Books {
         };
         let known = file.versions.iter().enumerate().skip(file.durable);
         let at = known.filter(|(_, version)| **version == content);
-        let Some(at) = at.map(|(at, _)| at).last() else {
+        let Some(at) = at.map(|(at, _)| at).next_back() else {
             return Err(format!(
                 "{name} is {} behind a start, not one of its last {} states from {}",
                 shown(content.as_deref()),

@@ -5,6 +5,7 @@
 //! A failure prints its seed.
 
 mod members;
+mod seeds;
 mod voters;
 
 use std::time::Duration;

@@ -1,0 +1,473 @@
+//! One seed: a cluster, its programs, its weather, and what is looked at meanwhile.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use dfs::base::Rng;
+use dfs::base::time::sleep;
+use dfs::daemon::troubles::Trouble;
+use dfs::fs::FsError;
+use dfs::node::Role;
+use dfs::store::memory::MemoryDisk;
+
+use crate::Cluster;
+use crate::books::Books;
+use crate::check::{self, Seen};
+use crate::programs::{Programs, Sizes, Turn, pause};
+use crate::trace::Trace;
+use crate::tree::UNREADABLE;
+use crate::weather::{Climate, Event};
+
+/// What is chosen of a run beside its seed.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Operations of programs.
+    pub steps: u64,
+    /// Whether all that happens is told.
+    pub is_told: bool,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            steps: 150,
+            is_told: false,
+        }
+    }
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// A digest of all that happened.
+    pub trace: u64,
+    /// Operations that did something.
+    pub done: u64,
+    /// Things that befell the cluster.
+    pub events: u64,
+    /// Records that were made.
+    pub records: u64,
+}
+
+/// Most members at once.
+const MEMBERS_MAX: usize = 5;
+
+/// Most hosts that one seed sees.
+const HOSTS_MAX: usize = 9;
+
+/// How long what can get through gets through.
+const A_WHILE: Duration = Duration::from_secs(60);
+
+struct World {
+    cluster: Cluster,
+    rng: Rng,
+    climate: Climate,
+    sizes: Sizes,
+    books: Books,
+    programs: BTreeMap<usize, Programs>,
+    trace: Trace,
+    seen: Seen,
+    /// Hosts that are no members any more.
+    removed: Vec<usize>,
+    /// Hosts whose disks are full, and that ever had one: a write in the background that failed is told
+    /// at the next call.
+    full: Vec<usize>,
+    had_full: Vec<usize>,
+    /// A copy of a host's disk, to be put back once.
+    copy: Option<(usize, MemoryDisk)>,
+    was_put_back: bool,
+    report: Report,
+}
+
+/// Runs one seed.
+///
+/// # Panics
+///
+/// Where a law does not hold.
+pub async fn run(seed: u64, plan: Plan) -> Report {
+    let rng = Rng::from_seed(seed);
+    let climate = Climate::of(&rng);
+    let members = 2 + rng.below(3) as usize;
+    let storage = rng.below(2) as usize;
+    let sizes = match rng.below(12) {
+        0 => Sizes::Large,
+        1..=5 => Sizes::Mixed,
+        _ => Sizes::Small,
+    };
+    let mut trace = Trace::new(plan.is_told);
+    trace.note(&format!("{members} + {storage}, {sizes:?}, {climate:?}"));
+    let cluster = Cluster::new(seed, members, storage).await;
+    let mut world = World {
+        cluster,
+        rng,
+        climate,
+        sizes,
+        books: Books::default(),
+        programs: BTreeMap::new(),
+        trace,
+        seen: Seen::default(),
+        removed: Vec::new(),
+        full: Vec::new(),
+        had_full: Vec::new(),
+        copy: None,
+        was_put_back: false,
+        report: Report {
+            trace: 0,
+            done: 0,
+            events: 0,
+            records: 0,
+        },
+    };
+    world.cluster.settle().await;
+    for _ in 0..plan.steps {
+        if let Some(event) = world.climate.next(&world.rng) {
+            world.befall(event).await;
+        }
+        world.notice().await;
+        world.operate().await;
+        pause(&world.rng).await;
+        world.notice().await;
+        world.look();
+    }
+    world.end().await;
+    world.report.trace = world.trace.digest();
+    world.report.records = world.seen.records();
+    world.report
+}
+
+impl World {
+    /// Chooses one of some hosts.
+    fn one_of(&self, hosts: &[usize]) -> Option<usize> {
+        hosts
+            .get(self.rng.below(hosts.len() as u64) as usize)
+            .copied()
+    }
+
+    /// Returns the members that are up.
+    fn up(&self) -> Vec<usize> {
+        self.cluster.members_up()
+    }
+
+    /// Returns all hosts that are up.
+    fn all_up(&self) -> Vec<usize> {
+        let hosts = 0..self.cluster.host_count();
+        hosts.filter(|host| self.cluster.is_up(*host)).collect()
+    }
+
+    /// One operation of a program.
+    async fn operate(&mut self) {
+        let Some(host) = self.one_of(&self.up()) else {
+            return;
+        };
+        let (what, done) = {
+            let mut turn = self.turn(host);
+            turn.act().await
+        };
+        let outcome = match &done {
+            Ok(()) => "done".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        self.trace.note(&format!("host{host} {what}: {outcome}"));
+        self.report.done += u64::from(done.is_ok());
+        if self.removed.contains(&host) {
+            self.books.removed(host);
+        }
+        if let Err(error) = done {
+            let is_excused = self.cluster.is_dark(host)
+                || self.had_full.contains(&host) && matches!(error, FsError::NoSpace)
+                || matches!(error, FsError::ReadOnly);
+            assert!(
+                is_excused || is_posix(&error),
+                "host{host} {what}: {error:?}"
+            );
+        }
+    }
+
+    fn turn(&mut self, host: usize) -> Turn<'_> {
+        Turn {
+            host,
+            member: self.cluster.member(host),
+            rng: &self.rng,
+            sizes: self.sizes,
+            books: &mut self.books,
+            programs: self.programs.entry(host).or_default(),
+            detail: String::new(),
+        }
+    }
+
+    /// Lets something befall the cluster.
+    async fn befall(&mut self, event: Event) {
+        let done = self.try_befall(event).await;
+        if let Some(what) = done {
+            self.report.events += 1;
+            self.trace.note(&format!("-- {event:?} {what}"));
+        }
+    }
+
+    /// Does the same; says to whom, `None` where it cannot be now.
+    async fn try_befall(&mut self, event: Event) -> Option<String> {
+        let members = self.up();
+        let member = self.one_of(&members);
+        let any = self.one_of(&self.all_up());
+        let told = match event {
+            Event::Lossy { permille, delay_ms } => {
+                self.cluster.net.set_loss_permille(permille);
+                let delay = Duration::from_millis(delay_ms);
+                self.cluster.net.set_delay(Duration::from_millis(1), delay);
+                String::new()
+            }
+            Event::Cut | Event::CutOneWay => {
+                let hosts: Vec<usize> = (0..self.cluster.host_count()).collect();
+                let (left, right): (Vec<usize>, Vec<usize>) =
+                    hosts.iter().partition(|_| self.rng.below(2) == 0);
+                match event {
+                    Event::Cut => self.cluster.partition(&left, &right),
+                    _ => self.cluster.cut_one_way(&left, &right),
+                }
+                format!("{left:?} {right:?}")
+            }
+            Event::Heal => {
+                self.cluster.heal();
+                String::new()
+            }
+            Event::PowerCut { writes } => {
+                self.cluster.cut_power_after(any?, writes);
+                format!("host{}", any?)
+            }
+            Event::Kill => {
+                self.cluster.crash(any?).await;
+                self.killed(any?);
+                format!("host{}", any?)
+            }
+            Event::Stop => {
+                let host = any?;
+                if self.full.contains(&host) || self.cluster.is_dark(host) {
+                    return None;
+                }
+                self.cluster.stop(host).await;
+                match self.cluster.is_dark(host) {
+                    true => self.went_dark(host).await,
+                    false => self.killed(host),
+                }
+                format!("host{host}")
+            }
+            Event::Start => {
+                let down: Vec<usize> = (0..self.cluster.host_count())
+                    .filter(|host| !self.cluster.is_up(*host) && !self.removed.contains(host))
+                    .collect();
+                let host = self.one_of(&down)?;
+                self.start(host).await;
+                format!("host{host}")
+            }
+            Event::Full => {
+                let host = member?;
+                if self.full.contains(&host) || self.programs.entry(host).or_default().hold_any() {
+                    return None;
+                }
+                self.cluster.peer(host).flush().await.ok()?;
+                self.cluster.fill(host, true);
+                self.full.push(host);
+                self.had_full.push(host);
+                format!("host{host}")
+            }
+            Event::Room => {
+                let host = self.full.pop()?;
+                self.cluster.fill(host, false);
+                format!("host{host}")
+            }
+            Event::Rot => {
+                if !self.cluster.rot(member?, &self.rng) {
+                    return None;
+                }
+                format!("host{}", member?)
+            }
+            Event::Clock { ahead } => {
+                self.cluster.hosts[member?].clock.set_ahead(ahead);
+                format!("host{}", member?)
+            }
+            Event::Join { writes } => self.join(writes).await?,
+            Event::Remove => self.remove().await?,
+            Event::Copy => {
+                let host = member.filter(|host| *host != 0)?;
+                if self.copy.is_some() || self.was_put_back {
+                    return None;
+                }
+                let copy = self.cluster.copy_of(host, &self.rng);
+                self.copy = Some((host, copy));
+                format!("host{host}")
+            }
+            Event::PutBack => {
+                let (host, _) = self.copy.as_ref()?;
+                if self.removed.contains(host) || self.full.contains(host) {
+                    return None;
+                }
+                let (host, copy) = self.copy.take()?;
+                self.was_put_back = true;
+                self.cluster.put_back(host, copy).await;
+                self.books.killed(host);
+                self.books.put_back(host);
+                self.programs.entry(host).or_default().killed();
+                self.start(host).await;
+                format!("host{host}")
+            }
+        };
+        Some(told)
+    }
+
+    /// A new member comes; one that loses its power meanwhile goes on later.
+    async fn join(&mut self, writes: Option<u64>) -> Option<String> {
+        let is_enough = self.up().len() >= MEMBERS_MAX || self.cluster.host_count() >= HOSTS_MAX;
+        // The founder alone invites here.
+        if is_enough || !self.cluster.is_up(0) || self.cluster.is_dark(0) {
+            return None;
+        }
+        let host = match self.cluster.try_admit(0, Role::Writer).await {
+            Ok(host) => host,
+            Err(error) => return Some(format!("nobody: {error}")),
+        };
+        if let Some(writes) = writes {
+            self.cluster.cut_power_after(host, writes);
+        }
+        self.start(host).await;
+        Some(format!("host{host}"))
+    }
+
+    /// A member is removed, and goes on for a while as if it was not.
+    async fn remove(&mut self) -> Option<String> {
+        let members = self.up();
+        let others: Vec<usize> = members.iter().copied().filter(|host| *host != 0).collect();
+        let gone = self.one_of(&others)?;
+        let is_up = self.cluster.is_up(0) && !self.cluster.is_dark(0) && !self.full.contains(&0);
+        if !is_up || others.len() < 2 || !self.removed.is_empty() {
+            return None;
+        }
+        self.cluster.try_remove(0, gone).await?;
+        self.removed.push(gone);
+        self.books.removed(gone);
+        Some(format!("host{gone}"))
+    }
+
+    fn killed(&mut self, host: usize) {
+        self.books.killed(host);
+        self.programs.entry(host).or_default().killed();
+    }
+
+    /// A host lost its power.
+    async fn went_dark(&mut self, host: usize) {
+        self.cluster.lose_power(host, &self.rng).await;
+        self.books.lost_power(host);
+        self.programs.entry(host).or_default().killed();
+        self.full.retain(|full| *full != host);
+        self.trace.note(&format!("-- host{host} is dark"));
+    }
+
+    /// Takes note of the hosts whose power is gone.
+    async fn notice(&mut self) {
+        for host in 0..self.cluster.host_count() {
+            if self.cluster.is_dark(host) {
+                self.went_dark(host).await;
+            }
+        }
+    }
+
+    /// Starts a host, as often as its power goes while it does.
+    async fn start(&mut self, host: usize) {
+        for _ in 0..4 {
+            let started = self.cluster.try_restart(host).await;
+            if self.cluster.is_dark(host) {
+                self.went_dark(host).await;
+                continue;
+            }
+            started.unwrap_or_else(|error| panic!("host{host} does not start: {error:?}"));
+            break;
+        }
+        if !self.cluster.is_up(host) {
+            return;
+        }
+        check::nothing_told_is_forgotten(&self.cluster, host, self.was_put_back);
+        if self.removed.contains(&host) || !self.cluster.members_up().contains(&host) {
+            return;
+        }
+        let mut turn = self.turn(host);
+        if let Err(wrong) = turn.check_own().await {
+            panic!("host{host}: {wrong}");
+        }
+    }
+
+    /// Looks at what has to hold at any time.
+    fn look(&mut self) {
+        check::nobody_panicked();
+        self.seen.look(&self.cluster);
+        for host in self.up() {
+            if check::is_spread(&self.cluster, host) {
+                self.books.spread(host);
+            }
+        }
+        let stats = self.cluster.net.stats();
+        self.trace
+            .note(&format!("{} {}", stats.messages, stats.bytes));
+    }
+
+    /// Mends all, lets the cluster settle, and looks at everything.
+    async fn end(&mut self) {
+        self.cluster.heal();
+        self.cluster
+            .net
+            .set_delay(Duration::from_millis(1), Duration::from_millis(20));
+        for host in std::mem::take(&mut self.full) {
+            self.cluster.fill(host, false);
+        }
+        for host in &self.cluster.hosts {
+            host.disk.cut_power_after(u64::MAX, Box::new(|| {}));
+            // Peers whose clocks differ by much do not talk.
+            host.clock.set_ahead(Duration::ZERO);
+        }
+        self.notice().await;
+        for host in self.removed.clone() {
+            self.cluster.crash(host).await;
+        }
+        for host in 0..self.cluster.host_count() {
+            if !self.cluster.is_up(host) && !self.removed.contains(&host) {
+                self.start(host).await;
+            }
+        }
+        for host in self.up() {
+            let closed = self.turn(host).close_all();
+            if let Err(error) = closed {
+                let is_excused = matches!(error, FsError::ReadOnly | FsError::NoSpace);
+                assert!(is_excused, "host{host} closes: {error:?}");
+            }
+        }
+        self.cluster.settle().await;
+        self.look();
+        let trees = check::converged(&mut self.cluster).await;
+        let missing = self.books.missing(&trees);
+        for (path, content) in &trees {
+            // A chunk may have been nowhere but on a machine that was removed, or is back where it was.
+            let is_excused = self.was_put_back || !self.removed.is_empty();
+            let is_read = !content.starts_with(UNREADABLE);
+            assert!(is_read || is_excused, "{path} cannot be read");
+        }
+        assert!(missing.is_empty(), "{}", missing.join("\n"));
+        sleep(A_WHILE).await;
+        check::no_trouble_is_left(&self.cluster, |trouble| {
+            matches!(trouble, Trouble::Clock | Trouble::Chunks)
+        });
+        self.look();
+    }
+}
+
+/// Says whether POSIX knows that an operation is refused so.
+fn is_posix(error: &FsError) -> bool {
+    matches!(
+        error,
+        FsError::NotFound
+            | FsError::Exists
+            | FsError::NotEmpty
+            | FsError::IsDirectory
+            | FsError::NotDirectory
+            | FsError::Invalid { .. }
+            | FsError::NotPermitted
+            | FsError::NoAttribute
+    )
+}

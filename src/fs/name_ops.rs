@@ -17,12 +17,27 @@ impl Fs {
         let ino = match name {
             b"." => self.file(parent),
             b".." => self.parent_of(&self.inode(parent)?),
-            name => {
-                let dirent = self.volume.dirent(parent, name)?;
-                dirent.ok_or(FsError::NotFound)?.ino
-            }
+            name => return self.lookup_name(parent, name),
         };
         self.looked_up(ino)?.ok_or(FsError::NotFound)
+    }
+
+    fn lookup_name(&self, parent: Ino, name: &[u8]) -> Result<Entry> {
+        let named = || {
+            let dirent = self.volume.dirent(parent, name)?;
+            Ok::<_, FsError>(dirent.ok_or(FsError::NotFound)?.ino)
+        };
+        let mut ino = named()?;
+        loop {
+            if let Some(entry) = self.looked_up(ino)? {
+                return Ok(entry);
+            }
+            // Since a merge a moment ago the name may stand for something else.
+            match named()? {
+                now if now == ino => return Err(FsError::NotFound),
+                now => ino = now,
+            }
+        }
     }
 
     /// Takes back `nlookup` lookups of an inode.

@@ -37,8 +37,6 @@ pub(super) struct Lineages {
     tables: RwLock<Tables>,
     /// How many numbers stand for another file than that of the same number: nearly always none.
     others: AtomicUsize,
-    /// Held alone while a merge is committed, and by who reads a number that is kept.
-    committing: RwLock<()>,
 }
 
 #[derive(Debug, Default)]
@@ -123,7 +121,6 @@ impl Lineages {
                 numbers,
                 ..Tables::default()
             }),
-            committing: RwLock::default(),
         }
     }
 
@@ -260,11 +257,10 @@ impl Volume {
     }
 
     /// Reads what belongs together of the file that a number stands for, so that no merge comes in
-    /// between where the number is kept with its content. `read` waits for no writer.
+    /// between where the number is kept with its content. `read` waits for no writer and looks up no
+    /// names.
     pub fn undisturbed<T>(&self, number: Ino, read: impl FnOnce() -> T) -> T {
-        let _committing = self
-            .is_kept(number)
-            .then(|| self.lineages.committing.read());
+        let _merging = self.is_kept(number).then(|| self.view.merging.read());
         read()
     }
 
@@ -304,7 +300,7 @@ impl Volume {
     ) -> Result<Vec<Change>> {
         let moves = self.moves(state, &overlay)?;
         let now = Some(self.context.clock.wall());
-        let committing = self.lineages.committing.write();
+        let merging = self.view.merging.write();
         let mut changes = state.commit(&self.view, overlay, batch, now)?;
         if !moves.is_empty() {
             self.lineages.change(|tables| {
@@ -313,7 +309,7 @@ impl Volume {
                 }
             });
         }
-        drop(committing);
+        drop(merging);
         for Move { from, to, .. } in moves {
             for file in [from, to] {
                 changes.extend(self.renamed(file));

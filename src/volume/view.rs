@@ -57,6 +57,8 @@ pub(super) struct View {
     private: RwLock<HashSet<Ino>>,
     /// When nodes changed here by what others did.
     pub(super) arrivals: Arrivals,
+    /// Held alone while a merge is committed; who holds it waits for no writer.
+    pub(super) merging: RwLock<()>,
     /// Rows of extents that were looked at.
     pub(super) visits: AtomicU64,
 }
@@ -98,6 +100,7 @@ impl View {
                 commits: 0,
             }),
             private: RwLock::default(),
+            merging: RwLock::default(),
             visits: AtomicU64::new(0),
         }
     }
@@ -325,15 +328,34 @@ impl View {
     }
 
     pub(super) fn dirent(&self, parent: Ino, name: &[u8]) -> Result<Option<Dirent>> {
-        let parent = self.dir(parent)?;
-        let row = self.row(&RowKey::Dirent(parent, self.dir_key(parent, name)))?;
-        match row.as_deref() {
-            Some(Stored {
+        let mut dir = self.dir(parent)?;
+        loop {
+            let row = self.row(&RowKey::Dirent(dir, self.dir_key(dir, name)))?;
+            if let Some(Stored {
                 value: Value::Dirent(dirent),
                 ..
-            }) if dirent.name == name => Ok(Some(dirent.clone())),
-            _ => Ok(None),
+            }) = row.as_deref()
+                && dirent.name == name
+            {
+                return Ok(Some(dirent.clone()));
+            }
+            match self.dir_since(parent, dir)? {
+                Some(now) => dir = now,
+                None => return Ok(None),
+            }
         }
+    }
+
+    /// Returns which directory `ino` names where that is another than `before`: what is not found there
+    /// may have gone along a moment ago.
+    fn dir_since(&self, ino: Ino, before: Ino) -> Result<Option<Ino>> {
+        if !self.arrivals.may_be_elsewhere(before) {
+            return Ok(None);
+        }
+        // A merge is in the rows before the cache shows it.
+        drop(self.merging.read());
+        let now = self.dir(ino)?;
+        Ok((now != before).then_some(now))
     }
 
     pub(super) fn readdir(
@@ -342,19 +364,27 @@ impl View {
         after: Option<DirKey>,
         f: &mut dyn FnMut(DirKey, &Dirent) -> bool,
     ) -> Result<()> {
-        let parent = self.dir(parent)?;
-        let (from, to) = dirent_range(parent);
-        let from = after.map_or(from, |after| RowKey::Dirent(parent, after));
-        self.scan(&from, &to, &mut |key, row| match (key, &row.value) {
-            (RowKey::Dirent(_, at), Value::Dirent(dirent)) => {
-                if Some(at) == after || f(at, dirent) {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
+        let mut dir = self.dir(parent)?;
+        loop {
+            let (from, to) = dirent_range(dir);
+            let from = after.map_or(from, |after| RowKey::Dirent(dir, after));
+            let mut is_empty = true;
+            self.scan(&from, &to, &mut |key, row| match (key, &row.value) {
+                (RowKey::Dirent(_, at), Value::Dirent(dirent)) => {
+                    is_empty = false;
+                    if Some(at) == after || f(at, dirent) {
+                        ControlFlow::Continue(())
+                    } else {
+                        ControlFlow::Break(())
+                    }
                 }
+                _ => ControlFlow::Continue(()),
+            })?;
+            match self.dir_since(parent, dir)? {
+                Some(now) if is_empty => dir = now,
+                _ => return Ok(()),
             }
-            _ => ControlFlow::Continue(()),
-        })
+        }
     }
 
     pub(super) fn extents(&self, ino: Ino, range: Range<u64>) -> Result<Vec<Extent>> {

@@ -4,6 +4,7 @@
 //! undoes nothing. Each other device, however its ops and segments came in, must hold the same rows.
 
 mod anew;
+mod beside;
 pub(crate) mod cluster;
 mod content;
 mod equal;

@@ -9,6 +9,7 @@ pub mod chain;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -68,6 +69,14 @@ pub enum LogError {
     /// The role of the author allows no changes, or it was removed before it made this one.
     #[error("device {device:016x} may not change the volume", device = .0.0)]
     NotAuthor(DeviceId),
+    /// The author was removed, and the segment is in the past of nothing that counts.
+    #[error("segment {seg_no} of device {device:016x} counts no more: its author was removed", device = .device.0)]
+    Over {
+        /// Whose log.
+        device: DeviceId,
+        /// Which segment.
+        seg_no: u64,
+    },
     /// The stamps lie further ahead of this peer's clock than is allowed.
     #[error("segment {seg_no} of device {device:016x} is {ahead_ms} ms ahead of this clock", device = .device.0)]
     Future {
@@ -126,6 +135,8 @@ pub struct LogHead {
     pub last: Stamp,
     /// What the segments up to it take, in bytes.
     pub bytes: u64,
+    /// The admission on which the log stands; zeros where that is not known.
+    pub admission: [u8; 32],
 }
 
 impl LogHead {
@@ -138,6 +149,7 @@ impl LogHead {
             hash: [0; 32],
             last: Stamp::default(),
             bytes: 0,
+            admission: [0; 32],
         }
     }
 
@@ -165,7 +177,7 @@ pub struct Accepted {
 /// [`LogStore::accept`], and count as had by this peer after [`Rows::sync`] too.
 ///
 /// Every start of a daemon that writes begins a log of its own, so that a state folder that was put
-/// back from a copy, or cloned, continues nobody's log.
+/// back from a copy, or cloned, continues nobody's log; so does who lost the right to write and has it anew.
 ///
 /// Invariants: the segments of a log are contiguous from 1 and chained by hash; a segment's
 /// stamps are above all of those before it; a row is never replaced.
@@ -175,7 +187,7 @@ pub struct LogStore {
     volume: VolumeId,
     own: DeviceId,
     /// Which start of this device it is.
-    incarnation: u64,
+    incarnation: AtomicU64,
     /// Held while a batch is committed, so that two batches never race for one place in a log.
     state: Mutex<State>,
 }
@@ -185,6 +197,8 @@ struct State {
     heads: BTreeMap<LogId, LogHead>,
     /// What peers may be told of: durable here.
     offered: Vector,
+    /// The admission by which this device writes.
+    admission: [u8; 32],
 }
 
 impl LogStore {
@@ -224,8 +238,12 @@ impl LogStore {
             rows,
             volume,
             own,
-            incarnation,
-            state: Mutex::new(State { heads, offered }),
+            incarnation: AtomicU64::new(incarnation),
+            state: Mutex::new(State {
+                heads,
+                offered,
+                admission: [0; 32],
+            }),
         })
     }
 
@@ -236,21 +254,47 @@ impl LogStore {
 
     /// Returns the log that is appended to here.
     pub fn own_log(&self) -> LogId {
-        LogId::of(self.own, self.incarnation)
+        LogId::of(self.own, self.incarnation())
     }
 
     /// Returns which start of this device it is.
     pub fn incarnation(&self) -> u64 {
-        self.incarnation
+        self.incarnation.load(Ordering::Relaxed)
     }
 
     /// Returns which start of its author's daemon wrote a log, `None` for a log that is not known.
     pub fn incarnation_of(&self, log: LogId) -> Option<u64> {
         if log == self.own_log() {
-            return Some(self.incarnation);
+            return Some(self.incarnation());
         }
         let state = self.state.lock();
         state.heads.get(&log).map(|head| head.incarnation)
+    }
+
+    /// Says by which admission this device writes: on that its log stands, unless it has begun.
+    pub fn stand_on(&self, admission: [u8; 32]) {
+        self.state.lock().admission = admission;
+    }
+
+    /// Returns the admission by which this device writes, whatever its log stands on.
+    pub fn standing(&self) -> [u8; 32] {
+        self.state.lock().admission
+    }
+
+    /// Begins another log to append to, as a new start would: on the admission by which this device writes
+    /// now. Called by who holds off all that appends.
+    pub fn renew(&self, incarnation: u64) {
+        self.incarnation.store(incarnation, Ordering::Relaxed);
+    }
+
+    /// Returns the admission on which a log stands, `None` for a log that is not known.
+    pub fn admission(&self, log: LogId) -> Option<[u8; 32]> {
+        let state = self.state.lock();
+        let head = state.heads.get(&log);
+        if log == self.own_log() && head.is_none_or(|head| head.seg_no == 0) {
+            return Some(state.admission);
+        }
+        head.map(|head| head.admission)
     }
 
     /// Returns the author of a log, `None` for a log that is not known.
@@ -281,7 +325,10 @@ impl LogStore {
         if state.heads.contains_key(&log) {
             return Ok(());
         }
-        let head = LogHead::of(self.own, self.incarnation);
+        let head = LogHead {
+            admission: state.admission,
+            ..LogHead::of(self.own, self.incarnation())
+        };
         let mut batch = Batch::new();
         put_head(&mut batch, log, head);
         self.rows.commit(batch)?;
@@ -544,7 +591,7 @@ fn ends(heads: &BTreeMap<LogId, LogHead>) -> Vector {
 }
 
 /// Largest encoded [`LogHead`].
-const HEAD_MAX_BYTES: usize = 96;
+const HEAD_MAX_BYTES: usize = 128;
 
 /// Returns the row key of a segment: its byte order is the order of each log.
 fn segment_key(log: LogId, seg_no: u64) -> [u8; 16] {
@@ -568,6 +615,10 @@ fn put(batch: &mut Batch, segment: &SealedSegment, before: Option<&LogHead>) -> 
         seg_no: header.seg_no,
         hash: segment.hash(),
         last: header.last,
+        admission: header
+            .admission
+            .or_else(|| before.map(|head| head.admission))
+            .unwrap_or_default(),
     }
 }
 
@@ -582,6 +633,7 @@ fn check_form(segment: &SealedSegment, volume: VolumeId) -> Result<(), LogError>
         return Err(LogError::OtherVolume);
     }
     if header.seg_no == 0
+        || (header.seg_no == 1) != header.admission.is_some()
         || header.first > header.last
         || segment.body.len() > SealedSegment::BODY_MAX_BYTES
     {

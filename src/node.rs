@@ -89,7 +89,7 @@ use crate::base::time::{Hlc, timeout};
 use crate::base::{Clock, DeviceId, LogId, PeerId, Rng, Stamp, VolumeId};
 use crate::kad::{Contact, RoutingTable};
 use crate::log::LogStore;
-use crate::log::chain::{Chain, Founding};
+use crate::log::chain::{Chain, Founding, Roll};
 use crate::store::{Batch, Store, Table};
 use crate::transport::{Priority, Transport};
 use crate::wire::limits::{ADDRS_MAX, NAME_MAX_BYTES};
@@ -125,7 +125,7 @@ pub struct Node {
     clock: Arc<dyn Clock>,
     rng: Rng,
     hlc: Hlc,
-    membership: Membership,
+    membership: Arc<Membership>,
     log: Arc<LogStore>,
     chain: Arc<Chain>,
     /// Wakes the making of records: there is more to name than the last one took.
@@ -235,7 +235,7 @@ impl Node {
         clock: Arc<dyn Clock>,
         rng: Rng,
     ) -> Result<Arc<Self>, NodeError> {
-        let membership = Membership::load(&store)?;
+        let membership = Arc::new(Membership::load(&store)?);
         let volume = membership.roster().volume();
         let device = config.identity.device();
         let incarnation = u64::from_le_bytes(rng.bytes());
@@ -248,14 +248,10 @@ impl Node {
         };
         let seed = u64::from_le_bytes(rng.bytes());
         let (rows, now) = (Arc::clone(&store.rows), clock.monotonic());
-        let chain = Arc::new(Chain::open(
-            rows,
-            Arc::clone(&log),
-            founding,
-            device,
-            now,
-            seed,
-        )?);
+        let roll: Arc<dyn Roll> = Arc::<Membership>::clone(&membership);
+        let of = Arc::clone(&log);
+        let chain = Chain::open(rows, of, founding, device, now, seed)?.with_roll(roll);
+        let chain = Arc::new(chain);
         let own = config.identity.id();
         let attendance = presence::Attendance::load(&*store.rows, own, clock.wall_ms())?;
         let config = NodeConfig {
@@ -308,6 +304,7 @@ impl Node {
             needs: AtomicU64::new(0),
         });
         node.fill_table()?;
+        node.stand();
         node.sign_own_record();
         node.tasks.spawn(Arc::clone(&node).accept_loop());
         node.tasks.spawn(Arc::clone(&node).dial_loop());

@@ -10,6 +10,7 @@
 //! describes the bytes.
 
 mod core;
+mod fence;
 mod keep;
 mod liveness;
 mod message;
@@ -19,6 +20,7 @@ mod row;
 mod vote;
 
 pub use self::core::Output;
+pub use fence::{Ending, Fence, Pasts, Roll};
 pub use keep::{Chain, Founding, Outcome, Proposal};
 pub use liveness::{Agreement, BEAT};
 pub use message::{Letter, Message};

@@ -31,6 +31,7 @@ fn chain(device: DeviceId, count: u64) -> Vec<SealedSegment> {
                     incarnation: RUN,
                     origin: RUN,
                     seg_no,
+                    admission: (seg_no == 1).then_some([0; 32]),
                     prev,
                     record: RecordRef::default(),
                     seen: Vec::new(),

@@ -142,7 +142,7 @@ impl Node {
             roster_digest: self.roster().digest(),
             record: self.own.lock().signed.clone(),
             observed,
-            vector: self.log.offered(),
+            vector: self.counting(self.log.offered()),
             features: FEATURES,
         }
     }

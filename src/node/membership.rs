@@ -7,8 +7,9 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 
 use super::error::NodeError;
-use super::roster::{Role, Roster, RosterError};
+use super::roster::{Role, Roster, RosterError, StatementId};
 use crate::base::{PeerId, VolumeId};
+use crate::log::chain::{Ending, Roll};
 use crate::store::{Batch, Rows, Store, Table};
 use crate::wire::StatementBytes;
 use crate::wire::limits::{STATEMENTS_BATCH_BYTES, STATEMENTS_MAX};
@@ -128,6 +129,21 @@ impl Membership {
         self.rows.sync()?;
         *self.current.write() = Arc::new(after);
         Ok(new)
+    }
+}
+
+impl Roll for Membership {
+    fn endings(&self) -> Vec<[u8; 32]> {
+        self.roster().endings().map(|id| id.0).collect()
+    }
+
+    fn ending(&self, statement: &[u8; 32]) -> Option<Ending> {
+        self.roster().ending(StatementId(*statement))
+    }
+
+    fn line(&self, admission: &[u8; 32]) -> Vec<[u8; 32]> {
+        let line = self.roster().line(StatementId(*admission)).into_iter();
+        line.map(|id| id.0).collect()
     }
 }
 

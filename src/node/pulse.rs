@@ -54,7 +54,7 @@ impl Node {
             clock_ms: self.clock.wall_ms(),
             roster_digest: self.roster().digest(),
             free_bytes: self.free_bytes.load(Ordering::Relaxed),
-            vector: self.log.offered(),
+            vector: self.counting(self.log.offered()),
             refuses: None,
             record: self.chain.offered(),
             needs: self.needs.load(Ordering::Relaxed),
@@ -152,6 +152,7 @@ impl Node {
             return;
         }
         let roster = self.roster();
+        self.stand();
         let (cut_off, sessions) = {
             let mut table = self.table.lock();
             let gone = table

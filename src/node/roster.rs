@@ -12,6 +12,7 @@
 //! which a phrase opens. A roster tells who the members are, what they are called, and who admitted
 //! whom.
 
+mod endings;
 mod issue;
 mod statement;
 #[cfg(test)]

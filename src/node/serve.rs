@@ -265,7 +265,7 @@ impl Node {
     async fn answer_pull(self: &Arc<Self>, from: Vector, room: u32) -> Response {
         let node = Arc::clone(self);
         let read = move || {
-            let offered = node.log.offered();
+            let offered = node.counting(node.log.offered());
             let mut segments = Vec::new();
             let mut room = SEGMENTS_BATCH_BYTES.min(room as usize).max(1);
             for (device, first) in from {

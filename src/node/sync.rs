@@ -4,6 +4,7 @@
 //! came from others is announced by the pulse instead, and pulled by those who lack it: so in a
 //! fully connected swarm a segment travels once to each peer, and elsewhere each hop relays it.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +14,12 @@ use bytes::Bytes;
 use super::Node;
 use super::error::NodeError;
 use super::event::NodeEvent;
-use super::roster::Role;
+use super::roster::{Role, Roster, StatementId};
 use super::session::Session;
 use super::transfer::Transfer;
 use crate::base::limits::RPC_TIMEOUT;
 use crate::base::{DeviceId, LogId, PeerId};
+use crate::log::chain::Fence;
 use crate::log::{Accepted, LogError};
 use crate::transport::Priority;
 use crate::wire::limits::{SEGMENTS_BATCH_BYTES, SEGMENTS_MAX, WANTS_MAX};
@@ -151,13 +153,16 @@ impl Node {
         let accepted = self.take_segments(session, segments).await?;
         let unknown = |error: &LogError| matches!(error, LogError::UnknownAuthor(_));
         let mut grown = !accepted.grown.is_empty();
+        let known = self.roster().digest();
         if accepted.refused.values().any(|(_, error)| unknown(error)) {
             self.pull_roster(session).await;
         }
-        let roster = self.roster();
-        for (log, (device, error)) in &accepted.refused {
-            if unknown(error) && roster.author(*device).is_some() {
+        let knows_more = self.roster().digest() != known;
+        for (log, (_, error)) in &accepted.refused {
+            if unknown(error) && knows_more {
                 grown = true;
+            } else if matches!(error, LogError::Over { .. }) {
+                // Asked for again once something that counts builds on it.
             } else {
                 paused.insert(*log, self.now() + REFUSED_PAUSE);
             }
@@ -176,9 +181,12 @@ impl Node {
         let take = move || {
             let roster = node.roster();
             let now_ms = node.clock.wall_ms();
+            let over = Over::new(&node);
             node.log.accept(&segments, now_ms, &|segment| {
                 let author = roster.author(segment.header.device);
-                verify(segment, author, from)
+                verify(segment, author, from)?;
+                stands(segment, &roster)?;
+                over.takes(segment)
             })
         };
         let accepted = match self.config.pool.call(take).await {
@@ -231,7 +239,7 @@ impl Node {
     /// Returns the first log of this device of which the peer is not known to have all, with the last
     /// number that it has and the last that there is.
     fn lacks(&self, session: &Session) -> Option<(LogId, u64, u64)> {
-        let offered = self.log.offered();
+        let offered = self.counting(self.log.offered());
         let logs = self.log.logs_of(DeviceId::from(self.id)).into_iter();
         let mut ends = logs.filter_map(|log| Some((log, offered.get(&log).copied()?)));
         ends.find_map(|(log, offered)| {
@@ -274,6 +282,7 @@ impl Node {
             let table = self.table.lock();
             table.peers.get(&session.peer())?.vector.clone()
         };
+        let theirs = self.counting(theirs);
         let ours = self.log.vector();
         let since = self.now();
         let author = DeviceId::from(session.peer());
@@ -312,6 +321,91 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Takes note of the admission by which this peer writes.
+    pub(super) fn stand(&self) {
+        if let Some(own) = self.roster().member(&self.id) {
+            self.log.stand_on(own.admission.0);
+        }
+    }
+
+    /// Returns the last segments of logs without what counts no more, as its author was removed. Of a log
+    /// of which nothing is here all is left.
+    pub fn counting(&self, mut ends: Vector) -> Vector {
+        let over = Over::new(self);
+        for (log, end) in &mut ends {
+            match over.limit(*log) {
+                Ok(Some(limit)) => *end = limit.min(*end),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "cannot tell what counts of a log"),
+            }
+        }
+        ends.retain(|_, end| *end > 0);
+        ends
+    }
+}
+
+/// What counts of the logs of who was removed, by the newest record; looked up where it is asked for.
+struct Over<'a> {
+    node: &'a Node,
+    fence: Arc<Fence>,
+    reach: OnceCell<Vector>,
+}
+
+impl<'a> Over<'a> {
+    fn new(node: &'a Node) -> Self {
+        Self {
+            node,
+            fence: node.chain.fence(),
+            reach: OnceCell::new(),
+        }
+    }
+
+    /// Returns the last segment of a log that counts, here or not; `None` where all do.
+    fn limit(&self, log: LogId) -> Result<Option<u64>, LogError> {
+        if !self.fence.is_over(&self.node.log, log) {
+            return Ok(None);
+        }
+        self.reach(log).map(Some)
+    }
+
+    fn reach(&self, log: LogId) -> Result<u64, LogError> {
+        if self.reach.get().is_none() {
+            let reach = self.node.chain.reach()?;
+            let _ = self.reach.set(reach);
+        }
+        let reach = self.reach.get().and_then(|reach| reach.get(&log).copied());
+        Ok(reach.unwrap_or(0).max(self.node.chain.named(log)))
+    }
+
+    /// Refuses a segment that counts no more, and is not here.
+    fn takes(&self, segment: &SealedSegment) -> Result<(), LogError> {
+        let header = &segment.header;
+        let (device, seg_no, log) = (header.device, header.seg_no, header.log());
+        let is_over = match &header.admission {
+            Some(admission) => self.fence.ends(admission),
+            None => self.fence.is_over(&self.node.log, log),
+        };
+        if is_over && seg_no > self.reach(log)? {
+            return Err(LogError::Over { device, seg_no });
+        }
+        Ok(())
+    }
+}
+
+/// Checks that a log begins on an admission by which its author may write.
+fn stands(segment: &SealedSegment, roster: &Roster) -> Result<(), LogError> {
+    let device = segment.header.device;
+    let Some(admission) = segment.header.admission else {
+        return Ok(());
+    };
+    match roster.lets_write(StatementId(admission), device) {
+        Some(true) => Ok(()),
+        Some(false) => Err(LogError::NotAuthor(device)),
+        None => Err(LogError::UnknownAuthor(device)),
+    }
+}
+
 /// Returns what the author and the users here are told of a segment that was not taken; `None` where
 /// that is no fault of the log.
 fn log_refusal(error: &LogError) -> Option<LogRefusal> {
@@ -320,7 +414,7 @@ fn log_refusal(error: &LogError) -> Option<LogRefusal> {
             ahead_ms: *ahead_ms,
         }),
         LogError::Forked { seg_no, .. } => Some(LogRefusal::Forked { seg_no: *seg_no }),
-        LogError::NotAuthor(_) => Some(LogRefusal::NotAllowed),
+        LogError::NotAuthor(_) | LogError::Over { .. } => Some(LogRefusal::NotAllowed),
         // Who passes a forged segment on may be the one who forged it.
         LogError::Malformed { .. }
         | LogError::Unauthentic { .. }

@@ -61,6 +61,8 @@ tables! {
     Committed = 16,
     /// Rows that are made anew beside those of the other tables, by table and key.
     Beside = 17,
+    /// Own ops that count nowhere, as this device was removed before anybody had them.
+    Aside = 18,
     /// Sealed segments, by device and number.
     Segment = 20,
     /// Newest segment of each device's log.
@@ -79,6 +81,8 @@ tables! {
     Chain = 27,
     /// The last segment of each log that a record of the chain names.
     Named = 28,
+    /// Statements of the roster that records of the chain took into account, with the record's number.
+    Taken = 29,
     /// Chunks that this peer must hold or caches.
     Held = 30,
     /// Chunks that are not yet on enough holders.

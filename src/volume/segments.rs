@@ -155,6 +155,7 @@ impl Volume {
             seg_no: 0,
         };
         let origin = log.incarnation_of(body.log).ok_or(lost)?;
+        let admission = log.admission(log.own_log()).unwrap_or_default();
         loop {
             let header = SegmentHeader {
                 volume: self.config.volume,
@@ -165,6 +166,7 @@ impl Volume {
                 prev,
                 record: past.record,
                 seen: past.seen.clone(),
+                admission: (seg_no == 1).then_some(admission),
                 first: body.first,
                 last: body.last,
                 op_count: u32::try_from(body.op_count).unwrap_or(u32::MAX),

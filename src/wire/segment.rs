@@ -67,14 +67,20 @@ pub struct SegmentHeader {
     pub epoch: u32,
     /// What the author had folded beyond `record` when it issued the ops, a log once, by log.
     pub seen: Vec<Seen>,
+    /// The statement of the roster that admitted the author, on which the log stands: of the first
+    /// segment of a log, and of no other.
+    pub admission: Option<[u8; 32]>,
 }
 
 impl SegmentHeader {
-    /// Length of [`SegmentHeader::to_bytes`] without what was seen.
+    /// Length of [`SegmentHeader::to_bytes`] without what was seen and the admission.
     pub const FIXED_BYTES: usize = 32 + 4 * 8 + 32 + (8 + 8 + 32) + 8 + 8 + 4 + 4 + 4;
 
     /// What each log that was seen adds to it.
     pub const SEEN_BYTES: usize = 8 + 8 + 32 + 8;
+
+    /// What the first of a log adds to it.
+    pub const ADMISSION_BYTES: usize = 32;
 
     /// Returns the log that the segment is part of.
     pub fn log(&self) -> LogId {
@@ -87,9 +93,11 @@ impl SegmentHeader {
     }
 
     /// Returns the layout that is signed and that binds the body (as associated data): the fields
-    /// in their order, numbers little-endian, what was seen behind its count.
+    /// in their order, numbers little-endian, what was seen behind its count; the admission where there
+    /// is one, which the number of the segment tells.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(Self::FIXED_BYTES + self.seen.len() * Self::SEEN_BYTES);
+        let len = Self::FIXED_BYTES + self.seen.len() * Self::SEEN_BYTES + Self::ADMISSION_BYTES;
+        let mut bytes = Vec::with_capacity(len);
         bytes.extend_from_slice(&self.volume.0);
         bytes.extend_from_slice(&self.device.0.to_le_bytes());
         bytes.extend_from_slice(&self.incarnation.to_le_bytes());
@@ -110,6 +118,9 @@ impl SegmentHeader {
             bytes.extend_from_slice(&seen.seg_no.to_le_bytes());
             bytes.extend_from_slice(&seen.hash);
             bytes.extend_from_slice(&seen.last.0.to_le_bytes());
+        }
+        if let Some(admission) = &self.admission {
+            bytes.extend_from_slice(admission);
         }
         bytes
     }
@@ -135,6 +146,7 @@ impl SegmentHeader {
             op_count: u32::from_le_bytes(reader.take()?),
             epoch: u32::from_le_bytes(reader.take()?),
             seen: Vec::new(),
+            admission: None,
         };
         let count = u32::from_le_bytes(reader.take()?);
         let count = usize::try_from(count).ok().filter(|n| *n <= SEEN_MAX)?;
@@ -145,6 +157,9 @@ impl SegmentHeader {
                 hash: reader.take()?,
                 last: Stamp(reader.number()?),
             });
+        }
+        if header.seg_no == 1 {
+            header.admission = Some(reader.take()?);
         }
         *bytes = reader.0;
         Some(header)
@@ -195,8 +210,9 @@ impl SealedSegment {
     /// Largest sealed body: the plaintext's limit and room for nonce, tag and framing.
     pub const BODY_MAX_BYTES: usize = SEGMENT_BODY_MAX_BYTES + 1024;
 
-    /// Bytes that a segment has beyond its body and what was seen in [`SealedSegment::to_bytes`].
-    pub const OVERHEAD_BYTES: usize = 1 + SegmentHeader::FIXED_BYTES + Self::SIGNATURE_BYTES;
+    /// Bytes that a segment has at most beyond its body and what was seen in [`SealedSegment::to_bytes`].
+    pub const OVERHEAD_BYTES: usize =
+        1 + SegmentHeader::FIXED_BYTES + SegmentHeader::ADMISSION_BYTES + Self::SIGNATURE_BYTES;
 
     const SIGNATURE_BYTES: usize = 64;
     const LAYOUT: u8 = 1;

@@ -6,6 +6,7 @@ mod lines;
 mod losses;
 mod moves;
 mod refusals;
+mod removal;
 mod roster;
 mod strangers;
 mod world;
@@ -420,6 +421,7 @@ async fn segments_of_readers_and_forged_ones_are_refused() {
         origin: 1,
         record: RecordRef::default(),
         seen: Vec::new(),
+        admission: Some([0; 32]),
         seg_no: 1,
         prev: [0; 32],
         first: Stamp::from_ms(START_MS),

@@ -40,6 +40,7 @@ fn segment(seg_no: u64, body: usize) -> SealedSegment {
             last: Stamp::from_ms(2_000),
             op_count: 3,
             epoch: 4,
+            admission: (seg_no == 1).then_some([4; 32]),
         },
         body: Bytes::from(vec![5; body]),
         signature: Signature([6; 64]),
@@ -425,7 +426,7 @@ fn a_segment_of_the_largest_body_fits_a_message() {
 
 #[test]
 fn stored_segments_round_trip_and_their_hash_covers_all_of_them() {
-    let one = segment(7, 300);
+    let one = segment(1, 300);
     let bytes = Bytes::from(one.to_bytes());
     let overhead = SealedSegment::OVERHEAD_BYTES + SegmentHeader::SEEN_BYTES;
     assert_eq!(bytes.len(), overhead + 300);

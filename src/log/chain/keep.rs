@@ -1,5 +1,6 @@
 //! The chain as this peer keeps it: its rows, and this device's part in making it longer.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +9,11 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::core::Output;
+use super::fence::{Fence, NoChanges, Pasts, Roll};
 use super::liveness::Agreement;
 use super::message::Message;
 use super::naming::{Endorser, Naming};
-use super::record::{Record, RecordBody, Voter};
+use super::record::{Record, RecordBody, STATEMENTS_MAX, Voter};
 use super::row::{Row, Tip};
 use super::vote::{Ballot, Certificate, Notary, Vote};
 use crate::base::{DeviceId, LogId, Rng, VolumeId};
@@ -104,6 +106,7 @@ pub struct Chain {
     log: Arc<LogStore>,
     founding: Founding,
     own: Voter,
+    roll: Arc<dyn Roll>,
     /// A leaf, so that nobody who asks for these waits for the disk.
     shown: Mutex<Shown>,
     state: Mutex<State>,
@@ -127,6 +130,11 @@ struct State {
     last: u64,
     /// Whether the record that this device proposed last leaves segments that are not named.
     is_full: bool,
+    /// The statements that records took into account, with the first that did.
+    taken: BTreeMap<[u8; 32], u64>,
+    /// What they end; `None` where that has to be looked up.
+    fence: Option<Arc<Fence>>,
+    pasts: Pasts,
 }
 
 impl Outcome {
@@ -210,6 +218,7 @@ impl Chain {
                 what: "a row of what records name",
             });
         }
+        let taken = stored_taken(&*rows, founding)?;
         let shown = Shown {
             tip: row.tip.at,
             offered: row.tip.at,
@@ -220,12 +229,16 @@ impl Chain {
             log,
             founding,
             own: row.own,
+            roll: Arc::new(NoChanges),
             shown: Mutex::new(shown),
             state: Mutex::new(State {
                 agreement: Agreement::new(founding.volume, row, now, seed),
                 named,
                 last: 0,
                 is_full: false,
+                taken,
+                fence: None,
+                pasts: Pasts::default(),
             }),
         };
         let mut last = shown.tip.number;
@@ -238,6 +251,97 @@ impl Chain {
         }
         chain.state.lock().last = last;
         Ok(chain)
+    }
+
+    /// Returns the chain of a volume whose members change: as the roll says.
+    pub fn with_roll(self, roll: Arc<dyn Roll>) -> Self {
+        Self { roll, ..self }
+    }
+
+    /// Returns what is asked about the members.
+    pub fn roll(&self) -> &Arc<dyn Roll> {
+        &self.roll
+    }
+
+    /// Says whether the statements are here that a record takes into account; until then it is as if
+    /// it were unknown.
+    pub fn knows_statements_of(&self, record: &Record) -> bool {
+        let mut statements = record.statements.iter();
+        statements.all(|statement| self.roll.ending(statement).is_some())
+    }
+
+    /// Returns what has ended by a record, of the statements that are here.
+    pub fn fence_at(&self, number: u64) -> Fence {
+        self.fence_of(&self.state.lock(), number).0
+    }
+
+    /// Returns what has ended by what is known of the members, whether a record took it into account or
+    /// not.
+    pub fn fence_of_roll(&self) -> Fence {
+        let mut fence = Fence::new(Arc::clone(&self.roll));
+        let endings = self.roll.endings().into_iter();
+        for ending in endings.filter_map(|statement| self.roll.ending(&statement)) {
+            fence.add(ending);
+        }
+        fence
+    }
+
+    /// Returns what has ended by the newest record.
+    pub fn fence(&self) -> Arc<Fence> {
+        self.fence_at_tip(&mut self.state.lock())
+    }
+
+    /// Says how far the logs count that are over, of what peers may be told of and is not named: see
+    /// [`Pasts::limits`].
+    pub fn limits(&self) -> Result<Vector, LogError> {
+        self.limits_at_tip(&mut self.state.lock(), &self.log.offered())
+    }
+
+    /// Returns up to where logs count that are over, but for what records name: see [`Pasts::reach`].
+    pub fn reach(&self) -> Result<Vector, LogError> {
+        let mut state = self.state.lock();
+        let fence = self.fence_at_tip(&mut state);
+        let State { named, pasts, .. } = &mut *state;
+        let named = |id: LogId| named.get(&id).copied().unwrap_or(0);
+        pasts.reach(&self.log, &fence, &self.log.vector(), &named, &[])
+    }
+
+    fn limits_at_tip(&self, state: &mut State, ends: &Vector) -> Result<Vector, LogError> {
+        let fence = self.fence_at_tip(state);
+        let State { named, pasts, .. } = state;
+        let named = |id: LogId| named.get(&id).copied().unwrap_or(0);
+        pasts.limits(&self.log, &fence, ends, &named, &[])
+    }
+
+    fn fence_at_tip(&self, state: &mut State) -> Arc<Fence> {
+        if let Some(fence) = &state.fence {
+            return Arc::clone(fence);
+        }
+        let (fence, is_whole) = self.fence_of(state, u64::MAX);
+        let fence = Arc::new(fence);
+        state.fence = is_whole.then(|| Arc::clone(&fence));
+        fence
+    }
+
+    /// Returns what has ended by a record, and whether that is all of it.
+    fn fence_of(&self, state: &State, number: u64) -> (Fence, bool) {
+        let mut fence = Fence::new(Arc::clone(&self.roll));
+        let mut is_whole = true;
+        for (statement, _) in state.taken.iter().filter(|(_, by)| **by <= number) {
+            match self.roll.ending(statement) {
+                Some(ending) => fence.add(ending),
+                None => is_whole = false,
+            }
+        }
+        (fence, is_whole)
+    }
+
+    /// Returns what counts of what peers may be told of.
+    fn offered_counting(&self, state: &mut State) -> Result<Vector, LogError> {
+        let mut offered = self.log.offered();
+        let limits = self.limits_at_tip(state, &offered)?;
+        offered.extend(limits);
+        Ok(offered)
     }
 
     /// Returns the newest record that is here.
@@ -398,7 +502,8 @@ impl Chain {
 
     /// Does what is due for the agreement, and proposes the next record where this device leads the
     /// voters and there is something to say: segments that peers may be told of and no record names,
-    /// other voters, or a base line below which something lies. To be called once a second or more often.
+    /// other voters, what ended somebody's right to write, or a base line below which something lies. What is
+    /// here of who lost it in this record may be named. To be called once a second or more often.
     pub fn extend(
         &self,
         now: Duration,
@@ -416,12 +521,17 @@ impl Chain {
             return Ok(outcome);
         }
         let tip = state.agreement.tip().clone();
-        let next = Naming::new(&self.log, &state.named, tip.at.number).all()?;
+        let offered = self.offered_counting(&mut state)?;
+        let next = Naming::new(&self.log, &state.named, tip.at.number).all(&offered)?;
+        let statements = self.roll.endings().into_iter();
+        let statements = statements.filter(|statement| !state.taken.contains_key(statement));
+        let statements: BTreeSet<[u8; 32]> = statements.take(STATEMENTS_MAX).collect();
         let needed = proposal.needed.min(next.needed).min(tip.at.number);
         let base_line = needed.max(tip.base_line);
         let settles = tip.base_line < state.last && base_line >= state.last;
         let voters = proposal.voters.unwrap_or_else(|| tip.voters.clone());
-        let is_news = settles || !next.names.is_empty() || voters != tip.voters;
+        let names_any = !next.names.is_empty() || !statements.is_empty();
+        let is_news = settles || names_any || voters != tip.voters;
         let number = tip.at.number.checked_add(1);
         let Some(number) = number.filter(|_| is_news) else {
             return Ok(outcome);
@@ -432,7 +542,7 @@ impl Chain {
             prev: tip.at.hash,
             segments: next.names,
             ended: Vec::new(),
-            statements: Vec::new(),
+            statements: statements.into_iter().collect(),
             base_line,
             time_ms: proposal.now_ms,
             voters,
@@ -492,10 +602,19 @@ impl Chain {
         notary: &dyn Notary,
         step: impl FnOnce(&mut Agreement, &dyn Notary),
     ) {
+        let offered = match self.offered_counting(state) {
+            Ok(offered) => offered,
+            Err(error) => {
+                tracing::warn!(%error, "no vote for a record whose segments cannot be read");
+                Vector::new()
+            }
+        };
         let endorser = Endorser {
             notary,
             log: &self.log,
             named: &state.named,
+            offered: &offered,
+            roll: &*self.roll,
             base_line: state.agreement.tip().base_line,
         };
         step(&mut state.agreement, &endorser);
@@ -516,6 +635,12 @@ impl Chain {
         match self.write(state, &output) {
             Ok(named) => {
                 state.named.extend(named);
+                for (record, _) in &output.decided {
+                    for statement in &record.statements {
+                        state.taken.entry(*statement).or_insert(record.number);
+                        state.fence = None;
+                    }
+                }
                 let records = output.decided.iter().map(|(record, _)| record);
                 let naming = records.filter(|record| !record.segments.is_empty());
                 let last = naming.map(|record| record.number).max();
@@ -558,6 +683,10 @@ impl Chain {
             };
             let key = record.number.to_be_bytes();
             batch.put(Table::Chain, key, codec::encode(&link));
+            let statements = record.statements.iter();
+            for statement in statements.filter(|of| !state.taken.contains_key(*of)) {
+                batch.put(Table::Taken, statement, key);
+            }
         }
         for (log, last) in &mut named {
             *last = (*last).max(state.named.get(log).copied().unwrap_or(0));
@@ -571,6 +700,27 @@ impl Chain {
         }
         Ok(named)
     }
+}
+
+/// Returns the statements that records took into account, with the first that did.
+fn stored_taken(rows: &dyn Rows, founding: Founding) -> Result<BTreeMap<[u8; 32], u64>, LogError> {
+    let mut taken = BTreeMap::from([(founding.volume.0, 0)]);
+    let mut is_damaged = false;
+    rows.scan(Table::Taken, &[], None, &mut |key, value| {
+        match (key.try_into(), value.try_into().map(u64::from_be_bytes)) {
+            (Ok(statement), Ok(number)) => {
+                taken.insert(statement, number);
+            }
+            _ => is_damaged = true,
+        }
+        ControlFlow::Continue(())
+    })?;
+    if is_damaged {
+        return Err(LogError::MalformedRecord {
+            what: "a row of what records took into account",
+        });
+    }
+    Ok(taken)
 }
 
 /// Returns the row of this device's part in the agreement.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::fence::Roll;
 use super::record::{Record, SEGMENTS_MAX, SegmentName};
 use super::vote::{Notary, Vote};
 use crate::base::limits::SEGMENT_OPS_MAX;
@@ -66,13 +67,11 @@ impl<'a> Naming<'a> {
         }
     }
 
-    /// Returns the segments that the next record names: of those that peers may be told of, as many as
-    /// one record may name.
-    pub(super) fn all(mut self) -> Result<Next, LogError> {
-        let offered = self.log.offered();
+    /// Returns the segments that the next record names: of those offered, as many as one record may name.
+    pub(super) fn all(mut self, offered: &Vector) -> Result<Next, LogError> {
         loop {
             let before = self.next.names.len();
-            for (log, end) in &offered {
+            for (log, end) in offered {
                 while self.last(*log) < *end {
                     let Some(segment) = self.log.get(*log, self.last(*log) + 1)? else {
                         break;
@@ -93,11 +92,14 @@ impl<'a> Naming<'a> {
         }
     }
 
-    /// Says whether a record names only what peers may be told of by this device, each behind what it
-    /// builds on, no more than one record may name. A base line beyond `base_line`, that of the record
+    /// Says whether a record names only what this device offers, each behind what it builds on, no more than one record may name. A base line beyond `base_line`, that of the record
     /// before, must be one that none of it looks behind.
-    pub(super) fn fits(mut self, record: &Record, base_line: u64) -> Result<bool, LogError> {
-        let offered = self.log.offered();
+    pub(super) fn fits(
+        mut self,
+        offered: &Vector,
+        record: &Record,
+        base_line: u64,
+    ) -> Result<bool, LogError> {
         for name in &record.segments {
             let is_next = self.last(name.log) + 1 == name.seg_no
                 && offered.get(&name.log) >= Some(&name.seg_no);
@@ -156,6 +158,9 @@ pub(super) struct Endorser<'a> {
     pub(super) notary: &'a dyn Notary,
     pub(super) log: &'a LogStore,
     pub(super) named: &'a Vector,
+    /// What counts of what peers may be told of.
+    pub(super) offered: &'a Vector,
+    pub(super) roll: &'a dyn Roll,
     /// The base line of the newest record.
     pub(super) base_line: u64,
 }
@@ -175,8 +180,10 @@ impl Notary for Endorser<'_> {
 
     fn endorses(&self, record: &Record) -> bool {
         let naming = Naming::new(self.log, self.named, record.number.saturating_sub(1));
-        match naming.fits(record, self.base_line) {
-            Ok(fits) => fits && self.notary.endorses(record),
+        let mut statements = record.statements.iter();
+        let knows = statements.all(|statement| self.roll.ending(statement).is_some());
+        match naming.fits(self.offered, record, self.base_line) {
+            Ok(fits) => fits && knows && self.notary.endorses(record),
             Err(error) => {
                 tracing::warn!(%error, "no vote for a record whose segments cannot be read");
                 false

@@ -16,6 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::endings::lets_anybody_write;
 use super::statement::{Claim, Content, InviteId, RecoveryId, Statement, StatementId};
 use super::{Member, Recovery, Role};
 use crate::base::{DeviceId, PeerId, Stamp};
@@ -47,6 +48,8 @@ pub(super) struct View {
     pub(super) named: BTreeMap<PeerId, Stamp>,
     /// Members whose membership they ended themselves.
     pub(super) left: BTreeSet<PeerId>,
+    /// What holds and ends the right to write of somebody who had it.
+    pub(super) endings: BTreeSet<StatementId>,
     /// All statements, each behind the one that it takes its authority from.
     pub(super) order: Vec<StatementId>,
 }
@@ -102,6 +105,7 @@ fn run(
         judged: BTreeSet::new(),
         admitted: Vec::new(),
         recoveries: Vec::new(),
+        ends: Vec::new(),
     };
     let mut pending = Vec::new();
     if let Some(genesis) = statements.get(&genesis) {
@@ -160,6 +164,8 @@ struct Judge<'a> {
     admitted: Vec<&'a Arc<Statement>>,
     /// Recoveries that hold, removed or not, most senior first.
     recoveries: Vec<&'a Arc<Statement>>,
+    /// Removals that hold, and changes of role.
+    ends: Vec<&'a Arc<Statement>>,
 }
 
 impl<'a> Judge<'a> {
@@ -220,6 +226,7 @@ impl<'a> Judge<'a> {
                 }
                 Claim::Remove { admission, keep } => {
                     self.removed.insert(*admission);
+                    self.ends.push(statement);
                     if *admission == admin {
                         self.ended_by_itself.insert(admin);
                     }
@@ -234,6 +241,7 @@ impl<'a> Judge<'a> {
                 } => {
                     if self.admission_of(replaces) == Some(identity.id()) && self.admit(statement) {
                         self.replaced.insert(*replaces);
+                        self.ends.push(statement);
                         self.cut(admin, *replaces, keep);
                         if *role == Role::Admin {
                             admins.push(statement.id);
@@ -318,6 +326,7 @@ impl<'a> Judge<'a> {
                     Claim::Rename { peer, .. } => self.rename(*peer, statement),
                     Claim::Remove { .. } => {
                         self.removed.insert(admission.id);
+                        self.ends.push(statement);
                         self.ended_by_itself.insert(admission.id);
                     }
                     _ => {}
@@ -461,9 +470,65 @@ impl<'a> Judge<'a> {
                 });
             }
         }
+        let ends = std::mem::take(&mut self.ends);
+        let ends = ends
+            .into_iter()
+            .filter(|statement| self.ends_writing(statement));
+        self.view.endings = ends.map(|statement| statement.id).collect();
         (self.view, self.late)
     }
+
+    /// Says whether a removal or a change of role ends somebody's right to write. One that another change
+    /// at the same time stands beside does not.
+    fn ends_writing(&self, statement: &Statement) -> bool {
+        match &statement.content.claim {
+            Claim::Remove { admission, .. } => lets_anybody_write(self.statements, *admission),
+            Claim::Reassign {
+                replaces,
+                identity,
+                role,
+                ..
+            } => {
+                let live = self.view.admissions.get(&identity.id());
+                let mut goes_on = live.into_iter().flatten().filter(|id| {
+                    let claim = self.statements.get(id).map(|found| &found.content.claim);
+                    let admission = claim.and_then(Claim::admission);
+                    admission.is_some_and(|(_, role, _)| role.writes())
+                });
+                let beside = |id: &StatementId| {
+                    let line = line_of(self.statements, *id).unwrap_or_default();
+                    line.contains(replaces) && !line.contains(&statement.id)
+                };
+                !role.writes()
+                    && lets_anybody_write(self.statements, *replaces)
+                    && !goes_on.any(beside)
+            }
+            _ => false,
+        }
+    }
 }
+
+/// Returns an admission and those whose place it took, one after the other; `None` where one is not here.
+pub(super) fn line_of(statements: &Statements, admission: StatementId) -> Option<Vec<StatementId>> {
+    let mut line = Vec::new();
+    let mut at = admission;
+    loop {
+        let claim = &statements.get(&at)?.content.claim;
+        line.push(at);
+        let Claim::Reassign {
+            replaces, identity, ..
+        } = claim
+        else {
+            return Some(line);
+        };
+        let before = &statements.get(replaces)?.content.claim;
+        match before.admission() {
+            Some((of, ..)) if of.id() == identity.id() => at = *replaces,
+            _ => return Some(line),
+        }
+    }
+}
+
 /// One member's admissions, each in the place of the one before, seen from one of them.
 #[derive(Debug, Clone, Copy)]
 struct Line {

@@ -308,6 +308,7 @@ fn header(op_count: u32) -> SegmentHeader {
         prev: [0; 32],
         record: RecordRef::default(),
         seen: Vec::new(),
+        admission: None,
         first: Stamp(1),
         last: Stamp(op_count.into()),
         op_count,

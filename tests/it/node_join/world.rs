@@ -15,7 +15,7 @@ use dfs::store::{Batch, Store};
 use dfs::transport::{SimNet, Transport};
 use dfs::wire::bounded::BoundedBytes;
 use dfs::wire::{
-    Hello, NodeRecord, RecordRef, SEGMENT_DOMAIN, SealedSegment, SegmentHeader, SignedRecord,
+    Hello, NodeRecord, RecordRef, SEGMENT_DOMAIN, SealedSegment, Seen, SegmentHeader, SignedRecord,
 };
 
 /// The seed of network and chance: `DFS_SEED=n` runs another one.
@@ -216,7 +216,25 @@ impl Machine {
 
     /// The same with segments of a size.
     pub(super) fn write_large(&self, count: u64, bytes: usize) {
+        self.write_behind(&[], count, bytes);
+    }
+
+    /// The same, built on all that is here of some logs.
+    pub(super) fn write_behind(&self, logs: &[LogId], count: u64, bytes: usize) {
         let node = self.node();
+        let (log, fence) = (node.log(), node.chain().fence());
+        if fence.is_over(log, log.own_log()) && !fence.ends(&log.standing()) {
+            log.renew(log.incarnation() + 1);
+        }
+        let seen = |log: &LogId| {
+            let head = node.log().head(*log).unwrap();
+            Seen {
+                log: *log,
+                seg_no: head.seg_no,
+                hash: head.hash,
+                last: head.last,
+            }
+        };
         for _ in 0..count {
             let head = node.log().head(node.log().own_log());
             let last = head.map_or(Stamp(0), |head| head.last);
@@ -227,8 +245,11 @@ impl Machine {
                 incarnation: node.log().incarnation(),
                 origin: node.log().incarnation(),
                 record: RecordRef::default(),
-                seen: Vec::new(),
+                seen: logs.iter().map(seen).collect(),
                 seg_no: head.map_or(0, |head| head.seg_no) + 1,
+                admission: head
+                    .is_none()
+                    .then(|| node.log().admission(node.log().own_log()).unwrap()),
                 prev: head.map_or([0; 32], |head| head.hash),
                 first: stamp,
                 last: stamp,

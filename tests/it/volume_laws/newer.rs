@@ -33,6 +33,7 @@ fn seal_raw(device: &Device, ops: &[Vec<u8>]) {
         first,
         last,
         op_count: ops.len() as u32,
+        admission: None,
         ..before.header
     };
     let body = KEYS.seal_segment(&Rng::from_seed(seg_no), &header.to_bytes(), &plain);

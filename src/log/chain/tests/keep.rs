@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::Stub;
 use crate::base::{DeviceId, LogId, Stamp, VolumeId};
 use crate::crypto::Signature;
-use crate::log::chain::{Chain, Founding, Notary, Outcome, Proposal, Record, Vote};
+use crate::log::chain::{Chain, Ending, Founding, Notary, Outcome, Proposal, Record, Roll, Vote};
 use crate::log::{LogError, LogStore};
 use crate::store::{Batch, Store};
 use crate::wire::{RecordRef, SealedSegment, Seen, SegmentHeader, Vector};
@@ -110,6 +110,82 @@ fn open(store: &Store, founding: Founding, own: DeviceId) -> (Arc<LogStore>, Cha
     (log, chain)
 }
 
+/// The statement `[9; 32]` ends the admission `[0; 32]`, on which all logs here stand but Alice's.
+struct AllButAlice(bool);
+
+impl Roll for AllButAlice {
+    fn endings(&self) -> Vec<[u8; 32]> {
+        vec![[9; 32]]
+    }
+
+    fn ending(&self, statement: &[u8; 32]) -> Option<Ending> {
+        let ends = |of: [u8; 32]| Ending {
+            admissions: Vec::new(),
+            removed: (*statement == of).then_some([0; 32]),
+        };
+        self.0.then(|| ends([9; 32]))
+    }
+
+    fn line(&self, admission: &[u8; 32]) -> Vec<[u8; 32]> {
+        vec![*admission]
+    }
+}
+
+#[test]
+fn a_removal_is_recorded_once_and_later_segments_are_named_where_somebody_built_on_them() {
+    let mut alice = Keeper::new(ALICE);
+    alice.chain = alice.chain.with_roll(Arc::new(AllButAlice(true)));
+    let bobs = segments(BOB, 6, 1, &[]);
+    alice.take(&bobs[..2]);
+    // What is here by then is named with it.
+    assert_eq!(alice.extend(), Some(false));
+    let record = alice.chain.get(1).unwrap().unwrap();
+    assert_eq!(
+        (record.statements.clone(), record.segments.len()),
+        (vec![[9; 32]], 2)
+    );
+    alice.take(&bobs[2..]);
+    assert_eq!(alice.extend(), None, "it is over");
+    let limits = alice.chain.limits().unwrap();
+    assert_eq!(limits, Vector::from([(log_of(BOB), 2)]));
+    // Carl was removed as Bob was: what he had seen counts where somebody else has seen Carl.
+    let carls = segments(DeviceId(3), 1, 1, &[&bobs[4]]);
+    alice.take(&carls);
+    assert_eq!(alice.extend(), None);
+    let mut own = segments(ALICE, 1, 1, &[&carls[0]]);
+    own[0].header.admission = Some([5; 32]);
+    alice.take(&own);
+    assert_eq!(alice.extend(), Some(false));
+    let of = |number| alice.names(number).into_iter().collect::<Vector>();
+    assert_eq!(
+        of(2),
+        Vector::from([
+            (log_of(ALICE), 1),
+            (log_of(BOB), 5),
+            (log_of(DeviceId(3)), 1)
+        ])
+    );
+    assert_eq!(
+        alice.chain.limits().unwrap(),
+        Vector::from([(log_of(BOB), 5)])
+    );
+    // So it is after a restart, and for who takes the records.
+    let again = Keeper::open(ALICE, alice.store.clone());
+    let chain = again.chain.with_roll(Arc::new(AllButAlice(true)));
+    assert_eq!(
+        chain.limits().unwrap(),
+        Vector::from([(log_of(BOB), 5)])
+    );
+    assert!(chain.fence_at(0).is_empty() && chain.fence_at(1).ends(&[0; 32]));
+    let bob = Keeper::new(BOB);
+    bob.accept(&alice.chain.range(0, usize::MAX, usize::MAX).unwrap())
+        .unwrap();
+    let lacking = bob.chain.with_roll(Arc::new(AllButAlice(false)));
+    assert!(!lacking.knows_statements_of(&record) && lacking.fence().is_empty());
+    let knowing = lacking.with_roll(Arc::new(AllButAlice(true)));
+    assert!(knowing.knows_statements_of(&record) && knowing.fence().ends(&[0; 32]));
+}
+
 fn log_of(device: DeviceId) -> LogId {
     LogId::of(device, RUN)
 }
@@ -133,6 +209,7 @@ fn segments(device: DeviceId, count: u64, ops: u32, seen: &[&SealedSegment]) -> 
                 incarnation: RUN,
                 origin: RUN,
                 seg_no,
+                admission: (seg_no == 1).then_some([0; 32]),
                 prev,
                 record: RecordRef::default(),
                 seen: seen.iter().map(past).collect(),

@@ -46,6 +46,73 @@ fn who_was_joined_by_a_writer_is_never_the_sole_author_again() {
 }
 
 #[test]
+fn what_ends_the_right_to_write_is_what_holds_and_took_it_from_somebody() {
+    let mut roster = volume();
+    let on = |roster: &Roster, peer| roster.member(&id(peer)).unwrap().admission;
+    let ends = |roster: &Roster| roster.endings().collect::<Vec<_>>();
+    for (peer, role) in [(1, Role::Writer), (2, Role::Admin), (3, Role::Storage)] {
+        admit(&mut roster, issuer(0, 2_000), peer, role);
+    }
+    // A storage peer never wrote, and who may do more goes on.
+    roster.remove(issuer(0, 2_100), &id(3)).unwrap();
+    let first = on(&roster, 1);
+    roster
+        .set_role(issuer(0, 2_200), &id(1), Role::Admin)
+        .unwrap();
+    assert_eq!(ends(&roster), []);
+    let second = on(&roster, 1);
+    assert_eq!(roster.line(second), [second, first]);
+    assert_eq!(roster.lets_write(first, PEERS[1].device()), Some(true));
+    assert_eq!(roster.lets_write(first, PEERS[2].device()), Some(false));
+    assert_eq!(
+        roster.lets_write(StatementId([0; 32]), PEERS[1].device()),
+        None
+    );
+    let other = roster.clone();
+    // A reader writes no more by what it had before, whatever it is later.
+    roster
+        .set_role(issuer(0, 2_300), &id(1), Role::Reader)
+        .unwrap();
+    let reader = ends(&roster);
+    let ended = roster.ending(reader[0]).unwrap();
+    assert_eq!((reader.len(), ended.removed), (1, None));
+    assert_eq!(ended.admissions, [second.0, first.0]);
+    roster
+        .set_role(issuer(0, 2_400), &id(1), Role::Writer)
+        .unwrap();
+    assert_eq!(ends(&roster), reader);
+    assert!(!ended.admissions.contains(&on(&roster, 1).0));
+    // Where another admin let it write at the same time, it goes on.
+    let mut beside = other.clone();
+    beside
+        .set_role(issuer(2, 2_350), &id(1), Role::Writer)
+        .unwrap();
+    let mut both = other.clone();
+    both.set_role(issuer(0, 2_300), &id(1), Role::Reader)
+        .unwrap();
+    let both = met(both, beside);
+    assert_eq!(both.role_of(&id(1)), Some(Role::Writer));
+    assert_eq!(ends(&both), []);
+    // A removal ends all that took the place of what it ends.
+    let mut removed = other.clone();
+    removed.remove(issuer(0, 2_500), &id(1)).unwrap();
+    let removals = ends(&removed);
+    let of = |id: &StatementId| removed.ending(*id).unwrap().removed;
+    let of: Vec<_> = removals.iter().filter_map(of).collect();
+    assert!(of.contains(&first.0) && of.contains(&second.0));
+    // One by an admin that had no right to it any more ends nothing.
+    let mut junior = other.clone();
+    junior.remove(issuer(2, 2_500), &id(1)).unwrap();
+    let mut senior = other;
+    senior.remove(issuer(0, 2_400), &id(2)).unwrap();
+    let both = met(junior, senior);
+    assert!(both.member(&id(1)).is_some());
+    assert_eq!(ends(&both).len(), 1, "that of the junior admin alone");
+    // What is not here cannot be told.
+    assert_eq!(Roster::empty(both.volume()).ending(removals[0]), None);
+}
+
+#[test]
 fn a_member_is_told_what_it_has_to_have_first() {
     let mut roster = volume();
     let [first, second] = [

@@ -24,6 +24,7 @@ mod committed;
 mod error;
 mod extents;
 mod feed;
+mod fence;
 mod fold;
 mod index;
 mod lineage;
@@ -199,7 +200,12 @@ impl Volume {
             context,
         };
         let last_ms = volume.last_ms(&volume.state.lock())?;
-        volume.state.lock().last_ms = last_ms;
+        {
+            let mut state = volume.state.lock();
+            state.last_ms = last_ms;
+            let fence = volume.config.chain.fence_at(state.record.number);
+            state.fence = Some(Arc::new(fence));
+        }
         if is_anew_asked {
             volume.fold_anew()?;
         }

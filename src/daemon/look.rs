@@ -31,6 +31,8 @@ impl Peer {
         troubles.set(Trouble::Clock, self.clock_trouble());
         troubles.set(Trouble::Keys, self.keys_trouble());
         troubles.set(Trouble::Joining, self.joining());
+        troubles.set(Trouble::Over, self.over());
+        self.look_at_statements();
         troubles.set(Trouble::Chunks, self.chunks_trouble());
         if let Some(state) = self.state_folder() {
             troubles.set(Trouble::Disk, disk_trouble(state));
@@ -119,6 +121,41 @@ impl Peer {
         let advice =
             "connect the machine that admitted this one, or any that has all; it goes on by itself";
         Some((what, advice.to_owned()))
+    }
+
+    /// Tells what a member does not change any more, or not yet, as its right to write ended in between.
+    fn over(&self) -> Option<(String, String)> {
+        let volume = &self.member_parts()?.volume;
+        let writes = self.node().role().is_some_and(Role::writes);
+        if writes && volume.awaits_fence() {
+            let what = "what this machine wrote before it was removed is being left out: the mount is read-only \
+                        until the others have put that on record";
+            let voters = self.node().chain().voters().into_iter();
+            let names: Vec<String> = voters.map(|voter| self.device_name(voter.device)).collect();
+            let advice = format!("connect {}; it goes on by itself", names.join(" or "));
+            return Some((what.to_owned(), advice));
+        }
+        let aside = volume.aside().unwrap_or(0);
+        (aside > 0).then(|| {
+            let what = format!(
+                "{aside} changes made here are left out of the volume: this machine lost its right to write before \
+                 anybody had them"
+            );
+            let advice = "they are kept in the state folder alone: do not remove it while they are wanted";
+            (what, advice.to_owned())
+        })
+    }
+
+    /// Notes that records wait for what is not known of the members.
+    fn look_at_statements(&self) {
+        let troubles = self.troubles();
+        let Some(since_ms) = self.waiting.long_for_statements(self.clock().wall_ms()) else {
+            return troubles.clear(Trouble::Statements);
+        };
+        let what =
+            "the order of the changes waits: not all is here that admins said of the members";
+        let advice = "connect an admin's machine, or any that is up to date; it goes on by itself";
+        troubles.note_since(Trouble::Statements, since_ms, what, advice);
     }
 
     fn capacity_trouble(&self) -> Option<(String, String)> {

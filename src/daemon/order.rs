@@ -15,7 +15,8 @@ impl Peer {
         let (node, chain) = (self.node(), self.node().chain());
         let tip = chain.tip();
         let record = chain.get(tip.number).ok().flatten();
-        let offered = node.log().offered().into_iter();
+        // What counts no more waits for no record.
+        let offered = node.counting(node.log().offered()).into_iter();
         let waiting = offered.map(|(log, last)| last.saturating_sub(chain.named(log)));
         let voters = chain.voters();
         let missed = voters.iter().filter(|voter| !self.is_heard(voter.device));

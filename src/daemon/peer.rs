@@ -508,7 +508,9 @@ impl Peer {
                 };
                 self.troubles.note(Trouble::Log(*log), what, advice);
             }
-            if member.fs.is_read_only() {
+            self.waiting
+                .set_statements(merged.lacks_statements, self.clock.wall_ms());
+            if member.fs.is_read_only() || member.volume.is_over() {
                 self.rights_changed();
             }
             if merged.is_nothing() {
@@ -647,6 +649,8 @@ impl Peer {
                         if let Err(error) = self.publish().await {
                             tracing::debug!(%error, "the last changes are not sealed yet");
                         }
+                        // A record may have waited for what is known of the members now.
+                        break;
                     }
                     Ok(NodeEvent::OwnLogForked { peer }) => self.forked(peer),
                     Err(RecvError::Lagged(_)) => {
@@ -771,7 +775,8 @@ impl Peer {
                 .into_iter()
                 .filter(|peer| peer.state == PeerState::Connected);
             let behind = connected.into_iter().any(|peer| {
-                let mut theirs = peer.vector.iter();
+                let theirs = self.node.counting(peer.vector);
+                let mut theirs = theirs.iter();
                 theirs.any(|(device, seg_no)| have.get(device).is_none_or(|have| have < seg_no))
             });
             let has_all = self.awaited().is_empty() && member.volume.inode(Ino::ROOT)?.is_some();
@@ -826,7 +831,10 @@ impl Peer {
 /// nobody; and who has not seen yet what the others build on would change what is not there any more.
 fn may_write(node: &Node, volume: &Volume) -> bool {
     let shown = node.roster().shown_to(&node.id());
-    node.role().is_some_and(Role::writes) && volume.unfolded(&shown).is_empty()
+    node.role().is_some_and(Role::writes)
+        && volume.unfolded(&shown).is_empty()
+        && !volume.is_over()
+        && !volume.awaits_fence()
 }
 
 /// Lets a node admit members that read. Not before this no peer gets keys, so none is admitted before the

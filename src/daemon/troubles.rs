@@ -53,6 +53,10 @@ pub enum Trouble {
     Socket,
     /// Not all is here yet that this member has to have before it changes anything.
     Joining,
+    /// What is known of the members is less than what the order of the changes is made of.
+    Statements,
+    /// What this device wrote is left out, as it lost the right to before anybody had it.
+    Over,
     /// A log cannot be folded before what its author had seen is here.
     Waiting(LogId),
 }

@@ -29,6 +29,8 @@ pub(super) struct Wait {
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     waits: Mutex<BTreeMap<LogId, Wait>>,
+    /// The record that waits for statements of the roster, and since when.
+    statements: Mutex<Option<(u64, u64)>>,
 }
 
 impl Waiting {
@@ -45,6 +47,19 @@ impl Waiting {
             });
             wait.needs = needs;
         }
+    }
+
+    /// Takes note of the record that waits for what is said of the members and is not here.
+    pub(super) fn set_statements(&self, record: Option<u64>, now_ms: u64) {
+        let mut waits = self.statements.lock();
+        let since = waits.filter(|(of, _)| Some(*of) == record);
+        *waits = record.map(|of| (of, since.map_or(now_ms, |(_, since)| since)));
+    }
+
+    /// Returns since when a record has waited for that, where it is long.
+    pub(super) fn long_for_statements(&self, now_ms: u64) -> Option<u64> {
+        let (_, since) = (*self.statements.lock())?;
+        (u128::from(now_ms.saturating_sub(since)) >= TOLD_AFTER.as_millis()).then_some(since)
     }
 
     /// Returns those that have waited for long.
@@ -78,6 +93,12 @@ mod tests {
         waiting.set(&BTreeMap::from([(b, c)]), 62_000);
         assert_eq!(waiting.long(100_000), [wait(b, 31_000)]);
         waiting.set(&BTreeMap::new(), 100_000);
+        waiting.set_statements(Some(4), 1_000);
+        waiting.set_statements(Some(4), 2_000);
+        assert_eq!(waiting.long_for_statements(60_999), None);
+        assert_eq!(waiting.long_for_statements(61_000), Some(1_000));
+        waiting.set_statements(None, 61_000);
+        assert_eq!(waiting.long_for_statements(u64::MAX), None);
         assert_eq!(waiting.long(u64::MAX), []);
     }
 }

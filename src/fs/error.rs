@@ -107,6 +107,7 @@ impl From<VolumeError> for FsError {
             VolumeError::Store(StoreError::Full) => Self::NoSpace,
             VolumeError::NoInode(ino) => Self::Stale(ino),
             VolumeError::Busy => Self::TimedOut,
+            VolumeError::Over => Self::ReadOnly,
             error => Self::Volume(error),
         }
     }

@@ -140,11 +140,13 @@ impl Volume {
 
     fn fold_beside(&self, beside: &Arc<BesideRows>) -> Result<Anew> {
         let shadow = self.shadow(beside)?;
+        shadow.state.lock().anchors = self.state.lock().seen_by_drafts(self);
         shadow.fold_all()?;
         let _sealing = self.sealing.lock();
         let mut feed = self.feed.lock();
         // What was read ahead and is not folded is read again.
         *feed = Feed::default();
+        shadow.state.lock().anchors = self.state.lock().seen_by_drafts(self);
         let merged = shadow.fold_all()?;
         let mut state = self.state.lock();
         if merged.refused.is_empty() && merged.waiting.is_empty() {
@@ -164,6 +166,7 @@ impl Volume {
         let mut fresh = State::load(rows, &own, first.unwrap_or_default(), alone)?;
         fresh.keep_of(&mut state);
         fresh.last_ms = self.last_ms(&fresh)?;
+        fresh.fence = Some(Arc::new(self.config.chain.fence_at(fresh.record.number)));
         self.hlc.observe(fresh.newest.stamp);
         *state = fresh;
         Ok(anew)
@@ -193,9 +196,11 @@ impl Volume {
         Ok(merged)
     }
 
-    /// Fails where a segment that is here is not folded.
+    /// Fails where a segment that is here, and counts, is not folded.
     fn has_all(&self, ends: &crate::wire::Vector) -> Result<()> {
-        let missing = self.unfolded(ends);
+        let mut counting = ends.clone();
+        counting.extend(self.limits(&mut Feed::default(), ends)?);
+        let missing = self.unfolded(&counting);
         let Some(log) = missing.keys().next().copied() else {
             return Ok(());
         };

@@ -53,6 +53,9 @@ pub enum VolumeError {
         /// Why.
         source: CryptoError,
     },
+    /// This device has lost the right to write.
+    #[error("this machine may not change the volume any more")]
+    Over,
     /// Another holds the writer's lock for longer than a request may take: the disk hangs.
     #[error("the volume is busy: the disk does not take what is being written")]
     Busy,

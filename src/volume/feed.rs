@@ -18,6 +18,7 @@ use super::state::{Progress, State};
 use super::types::Change;
 use super::{Result, Volume, VolumeError};
 use crate::base::{LogId, OpId, Stamp};
+use crate::log::chain::Pasts;
 use crate::store::Batch;
 use crate::wire::{SealedSegment, Seen};
 
@@ -41,6 +42,8 @@ pub struct Merged {
     pub undone_count: usize,
     /// Logs whose next segment waits for what its author had seen and is not here yet.
     pub waiting: BTreeMap<LogId, Missing>,
+    /// The record that is not folded as statements are not here which it takes into account.
+    pub lacks_statements: Option<u64>,
     /// Logs that stop at a segment that cannot be read (yet), and why.
     pub refused: BTreeMap<LogId, VolumeError>,
 }
@@ -66,6 +69,8 @@ pub enum Missing {
 #[derive(Debug, Default)]
 pub(super) struct Feed {
     logs: BTreeMap<LogId, Queue>,
+    /// What counts of the logs that are over.
+    pub(super) pasts: Pasts,
 }
 
 #[derive(Debug, Default)]
@@ -132,7 +137,7 @@ impl Volume {
     /// Folds segments and records by turns: a segment may wait for a record, and a record for segments.
     pub(super) fn feed_and_commit(&self, feed: &mut Feed, merged: &mut Merged) -> Result<()> {
         self.feed_merge(feed, merged)?;
-        while self.fold_records(merged)? {
+        while self.fold_records(feed, merged)? {
             self.feed_merge(feed, merged)?;
         }
         Ok(())
@@ -217,7 +222,8 @@ impl Volume {
                 record: state.record.number,
             }
         };
-        let ends = self.config.log.vector();
+        let mut ends = self.config.log.vector();
+        ends.extend(self.limits(feed, &ends)?);
         let mut goes_on = true;
         while goes_on {
             goes_on = false;
@@ -251,6 +257,9 @@ impl Volume {
         let next = queue.read + 1;
         let mut stopped = false;
         for segment in self.config.log.range(log, next, READ_AHEAD_BYTES)? {
+            if segment.header.seg_no > end {
+                break;
+            }
             if let Some(needs) = feed.lacks(folded, &segment) {
                 merged.waiting.insert(log, needs);
                 stopped = true;

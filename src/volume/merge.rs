@@ -122,6 +122,14 @@ impl<'a> Merge<'a> {
         self.undo(ids.into_iter().map(Rank::tentative).collect())
     }
 
+    /// Undoes applied ops that count no more, and all that built on them, of which the others wait to be
+    /// folded again.
+    pub(super) fn take_back_all(&mut self, ids: &BTreeSet<OpId>) -> Result<()> {
+        self.undo_all(ids.clone())?;
+        self.todo.retain(|rank, _| !ids.contains(&rank.id));
+        Ok(())
+    }
+
     /// Gives the ops that a record names, which is folded now, their places in the order.
     pub(super) fn rank_anew(&mut self, named: &BTreeSet<OpId>) -> Result<()> {
         let todo = std::mem::take(&mut self.todo);

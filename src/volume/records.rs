@@ -12,7 +12,7 @@ use std::sync::Arc;
 use parking_lot::MutexGuard;
 
 use super::committed::Committed;
-use super::feed::Merged;
+use super::feed::{Feed, Merged};
 use super::merge::{Merge, Todo};
 use super::record::Record as Undo;
 use super::sight::{self, Sights};
@@ -31,11 +31,11 @@ const LOOK_SLICE: usize = 4096;
 
 /// What a record names, by the log that the ops are named after.
 #[derive(Debug, Default)]
-struct Named {
+pub(super) struct Named {
     /// The last op of each log.
-    ends: BTreeMap<LogId, Stamp>,
+    pub(super) ends: BTreeMap<LogId, Stamp>,
     /// The last segment of each log.
-    segments: BTreeMap<LogId, u64>,
+    pub(super) segments: BTreeMap<LogId, u64>,
 }
 
 /// The applied ops that a record finds, up to the last that it names.
@@ -150,22 +150,35 @@ impl Volume {
     }
 
     /// Folds the records whose segments are all folded; says whether there were any.
-    pub(super) fn fold_records(&self, merged: &mut Merged) -> Result<bool> {
+    pub(super) fn fold_records(&self, feed: &mut Feed, merged: &mut Merged) -> Result<bool> {
         let mut any = false;
-        while let Some(record) = self.next_record()? {
-            self.fold_record(&record, merged)?;
+        while let Some(record) = self.next_record(merged)? {
+            if self.fold_record(&record, merged)? {
+                // What was read and counts no more is read again where it counts one day.
+                *feed = Feed::default();
+            }
             any = true;
         }
         Ok(any)
     }
 
-    /// Returns the next record, where all that it names is folded.
-    fn next_record(&self) -> Result<Option<Record>> {
+    /// Returns the record behind the newest folded one, where it is here.
+    pub(super) fn unfolded_record(&self) -> Result<Option<Record>> {
         let number = self.state.lock().record.number;
         let Some(next) = number.checked_add(1) else {
             return Ok(None);
         };
-        let record = self.config.chain.get(next)?;
+        self.config.chain.get(next).map_err(Into::into)
+    }
+
+    /// Returns the next record, where all that it names is folded.
+    fn next_record(&self, merged: &mut Merged) -> Result<Option<Record>> {
+        let record = self.unfolded_record()?;
+        let lacks = |record: &&Record| !self.config.chain.knows_statements_of(record);
+        merged.lacks_statements = record.as_ref().filter(lacks).map(|record| record.number);
+        if merged.lacks_statements.is_some() {
+            return Ok(None);
+        }
         let state = self.state.lock();
         Ok(record.filter(|record| {
             record.segments.iter().all(|name| {
@@ -175,7 +188,8 @@ impl Volume {
         }))
     }
 
-    fn fold_record(&self, record: &Record, merged: &mut Merged) -> Result<()> {
+    /// Folds a record; says whether it ended somebody's right to write.
+    fn fold_record(&self, record: &Record, merged: &mut Merged) -> Result<bool> {
         let named = self.named_by(record)?;
         let mut state = self.state.lock();
         let before = Arc::clone(&state.committed);
@@ -194,7 +208,7 @@ impl Volume {
         record: &Record,
         named: &Named,
         merged: &mut Merged,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let found = found(&*self.view.rows, state, named)?;
         let mut merge = Merge::new(&self.view, state, Todo::new(), Sights::default());
         merge.undo_passed(&found.passed, &found.named)?;
@@ -202,6 +216,9 @@ impl Volume {
             let late = late_for(&*self.view.rows, merge.state, record)?;
             merge.undo_all(late)?;
         }
+        let fence = self.config.chain.fence_at(record.number);
+        let back = self.taken_back(merge.state, &fence, record, named)?;
+        merge.take_back_all(&back.ops)?;
         let committed = Arc::make_mut(&mut merge.state.committed);
         committed.base_line = record.base_line;
         for (log, last) in &named.ends {
@@ -212,6 +229,7 @@ impl Volume {
 
         let (overlay, undone) = (merge.overlay, merge.undone_count);
         let mut batch = Batch::new();
+        self.put_back(&mut batch, &back)?;
         let mut progress: BTreeMap<LogId, Progress> = BTreeMap::new();
         for (log, last) in &named.ends {
             Committed::put(&mut batch, *log, *last, record.number);
@@ -222,13 +240,16 @@ impl Volume {
             sight::delete_until(&*self.view.rows, &mut batch, *log, *last, goes_on)?;
         }
         for (log, seg_no) in &named.segments {
-            let mut at = state.progress.get(log).copied().unwrap_or_default();
+            let at = back.progress.get(log).or_else(|| state.progress.get(log));
+            let mut at = at.copied().unwrap_or_default();
             at.named = at.named.max(*seg_no);
             State::put_progress(&mut batch, *log, &at);
             progress.insert(*log, at);
         }
         State::put_record(&mut batch, record.reference(), record.base_line);
         let changes = self.commit_merge(state, overlay, batch)?;
+        let ends = fence.len() > state.fence.as_ref().map_or(0, |before| before.len());
+        state.note_taken_back(back, fence);
         state.progress.extend(progress);
         (state.record, state.last_ms) = (record.reference(), last_ms(record.time_ms));
         if let Some(first) = found.passed.first().copied().or(found.last) {
@@ -238,7 +259,8 @@ impl Volume {
         state.saw_more |= undone > 0;
         merged.undone_count += undone;
         merged.changes.extend(changes);
-        self.drop_public(state)
+        self.drop_public(state)?;
+        Ok(ends)
     }
 
     /// Looks up what a record names.

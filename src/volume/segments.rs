@@ -65,6 +65,12 @@ impl Volume {
             let past = state.past_of_drafts(log.own_log(), &log.logs_of(self.device));
             (take_drafts(&state), past)
         };
+        if drafts
+            .first()
+            .is_some_and(|draft| self.is_left_out(draft.id))
+        {
+            return Ok(None);
+        }
         let Some(body) = self.encode_drafts(&drafts)? else {
             return Ok(None);
         };
@@ -76,6 +82,10 @@ impl Volume {
         let sealed = drafts.iter().take(body.op_count).map(|draft| draft.id);
 
         let mut state = self.state.lock();
+        // They were put aside meanwhile.
+        if state.drafts.front() != drafts.first().map(|draft| &draft.id) {
+            return Ok(None);
+        }
         let mut batch = Batch::new();
         let progress = sealed_progress(&state, &segment, &body);
         for (log, progress) in &progress {

@@ -131,6 +131,23 @@ pub(super) fn delete_until(
     Ok(())
 }
 
+/// Puts into a batch that what had been seen at the segments of a log is forgotten which begin at a stamp or
+/// behind it.
+pub(super) fn delete_from(
+    rows: &dyn Rows,
+    batch: &mut Batch,
+    log: LogId,
+    from: Stamp,
+) -> Result<()> {
+    let end = log.0.checked_add(1).map(|next| key(LogId(next), Stamp(0)));
+    let (start, end) = (key(log, from), end.as_ref().map(|end| &end[..]));
+    rows.scan_keys(Table::Draft, &start, end, &mut |key| {
+        batch.delete(Table::Draft, key);
+        ControlFlow::Continue(())
+    })?;
+    Ok(())
+}
+
 /// What was seen at the ops of a slice, before that is committed.
 #[derive(Debug, Default)]
 pub(super) struct Sights {

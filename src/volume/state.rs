@@ -19,6 +19,7 @@ use super::writer::FoldedOp;
 use super::{Result, VolumeError};
 use crate::base::limits::INLINE_MAX_BYTES;
 use crate::base::{ChunkId, Ino, LogId, OpId, Stamp, Timespec};
+use crate::log::chain::Fence;
 use crate::store::{Batch, Rows, Table, codec};
 use crate::wire::limits::SEEN_MAX;
 use crate::wire::{RecordRef, Seen};
@@ -118,6 +119,10 @@ pub(super) struct State {
     pub(super) trimmed_to: u64,
     /// The records up to this one are gone.
     pub(super) trimmed: OpId,
+    /// What had been seen by who issued drafts that lie elsewhere.
+    pub(super) anchors: Vec<Seen>,
+    /// What has ended by the newest folded record.
+    pub(super) fence: Option<Arc<Fence>>,
     /// Chunks that ops have named since a collection began; `None` while there is none.
     pub(super) named: Option<HashSet<ChunkId>>,
 }

@@ -227,6 +227,9 @@ impl Together<'_, '_> {
         }
         self.show_last();
         let volume = self.writer.volume;
+        if !volume.stands(&self.writer.state) {
+            return Err(VolumeError::Over);
+        }
         if let Some(named) = &mut self.writer.state.named {
             collect::note(named, &kind);
         }

@@ -13,5 +13,6 @@ mod names;
 mod newer;
 mod random;
 mod records;
+mod removal;
 mod times;
 mod tree;

@@ -10,13 +10,16 @@ use dfs::base::time::SimClock;
 use dfs::base::{Clock, DeviceId, Ino, LogId, OpId, Rng, VolumeId};
 use dfs::crypto::{Identity, Signature, VolumeKeys};
 use dfs::log::LogStore;
-use dfs::log::chain::{Chain, Founding, Notary, Outcome, Proposal, Record, VOTE_DOMAIN, Vote};
+use dfs::log::chain::{
+    Chain, Ending, Founding, Notary, Outcome, Proposal, Record, VOTE_DOMAIN, Vote,
+};
 use dfs::store::memory::MemoryDisk;
 use dfs::store::{Batch, Store, Table, codec};
 use dfs::volume::{
     Append, Applied, Conflict, ConflictKind, Create, Extent, FileKind, Inode, Merged, OpKind,
     Piece, Place, Replaced, Source, Volume, VolumeConfig, VolumeContext, VolumeError, Write,
 };
+use parking_lot::Mutex;
 
 /// Devices that tests use; making an RSA key takes a while.
 pub(crate) const DEVICES_MAX: usize = 5;
@@ -75,6 +78,48 @@ pub(crate) fn shared_rows(store: &Store) -> SharedRows {
     rows
 }
 
+/// What a device knows of who was removed: the admission that each statement ends.
+#[derive(Default)]
+pub(crate) struct Roll(Mutex<BTreeMap<[u8; 32], [u8; 32]>>);
+
+impl Roll {
+    /// Hears that an admission ended.
+    pub(crate) fn end(&self, admission: [u8; 32]) {
+        let statement = admission.map(|byte| byte ^ 0xff);
+        self.0.lock().insert(statement, admission);
+    }
+
+    /// Says whether that is known.
+    pub(crate) fn ends(&self, admission: [u8; 32]) -> bool {
+        self.0.lock().values().any(|of| *of == admission)
+    }
+
+    fn learn(&self, from: &Self) {
+        let known = from.0.lock().clone();
+        self.0.lock().extend(known);
+    }
+}
+
+impl dfs::log::chain::Roll for Roll {
+    fn endings(&self) -> Vec<[u8; 32]> {
+        self.0.lock().keys().copied().collect()
+    }
+
+    fn ending(&self, statement: &[u8; 32]) -> Option<Ending> {
+        if *statement == VOLUME.0 {
+            return Some(Ending::default());
+        }
+        self.0.lock().get(statement).map(|admission| Ending {
+            admissions: vec![*admission],
+            removed: Some(*admission),
+        })
+    }
+
+    fn line(&self, admission: &[u8; 32]) -> Vec<[u8; 32]> {
+        vec![*admission]
+    }
+}
+
 /// A device: its disk survives the volume's restart.
 pub(crate) struct Device {
     disk: MemoryDisk,
@@ -83,6 +128,9 @@ pub(crate) struct Device {
     pub(crate) chain: Arc<Chain>,
     pub(crate) volume: Arc<Volume>,
     pub(crate) clock: Arc<SimClock>,
+    pub(crate) roll: Arc<Roll>,
+    /// By which it writes.
+    pub(crate) admission: [u8; 32],
     index: usize,
     alone: bool,
     /// How often the volume was opened: each start begins a log of its own.
@@ -96,17 +144,19 @@ pub(crate) fn name_of(index: usize) -> String {
 
 fn open(
     store: &Store,
-    index: usize,
+    (index, admission): (usize, [u8; 32]),
+    roll: &Arc<Roll>,
     clock: &Arc<SimClock>,
     alone: bool,
     run: u64,
 ) -> (Arc<LogStore>, Arc<Chain>, Arc<Volume>) {
-    try_open(store, index, clock, alone, run).unwrap()
+    try_open(store, (index, admission), roll, clock, alone, run).unwrap()
 }
 
 fn try_open(
     store: &Store,
-    index: usize,
+    (index, admission): (usize, [u8; 32]),
+    roll: &Arc<Roll>,
     clock: &Arc<SimClock>,
     alone: bool,
     run: u64,
@@ -114,6 +164,7 @@ fn try_open(
     let identity = Arc::clone(&IDENTITIES[index]);
     let rows = Arc::clone(&store.rows);
     let log = Arc::new(LogStore::open(rows, VOLUME, identity.device(), run).unwrap());
+    log.stand_on(admission);
     let founding = Founding {
         volume: VOLUME,
         founder: IDENTITIES[0].device(),
@@ -126,7 +177,8 @@ fn try_open(
     let (rows, now) = (Arc::clone(&store.rows), clock.monotonic());
     let of = Arc::clone(&log);
     let chain = Chain::open(rows, of, founding, identity.device(), now, run).unwrap();
-    let chain = Arc::new(chain);
+    let roll = Arc::<Roll>::clone(roll);
+    let chain = Arc::new(chain.with_roll(roll));
     let config = VolumeConfig {
         store: store.clone(),
         log: Arc::clone(&log),
@@ -187,7 +239,8 @@ impl Device {
     fn with_disk(index: usize, disk: MemoryDisk, alone: bool) -> Self {
         let store = disk.store();
         let clock = SimClock::new(START_MS);
-        let (log, chain, volume) = open(&store, index, &clock, alone, 1);
+        let (roll, admission) = (Arc::default(), [index as u8 + 1; 32]);
+        let (log, chain, volume) = open(&store, (index, admission), &roll, &clock, alone, 1);
         Self {
             disk,
             store,
@@ -195,6 +248,8 @@ impl Device {
             chain,
             volume,
             clock,
+            roll,
+            admission,
             index,
             alone,
             runs: 1,
@@ -204,8 +259,9 @@ impl Device {
     /// Opens the volume anew over the same rows.
     pub(crate) fn restart(&mut self) {
         self.runs += 1;
-        let (log, chain, volume) =
-            open(&self.store, self.index, &self.clock, self.alone, self.runs);
+        let who = (self.index, self.admission);
+        let (clock, roll) = (&self.clock, &self.roll);
+        let (log, chain, volume) = open(&self.store, who, roll, clock, self.alone, self.runs);
         self.log = log;
         self.chain = chain;
         self.volume = volume;
@@ -245,7 +301,9 @@ impl Device {
         let store = copy.store();
         self.disk = copy;
         self.runs += 100;
-        let opened = try_open(&store, self.index, &self.clock, self.alone, self.runs);
+        let who = (self.index, self.admission);
+        let (clock, roll) = (&self.clock, &self.roll);
+        let opened = try_open(&store, who, roll, clock, self.alone, self.runs);
         opened.is_ok()
     }
 
@@ -302,6 +360,12 @@ impl Device {
 
     /// Takes the records that another device has, without folding them.
     pub(crate) fn take_records(&self, from: &Self) {
+        self.roll.learn(&from.roll);
+        self.take_records_alone(from);
+    }
+
+    /// Takes the records that another device has, and nothing of what it knows of the members.
+    pub(crate) fn take_records_alone(&self, from: &Self) {
         let after = self.chain.tip().number;
         let links = from.chain.range(after, usize::MAX, usize::MAX).unwrap();
         let (device, now) = (from.identity().device(), self.clock.monotonic());
@@ -344,6 +408,7 @@ impl Device {
     /// Takes all that `from` has in the order of its fold: record by record, and the rest.
     fn pull_in_order(&self, from: &Self) -> usize {
         let mut undone = 0;
+        self.roll.learn(&from.roll);
         let now = self.clock.wall_ms() + 300_000;
         for number in 1..=from.chain.tip().number {
             let record = from.chain.get(number).unwrap().unwrap();

@@ -66,6 +66,8 @@ struct Run {
     crashes: bool,
     /// Whether devices write the same few contents.
     alike: bool,
+    /// Whether devices are removed, or made readers, now and then.
+    removes: bool,
 }
 
 /// A place and the node there, as a device sees it.
@@ -86,6 +88,7 @@ impl Run {
             model: Model::default(),
             crashes,
             alike: false,
+            removes: false,
         };
         for device in &run.devices {
             device.volume.announce().unwrap();
@@ -160,6 +163,9 @@ impl Run {
         if self.aside.below(40) == 0 {
             self.fold_anew(index);
         }
+        if self.removes && self.chance(40) {
+            self.remove_one();
+        }
         match self.rng.below(10) {
             0 => self.exchange(index),
             1 if self.crashes && self.chance(3) => {
@@ -202,8 +208,11 @@ impl Run {
     /// The first device makes a record, and gives up what nobody looks back to.
     fn commit(&self) {
         let before = self.stamps(0);
-        let needs = self.devices.iter().map(|device| device.volume.needs());
-        let merged = self.devices[0].commit_from(needs.min().unwrap());
+        let voter = &self.devices[0];
+        let writers = self.devices.iter();
+        let writers = writers.filter(|device| !voter.roll.ends(device.admission));
+        let needs = writers.map(|device| device.volume.needs());
+        let merged = voter.commit_from(needs.min().unwrap());
         self.check_changes(0, &before, &merged.changes);
     }
 
@@ -214,6 +223,22 @@ impl Run {
         }
         let max = 1 + self.rng.below(3) as usize;
         let before = self.stamps(index);
+        if self.removes {
+            let (one, two) = (&self.devices[index], &self.devices[from]);
+            let refuses = |device: &Device, other: &Device| {
+                other.index() % 2 == 0 && device.roll.ends(other.admission)
+            };
+            if refuses(one, two) || refuses(two, one) {
+                return;
+            }
+            if self.chance(3) {
+                // What it knows of the members comes by itself.
+                one.take_records_alone(two);
+                let merged = one.volume.apply_segments().unwrap();
+                self.check_changes(index, &before, &merged.changes);
+                return;
+            }
+        }
         let merged = self.devices[index].pull(&self.devices[from], max);
         self.check_changes(index, &before, &merged.changes);
         if self.chance(3) {
@@ -258,8 +283,29 @@ impl Run {
         }
     }
 
+    /// The first device hears that another was removed, an even one, or made a reader, an odd one. One
+    /// that was is admitted anew.
+    fn remove_one(&mut self) {
+        let index = 1 + self.rng.below(self.devices.len() as u64 - 1) as usize;
+        let voter = &self.devices[0];
+        let ended = self.devices[index].admission;
+        if !voter.roll.ends(ended) {
+            voter.roll.end(ended);
+            return;
+        }
+        // Until a record says so, it keeps to itself what it has not sealed.
+        self.commit();
+        let device = &mut self.devices[index];
+        device.roll.end(ended);
+        device.admission = self.rng.bytes();
+        device.restart();
+    }
+
     fn change(&mut self, index: usize) {
         let device = &self.devices[index];
+        if device.volume.is_over() || device.volume.awaits_fence() {
+            return;
+        }
         let entries = Self::entries(device);
         let files: Vec<&Found> = entries
             .iter()
@@ -564,5 +610,24 @@ fn devices_agree_where_they_write_the_same() {
 fn devices_agree_though_they_lose_power() {
     for seed in seeds() {
         run(2_000_000 + seed, 3, true);
+    }
+}
+
+#[test]
+fn devices_agree_though_some_are_removed_and_go_on_to_write() {
+    for seed in seeds() {
+        println!("seed {seed}");
+        let mut run = Run::new(4_000_000 + seed, 4, false);
+        run.removes = true;
+        for _ in 0..STEPS {
+            run.step();
+        }
+        sync(&run.devices);
+        run.commit();
+        sync(&run.devices);
+        for device in &mut run.devices {
+            device.restart();
+        }
+        agree(&run.devices);
     }
 }

@@ -172,10 +172,7 @@ fn a_removal_is_recorded_once_and_later_segments_are_named_where_somebody_built_
     // So it is after a restart, and for who takes the records.
     let again = Keeper::open(ALICE, alice.store.clone());
     let chain = again.chain.with_roll(Arc::new(AllButAlice(true)));
-    assert_eq!(
-        chain.limits().unwrap(),
-        Vector::from([(log_of(BOB), 5)])
-    );
+    assert_eq!(chain.limits().unwrap(), Vector::from([(log_of(BOB), 5)]));
     assert!(chain.fence_at(0).is_empty() && chain.fence_at(1).ends(&[0; 32]));
     let bob = Keeper::new(BOB);
     bob.accept(&alice.chain.range(0, usize::MAX, usize::MAX).unwrap())

@@ -1,0 +1,239 @@
+//! Who was removed: from the record on that takes that into account, what it writes counts where somebody who
+//! goes on had built on it, and nowhere else, whoever hands it on and in which order it comes.
+
+use std::collections::BTreeMap;
+
+use dfs::volume::{Missing, OpKind, VolumeError};
+
+use super::cluster::{Device, agree, cluster, sync};
+
+/// Returns devices of which the last is to be removed, all of the same record.
+fn company(count: usize) -> Vec<Device> {
+    let devices = cluster(count);
+    for _ in 0..2 {
+        devices[0].commit();
+        sync(&devices);
+    }
+    devices
+}
+
+/// The voter hears that a device was removed, and makes a record of that.
+fn remove(voter: &Device, device: &Device) {
+    let before = voter.chain.tip().number;
+    voter.roll.end(device.admission);
+    voter.commit();
+    assert!(
+        voter.chain.tip().number > before,
+        "a removal needs no segment"
+    );
+}
+
+#[test]
+fn what_a_removed_writer_goes_on_to_write_is_taken_back_and_counts_nowhere() {
+    let devices = company(4);
+    let [voter, before, behind, removed] = &devices[..] else {
+        panic!("four devices");
+    };
+    removed.put("named", "in time");
+    removed.publish();
+    voter.pull(removed, usize::MAX);
+    voter.commit();
+    removed.put("late", "nobody built on it");
+    removed.append("named", ", and more");
+    removed.publish();
+    before.pull(removed, usize::MAX);
+    assert_eq!(before.text("late"), "nobody built on it");
+    remove(voter, removed);
+    // One has what was written since, the other gets it behind the record.
+    let merged = before.pull(voter, usize::MAX);
+    assert!(!merged.changes.is_empty());
+    behind.pull(voter, usize::MAX);
+    removed.put("later", "and this");
+    removed.publish();
+    for device in [before, behind, voter] {
+        device.pull(removed, usize::MAX);
+    }
+    for device in [voter, before, behind] {
+        assert_eq!(
+            device.files(),
+            BTreeMap::from([("/named".to_owned(), "in time".to_owned())])
+        );
+    }
+    voter.commit();
+    before.put("named", "and on");
+    sync(&devices);
+    assert_eq!(removed.text("named"), "and on");
+    let logs = voter.chain.limits().unwrap();
+    assert!(
+        logs.contains_key(&removed.log.own_log()),
+        "nobody waits for the rest to be named"
+    );
+}
+
+#[test]
+fn what_others_had_built_on_before_they_heard_of_the_removal_counts() {
+    let devices = company(4);
+    let [voter, one, two, removed] = &devices[..] else {
+        panic!("four devices");
+    };
+    removed.put("f", "by who is removed");
+    removed.publish();
+    one.pull(removed, usize::MAX);
+    one.append("f", ", gone on with");
+    removed.put("g", "nobody saw this");
+    removed.publish();
+    two.pull(removed, usize::MAX);
+    remove(voter, removed);
+    for device in [one, two] {
+        device.pull(voter, usize::MAX);
+    }
+    // Of this one it is a draft that was built on it, of the other nothing.
+    assert_eq!(one.text("f"), "by who is removed, gone on with");
+    assert!(two.files().is_empty(), "{:?}", two.files());
+    one.publish();
+    for device in [two, voter] {
+        device.pull(one, usize::MAX);
+        device.pull(removed, usize::MAX);
+        assert_eq!(device.text("f"), "by who is removed, gone on with");
+        assert_eq!(device.find("g"), None);
+    }
+    let before = voter.chain.tip().number;
+    voter.commit();
+    assert!(voter.chain.tip().number > before);
+    sync(&devices);
+    assert_eq!(removed.find("g"), None);
+    // Its right comes back while it runs: it writes on, in another log.
+    let before = removed.log.own_log();
+    assert!(removed.volume.is_over());
+    removed.log.stand_on([78; 32]);
+    assert!(!removed.volume.is_over());
+    removed.put("h", "again");
+    assert_ne!(removed.log.own_log(), before);
+    sync(&devices);
+    assert_eq!(
+        (voter.text("h"), voter.find("g")),
+        ("again".to_owned(), None)
+    );
+    // It looks back to nothing that would hold up the others.
+    assert_eq!(removed.volume.needs(), removed.volume.record().number);
+}
+
+#[test]
+fn who_lost_the_right_to_write_puts_aside_what_nobody_had_and_changes_nothing_more() {
+    let devices = company(3);
+    let [voter, other, demoted] = &devices[..] else {
+        panic!("three devices");
+    };
+    demoted.put("sealed", "in a segment");
+    demoted.publish();
+    demoted.put("draft", "in none");
+    assert!(!demoted.volume.is_over());
+    remove(voter, demoted);
+    demoted.pull(voter, usize::MAX);
+    assert!(demoted.files().is_empty(), "{:?}", demoted.files());
+    assert!(demoted.volume.aside().unwrap() > 0);
+    assert!(demoted.volume.is_over());
+    let refused = demoted.volume.write().unwrap().apply(OpKind::Device {
+        name: "new".to_owned(),
+    });
+    assert!(matches!(refused, Err(VolumeError::Over)), "{refused:?}");
+    assert!(demoted.volume.seal_drafts().unwrap().is_empty());
+    other.put("f", "others go on");
+    sync(&devices);
+    assert_eq!(demoted.text("f"), "others go on");
+}
+
+#[test]
+fn who_is_admitted_anew_writes_on_and_what_it_had_written_before_stays_out() {
+    let mut devices = company(3);
+    let old = devices[2].log.own_log();
+    devices[2].put("sealed", "before it was admitted anew");
+    devices[2].publish();
+    devices[2].put("draft", "and not sealed");
+    remove(&devices[0], &devices[2]);
+    let ended = devices[2].admission;
+    devices[2].roll.end(ended);
+    devices[2].admission = [77; 32];
+    devices[2].restart();
+    assert!(
+        devices[2].volume.awaits_fence(),
+        "nothing is to be built on what is left out"
+    );
+    devices[2].publish();
+    assert!(
+        !devices[2]
+            .log
+            .vector()
+            .contains_key(&devices[2].log.own_log())
+    );
+    devices[2].pull(&devices[0], usize::MAX);
+    assert!(!devices[2].volume.awaits_fence() && !devices[2].volume.is_over());
+    devices[2].put("new", "behind it");
+    sync(&devices);
+    devices[0].commit();
+    sync(&devices);
+    for device in &devices {
+        assert_eq!(
+            device.files(),
+            BTreeMap::from([("/new".to_owned(), "behind it".to_owned())])
+        );
+    }
+    assert!(devices[0].chain.named(old) < devices[0].log.vector()[&old]);
+    for device in &mut devices {
+        device.restart();
+    }
+    agree(&devices);
+}
+
+#[test]
+fn a_record_is_as_if_unknown_before_the_statements_are_here_that_it_takes_into_account() {
+    let devices = company(3);
+    let [voter, other, removed] = &devices[..] else {
+        panic!("three devices");
+    };
+    removed.put("f", "late");
+    removed.publish();
+    other.pull(removed, usize::MAX);
+    remove(voter, removed);
+    other.take_records_alone(voter);
+    let folded = other.volume.record();
+    let merged = other.volume.apply_segments().unwrap();
+    assert_eq!(merged.lacks_statements, Some(folded.number + 1));
+    assert_eq!(
+        (other.volume.record(), other.text("f")),
+        (folded, "late".to_owned())
+    );
+    other.roll.end(removed.admission);
+    let merged = other.volume.apply_segments().unwrap();
+    assert_eq!(merged.lacks_statements, None);
+    assert_eq!(other.find("f"), None);
+    sync(&devices);
+}
+
+#[test]
+fn who_built_on_what_is_not_here_is_waited_for_and_what_counts_no_more_is_not() {
+    let devices = company(4);
+    let [voter, one, two, removed] = &devices[..] else {
+        panic!("four devices");
+    };
+    removed.put("f", "built on");
+    removed.publish();
+    one.pull(removed, usize::MAX);
+    one.put("g", "behind it");
+    one.publish();
+    remove(voter, removed);
+    two.pull(voter, usize::MAX);
+    let merged = two.pull_logs(one, &[one.log.own_log()]);
+    let missing = Missing::Log(removed.log.own_log());
+    assert_eq!(
+        merged.waiting,
+        BTreeMap::from([(one.log.own_log(), missing)])
+    );
+    let merged = two.pull(removed, usize::MAX);
+    assert!(merged.waiting.is_empty());
+    assert_eq!(
+        (two.text("f"), two.text("g")),
+        ("built on".to_owned(), "behind it".to_owned())
+    );
+    sync(&devices);
+}

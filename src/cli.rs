@@ -14,6 +14,7 @@ mod man;
 mod members;
 mod mount_options;
 mod qr;
+mod repair;
 mod secret;
 mod settings;
 mod show;
@@ -53,6 +54,7 @@ pub fn main_dfs() -> Exit {
     match args.verb {
         Verb::Node(peer) => launch::node(peer),
         Verb::Demo(demo) => demo::run(&demo),
+        Verb::Repair(args) => repair::run(&args),
         Verb::Man { dir } => man::write(&dir),
         verb => client::run(verb),
     }

@@ -336,6 +336,22 @@ impl LogStore {
         Ok(())
     }
 
+    /// Notes in the rows that a log of this device was begun by a start before this one, so that ops
+    /// which no segment holds yet are known as this device's. Nothing where that is known.
+    pub fn know(&self, incarnation: u64) -> Result<(), LogError> {
+        let log = LogId::of(self.own, incarnation);
+        let mut state = self.state.lock();
+        if state.heads.contains_key(&log) {
+            return Ok(());
+        }
+        let head = LogHead::of(self.own, incarnation);
+        let mut batch = Batch::new();
+        put_head(&mut batch, log, head);
+        self.rows.commit(batch)?;
+        state.heads.insert(log, head);
+        Ok(())
+    }
+
     /// Returns for each log the number of the last segment that is here.
     pub fn vector(&self) -> Vector {
         ends(&self.state.lock().heads)

@@ -144,6 +144,8 @@ pub enum Verb {
     Sync(SyncArgs),
     /// Show this peer's activity log
     Log(LogArgs),
+    /// Rebuild a damaged state folder from the other members and from what can still be read of it
+    Repair(RepairArgs),
     /// Run three peers on this machine under a temporary folder and show them at work
     Demo(DemoArgs),
     /// Write the man pages to a folder
@@ -255,6 +257,23 @@ pub struct LeaveArgs {
     /// Leave although something is on this machine only
     #[arg(long)]
     pub force: bool,
+}
+
+/// Arguments of `dfs repair`.
+#[derive(Debug, Args)]
+pub struct RepairArgs {
+    /// The state folder; no peer may run on it
+    #[arg(long, value_name = "DIR")]
+    pub state: PathBuf,
+
+    /// Another member; may be given several times. Needed where the folder does not say any more who
+    /// they are
+    #[arg(long, value_name = "HOST:PORT")]
+    pub peer: Vec<String>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `dfs recovery`.

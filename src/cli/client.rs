@@ -45,7 +45,7 @@ pub(super) fn run(verb: Verb) -> Exit {
         Verb::Conflicts(args) => fact(&args, &Request::Conflicts, show::conflicts),
         Verb::Sync(args) => sync(&args),
         Verb::Log(args) => log(&args.fact, args.lines),
-        Verb::Node(_) | Verb::Demo(_) | Verb::Man { .. } => Ok(()),
+        Verb::Node(_) | Verb::Demo(_) | Verb::Repair(_) | Verb::Man { .. } => Ok(()),
     };
     match done {
         Ok(()) => Exit::Done,

@@ -214,7 +214,7 @@ pub(super) fn keep_keys(store: &Store, keys: &VolumeKeys) -> Result<(), DaemonEr
     Ok(store.sync()?)
 }
 
-fn keys_row(keys: &VolumeKeys) -> Batch {
+pub(super) fn keys_row(keys: &VolumeKeys) -> Batch {
     let mut batch = Batch::new();
     batch.put(Table::Meta, KEYS_ROW, keys.to_bytes().to_vec());
     batch

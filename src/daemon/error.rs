@@ -223,6 +223,50 @@ pub enum DaemonError {
         /// The state folder.
         state: PathBuf,
     },
+    /// What lies in a state folder that opens is not what was written there.
+    #[error(
+        "{what}; make the rows anew from the other members with `dfs repair --state {} --peer \
+         HOST:PORT`",
+        state.display()
+    )]
+    StateDamaged {
+        /// What is wrong.
+        what: String,
+        /// The state folder.
+        state: PathBuf,
+    },
+    /// There is no folder to repair.
+    #[error("there is no state folder at {}", state.display())]
+    NothingToRepair {
+        /// Where it should be.
+        state: PathBuf,
+    },
+    /// A folder cannot be repaired whose peer nobody can prove to be any more.
+    #[error(
+        "{} is missing or damaged, and nobody else has it, so this machine cannot be repaired as the \
+         member that it was: put the file back from your backup, or join anew with \
+         `dfs-mount MOUNTPOINT --state NEW --invite TOKEN`",
+        path.display()
+    )]
+    IdentityLost {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What is left of a folder does not say enough, and nobody was asked.
+    #[error(
+        "what is left of the state folder does not say who the members are: name one that runs \
+         with --peer HOST:PORT"
+    )]
+    RepairNeedsPeer,
+    /// The volume's keys cannot be read any more, and nobody gave them.
+    #[error(
+        "the volume's keys in {} cannot be read any more: name a member that reads the volume with \
+         --peer HOST:PORT", state.display()
+    )]
+    KeysLost {
+        /// The state folder.
+        state: PathBuf,
+    },
     /// The file with the peer's secret is not what was written there.
     #[error(
         "{} is damaged: put it back from your backup, or join anew with \
@@ -263,6 +307,7 @@ impl DaemonError {
             Self::Token(_)
             | Self::Phrase(_)
             | Self::RecoveryNeedsPeer
+            | Self::RepairNeedsPeer
             | Self::StateInMount { .. }
             | Self::NodeNeedsInvite
             | Self::NewButKnown { .. }
@@ -278,6 +323,10 @@ impl DaemonError {
             ) => FailKind::NotAllowed,
             Self::NoHome
             | Self::KeyDamaged { .. }
+            | Self::StateDamaged { .. }
+            | Self::NothingToRepair { .. }
+            | Self::IdentityLost { .. }
+            | Self::KeysLost { .. }
             | Self::GivenUp
             | Self::CodeUnknown { .. }
             | Self::NothingLeft { .. }

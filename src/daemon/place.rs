@@ -78,6 +78,11 @@ pub(super) fn check(
     Ok(())
 }
 
+/// Puts that rows are not those that were left in their folder: the next look is in doubt.
+pub(super) fn disown(batch: &mut Batch) {
+    batch.put(Table::Meta, ROW_KEY, []);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

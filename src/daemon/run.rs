@@ -20,6 +20,7 @@ use super::logging;
 use super::notify;
 use super::peer::{Parts, Peer, Sink};
 use super::place;
+use super::repair;
 use super::rescue;
 use super::server::Server;
 use super::settings::{self, Live, Settings};
@@ -162,7 +163,7 @@ fn run(
 /// How long threads that wait for the system may delay the end.
 const RUNTIME_END_MAX: Duration = Duration::from_millis(100);
 
-fn runtime() -> Result<tokio::runtime::Runtime, DaemonError> {
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, DaemonError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -206,6 +207,7 @@ async fn serve(
     let state = last.state.insert(hold(&config.state).await?);
     let joins = !matches!(way, Way::Open | Way::Make);
     let outcome = live(&config, state, way, mount, (starter, told), &mut stop).await;
+    let outcome = outcome.map_err(|error| repair::advised(error, &config.state));
     last.may_be_member = joins
         && matches!(
             &outcome,

@@ -168,6 +168,7 @@ impl Node {
             Request::Recover { secret, clock_ms } => {
                 self.answer_recover(session, &secret, clock_ms).await
             }
+            Request::Restore { clock_ms } => self.answer_restore(session, clock_ms),
             Request::RosterPush { statements } if session.may_ask_roster() => {
                 self.merge_roster(statements, Some(session)).await;
                 Response::Done
@@ -237,6 +238,7 @@ impl Node {
             | Request::Knock { .. }
             | Request::Ask(_)
             | Request::Recover { .. }
+            | Request::Restore { .. }
             | Request::RosterPush { .. }
             | Request::RosterPull { .. }
             | Request::Introduce { .. }

@@ -453,7 +453,7 @@ impl Drop for Claim {
 /// What a member wrote before it was removed, or before it lost the right to, stays: the author may
 /// be a former member or a reader now. A removed peer is cut off and of a reader its own word is not
 /// taken, so that nothing newer of either comes in.
-fn verify(
+pub(super) fn verify(
     segment: &SealedSegment,
     author: Option<&super::roster::Member>,
     from: PeerId,

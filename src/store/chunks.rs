@@ -14,9 +14,12 @@
 //! index row, which is sealed, has the end of the bytes. So records that were exchanged, by accident
 //! or on purpose, are found.
 
+mod adopt;
 mod layout;
 mod reclaim;
 mod recover;
+
+pub use self::adopt::Adopted;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;

@@ -32,10 +32,10 @@ pub enum StoreError {
     },
     /// The folder cannot be opened as it is; it was left as it was.
     #[error(
-        "{damage}; nothing in {} was changed: put it back from a backup, copy out what is left \
-         with `dfs-mount MOUNTPOINT --state {} -o rescue`, or join anew with \
-         `dfs-mount MOUNTPOINT --state NEW --invite TOKEN`",
-        folder.display(), folder.display()
+        "{damage}; nothing in {} was changed: rebuild it from the other members with \
+         `dfs repair --state {} --peer HOST:PORT`, put it back from a backup, or copy out what is left \
+         with `dfs-mount MOUNTPOINT --state {} -o rescue`",
+        folder.display(), folder.display(), folder.display()
     )]
     Unusable {
         /// The state folder.

@@ -291,7 +291,7 @@ fn check_folder(path: &Path) -> Result<bool, StoreError> {
     Ok(!is_state)
 }
 
-fn take_lock(folder: &Path) -> Result<File, StoreError> {
+pub(super) fn take_lock(folder: &Path) -> Result<File, StoreError> {
     let path = folder.join(LOCK_FILE);
     let mut lock = OpenOptions::new()
         .read(true)

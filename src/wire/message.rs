@@ -34,7 +34,7 @@ pub type LetterBytes = BoundedBytes<LETTER_MAX_BYTES>;
 
 /// How many kinds of requests there are, and which of them is one of [`ChunkRequest`].
 const REQUEST_KINDS: Kinds = Kinds {
-    count: 21,
+    count: 22,
     nested: (10, 5),
 };
 
@@ -168,6 +168,12 @@ pub enum Request {
         /// The letters, each signed by whom it is from.
         #[serde(deserialize_with = "bounded::list::<_, _, LETTERS_MAX>")]
         letters: Vec<LetterBytes>,
+    },
+    /// Asks, as a member whose state folder was damaged, for the volume keys. Answer:
+    /// [`Response::Redeemed`] with nothing else in it; the roster can be asked for then.
+    Restore {
+        /// The asking peer's wall clock, milliseconds since 1970.
+        clock_ms: u64,
     },
 }
 

@@ -70,6 +70,11 @@ impl Place {
         place().and_then(Self::checked).ok_or(BAD_ROW)
     }
 
+    /// Returns the place of a record, `None` where there can be none.
+    pub(super) fn at(file: u32, offset: u64, len: u32) -> Option<Self> {
+        Self { file, offset, len }.checked()
+    }
+
     /// Offsets beyond what a file can have would overflow the arithmetic above.
     fn checked(self) -> Option<Self> {
         let sane = self.offset <= i64::MAX as u64 - (1 << 33)
@@ -187,6 +192,15 @@ pub(super) fn record_header(id: ChunkId, place: Place) -> [u8; RECORD_HEADER_BYT
     let (name, _) = rest.split_at_mut(32);
     name.copy_from_slice(&id.0);
     header
+}
+
+/// Returns the chunk and the length that the header of a record names, `None` for what is none.
+pub(super) fn parse_header(header: &[u8]) -> Option<(ChunkId, u32)> {
+    let (magic, rest) = header.split_first_chunk::<4>()?;
+    let (len, rest) = rest.split_first_chunk()?;
+    let (id, rest) = rest.split_first_chunk()?;
+    let is_header = *magic == RECORD_MAGIC && rest.len() == 8;
+    is_header.then_some((ChunkId(*id), u32::from_le_bytes(*len)))
 }
 
 /// Returns the header of a file.

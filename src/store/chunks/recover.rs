@@ -43,7 +43,7 @@ pub(super) fn recover(disk: &dyn Disk, rows: &dyn Rows) -> Result<State, StoreEr
     Ok(state)
 }
 
-fn files(disk: &dyn Disk) -> Result<BTreeSet<u32>, StoreError> {
+pub(super) fn files(disk: &dyn Disk) -> Result<BTreeSet<u32>, StoreError> {
     let names = disk.names().map_err(|e| failed("list", e))?;
     let numbers = names.iter().filter_map(|name| layout::file_number(name));
     Ok(numbers.collect())
@@ -95,7 +95,7 @@ fn keep_whole(
     Ok(())
 }
 
-fn is_whole(file: &dyn DiskFile, id: ChunkId, place: Place) -> Result<bool, StoreError> {
+pub(super) fn is_whole(file: &dyn DiskFile, id: ChunkId, place: Place) -> Result<bool, StoreError> {
     match file.read_at(place.len as usize, place.body()) {
         Ok(bytes) => Ok(chunk_id(&bytes) == id),
         // A sector that cannot be read after a crash is lost like one that was not written.

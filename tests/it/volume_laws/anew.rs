@@ -162,7 +162,7 @@ fn a_power_cut_at_any_moment_of_it_leaves_what_goes_on() {
         }
         cuts += 1;
     }
-    assert!(cuts >= 10, "{cuts}");
+    assert!(cuts > 7, "{cuts}");
 }
 
 #[test]

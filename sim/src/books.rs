@@ -243,9 +243,12 @@ impl Books {
             file.is_left = true;
             return Ok(());
         }
+        // Others may have one from before, and hand that back where this folder is put back.
+        let first = file.spread.min(at);
         file.versions.truncate(at + 1);
-        file.versions.drain(..at);
-        (file.closed, file.durable, file.spread) = (0, 0, 0);
+        file.versions.drain(..first);
+        (file.closed, file.durable) = (at - first, at - first);
+        file.spread -= first;
         Ok(())
     }
 

@@ -86,6 +86,11 @@ impl Books {
         self.shared.insert(token, owed);
     }
 
+    /// Says whether nobody who has seen a token took it off the books.
+    pub(crate) fn is_owed(&self, token: &[u8]) -> bool {
+        self.shared.contains_key(token)
+    }
+
     /// What was written is closed.
     pub(crate) fn closed(&mut self, token: &[u8]) {
         if let Some(owed) = self.shared.get_mut(token) {

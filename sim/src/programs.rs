@@ -22,6 +22,12 @@ const NAMES: u64 = 6;
 /// Files that the programs of a host keep open.
 const HELD_MAX: usize = 3;
 
+/// Files that are unpacked at once.
+const MANY: u64 = 1_400;
+
+/// More than any file has.
+const READ_MAX: usize = 64 << 20;
+
 /// Files of one host alone.
 const FILES_MAX: usize = 5;
 
@@ -44,6 +50,8 @@ struct Held {
     writes: bool,
     /// What was written through it since it was last handed over.
     tokens: Vec<Vec<u8>>,
+    /// What was last written through it.
+    last: Option<Vec<u8>>,
 }
 
 /// A file of one host alone that is open.
@@ -487,7 +495,6 @@ impl Turn<'_> {
         let flags = OpenFlags {
             read: true,
             write: writes,
-            append: writes && self.chance(3),
             ..OpenFlags::default()
         };
         let opened = self.member.fs.open(Caller::default(), there.ino, flags)?;
@@ -499,6 +506,7 @@ impl Turn<'_> {
             fh: opened.fh,
             writes,
             tokens: Vec::new(),
+            last: None,
         });
         Ok(())
     }
@@ -515,9 +523,21 @@ impl Turn<'_> {
             (held.ino, held.fh, held.writes)
         };
         self.content(ino).await?;
-        let Some(seen) = self.seen(ino)? else {
+        let fs = Arc::clone(&self.member.fs);
+        let ReadPlan::Ready(pieces) = fs.read(ino, fh, 0, READ_MAX)? else {
             return Ok(());
         };
+        let seen = pieces.concat();
+        if let Some(last) = &self.programs.held[at].last
+            && self.books.is_owed(last)
+        {
+            assert!(
+                seen.windows(last.len()).any(|bytes| bytes == last),
+                "{} is not in the file any more through which host{} wrote it",
+                String::from_utf8_lossy(last),
+                self.host
+            );
+        }
         if !writes {
             return Ok(());
         }
@@ -525,14 +545,14 @@ impl Turn<'_> {
         self.detail = format!(" {:x} held", ino.0);
         let offset = self.below(seen.len() as u64 + 50);
         self.books.superseded(&seen);
-        // What is written to a file without a name is its program's alone.
-        let has_name = self.member.fs.getattr(ino)?.attr.nlink > 0;
-        if has_name && !self.programs.removed.contains(&ino) {
+        // What is written to a file that was removed here is its program's alone.
+        if !self.programs.removed.contains(&ino) {
             self.books.written(self.host, token.clone(), None);
         }
-        let fs = Arc::clone(&self.member.fs);
         fs.write(ino, fh, offset, &token, WriteFlags::default())?;
-        self.programs.held[at].tokens.push(token);
+        let held = &mut self.programs.held[at];
+        held.last = Some(token.clone());
+        held.tokens.push(token);
         // Each close of a copy of the descriptor hands over what was written.
         if self.chance(2) {
             self.hand_over(at)?;
@@ -591,6 +611,31 @@ impl Turn<'_> {
             Ok(Vec::new())
         };
         self.change(to, new, false, copy).await
+    }
+
+    /// Makes as many files as several slices of a merge take, in one go.
+    pub(crate) fn unpack(&self) -> Done {
+        let fs = &self.member.fs;
+        let many = match self.look(Ino::ROOT, b"many") {
+            Err(FsError::NotFound) => {
+                self.mkdir(Ino::ROOT, b"many")?;
+                self.look(Ino::ROOT, b"many")?
+            }
+            looked => looked?,
+        };
+        for number in 0..MANY {
+            // Every tenth is what others make, too.
+            let name = match number % 10 {
+                0 => format!("{number}"),
+                _ => format!("{number} of {}", self.host),
+            };
+            match fs.mknod(Caller::default(), many.ino, name.as_bytes(), 0o100_644, 0) {
+                Ok(made) => fs.forget(made.attr.ino, 1),
+                Err(FsError::Exists) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn list(&self, dir: Ino) -> Done {
@@ -846,7 +891,7 @@ fn read(fs: &Fs, ino: Ino) -> Result<ReadPlan, FsError> {
         ..OpenFlags::default()
     };
     let fh = fs.open(Caller::default(), ino, flags)?.fh;
-    let plan = fs.read(ino, fh, 0, 64 << 20);
+    let plan = fs.read(ino, fh, 0, READ_MAX);
     fs.release(ino, fh)?;
     plan
 }

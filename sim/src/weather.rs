@@ -25,6 +25,8 @@ pub(crate) struct Climate {
     pub(crate) removals: bool,
     /// A folder is put back.
     pub(crate) copies: bool,
+    /// Many files are made at once, now and then.
+    pub(crate) masses: bool,
 }
 
 impl Climate {
@@ -42,6 +44,7 @@ impl Climate {
             joins: one_in(3),
             removals: one_in(4),
             copies: one_in(4),
+            masses: one_in(12),
         }
     }
 }
@@ -65,6 +68,7 @@ pub(crate) enum Event {
     Remove,
     Copy,
     PutBack,
+    Unpack { writes: u64 },
 }
 
 const HOUR: u64 = 3_600;
@@ -104,6 +108,9 @@ impl Climate {
             30 if self.removals => Event::Remove,
             31 if self.copies => Event::Copy,
             32 if self.copies => Event::PutBack,
+            33..=35 if self.masses => Event::Unpack {
+                writes: rng.below(16),
+            },
             _ => return None,
         };
         Some(event)

@@ -1,6 +1,6 @@
 //! One seed: a cluster, its programs, its weather, and what is looked at meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dfs::base::Rng;
@@ -76,6 +76,8 @@ struct World {
     /// A copy of a host's disk, to be put back once.
     copy: Option<(usize, MemoryDisk)>,
     was_put_back: bool,
+    /// Hosts that have made many files at once.
+    unpacked: BTreeSet<usize>,
     report: Report,
 }
 
@@ -111,6 +113,7 @@ pub async fn run(seed: u64, plan: Plan) -> Report {
         had_full: Vec::new(),
         copy: None,
         was_put_back: false,
+        unpacked: BTreeSet::new(),
         report: Report {
             trace: 0,
             done: 0,
@@ -180,6 +183,10 @@ impl World {
                 is_excused || is_posix(&error),
                 "host{host} {what}: {error:?}"
             );
+        }
+        // Right behind what a program was told.
+        if self.climate.power && self.rng.below(40) == 0 {
+            self.went_dark(host).await;
         }
     }
 
@@ -295,6 +302,20 @@ impl World {
                 let copy = self.cluster.copy_of(host, &self.rng);
                 self.copy = Some((host, copy));
                 format!("host{host}")
+            }
+            Event::Unpack { writes } => {
+                let host = member?;
+                // Each host once: all of it is looked through again and again.
+                if self.full.contains(&host) || !self.unpacked.insert(host) {
+                    return None;
+                }
+                let done = self.turn(host).unpack();
+                if self.climate.power
+                    && let Some(other) = self.one_of(&members).filter(|other| *other != host)
+                {
+                    self.cluster.cut_power_after(other, writes);
+                }
+                format!("host{host}: {}", done.is_ok())
             }
             Event::PutBack => {
                 let (host, _) = self.copy.as_ref()?;

@@ -409,8 +409,8 @@ impl World {
         if self.removed.contains(&host) || !self.cluster.members_up().contains(&host) {
             return;
         }
-        let mut turn = self.turn(host);
-        if let Err(wrong) = turn.check_own().await {
+        let may_rot = self.climate.disks;
+        if let Err(wrong) = self.turn(host).check_own(may_rot).await {
             panic!("host{host}: {wrong}");
         }
     }

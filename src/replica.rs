@@ -41,7 +41,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore};
 
 pub use self::node_peers::NodePeers;
 pub use self::peers::Peers;
@@ -52,6 +52,7 @@ use self::view::View;
 use crate::base::memory::Budget;
 use crate::base::task::Pool;
 use crate::base::time::timeout;
+use crate::base::told::{Changes, Told};
 use crate::base::{ChunkId, Clock, PeerId};
 use crate::store::{Store, StoreError};
 
@@ -196,7 +197,7 @@ pub struct Replica {
     ledger: Ledger,
     view: Mutex<Arc<View>>,
     /// Counts changes of the books and of the view; workers and progress watchers wait on it.
-    changes: watch::Sender<u64>,
+    changes: Arc<Told<u64>>,
     /// Told when a chunk is missing, and when one that is may be had.
     mend: Notify,
     /// Bounds the memory of the batches that are being sent.
@@ -263,7 +264,7 @@ impl Replica {
             pool,
             ledger,
             view,
-            changes: watch::Sender::new(0),
+            changes: Arc::default(),
             mend: Notify::new(),
             puts: Semaphore::new(limits::puts_in_flight_mib(Budget::of_process())),
             room: OnceLock::new(),
@@ -429,9 +430,9 @@ impl Replica {
         }
     }
 
-    /// Returns a receiver whose value changes whenever [`Replica::progress`] may have.
-    pub fn watch(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+    /// Returns what tells whenever [`Replica::progress`] may have changed.
+    pub fn watch(&self) -> Changes {
+        Changes::of(&self.changes)
     }
 
     /// Waits until every chunk is on R holders, as far as this peer has to see to it.
@@ -441,9 +442,7 @@ impl Replica {
         let wait = async {
             let mut changes = self.watch();
             while !self.progress().is_synced() {
-                if changes.changed().await.is_err() {
-                    return;
-                }
+                changes.changed().await;
             }
         };
         timeout(limit, wait).await.map_err(|_| self.progress())
@@ -468,8 +467,7 @@ impl Replica {
 
     /// Takes note of a change of the books.
     fn changed(&self) {
-        self.changes
-            .send_modify(|count| *count = count.wrapping_add(1));
+        self.changes.change(|count| *count = count.wrapping_add(1));
     }
 
     /// Tells whether `len` more bytes may be held for others.

@@ -3,6 +3,8 @@
 //! `tokio::sync::watch` wakes its waiters in an order that is drawn anew by each process, and a simulation
 //! under one seed has to replay exactly.
 
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -52,10 +54,36 @@ impl<T: Clone> Told<T> {
     }
 }
 
+/// One who waits for each change of a count of changes.
+#[derive(Debug)]
+pub struct Changes {
+    count: Arc<Told<u64>>,
+    seen: u64,
+}
+
+impl Changes {
+    /// Returns one that has seen what was until now.
+    pub fn of(count: &Arc<Told<u64>>) -> Self {
+        Self {
+            count: Arc::clone(count),
+            seen: count.get(),
+        }
+    }
+
+    /// Takes note of all changes until now.
+    pub fn mark_unchanged(&mut self) {
+        self.seen = self.count.get();
+    }
+
+    /// Resolves when there is a change that was not seen.
+    pub async fn changed(&mut self) {
+        let seen = self.seen;
+        self.seen = self.count.wait_for(|count| *count != seen).await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::base::task::spawn;
 

@@ -428,7 +428,9 @@ impl Peer {
         self.publish().await?;
         let mut everywhere = std::pin::pin!(async {
             let mut changes = self.replica.watch();
-            while !self.replica.progress().is_synced() && changes.changed().await.is_ok() {}
+            while !self.replica.progress().is_synced() {
+                changes.changed().await;
+            }
             let mut events = self.node.subscribe();
             while self.node.unpushed_segments(self.replicas_wanted()) > 0 {
                 let _ = timeout(DRAFT_AGE_MAX, events.recv()).await;

@@ -114,9 +114,7 @@ impl Replica {
     async fn arrival(self: &Arc<Self>, id: ChunkId) -> Bytes {
         let mut changes = self.watch();
         loop {
-            if changes.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
+            changes.changed().await;
             if !matches!(self.is_local(id), Ok(true)) {
                 continue;
             }

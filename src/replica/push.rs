@@ -89,14 +89,12 @@ impl Replica {
 
     /// Works off the queue of `peer` for ever.
     async fn serve_queue(self: Arc<Self>, peers: Arc<dyn Peers>, peer: PeerId) {
-        let mut changes = self.changes.subscribe();
+        let mut changes = self.watch();
         let mut pause = BACKOFF.0;
         loop {
             changes.mark_unchanged();
             if self.ledger.queue(&peer).count == 0 {
-                if changes.changed().await.is_err() {
-                    return;
-                }
+                changes.changed().await;
                 continue;
             }
             let before = self.ledger.queue(&peer);

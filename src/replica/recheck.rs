@@ -9,13 +9,11 @@ use crate::base::time::sleep;
 impl Replica {
     /// Checks what is held whenever that is due, for ever.
     pub(super) async fn recheck_on_change(&self) {
-        let mut changes = self.changes.subscribe();
+        let mut changes = self.watch();
         loop {
             changes.mark_unchanged();
             if !self.view().is_unchecked() {
-                if changes.changed().await.is_err() {
-                    return;
-                }
+                changes.changed().await;
                 continue;
             }
             if let Err(error) = self.recheck().await {

@@ -16,8 +16,9 @@ use super::segments::open;
 use super::sight::{Past, Sights};
 use super::state::{Progress, State};
 use super::types::Change;
+use super::view::private_of;
 use super::{Result, Volume, VolumeError};
-use crate::base::{LogId, OpId, Stamp};
+use crate::base::{Ino, LogId, OpId, Stamp};
 use crate::log::chain::Pasts;
 use crate::store::Batch;
 use crate::wire::{SealedSegment, Seen};
@@ -201,16 +202,23 @@ impl Volume {
         Ok(undone)
     }
 
-    /// Drops the private copies of files that are back: those are no matter of their handles any more.
+    /// Drops the private copies of files that are back, but those that a number of the kernel stands
+    /// for: who changed them goes on with them.
     pub(super) fn drop_public(&self, state: &mut MutexGuard<'_, State>) -> Result<()> {
-        self.drop_private(state, |ino| {
+        let is_back = |ino: Ino| {
             let row = self.view.row(&super::rows::RowKey::Inode(ino));
             row.is_ok_and(|row| {
                 row.as_ref()
                     .and_then(|row| super::view::as_inode(row).ok())
                     .is_some_and(|inode| !inode.is_orphan())
             })
-        })
+        };
+        for ino in self.view.private_files() {
+            if is_back(ino) && self.is_held(private_of(ino)) {
+                self.view.part(ino);
+            }
+        }
+        self.drop_private(state, is_back)
     }
 
     /// Reads ahead in every log of which nothing is queued, until no log goes on.

@@ -19,7 +19,7 @@ use super::overlay::{Base, Overlay};
 use super::rows::{RowKey, Value};
 use super::state::State;
 use super::types::{Change, DirKey, Inode, Place};
-use super::view::as_inode;
+use super::view::{as_inode, is_private, private_of};
 use super::{Result, Volume};
 use crate::base::{Ino, OpId, Rng};
 use crate::store::Batch;
@@ -334,8 +334,14 @@ impl Volume {
         let (before, after) = (base(&nothing), base(overlay));
         for number in &tables.kept {
             let from = tables.file(*number);
-            // What is changed in private is nobody's but of who changes it.
-            if self.view.effective(from) != from {
+            // What is changed in private is nobody's but of who changes it, also when the file is back.
+            if is_private(from) || self.view.effective(from) != from {
+                let row = overlay.rows.get(&RowKey::Inode(from));
+                let row = row.and_then(|row| row.as_ref()).map(as_inode).transpose()?;
+                if row.is_some_and(|inode| !inode.is_orphan()) {
+                    let (number, to) = (*number, private_of(from));
+                    moves.push(Move { number, from, to });
+                }
                 continue;
             }
             let Some(was) = stands_for(before, from)? else {

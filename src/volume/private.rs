@@ -3,8 +3,8 @@
 //! What happens to an unlinked file that a program keeps open concerns nobody else, and must not
 //! cross what others do to it: a write elsewhere can bring the file back. So the first such change
 //! copies its rows to a number with the top bit set, which handles read from then on and which
-//! never enters an op or a record. The copy goes with the last handle, with a restart, or when the
-//! file is back.
+//! never enters an op or a record. The copy goes with the last handle or with a restart. Where the file is back,
+//! only a number of the kernel that was kept with its content stands for it ([`super::lineage`]).
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -55,7 +55,9 @@ impl Volume {
     /// Removes the private copies of files that nobody holds.
     pub(super) fn drop_unheld(&self) {
         let is_unheld = |file: &Ino| !self.is_held(*file);
-        if self.view.private_files().iter().any(is_unheld) {
+        let is_over = |file: &Ino| !self.is_held(private_of(*file));
+        if self.view.private_files().iter().any(is_unheld) || self.view.parted().iter().any(is_over)
+        {
             let mut state = self.state.lock();
             // A failed store refuses all writes; the copy goes when the volume is opened again.
             if let Err(error) = self.drop_private(&mut state, |file| !self.is_held(file)) {
@@ -83,7 +85,7 @@ impl Volume {
     ) -> Result<()> {
         let copy = private_of(ino);
         let is_made = overlay.rows.contains_key(&RowKey::Inode(copy));
-        if self.view.effective(ino) != copy && !is_made {
+        if !is_made && self.view.row(&RowKey::Inode(copy))?.is_none() {
             self.copy_rows(ino, copy, overlay)?;
         }
         let base = Base {
@@ -111,7 +113,9 @@ impl Volume {
         overlay: Overlay,
     ) -> Result<()> {
         state.commit(&self.view, overlay, Batch::new(), None)?;
-        self.view.set_private(ino, true);
+        if !self.view.parted().contains(&ino) {
+            self.view.set_private(ino, true);
+        }
         Ok(())
     }
 
@@ -191,7 +195,13 @@ impl Volume {
         state: &mut MutexGuard<'_, State>,
         gone: impl Fn(Ino) -> bool,
     ) -> Result<()> {
-        for ino in self.view.private_files() {
+        let parted = self.view.parted();
+        let gone = |ino: Ino| match parted.contains(&ino) {
+            true => !self.is_held(private_of(ino)),
+            false => gone(ino),
+        };
+        let private = self.view.private_files().into_iter();
+        for ino in private.chain(parted.iter().copied()) {
             let mut from = Some(0);
             while let Some(start) = from.filter(|_| gone(ino)) {
                 let mut overlay = Overlay::default();
@@ -199,6 +209,7 @@ impl Volume {
                 state.commit(&self.view, overlay, Batch::new(), None)?;
                 if from.is_none() {
                     self.view.set_private(ino, false);
+                    self.view.forget_parted(ino);
                 }
                 MutexGuard::bump(state);
             }

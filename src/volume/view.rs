@@ -55,6 +55,8 @@ pub(super) struct View {
     cache: Mutex<Cache>,
     /// Files whose local handles see a private copy; nearly always empty.
     private: RwLock<HashSet<Ino>>,
+    /// Files that are back, and of which a private copy goes on under a number of the kernel.
+    parted: RwLock<HashSet<Ino>>,
     /// When nodes changed here by what others did.
     pub(super) arrivals: Arrivals,
     /// Held alone while a merge is committed; who holds it waits for no writer.
@@ -100,6 +102,7 @@ impl View {
                 commits: 0,
             }),
             private: RwLock::default(),
+            parted: RwLock::default(),
             merging: RwLock::default(),
             visits: AtomicU64::new(0),
         }
@@ -244,6 +247,22 @@ impl View {
         }
     }
 
+    /// Lets all see a file that is back but those whose number stands for its private copy.
+    pub(super) fn part(&self, ino: Ino) {
+        self.parted.write().insert(ino);
+        self.set_private(ino, false);
+    }
+
+    /// Says that the private copy of a file that is back is gone.
+    pub(super) fn forget_parted(&self, ino: Ino) {
+        self.parted.write().remove(&ino);
+    }
+
+    /// Returns the files that are back while a private copy goes on.
+    pub(super) fn parted(&self) -> Vec<Ino> {
+        self.parted.read().iter().copied().collect()
+    }
+
     /// Returns the files whose local handles see a private copy.
     pub(super) fn private_files(&self) -> Vec<Ino> {
         let set = self.private.read();
@@ -302,7 +321,7 @@ impl View {
 
     /// Returns under which number the rows of a node lie.
     fn holder(&self, ino: Ino) -> Result<Ino> {
-        if !self.arrivals.may_be_elsewhere(ino) {
+        if is_private(ino) || !self.arrivals.may_be_elsewhere(ino) {
             return Ok(self.effective(ino));
         }
         Ok(self.effective(self.dir(ino)?))
@@ -499,7 +518,7 @@ impl View {
             return Ok(None);
         };
         let key = RowKey::Xattr(
-            self.effective(inode.ino),
+            self.attributes_of(ino, inode.ino),
             self.dir_key(name_scope(inode.ino), name),
         );
         match self.row(&key)?.as_deref() {
@@ -511,12 +530,20 @@ impl View {
         }
     }
 
+    /// Returns under which number the attributes of a node lie that was asked for as `asked`.
+    fn attributes_of(&self, asked: Ino, ino: Ino) -> Ino {
+        match is_private(asked) {
+            true => asked,
+            false => self.effective(ino),
+        }
+    }
+
     pub(super) fn xattr_names(&self, ino: Ino) -> Result<Vec<Bytes>> {
         let mut names = Vec::new();
         let Some(inode) = self.inode(ino)?.filter(|inode| inode.xattrs > 0) else {
             return Ok(names);
         };
-        let (from, to) = xattr_range(self.effective(inode.ino));
+        let (from, to) = xattr_range(self.attributes_of(ino, inode.ino));
         self.scan(&from, &to, &mut |_, row| {
             if let Value::Xattr(xattr) = &row.value {
                 names.push(xattr.name.clone());

@@ -611,6 +611,50 @@ fn shown(extents: &[dfs::volume::Extent], size: u64) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
+#[test]
+fn what_was_removed_here_is_changed_in_private_also_when_the_file_is_back() {
+    let devices = crossed();
+    let (a, b) = (Mounted::new(&devices[0]), &devices[1]);
+    let file = a.open("f");
+    a.fs.unlink(Ino::ROOT, b"f").unwrap();
+    a.put(file, 4, "anna");
+    let value = b"value";
+    a.fs.setxattr(ROOT, file.0, b"user.tag", value, XattrMode::Either)
+        .unwrap();
+    b.later();
+    b.later();
+    b.put("f", "ben's work");
+    a.meet(&[b]);
+    // Who had it open goes on with what it wrote, and who opens it now has the other.
+    assert_eq!(a.text(file), "baseanna");
+    assert_eq!(a.by_name("f"), "ben's work");
+    assert_ne!(a.number("f"), file.0);
+    a.put(file, 0, "more");
+    a.write(file, 8, "unwritten");
+    assert_eq!(a.text(file), "moreannaunwritten");
+    assert_eq!(&*a.fs.getxattr(file.0, b"user.tag").unwrap(), value);
+    let attr = a.fs.getattr(file.0).unwrap().attr;
+    assert_eq!((attr.nlink, attr.size), (0, 17));
+    let other = a.open("f");
+    a.put(other, 0, "BEN");
+    assert_eq!(a.fs.listxattr(ROOT, other.0).unwrap(), b"");
+    a.meet(&[b]);
+    assert_eq!(
+        (a.by_name("f"), b.text("f")),
+        ("BEN's work".into(), "BEN's work".into())
+    );
+    assert_eq!(a.text(file), "moreannaunwritten");
+    a.close(file);
+    a.close(other);
+    a.settle();
+    assert_eq!(a.number("f"), b.at("f").ino);
+    a.fs.forget(file.0, u64::MAX);
+    a.fs.forget(other.0, u64::MAX);
+    a.meet(&[b]);
+    assert_eq!(b.list(""), ["f"]);
+    agree(&devices);
+}
+
 /// Each program writes a part of the file that nobody else writes: it always finds what it wrote last.
 #[test]
 fn no_program_finds_other_bytes_than_its_own_whoever_meets_when() {

@@ -8,12 +8,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Node;
+use super::error::NodeError;
 use super::event::NodeEvent;
-use super::membership::{Change, batches};
+use super::membership::{Change, admins, batches};
+use super::roster::{Member, Role, Roster};
 use super::session::Session;
-use crate::base::DeviceId;
 use crate::base::limits::RPC_TIMEOUT;
-use crate::base::time::sleep;
+use crate::base::time::{Backoff, sleep};
+use crate::base::{DeviceId, PeerId};
 use crate::wire::limits::VECTOR_MAX;
 use crate::wire::{Request, Response, StatementBytes, SyncState, Vector};
 
@@ -23,19 +25,25 @@ const PULSE: Duration = Duration::from_secs(2);
 /// How long a pulse waits for its answer.
 const PULSE_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// How long at most two rosters that do not become one are left as they are before it is tried again.
+const RECONCILE_MAX: Duration = Duration::from_secs(600);
+
 /// How long news wait for more news before they are told.
 const NEWS_DELAY: Duration = Duration::from_millis(10);
 
 impl Node {
     /// Exchanges states until the connection ends.
     pub(super) async fn pulse_loop(self: Arc<Self>, session: Arc<Session>) {
+        let mut differing = Differing::default();
         loop {
             let request = Request::Sync(self.tell_state(&session));
             let answer = session.request(&request, Bytes::new(), PULSE_TIMEOUT).await;
             if let Ok((Response::Sync(state), _)) = answer {
                 self.heard_from(&session);
                 self.note_state(&session, &state);
-                if state.roster_digest != self.roster().digest() {
+                let own = self.roster().digest();
+                let theirs = state.roster_digest;
+                if theirs != own && differing.is_due(own, theirs, self.now()) {
                     self.reconcile_roster(&session, state.roster_digest).await;
                 }
             }
@@ -132,9 +140,14 @@ impl Node {
         from: Option<&Session>,
     ) {
         let node = Arc::clone(self);
-        let merge = move || node.membership.merge(&statements);
+        let merge = move || {
+            let before = node.roster();
+            let change = node.membership.merge(&statements)?;
+            Ok::<_, NodeError>((before, change))
+        };
         match self.config.pool.call(merge).await {
-            Some(Ok(change)) => {
+            Some(Ok((before, change))) => {
+                self.renew_keys_after(&before);
                 if let (Some(from), 1..) = (from, change.refused) {
                     self.strike(from, 1);
                 }
@@ -143,6 +156,34 @@ impl Node {
             Some(Err(error)) => tracing::warn!(%error, "cannot store roster statements"),
             None => tracing::warn!("cannot check roster statements"),
         }
+    }
+
+    /// Begins an epoch of keys where a member that reads is none any more and no admin did so with that:
+    /// it left, or another that is more senior was admitted by the same invite.
+    fn renew_keys_after(self: &Arc<Self>, before: &Roster) {
+        let roster = self.roster();
+        if self.role() != Some(Role::Admin) || roster.digest() == before.digest() {
+            return;
+        }
+        let reads = |member: &&Member| member.role.reads();
+        let gone = before.members().filter(reads).map(|member| member.id);
+        let gone = gone.filter(|id| roster.member(id).is_none());
+        let (left, others): (Vec<PeerId>, Vec<_>) = gone.partition(|id| roster.has_left(id));
+        let is_void = others.iter().any(|id| roster.former(id).is_none());
+        // Of those who hear of a leave one does it; an admission that is void not all have seen.
+        let connected = self.connected();
+        let first = admins(&roster).find(|id| *id == self.id || connected.contains(id));
+        if !(is_void || !left.is_empty() && first == Some(self.id)) {
+            return;
+        }
+        let node = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let of = Arc::clone(&node);
+            let begun = node.issue(move |roster, issuer| of.begin_epoch(roster, issuer));
+            if let Err(error) = begun.await {
+                tracing::warn!(%error, "no new epoch of keys begins");
+            }
+        });
     }
 
     /// Acts on a change of the roster: removed peers are cut off, new ones looked for, and the new
@@ -194,5 +235,58 @@ impl Node {
             }
         }
         self.dial_wake.notify_one();
+    }
+}
+
+/// Two rosters that differ: where one takes what the other does not, as at the bound of what a roster
+/// holds, they never become one.
+struct Differing {
+    digests: Option<([u8; 32], [u8; 32])>,
+    next: Duration,
+    backoff: Backoff,
+}
+
+impl Default for Differing {
+    fn default() -> Self {
+        Self {
+            digests: None,
+            next: Duration::ZERO,
+            backoff: Backoff::new(PULSE, RECONCILE_MAX),
+        }
+    }
+}
+
+impl Differing {
+    /// Says whether it is time to make them one: at once where one of them is another than last time.
+    fn is_due(&mut self, own: [u8; 32], theirs: [u8; 32], now: Duration) -> bool {
+        if self.digests != Some((own, theirs)) {
+            self.digests = Some((own, theirs));
+            self.backoff.reset();
+        } else if now < self.next {
+            return false;
+        }
+        self.next = now + self.backoff.failed();
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rosters_that_do_not_become_one_are_exchanged_more_and_more_seldom() {
+        let mut differing = Differing::default();
+        let pulses = |from: u64, to: u64| (from..to).step_by(2).map(Duration::from_secs);
+        let mut count = 0;
+        for now in pulses(0, 24 * 3600) {
+            count += u32::from(differing.is_due([1; 32], [2; 32], now));
+        }
+        assert!((140..160).contains(&count), "{count} in a day");
+        // News are looked at when they come.
+        let day = Duration::from_secs(24 * 3600);
+        assert!(differing.is_due([1; 32], [3; 32], day));
+        assert!(!differing.is_due([1; 32], [3; 32], day + PULSE / 2));
+        assert!(differing.is_due([1; 32], [3; 32], day + PULSE));
     }
 }

@@ -1,11 +1,88 @@
 //! Who was removed and writes on: what of it goes round, and is named.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use dfs::base::Rng;
 use dfs::base::time::sleep;
 use dfs::node::Role;
 
+use super::roster::with_keys;
 use super::world::*;
+
+/// Lets a machine draw keys of an epoch; returns how often it did.
+fn draws(machine: &Machine) -> Arc<AtomicU64> {
+    let drawn = Arc::new(AtomicU64::new(0));
+    let (count, rng) = (Arc::clone(&drawn), Rng::from_seed(3));
+    machine.node().set_epoch_drawer(Box::new(move |heirs| {
+        count.fetch_add(1, Ordering::Relaxed);
+        let wrapped = heirs.iter().map(|heir| heir.wrap_key(&rng, b"epoch").ok());
+        wrapped.collect()
+    }));
+    drawn
+}
+
+fn grants(machine: &Machine, of: usize) -> usize {
+    machine.node().roster().grants(&id(of)).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_epoch_of_keys_begins_where_a_member_leaves() {
+    let world = World::new();
+    let a = world.founder();
+    with_keys(&a, b"the volume keys");
+    let b = world.member(1, Role::Admin, &a, 0).await;
+    let c = world.member(2, Role::Writer, &a, 0).await;
+    let d = world.member(3, Role::Reader, &a, 0).await;
+    until(10, "sessions", || all_connected(&[&a, &b, &c, &d])).await;
+    let drawn = [draws(&a), draws(&b)];
+    d.node().leave().await.unwrap();
+    until(20, "all that stay have keys", || {
+        (0..3).all(|of| [&a, &b, &c].iter().all(|machine| grants(machine, of) == 1))
+    })
+    .await;
+    sleep(Duration::from_secs(30)).await;
+    let drawn: u64 = drawn
+        .iter()
+        .map(|count| count.load(Ordering::Relaxed))
+        .sum();
+    assert_eq!((drawn, grants(&a, 3)), (1, 0), "by one of the admins");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_epoch_of_keys_begins_where_an_admission_proves_void() {
+    let world = World::new();
+    let a = world.founder();
+    let b = world.member(1, Role::Admin, &a, 0).await;
+    until(10, "sessions", || all_connected(&[&a, &b])).await;
+    for machine in [&a, &b] {
+        with_keys(machine, b"the volume keys");
+    }
+    let invite = a.node().invite(Role::Reader, Duration::from_secs(3600));
+    let token = invite.await.unwrap();
+    let knows = || b.node().roster().digest() == a.node().roster().digest();
+    until(10, "the invite is known", knows).await;
+    let (here, there) = ([addr(0), addr(2)], [addr(1), addr(3)]);
+    world.net.partition(&here, &there);
+    until(30, "cut off", || a.node().connected().is_empty()).await;
+    for (at, by) in [(2, 0), (3, 1)] {
+        world.machine(at).join(&token, &[addr(by)]).await.unwrap();
+    }
+    assert!(b.node().roster().member(&id(3)).is_some());
+    let drawn = [draws(&a), draws(&b)];
+    world.net.heal();
+    until(90, "who stays has keys", || {
+        (0..3).all(|of| [&a, &b].iter().all(|machine| grants(machine, of) == 1))
+    })
+    .await;
+    assert!(a.node().roster().member(&id(3)).is_none());
+    let drawn: u64 = drawn
+        .iter()
+        .map(|count| count.load(Ordering::Relaxed))
+        .sum();
+    assert_eq!((drawn, grants(&a, 3)), (1, 0));
+}
 
 fn have(machine: &Machine, of: &Machine) -> u64 {
     let log = of.node().log().own_log();

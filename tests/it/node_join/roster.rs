@@ -14,7 +14,7 @@ use dfs::store::{Batch, RowVisitor, Rows, Store, StoreError, Table};
 use super::world::*;
 
 /// Lets a machine's node wrap real keys.
-fn with_keys(machine: &Machine, keys: &'static [u8]) {
+pub(super) fn with_keys(machine: &Machine, keys: &'static [u8]) {
     let rng = Rng::from_seed(*SEED);
     let wrap = move |to: &dfs::crypto::PublicIdentity| to.wrap_key(&rng, keys).ok();
     machine.node().set_key_wrapper(Box::new(wrap));

@@ -32,6 +32,7 @@ mod room;
 mod run;
 mod server;
 mod settings;
+mod sums;
 mod waiting;
 mod whereabouts;
 

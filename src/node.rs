@@ -95,7 +95,9 @@ use crate::log::chain::{Chain, Founding, Roll};
 use crate::store::{Batch, Store, Table};
 use crate::transport::{Priority, Transport};
 use crate::wire::limits::{ADDRS_MAX, NAME_MAX_BYTES};
-use crate::wire::{LogRefusal, NodeRecord, Request, Response, SealedSegment, SignedRecord, Vector};
+use crate::wire::{
+    LogRefusal, NodeRecord, Request, Response, SealedSegment, Settled, SignedRecord, Vector,
+};
 use askings::Askings;
 use membership::Membership;
 use peers::{Peer, PeerTable, Remembered, Seed};
@@ -155,6 +157,8 @@ pub struct Node {
     free_bytes: AtomicU64,
     /// The least record that the fold of an op of this peer may look back to.
     needs: AtomicU64,
+    /// What follows from this peer's rows.
+    settled: Mutex<Option<Settled>>,
     /// Devices whose segments are being pulled from some peer, and since when.
     pulling: Mutex<BTreeMap<LogId, Duration>>,
     /// Devices whose next segment was not taken, and why; until one is.
@@ -304,6 +308,7 @@ impl Node {
             post: Mutex::default(),
             heard_chain: AtomicBool::new(false),
             needs: AtomicU64::new(0),
+            settled: Mutex::default(),
         });
         node.fill_table()?;
         node.stand();
@@ -488,6 +493,20 @@ impl Node {
     /// no record names yet and of all to come.
     pub fn set_needs(&self, needs: u64) {
         self.needs.store(needs, Ordering::Relaxed);
+    }
+
+    /// Says what follows from the rows of this peer, where nothing of them is tentative.
+    pub fn set_settled(&self, settled: Option<Settled>) {
+        *self.settled.lock() = settled;
+    }
+
+    /// Returns what the connected peers said last of theirs.
+    pub fn settled_of_peers(&self) -> Vec<(PeerId, Settled)> {
+        let table = self.table.lock();
+        let peers = table.peers.iter();
+        let met = peers.filter(|(_, peer)| peer.session.is_some());
+        met.filter_map(|(id, peer)| Some((*id, peer.settled?)))
+            .collect()
     }
 
     /// Returns the commit chain.

@@ -40,6 +40,7 @@ mod segments;
 mod shape;
 mod sight;
 mod state;
+mod sums;
 mod trim;
 mod types;
 mod view;
@@ -61,6 +62,7 @@ pub use feed::{Merged, Missing};
 pub use op::{
     Append, Create, OP_INLINE_MAX_BYTES, OP_PIECES_MAX, Op, OpKind, Replaced, Write, ino_of,
 };
+pub use sums::Checked;
 pub use types::{
     Change, Conflict, ConflictKind, Counts, DirKey, Dirent, Extent, FileKind, Inode, Piece, Place,
     Source,

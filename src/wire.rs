@@ -25,7 +25,7 @@ pub use codec::{WIRE_VERSION, WireError};
 pub use hello::{FEATURES, Hello, InviteRefusal, RecoveryRefusal, Refusal};
 pub use message::{
     JoinInfo, LetterBytes, LinkBytes, LogRefusal, PieceOf, Redeem, Redeemed, Request, Response,
-    StatementBytes, SyncState, Vector,
+    Settled, StatementBytes, SyncState, Vector,
 };
 pub use record::{NodeRecord, SignedRecord};
 pub use segment::{RecordRef, SEGMENT_DOMAIN, SealedSegment, Seen, SegmentHeader};

@@ -467,6 +467,24 @@ impl Cluster {
         }
     }
 
+    /// Changes the last byte of some row of a table of a peer, by hand.
+    pub fn damage(&self, index: usize, table: Table) {
+        let rows = &self.hosts[index].store.rows;
+        let mut found = None;
+        let mut first = |key: &[u8], value: &[u8]| {
+            found = Some((key.to_vec(), value.to_vec()));
+            ControlFlow::Break(())
+        };
+        rows.scan(table, &[], None, &mut first).unwrap();
+        let (key, mut value) = found.expect("a row");
+        if let Some(last) = value.last_mut() {
+            *last ^= 1;
+        }
+        let mut batch = Batch::new();
+        batch.put(table, key, value);
+        rows.commit(batch).unwrap();
+    }
+
     /// Returns how many ops a member still keeps what undoes them of.
     pub fn undo_count(&self, index: usize) -> usize {
         let mut count = 0;

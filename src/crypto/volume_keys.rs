@@ -51,6 +51,8 @@ struct Ring {
     newest: u32,
     /// Follows from the first epoch's secret, which every member holds.
     name_key: Zeroizing<[u8; 32]>,
+    /// Keys the hashes of rows; follows from the same.
+    row_key: Zeroizing<[u8; 32]>,
 }
 
 /// What is derived from an epoch's secret, one key for each use.
@@ -89,11 +91,13 @@ impl Ring {
     fn new(epochs: BTreeMap<u32, EpochKeys>) -> Option<Self> {
         let first = epochs.get(&FIRST_EPOCH)?;
         let name_key = Zeroizing::new(blake3::derive_key("dfs/1 name hash", &first.secret));
+        let row_key = Zeroizing::new(blake3::derive_key("dfs/1 row hash", &first.secret));
         let newest = *epochs.last_key_value()?.0;
         Some(Self {
             epochs,
             newest,
             name_key,
+            row_key,
         })
     }
 
@@ -353,6 +357,20 @@ impl VolumeKeys {
         let mut hasher = blake3::Hasher::new_keyed(&self.ring().name_key);
         hasher.update(&parent.0.to_le_bytes());
         hasher.update(name);
+        let mut hash = [0; 16];
+        hasher.finalize_xof().fill(&mut hash);
+        hash
+    }
+
+    /// Returns the keyed hash of a row of the view: its table, key and value.
+    ///
+    /// The same in every epoch and on every member.
+    pub fn row_hash(&self, table: u8, key: &[u8], value: &[u8]) -> [u8; 16] {
+        let mut hasher = blake3::Hasher::new_keyed(&self.ring().row_key);
+        // Which bytes are the key's is told by its length.
+        hasher.update(&[table, u8::try_from(key.len()).unwrap_or(u8::MAX)]);
+        hasher.update(key);
+        hasher.update(value);
         let mut hash = [0; 16];
         hasher.finalize_xof().fill(&mut hash);
         hash

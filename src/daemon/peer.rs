@@ -168,6 +168,8 @@ pub struct Peer {
     tasks: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
     troubles: Arc<Troubles>,
     pub(super) waiting: Waiting,
+    /// What was seen of the rows.
+    pub(super) sums: super::sums::Watch,
     /// Where this peer keeps its state; `None` where that is in memory.
     state: Option<PathBuf>,
     /// Where what somebody asks for is looked up.
@@ -234,6 +236,7 @@ impl Peer {
             tasks: Mutex::new(Vec::new()),
             troubles,
             waiting: Waiting::default(),
+            sums: super::sums::Watch::default(),
             state: parts.fs.state,
             asking_pool: parts.seal_pool,
             lost: Mutex::default(),
@@ -344,6 +347,11 @@ impl Peer {
     /// Returns the pool for what somebody asks, and may take a while.
     pub(super) fn asking_pool(&self) -> &Pool {
         &self.asking_pool
+    }
+
+    /// Returns the pool where ops are folded.
+    pub(super) fn fold_pool(&self) -> &Pool {
+        &self.fold_pool
     }
 
     /// Returns files that name chunks that are lost, a few of them.
@@ -527,7 +535,7 @@ impl Peer {
         }
     }
 
-    fn invalidate(&self, invalidations: Vec<Invalidation>) {
+    pub(super) fn invalidate(&self, invalidations: Vec<Invalidation>) {
         if let Some(sink) = self.sink.get() {
             sink.push(invalidations);
         }
@@ -576,6 +584,7 @@ impl Peer {
                 let stale = self.fold_pool.call(move || fs.tick()).await;
                 self.invalidate(stale.unwrap_or_default());
                 self.collect(member).await;
+                self.watch_rows(member).await;
             }
         }
     }

@@ -59,6 +59,10 @@ pub enum Trouble {
     Over,
     /// A log cannot be folded before what its author had seen is here.
     Waiting(LogId),
+    /// Rows of the view are not what was put there.
+    Rows,
+    /// A member makes something else of the same changes.
+    Unequal(PeerId),
 }
 
 /// One entry.

@@ -13,7 +13,7 @@ use super::book::AddressBook;
 use super::session::Session;
 use crate::base::{PeerId, Rng};
 use crate::store::{StoreError, codec};
-use crate::wire::{LogRefusal, NodeRecord, RecordRef, Refusal, SignedRecord, Vector};
+use crate::wire::{LogRefusal, NodeRecord, RecordRef, Refusal, Settled, SignedRecord, Vector};
 
 /// How long a peer may be silent before it is suspected.
 pub const SUSPECT_AFTER: Duration = Duration::from_secs(6);
@@ -54,6 +54,8 @@ pub(super) struct Peer {
     pub(super) needs: u64,
     /// Which of its rows may vote on records, once it said so.
     pub(super) voter: Option<u64>,
+    /// What followed from its rows when it last told.
+    pub(super) settled: Option<Settled>,
     pub(super) free_bytes: u64,
     pub(super) refusal: Option<Refusal>,
     /// Why it does not take this peer's log, as it said last.

@@ -67,6 +67,7 @@ impl Node {
             record: self.chain.offered(),
             needs: self.needs.load(Ordering::Relaxed),
             voter: self.chain.own_voter().incarnation,
+            settled: *self.settled.lock(),
         }
     }
 
@@ -94,6 +95,8 @@ impl Node {
             peer.refuses_log = state.refuses;
             peer.chain = state.record;
             peer.voter = Some(state.voter);
+            // Of an older one the rows may not be what they were.
+            peer.settled = state.settled;
             // States overtake each other, and what is needed only grows.
             peer.needs = peer.needs.max(state.needs);
             // States overtake each other on the way, so within a session numbers only grow; a peer

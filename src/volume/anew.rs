@@ -455,7 +455,7 @@ fn shared_dir(bytes: &[u8]) -> Option<Inode> {
 }
 
 /// Tells whether a row belongs to the private copy of a file without a name.
-fn is_of_private(table: Table, key: &[u8]) -> bool {
+pub(super) fn is_of_private(table: Table, key: &[u8]) -> bool {
     let ino = key.first_chunk().map(|ino| Ino(u64::from_be_bytes(*ino)));
     matches!(table, Table::Inode | Table::Extent | Table::Xattr) && ino.is_some_and(is_private)
 }

@@ -13,6 +13,7 @@ use super::overlay::{Effect, Overlay};
 use super::record::Record;
 use super::rows::{Row, RowKey, Value};
 use super::sight::{self, Past};
+use super::sums::{Check, Sum};
 use super::types::{Change, Counts, FileKind};
 use super::view::{View, as_inode, is_private};
 use super::writer::FoldedOp;
@@ -94,6 +95,12 @@ pub(super) struct State {
     pub(super) cut: OpId,
     /// Sums over the view.
     pub(super) counts: Counts,
+    /// The sum of the hashes of the rows that all members share.
+    pub(super) sum: Sum,
+    /// How far those rows are read again.
+    pub(super) check: Option<Check>,
+    /// What the rows add up to, where that is not the sum of what was put there.
+    pub(super) found: Option<Sum>,
     /// Own ops that are not sealed yet, in order.
     pub(super) drafts: VecDeque<OpId>,
     /// The drafts by what was seen when they were issued, oldest first; no segment spans two.
@@ -166,7 +173,7 @@ impl State {
             Arc::make_mut(&mut state.committed).base_line = base_line;
         }
         if let Some(bytes) = rows.get(Table::Meta, COUNTS_KEY)? {
-            state.counts = codec::decode(&bytes, META_MAX_BYTES)?;
+            (state.counts, state.sum) = codec::decode(&bytes, META_MAX_BYTES)?;
         }
         if let Some(bytes) = rows.get(Table::Meta, CUT_KEY)? {
             state.cut = codec::decode(&bytes, META_MAX_BYTES)?;
@@ -392,7 +399,7 @@ impl State {
     /// Commits what ops of this device did, one after the other, in one batch.
     pub(super) fn commit_ops(&mut self, view: &View, ops: &[FoldedOp]) -> Result<()> {
         let mut batch = Batch::new();
-        let mut counts = self.counts;
+        let (mut counts, mut sum, keys) = (self.counts, self.sum, view.keys());
         let group = ops.first().and_then(|op| self.new_group(op.id));
         if let Some(group) = &group {
             sight::put(&mut batch, group.first, &group.past);
@@ -405,12 +412,20 @@ impl State {
                 if is_counted(key) {
                     count(&mut counts, before.as_ref(), after.as_ref());
                 }
+                sum.change(keys, key, before.as_ref(), after.as_ref());
                 put_row(view, &mut batch, key, after.as_ref());
             }
             op.record.put(&mut batch, op.id);
         }
-        self.put_counts(&mut batch, &counts);
+        self.put_counts(&mut batch, &counts, sum);
         view.rows.commit(batch)?;
+        if let Some(check) = &mut self.check {
+            for effect in ops.iter().flat_map(|op| &op.effects) {
+                let (before, after) = (effect.before.as_ref(), effect.after.as_ref());
+                check.change(keys, &effect.key, before, after);
+            }
+        }
+        self.sum = sum;
         let effects = ops.iter().flat_map(|op| &op.effects);
         view.install(effects.map(|effect| (&effect.key, &effect.after)));
         self.counts = counts;
@@ -421,13 +436,13 @@ impl State {
         Ok(())
     }
 
-    fn put_counts(&self, batch: &mut Batch, counts: &Counts) {
+    fn put_counts(&self, batch: &mut Batch, counts: &Counts, sum: Sum) {
         let sums = |counts: &Counts| Counts {
             drafts: 0,
             ..*counts
         };
-        if sums(counts) != sums(&self.counts) {
-            batch.put(Table::Meta, COUNTS_KEY, codec::encode(counts));
+        if sum != self.sum || sums(counts) != sums(&self.counts) {
+            batch.put(Table::Meta, COUNTS_KEY, codec::encode(&(counts, sum)));
         }
     }
 
@@ -445,10 +460,15 @@ impl State {
             view.arrivals.put(view, &overlay, now, &mut batch)?;
         }
         let mut changes = Vec::new();
-        let mut counts = self.counts;
+        let (mut counts, mut sum, keys) = (self.counts, self.sum, view.keys());
+        let mut check = self.check.take();
         for (key, after) in &overlay.rows {
+            let before = view.row(key)?;
+            sum.change(keys, key, before.as_ref(), after.as_ref());
+            if let Some(check) = &mut check {
+                check.change(keys, key, before.as_ref(), after.as_ref());
+            }
             if is_counted(key) || wants_changes && matches!(key, RowKey::Dirent(..)) {
-                let before = view.row(key)?;
                 count(&mut counts, before.as_ref(), after.as_ref());
                 if wants_changes {
                     changes.extend(change(key, before.as_ref(), after.as_ref())?);
@@ -468,10 +488,12 @@ impl State {
                 None => batch.delete(Table::Op, id.to_key()),
             }
         }
-        self.put_counts(&mut batch, &counts);
+        self.put_counts(&mut batch, &counts, sum);
         view.rows.commit(batch)?;
         view.install(overlay.rows.iter());
-        self.counts = counts;
+        // Where it failed the rows are read again from the first one on.
+        self.check = check;
+        (self.counts, self.sum) = (counts, sum);
         Ok(changes)
     }
 

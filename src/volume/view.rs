@@ -220,6 +220,11 @@ impl View {
         }
     }
 
+    /// Returns the volume's keys.
+    pub(super) fn keys(&self) -> &VolumeKeys {
+        &self.keys
+    }
+
     /// Forgets what is cached: rows were committed that are not named here.
     pub(super) fn forget(&self) {
         let mut cache = self.cache.lock();

@@ -270,6 +270,18 @@ pub struct SyncState {
     pub needs: u64,
     /// The incarnation of the row in which the peer keeps what it promises as a voter.
     pub voter: u64,
+    /// What follows from the rows of the peer, where nothing of it is tentative.
+    pub settled: Option<Settled>,
+}
+
+/// What follows from the rows of a volume at a record, while nothing is tentative: the same for all
+/// members that are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settled {
+    /// The record.
+    pub record: RecordRef,
+    /// A keyed hash of its hash and of the sum of the rows.
+    pub mac: [u8; 16],
 }
 
 /// Why a peer does not take a log any further.

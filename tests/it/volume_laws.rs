@@ -14,5 +14,6 @@ mod newer;
 mod random;
 mod records;
 mod removal;
+mod sums;
 mod times;
 mod tree;

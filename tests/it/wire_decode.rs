@@ -11,8 +11,9 @@ use dfs::wire::bounded::BoundedBytes;
 use dfs::wire::{
     Asked, Asking, ChunkLen, ChunkRefusal, ChunkRequest, ChunkResponse, Denial, Hello,
     InviteRefusal, JoinInfo, LetterBytes, LogRefusal, NodeRecord, PassedAsking, PieceOf, RecordRef,
-    Redeem, Redeemed, Refusal, Request, Response, SealedSegment, Seen, SegmentHeader, SignedAsking,
-    SignedRecord, StatementBytes, SyncState, VolumeMark, WIRE_VERSION, WireError, limits,
+    Redeem, Redeemed, Refusal, Request, Response, SealedSegment, Seen, SegmentHeader, Settled,
+    SignedAsking, SignedRecord, StatementBytes, SyncState, VolumeMark, WIRE_VERSION, WireError,
+    limits,
 };
 use proptest::prelude::*;
 
@@ -90,6 +91,10 @@ fn state() -> SyncState {
         record: RecordRef::default(),
         voter: 1 << 50,
         needs: 3,
+        settled: Some(Settled {
+            record: RecordRef::default(),
+            mac: [4; 16],
+        }),
     }
 }
 
@@ -135,6 +140,7 @@ fn requests() -> Vec<Request> {
         Request::Letters {
             letters: vec![LetterBytes::new(vec![9; 300]).unwrap()],
         },
+        Request::Restore { clock_ms: 1 << 41 },
         Request::RosterPull { skip: 3 },
         Request::Piece {
             of: PieceOf {

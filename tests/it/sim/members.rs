@@ -5,6 +5,7 @@ use std::time::Duration;
 use dfs::base::time::sleep;
 use dfs::fs::FsError;
 use dfs::node::Role;
+use dfs::store::Table;
 use dfs_sim::Cluster;
 
 use super::simulate;
@@ -238,5 +239,39 @@ fn who_had_a_clock_that_was_ahead_admits_others_again_when_it_is_right() {
         cluster.write(new, b"plan", b"of the new one").await;
         cluster.settle().await;
         cluster.assert_converged().await;
+    });
+}
+
+#[test]
+fn a_row_changed_by_hand_is_an_alarm_everywhere_and_is_mended() {
+    simulate(61, |seed| async move {
+        let mut cluster = Cluster::new(seed, 3, 0).await;
+        for n in 0..20 {
+            let name = format!("file{n}");
+            cluster.write(n % 3, name.as_bytes(), b"content").await;
+        }
+        cluster.settle().await;
+        sleep(A_WHILE).await;
+        let says = |what: &str| what.contains("rows") || what.contains("of the same changes");
+        let open = |cluster: &Cluster, n: usize| {
+            let open = cluster.peer(n).troubles().open();
+            open.iter().filter(|noted| says(&noted.what)).count()
+        };
+        assert!((0..3).all(|n| open(&cluster, n) == 0));
+        cluster.damage(1, Table::Dirent);
+        sleep(3 * A_WHILE).await;
+        for n in 0..3 {
+            assert!(open(&cluster, n) > 0, "member {n} says nothing");
+        }
+        cluster.settle().await;
+        cluster.assert_converged().await;
+        let said = [0, 1, 2].map(|n| {
+            let member = cluster.peer(n).member_parts().unwrap();
+            member.volume.at_rest().unwrap().expect("at rest")
+        });
+        assert!(said[0] == said[1] && said[1] == said[2], "{said:?}");
+        // It is told for a while, and no longer.
+        sleep(70 * A_WHILE).await;
+        assert!((0..3).all(|n| open(&cluster, n) == 0));
     });
 }

@@ -281,6 +281,11 @@ impl Device {
         self.disk.set_writes_left(refuses.then_some(0));
     }
 
+    /// Returns how many rows the largest batch since the last call changed.
+    pub(crate) fn take_largest_batch(&self) -> usize {
+        self.disk.take_largest_batch()
+    }
+
     /// Returns a copy of all that is here, drafts included.
     pub(crate) fn copy(&self) -> MemoryDisk {
         self.store.sync().unwrap();
@@ -706,6 +711,19 @@ pub(crate) fn sync(devices: &[Device]) {
     agree(devices);
 }
 
+/// Reads all rows of a device again, and checks that they are what was put there.
+pub(crate) fn read_again(device: &Device) {
+    // A round that was begun goes on first.
+    for _ in 0..2 {
+        loop {
+            if let Some(checked) = device.volume.check_rows().unwrap() {
+                assert!(checked.is_right, "{} has other rows", device.index);
+                break;
+            }
+        }
+    }
+}
+
 /// Checks that all devices hold the rows of the fold from scratch, and a sound tree.
 pub(crate) fn agree(devices: &[Device]) {
     let oracle = Device::new(DEVICES_MAX - 1);
@@ -729,6 +747,7 @@ pub(crate) fn agree(devices: &[Device]) {
             );
         }
         assert_eq!(rows.len(), expected.len(), "{} has more rows", device.index);
+        read_again(device);
         assert_eq!(device.volume.counts(), oracle.volume.counts());
     }
 }

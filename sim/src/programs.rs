@@ -22,6 +22,9 @@ const NAMES: u64 = 6;
 /// Files that the programs of a host keep open.
 const HELD_MAX: usize = 3;
 
+/// More than there are hosts.
+const HOSTS_MAX: usize = 12;
+
 /// Files that are unpacked at once.
 const MANY: u64 = 1_400;
 
@@ -123,6 +126,29 @@ impl Turn<'_> {
         self.below(one_in) == 0
     }
 
+    /// Returns a name to do something with in a folder: one of a few, or one that is there, as that of a
+    /// conflict file.
+    fn name_in(&self, dir: Ino) -> String {
+        let mut names = Vec::new();
+        if self.chance(4) {
+            let listed = self.member.volume.readdir(dir, None, &mut |_, entry| {
+                let name = String::from_utf8_lossy(&entry.name).into_owned();
+                if !name.starts_with("own") && name != "many" {
+                    names.push(name);
+                }
+                names.len() < 100
+            });
+            if listed.is_err() {
+                names.clear();
+            }
+        }
+        let at = self.below(names.len() as u64) as usize;
+        names
+            .into_iter()
+            .nth(at)
+            .unwrap_or_else(|| format!("n{}", self.below(NAMES)))
+    }
+
     fn look(&self, dir: Ino, name: &[u8]) -> Result<Looked, FsError> {
         let fs = Arc::clone(&self.member.fs);
         let attr = fs.lookup(dir, name)?.attr;
@@ -171,10 +197,16 @@ impl Turn<'_> {
 
     /// Does something; says what, and what came of it.
     pub(crate) async fn act(&mut self) -> (String, Done) {
-        let dirs = directories(&self.member);
+        let mut dirs = directories(&self.member);
+        // Folders of one host alone.
+        for host in 0..HOSTS_MAX {
+            if let Ok(own) = self.look(Ino::ROOT, format!("own{host}").as_bytes()) {
+                dirs.retain(|dir| *dir != own.ino);
+            }
+        }
         let dir = dirs[self.below(dirs.len() as u64) as usize];
         let to = dirs[self.below(dirs.len() as u64) as usize];
-        let name = format!("n{}", self.below(NAMES));
+        let name = self.name_in(dir);
         let new = format!("n{}", self.below(NAMES));
         let kind = self.below(44);
         let what = format!("{kind} {:x}/{name} {:x}/{new}", dir.0, to.0);

@@ -11,7 +11,7 @@
 //! | `serve` | what other peers ask |
 //! | `bulk`, `pieces`, `flow` | large messages: in pieces, as fast as the line, the urgent ones first |
 //! | `pulse`, `sync` | what the two ends of a session tell each other; pushing and pulling segments |
-//! | `chain`, `letters` | the commit chain: making its records together, and pulling those of others |
+//! | `chain`, `branch`, `letters` | the commit chain: making its records together, and pulling those of others |
 //! | `voters`, `presence` | who is to make them: those that are there most of the time |
 //! | `membership`, [`roster`], [`token`] | who belongs to the volume |
 //! | `join`, `admit` | becoming a member by an invite, from either side |
@@ -33,6 +33,7 @@ mod approve;
 mod ask;
 mod askings;
 mod book;
+mod branch;
 mod bulk;
 mod chain;
 mod config;
@@ -138,6 +139,8 @@ pub struct Node {
     attendance: Mutex<presence::Attendance>,
     /// Whether this peer removed who decided, so that it begins an era.
     begins_era: AtomicBool,
+    /// Members that are on another chain, and since when that is known.
+    parted: Mutex<BTreeMap<PeerId, Duration>>,
     /// Letters to those who decide records.
     post: Mutex<letters::Post>,
     /// Whether another member said since the start how long its chain is.
@@ -305,6 +308,7 @@ impl Node {
             chain_wake: Notify::new(),
             attendance: Mutex::new(attendance),
             begins_era: AtomicBool::new(false),
+            parted: Mutex::default(),
             post: Mutex::default(),
             heard_chain: AtomicBool::new(false),
             needs: AtomicU64::new(0),

@@ -31,6 +31,11 @@ impl Peer {
                 .map(|voter| self.device_name(voter.device))
                 .collect(),
             missed,
+            parted: node
+                .parted()
+                .into_iter()
+                .map(|peer| self.device_name(DeviceId::from(peer)))
+                .collect(),
         }
     }
 
@@ -44,6 +49,13 @@ impl Peer {
 
     /// Returns what is told where the order waits for somebody who has been away for long.
     pub(super) fn order_advice(&self, order: &OrderReport) -> Option<String> {
+        if !order.parted.is_empty() {
+            return Some(format!(
+                "there are two orders of the changes, and {} has the one that does not count here: look at dfs \
+                 members on both machines, and remove who does not belong to the volume",
+                order.parted.join(" and ")
+            ));
+        }
         let waited = self.clock().wall_ms().saturating_sub(order.record_ms);
         if order.waiting_segments == 0 || order.missed.is_empty() || waited < TOLD_AFTER_MS {
             return None;

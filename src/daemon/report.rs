@@ -133,6 +133,8 @@ pub struct OrderReport {
     pub decided_by: Vec<String>,
     /// Who of them does not answer now.
     pub missed: Vec<String>,
+    /// Whose chain is another one, which does not count here.
+    pub parted: Vec<String>,
 }
 
 /// On how many disks all is that was written here.

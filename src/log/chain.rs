@@ -11,6 +11,7 @@
 
 mod core;
 mod fence;
+mod fork;
 mod keep;
 mod liveness;
 mod message;
@@ -21,6 +22,7 @@ mod vote;
 
 pub use self::core::Output;
 pub use fence::{Ending, Fence, Pasts, Roll};
+pub use fork::Footing;
 pub use keep::{Chain, Founding, Outcome, Proposal};
 pub use liveness::{Agreement, BEAT};
 pub use message::{Letter, Message};

@@ -5,22 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::Node;
 use super::event::NodeEvent;
-use super::roster::{Role, Roster};
+use super::roster::{Role, Roster, StatementId};
 use super::session::Session;
-use super::sync::{BATCH_TIMEOUT, REFUSED_PAUSE};
-use super::transfer::Transfer;
-use crate::base::DeviceId;
+use super::sync::REFUSED_PAUSE;
 use crate::base::time::sleep;
+use crate::base::{DeviceId, PeerId};
 use crate::crypto::{Identity, Signature};
 use crate::log::LogError;
 use crate::log::chain::{Notary, Outcome, Proposal, Record, VOTE_DOMAIN, Vote, Voter};
-use crate::transport::Priority;
 use crate::wire::limits::{LINKS_BATCH_BYTES, LINKS_MAX};
-use crate::wire::{LinkBytes, RecordRef, Request, Response};
+use crate::wire::{LinkBytes, RecordRef, Response};
 
 /// Pause between two records, unless there is more to name than one takes.
 const RECORD_PAUSE: Duration = Duration::from_secs(1);
@@ -64,6 +60,18 @@ impl Notary for Judge<'_> {
     fn may_begin_era(&self, device: DeviceId) -> bool {
         let author = self.roster.author(device);
         author.is_some_and(|author| author.role == Role::Admin)
+    }
+
+    fn seniority(&self, device: DeviceId) -> Option<u64> {
+        let admins = admins(self.roster);
+        let place = admins.iter().position(|id| DeviceId::from(*id) == device);
+        place.and_then(|place| u64::try_from(place).ok())
+    }
+
+    fn ends(&self, record: &Record, device: DeviceId) -> bool {
+        let statements = record.statements.iter();
+        let mut ended = statements.filter_map(|id| self.roster.ended_by(StatementId(*id)));
+        ended.any(|ended| ended == device)
     }
 
     fn endorses(&self, record: &Record) -> bool {
@@ -140,10 +148,7 @@ impl Node {
             return false;
         }
         let roster = self.roster();
-        let admins = roster.members().filter(|member| member.role == Role::Admin);
-        let mut admins: Vec<_> = admins.map(|admin| (admin.admitted, admin.id)).collect();
-        admins.sort_unstable();
-        let place = admins.iter().position(|(_, id)| *id == self.id);
+        let place = admins(&roster).iter().position(|id| *id == self.id);
         let place = u32::try_from(place.unwrap_or(0)).unwrap_or(u32::MAX);
         let since = *since.get_or_insert(self.now());
         let begins = self.begins_era.swap(false, Ordering::Relaxed);
@@ -201,7 +206,7 @@ impl Node {
     }
 
     /// Makes durable what a step of the chain says.
-    fn see_to(&self, outcome: &Outcome) -> Result<(), LogError> {
+    pub(super) fn see_to(&self, outcome: &Outcome) -> Result<(), LogError> {
         let is_heard = self.roster().members().len() > 1 || !outcome.messages.is_empty();
         if outcome.must_sync && is_heard {
             self.store.rows.sync()?;
@@ -210,7 +215,7 @@ impl Node {
     }
 
     /// Tells what is durable now.
-    fn follow_up(self: &Arc<Self>, outcome: Outcome) {
+    pub(super) fn follow_up(self: &Arc<Self>, outcome: Outcome) {
         for (to, message) in outcome.messages {
             self.post(to, message);
         }
@@ -237,7 +242,7 @@ impl Node {
         needs.min().unwrap_or(0)
     }
 
-    fn chain_judge<'a>(&'a self, roster: &'a Roster) -> Judge<'a> {
+    pub(super) fn chain_judge<'a>(&'a self, roster: &'a Roster) -> Judge<'a> {
         let table = self.table.lock();
         let here = roster.members().filter(|member| member.role.writes());
         let needed = here.filter_map(|member| {
@@ -277,30 +282,22 @@ impl Node {
             peer.map(|peer| peer.chain).unwrap_or_default()
         };
         let tip = self.chain.tip();
-        if !is_longer(theirs, tip) || paused.is_some_and(|until| until > self.now()) {
+        let differs = self.differs(theirs);
+        if !(differs || is_longer(theirs, tip)) || paused.is_some_and(|until| until > self.now()) {
             return false;
         }
         *paused = None;
-        let room = session.inward.batch_bytes(LINKS_BATCH_BYTES) as u32;
-        let after = tip.number;
-        let request = Request::Chain { after, room };
-        let transfer = Transfer::new(Priority::Log);
-        let answer = self.exchange(session, request, Bytes::new(), BATCH_TIMEOUT, &transfer);
-        let links = match answer.await {
-            Ok((Response::Chain { links }, _)) => links,
-            Ok(_) => {
-                self.strike(session, 1);
+        if differs {
+            let went = self.pull_branch(session, theirs).await;
+            if !went {
                 *paused = Some(self.now() + REFUSED_PAUSE);
-                return false;
             }
-            Err(error) => {
-                tracing::debug!(peer = %session.peer().short(), %error, "a pull of the chain failed");
-                return false;
-            }
+            return went;
+        }
+        let Some(links) = self.ask_links(session, tip.number).await else {
+            return false;
         };
-        self.heard_from(session);
         let (node, from) = (Arc::clone(self), DeviceId::from(session.peer()));
-        let links: Vec<Bytes> = links.into_iter().map(LinkBytes::into_inner).collect();
         let take = move || {
             let roster = node.roster();
             let judge = node.chain_judge(&roster);
@@ -319,7 +316,7 @@ impl Node {
             None => {}
         }
         // They may have come from another meanwhile.
-        let grew = self.chain.tip() != tip;
+        let grew = self.chain.tip() != tip || self.pull_branch(session, theirs).await;
         if !grew {
             *paused = Some(self.now() + REFUSED_PAUSE);
         }
@@ -368,6 +365,14 @@ impl Needed {
         let first = self.0.front().filter(|(at, _)| *at + SETTLE_TIME <= now);
         first.map_or(0, |(_, needed)| *needed)
     }
+}
+
+/// Returns the admins that there are, in the order of their admission.
+fn admins(roster: &Roster) -> Vec<PeerId> {
+    let admins = roster.members().filter(|member| member.role == Role::Admin);
+    let mut admins: Vec<_> = admins.map(|admin| (admin.admitted, admin.id)).collect();
+    admins.sort_unstable();
+    admins.into_iter().map(|(_, id)| id).collect()
 }
 
 /// Says whether something is to be done again.

@@ -466,6 +466,17 @@ impl Roster {
         }
     }
 
+    /// Returns whose membership, or right to write, a statement ends.
+    pub fn ended_by(&self, statement: StatementId) -> Option<DeviceId> {
+        let ends = match &self.attached.get(&statement)?.content.claim {
+            Claim::Remove { admission, .. } => admission,
+            Claim::Reassign { replaces, .. } => replaces,
+            _ => return None,
+        };
+        let (identity, ..) = self.attached.get(ends)?.content.claim.admission()?;
+        Some(identity.device())
+    }
+
     /// Returns a hash over the statements (but those kept aside): equal for equal rosters.
     pub fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();

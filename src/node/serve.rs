@@ -216,6 +216,7 @@ impl Node {
             },
             Request::Pull { from, room } => self.answer_pull(from, room).await,
             Request::Chain { after, room } => self.answer_chain(after, room).await,
+            Request::Left { record, room } => self.answer_left(record, room).await,
             Request::Letters { letters } => {
                 self.take_letters(session, letters).await;
                 Response::Done

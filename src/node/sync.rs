@@ -42,10 +42,12 @@ impl Node {
     pub(super) async fn sync_loop(self: Arc<Self>, session: Arc<Session>) {
         let mut paused: BTreeMap<LogId, Duration> = BTreeMap::new();
         let mut chain_paused = None;
+        let mut left_paused = None;
         loop {
             let progress = async {
                 // What segments build on before the segments.
                 let chained = self.pull_chain(&session, &mut chain_paused).await;
+                let chained = self.pull_left(&session, &mut left_paused).await || chained;
                 let pushed = self.push(&session).await;
                 let pulled = self.pull(&session, &mut paused).await;
                 chained || pushed || pulled

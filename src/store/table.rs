@@ -63,6 +63,8 @@ tables! {
     Beside = 17,
     /// Own ops that count nowhere, as this device was removed before anybody had them.
     Aside = 18,
+    /// Records of a chain that this peer left, or that others left, with their certificates, by hash.
+    Left = 19,
     /// Sealed segments, by device and number.
     Segment = 20,
     /// Newest segment of each device's log.

@@ -19,9 +19,11 @@ use super::types::Change;
 use super::view::private_of;
 use super::{Result, Volume, VolumeError};
 use crate::base::{Ino, LogId, OpId, Stamp};
-use crate::log::chain::Pasts;
+use crate::log::LogError;
+use crate::log::chain::{Footing, Pasts};
 use crate::store::Batch;
-use crate::wire::{SealedSegment, Seen};
+use crate::wire::limits::SEEN_MAX;
+use crate::wire::{SealedSegment, Seen, SegmentHeader};
 
 /// Ops merged under one hold of the writer's lock: some 10 ms, which a request may wait.
 const SLICE_OPS: usize = 512;
@@ -268,11 +270,16 @@ impl Volume {
             if segment.header.seg_no > end {
                 break;
             }
-            if let Some(needs) = feed.lacks(folded, &segment) {
-                merged.waiting.insert(log, needs);
-                stopped = true;
-                break;
-            }
+            let footing = self.config.chain.footing(segment.header.record)?;
+            let footing = match feed.lacks(folded, &segment, footing) {
+                Ok(footing) => footing,
+                Err(needs) => {
+                    merged.waiting.insert(log, needs);
+                    stopped = true;
+                    break;
+                }
+            };
+            let past = self.past_of(&segment.header, footing)?;
             let ops = match open(&self.config.keys, &segment) {
                 Ok(ops) => ops,
                 Err(error @ VolumeError::BadSegment { .. }) => {
@@ -289,7 +296,7 @@ impl Volume {
             let named = segment.header.op_log();
             let folded = folded.progress.get(&named).map(|at| at.stamp);
             let queue = feed.logs.entry(log).or_default();
-            queue.push(&segment, ops, folded.unwrap_or_default());
+            queue.push(&segment, ops, past, folded.unwrap_or_default());
         }
         let queue = feed.logs.entry(log).or_default();
         // A log that waits has nothing that could come before what is read of the others.
@@ -298,9 +305,55 @@ impl Volume {
     }
 }
 
+impl Volume {
+    /// Returns what the author of a segment had folded, in terms of this chain: what a record of another
+    /// one named behind where the two part it had seen, too.
+    fn past_of(&self, header: &SegmentHeader, footing: Footing) -> Result<Past> {
+        if footing.beyond.is_empty() {
+            return Ok(Past {
+                record: header.record,
+                seen: header.seen.clone(),
+            });
+        }
+        let seen = header.seen.iter();
+        let mut seen: BTreeMap<LogId, Seen> = seen.map(|seen| (seen.log, *seen)).collect();
+        for (log, seg_no) in footing.beyond {
+            let is_known = |seen: &Seen| seen.seg_no >= seg_no;
+            if log == header.log() || seen.get(&log).is_some_and(is_known) {
+                continue;
+            }
+            let segment = self.config.log.get(log, seg_no)?;
+            let segment = segment.ok_or(LogError::Corrupt { log, seg_no })?;
+            let named = segment.header.op_log();
+            let last = segment.header.last;
+            let hash = segment.hash();
+            seen.insert(
+                named,
+                Seen {
+                    log: named,
+                    seg_no,
+                    hash,
+                    last,
+                },
+            );
+        }
+        let record = self.config.chain.get(footing.number)?;
+        Ok(Past {
+            record: record.map(|record| record.reference()).unwrap_or_default(),
+            seen: seen.into_values().take(SEEN_MAX).collect(),
+        })
+    }
+}
+
 impl Queue {
     /// Adds a segment's ops, without those that are folded already.
-    fn push(&mut self, segment: &SealedSegment, ops: Vec<(OpId, OpKind)>, folded: Stamp) {
+    fn push(
+        &mut self,
+        segment: &SealedSegment,
+        ops: Vec<(OpId, OpKind)>,
+        past: Past,
+        folded: Stamp,
+    ) {
         let header = &segment.header;
         let done = Seen {
             log: header.log(),
@@ -309,10 +362,7 @@ impl Queue {
             last: header.last,
         };
         let before = self.ops.len();
-        let mut past = Some(Arc::new(Past {
-            record: header.record,
-            seen: header.seen.clone(),
-        }));
+        let mut past = Some(Arc::new(past));
         for (id, kind) in ops.into_iter().filter(|(id, _)| id.stamp > folded) {
             self.ops.push_back(QueuedOp {
                 id,
@@ -340,20 +390,29 @@ impl Queue {
 }
 
 impl Feed {
-    /// Returns what a segment's author had seen that is neither folded, nor read and comes before the
+    /// Fails with what a segment's author had seen that is neither folded, nor read and comes before the
     /// segment.
-    fn lacks(&self, folded: &Folded, segment: &SealedSegment) -> Option<Missing> {
+    fn lacks(
+        &self,
+        folded: &Folded,
+        segment: &SealedSegment,
+        footing: Option<Footing>,
+    ) -> std::result::Result<Footing, Missing> {
         let header = &segment.header;
-        if header.record.number > folded.record {
-            return Some(Missing::Record(header.record.number));
-        }
-        let is_missing = |seen: &&Seen| {
-            let folded = folded.progress.get(&seen.log).map_or(0, |at| at.seg_no);
-            let read = self.logs.get(&seen.log).map_or(0, |queue| queue.read);
-            seen.seg_no > folded.max(read)
+        let footing = footing.filter(|footing| footing.number <= folded.record);
+        let footing = footing.ok_or(Missing::Record(header.record.number))?;
+        let is_missing = |(log, seg_no): &(LogId, u64)| {
+            let folded = folded.progress.get(log).map_or(0, |at| at.seg_no);
+            let read = self.logs.get(log).map_or(0, |queue| queue.read);
+            let is_own = *log == header.log() && *seg_no < header.seg_no;
+            *seg_no > folded.max(read) && !is_own
         };
-        let missing = header.seen.iter().find(is_missing);
-        missing.map(|seen| Missing::Log(seen.log))
+        let seen = header.seen.iter().map(|seen| (seen.log, seen.seg_no));
+        let beyond = footing.beyond.iter().map(|(log, seg_no)| (*log, *seg_no));
+        match seen.chain(beyond).find(is_missing) {
+            Some((log, _)) => Err(Missing::Log(log)),
+            None => Ok(footing),
+        }
     }
 
     /// Takes up to `max` ops in the total order, none that a log may still have an earlier one for.

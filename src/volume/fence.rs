@@ -106,8 +106,8 @@ impl Volume {
             (fence, state.progress.clone(), drafts)
         };
         let named = |id: LogId| progress.get(&id).map_or(0, |at| at.named);
-        let log = &self.config.log;
-        let mut limits = feed.pasts.limits(log, &fence, ends, &named, &drafts)?;
+        let chain = &self.config.chain;
+        let mut limits = feed.pasts.limits(chain, &fence, ends, &named, &drafts)?;
         // What the next record names is folded before it.
         if !limits.is_empty()
             && let Some(record) = self.unfolded_record()?
@@ -158,7 +158,7 @@ impl Volume {
         let is_over = |id: LogId| fence.is_over(log, id);
         let drafts = state.seen_by(|id| !is_over(id));
         let (ends, mut pasts) = (log.vector(), crate::log::chain::Pasts::default());
-        let reach = pasts.reach(log, fence, &ends, &named, &drafts)?;
+        let reach = pasts.reach(&self.config.chain, fence, &ends, &named, &drafts)?;
         let counts = |id: LogId| reach.get(&id).copied().unwrap_or(0).max(named(id));
         // The logs that ops to be taken back are named after.
         let mut of_ops: BTreeSet<LogId> = BTreeSet::new();

@@ -34,7 +34,7 @@ pub type LetterBytes = BoundedBytes<LETTER_MAX_BYTES>;
 
 /// How many kinds of requests there are, and which of them is one of [`ChunkRequest`].
 const REQUEST_KINDS: Kinds = Kinds {
-    count: 22,
+    count: 23,
     nested: (10, 5),
 };
 
@@ -174,6 +174,14 @@ pub enum Request {
     Restore {
         /// The asking peer's wall clock, milliseconds since 1970.
         clock_ms: u64,
+    },
+    /// Asks for a record that a segment states and that is not of the own chain, and for those before
+    /// it. Answer: [`Response::Chain`], newest first.
+    Left {
+        /// The record.
+        record: RecordRef,
+        /// Bytes of records that the answer may have; one record it may have always.
+        room: u32,
     },
 }
 

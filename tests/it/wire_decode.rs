@@ -137,6 +137,14 @@ fn requests() -> Vec<Request> {
             after: 1 << 40,
             room: 7,
         },
+        Request::Left {
+            record: RecordRef {
+                era: 1,
+                number: 1 << 40,
+                hash: [7; 32],
+            },
+            room: 7,
+        },
         Request::Letters {
             letters: vec![LetterBytes::new(vec![9; 300]).unwrap()],
         },

@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use super::keep::Chain;
 use crate::base::LogId;
 use crate::log::{LogError, LogStore};
-use crate::wire::{Seen, Vector};
+use crate::wire::{SealedSegment, Seen, Vector};
 
 /// What a statement of the roster ends.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -124,7 +125,7 @@ impl Pasts {
     /// of all others every segment counts. See [`Pasts::reach`].
     pub fn limits(
         &mut self,
-        log: &LogStore,
+        chain: &Chain,
         fence: &Fence,
         ends: &Vector,
         named: &dyn Fn(LogId) -> u64,
@@ -133,12 +134,12 @@ impl Pasts {
         let unnamed = ends.iter().filter(|(id, end)| named(**id) < **end);
         let over: Vec<LogId> = unnamed
             .map(|(id, _)| *id)
-            .filter(|id| fence.is_over(log, *id))
+            .filter(|id| fence.is_over(&chain.log, *id))
             .collect();
         if over.is_empty() {
             return Ok(Vector::new());
         }
-        let reach = self.reach(log, fence, ends, named, drafts)?;
+        let reach = self.reach(chain, fence, ends, named, drafts)?;
         let counts = |id: LogId| reach.get(&id).copied().unwrap_or(0).max(named(id));
         let limits = over.into_iter().map(|id| (id, counts(id)));
         let more = |(id, limit): &(LogId, u64)| ends.get(id).is_some_and(|end| end > limit);
@@ -150,7 +151,7 @@ impl Pasts {
     /// `drafts` what had been seen by who has not sealed yet what it goes on to write.
     pub fn reach(
         &mut self,
-        log: &LogStore,
+        chain: &Chain,
         fence: &Fence,
         ends: &Vector,
         named: &dyn Fn(LogId) -> u64,
@@ -164,16 +165,17 @@ impl Pasts {
         note(&mut reach, drafts);
         let mut over = Vec::new();
         for (id, end) in ends.iter().filter(|(id, end)| named(**id) < **end) {
-            if fence.is_over(log, *id) {
+            if fence.is_over(&chain.log, *id) {
                 over.push((*id, *end, named(*id)));
                 continue;
             }
             let (read, seen) = self.read.entry(*id).or_default();
             for seg_no in (*read).max(named(*id)) + 1..=*end {
-                let segment = log.get(*id, seg_no)?;
-                note(seen, segment.iter().flat_map(|of| &of.header.seen));
+                if !note_past(seen, chain, chain.log.get(*id, seg_no)?)? {
+                    break;
+                }
+                *read = seg_no;
             }
-            *read = (*end).max(*read);
             for (id, seg_no) in seen {
                 let at = reach.entry(*id).or_default();
                 *at = (*at).max(*seg_no);
@@ -185,8 +187,7 @@ impl Pasts {
             for (id, end, done) in &mut over {
                 let until = reach.get(id).copied().unwrap_or(0).min(*end);
                 for seg_no in *done + 1..=until {
-                    let segment = log.get(*id, seg_no)?;
-                    note(&mut reach, segment.iter().flat_map(|of| &of.header.seen));
+                    note_past(&mut reach, chain, chain.log.get(*id, seg_no)?)?;
                     grew = true;
                 }
                 *done = until.max(*done);
@@ -202,4 +203,24 @@ fn note<'a>(reach: &mut Vector, all: impl IntoIterator<Item = &'a Seen>) {
         let at = reach.entry(seen.log).or_default();
         *at = (*at).max(seen.seg_no);
     }
+}
+
+/// Takes note of what the author of a segment had seen, also by records of a chain that was left; says
+/// whether all of that is known.
+fn note_past(
+    reach: &mut Vector,
+    chain: &Chain,
+    segment: Option<SealedSegment>,
+) -> Result<bool, LogError> {
+    let Some(SealedSegment { header, .. }) = segment else {
+        return Ok(true);
+    };
+    note(reach, &header.seen);
+    let footing = chain.footing(header.record)?;
+    let is_known = footing.is_some();
+    for (log, seg_no) in footing.into_iter().flat_map(|footing| footing.beyond) {
+        let at = reach.entry(log).or_default();
+        *at = (*at).max(seg_no);
+    }
+    Ok(is_known)
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::core::Output;
 use super::fence::{Fence, NoChanges, Pasts, Roll};
+use super::fork::Memory;
 use super::liveness::Agreement;
 use super::message::Message;
 use super::naming::{Endorser, Naming};
@@ -63,9 +64,9 @@ impl Founding {
 
 /// A record with what proves it.
 #[derive(Debug, Serialize, Deserialize)]
-struct Link {
-    record: Record,
-    certificate: Certificate,
+pub(super) struct Link {
+    pub(super) record: Record,
+    pub(super) certificate: Certificate,
 }
 
 /// What a step leaves to do for who drives the chain, in this order: sync the rows where `must_sync`
@@ -102,14 +103,15 @@ pub struct Proposal {
 /// Invariants: the rows of the chain are those of record 1 to the tip, each certified by the voters
 /// of the one before; a log's segments are named in their order, each once.
 pub struct Chain {
-    rows: Arc<dyn Rows>,
-    log: Arc<LogStore>,
-    founding: Founding,
+    pub(super) rows: Arc<dyn Rows>,
+    pub(super) log: Arc<LogStore>,
+    pub(super) founding: Founding,
     own: Voter,
     roll: Arc<dyn Roll>,
+    pub(super) memory: Mutex<Memory>,
     /// A leaf, so that nobody who asks for these waits for the disk.
     shown: Mutex<Shown>,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
 }
 
 #[derive(Clone, Copy)]
@@ -122,19 +124,19 @@ struct Shown {
     base_line: u64,
 }
 
-struct State {
-    agreement: Agreement,
+pub(super) struct State {
+    pub(super) agreement: Agreement,
     /// The last segment of each log that a record names.
-    named: Vector,
+    pub(super) named: Vector,
     /// The newest record that names anything.
-    last: u64,
+    pub(super) last: u64,
     /// Whether the record that this device proposed last leaves segments that are not named.
     is_full: bool,
     /// The statements that records took into account, with the first that did.
-    taken: BTreeMap<[u8; 32], u64>,
+    pub(super) taken: BTreeMap<[u8; 32], u64>,
     /// What they end; `None` where that has to be looked up.
-    fence: Option<Arc<Fence>>,
-    pasts: Pasts,
+    pub(super) fence: Option<Arc<Fence>>,
+    pub(super) pasts: Pasts,
 }
 
 impl Outcome {
@@ -230,6 +232,7 @@ impl Chain {
             founding,
             own: row.own,
             roll: Arc::new(NoChanges),
+            memory: Mutex::default(),
             shown: Mutex::new(shown),
             state: Mutex::new(State {
                 agreement: Agreement::new(founding.volume, row, now, seed),
@@ -241,14 +244,7 @@ impl Chain {
                 pasts: Pasts::default(),
             }),
         };
-        let mut last = shown.tip.number;
-        while last > 0
-            && chain
-                .get(last)?
-                .is_none_or(|record| record.segments.is_empty())
-        {
-            last -= 1;
-        }
+        let last = chain.last_naming(shown.tip.number)?;
         chain.state.lock().last = last;
         Ok(chain)
     }
@@ -303,14 +299,14 @@ impl Chain {
         let fence = self.fence_at_tip(&mut state);
         let State { named, pasts, .. } = &mut *state;
         let named = |id: LogId| named.get(&id).copied().unwrap_or(0);
-        pasts.reach(&self.log, &fence, &self.log.vector(), &named, &[])
+        pasts.reach(self, &fence, &self.log.vector(), &named, &[])
     }
 
     fn limits_at_tip(&self, state: &mut State, ends: &Vector) -> Result<Vector, LogError> {
         let fence = self.fence_at_tip(state);
         let State { named, pasts, .. } = state;
         let named = |id: LogId| named.get(&id).copied().unwrap_or(0);
-        pasts.limits(&self.log, &fence, ends, &named, &[])
+        pasts.limits(self, &fence, ends, &named, &[])
     }
 
     fn fence_at_tip(&self, state: &mut State) -> Arc<Fence> {
@@ -466,6 +462,13 @@ impl Chain {
             if number <= state.agreement.tip().at.number {
                 continue;
             }
+            // What a former admin began may be void: that is weighed with all that follows.
+            let begins = link.record.era > state.agreement.tip().at.era;
+            let founder = link.certificate.votes.first();
+            if begins && founder.is_none_or(|(by, _)| notary.seniority(*by).is_none()) {
+                taken = Err(LogError::Uncertified { era, number });
+                break;
+            }
             let message = Message::Decided {
                 record: link.record,
                 certificate: link.certificate,
@@ -522,7 +525,8 @@ impl Chain {
         }
         let tip = state.agreement.tip().clone();
         let offered = self.offered_counting(&mut state)?;
-        let next = Naming::new(&self.log, &state.named, tip.at.number).all(&offered)?;
+        let footing = |record| self.footing(record);
+        let next = Naming::new(&self.log, &state.named, tip.at.number, &footing).all(&offered)?;
         let statements = self.roll.endings().into_iter();
         let statements = statements.filter(|statement| !state.taken.contains_key(statement));
         let statements: BTreeSet<[u8; 32]> = statements.take(STATEMENTS_MAX).collect();
@@ -609,8 +613,10 @@ impl Chain {
                 Vector::new()
             }
         };
+        let footing = |record| self.footing(record);
         let endorser = Endorser {
             notary,
+            footing: &footing,
             log: &self.log,
             named: &state.named,
             offered: &offered,
@@ -623,7 +629,8 @@ impl Chain {
     /// Says that the records up to one are durable, so that peers may be told of them.
     pub fn publish(&self, tip: RecordRef) {
         let mut shown = self.shown.lock();
-        if tip.number > shown.offered.number {
+        // Another chain that counts may be shorter.
+        if tip == shown.tip || tip.number > shown.offered.number {
             shown.offered = tip;
         }
     }
@@ -645,28 +652,48 @@ impl Chain {
                 let naming = records.filter(|record| !record.segments.is_empty());
                 let last = naming.map(|record| record.number).max();
                 state.last = state.last.max(last.unwrap_or(0));
-                let Tip {
-                    at: tip, base_line, ..
-                } = *state.agreement.tip();
-                {
-                    let mut shown = self.shown.lock();
-                    (shown.tip, shown.base_line) = (tip, base_line);
-                }
-                let grew = (tip.number > before).then_some(tip);
-                Ok(Outcome {
-                    must_sync: output.must_sync || grew.is_some(),
-                    messages: output.messages,
-                    grew,
-                    is_full: grew.is_some() && state.agreement.leads() && state.is_full,
-                })
+                Ok(self.show(state, output, before))
             }
             Err(error) => {
-                let row = stored_row(&*self.rows)?.ok_or(LOST_ROW)?;
-                let seed = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-                state.agreement = Agreement::new(self.founding.volume, row, now, seed);
+                self.begin_again(state, now)?;
                 Err(error)
             }
         }
+    }
+
+    /// Goes on from what is on the disk.
+    pub(super) fn begin_again(&self, state: &mut State, now: Duration) -> Result<(), LogError> {
+        let row = stored_row(&*self.rows)?.ok_or(LOST_ROW)?;
+        let seed = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        state.agreement = Agreement::new(self.founding.volume, row, now, seed);
+        Ok(())
+    }
+
+    /// Shows what a step that is written has changed since record `before`.
+    pub(super) fn show(&self, state: &State, output: Output, before: u64) -> Outcome {
+        let Tip {
+            at: tip, base_line, ..
+        } = *state.agreement.tip();
+        {
+            let mut shown = self.shown.lock();
+            (shown.tip, shown.base_line) = (tip, base_line);
+        }
+        let grew = (tip.number > before).then_some(tip);
+        Outcome {
+            must_sync: output.must_sync || grew.is_some(),
+            messages: output.messages,
+            grew,
+            is_full: grew.is_some() && state.agreement.leads() && state.is_full,
+        }
+    }
+
+    /// Returns the newest record up to one that names anything.
+    pub(super) fn last_naming(&self, mut number: u64) -> Result<u64, LogError> {
+        let names_nothing = |record: Record| record.segments.is_empty();
+        while number > 0 && self.get(number)?.is_none_or(names_nothing) {
+            number -= 1;
+        }
+        Ok(number)
     }
 
     fn write(&self, state: &State, output: &Output) -> Result<Vector, LogError> {
@@ -692,9 +719,7 @@ impl Chain {
             *last = (*last).max(state.named.get(log).copied().unwrap_or(0));
             batch.put(Table::Named, log.0.to_be_bytes(), last.to_be_bytes());
         }
-        if let Some(row) = &output.row {
-            batch.put(Table::Meta, ROW_KEY, row.to_bytes());
-        }
+        put_row(&mut batch, output);
         if !batch.is_empty() {
             self.rows.commit(batch)?;
         }
@@ -721,6 +746,13 @@ fn stored_taken(rows: &dyn Rows, founding: Founding) -> Result<BTreeMap<[u8; 32]
         });
     }
     Ok(taken)
+}
+
+/// Puts the row of this device's part in the agreement, where a step changed it.
+pub(super) fn put_row(batch: &mut Batch, output: &Output) {
+    if let Some(row) = &output.row {
+        batch.put(Table::Meta, ROW_KEY, row.to_bytes());
+    }
 }
 
 /// Returns the row of this device's part in the agreement.

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::fence::Roll;
+use super::fork::Footing;
 use super::record::{Record, SEGMENTS_MAX, SegmentName};
 use super::vote::{Notary, Vote};
 use crate::base::limits::SEGMENT_OPS_MAX;
 use crate::base::{DeviceId, LogId};
 use crate::crypto::Signature;
 use crate::log::{LogError, LogStore};
-use crate::wire::{SealedSegment, Vector};
+use crate::wire::{RecordRef, SealedSegment, Vector};
 
 /// Most bytes of segments that one record names, but that a single one may always be named.
 const RECORD_SEGMENTS_BYTES: usize = 8 << 20;
@@ -21,12 +22,16 @@ pub(super) struct Naming<'a> {
     named: &'a Vector,
     /// The record before.
     tip: u64,
+    footing: &'a Foot<'a>,
     /// The last segment of each log that this one names.
     taken: BTreeMap<LogId, u64>,
     next: Next,
     ops: usize,
     bytes: usize,
 }
+
+/// Says what an author had folded that states a record.
+pub(super) type Foot<'a> = dyn Fn(RecordRef) -> Result<Option<Footing>, LogError> + 'a;
 
 /// What the next record may name.
 #[derive(Debug)]
@@ -51,11 +56,17 @@ enum Taken {
 
 impl<'a> Naming<'a> {
     /// Begins with nothing, behind record `tip`.
-    pub(super) fn new(log: &'a LogStore, named: &'a Vector, tip: u64) -> Self {
+    pub(super) fn new(
+        log: &'a LogStore,
+        named: &'a Vector,
+        tip: u64,
+        footing: &'a Foot<'a>,
+    ) -> Self {
         Self {
             log,
             named,
             tip,
+            footing,
             taken: BTreeMap::new(),
             next: Next {
                 names: Vec::new(),
@@ -76,7 +87,7 @@ impl<'a> Naming<'a> {
                     let Some(segment) = self.log.get(*log, self.last(*log) + 1)? else {
                         break;
                     };
-                    match self.take(&segment) {
+                    match self.take(&segment)? {
                         Taken::Yes => {}
                         Taken::Waits => break,
                         Taken::Full => {
@@ -107,10 +118,10 @@ impl<'a> Naming<'a> {
                 true => self.log.get(name.log, name.seg_no)?,
                 false => None,
             };
-            let is_taken = |segment: SealedSegment| {
-                segment.hash() == name.hash && self.take(&segment) == Taken::Yes
+            let Some(segment) = found.filter(|segment| segment.hash() == name.hash) else {
+                return Ok(false);
             };
-            if !found.is_some_and(is_taken) {
+            if self.take(&segment)? != Taken::Yes {
                 return Ok(false);
             }
         }
@@ -124,38 +135,45 @@ impl<'a> Naming<'a> {
     }
 
     /// Takes the next segment of a log.
-    fn take(&mut self, segment: &SealedSegment) -> Taken {
+    fn take(&mut self, segment: &SealedSegment) -> Result<Taken, LogError> {
         let header = &segment.header;
         let log = header.log();
-        let is_closed = header.record.number <= self.tip
-            && header.seen.iter().all(|seen| {
-                let own = seen.log == log && seen.seg_no < header.seg_no;
-                own || seen.seg_no <= self.last(seen.log)
+        let Some(footing) = (self.footing)(header.record)? else {
+            return Ok(Taken::Waits);
+        };
+        let seen = header.seen.iter().map(|seen| (seen.log, seen.seg_no));
+        let beyond = footing.beyond.iter().map(|(log, last)| (*log, *last));
+        let mut past = seen.chain(beyond);
+        let is_closed = footing.number <= self.tip
+            && past.all(|(of, last)| {
+                let own = of == log && last < header.seg_no;
+                own || last <= self.last(of)
             });
         if !is_closed {
-            return Taken::Waits;
+            return Ok(Taken::Waits);
         }
         self.ops += header.op_count as usize;
         self.bytes += segment.body.len();
         let is_full = self.ops > SEGMENT_OPS_MAX || self.bytes > RECORD_SEGMENTS_BYTES;
         let names = &mut self.next.names;
         if !names.is_empty() && (is_full || names.len() >= SEGMENTS_MAX) {
-            return Taken::Full;
+            return Ok(Taken::Full);
         }
         names.push(SegmentName {
             log,
             seg_no: header.seg_no,
             hash: segment.hash(),
         });
-        self.next.needed = self.next.needed.min(header.record.number);
+        self.next.needed = self.next.needed.min(footing.number);
         self.taken.insert(log, header.seg_no);
-        Taken::Yes
+        Ok(Taken::Yes)
     }
 }
 
 /// Who signs and judges for this device, and endorses what it holds alone.
 pub(super) struct Endorser<'a> {
     pub(super) notary: &'a dyn Notary,
+    pub(super) footing: &'a Foot<'a>,
     pub(super) log: &'a LogStore,
     pub(super) named: &'a Vector,
     /// What counts of what peers may be told of.
@@ -178,8 +196,17 @@ impl Notary for Endorser<'_> {
         self.notary.may_begin_era(device)
     }
 
+    fn seniority(&self, device: DeviceId) -> Option<u64> {
+        self.notary.seniority(device)
+    }
+
+    fn ends(&self, record: &Record, device: DeviceId) -> bool {
+        self.notary.ends(record, device)
+    }
+
     fn endorses(&self, record: &Record) -> bool {
-        let naming = Naming::new(self.log, self.named, record.number.saturating_sub(1));
+        let tip = record.number.saturating_sub(1);
+        let naming = Naming::new(self.log, self.named, tip, self.footing);
         let mut statements = record.statements.iter();
         let knows = statements.all(|statement| self.roll.ending(statement).is_some());
         match naming.fits(self.offered, record, self.base_line) {

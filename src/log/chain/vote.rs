@@ -81,6 +81,13 @@ pub trait Notary {
     /// Says whether a device is, or was, that of an admin, who may begin an era.
     fn may_begin_era(&self, device: DeviceId) -> bool;
 
+    /// Returns where the admin of a device stands among those that there are now, the most senior first;
+    /// `None` for who is none.
+    fn seniority(&self, device: DeviceId) -> Option<u64>;
+
+    /// Says whether a record takes into account that a device's membership ended.
+    fn ends(&self, record: &Record, device: DeviceId) -> bool;
+
     /// Says whether this device may vote for a record: it holds, durably, every segment that it
     /// names and those are closed under what they build on, its statements are known, and its
     /// base line is right by the pulses that are here. May say no now and yes later.

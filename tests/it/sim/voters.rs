@@ -253,3 +253,59 @@ fn a_removed_admin_begins_no_era_for_those_who_know_it() {
         );
     });
 }
+
+#[test]
+fn two_chains_end_in_one_and_nothing_of_who_stays_is_lost() {
+    for seed in 67..70 {
+        simulate(seed, |seed| async move {
+            let mut cluster = Cluster::new(seed, 4, 0).await;
+            cluster.set_role(1, Role::Admin).await;
+            cluster.write(3, b"plan", b"version one").await;
+            cluster.settle().await;
+            // One side goes on under who decided, the other removes it.
+            cluster.partition(&[0, 2], &[1, 3]);
+            cluster.write(2, b"plan", b"of the side that is left").await;
+            cluster.write(2, b"two", b"of the side that is left").await;
+            cluster.peer(2).flush().await.unwrap();
+            assert!(is_decided(&cluster, 2).await);
+            // It stands on a record that nobody else will have.
+            cluster.write(2, b"more", b"that stands on it").await;
+            cluster.peer(2).flush().await.unwrap();
+            assert!(is_decided(&cluster, 2).await);
+            cluster.write(3, b"three", b"of the side that counts").await;
+            cluster.peer(3).flush().await.unwrap();
+            cluster.remove(1, 0).await;
+            assert!(is_decided(&cluster, 3).await);
+            cluster.crash(0).await;
+            let era = |index: usize| cluster.peer(index).node().chain().tip().era;
+            assert_eq!((era(1), era(2), era(3)), (1, 0, 1));
+            cluster.heal();
+            sleep(A_WHILE).await;
+            cluster.settle().await;
+            for index in 1..4 {
+                assert!(
+                    is_decided(&cluster, index).await,
+                    "seed {seed}: host{index}"
+                );
+                assert_eq!(cluster.peer(index).node().chain().tip().era, 1);
+                let parted = cluster.peer(index).order().parted;
+                assert!(parted.is_empty(), "seed {seed}: {parted:?}");
+                for (name, content) in [
+                    (&b"plan"[..], &b"of the side that is left"[..]),
+                    (b"two", b"of the side that is left"),
+                    (b"more", b"that stands on it"),
+                    (b"three", b"of the side that counts"),
+                ] {
+                    let read = cluster.read(index, name).await;
+                    assert_eq!(read.as_deref(), Some(content), "seed {seed}: host{index}");
+                }
+                assert_eq!(cluster.tree(index).await, cluster.tree(1).await);
+            }
+            let new = cluster.admit_by(1, Role::Writer).await;
+            cluster.restart(new).await;
+            cluster.peer(new).caught_up().await.unwrap();
+            cluster.settle().await;
+            assert_eq!(cluster.tree(new).await, cluster.tree(1).await);
+        });
+    }
+}

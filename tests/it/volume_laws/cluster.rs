@@ -217,6 +217,12 @@ impl Notary for Judge {
     fn may_begin_era(&self, _: DeviceId) -> bool {
         false
     }
+    fn seniority(&self, _: DeviceId) -> Option<u64> {
+        None
+    }
+    fn ends(&self, _: &Record, _: DeviceId) -> bool {
+        false
+    }
 
     fn endorses(&self, _: &Record) -> bool {
         true

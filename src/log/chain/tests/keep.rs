@@ -1,6 +1,7 @@
 //! The chain in rows: what is named, in which order and how much of it at once, and what is taken of others.
 
 use std::cell::Cell;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::base::{DeviceId, LogId, Stamp, VolumeId};
 use crate::crypto::Signature;
 use crate::log::chain::{Chain, Ending, Founding, Notary, Outcome, Proposal, Record, Roll, Vote};
 use crate::log::{LogError, LogStore};
-use crate::store::{Batch, Store};
+use crate::store::{Batch, Store, Table};
 use crate::wire::{RecordRef, SealedSegment, Seen, SegmentHeader, Vector};
 
 const VOLUME: VolumeId = VolumeId([1; 32]);
@@ -430,7 +431,136 @@ impl Notary for NoAdmins {
     fn may_begin_era(&self, _: DeviceId) -> bool {
         false
     }
+    fn seniority(&self, _: DeviceId) -> Option<u64> {
+        None
+    }
+    fn ends(&self, _: &Record, _: DeviceId) -> bool {
+        false
+    }
     fn endorses(&self, record: &Record) -> bool {
         self.0.endorses(record)
     }
+}
+
+/// Returns a copy of what a keeper has on its disk.
+fn copy_of(keeper: &Keeper, own: DeviceId) -> Keeper {
+    let store = Store::memory();
+    let mut batch = Batch::new();
+    for table in [
+        Table::Meta,
+        Table::Chain,
+        Table::Named,
+        Table::Segment,
+        Table::LogHead,
+    ] {
+        let rows = &keeper.store.rows;
+        let copied = rows.scan(table, &[], None, &mut |key, value| {
+            batch.put(table, key, value);
+            ControlFlow::Continue(())
+        });
+        copied.unwrap();
+    }
+    store.rows.commit(batch).unwrap();
+    Keeper::open(own, store)
+}
+
+fn weigh(keeper: &Keeper, links: &[Vec<u8>]) -> bool {
+    let stub = Stub(keeper.log.own_device());
+    let outcome = keeper.chain.weigh(links, Duration::ZERO, &stub).unwrap();
+    outcome.is_some_and(|outcome| keeper.see_to(outcome))
+}
+
+#[test]
+fn of_two_chains_of_one_voter_the_longer_counts_and_what_the_other_named_is_named_anew() {
+    let alice = Keeper::new(ALICE);
+    alice.take(&segments(DeviceId(3), 1, 1, &[]));
+    assert_eq!(alice.extend(), Some(false));
+    // Her folder is put back where nothing tells it, and both go on.
+    let again = copy_of(&alice, ALICE);
+    let (fours, fives) = (
+        segments(DeviceId(4), 1, 1, &[]),
+        segments(DeviceId(5), 2, 1, &[]),
+    );
+    alice.take(&fours);
+    assert_eq!(alice.extend(), Some(false));
+    again.take(&fives[..1]);
+    assert_eq!(again.extend(), Some(false));
+    again.take(&fives[1..]);
+    assert_eq!(again.extend(), Some(false));
+
+    let links = again.chain.range(0, usize::MAX, 9).unwrap();
+    assert!(!alice.chain.has(again.chain.tip()).unwrap());
+    assert!(!weigh(
+        &again,
+        &alice.chain.range(1, usize::MAX, 9).unwrap()
+    ));
+    assert_eq!(again.chain.tip().number, 3);
+    let left = alice.chain.tip();
+    assert!(weigh(&alice, &links));
+    assert_eq!(alice.chain.tip(), again.chain.tip());
+    assert_eq!(alice.chain.offered(), again.chain.tip());
+    assert!(!weigh(&alice, &links), "it is the same by now");
+    assert_eq!(alice.chain.named(log_of(DeviceId(4))), 0);
+    assert_eq!(alice.chain.named(log_of(DeviceId(5))), 2);
+    alice.take(&fives);
+    assert_eq!(alice.extend(), Some(false));
+    assert_eq!(alice.names(4), [(log_of(DeviceId(4)), 1)]);
+    let opened = Keeper::open(ALICE, alice.store.clone());
+    assert_eq!(opened.chain.named(log_of(DeviceId(4))), 1);
+
+    // Who stood on what was left had seen what that names.
+    let footing = alice.chain.footing(left).unwrap().unwrap();
+    assert_eq!(footing.number, 1);
+    assert_eq!(footing.beyond, Vector::from([(log_of(DeviceId(4)), 1)]));
+    // Somebody who never had it asks for it, and believes hashes alone.
+    assert_eq!(again.chain.footing(left).unwrap(), None);
+    assert_eq!(again.chain.wanted(), [left]);
+    let wrong = again
+        .chain
+        .keep_left(left, &alice.chain.range(0, usize::MAX, 1).unwrap());
+    assert!(
+        matches!(wrong, Err(LogError::MalformedRecord { .. })),
+        "{wrong:?}"
+    );
+    let handed = alice.chain.left_range(left, usize::MAX, 9).unwrap();
+    assert!(again.chain.keep_left(left, &handed).unwrap());
+    assert_eq!(again.chain.footing(left).unwrap().unwrap(), footing);
+    assert!(again.chain.wanted().is_empty());
+    // One that is ahead on this chain comes by itself.
+    let ahead = RecordRef {
+        era: 0,
+        number: 900,
+        hash: [9; 32],
+    };
+    assert_eq!(again.chain.footing(ahead).unwrap(), None);
+    assert!(again.chain.wanted().is_empty());
+}
+
+#[test]
+fn of_two_chains_the_one_of_the_later_era_counts_but_for_one_that_no_admin_began() {
+    let alice = Keeper::new(ALICE);
+    alice.take(&segments(DeviceId(3), 1, 1, &[]));
+    assert_eq!(alice.extend(), Some(false));
+    let bob = Keeper::new(BOB);
+    assert!(
+        bob.accept(&alice.chain.range(0, usize::MAX, 9).unwrap())
+            .unwrap()
+    );
+    assert!(bob.see_to(bob.chain.begin_era(Duration::ZERO, 8, &Stub(BOB)).unwrap()));
+    for device in 5..9 {
+        alice.take(&segments(DeviceId(device), 1, 1, &[]));
+        assert_eq!(alice.extend(), Some(false));
+    }
+    let links = bob.chain.range(0, usize::MAX, 9).unwrap();
+    let void = alice
+        .chain
+        .weigh(&links, Duration::ZERO, &NoAdmins(Stub(ALICE)));
+    assert!(
+        matches!(void, Err(LogError::Uncertified { .. })),
+        "{void:?}"
+    );
+    assert!(weigh(&alice, &links));
+    assert_eq!(alice.chain.tip(), bob.chain.tip());
+    assert_eq!(alice.chain.named(log_of(DeviceId(5))), 0);
+    assert!(!weigh(&bob, &alice.chain.range(0, usize::MAX, 9).unwrap()));
 }

@@ -237,6 +237,12 @@ impl Notary for Keys<'_> {
     fn may_begin_era(&self, _: DeviceId) -> bool {
         false
     }
+    fn seniority(&self, _: DeviceId) -> Option<u64> {
+        None
+    }
+    fn ends(&self, _: &Record, _: DeviceId) -> bool {
+        false
+    }
 
     fn endorses(&self, _: &Record) -> bool {
         true
@@ -361,6 +367,12 @@ fn one_vote_a_ballot_and_none_for_what_is_not_endorsed() {
             self.0.verify(device, vote, signature)
         }
         fn may_begin_era(&self, _: DeviceId) -> bool {
+            false
+        }
+        fn seniority(&self, _: DeviceId) -> Option<u64> {
+            None
+        }
+        fn ends(&self, _: &Record, _: DeviceId) -> bool {
             false
         }
 

@@ -76,6 +76,12 @@ impl Notary for Witness {
     fn may_begin_era(&self, _: DeviceId) -> bool {
         false
     }
+    fn seniority(&self, _: DeviceId) -> Option<u64> {
+        None
+    }
+    fn ends(&self, _: &Record, _: DeviceId) -> bool {
+        false
+    }
 
     fn endorses(&self, record: &Record) -> bool {
         let mut ready_at = self.ready_at.borrow_mut();

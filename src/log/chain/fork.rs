@@ -1,0 +1,413 @@
+//! Two chains: which of them counts, how a peer goes over to it, and what authors had seen who stood on
+//! the other.
+//!
+//! A fork comes of an era that an admin began while others went on, or of a voter whose folder was put
+//! back. The records that are left stay in a table of their own, as a segment may state one of them as
+//! what its author had folded: it had seen all that they name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use super::fence::Pasts;
+use super::keep::{Chain, Link, Outcome, State, put_row};
+use super::record::Record;
+use super::row::Tip;
+use super::vote::Notary;
+use crate::base::{DeviceId, LogId};
+use crate::log::LogError;
+use crate::store::{Batch, Table, codec};
+use crate::wire::limits::LINK_MAX_BYTES;
+use crate::wire::{RecordRef, Vector};
+
+/// Hashes of records that are kept in memory, so that the heads of segments cost no row each.
+const HASHES_MAX: usize = 4096;
+
+/// Most records that are looked for at once, of those that segments state and nobody here knows.
+const WANTED_MAX: usize = 64;
+
+/// Most records that are left behind each other: what stands on more is told to be damaged.
+const LEFT_MAX: usize = 1 << 20;
+
+/// What the author of a segment had folded of the chain, by the record that it states.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Footing {
+    /// The newest record of this chain that it had folded.
+    pub number: u64,
+    /// The last segments of logs that records of another chain named behind that one.
+    pub beyond: Vector,
+}
+
+/// Which of two chains counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Winner {
+    Ours,
+    Theirs,
+}
+
+/// What is kept so that no row is read twice.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    hashes: BTreeMap<u64, [u8; 32]>,
+    /// Records that segments state, of no chain that is known here.
+    wanted: BTreeSet<RecordRef>,
+}
+
+impl Chain {
+    /// Says whether a record is one of this chain.
+    pub fn has(&self, record: RecordRef) -> Result<bool, LogError> {
+        if let Some(hash) = self.memory.lock().hashes.get(&record.number) {
+            return Ok(*hash == record.hash);
+        }
+        let Some(found) = self.get(record.number)? else {
+            return Ok(false);
+        };
+        let mut memory = self.memory.lock();
+        memory.hashes.insert(record.number, found.hash());
+        if memory.hashes.len() > HASHES_MAX {
+            memory.hashes.pop_first();
+        }
+        Ok(found.hash() == record.hash)
+    }
+
+    /// Returns what an author had folded that states a record; `None` where that record is not known
+    /// here: of this chain it comes, of another one it is wanted from now on.
+    pub fn footing(&self, record: RecordRef) -> Result<Option<Footing>, LogError> {
+        // A segment of before the first record states none.
+        if record == RecordRef::default() || self.has(record)? {
+            return Ok(Some(Footing {
+                number: record.number,
+                beyond: Vector::new(),
+            }));
+        }
+        let mut beyond = Vector::new();
+        let mut at = record;
+        for _ in 0..LEFT_MAX {
+            let Some(left) = self.left(at.hash)? else {
+                let is_ahead = record.number > self.tip().number && at == record;
+                let mut memory = self.memory.lock();
+                if !is_ahead && memory.wanted.len() < WANTED_MAX {
+                    memory.wanted.insert(at);
+                }
+                return Ok(None);
+            };
+            let left = left.record;
+            for name in &left.segments {
+                let last = beyond.entry(name.log).or_default();
+                *last = name.seg_no.max(*last);
+            }
+            let Some(number) = left.number.checked_sub(1) else {
+                break;
+            };
+            at = RecordRef {
+                era: left.era,
+                number,
+                hash: left.prev,
+            };
+            if self.has(at)? {
+                return Ok(Some(Footing { number, beyond }));
+            }
+        }
+        Err(LogError::MalformedRecord {
+            what: "a chain that was left, which has no beginning",
+        })
+    }
+
+    /// Returns records that segments state and that nobody here knows.
+    pub fn wanted(&self) -> Vec<RecordRef> {
+        self.memory.lock().wanted.iter().copied().collect()
+    }
+
+    /// Returns a record that was left and those before it, newest first and encoded, up to the first of
+    /// this chain.
+    pub fn left_range(
+        &self,
+        record: RecordRef,
+        max_bytes: usize,
+        max_count: usize,
+    ) -> Result<Vec<Vec<u8>>, LogError> {
+        let (mut links, mut room) = (Vec::new(), max_bytes);
+        let mut next = Some(record);
+        while let Some(at) = next
+            && links.len() < max_count
+        {
+            // Who asks is on another chain: of this one, too, it may lack records.
+            let bytes = match self.rows.get(Table::Left, &at.hash)? {
+                Some(bytes) => Some(bytes),
+                None if self.has(at)? => self.rows.get(Table::Chain, &at.number.to_be_bytes())?,
+                None => None,
+            };
+            let Some(bytes) = bytes.filter(|bytes| links.is_empty() || bytes.len() <= room) else {
+                break;
+            };
+            room = room.saturating_sub(bytes.len());
+            let link: Link = codec::decode(&bytes, LINK_MAX_BYTES)?;
+            next = link.record.number.checked_sub(1).map(|number| RecordRef {
+                era: link.record.era,
+                number,
+                hash: link.record.prev,
+            });
+            links.push(bytes.to_vec());
+        }
+        Ok(links)
+    }
+
+    /// Keeps records of another chain, as [`Chain::left_range`] returned them for a record that is
+    /// wanted: their hashes prove them. Says whether there was any.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::MalformedRecord`] where they are others, or the store's error.
+    pub fn keep_left(
+        &self,
+        wanted: RecordRef,
+        links: &[impl AsRef<[u8]>],
+    ) -> Result<bool, LogError> {
+        let mut batch = Batch::new();
+        let mut hash = wanted.hash;
+        for link in links {
+            let bytes = link.as_ref();
+            let record = codec::decode::<Link>(bytes, LINK_MAX_BYTES)?.record;
+            if record.hash() != hash {
+                return Err(LogError::MalformedRecord {
+                    what: "a record that was asked for",
+                });
+            }
+            if self.has(record.reference())? {
+                break;
+            }
+            batch.put(Table::Left, hash, bytes);
+            hash = record.prev;
+        }
+        if batch.is_empty() {
+            return Ok(false);
+        }
+        self.rows.commit(batch)?;
+        self.memory.lock().wanted.remove(&wanted);
+        Ok(true)
+    }
+
+    fn left(&self, hash: [u8; 32]) -> Result<Option<Link>, LogError> {
+        let bytes = self.rows.get(Table::Left, &hash)?;
+        let link = bytes.map(|bytes| codec::decode(&bytes, LINK_MAX_BYTES));
+        Ok(link.transpose()?)
+    }
+
+    /// Says whether an encoded record stands right behind one of this chain, or is one of it; and
+    /// returns its number.
+    pub fn joins(&self, link: &[u8]) -> Result<(u64, bool), LogError> {
+        let record = codec::decode::<Link>(link, LINK_MAX_BYTES)?.record;
+        let before = RecordRef {
+            era: record.era,
+            number: record.number.saturating_sub(1),
+            hash: record.prev,
+        };
+        Ok((record.number, self.has(before)?))
+    }
+
+    /// Goes over to another chain where that is the one that counts: `links` are records that begin
+    /// behind one of this chain and are not of it, encoded, as far as they were fetched. Says whether it
+    /// did.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::Uncertified`] where one of them does not follow the one before or is not proved, and
+    /// those of [`Chain::accept`].
+    pub fn weigh(
+        &self,
+        links: &[impl AsRef<[u8]>],
+        now: Duration,
+        notary: &dyn Notary,
+    ) -> Result<Option<Outcome>, LogError> {
+        let mut state = self.state.lock();
+        let mut theirs: Vec<Link> = Vec::new();
+        let mut common = None;
+        for link in links {
+            let link: Link = codec::decode(link.as_ref(), LINK_MAX_BYTES)?;
+            if theirs.is_empty() && self.has(link.record.reference())? {
+                continue;
+            }
+            let uncertified = LogError::Uncertified {
+                era: link.record.era,
+                number: link.record.number,
+            };
+            let before = match theirs.last() {
+                Some(before) => Tip::of(&before.record),
+                None => {
+                    let number = link.record.number.checked_sub(1);
+                    let before = number.map(|number| self.get(number)).transpose()?;
+                    let before = before.flatten().map(|before| Tip::of(&before));
+                    let Some(before) = before.filter(|tip| tip.at.hash == link.record.prev) else {
+                        return Err(uncertified);
+                    };
+                    common = Some(before.clone());
+                    before
+                }
+            };
+            let volume = self.founding.volume;
+            link.certificate
+                .check(volume, &before, &link.record, notary)?;
+            theirs.push(link);
+        }
+        let Some(common) = common else {
+            return Ok(None);
+        };
+        let ours = self.behind(common.at.number)?;
+        if winner(&ours, &theirs, common.at.era, notary) == Winner::Ours {
+            return Ok(None);
+        }
+        tracing::warn!(
+            common = common.at.number,
+            left = ours.len(),
+            "another chain counts: this peer goes over to it"
+        );
+        self.go_over(&mut state, &ours, &theirs, now).map(Some)
+    }
+
+    /// Returns the records of this chain behind one.
+    fn behind(&self, number: u64) -> Result<Vec<Link>, LogError> {
+        let start = number.saturating_add(1).to_be_bytes();
+        let mut links = Vec::new();
+        let mut failed = None;
+        self.rows.scan(
+            Table::Chain,
+            &start,
+            None,
+            &mut |_, value| match codec::decode::<Link>(value, LINK_MAX_BYTES) {
+                Ok(link) => {
+                    links.push(link);
+                    ControlFlow::Continue(())
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            },
+        )?;
+        match failed {
+            Some(error) => Err(error.into()),
+            None => Ok(links),
+        }
+    }
+
+    /// Puts other records in the place of those of this chain, in one batch.
+    fn go_over(
+        &self,
+        state: &mut State,
+        ours: &[Link],
+        theirs: &[Link],
+        now: Duration,
+    ) -> Result<Outcome, LogError> {
+        let Some(last) = theirs.last() else {
+            return Ok(Outcome::default());
+        };
+        let mut batch = Batch::new();
+        let mut named: BTreeMap<LogId, u64> = BTreeMap::new();
+        let (mut untaken, mut taken) = (BTreeSet::new(), BTreeMap::new());
+        for link in ours {
+            let record = &link.record;
+            batch.put(Table::Left, record.hash(), codec::encode(link));
+            batch.delete(Table::Chain, record.number.to_be_bytes());
+            for statement in &record.statements {
+                if state.taken.get(statement) == Some(&record.number) {
+                    batch.delete(Table::Taken, *statement);
+                    untaken.insert(*statement);
+                }
+            }
+            for name in &record.segments {
+                // What the first of them names comes behind what is named all the same.
+                named.entry(name.log).or_insert(name.seg_no - 1);
+            }
+        }
+        for link in theirs {
+            let record = &link.record;
+            let key = record.number.to_be_bytes();
+            batch.put(Table::Chain, key, codec::encode(link));
+            for statement in &record.statements {
+                let known = state.taken.get(statement);
+                if known.is_none() || untaken.contains(statement) {
+                    batch.put(Table::Taken, *statement, record.number.to_be_bytes());
+                    taken.entry(*statement).or_insert(record.number);
+                }
+            }
+            for name in &record.segments {
+                named.insert(name.log, name.seg_no);
+            }
+        }
+        for (log, last) in &named {
+            batch.put(Table::Named, log.0.to_be_bytes(), last.to_be_bytes());
+        }
+        state.agreement.adopt(now, Tip::of(&last.record));
+        let output = state.agreement.poll();
+        put_row(&mut batch, &output);
+        if let Err(error) = self.rows.commit(batch) {
+            self.begin_again(state, now)?;
+            return Err(error.into());
+        }
+        state.named.extend(named);
+        state
+            .taken
+            .retain(|statement, _| !untaken.contains(statement));
+        state.taken.extend(taken);
+        (state.fence, state.pasts) = (None, Pasts::default());
+        self.memory.lock().hashes.clear();
+        state.last = self.last_naming(last.record.number)?;
+        Ok(self.show(state, output, 0))
+    }
+}
+
+/// Returns the device that began the last era of some records behind one of an era.
+fn founder(links: &[Link], mut era: u64) -> Option<DeviceId> {
+    let mut founder = None;
+    for link in links {
+        if link.record.era > era {
+            era = link.record.era;
+            founder = link.certificate.votes.first().map(|(device, _)| *device);
+        }
+    }
+    founder
+}
+
+/// Judges two chains from where they part: one whose founder is no admin any more counts only where it
+/// took that into account itself; then the one that took into account that the other's founder was
+/// removed; then the later era; of one era that of the more senior admin, the longer, and the one whose
+/// last record has the smaller hash.
+fn winner(ours: &[Link], theirs: &[Link], era: u64, notary: &dyn Notary) -> Winner {
+    let ends = |links: &[Link], founder: Option<DeviceId>| {
+        founder.is_some_and(|founder| {
+            let mut links = links.iter();
+            links.any(|link| notary.ends(&link.record, founder))
+        })
+    };
+    let (own, other) = (founder(ours, era), founder(theirs, era));
+    let is_void = |links: &[Link], founder: Option<DeviceId>| {
+        founder.is_some_and(|founder| {
+            notary.seniority(founder).is_none() && !ends(links, Some(founder))
+        })
+    };
+    if is_void(theirs, other) {
+        return Winner::Ours;
+    }
+    match (ends(ours, other), ends(theirs, own)) {
+        (true, false) => return Winner::Ours,
+        (false, true) => return Winner::Theirs,
+        (true, true) | (false, false) => {}
+    }
+    let place = |links: &[Link], founder: Option<DeviceId>| {
+        let tip = links.last().map(|link| &link.record);
+        let (era, number) = tip.map_or((0, 0), |tip| (tip.era, tip.number));
+        let seniority = founder.and_then(|founder| notary.seniority(founder));
+        let hash = tip.map_or([0xff; 32], Record::hash);
+        (
+            era,
+            std::cmp::Reverse(seniority.unwrap_or(u64::MAX)),
+            number,
+            std::cmp::Reverse(hash),
+        )
+    };
+    if place(theirs, other) > place(ours, own) {
+        Winner::Theirs
+    } else {
+        Winner::Ours
+    }
+}

@@ -1,0 +1,236 @@
+//! Chains that part: a peer fetches the other one and goes over to it where that counts, and fetches
+//! records that nobody here has where a segment stands on them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Node;
+use super::event::NodeEvent;
+use super::session::Session;
+use super::sync::BATCH_TIMEOUT;
+use super::transfer::Transfer;
+use crate::base::PeerId;
+use crate::log::LogError;
+use crate::transport::Priority;
+use crate::wire::limits::{LINKS_BATCH_BYTES, LINKS_MAX};
+use crate::wire::{LinkBytes, RecordRef, Request, Response};
+
+/// Most bytes of another chain that are weighed at once: some 70,000 records. Where both are longer from
+/// where they part, and of one era, the one that is here stays.
+const BRANCH_MAX_BYTES: usize = 32 << 20;
+
+/// Records that are asked for at one time, of those that segments stand on.
+const LEFT_AT_ONCE: usize = 4;
+
+/// How long a peer that could give none of them is not asked again.
+const LEFT_PAUSE: Duration = Duration::from_secs(5);
+
+impl Node {
+    /// Fetches the chain of a peer from where it parts from the own one, and goes over to it where it
+    /// counts; says whether it did.
+    pub(super) async fn pull_branch(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        theirs: RecordRef,
+    ) -> bool {
+        let went = match self.fetch_branch(session, theirs).await {
+            Ok(Some(links)) => self.weigh_branch(links).await,
+            Ok(None) => false,
+            Err(error) => {
+                tracing::debug!(peer = %session.peer().short(), %error, "another chain is not taken");
+                false
+            }
+        };
+        let mut parted = self.parted.lock();
+        if went {
+            parted.clear();
+        } else {
+            parted.insert(session.peer(), self.now());
+        }
+        went
+    }
+
+    /// Returns the members whose chain is another one than that which counts here, as they said last.
+    pub fn parted(&self) -> Vec<PeerId> {
+        let known: Vec<PeerId> = self.parted.lock().keys().copied().collect();
+        let chain_of = |id: &PeerId| {
+            let table = self.table.lock();
+            table.peers.get(id).map(|peer| peer.chain)
+        };
+        let is_other = |id: &PeerId| {
+            let chain = chain_of(id).filter(|chain| !self.is_of_chain(*chain));
+            chain.is_some()
+        };
+        let (parted, joined): (Vec<PeerId>, Vec<PeerId>) = known.into_iter().partition(is_other);
+        let mut known = self.parted.lock();
+        for id in joined {
+            known.remove(&id);
+        }
+        parted
+    }
+
+    /// Says whether what a peer has may be of this chain, as far as that can be told here.
+    fn is_of_chain(&self, theirs: RecordRef) -> bool {
+        theirs.number > self.chain.tip().number || self.chain.has(theirs).unwrap_or(true)
+    }
+
+    /// Says whether a peer has records of another chain than the own one, or more than it has.
+    pub(super) fn differs(&self, theirs: RecordRef) -> bool {
+        !self.is_of_chain(theirs)
+    }
+
+    async fn fetch_branch(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        theirs: RecordRef,
+    ) -> Result<Option<Vec<Bytes>>, LogError> {
+        let tip = self.chain.tip();
+        let mut after = tip.number.min(theirs.number).saturating_sub(1);
+        let mut back = 1;
+        let mut links = loop {
+            let Some(links) = self.ask_links(session, after).await else {
+                return Ok(None);
+            };
+            let Some(first) = links.first() else {
+                return Ok(None);
+            };
+            if self.chain.joins(first)?.1 {
+                break links;
+            }
+            if after == 0 {
+                return Ok(None);
+            }
+            after = after.saturating_sub(back);
+            back = back.saturating_mul(4);
+        };
+        let mut bytes: usize = links.iter().map(Bytes::len).sum();
+        while let Some(last) = links.last() {
+            let number = self.chain.joins(last)?.0;
+            if number >= theirs.number || bytes >= BRANCH_MAX_BYTES {
+                break;
+            }
+            match self.ask_links(session, number).await {
+                Some(more) if !more.is_empty() => {
+                    bytes += more.iter().map(Bytes::len).sum::<usize>();
+                    links.extend(more);
+                }
+                _ => break,
+            }
+        }
+        Ok(Some(links))
+    }
+
+    async fn weigh_branch(self: &Arc<Self>, links: Vec<Bytes>) -> bool {
+        let node = Arc::clone(self);
+        let weigh = move || {
+            let roster = node.roster();
+            let judge = node.chain_judge(&roster);
+            let outcome = node.chain.weigh(&links, node.now(), &judge)?;
+            if let Some(outcome) = &outcome {
+                node.see_to(outcome)?;
+            }
+            Ok::<_, LogError>(outcome)
+        };
+        match self.config.pool.call(weigh).await {
+            Some(Ok(Some(outcome))) => {
+                self.follow_up(outcome);
+                true
+            }
+            Some(Ok(None)) | None => false,
+            Some(Err(error)) => {
+                tracing::debug!(%error, "another chain is not proved");
+                false
+            }
+        }
+    }
+
+    /// Asks for the records behind a number; `None` where no answer came.
+    pub(super) async fn ask_links(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        after: u64,
+    ) -> Option<Vec<Bytes>> {
+        let room = session.inward.batch_bytes(LINKS_BATCH_BYTES) as u32;
+        let request = Request::Chain { after, room };
+        self.ask_for_links(session, request).await
+    }
+
+    async fn ask_for_links(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        request: Request,
+    ) -> Option<Vec<Bytes>> {
+        let transfer = Transfer::new(Priority::Log);
+        let answer = self.exchange(session, request, Bytes::new(), BATCH_TIMEOUT, &transfer);
+        match answer.await {
+            Ok((Response::Chain { links }, _)) => {
+                self.heard_from(session);
+                Some(links.into_iter().map(LinkBytes::into_inner).collect())
+            }
+            Ok(_) => {
+                self.strike(session, 1);
+                None
+            }
+            Err(error) => {
+                tracing::debug!(peer = %session.peer().short(), %error, "a pull of the chain failed");
+                None
+            }
+        }
+    }
+
+    /// Fetches records of other chains that segments stand on; says whether there were any.
+    pub(super) async fn pull_left(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        paused: &mut Option<Duration>,
+    ) -> bool {
+        let wanted = self.chain.wanted();
+        if wanted.is_empty() || paused.is_some_and(|until| until > self.now()) {
+            return false;
+        }
+        let mut any = false;
+        for record in wanted.into_iter().take(LEFT_AT_ONCE) {
+            let room = session.inward.batch_bytes(LINKS_BATCH_BYTES) as u32;
+            let request = Request::Left { record, room };
+            let Some(links) = self.ask_for_links(session, request).await else {
+                break;
+            };
+            let node = Arc::clone(self);
+            let keep = move || node.chain.keep_left(record, &links);
+            match self.config.pool.call(keep).await {
+                Some(Ok(kept)) => any |= kept,
+                Some(Err(error)) => {
+                    tracing::debug!(peer = %session.peer().short(), %error, "records are not taken");
+                }
+                None => {}
+            }
+        }
+        if any {
+            self.emit(NodeEvent::Chain);
+        } else {
+            *paused = Some(self.now() + LEFT_PAUSE);
+        }
+        any
+    }
+
+    /// Returns a record of a chain that was left, and those before it.
+    pub(super) async fn answer_left(self: &Arc<Self>, record: RecordRef, room: u32) -> Response {
+        let node = Arc::clone(self);
+        let read = move || {
+            let room = LINKS_BATCH_BYTES.min(room as usize);
+            node.chain.left_range(record, room, LINKS_MAX)
+        };
+        let links = match self.config.pool.call(read).await {
+            Some(Ok(links)) => links,
+            Some(Err(error)) => {
+                tracing::warn!(%error, "cannot read the chain");
+                Vec::new()
+            }
+            None => Vec::new(),
+        };
+        let links = links.into_iter().filter_map(LinkBytes::new).collect();
+        Response::Chain { links }
+    }
+}

@@ -334,7 +334,7 @@ fn who_has_a_file_open_goes_on_with_what_it_wrote() {
                     .eq(&found(name))
                     .then_some(())
             };
-            same("mine").and(same("file"))
+            same("mine").and_then(|_| same("file"))
         });
         assert_eq!(found("file"), number);
         assert_eq!(by_name("mine", 0, 11), "built on it");

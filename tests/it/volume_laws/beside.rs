@@ -98,7 +98,10 @@ fn busy(device: &Device, at: usize, seed: usize) {
 
 fn names(device: &Device, dir: Ino) -> BTreeSet<Vec<u8>> {
     let mut names = BTreeSet::new();
-    let mut take = |_, dirent: &dfs::volume::Dirent| names.insert(dirent.name.to_vec()) || true;
+    let mut take = |_, dirent: &dfs::volume::Dirent| {
+        names.insert(dirent.name.to_vec());
+        true
+    };
     device.volume.readdir(dir, None, &mut take).unwrap();
     names
 }

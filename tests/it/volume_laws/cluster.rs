@@ -153,6 +153,9 @@ fn open(
     try_open(store, (index, admission), roll, clock, alone, run).unwrap()
 }
 
+/// What a device has open.
+type Opened = (Arc<LogStore>, Arc<Chain>, Arc<Volume>);
+
 fn try_open(
     store: &Store,
     (index, admission): (usize, [u8; 32]),
@@ -160,7 +163,7 @@ fn try_open(
     clock: &Arc<SimClock>,
     alone: bool,
     run: u64,
-) -> Result<(Arc<LogStore>, Arc<Chain>, Arc<Volume>), VolumeError> {
+) -> Result<Opened, VolumeError> {
     let identity = Arc::clone(&IDENTITIES[index]);
     let rows = Arc::clone(&store.rows);
     let log = Arc::new(LogStore::open(rows, VOLUME, identity.device(), run).unwrap());

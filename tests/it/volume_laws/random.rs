@@ -226,7 +226,7 @@ impl Run {
         if self.removes {
             let (one, two) = (&self.devices[index], &self.devices[from]);
             let refuses = |device: &Device, other: &Device| {
-                other.index() % 2 == 0 && device.roll.ends(other.admission)
+                other.index().is_multiple_of(2) && device.roll.ends(other.admission)
             };
             if refuses(one, two) || refuses(two, one) {
                 return;

@@ -192,6 +192,7 @@ fn what_all_members_have_folded_is_given_up_and_what_one_lacks_is_not() {
         cluster.write(0, b"plan", b"version one").await;
         cluster.write(1, b"plan", b"version two").await;
         cluster.settle().await;
+        cluster.crash(0).await;
         cluster.restart(0).await;
         cluster.write(1, b"plan", b"version three").await;
         sleep(3 * A_WHILE).await;

@@ -460,9 +460,10 @@ impl Cluster {
             }
             assert!(
                 clock.monotonic() - start < SETTLE_MAX,
-                "seed {}: the cluster does not settle: {:?}",
+                "seed {}: the cluster does not settle: {:?}, {:?}",
                 self.seed,
-                self.vectors()
+                self.vectors(),
+                self.troubles()
             );
         }
     }
@@ -500,6 +501,17 @@ impl Cluster {
     fn vectors(&self) -> Vec<String> {
         let up = self.hosts.iter().filter_map(|host| host.peer.as_ref());
         up.map(|peer| format!("{:?}", peer.node().log().vector()))
+            .collect()
+    }
+
+    /// Returns what stopped at each peer.
+    fn troubles(&self) -> Vec<(usize, Vec<String>)> {
+        let told = |peer: &Arc<Peer>| {
+            let open = peer.troubles().open().into_iter();
+            open.map(|noted| noted.what).collect()
+        };
+        self.peers()
+            .map(|(host, peer)| (host, told(peer)))
             .collect()
     }
 

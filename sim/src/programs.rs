@@ -250,13 +250,13 @@ impl Turn<'_> {
             Ok(there) if there.kind != FileKind::File => return Err(FsError::IsDirectory),
             Ok(there) => {
                 self.content(there.ino).await?;
-                self.look(dir, name).ok().map(|there| there.ino)
+                self.look(dir, name).ok()
             }
             Err(FsError::NotFound) => None,
             Err(error) => return Err(error),
         };
-        if let Some(ino) = seen {
-            let Some(seen) = self.seen(ino)? else {
+        if let Some(there) = &seen {
+            let Some(seen) = self.seen(there.ino)? else {
                 return Ok(());
             };
             self.books.superseded(&seen);
@@ -311,8 +311,9 @@ impl Turn<'_> {
         append: bool,
         change: impl FnOnce(&mut Self, Ino, FileHandle, u64) -> Result<Vec<Vec<u8>>, FsError>,
     ) -> Done {
-        let ino = self.look(dir, name)?.ino;
-        self.content(ino).await?;
+        // A number may be of this machine alone, and nobody's once it is forgotten.
+        let before = self.look(dir, name)?;
+        self.content(before.ino).await?;
         let there = self.look(dir, name)?;
         self.detail = format!(" {:x}", there.ino.0);
         let Some(seen) = self.seen(there.ino)? else {

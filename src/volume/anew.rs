@@ -200,6 +200,7 @@ impl Volume {
     fn has_all(&self, ends: &crate::wire::Vector) -> Result<()> {
         let mut counting = ends.clone();
         counting.extend(self.limits(&mut Feed::default(), ends)?);
+        counting.retain(|_, end| *end > 0);
         let missing = self.unfolded(&counting);
         let Some(log) = missing.keys().next().copied() else {
             return Ok(());
@@ -213,7 +214,8 @@ impl Volume {
         let anew = shadow.state.lock();
         for (log, at) in &state.progress {
             let there = anew.progress.get(log).map_or(0, |at| at.seg_no);
-            if there < at.seg_no {
+            // The rows anew may have a removal behind them that those in use have not: that is no loss.
+            if there < at.seg_no && !anew.is_over(self, *log) {
                 return Err(not_here(*log, &anew).into());
             }
         }
@@ -245,6 +247,9 @@ impl Volume {
         let rows = &*self.view.rows;
         let mut anew = shadow.state.lock();
         let ids = anew.drafts_in(rows, own)?;
+        let (over, ids): (Vec<OpId>, Vec<OpId>) =
+            ids.into_iter().partition(|id| anew.is_over(self, id.log));
+        self.put_aside(over)?;
         let groups: Vec<Group> = State::groups_in(rows, &ids)?;
         let mut lost = 0;
         for ids in ids.chunks(DRAFTS_SLICE) {

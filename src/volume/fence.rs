@@ -259,6 +259,17 @@ impl Volume {
         Ok(found)
     }
 
+    /// Puts own ops aside that no segment holds, of logs that are over.
+    pub(super) fn put_aside(&self, drafts: Vec<OpId>) -> Result<()> {
+        let back = TakenBack {
+            drafts: drafts.into_iter().collect(),
+            ..TakenBack::default()
+        };
+        let mut batch = Batch::new();
+        self.put_back(&mut batch, &back)?;
+        Ok(self.view.rows.commit(batch)?)
+    }
+
     /// Puts the rows of what a record takes back into a batch.
     pub(super) fn put_back(&self, batch: &mut Batch, back: &TakenBack) -> Result<()> {
         for draft in &back.drafts {

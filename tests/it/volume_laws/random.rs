@@ -186,6 +186,8 @@ impl Run {
 
     /// A device folds all anew, and finds nothing that differs: its drafts included.
     fn fold_anew(&self, index: usize) {
+        // What it has come to know of the members since may let it fold a record.
+        self.devices[index].volume.apply_segments().unwrap();
         let before = self.devices[index].rows();
         let anew = self.devices[index].volume.fold_anew().unwrap();
         let after = self.devices[index].rows();

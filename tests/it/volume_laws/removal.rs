@@ -54,6 +54,8 @@ fn what_a_removed_writer_goes_on_to_write_is_taken_back_and_counts_nowhere() {
         device.pull(removed, usize::MAX);
     }
     for device in [voter, before, behind] {
+        let anew = device.volume.fold_anew().unwrap();
+        assert_eq!((anew.differing, anew.lost), (0, 0));
         assert_eq!(
             device.files(),
             BTreeMap::from([("/named".to_owned(), "in time".to_owned())])

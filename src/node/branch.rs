@@ -72,13 +72,12 @@ impl Node {
     }
 
     /// Says whether what a peer has may be of this chain, as far as that can be told here.
-    fn is_of_chain(&self, theirs: RecordRef) -> bool {
-        theirs.number > self.chain.tip().number || self.chain.has(theirs).unwrap_or(true)
-    }
-
-    /// Says whether a peer has records of another chain than the own one, or more than it has.
-    pub(super) fn differs(&self, theirs: RecordRef) -> bool {
-        !self.is_of_chain(theirs)
+    pub(super) fn is_of_chain(&self, theirs: RecordRef) -> bool {
+        // One that has not said yet what it has is not apart.
+        let is_told = theirs != RecordRef::default();
+        !is_told
+            || theirs.number > self.chain.tip().number
+            || self.chain.has(theirs).unwrap_or(true)
     }
 
     async fn fetch_branch(

@@ -282,7 +282,7 @@ impl Node {
             peer.map(|peer| peer.chain).unwrap_or_default()
         };
         let tip = self.chain.tip();
-        let differs = self.differs(theirs);
+        let differs = !self.is_of_chain(theirs);
         if !(differs || is_longer(theirs, tip)) || paused.is_some_and(|until| until > self.now()) {
             return false;
         }

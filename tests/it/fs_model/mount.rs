@@ -168,7 +168,7 @@ impl Disk {
         let log = Arc::new(LogStore::open(rows, VOLUME, identity.device(), run).unwrap());
         let founding = Founding {
             volume: VOLUME,
-            founder: identity.device(),
+            founder: IDENTITY.device(),
         };
         let (rows, now) = (Arc::clone(&store.rows), self.clock.monotonic());
         let of = Arc::clone(&log);

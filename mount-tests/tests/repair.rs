@@ -78,6 +78,9 @@ fn a_damaged_member_is_made_whole_by_the_line_that_its_start_names() {
         fs::create_dir(a.path("folder")).expect("made");
         for (n, peer) in [&a, &b, &c].into_iter().enumerate() {
             let name = format!("folder/{}", peer.name());
+            wait_until("the folder is there", MINUTES, || {
+                peer.path("folder").is_dir().then_some(())
+            });
             fs::write(peer.path(&name), pattern(300_000, n as u64)).expect("written");
         }
         for name in ["a", "b", "c"] {

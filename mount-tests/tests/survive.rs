@@ -169,9 +169,12 @@ fn a_member_catches_up_from_the_storage_peer_alone() {
         let expected = read_tree(&trio.a.path("tree"));
         // B is on the roster and away, so two of three holders is all that can be reached.
         wait_until("the storage peer has it all", 2 * MINUTES, || {
-            let file = trio.a.path("tree/chunks 5");
-            let facts = trio.a.facts(&["status", file.to_str().expect("plain")]);
-            (facts["replicas_min"].as_u64() >= Some(2)).then_some(())
+            let held = |number: u64| {
+                let file = trio.a.path(&format!("tree/chunks {number}"));
+                let facts = trio.a.facts(&["status", file.to_str().expect("plain")]);
+                facts["replicas_min"].as_u64() >= Some(2)
+            };
+            (0..6).all(held).then_some(())
         });
         // The log is handed over before an orderly end.
         trio.a.terminate();

@@ -33,6 +33,7 @@ mod op;
 mod overlay;
 mod past;
 mod private;
+mod progress;
 mod record;
 mod records;
 mod rows;

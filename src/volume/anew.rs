@@ -212,7 +212,7 @@ impl Volume {
     /// Fails where something that is folded in `state` is not folded in `shadow`.
     fn is_covered_by(&self, shadow: &Self, state: &State) -> Result<()> {
         let anew = shadow.state.lock();
-        for (log, at) in &state.progress {
+        for (log, at) in state.progress.iter() {
             let there = anew.progress.get(log).map_or(0, |at| at.seg_no);
             // The rows anew may have a removal behind them that those in use have not: that is no loss.
             if there < at.seg_no && !anew.is_over(self, *log) {

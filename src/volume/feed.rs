@@ -12,9 +12,10 @@ use parking_lot::MutexGuard;
 use super::committed::Rank;
 use super::merge::{Merge, Todo};
 use super::op::OpKind;
+use super::progress::{LogProgress, Progress};
 use super::segments::open;
 use super::sight::{Past, Sights};
-use super::state::{Progress, State};
+use super::state::State;
 use super::types::Change;
 use super::view::private_of;
 use super::{Result, Volume, VolumeError};
@@ -89,7 +90,7 @@ struct Queue {
 
 /// What is folded of logs and chain.
 struct Folded {
-    progress: BTreeMap<LogId, Progress>,
+    progress: LogProgress,
     record: u64,
 }
 
@@ -186,7 +187,7 @@ impl Volume {
         let op_count = todo.len();
         let mut batch = Batch::new();
         for (log, progress) in &progress {
-            State::put_progress(&mut batch, *log, progress);
+            progress.put(&mut batch, *log);
         }
         sights.put(&mut batch);
         let mut merge = Merge::new(&self.view, &mut state, todo, sights);

@@ -13,9 +13,10 @@ use std::sync::Arc;
 
 use super::body;
 use super::feed::Feed;
+use super::progress::Progress;
 use super::record::Record as Undo;
 use super::records::Named;
-use super::state::{Progress, State};
+use super::state::State;
 use super::{Result, Volume};
 use crate::base::{LogId, OpId, Stamp};
 use crate::log::chain::{Fence, Record};
@@ -280,7 +281,7 @@ impl Volume {
             }
         }
         for (log, at) in &back.progress {
-            State::put_progress(batch, *log, at);
+            at.put(batch, *log);
             super::sight::delete_from(&*self.view.rows, batch, *log, at.stamp.next())?;
         }
         Ok(())

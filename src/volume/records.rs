@@ -14,9 +14,10 @@ use parking_lot::MutexGuard;
 use super::committed::Committed;
 use super::feed::{Feed, Merged};
 use super::merge::{Merge, Todo};
+use super::progress::Progress;
 use super::record::Record as Undo;
 use super::sight::{self, Sights};
-use super::state::{Progress, Settled, State};
+use super::state::{Settled, State};
 use super::trim::TRIM_SLICE;
 use super::{Result, Volume, VolumeError};
 use crate::base::limits::{STAMP_BEYOND_RECORD_MAX, STAMPS_BEGIN_MS};
@@ -243,7 +244,7 @@ impl Volume {
             let at = back.progress.get(log).or_else(|| state.progress.get(log));
             let mut at = at.copied().unwrap_or_default();
             at.named = at.named.max(*seg_no);
-            State::put_progress(&mut batch, *log, &at);
+            at.put(&mut batch, *log);
             progress.insert(*log, at);
         }
         State::put_record(&mut batch, record.reference(), record.base_line);
@@ -283,7 +284,7 @@ impl Volume {
 /// that was away for so long, or was put back, that nobody waited for it any more.
 fn late_for(rows: &dyn Rows, state: &State, record: &Record) -> Result<BTreeSet<OpId>> {
     let mut late = BTreeSet::new();
-    for (log, at) in &state.progress {
+    for (log, at) in state.progress.iter() {
         let mut from = state.committed.end(*log).next();
         if at.stamp < from {
             continue;

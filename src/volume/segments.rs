@@ -7,9 +7,10 @@ use bytes::Bytes;
 
 use super::body;
 use super::op::OpKind;
+use super::progress::Progress;
 use super::record::Record;
 use super::sight::{self, Past};
-use super::state::{Progress, State};
+use super::state::State;
 use super::trim::TRIM_SLICE;
 use super::{Result, Volume, VolumeError};
 use crate::base::limits::{SEGMENT_BODY_MAX_BYTES, SEGMENT_OPS_MAX};
@@ -89,7 +90,7 @@ impl Volume {
         let mut batch = Batch::new();
         let progress = sealed_progress(&state, &segment, &body);
         for (log, progress) in &progress {
-            State::put_progress(&mut batch, *log, progress);
+            progress.put(&mut batch, *log);
         }
         let mut cut = state.cut;
         if state.alone {

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
+use super::Result;
 use super::committed::{Committed, Rank};
 use super::index::TouchIndex;
 use super::op::OpKind;
 use super::overlay::{Effect, Overlay};
+use super::progress::LogProgress;
 use super::record::Record;
 use super::rows::{Row, RowKey, Value};
 use super::sight::{self, Past};
@@ -17,39 +17,12 @@ use super::sums::{Check, Sum};
 use super::types::{Change, Counts, FileKind};
 use super::view::{View, as_inode, is_private};
 use super::writer::FoldedOp;
-use super::{Result, VolumeError};
 use crate::base::limits::INLINE_MAX_BYTES;
 use crate::base::{ChunkId, Ino, LogId, OpId, Stamp, Timespec};
 use crate::log::chain::Fence;
 use crate::store::{Batch, Rows, Table, codec};
 use crate::wire::limits::SEEN_MAX;
 use crate::wire::{RecordRef, Seen};
-
-/// How far a log is folded into the view.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct Progress {
-    /// The last segment of which every op is folded.
-    pub(super) seg_no: u64,
-    /// The hash of that segment.
-    pub(super) hash: [u8; 32],
-    /// The last op that is named after the log and folded, whichever log's segment it lay in: an op
-    /// counts once.
-    pub(super) stamp: Stamp,
-    /// The last segment that a folded record names.
-    pub(super) named: u64,
-}
-
-impl Progress {
-    /// Returns up to where the log is folded, `None` where nothing of it is.
-    fn as_seen(&self, log: LogId) -> Option<Seen> {
-        (self.seg_no > 0 || self.stamp > Stamp::default()).then_some(Seen {
-            log,
-            seg_no: self.seg_no,
-            hash: self.hash,
-            last: self.stamp,
-        })
-    }
-}
 
 /// Drafts that were issued while their author had seen the same.
 #[derive(Debug, Clone)]
@@ -112,7 +85,7 @@ pub(super) struct State {
     /// What `kinds` takes, in bytes, about.
     pub(super) kinds_bytes: usize,
     /// How far each log is folded.
-    pub(super) progress: BTreeMap<LogId, Progress>,
+    pub(super) progress: LogProgress,
     /// Rows that recent ops touched, while a merge goes on.
     pub(super) index: Option<TouchIndex>,
     /// True where no other device authors ops: nothing can sort before what is sealed. Drafts keep
@@ -178,21 +151,16 @@ impl State {
         if let Some(bytes) = rows.get(Table::Meta, CUT_KEY)? {
             state.cut = codec::decode(&bytes, META_MAX_BYTES)?;
         }
-        state.load_progress(rows)?;
+        state.progress = LogProgress::load(rows)?;
         state.drafts = state.drafts_in(rows, own)?.into();
         rows.scan_rev(Table::Op, &[], None, &mut |key, _| {
             state.newest = state.newest.max(OpId::from_key(key).unwrap_or_default());
             ControlFlow::Break(())
         })?;
-        for (log, progress) in &state.progress {
-            state.newest = state.newest.max(OpId {
-                stamp: progress.stamp,
-                log: *log,
-            });
-        }
+        state.newest = state.newest.max(state.progress.newest());
         if alone {
             let sealed = own.iter().map(|log| OpId {
-                stamp: state.sealed(*log),
+                stamp: state.progress.sealed(*log),
                 log: *log,
             });
             state.cut = state.cut.max(sealed.max().unwrap_or_default());
@@ -206,15 +174,10 @@ impl State {
         Ok(state)
     }
 
-    /// Returns the last op of a log that a segment holds which is folded.
-    fn sealed(&self, log: LogId) -> Stamp {
-        self.progress.get(&log).map_or(Stamp(0), |at| at.stamp)
-    }
-
     /// Finds the ops of own logs that no segment holds which is folded, in order.
     pub(super) fn drafts_in(&self, rows: &dyn Rows, own: &[LogId]) -> Result<Vec<OpId>> {
-        let ends: BTreeMap<LogId, Stamp> =
-            own.iter().map(|log| (*log, self.sealed(*log))).collect();
+        let ends = own.iter().map(|log| (*log, self.progress.sealed(*log)));
+        let ends: BTreeMap<LogId, Stamp> = ends.collect();
         let first = ends.values().min().copied().unwrap_or_default();
         let from = OpId {
             stamp: first.next(),
@@ -257,40 +220,13 @@ impl State {
         let mut progress = self.progress.clone();
         // What an earlier start did not seal is seen all the same.
         for draft in &self.drafts {
-            let at = progress.entry(draft.log).or_default();
-            at.stamp = at.stamp.max(draft.stamp);
+            progress.add_op(*draft);
         }
-        let others = progress.iter().filter(|(log, _)| **log != own);
+        let number = self.record.number;
         Past {
             record: self.record,
-            seen: self.beyond(self.record.number, others),
+            seen: progress.beyond(&self.committed, number, |log| log != own),
         }
-    }
-
-    /// Returns up to where logs are folded, those of which the records up to a number do not name all
-    /// of that.
-    fn beyond<'a>(
-        &self,
-        number: u64,
-        progress: impl Iterator<Item = (&'a LogId, &'a Progress)>,
-    ) -> Vec<Seen> {
-        let beyond = progress.filter(|(log, at)| {
-            let (stamp, log) = (at.stamp, **log);
-            if stamp == Stamp::default() {
-                return at.seg_no > at.named;
-            }
-            let named = self.committed.number(OpId { stamp, log });
-            named.is_none_or(|named| named > number)
-        });
-        let seen = beyond.filter_map(|(log, progress)| progress.as_seen(*log));
-        let mut seen: Vec<Seen> = seen.collect();
-        // To say less than was seen makes conflicts, and loses nothing.
-        if seen.len() > SEEN_MAX {
-            seen.sort_unstable_by_key(|seen| std::cmp::Reverse(seen.last));
-            seen.truncate(SEEN_MAX);
-            seen.sort_unstable_by_key(|seen| seen.log);
-        }
-        seen
     }
 
     /// Returns the record that the header of the segment of a new op will state.
@@ -321,10 +257,11 @@ impl State {
         if group.first.log == own_log {
             return group.past.clone();
         }
-        let sealed = own_logs.iter().filter(|log| **log != own_log);
-        let sealed = sealed.filter_map(|log| Some((log, self.progress.get(log)?)));
-        let sealed = self.beyond(group.past.record.number, sealed).into_iter();
-        let mut seen: BTreeMap<LogId, Seen> = sealed.map(|seen| (seen.log, seen)).collect();
+        let is_before = |log: LogId| log != own_log && own_logs.contains(&log);
+        let number = group.past.record.number;
+        let sealed = self.progress.beyond(&self.committed, number, is_before);
+        let sealed = sealed.into_iter().map(|seen| (seen.log, seen));
+        let mut seen: BTreeMap<LogId, Seen> = sealed.collect();
         for before in &group.past.seen {
             seen.entry(before.log).or_insert(*before);
         }
@@ -350,31 +287,6 @@ impl State {
     /// Returns which group a draft belongs to.
     pub(super) fn group_of(&self, draft: OpId) -> usize {
         self.groups.partition_point(|group| group.first <= draft)
-    }
-
-    fn load_progress(&mut self, rows: &dyn Rows) -> Result<()> {
-        let mut bad = None;
-        rows.scan(Table::Applied, &[], None, &mut |key, value| {
-            let log = key.try_into().map(u64::from_be_bytes).map(LogId);
-            match (log, codec::decode::<Progress>(value, META_MAX_BYTES)) {
-                (Ok(log), Ok(progress)) => {
-                    self.progress.insert(log, progress);
-                    ControlFlow::Continue(())
-                }
-                _ => {
-                    bad = Some(VolumeError::Corrupt {
-                        what: "how far a log is folded",
-                    });
-                    ControlFlow::Break(())
-                }
-            }
-        })?;
-        bad.map_or(Ok(()), Err)
-    }
-
-    /// Puts how far a log is folded into a batch.
-    pub(super) fn put_progress(batch: &mut Batch, log: LogId, progress: &Progress) {
-        batch.put(Table::Applied, log.0.to_be_bytes(), codec::encode(progress));
     }
 
     /// Puts the cut into a batch.

@@ -42,6 +42,7 @@ mod shape;
 mod sight;
 mod state;
 mod sums;
+mod totals;
 mod trim;
 mod types;
 mod view;
@@ -192,7 +193,7 @@ impl Volume {
             device,
             hlc: Hlc::new(state.newest.stamp),
             view,
-            counted: Mutex::new(state.counts),
+            counted: Mutex::new(state.counts()),
             state: Mutex::new(state),
             sealing: Mutex::new(None),
             feed: Mutex::new(Feed::default()),
@@ -356,7 +357,7 @@ impl Volume {
     pub fn counts(&self) -> Counts {
         let mut last = self.counted.lock();
         if let Some(state) = self.state.try_lock_for(COUNTS_WAIT_MAX) {
-            *last = state.counts;
+            *last = state.counts();
         }
         *last
     }

@@ -133,7 +133,6 @@ impl Volume {
         state.index = None;
         let gone = |draft: &OpId| whole.replaced.binary_search(draft).is_ok();
         state.drafts.retain(|draft| !gone(draft));
-        state.counts.drafts = state.drafts.len() as u64;
         chain.truncate(chain.len() - whole.replaced.len() - 1);
         let is_more = !chain.is_empty() && chain.len() == from;
         chain.push(Link {

@@ -314,7 +314,6 @@ impl State {
         for draft in &back.drafts {
             self.drop_kind(*draft);
         }
-        self.counts.drafts = self.drafts.len() as u64;
         self.progress.extend(back.progress);
         self.fence = Some(Arc::new(fence));
     }

@@ -119,7 +119,6 @@ impl Volume {
         for id in sealed {
             state.drop_kind(id);
         }
-        state.counts.drafts = state.drafts.len() as u64;
         Ok(Some(segment))
     }
 

@@ -13,11 +13,10 @@ use super::progress::LogProgress;
 use super::record::Record;
 use super::rows::{Row, RowKey, Value};
 use super::sight::{self, Past};
-use super::sums::{Check, Sum};
+use super::totals::{TOTALS_KEY, Totals};
 use super::types::{Change, Counts, FileKind};
 use super::view::{View, as_inode, is_private};
 use super::writer::FoldedOp;
-use crate::base::limits::INLINE_MAX_BYTES;
 use crate::base::{ChunkId, Ino, LogId, OpId, Stamp, Timespec};
 use crate::log::chain::Fence;
 use crate::store::{Batch, Rows, Table, codec};
@@ -66,14 +65,8 @@ pub(super) struct State {
     pub(super) tentative: OpId,
     /// No op up to this one is ever undone: its record may be gone.
     pub(super) cut: OpId,
-    /// Sums over the view.
-    pub(super) counts: Counts,
-    /// The sum of the hashes of the rows that all members share.
-    pub(super) sum: Sum,
-    /// How far those rows are read again.
-    pub(super) check: Option<Check>,
-    /// What the rows add up to, where that is not the sum of what was put there.
-    pub(super) found: Option<Sum>,
+    /// What the rows add up to.
+    pub(super) totals: Totals,
     /// Own ops that are not sealed yet, in order.
     pub(super) drafts: VecDeque<OpId>,
     /// The drafts by what was seen when they were issued, oldest first; no segment spans two.
@@ -112,12 +105,11 @@ const KINDS_MAX_BYTES: usize = 8 << 20;
 
 const META_MAX_BYTES: usize = 256;
 
-const COUNTS_KEY: &[u8] = b"volume/counts";
 const CUT_KEY: &[u8] = b"volume/cut";
 const RECORD_KEY: &[u8] = b"volume/record";
 
 /// The single values that a fold makes.
-pub(super) const META_KEYS: [&[u8]; 3] = [COUNTS_KEY, CUT_KEY, RECORD_KEY];
+pub(super) const META_KEYS: [&[u8]; 3] = [TOTALS_KEY, CUT_KEY, RECORD_KEY];
 
 impl State {
     /// Returns the state of a volume without rows.
@@ -138,15 +130,13 @@ impl State {
     ) -> Result<Self> {
         let mut state = Self {
             committed: Arc::new(Committed::load(rows)?),
+            totals: Totals::load(rows)?,
             ..Self::new(first, alone)
         };
         if let Some(bytes) = rows.get(Table::Meta, RECORD_KEY)? {
             let base_line;
             (state.record, base_line) = codec::decode(&bytes, META_MAX_BYTES)?;
             Arc::make_mut(&mut state.committed).base_line = base_line;
-        }
-        if let Some(bytes) = rows.get(Table::Meta, COUNTS_KEY)? {
-            (state.counts, state.sum) = codec::decode(&bytes, META_MAX_BYTES)?;
         }
         if let Some(bytes) = rows.get(Table::Meta, CUT_KEY)? {
             state.cut = codec::decode(&bytes, META_MAX_BYTES)?;
@@ -169,7 +159,6 @@ impl State {
         state.groups = Self::groups_in(rows, &drafts)?.into();
         // What is folded already is behind these drafts.
         state.saw_more = true;
-        state.counts.drafts = state.drafts.len() as u64;
         state.rewrites = state.drafts.len() > 1;
         Ok(state)
     }
@@ -311,7 +300,7 @@ impl State {
     /// Commits what ops of this device did, one after the other, in one batch.
     pub(super) fn commit_ops(&mut self, view: &View, ops: &[FoldedOp]) -> Result<()> {
         let mut batch = Batch::new();
-        let (mut counts, mut sum, keys) = (self.counts, self.sum, view.keys());
+        let (mut tally, keys) = (self.totals.tally(), view.keys());
         let group = ops.first().and_then(|op| self.new_group(op.id));
         if let Some(group) = &group {
             sight::put(&mut batch, group.first, &group.past);
@@ -321,41 +310,27 @@ impl State {
                 key, before, after, ..
             } in &op.effects
             {
-                if is_counted(key) {
-                    count(&mut counts, before.as_ref(), after.as_ref());
-                }
-                sum.change(keys, key, before.as_ref(), after.as_ref());
+                tally.change(keys, key, before.as_ref(), after.as_ref());
                 put_row(view, &mut batch, key, after.as_ref());
             }
             op.record.put(&mut batch, op.id);
         }
-        self.put_counts(&mut batch, &counts, sum);
+        self.totals.put(&mut batch, &tally);
         view.rows.commit(batch)?;
-        if let Some(check) = &mut self.check {
+        if let Some(check) = &mut self.totals.check {
             for effect in ops.iter().flat_map(|op| &op.effects) {
                 let (before, after) = (effect.before.as_ref(), effect.after.as_ref());
                 check.change(keys, &effect.key, before, after);
             }
         }
-        self.sum = sum;
         let effects = ops.iter().flat_map(|op| &op.effects);
         view.install(effects.map(|effect| (&effect.key, &effect.after)));
-        self.counts = counts;
+        self.totals.set(tally);
         if let Some(group) = group {
             self.groups.push_back(group);
             self.saw_more = false;
         }
         Ok(())
-    }
-
-    fn put_counts(&self, batch: &mut Batch, counts: &Counts, sum: Sum) {
-        let sums = |counts: &Counts| Counts {
-            drafts: 0,
-            ..*counts
-        };
-        if sum != self.sum || sums(counts) != sums(&self.counts) {
-            batch.put(Table::Meta, COUNTS_KEY, codec::encode(&(counts, sum)));
-        }
     }
 
     /// Commits an overlay, together with what else is in `batch`; returns what it changes, where that
@@ -372,19 +347,16 @@ impl State {
             view.arrivals.put(view, &overlay, now, &mut batch)?;
         }
         let mut changes = Vec::new();
-        let (mut counts, mut sum, keys) = (self.counts, self.sum, view.keys());
-        let mut check = self.check.take();
+        let (mut tally, keys) = (self.totals.tally(), view.keys());
+        let mut check = self.totals.check.take();
         for (key, after) in &overlay.rows {
             let before = view.row(key)?;
-            sum.change(keys, key, before.as_ref(), after.as_ref());
+            tally.change(keys, key, before.as_ref(), after.as_ref());
             if let Some(check) = &mut check {
                 check.change(keys, key, before.as_ref(), after.as_ref());
             }
-            if is_counted(key) || wants_changes && matches!(key, RowKey::Dirent(..)) {
-                count(&mut counts, before.as_ref(), after.as_ref());
-                if wants_changes {
-                    changes.extend(change(key, before.as_ref(), after.as_ref())?);
-                }
+            if wants_changes {
+                changes.extend(change(key, before.as_ref(), after.as_ref())?);
             }
             if let (RowKey::Inode(ino), None, None) = (key, after, arrived) {
                 view.arrivals.remove(*ino, &mut batch);
@@ -400,19 +372,27 @@ impl State {
                 None => batch.delete(Table::Op, id.to_key()),
             }
         }
-        self.put_counts(&mut batch, &counts, sum);
+        self.totals.put(&mut batch, &tally);
         view.rows.commit(batch)?;
         view.install(overlay.rows.iter());
         // Where it failed the rows are read again from the first one on.
-        self.check = check;
-        (self.counts, self.sum) = (counts, sum);
+        self.totals.check = check;
+        self.totals.set(tally);
         Ok(changes)
+    }
+
+    /// Returns the sums over the volume.
+    pub(super) fn counts(&self) -> Counts {
+        let drafts = self.drafts.len() as u64;
+        Counts {
+            drafts,
+            ..self.totals.counts()
+        }
     }
 
     /// Adds an own op that was just applied to those that are to be sealed.
     pub(super) fn push_draft(&mut self, id: OpId, kind: &Arc<OpKind>) {
         self.drafts.push_back(id);
-        self.counts.drafts = self.drafts.len() as u64;
         self.keep_kind(id, kind);
         if let Some(write) = kind.as_write() {
             self.rewrites |= !self.written.insert(write.ino);
@@ -455,36 +435,6 @@ fn put_row(view: &View, batch: &mut Batch, key: &RowKey, row: Option<&Row>) {
         Some(row) => batch.put_bytes(key.table(), key.bytes(), row.bytes.clone()),
         None => batch.delete(key.table(), key.bytes()),
     }
-}
-
-/// Tells whether the sums depend on a row.
-fn is_counted(key: &RowKey) -> bool {
-    matches!(key, RowKey::Inode(_) | RowKey::Conflict(_))
-}
-
-/// Adjusts the sums to a row that changes.
-fn count(counts: &mut Counts, before: Option<&Row>, after: Option<&Row>) {
-    let mut adjust = |row: Option<&Row>, sign: i64| match row.map(|row| &row.value) {
-        // What another stands for is there once.
-        Some(Value::Inode(inode)) if inode.kin.twin.is_none() => {
-            let add = |sum: u64, bytes: u64| match sign {
-                ..0 => sum.saturating_sub(bytes),
-                _ => sum.saturating_add(bytes),
-            };
-            counts.inodes = counts.inodes.saturating_add_signed(sign);
-            counts.bytes = add(counts.bytes, inode.stored);
-            if inode.stored > INLINE_MAX_BYTES {
-                counts.large_bytes = add(counts.large_bytes, inode.stored);
-            }
-        }
-        Some(Value::Conflict(conflict)) if !conflict.resolved => {
-            counts.conflicts = counts.conflicts.saturating_add_signed(sign);
-        }
-        _ => {}
-    };
-    // Added first: the sums never pass below zero on the way.
-    adjust(after, 1);
-    adjust(before, -1);
 }
 
 /// Returns what a kernel cache has to forget about a row.

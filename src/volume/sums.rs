@@ -151,7 +151,7 @@ impl Volume {
     pub fn check_rows(&self) -> Result<Option<Checked>> {
         let keys = &*self.config.keys;
         let mut state = self.state.lock();
-        let mut check = state.check.take().unwrap_or_default();
+        let mut check = state.totals.check.take().unwrap_or_default();
         let mut left = SLICE_ROWS;
         while left > 0 {
             let Some(table) = SHARED.get(check.table).copied() else {
@@ -180,11 +180,11 @@ impl Volume {
             }
         }
         if check.table < SHARED.len() {
-            state.check = Some(check);
+            state.totals.check = Some(check);
             return Ok(None);
         }
-        let is_right = check.sum == state.sum;
-        state.found = (!is_right).then_some(check.sum);
+        let is_right = check.sum == state.totals.sum();
+        state.totals.found = (!is_right).then_some(check.sum);
         Ok(Some(Checked {
             rows: check.rows,
             is_right,
@@ -199,7 +199,7 @@ impl Volume {
         if !self.is_at_rest(&state) {
             return Ok(None);
         }
-        let mut sum = state.found.unwrap_or(state.sum);
+        let mut sum = state.totals.found.unwrap_or(state.totals.sum());
         if !self.take_nameless(&mut sum)? {
             return Ok(None);
         }

@@ -21,6 +21,7 @@ mod body;
 mod coalesce;
 mod collect;
 mod committed;
+mod drafts;
 mod error;
 mod extents;
 mod feed;

@@ -15,13 +15,14 @@ use std::sync::Arc;
 use parking_lot::MutexGuard;
 
 use super::committed::Rank;
+use super::drafts::{self, Group};
 use super::feed::{Feed, Merged};
 use super::merge::{Merge, Todo};
 use super::op::OpKind;
 use super::record::Record;
 use super::rows::{RowKey, Stored};
 use super::sight::{self, Sights};
-use super::state::{self, Group, State};
+use super::state::{self, State};
 use super::types::{Change, DirKey, Inode};
 use super::view::is_private;
 use super::{Result, Volume, VolumeConfig, VolumeContext, VolumeError};
@@ -140,13 +141,13 @@ impl Volume {
 
     fn fold_beside(&self, beside: &Arc<BesideRows>) -> Result<Anew> {
         let shadow = self.shadow(beside)?;
-        shadow.state.lock().anchors = self.state.lock().seen_by_drafts(self);
+        shadow.state.lock().drafts.anchors = self.state.lock().seen_by_drafts(self);
         shadow.fold_all()?;
         let _sealing = self.sealing.lock();
         let mut feed = self.feed.lock();
         // What was read ahead and is not folded is read again.
         *feed = Feed::default();
-        shadow.state.lock().anchors = self.state.lock().seen_by_drafts(self);
+        shadow.state.lock().drafts.anchors = self.state.lock().seen_by_drafts(self);
         let merged = shadow.fold_all()?;
         let mut state = self.state.lock();
         if merged.refused.is_empty() && merged.waiting.is_empty() {
@@ -246,11 +247,11 @@ impl Volume {
     fn fold_drafts_into(&self, shadow: &Self, own: &[LogId]) -> Result<usize> {
         let rows = &*self.view.rows;
         let mut anew = shadow.state.lock();
-        let ids = anew.drafts_in(rows, own)?;
+        let ids = drafts::ids_in(rows, own, &anew.progress)?;
         let (over, ids): (Vec<OpId>, Vec<OpId>) =
             ids.into_iter().partition(|id| anew.is_over(self, id.log));
         self.put_aside(over)?;
-        let groups: Vec<Group> = State::groups_in(rows, &ids)?;
+        let groups: Vec<Group> = drafts::groups_in(rows, &ids)?;
         let mut lost = 0;
         for ids in ids.chunks(DRAFTS_SLICE) {
             let mut todo = Todo::new();

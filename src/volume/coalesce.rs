@@ -60,8 +60,8 @@ impl Volume {
     pub(super) fn coalesce(&self) -> Result<usize> {
         let first = {
             let mut state = self.state.lock();
-            let is_worth = std::mem::take(&mut state.rewrites);
-            state.drafts.front().copied().filter(|_| is_worth)
+            let is_worth = state.drafts.take_rewrites();
+            state.drafts.front().filter(|_| is_worth)
         };
         let Some(first) = first else {
             return Ok(0);
@@ -69,7 +69,7 @@ impl Volume {
         // A merge may undo drafts and redo them, so none begins meanwhile. Where one goes on, the next
         // seal does this.
         let Some(_feed) = self.feed.try_lock() else {
-            self.state.lock().rewrites = true;
+            self.state.lock().drafts.look_again();
             return Ok(0);
         };
         let mut chains = Chains {
@@ -111,8 +111,8 @@ impl Volume {
             return Ok(false);
         };
         // What was seen in between is not what the first had seen.
-        let end = chain.last().map(|link| state.group_of(link.id));
-        let seen = |link: &Link| Some(state.group_of(link.id)) == end;
+        let end = chain.last().map(|link| state.drafts.group_of(link.id));
+        let seen = |link: &Link| Some(state.drafts.group_of(link.id)) == end;
         let from = chain.len() - light_count(chain, seen);
         let Some(whole) = self.unite(&state.committed, chain.get(from..).unwrap_or_default())?
         else {
@@ -126,13 +126,9 @@ impl Volume {
         let bytes = record.len();
         batch.put(Table::Op, whole.id.to_key(), record);
         self.view.rows.commit(batch)?;
-        for id in whole.replaced.iter().chain([&whole.id]) {
-            state.drop_kind(*id);
-        }
         // What a merge knew of the ops that are gone.
         state.index = None;
-        let gone = |draft: &OpId| whole.replaced.binary_search(draft).is_ok();
-        state.drafts.retain(|draft| !gone(draft));
+        state.drafts.united(whole.id, &whole.replaced);
         chain.truncate(chain.len() - whole.replaced.len() - 1);
         let is_more = !chain.is_empty() && chain.len() == from;
         chain.push(Link {

@@ -196,7 +196,7 @@ impl Volume {
         let changes = self.commit_merge(&mut state, overlay, batch)?;
         merged.undone_count += undone;
         state.progress.extend(progress);
-        state.saw_more = true;
+        state.drafts.see_more();
         // Only what is in the rows counts: who goes on as long as something was folded ends otherwise
         // never on a disk that takes nothing.
         merged.op_count += op_count;

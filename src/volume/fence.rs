@@ -157,7 +157,7 @@ impl Volume {
                 .max(by_record)
         };
         let is_over = |id: LogId| fence.is_over(log, id);
-        let drafts = state.seen_by(|id| !is_over(id));
+        let drafts = state.drafts.seen_by(|id| !is_over(id));
         let (ends, mut pasts) = (log.vector(), crate::log::chain::Pasts::default());
         let reach = pasts.reach(&self.config.chain, fence, &ends, &named, &drafts)?;
         let counts = |id: LogId| reach.get(&id).copied().unwrap_or(0).max(named(id));
@@ -187,7 +187,7 @@ impl Volume {
             }
         }
         let drafts = state.drafts.iter().filter(|draft| is_over(draft.log));
-        back.drafts = drafts.copied().collect();
+        back.drafts = drafts.collect();
         of_ops.extend(back.drafts.iter().map(|draft| draft.log));
         for id in of_ops {
             let by_record = of_record.ends.get(&id).copied().unwrap_or_default();
@@ -297,23 +297,12 @@ impl State {
 
     /// Returns what was seen by who issued the drafts, but those of logs that are over.
     pub(super) fn seen_by_drafts(&self, volume: &Volume) -> Vec<Seen> {
-        self.seen_by(|id| !self.is_over(volume, id))
-    }
-
-    fn seen_by(&self, of: impl Fn(LogId) -> bool) -> Vec<Seen> {
-        let groups = self.groups.iter().filter(|group| of(group.first.log));
-        let seen = groups.flat_map(|group| &group.past.seen);
-        seen.chain(&self.anchors).copied().collect()
+        self.drafts.seen_by(|id| !self.is_over(volume, id))
     }
 
     /// Takes note of what a record took back, once that is committed.
     pub(super) fn note_taken_back(&mut self, back: TakenBack, fence: Fence) {
-        let logs: BTreeSet<LogId> = back.drafts.iter().map(|draft| draft.log).collect();
-        self.drafts.retain(|draft| !back.drafts.contains(draft));
-        self.groups.retain(|group| !logs.contains(&group.first.log));
-        for draft in &back.drafts {
-            self.drop_kind(*draft);
-        }
+        self.drafts.put_aside(&back.drafts);
         self.progress.extend(back.progress);
         self.fence = Some(Arc::new(fence));
     }

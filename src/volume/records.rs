@@ -60,7 +60,7 @@ impl Volume {
     /// no record names yet and of all to come.
     pub fn needs(&self) -> u64 {
         let state = self.state.lock();
-        let drafts = state.groups.iter().map(|group| group.past.record.number);
+        let drafts = state.drafts.groups().map(|group| group.past.record.number);
         let least = drafts.min().unwrap_or(state.record.number);
         let own = self.device;
         // Of others only what is sealed and not named: each says what it needs itself.
@@ -236,7 +236,7 @@ impl Volume {
             Committed::put(&mut batch, *log, *last, record.number);
             // Else what is folded next had seen what its own row says.
             let folded = state.progress.get(log).map(|at| at.stamp);
-            let drafts = state.groups.iter().any(|group| group.first.log == *log);
+            let drafts = state.drafts.groups().any(|group| group.first.log == *log);
             let goes_on = drafts || folded > Some(*last);
             sight::delete_until(&*self.view.rows, &mut batch, *log, *last, goes_on)?;
         }
@@ -257,7 +257,9 @@ impl Volume {
             state.tentative = first;
         }
         // What was taken back the ops before it had seen.
-        state.saw_more |= undone > 0;
+        if undone > 0 {
+            state.drafts.see_more();
+        }
         merged.undone_count += undone;
         merged.changes.extend(changes);
         self.drop_public(state)?;

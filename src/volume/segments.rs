@@ -46,7 +46,7 @@ impl Volume {
     /// return them.
     pub fn seal_ahead(&self) -> Result<()> {
         let mut ahead = self.sealing.lock();
-        while self.state.lock().kinds_bytes >= SEGMENT_BODY_MAX_BYTES {
+        while self.state.lock().drafts.bytes() >= SEGMENT_BODY_MAX_BYTES {
             let Some(segment) = self.seal_next()? else {
                 break;
             };
@@ -61,7 +61,7 @@ impl Volume {
         self.coalesce()?;
         let (drafts, past) = {
             let mut state = self.state.lock();
-            state.written.clear();
+            state.drafts.begin_seal();
             let log = &self.config.log;
             let past = state.past_of_drafts(log.own_log(), &log.logs_of(self.device));
             (take_drafts(&state), past)
@@ -84,7 +84,7 @@ impl Volume {
 
         let mut state = self.state.lock();
         // They were put aside meanwhile.
-        if state.drafts.front() != drafts.first().map(|draft| &draft.id) {
+        if state.drafts.front() != drafts.first().map(|draft| draft.id) {
             return Ok(None);
         }
         let mut batch = Batch::new();
@@ -96,7 +96,7 @@ impl Volume {
         if state.alone {
             // The first of them: that a full disk takes this, which gives room back. A trim removes the
             // others, some at a time.
-            for id in sealed.clone().take(TRIM_SLICE) {
+            for id in sealed.take(TRIM_SLICE) {
                 batch.delete(Table::Op, id.to_key());
             }
             cut = cut.max(OpId {
@@ -105,20 +105,15 @@ impl Volume {
             });
             State::put_cut(&mut batch, cut);
         }
-        let next = state.drafts.get(body.op_count).copied();
-        let done = state.groups_done(next);
         // With others, what is sealed may be folded again behind what they wrote.
-        for group in state.groups.iter().take(done).filter(|_| state.alone) {
+        let done = state.drafts.groups_within(body.op_count);
+        for group in done.filter(|_| state.alone) {
             sight::delete(&mut batch, group.first);
         }
         log.append(std::slice::from_ref(&segment), batch)?;
-        state.groups.drain(..done);
         state.cut = cut;
         state.progress.extend(progress);
-        state.drafts.drain(..body.op_count);
-        for id in sealed {
-            state.drop_kind(id);
-        }
+        state.drafts.sealed(body.op_count);
         Ok(Some(segment))
     }
 
@@ -237,12 +232,12 @@ fn sealed_progress(
 /// Returns the oldest drafts, at least as many as a segment holds, those that had seen the same.
 fn take_drafts(state: &State) -> Vec<Draft> {
     let mut bytes = 0;
-    let end = state.groups.get(1).map(|group| group.first);
+    let end = state.drafts.groups().nth(1).map(|group| group.first);
     let oldest = state.drafts.iter().take(SEGMENT_OPS_MAX);
-    let oldest = oldest.take_while(|id| end.is_none_or(|end| **id < end));
+    let oldest = oldest.take_while(|id| end.is_none_or(|end| *id < end));
     let drafts = oldest.map(|id| Draft {
-        id: *id,
-        kind: state.kinds.get(id).cloned(),
+        id,
+        kind: state.drafts.kind(id),
     });
     // The estimate of an op is more than it takes, but never by more than this factor.
     let is_room = |draft: &Draft| {

@@ -1,13 +1,13 @@
 //! What the writer knows beside the rows, and how changes are committed.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::Result;
 use super::committed::{Committed, Rank};
+use super::drafts::{Drafts, Group};
 use super::index::TouchIndex;
-use super::op::OpKind;
 use super::overlay::{Effect, Overlay};
 use super::progress::LogProgress;
 use super::record::Record;
@@ -17,20 +17,11 @@ use super::totals::{TOTALS_KEY, Totals};
 use super::types::{Change, Counts, FileKind};
 use super::view::{View, as_inode, is_private};
 use super::writer::FoldedOp;
-use crate::base::{ChunkId, Ino, LogId, OpId, Stamp, Timespec};
+use crate::base::{ChunkId, LogId, OpId, Timespec};
 use crate::log::chain::Fence;
 use crate::store::{Batch, Rows, Table, codec};
 use crate::wire::limits::SEEN_MAX;
 use crate::wire::{RecordRef, Seen};
-
-/// Drafts that were issued while their author had seen the same.
-#[derive(Debug, Clone)]
-pub(super) struct Group {
-    /// The first of them.
-    pub(super) first: OpId,
-    /// What was folded by then.
-    pub(super) past: Past,
-}
 
 /// The ops of which no fold looks up any more what they replaced or removed.
 pub(super) struct Settled {
@@ -67,16 +58,8 @@ pub(super) struct State {
     pub(super) cut: OpId,
     /// What the rows add up to.
     pub(super) totals: Totals,
-    /// Own ops that are not sealed yet, in order.
-    pub(super) drafts: VecDeque<OpId>,
-    /// The drafts by what was seen when they were issued, oldest first; no segment spans two.
-    pub(super) groups: VecDeque<Group>,
-    /// True where something was folded since the last draft was issued.
-    pub(super) saw_more: bool,
-    /// The newest of the drafts as they were applied, so that sealing need not read their records.
-    pub(super) kinds: HashMap<OpId, Arc<OpKind>>,
-    /// What `kinds` takes, in bytes, about.
-    pub(super) kinds_bytes: usize,
+    /// Own ops that no segment holds yet.
+    pub(super) drafts: Drafts,
     /// How far each log is folded.
     pub(super) progress: LogProgress,
     /// Rows that recent ops touched, while a merge goes on.
@@ -84,24 +67,15 @@ pub(super) struct State {
     /// True where no other device authors ops: nothing can sort before what is sealed. Drafts keep
     /// their records even so: a device that is admitted now has not seen them.
     pub(super) alone: bool,
-    /// Files that drafts have written; a second write of one is worth a look for what it overwrites.
-    pub(super) written: HashSet<Ino>,
-    /// True when a draft may overwrite what another wrote.
-    pub(super) rewrites: bool,
     /// The base line up to which what was replaced is given up.
     pub(super) trimmed_to: u64,
     /// The records up to this one are gone.
     pub(super) trimmed: OpId,
-    /// What had been seen by who issued drafts that lie elsewhere.
-    pub(super) anchors: Vec<Seen>,
     /// What has ended by the newest folded record.
     pub(super) fence: Option<Arc<Fence>>,
     /// Chunks that ops have named since a collection began; `None` while there is none.
     pub(super) named: Option<HashSet<ChunkId>>,
 }
-
-/// Most memory for drafts as they were applied.
-const KINDS_MAX_BYTES: usize = 8 << 20;
 
 const META_MAX_BYTES: usize = 256;
 
@@ -142,7 +116,7 @@ impl State {
             state.cut = codec::decode(&bytes, META_MAX_BYTES)?;
         }
         state.progress = LogProgress::load(rows)?;
-        state.drafts = state.drafts_in(rows, own)?.into();
+        state.drafts = Drafts::load(rows, own, &state.progress)?;
         rows.scan_rev(Table::Op, &[], None, &mut |key, _| {
             state.newest = state.newest.max(OpId::from_key(key).unwrap_or_default());
             ControlFlow::Break(())
@@ -155,52 +129,12 @@ impl State {
             });
             state.cut = state.cut.max(sealed.max().unwrap_or_default());
         }
-        let drafts: Vec<OpId> = state.drafts.iter().copied().collect();
-        state.groups = Self::groups_in(rows, &drafts)?.into();
-        // What is folded already is behind these drafts.
-        state.saw_more = true;
-        state.rewrites = state.drafts.len() > 1;
         Ok(state)
-    }
-
-    /// Finds the ops of own logs that no segment holds which is folded, in order.
-    pub(super) fn drafts_in(&self, rows: &dyn Rows, own: &[LogId]) -> Result<Vec<OpId>> {
-        let ends = own.iter().map(|log| (*log, self.progress.sealed(*log)));
-        let ends: BTreeMap<LogId, Stamp> = ends.collect();
-        let first = ends.values().min().copied().unwrap_or_default();
-        let from = OpId {
-            stamp: first.next(),
-            log: LogId(0),
-        };
-        let mut drafts = Vec::new();
-        rows.scan_keys(Table::Op, &from.to_key(), None, &mut |key| {
-            let id = OpId::from_key(key);
-            drafts.extend(id.filter(|id| ends.get(&id.log).is_some_and(|end| id.stamp > *end)));
-            ControlFlow::Continue(())
-        })?;
-        Ok(drafts)
-    }
-
-    /// Finds what had been seen at drafts.
-    pub(super) fn groups_in(rows: &dyn Rows, drafts: &[OpId]) -> Result<Vec<Group>> {
-        let mut first: BTreeMap<LogId, Stamp> = BTreeMap::new();
-        for draft in drafts {
-            first.entry(draft.log).or_insert(draft.stamp);
-        }
-        let mut groups = Vec::new();
-        for (log, from) in first {
-            let rows = sight::of_log(rows, log, from)?;
-            groups.extend(rows.into_iter().map(|(first, past)| Group { first, past }));
-        }
-        groups.sort_unstable_by_key(|group| group.first);
-        Ok(groups)
     }
 
     /// Takes over from a state of before what the rows do not say.
     pub(super) fn keep_of(&mut self, before: &mut Self) {
-        self.kinds = std::mem::take(&mut before.kinds);
-        self.kinds_bytes = before.kinds_bytes;
-        self.written = std::mem::take(&mut before.written);
+        self.drafts.keep_of(&mut before.drafts);
         self.named = before.named.take();
     }
 
@@ -208,8 +142,8 @@ impl State {
     fn past(&self, own: LogId) -> Past {
         let mut progress = self.progress.clone();
         // What an earlier start did not seal is seen all the same.
-        for draft in &self.drafts {
-            progress.add_op(*draft);
+        for draft in self.drafts.iter() {
+            progress.add_op(draft);
         }
         let number = self.record.number;
         Past {
@@ -220,18 +154,13 @@ impl State {
 
     /// Returns the record that the header of the segment of a new op will state.
     pub(super) fn record_of_new(&self, own_log: LogId) -> u64 {
-        let goes_on = !self.saw_more && !self.drafts.is_empty();
-        match self.groups.back() {
-            Some(last) if goes_on && last.first.log == own_log => last.past.record.number,
-            _ => self.record.number,
-        }
+        let last = self.drafts.record_of_last(own_log);
+        last.unwrap_or(self.record.number)
     }
 
     /// Returns the drafts' group that a new op opens, `None` where it belongs to the last one.
     fn new_group(&self, first: OpId) -> Option<Group> {
-        let last = self.groups.back();
-        let goes_on = !self.saw_more && last.is_some_and(|last| last.first.log == first.log);
-        (!goes_on || self.drafts.is_empty()).then(|| Group {
+        self.drafts.opens_group(first).then(|| Group {
             first,
             past: self.past(first.log),
         })
@@ -240,7 +169,7 @@ impl State {
     /// Returns what the oldest drafts had seen, as a segment of the own log says it. Ops that an
     /// earlier start issued come behind all that this device sealed since.
     pub(super) fn past_of_drafts(&self, own_log: LogId, own_logs: &[LogId]) -> Past {
-        let Some(group) = self.groups.front() else {
+        let Some(group) = self.drafts.groups().next() else {
             return self.past(own_log);
         };
         if group.first.log == own_log {
@@ -262,20 +191,6 @@ impl State {
             record: group.past.record,
             seen: seen.into_values().take(SEEN_MAX).collect(),
         }
-    }
-
-    /// Returns how many groups have no draft left when `next` is the oldest one, `None` for none.
-    pub(super) fn groups_done(&self, next: Option<OpId>) -> usize {
-        let Some(next) = next else {
-            return self.groups.len();
-        };
-        let begun = self.groups.partition_point(|group| group.first <= next);
-        begun.saturating_sub(1)
-    }
-
-    /// Returns which group a draft belongs to.
-    pub(super) fn group_of(&self, draft: OpId) -> usize {
-        self.groups.partition_point(|group| group.first <= draft)
     }
 
     /// Puts the cut into a batch.
@@ -327,8 +242,7 @@ impl State {
         view.install(effects.map(|effect| (&effect.key, &effect.after)));
         self.totals.set(tally);
         if let Some(group) = group {
-            self.groups.push_back(group);
-            self.saw_more = false;
+            self.drafts.open_group(group);
         }
         Ok(())
     }
@@ -387,31 +301,6 @@ impl State {
         Counts {
             drafts,
             ..self.totals.counts()
-        }
-    }
-
-    /// Adds an own op that was just applied to those that are to be sealed.
-    pub(super) fn push_draft(&mut self, id: OpId, kind: &Arc<OpKind>) {
-        self.drafts.push_back(id);
-        self.keep_kind(id, kind);
-        if let Some(write) = kind.as_write() {
-            self.rewrites |= !self.written.insert(write.ino);
-        }
-    }
-
-    fn keep_kind(&mut self, id: OpId, kind: &Arc<OpKind>) {
-        let bytes = self.kinds_bytes + kind.room();
-        // Beyond that sealing lags behind, and reads records.
-        if bytes <= KINDS_MAX_BYTES {
-            self.kinds_bytes = bytes;
-            self.kinds.insert(id, Arc::clone(kind));
-        }
-    }
-
-    /// Forgets how a draft was applied: it is sealed, or another one does what it did.
-    pub(super) fn drop_kind(&mut self, id: OpId) {
-        if let Some(kind) = self.kinds.remove(&id) {
-            self.kinds_bytes = self.kinds_bytes.saturating_sub(kind.room());
         }
     }
 

@@ -82,7 +82,7 @@ impl Volume {
     /// no local handle holds. Never goes back.
     pub fn set_stable(&self, cut: OpId) -> Result<()> {
         let mut state = self.state.lock();
-        let first_draft = state.drafts.front().copied();
+        let first_draft = state.drafts.front();
         // What is not sealed is needed to be sealed.
         let cut = first_draft.map_or(cut, |draft| cut.min(before(draft)));
         if cut > state.cut {

@@ -318,9 +318,9 @@ impl Together<'_, '_> {
         writer.state.commit_ops(&volume.view, &ops)?;
         for op in &ops {
             writer.state.note(Rank::tentative(op.id), &op.record);
-            writer.state.push_draft(op.id, &op.record.kind);
+            writer.state.drafts.push(op.id, &op.record.kind);
         }
-        writer.told.news = Some(writer.state.kinds_bytes);
+        writer.told.news = Some(writer.state.drafts.bytes());
         Ok(())
     }
 }

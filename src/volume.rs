@@ -27,6 +27,7 @@ mod extents;
 mod feed;
 mod fence;
 mod fold;
+mod folded;
 mod index;
 mod lineage;
 mod merge;
@@ -39,6 +40,7 @@ mod record;
 mod records;
 mod rows;
 mod segments;
+mod settled;
 mod shape;
 mod sight;
 mod state;
@@ -207,9 +209,9 @@ impl Volume {
         let last_ms = volume.last_ms(&volume.state.lock())?;
         {
             let mut state = volume.state.lock();
-            state.last_ms = last_ms;
-            let fence = volume.config.chain.fence_at(state.record.number);
-            state.fence = Some(Arc::new(fence));
+            state.chain.last_ms = last_ms;
+            let fence = volume.config.chain.fence_at(state.chain.record.number);
+            state.chain.fence = Some(Arc::new(fence));
         }
         if is_anew_asked {
             volume.fold_anew()?;

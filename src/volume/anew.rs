@@ -154,7 +154,7 @@ impl Volume {
             shadow.has_all(&self.config.log.vector())?;
         }
         self.is_covered_by(&shadow, &state)?;
-        let alone = state.alone;
+        let alone = state.trimmed.alone;
         if alone {
             shadow.forget_sealed()?;
         }
@@ -166,8 +166,10 @@ impl Volume {
         let rows = &*self.view.rows;
         let mut fresh = State::load(rows, &own, first.unwrap_or_default(), alone)?;
         fresh.keep_of(&mut state);
-        fresh.last_ms = self.last_ms(&fresh)?;
-        fresh.fence = Some(Arc::new(self.config.chain.fence_at(fresh.record.number)));
+        fresh.chain.last_ms = self.last_ms(&fresh)?;
+        fresh.chain.fence = Some(Arc::new(
+            self.config.chain.fence_at(fresh.chain.record.number),
+        ));
         self.hlc.observe(fresh.newest.stamp);
         *state = fresh;
         Ok(anew)
@@ -220,9 +222,9 @@ impl Volume {
                 return Err(not_here(*log, &anew).into());
             }
         }
-        let record = self.config.chain.get(state.record.number)?;
-        let is_of_chain = record.is_some_and(|record| record.reference() == state.record);
-        if is_of_chain && anew.record.number < state.record.number {
+        let record = self.config.chain.get(state.chain.record.number)?;
+        let is_of_chain = record.is_some_and(|record| record.reference() == state.chain.record);
+        if is_of_chain && anew.chain.record.number < state.chain.record.number {
             return Err(VolumeError::Corrupt {
                 what: "a record of the chain is missing",
             });
@@ -409,7 +411,7 @@ impl Volume {
 
     /// Returns the latest time that ops are dated by.
     pub(super) fn last_ms(&self, state: &State) -> Result<u64> {
-        let record = self.config.chain.get(state.record.number)?;
+        let record = self.config.chain.get(state.chain.record.number)?;
         Ok(super::records::last_ms(
             record.map_or(0, |record| record.time_ms),
         ))

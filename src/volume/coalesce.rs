@@ -114,7 +114,10 @@ impl Volume {
         let end = chain.last().map(|link| state.drafts.group_of(link.id));
         let seen = |link: &Link| Some(state.drafts.group_of(link.id)) == end;
         let from = chain.len() - light_count(chain, seen);
-        let Some(whole) = self.unite(&state.committed, chain.get(from..).unwrap_or_default())?
+        let Some(whole) = self.unite(
+            &state.chain.committed,
+            chain.get(from..).unwrap_or_default(),
+        )?
         else {
             return Ok(false);
         };

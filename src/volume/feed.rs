@@ -230,7 +230,7 @@ impl Volume {
             let state = self.state.lock();
             Folded {
                 progress: state.progress.clone(),
-                record: state.record.number,
+                record: state.chain.record.number,
             }
         };
         let mut ends = self.config.log.vector();

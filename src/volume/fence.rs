@@ -49,7 +49,7 @@ impl Volume {
             return true;
         }
         let standing = log.standing();
-        let fence = state.fence.as_ref();
+        let fence = state.chain.fence.as_ref();
         let stands = fence.is_none_or(|fence| !fence.ends(&standing));
         if stands {
             log.renew(u64::from_le_bytes(self.context.rng.bytes()));
@@ -99,7 +99,7 @@ impl Volume {
     pub(super) fn limits(&self, feed: &mut Feed, ends: &Vector) -> Result<Vector> {
         let (fence, progress, drafts) = {
             let state = self.state.lock();
-            let fence = state.fence.clone();
+            let fence = state.chain.fence.clone();
             let Some(fence) = fence.filter(|fence| !fence.is_empty()) else {
                 return Ok(Vector::new());
             };
@@ -137,6 +137,7 @@ impl Volume {
     ) -> Result<TakenBack> {
         let mut back = TakenBack::default();
         if state
+            .chain
             .fence
             .as_ref()
             .is_some_and(|before| before.len() == fence.len())
@@ -191,7 +192,7 @@ impl Volume {
         of_ops.extend(back.drafts.iter().map(|draft| draft.log));
         for id in of_ops {
             let by_record = of_record.ends.get(&id).copied().unwrap_or_default();
-            let mut last = state.committed.end(id).max(by_record);
+            let mut last = state.chain.committed.end(id).max(by_record);
             for carrier in log
                 .author(id)
                 .map(|author| log.logs_of(author))
@@ -291,7 +292,7 @@ impl Volume {
 impl State {
     /// Says whether the right to write has ended by which a log began.
     pub(super) fn is_over(&self, volume: &Volume, id: LogId) -> bool {
-        let fence = self.fence.as_ref();
+        let fence = self.chain.fence.as_ref();
         fence.is_some_and(|fence| fence.is_over(&volume.config.log, id))
     }
 
@@ -304,6 +305,6 @@ impl State {
     pub(super) fn note_taken_back(&mut self, back: TakenBack, fence: Fence) {
         self.drafts.put_aside(&back.drafts);
         self.progress.extend(back.progress);
-        self.fence = Some(Arc::new(fence));
+        self.chain.fence = Some(Arc::new(fence));
     }
 }

@@ -328,7 +328,7 @@ impl Volume {
         let base = |overlay| Base {
             view: &self.view,
             overlay,
-            committed: &state.committed,
+            committed: &state.chain.committed,
         };
         let nothing = Overlay::default();
         let (before, after) = (base(&nothing), base(overlay));

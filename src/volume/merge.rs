@@ -59,9 +59,9 @@ impl<'a> Merge<'a> {
             let base = Base {
                 view: self.view,
                 overlay: &self.overlay,
-                committed: &self.state.committed,
+                committed: &self.state.chain.committed,
             };
-            if id <= self.state.cut {
+            if id <= self.state.trimmed.cut {
                 // Folded on top of what it should have come before: the views may differ by it.
                 tracing::warn!(?id, "an op arrived from below the stable cut");
             }
@@ -70,7 +70,7 @@ impl<'a> Merge<'a> {
             if is_late && base.record(id)?.is_some() {
                 continue;
             }
-            let committed = &self.state.committed;
+            let committed = &self.state.chain.committed;
             let sight = self.sights.of(self.view, committed, id, is_late)?;
             let effects = fold(base, id, &kind, &sight)?;
             if is_late {
@@ -133,7 +133,7 @@ impl<'a> Merge<'a> {
     /// Gives the ops that a record names, which is folded now, their places in the order.
     pub(super) fn rank_anew(&mut self, named: &BTreeSet<OpId>) -> Result<()> {
         let todo = std::mem::take(&mut self.todo);
-        let committed = Arc::clone(&self.state.committed);
+        let committed = Arc::clone(&self.state.chain.committed);
         let todo = todo.into_iter();
         self.todo = todo
             .map(|(rank, kind)| (committed.rank(rank.id), kind))
@@ -159,7 +159,7 @@ impl<'a> Merge<'a> {
         let base = Base {
             view: self.view,
             overlay: &self.overlay,
-            committed: &self.state.committed,
+            committed: &self.state.chain.committed,
         };
         base.record(id)?.ok_or(LOST_RECORD)
     }
@@ -180,7 +180,7 @@ impl<'a> Merge<'a> {
         // Below the cut nothing is undone: its records may be gone.
         let above = rank.max(Rank {
             record: rank.record,
-            id: self.state.cut,
+            id: self.state.trimmed.cut,
         });
         self.index_above(above)?;
         let index = self.state.index.as_ref();
@@ -196,7 +196,7 @@ impl<'a> Merge<'a> {
                 let mut index = TouchIndex::new(newest);
                 for (id, record) in &self.overlay.records {
                     if let Some(record) = record {
-                        index.add(self.state.committed.rank(*id), record);
+                        index.add(self.state.chain.committed.rank(*id), record);
                     }
                 }
                 index
@@ -214,11 +214,11 @@ impl<'a> Merge<'a> {
     fn extend(&self, index: &mut TouchIndex, above: Rank) -> Result<()> {
         let mut failed = None;
         let rows = &self.view.rows;
-        let committed = &self.state.committed;
+        let committed = &self.state.chain.committed;
         // Any op that no record names stands above what one does.
         let first = match above.record {
             Rank::TENTATIVE => above.id,
-            _ => self.state.tentative,
+            _ => self.state.chain.tentative,
         };
         let end = (index.above.record == Rank::TENTATIVE).then_some(index.above.id);
         rows.scan(Table::Op, &first.to_key(), None, &mut |key, value| {
@@ -325,7 +325,7 @@ impl Merge<'_> {
         let base = Base {
             view: self.view,
             overlay: &self.overlay,
-            committed: &self.state.committed,
+            committed: &self.state.chain.committed,
         };
         let row = base.row(&RowKey::Inode(ino))?;
         Ok(row.and_then(|row| match &row.value {

@@ -13,11 +13,13 @@ use parking_lot::MutexGuard;
 
 use super::committed::Committed;
 use super::feed::{Feed, Merged};
+use super::folded::FoldedChain;
 use super::merge::{Merge, Todo};
 use super::progress::Progress;
 use super::record::Record as Undo;
+use super::settled::Settled;
 use super::sight::{self, Sights};
-use super::state::{Settled, State};
+use super::state::State;
 use super::trim::TRIM_SLICE;
 use super::{Result, Volume, VolumeError};
 use crate::base::limits::{STAMP_BEYOND_RECORD_MAX, STAMPS_BEGIN_MS};
@@ -53,7 +55,7 @@ impl Volume {
     /// Returns the newest record of the chain that is folded: what it names and those before it stands,
     /// whatever else comes.
     pub fn record(&self) -> RecordRef {
-        self.state.lock().record
+        self.state.lock().chain.record
     }
 
     /// Returns the least record that the fold of any op of this device may look back to, of those that
@@ -61,14 +63,14 @@ impl Volume {
     pub fn needs(&self) -> u64 {
         let state = self.state.lock();
         let drafts = state.drafts.groups().map(|group| group.past.record.number);
-        let least = drafts.min().unwrap_or(state.record.number);
+        let least = drafts.min().unwrap_or(state.chain.record.number);
         let own = self.device;
         // Of others only what is sealed and not named: each says what it needs itself.
         let logs = state.progress.iter().filter(|(log, at)| {
-            at.stamp > state.committed.end(**log) && self.view.device_of(**log) == own
+            at.stamp > state.chain.committed.end(**log) && self.view.device_of(**log) == own
         });
         let logs: Vec<LogId> = logs.map(|(log, _)| *log).collect();
-        let from = |log: LogId| state.committed.end(log).next();
+        let from = |log: LogId| state.chain.committed.end(log).next();
         let pasts = logs.into_iter().map(|log| {
             let rows = sight::of_log(&*self.view.rows, log, from(log));
             // What cannot be told is needed.
@@ -84,11 +86,11 @@ impl Volume {
     pub(super) fn trim_settled(&self) -> Result<()> {
         let (settled, base_line, mut from) = {
             let state = self.state.lock();
-            let base_line = state.committed.base_line;
-            if state.trimmed_to >= base_line {
+            let base_line = state.chain.committed.base_line;
+            if state.trimmed.base_line >= base_line {
                 return Ok(());
             }
-            (state.settled(), base_line, state.trimmed)
+            (state.settled(), base_line, state.trimmed.gone)
         };
         let end = settled.end();
         loop {
@@ -106,10 +108,10 @@ impl Volume {
                 Some(next) => from = next,
                 None => {
                     let mut batch = Batch::new();
-                    let committed = Arc::make_mut(&mut state.committed);
+                    let committed = Arc::make_mut(&mut state.chain.committed);
                     committed.forget(&mut batch);
                     self.view.rows.commit(batch)?;
-                    state.trimmed_to = base_line;
+                    state.trimmed.base_line = base_line;
                     break;
                 }
             }
@@ -165,7 +167,7 @@ impl Volume {
 
     /// Returns the record behind the newest folded one, where it is here.
     pub(super) fn unfolded_record(&self) -> Result<Option<Record>> {
-        let number = self.state.lock().record.number;
+        let number = self.state.lock().chain.record.number;
         let Some(next) = number.checked_add(1) else {
             return Ok(None);
         };
@@ -193,11 +195,11 @@ impl Volume {
     fn fold_record(&self, record: &Record, merged: &mut Merged) -> Result<bool> {
         let named = self.named_by(record)?;
         let mut state = self.state.lock();
-        let before = Arc::clone(&state.committed);
+        let before = Arc::clone(&state.chain.committed);
         let folded = self.fold_named(&mut state, record, &named, merged);
         if folded.is_err() {
             // Nothing of it is committed: the next try is to find the order as it was.
-            state.committed = before;
+            state.chain.committed = before;
             state.index = None;
         }
         folded
@@ -213,18 +215,14 @@ impl Volume {
         let found = found(&*self.view.rows, state, named)?;
         let mut merge = Merge::new(&self.view, state, Todo::new(), Sights::default());
         merge.undo_passed(&found.passed, &found.named)?;
-        if record.base_line > merge.state.committed.base_line {
+        if record.base_line > merge.state.chain.committed.base_line {
             let late = late_for(&*self.view.rows, merge.state, record)?;
             merge.undo_all(late)?;
         }
         let fence = self.config.chain.fence_at(record.number);
         let back = self.taken_back(merge.state, &fence, record, named)?;
         merge.take_back_all(&back.ops)?;
-        let committed = Arc::make_mut(&mut merge.state.committed);
-        committed.base_line = record.base_line;
-        for (log, last) in &named.ends {
-            committed.add(*log, *last, record.number);
-        }
+        merge.state.chain.name(record, &named.ends);
         merge.rank_anew(&found.named)?;
         merge.run()?;
 
@@ -247,15 +245,14 @@ impl Volume {
             at.put(&mut batch, *log);
             progress.insert(*log, at);
         }
-        State::put_record(&mut batch, record.reference(), record.base_line);
+        FoldedChain::put_record(&mut batch, record);
         let changes = self.commit_merge(state, overlay, batch)?;
-        let ends = fence.len() > state.fence.as_ref().map_or(0, |before| before.len());
+        let ends = fence.len() > state.chain.fence.as_ref().map_or(0, |before| before.len());
         state.note_taken_back(back, fence);
         state.progress.extend(progress);
-        (state.record, state.last_ms) = (record.reference(), last_ms(record.time_ms));
-        if let Some(first) = found.passed.first().copied().or(found.last) {
-            state.tentative = first;
-        }
+        let tentative = found.passed.first().copied().or(found.last);
+        let last_ms = last_ms(record.time_ms);
+        state.chain.fold(record.reference(), last_ms, tentative);
         // What was taken back the ops before it had seen.
         if undone > 0 {
             state.drafts.see_more();
@@ -287,7 +284,7 @@ impl Volume {
 fn late_for(rows: &dyn Rows, state: &State, record: &Record) -> Result<BTreeSet<OpId>> {
     let mut late = BTreeSet::new();
     for (log, at) in state.progress.iter() {
-        let mut from = state.committed.end(*log).next();
+        let mut from = state.chain.committed.end(*log).next();
         if at.stamp < from {
             continue;
         }
@@ -338,7 +335,7 @@ fn found(rows: &dyn Rows, state: &State, named: &Named) -> Result<Found> {
     let end = end.map(u128::to_be_bytes);
     let mut is_damaged = false;
     let end = end.as_ref().map(<[u8; 16]>::as_slice);
-    let start = state.tentative.to_key();
+    let start = state.chain.tentative.to_key();
     rows.scan_keys(Table::Op, &start, end, &mut |key| {
         let Some(id) = OpId::from_key(key) else {
             is_damaged = true;
@@ -346,7 +343,7 @@ fn found(rows: &dyn Rows, state: &State, named: &Named) -> Result<Found> {
         };
         let is_named = named.ends.get(&id.log).is_some_and(|end| id.stamp <= *end);
         // What an earlier record names stays until the base line passes it.
-        if state.committed.number(id).is_none() {
+        if state.chain.committed.number(id).is_none() {
             let of = if is_named {
                 &mut found.named
             } else {

@@ -9,6 +9,7 @@ use super::body;
 use super::op::OpKind;
 use super::progress::Progress;
 use super::record::Record;
+use super::settled::Trimmed;
 use super::sight::{self, Past};
 use super::state::State;
 use super::trim::TRIM_SLICE;
@@ -92,8 +93,8 @@ impl Volume {
         for (log, progress) in &progress {
             progress.put(&mut batch, *log);
         }
-        let mut cut = state.cut;
-        if state.alone {
+        let mut cut = state.trimmed.cut;
+        if state.trimmed.alone {
             // The first of them: that a full disk takes this, which gives room back. A trim removes the
             // others, some at a time.
             for id in sealed.take(TRIM_SLICE) {
@@ -103,15 +104,15 @@ impl Volume {
                 stamp: body.last,
                 log: body.log,
             });
-            State::put_cut(&mut batch, cut);
+            Trimmed::put_cut(&mut batch, cut);
         }
         // With others, what is sealed may be folded again behind what they wrote.
         let done = state.drafts.groups_within(body.op_count);
-        for group in done.filter(|_| state.alone) {
+        for group in done.filter(|_| state.trimmed.alone) {
             sight::delete(&mut batch, group.first);
         }
         log.append(std::slice::from_ref(&segment), batch)?;
-        state.cut = cut;
+        state.trimmed.cut = cut;
         state.progress.extend(progress);
         state.drafts.sealed(body.op_count);
         Ok(Some(segment))

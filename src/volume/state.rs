@@ -2,60 +2,34 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use super::Result;
-use super::committed::{Committed, Rank};
+use super::committed::Rank;
 use super::drafts::{Drafts, Group};
+use super::folded::{FoldedChain, RECORD_KEY};
 use super::index::TouchIndex;
 use super::overlay::{Effect, Overlay};
 use super::progress::LogProgress;
 use super::record::Record;
 use super::rows::{Row, RowKey, Value};
+use super::settled::{CUT_KEY, Settled, Trimmed};
 use super::sight::{self, Past};
 use super::totals::{TOTALS_KEY, Totals};
 use super::types::{Change, Counts, FileKind};
 use super::view::{View, as_inode, is_private};
 use super::writer::FoldedOp;
 use crate::base::{ChunkId, LogId, OpId, Timespec};
-use crate::log::chain::Fence;
-use crate::store::{Batch, Rows, Table, codec};
+use crate::store::{Batch, Rows, Table};
 use crate::wire::limits::SEEN_MAX;
 use crate::wire::{RecordRef, Seen};
-
-/// The ops of which no fold looks up any more what they replaced or removed.
-pub(super) struct Settled {
-    cut: OpId,
-    committed: Arc<Committed>,
-}
-
-impl Settled {
-    /// Returns the greatest of them.
-    pub(super) fn end(&self) -> OpId {
-        self.cut.max(self.committed.last_settled())
-    }
-
-    /// Tells whether an op is one of them.
-    pub(super) fn has(&self, id: OpId) -> bool {
-        id <= self.cut || self.committed.is_settled(id)
-    }
-}
 
 /// What the holder of the writer's lock keeps.
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// The greatest op that was applied.
     pub(super) newest: OpId,
-    /// The newest record of the chain that is folded.
-    pub(super) record: RecordRef,
-    /// The latest time that ops are dated by while that is the newest, milliseconds since 1970.
-    pub(super) last_ms: u64,
-    /// Which of the folded records names which ops, and the base line of the newest.
-    pub(super) committed: Arc<Committed>,
-    /// No applied op below this one is tentative.
-    pub(super) tentative: OpId,
-    /// No op up to this one is ever undone: its record may be gone.
-    pub(super) cut: OpId,
+    /// What of the commit chain is folded.
+    pub(super) chain: FoldedChain,
     /// What the rows add up to.
     pub(super) totals: Totals,
     /// Own ops that no segment holds yet.
@@ -64,23 +38,11 @@ pub(super) struct State {
     pub(super) progress: LogProgress,
     /// Rows that recent ops touched, while a merge goes on.
     pub(super) index: Option<TouchIndex>,
-    /// True where no other device authors ops: nothing can sort before what is sealed. Drafts keep
-    /// their records even so: a device that is admitted now has not seen them.
-    pub(super) alone: bool,
-    /// The base line up to which what was replaced is given up.
-    pub(super) trimmed_to: u64,
-    /// The records up to this one are gone.
-    pub(super) trimmed: OpId,
-    /// What has ended by the newest folded record.
-    pub(super) fence: Option<Arc<Fence>>,
+    /// How far what undo needs is given up.
+    pub(super) trimmed: Trimmed,
     /// Chunks that ops have named since a collection began; `None` while there is none.
     pub(super) named: Option<HashSet<ChunkId>>,
 }
-
-const META_MAX_BYTES: usize = 256;
-
-const CUT_KEY: &[u8] = b"volume/cut";
-const RECORD_KEY: &[u8] = b"volume/record";
 
 /// The single values that a fold makes.
 pub(super) const META_KEYS: [&[u8]; 3] = [TOTALS_KEY, CUT_KEY, RECORD_KEY];
@@ -89,8 +51,11 @@ impl State {
     /// Returns the state of a volume without rows.
     pub(super) fn new(first: RecordRef, alone: bool) -> Self {
         Self {
-            alone,
-            record: first,
+            chain: FoldedChain::new(first),
+            trimmed: Trimmed {
+                alone,
+                ..Trimmed::default()
+            },
             ..Self::default()
         }
     }
@@ -102,33 +67,20 @@ impl State {
         first: RecordRef,
         alone: bool,
     ) -> Result<Self> {
+        let progress = LogProgress::load(rows)?;
         let mut state = Self {
-            committed: Arc::new(Committed::load(rows)?),
+            chain: FoldedChain::load(rows, first)?,
             totals: Totals::load(rows)?,
-            ..Self::new(first, alone)
+            drafts: Drafts::load(rows, own, &progress)?,
+            trimmed: Trimmed::load(rows, own, &progress, alone)?,
+            newest: progress.newest(),
+            progress,
+            ..Self::default()
         };
-        if let Some(bytes) = rows.get(Table::Meta, RECORD_KEY)? {
-            let base_line;
-            (state.record, base_line) = codec::decode(&bytes, META_MAX_BYTES)?;
-            Arc::make_mut(&mut state.committed).base_line = base_line;
-        }
-        if let Some(bytes) = rows.get(Table::Meta, CUT_KEY)? {
-            state.cut = codec::decode(&bytes, META_MAX_BYTES)?;
-        }
-        state.progress = LogProgress::load(rows)?;
-        state.drafts = Drafts::load(rows, own, &state.progress)?;
         rows.scan_rev(Table::Op, &[], None, &mut |key, _| {
             state.newest = state.newest.max(OpId::from_key(key).unwrap_or_default());
             ControlFlow::Break(())
         })?;
-        state.newest = state.newest.max(state.progress.newest());
-        if alone {
-            let sealed = own.iter().map(|log| OpId {
-                stamp: state.progress.sealed(*log),
-                log: *log,
-            });
-            state.cut = state.cut.max(sealed.max().unwrap_or_default());
-        }
         Ok(state)
     }
 
@@ -145,17 +97,17 @@ impl State {
         for draft in self.drafts.iter() {
             progress.add_op(draft);
         }
-        let number = self.record.number;
+        let number = self.chain.record.number;
         Past {
-            record: self.record,
-            seen: progress.beyond(&self.committed, number, |log| log != own),
+            record: self.chain.record,
+            seen: progress.beyond(&self.chain.committed, number, |log| log != own),
         }
     }
 
     /// Returns the record that the header of the segment of a new op will state.
     pub(super) fn record_of_new(&self, own_log: LogId) -> u64 {
         let last = self.drafts.record_of_last(own_log);
-        last.unwrap_or(self.record.number)
+        last.unwrap_or(self.chain.record.number)
     }
 
     /// Returns the drafts' group that a new op opens, `None` where it belongs to the last one.
@@ -177,7 +129,9 @@ impl State {
         }
         let is_before = |log: LogId| log != own_log && own_logs.contains(&log);
         let number = group.past.record.number;
-        let sealed = self.progress.beyond(&self.committed, number, is_before);
+        let sealed = self
+            .progress
+            .beyond(&self.chain.committed, number, is_before);
         let sealed = sealed.into_iter().map(|seen| (seen.log, seen));
         let mut seen: BTreeMap<LogId, Seen> = sealed.collect();
         for before in &group.past.seen {
@@ -193,23 +147,9 @@ impl State {
         }
     }
 
-    /// Puts the cut into a batch.
-    pub(super) fn put_cut(batch: &mut Batch, cut: OpId) {
-        batch.put(Table::Meta, CUT_KEY, codec::encode(&cut));
-    }
-
-    /// Puts the newest folded record and the base line into a batch.
-    pub(super) fn put_record(batch: &mut Batch, record: RecordRef, base_line: u64) {
-        let value = codec::encode(&(record, base_line));
-        batch.put(Table::Meta, RECORD_KEY, value);
-    }
-
     /// Returns what tells of which ops no fold looks up any more what they replaced or removed.
     pub(super) fn settled(&self) -> Settled {
-        Settled {
-            cut: self.cut,
-            committed: Arc::clone(&self.committed),
-        }
+        self.trimmed.settled(&self.chain.committed)
     }
 
     /// Commits what ops of this device did, one after the other, in one batch.
@@ -308,7 +248,7 @@ impl State {
     pub(super) fn note(&mut self, rank: Rank, record: &Record) {
         self.newest = self.newest.max(rank.id);
         if rank == Rank::tentative(rank.id) {
-            self.tentative = self.tentative.min(rank.id);
+            self.chain.tentative = self.chain.tentative.min(rank.id);
         }
         if let Some(index) = &mut self.index {
             index.add(rank, record);

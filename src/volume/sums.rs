@@ -199,11 +199,11 @@ impl Volume {
         if !self.is_at_rest(&state) {
             return Ok(None);
         }
-        let mut sum = state.totals.found.unwrap_or(state.totals.sum());
+        let mut sum = state.totals.found.unwrap_or_else(|| state.totals.sum());
         if !self.take_nameless(&mut sum)? {
             return Ok(None);
         }
-        let record: RecordRef = state.record;
+        let record: RecordRef = state.chain.record;
         let mut said = record.hash.to_vec();
         said.extend_from_slice(&sum.0);
         let mac = self.config.keys.row_hash(0, &said, &[]);
@@ -214,7 +214,7 @@ impl Volume {
     fn is_at_rest(&self, state: &State) -> bool {
         let is_named = state.progress.iter().all(|(log, at)| {
             let (stamp, log) = (at.stamp, *log);
-            stamp == Stamp::default() || state.committed.number(OpId { stamp, log }).is_some()
+            stamp == Stamp::default() || state.chain.committed.number(OpId { stamp, log }).is_some()
         });
         let ends = self.config.log.vector();
         let is_folded = ends.iter().all(|(log, seg_no)| {
@@ -224,8 +224,8 @@ impl Volume {
         state.drafts.is_empty()
             && is_named
             && is_folded
-            && self.config.chain.tip() == state.record
-            && state.record.number > 0
+            && self.config.chain.tip() == state.chain.record
+            && state.chain.record.number > 0
     }
 
     /// Takes the rows of what has no name out of a sum; says whether that was possible.

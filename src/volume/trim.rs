@@ -8,7 +8,8 @@ use parking_lot::MutexGuard;
 use super::overlay::Overlay;
 use super::record::Record;
 use super::rows::{RowKey, Value};
-use super::state::{Settled, State};
+use super::settled::{Settled, Trimmed};
+use super::state::State;
 use super::{Result, Volume};
 use crate::base::{Ino, LogId, OpId};
 use crate::log::LogError;
@@ -29,7 +30,7 @@ impl Volume {
     /// What the other device has to fold before it changes the volume is what was sealed until then:
     /// [`Volume::shown`].
     pub fn end_alone(&self) {
-        self.state.lock().alone = false;
+        self.state.lock().trimmed.alone = false;
     }
 
     /// Returns the last segments that are folded, of which none is in the past of another, the newest
@@ -74,7 +75,7 @@ impl Volume {
 
     /// Returns the op up to which nothing is undone.
     pub fn stable(&self) -> OpId {
-        self.state.lock().cut
+        self.state.lock().trimmed.cut
     }
 
     /// Says that every op which is not folded here yet sorts after `cut`, and that its author had
@@ -85,11 +86,11 @@ impl Volume {
         let first_draft = state.drafts.front();
         // What is not sealed is needed to be sealed.
         let cut = first_draft.map_or(cut, |draft| cut.min(before(draft)));
-        if cut > state.cut {
+        if cut > state.trimmed.cut {
             let mut batch = Batch::new();
-            State::put_cut(&mut batch, cut);
+            Trimmed::put_cut(&mut batch, cut);
             self.view.rows.commit(batch)?;
-            state.cut = cut;
+            state.trimmed.cut = cut;
         }
         drop(state);
         while self.trim_records()? == TRIM_SLICE {}
@@ -98,7 +99,7 @@ impl Volume {
 
     /// Trims a volume of one author after its drafts are sealed.
     pub(super) fn trim_alone(&self) -> Result<()> {
-        if self.state.lock().alone {
+        if self.state.lock().trimmed.alone {
             while self.trim_records()? == TRIM_SLICE {}
             self.reap()?;
         }
@@ -109,9 +110,9 @@ impl Volume {
     fn trim_records(&self) -> Result<usize> {
         let mut state = self.state.lock();
         let mut batch = Batch::new();
-        let mut last = state.cut;
+        let mut last = state.trimmed.cut;
         // From where the last trim ended: what was removed below slows a scan down.
-        let (from, to) = (state.trimmed.to_key(), state.cut.to_key());
+        let (from, to) = (state.trimmed.gone.to_key(), state.trimmed.cut.to_key());
         let mut remove = |key: &[u8]| {
             batch.delete(Table::Op, key);
             if batch.len() < TRIM_SLICE {
@@ -128,7 +129,7 @@ impl Volume {
         if count > 0 {
             self.view.rows.commit(batch)?;
         }
-        state.trimmed = state.trimmed.max(last);
+        state.trimmed.gone = state.trimmed.gone.max(last);
         Ok(count)
     }
 

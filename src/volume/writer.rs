@@ -152,7 +152,7 @@ impl<'a> Writer<'a> {
     pub(super) fn next_id(&self) -> OpId {
         let wall_ms = self.volume.context.clock.wall_ms();
         OpId {
-            stamp: self.volume.hlc.tick(wall_ms.min(self.state.last_ms)),
+            stamp: self.volume.hlc.tick(wall_ms.min(self.state.chain.last_ms)),
             log: self.volume.config.log.own_log(),
         }
     }
@@ -251,7 +251,7 @@ impl Together<'_, '_> {
         let base = Base {
             view: &volume.view,
             overlay: &self.overlay,
-            committed: &self.writer.state.committed,
+            committed: &self.writer.state.chain.committed,
         };
         let record = self.writer.state.record_of_new(id.log);
         let sight = Sight::Everything { record };
@@ -288,7 +288,7 @@ impl Together<'_, '_> {
                 what: "two files without a name at once",
             });
         }
-        let committed = &self.writer.state.committed;
+        let committed = &self.writer.state.chain.committed;
         let volume = self.writer.volume;
         let folded = volume.fold_private(&mut overlay, committed, id, ino, kind);
         self.private = Some((file, overlay));

@@ -64,6 +64,11 @@ impl Fold<'_> {
             node.kin.twin.is_none(),
             "what another node stands for has no name"
         );
+        debug_assert_eq!(
+            self.entry(place.parent, &place.name)?,
+            None,
+            "the name is free"
+        );
         let hash = self.tx.dir_key(place.parent, &place.name);
         let dirent = Dirent {
             name: place.name.clone(),
@@ -103,6 +108,12 @@ impl Fold<'_> {
         let Some(mut node) = self.row_of(ino)? else {
             return Ok(());
         };
+        debug_assert_eq!(
+            self.entry(place.parent, &place.name)?
+                .map(|there| there.ino),
+            Some(ino),
+            "only a name that it has is taken off a node"
+        );
         let hash = self.tx.dir_key(place.parent, &place.name);
         self.tx.delete(RowKey::Dirent(place.parent, hash))?;
         if !node.is_dir() {

@@ -119,6 +119,12 @@ impl Fold<'_> {
         let other = self.inode(replaced.ino)?;
         let one = self.standing(Some(node.clone()))?;
         let two = self.standing(other)?;
+        if let (Some(one), Some(two)) = (&one, &two)
+            && one.ino == two.ino
+        {
+            // Both are one by now, which is in one place.
+            return Ok(());
+        }
         for (moved, to) in [(&one, to), (&two, &from)] {
             if let Some(moved) = moved
                 && moved.is_dir()

@@ -346,3 +346,22 @@ fn of_two_that_are_one_the_narrower_rights_hold() {
         assert_eq!(device.at("x").mode, 0o600);
     }
 }
+
+#[test]
+fn two_that_became_one_and_were_swapped_by_who_had_not_seen_it_are_where_they_were() {
+    const ASIDE: &str = "x (conflict, ben, 2026-01-02)";
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("x", "one");
+    b.later();
+    b.put("x", "two");
+    sync(&devices);
+    a.put("x", "two");
+    a.rename("x", "y", false);
+    b.later();
+    b.rename("x", ASIDE, true);
+    sync(&devices);
+    for device in &devices {
+        is_exactly(device, &[("y", "two")]);
+    }
+}

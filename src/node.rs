@@ -89,6 +89,7 @@ pub use transfer::Transfer;
 
 use crate::base::memory::Budget;
 use crate::base::time::{Hlc, timeout};
+use crate::base::worker::{Worker, Workers};
 use crate::base::{Clock, DeviceId, LogId, PeerId, Rng, Stamp, VolumeId};
 use crate::kad::{Contact, RoutingTable};
 use crate::log::LogStore;
@@ -134,6 +135,7 @@ pub struct Node {
     log: Arc<LogStore>,
     chain: Arc<Chain>,
     /// Wakes the making of records: there is more to name than the last one took.
+    workers: Arc<Workers>,
     chain_wake: Notify,
     /// How much of the time each member is there.
     attendance: Mutex<presence::Attendance>,
@@ -300,6 +302,7 @@ impl Node {
             config,
             transport,
             store,
+            workers: Workers::new(Arc::clone(&clock)),
             clock,
             rng,
             membership,
@@ -317,11 +320,21 @@ impl Node {
         node.fill_table()?;
         node.stand();
         node.sign_own_record();
-        node.tasks.spawn(Arc::clone(&node).accept_loop());
-        node.tasks.spawn(Arc::clone(&node).dial_loop());
-        node.tasks.spawn(Arc::clone(&node).discover_loop());
-        node.tasks.spawn(Arc::clone(&node).chain_loop());
+        node.employ(serve::Accept::new(&node));
+        node.employ(dial::Dialler::new(&node));
+        node.employ(discover::Discovery::new(&node));
+        node.employ(chain::Chaining::new(&node));
         Ok(node)
+    }
+
+    /// Starts a worker that ends with the node.
+    fn employ(&self, worker: impl Worker) {
+        self.tasks.spawn(self.workers.run(worker));
+    }
+
+    /// Returns the background work of this peer: the node's, and what the rooms above add to it.
+    pub fn workers(&self) -> &Arc<Workers> {
+        &self.workers
     }
 
     /// Ends all tasks and sessions and closes the transport; what is known of the peers is kept.

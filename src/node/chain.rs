@@ -11,6 +11,7 @@ use super::roster::{Role, Roster, StatementId};
 use super::session::Session;
 use super::sync::REFUSED_PAUSE;
 use crate::base::time::sleep;
+use crate::base::worker::{Failed, Job, Step, Worker};
 use crate::base::{DeviceId, PeerId};
 use crate::crypto::{Identity, Signature};
 use crate::log::LogError;
@@ -20,6 +21,9 @@ use crate::wire::{LinkBytes, RecordRef, Response};
 
 /// Pause between two records, unless there is more to name than one takes.
 const RECORD_PAUSE: Duration = Duration::from_secs(1);
+
+/// Pause at most where no record can be made.
+const RECORD_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// How long an admin waits for a more senior one, or the one who removed who decided, to begin an era.
 const ERA_PAUSE: Duration = Duration::from_secs(30);
@@ -90,42 +94,79 @@ impl Notary for Judge<'_> {
     }
 }
 
-impl Node {
-    /// Does this peer's part in making records as long as the node runs.
-    pub(super) async fn chain_loop(self: Arc<Self>) {
-        let mut needed = Needed::default();
-        let mut leaderless = None;
-        let (mut looked, mut kept) = (None, self.now());
-        loop {
-            if is_due(looked, LOOK_PAUSE, self.now()) {
-                looked = Some(self.now());
-                self.note_presence();
-            }
-            if is_due(Some(kept), KEEP_PAUSE, self.now()) {
-                kept = self.now();
-                self.keep_presence();
-            }
-            if self.is_era_due(&mut leaderless) {
-                let node = Arc::clone(&self);
-                let begin = move |judge: &Judge<'_>| {
-                    tracing::warn!("too few that decide are members: this admin decides alone now");
-                    let now_ms = node.clock.wall_ms();
-                    node.chain.begin_era(node.now(), now_ms, judge)
-                };
-                if let Err(error) = self.step_chain(begin).await {
-                    tracing::warn!(%error, "no era can be begun");
-                }
-            }
-            let settled = needed.settled(self.least_needed(), self.now());
-            if let Err(error) = self.extend_chain(settled).await {
-                tracing::warn!(%error, "no record can be made");
-            }
-            tokio::select! {
-                biased;
-                () = self.chain_wake.notified() => {}
-                () = sleep(RECORD_PAUSE) => {}
-            }
+/// The worker that does this peer's part in making records.
+pub(super) struct Chaining {
+    node: Arc<Node>,
+    needed: Needed,
+    /// Since when too few that decide are members.
+    leaderless: Option<Duration>,
+    /// When it was looked who is there, and when that was kept.
+    looked: Option<Duration>,
+    kept: Duration,
+}
+
+impl Chaining {
+    pub(super) fn new(node: &Arc<Node>) -> Self {
+        Self {
+            node: Arc::clone(node),
+            needed: Needed::default(),
+            leaderless: None,
+            looked: None,
+            kept: node.now(),
         }
+    }
+
+    fn look(&mut self) {
+        let now = self.node.now();
+        if is_due(self.looked, LOOK_PAUSE, now) {
+            self.looked = Some(now);
+            self.node.note_presence();
+        }
+        if is_due(Some(self.kept), KEEP_PAUSE, now) {
+            self.kept = now;
+            self.node.keep_presence();
+        }
+    }
+}
+
+impl Worker for Chaining {
+    fn job(&self) -> Job {
+        Job::new("chain", "decides with others in which order changes stand")
+            .again(RECORD_PAUSE, RECORD_PAUSE_MAX)
+    }
+
+    async fn step(&mut self) -> Result<Step, Failed> {
+        self.look();
+        let node = &self.node;
+        let begun = match node.is_era_due(&mut self.leaderless) {
+            true => node.begin_era().await,
+            false => Ok(()),
+        };
+        let settled = self.needed.settled(node.least_needed(), node.now());
+        node.extend_chain(settled).await?;
+        begun?;
+        Ok(Step::Idle("changes to put on record"))
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            biased;
+            () = self.node.chain_wake.notified() => {}
+            () = sleep(RECORD_PAUSE) => {}
+        }
+    }
+}
+
+impl Node {
+    /// Begins an era, of which this admin decides alone.
+    async fn begin_era(self: &Arc<Self>) -> Result<(), LogError> {
+        tracing::warn!("too few that decide are members: this admin decides alone now");
+        let node = Arc::clone(self);
+        let begin = move |judge: &Judge<'_>| {
+            let now_ms = node.clock.wall_ms();
+            node.chain.begin_era(node.now(), now_ms, judge)
+        };
+        self.step_chain(begin).await
     }
 
     /// Says whether no other member has a longer chain, as far as it can be known: of those that are

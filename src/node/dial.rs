@@ -10,11 +10,13 @@ use super::Node;
 use super::error::NodeError;
 use super::event::NodeEvent;
 use super::hello::not_a_peer;
+use super::moves::Watch;
 use super::peers::{DEAD_AFTER, Dial, SUSPECT_AFTER};
 use super::session::{AskError, Session};
 use crate::base::PeerId;
 use crate::base::limits::K;
 use crate::base::time::sleep;
+use crate::base::worker::{Failed, Job, Step, Worker};
 use crate::transport::{Connection, TransportError};
 
 /// How often silence and due dials are looked for.
@@ -39,6 +41,43 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// ten seconds after which a peer that can be reached is to be found.
 const LOOK_UP_EVERY: Duration = Duration::from_secs(2);
 
+/// The worker that dials what is due, and gives up sessions whose peers are silent.
+pub(super) struct Dialler {
+    node: Arc<Node>,
+    watch: Watch,
+}
+
+impl Dialler {
+    pub(super) fn new(node: &Arc<Node>) -> Self {
+        Self {
+            node: Arc::clone(node),
+            watch: node.watch(),
+        }
+    }
+}
+
+impl Worker for Dialler {
+    fn job(&self) -> Job {
+        Job::new("dial", "dials peers, and gives up those that are silent")
+    }
+
+    async fn step(&mut self) -> Result<Step, Failed> {
+        self.node.watch_silence();
+        self.node.forgive();
+        self.node.look_around(&mut self.watch);
+        self.node.dial_due();
+        Ok(Step::Idle("peers to dial"))
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            biased;
+            () = self.node.dial_wake.notified() => {}
+            () = sleep(TICK) => {}
+        }
+    }
+}
+
 impl Node {
     /// Turns to whoever is at an address now, and returns who is there once a session stands.
     ///
@@ -57,22 +96,6 @@ impl Node {
             let _ = sender.send(node.meet(addr, None).await);
         });
         met.await.unwrap_or(Err(NodeError::ShutDown))
-    }
-
-    /// Dials what is due, and gives up sessions whose peers are silent.
-    pub(super) async fn dial_loop(self: Arc<Self>) {
-        let mut watch = self.watch();
-        loop {
-            self.watch_silence();
-            self.forgive();
-            self.look_around(&mut watch);
-            self.dial_due();
-            tokio::select! {
-                biased;
-                () = self.dial_wake.notified() => {}
-                () = sleep(TICK) => {}
-            }
-        }
     }
 
     fn dial_due(self: &Arc<Self>) {

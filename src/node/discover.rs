@@ -14,6 +14,7 @@ use super::sign_record;
 use crate::base::PeerId;
 use crate::base::limits::{K, RPC_TIMEOUT};
 use crate::base::time::{sleep, timeout};
+use crate::base::worker::{Failed, Job, Step, Worker};
 use crate::kad::{Contact, Key, Lookup, Next};
 use crate::wire::limits::RECORDS_MAX;
 use crate::wire::{NodeRecord, Request, Response, SignedRecord};
@@ -235,38 +236,69 @@ impl Node {
 
     /// Now and then signs the own record anew, looks for members that are not connected, and
     /// refreshes what nobody has looked into for long.
-    pub(super) async fn discover_loop(self: Arc<Self>) {
-        loop {
-            sleep(DISCOVER_EVERY).await;
-            if self.clock.wall_ms() > self.own.lock().signed_ms + RECORD_AGE_MAX_MS {
-                self.sign_own_record();
-                self.spread_own_record();
-            }
-            let missing: Vec<PeerId> = {
-                let table = self.table.lock();
-                let missing = table
-                    .peers
-                    .iter()
-                    .filter(|(_, peer)| peer.session.is_none());
-                missing.map(|(id, _)| *id).collect()
-            };
-            for _ in 0..MISSING_MAX.min(missing.len()) {
-                let pick = usize::try_from(self.rng.below(missing.len() as u64)).unwrap_or(0);
-                if let Some(peer) = missing.get(pick) {
-                    self.lookup(peer.0).await;
-                }
-            }
-            let stale = self
-                .routing
-                .lock()
-                .stale(self.now(), REFRESH_AGE)
-                .first()
-                .copied();
-            if let Some(bucket) = stale {
-                let key = self.routing.lock().refresh_key(bucket, &self.rng);
-                self.lookup(*key.as_bytes()).await;
+    async fn discover(self: &Arc<Self>) {
+        if self.clock.wall_ms() > self.own.lock().signed_ms + RECORD_AGE_MAX_MS {
+            self.sign_own_record();
+            self.spread_own_record();
+        }
+        let missing: Vec<PeerId> = {
+            let table = self.table.lock();
+            let missing = table
+                .peers
+                .iter()
+                .filter(|(_, peer)| peer.session.is_none());
+            missing.map(|(id, _)| *id).collect()
+        };
+        for _ in 0..MISSING_MAX.min(missing.len()) {
+            let pick = usize::try_from(self.rng.below(missing.len() as u64)).unwrap_or(0);
+            if let Some(peer) = missing.get(pick) {
+                self.lookup(peer.0).await;
             }
         }
+        let stale = self
+            .routing
+            .lock()
+            .stale(self.now(), REFRESH_AGE)
+            .first()
+            .copied();
+        if let Some(bucket) = stale {
+            let key = self.routing.lock().refresh_key(bucket, &self.rng);
+            self.lookup(*key.as_bytes()).await;
+        }
+    }
+}
+
+/// The worker that looks for members without a session, and keeps what is known of the others fresh.
+pub(super) struct Discovery {
+    node: Arc<Node>,
+    /// False before the first pause: who is known is dialled first.
+    is_due: bool,
+}
+
+impl Discovery {
+    pub(super) fn new(node: &Arc<Node>) -> Self {
+        Self {
+            node: Arc::clone(node),
+            is_due: false,
+        }
+    }
+}
+
+impl Worker for Discovery {
+    fn job(&self) -> Job {
+        Job::new("discover", "looks for the addresses of members")
+    }
+
+    async fn step(&mut self) -> Result<Step, Failed> {
+        if self.is_due {
+            self.node.discover().await;
+        }
+        Ok(Step::Idle("the next round"))
+    }
+
+    async fn wait(&mut self) {
+        sleep(DISCOVER_EVERY).await;
+        self.is_due = true;
     }
 }
 

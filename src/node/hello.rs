@@ -15,8 +15,10 @@ use super::error::NodeError;
 use super::event::NodeEvent;
 use super::membership::page;
 use super::peers::Dial;
+use super::pulse::Pulse;
 use super::roster::Roster;
 use super::session::{AskError, Session, ask};
+use super::sync::Exchange;
 use super::{Node, discover};
 use crate::base::limits::{CLOCK_SKEW_MAX, RPC_TIMEOUT};
 use crate::base::{Clock, PeerId};
@@ -228,10 +230,8 @@ impl Node {
         }
         self.remember(&id);
         self.observed_at(hello.observed);
-        self.tasks
-            .spawn(Arc::clone(self).pulse_loop(Arc::clone(session)));
-        self.tasks
-            .spawn(Arc::clone(self).sync_loop(Arc::clone(session)));
+        self.employ(Pulse::new(self, session));
+        self.employ(Exchange::new(self, session));
         self.tell_askings(session);
         let (node, session) = (Arc::clone(self), Arc::clone(session));
         self.tasks.spawn(async move {

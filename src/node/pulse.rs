@@ -15,6 +15,7 @@ use super::roster::{Member, Role, Roster};
 use super::session::Session;
 use crate::base::limits::RPC_TIMEOUT;
 use crate::base::time::{Backoff, sleep};
+use crate::base::worker::{Failed, Job, Step, Worker};
 use crate::base::{DeviceId, PeerId};
 use crate::wire::limits::VECTOR_MAX;
 use crate::wire::{Request, Response, StatementBytes, SyncState, Vector};
@@ -31,31 +32,65 @@ const RECONCILE_MAX: Duration = Duration::from_secs(600);
 /// How long news wait for more news before they are told.
 const NEWS_DELAY: Duration = Duration::from_millis(10);
 
-impl Node {
-    /// Exchanges states until the connection ends.
-    pub(super) async fn pulse_loop(self: Arc<Self>, session: Arc<Session>) {
-        let mut differing = Differing::default();
-        loop {
-            let request = Request::Sync(self.tell_state(&session));
-            let answer = session.request(&request, Bytes::new(), PULSE_TIMEOUT).await;
-            if let Ok((Response::Sync(state), _)) = answer {
-                self.heard_from(&session);
-                self.note_state(&session, &state);
-                let own = self.roster().digest();
-                let theirs = state.roster_digest;
-                if theirs != own && differing.is_due(own, theirs, self.now()) {
-                    self.reconcile_roster(&session, state.roster_digest).await;
-                }
-            }
-            tokio::select! {
-                biased;
-                _ = session.connection().closed() => return,
-                () = session.pulse_wake.notified() => sleep(NEWS_DELAY).await,
-                () = sleep(PULSE) => {}
-            }
+/// The worker that exchanges states with a peer until the connection ends.
+pub(super) struct Pulse {
+    node: Arc<Node>,
+    session: Arc<Session>,
+    differing: Differing,
+    is_closed: bool,
+}
+
+impl Pulse {
+    pub(super) fn new(node: &Arc<Node>, session: &Arc<Session>) -> Self {
+        Self {
+            node: Arc::clone(node),
+            session: Arc::clone(session),
+            differing: Differing::default(),
+            is_closed: false,
         }
     }
+}
 
+impl Worker for Pulse {
+    fn job(&self) -> Job {
+        Job::new(
+            "pulse",
+            "tells the peer what is known here, and asks the same",
+        )
+        .of(self.session.peer())
+    }
+
+    async fn step(&mut self) -> Result<Step, Failed> {
+        if self.is_closed {
+            return Ok(Step::Over);
+        }
+        let (node, session) = (&self.node, &self.session);
+        let request = Request::Sync(node.tell_state(session));
+        let answer = session.request(&request, Bytes::new(), PULSE_TIMEOUT).await;
+        // Who does not answer is asked again at the next pulse, and given up by who dials.
+        if let Ok((Response::Sync(state), _)) = answer {
+            node.heard_from(session);
+            node.note_state(session, &state);
+            let own = node.roster().digest();
+            let theirs = state.roster_digest;
+            if theirs != own && self.differing.is_due(own, theirs, node.now()) {
+                node.reconcile_roster(session, theirs).await;
+            }
+        }
+        Ok(Step::Idle("news, or the next pulse"))
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            biased;
+            _ = self.session.connection().closed() => self.is_closed = true,
+            () = self.session.pulse_wake.notified() => sleep(NEWS_DELAY).await,
+            () = sleep(PULSE) => {}
+        }
+    }
+}
+
+impl Node {
     /// Returns what this peer knows.
     pub(super) fn sync_state(&self) -> SyncState {
         SyncState {

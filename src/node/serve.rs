@@ -12,7 +12,8 @@ use super::membership::page;
 use super::session::Session;
 use crate::base::PeerId;
 use crate::base::time::{sleep, timeout};
-use crate::transport::{Incoming, Priority};
+use crate::base::worker::{Failed, Job, Step, Worker};
+use crate::transport::{Connection, Incoming, Priority};
 use crate::wire::limits::{SEGMENTS_BATCH_BYTES, SEGMENTS_MAX};
 use crate::wire::{
     ChunkRefusal, ChunkRequest, ChunkResponse, Refusal, Request, Response, Vector, WIRE_VERSION,
@@ -38,22 +39,55 @@ const BAN_TIME: Duration = Duration::from_secs(60);
 /// Bans that are remembered; new identities are cheap, so more would only be memory.
 const BANS_MAX: usize = 1024;
 
-impl Node {
-    /// Takes in connections.
-    pub(super) async fn accept_loop(self: Arc<Self>) {
-        while let Some(connection) = self.transport.accept().await {
-            if self.is_banned(&connection.peer()) {
-                connection.close("cut off");
-                continue;
-            }
-            let is_member = self.roster().member(&connection.peer()).is_some();
-            let session = Session::new(connection, Arc::clone(&self.clock), false);
-            if !self.strangers.admit(&session, is_member) {
-                session.close("busy");
-                continue;
-            }
-            self.tasks.spawn(Arc::clone(&self).receive(session));
+/// The worker that takes in connections.
+pub(super) struct Accept {
+    node: Arc<Node>,
+    /// What came in; `None` inside once the transport is closed.
+    next: Option<Option<Arc<dyn Connection>>>,
+}
+
+impl Accept {
+    pub(super) fn new(node: &Arc<Node>) -> Self {
+        Self {
+            node: Arc::clone(node),
+            next: None,
         }
+    }
+}
+
+impl Worker for Accept {
+    fn job(&self) -> Job {
+        Job::new("accept", "takes in connections")
+    }
+
+    async fn step(&mut self) -> Result<Step, Failed> {
+        match self.next.take() {
+            Some(None) => return Ok(Step::Over),
+            Some(Some(connection)) => self.node.take_in(connection),
+            None => {}
+        }
+        Ok(Step::Idle("connections"))
+    }
+
+    async fn wait(&mut self) {
+        self.next = Some(self.node.transport.accept().await);
+    }
+}
+
+impl Node {
+    /// Takes in a connection.
+    fn take_in(self: &Arc<Self>, connection: Arc<dyn Connection>) {
+        if self.is_banned(&connection.peer()) {
+            connection.close("cut off");
+            return;
+        }
+        let is_member = self.roster().member(&connection.peer()).is_some();
+        let session = Session::new(connection, Arc::clone(&self.clock), false);
+        if !self.strangers.admit(&session, is_member) {
+            session.close("busy");
+            return;
+        }
+        self.tasks.spawn(Arc::clone(self).receive(session));
     }
 
     /// Serves a connection that came in; one that does not say hello in time is closed, unless its

@@ -18,6 +18,7 @@ use super::roster::{Role, Roster, StatementId};
 use super::session::Session;
 use super::transfer::Transfer;
 use crate::base::limits::RPC_TIMEOUT;
+use crate::base::worker::{Failed, Job, Step, Worker};
 use crate::base::{DeviceId, LogId, PeerId};
 use crate::log::chain::Fence;
 use crate::log::{Accepted, LogError};
@@ -37,37 +38,72 @@ pub(super) const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 /// The same where the peer gave nothing at all.
 const EMPTY_PAUSE: Duration = Duration::from_millis(1500);
 
-impl Node {
-    /// Pushes and pulls until the connection ends.
-    pub(super) async fn sync_loop(self: Arc<Self>, session: Arc<Session>) {
-        let mut paused: BTreeMap<LogId, Duration> = BTreeMap::new();
-        let mut chain_paused = None;
-        let mut left_paused = None;
-        loop {
-            let progress = async {
-                // What segments build on before the segments.
-                let chained = self.pull_chain(&session, &mut chain_paused).await;
-                let chained = self.pull_left(&session, &mut left_paused).await || chained;
-                let pushed = self.push(&session).await;
-                let pulled = self.pull(&session, &mut paused).await;
-                chained || pushed || pulled
-            };
-            let progress = tokio::select! {
-                biased;
-                _ = session.connection().closed() => return,
-                progress = progress => progress,
-            };
-            if progress {
-                continue;
-            }
-            tokio::select! {
-                biased;
-                _ = session.connection().closed() => return,
-                () = session.log_wake.notified() => {}
-            }
+/// The worker that pushes to a peer and pulls from it until the connection ends.
+pub(super) struct Exchange {
+    node: Arc<Node>,
+    session: Arc<Session>,
+    /// Logs that are not pulled before this time.
+    paused: BTreeMap<LogId, Duration>,
+    /// The same for the chain, and for records of another one.
+    chain_paused: Option<Duration>,
+    left_paused: Option<Duration>,
+    is_closed: bool,
+}
+
+impl Exchange {
+    pub(super) fn new(node: &Arc<Node>, session: &Arc<Session>) -> Self {
+        Self {
+            node: Arc::clone(node),
+            session: Arc::clone(session),
+            paused: BTreeMap::new(),
+            chain_paused: None,
+            left_paused: None,
+            is_closed: false,
         }
     }
 
+    /// Says whether anything moved on.
+    async fn exchange(&mut self) -> bool {
+        let (node, session) = (&self.node, &self.session);
+        // What segments build on before the segments.
+        let chained = node.pull_chain(session, &mut self.chain_paused).await;
+        let chained = node.pull_left(session, &mut self.left_paused).await || chained;
+        let pushed = node.push(session).await;
+        let pulled = node.pull(session, &mut self.paused).await;
+        chained || pushed || pulled
+    }
+}
+
+impl Worker for Exchange {
+    fn job(&self) -> Job {
+        Job::new("sync", "exchanges changes with the peer").of(self.session.peer())
+    }
+
+    async fn step(&mut self) -> Result<Step, Failed> {
+        if self.is_closed {
+            return Ok(Step::Over);
+        }
+        let session = Arc::clone(&self.session);
+        tokio::select! {
+            biased;
+            _ = session.connection().closed() => Ok(Step::Over),
+            moved = self.exchange() => Ok(match moved {
+                true => Step::Busy,
+                false => Step::Idle("changes of either side"),
+            }),
+        }
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            biased;
+            _ = self.session.connection().closed() => self.is_closed = true,
+            () = self.session.log_wake.notified() => {}
+        }
+    }
+}
+
+impl Node {
     /// Pushes the next own segments that the peer lacks; says whether that moved the peer on.
     async fn push(self: &Arc<Self>, session: &Arc<Session>) -> bool {
         if !self.role().is_some_and(Role::writes) {

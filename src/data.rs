@@ -13,6 +13,7 @@
 mod cache;
 mod failures;
 mod flight;
+mod prefetch;
 mod readahead;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 pub use self::readahead::Readahead;
 
@@ -35,6 +36,7 @@ use self::flight::Flight;
 use crate::base::limits::{CHUNK_BYTES, FETCH_TIMEOUT};
 use crate::base::task::{Pool, spawn};
 use crate::base::time::timeout;
+use crate::base::worker::Workers;
 use crate::base::{ChunkId, Clock};
 use crate::crypto::{CryptoError, VolumeKeys};
 use crate::replica::{Collection, Replica, ReplicaError};
@@ -287,26 +289,11 @@ impl Data {
         }
     }
 
-    /// Works off what is to be prefetched, until the future is dropped.
-    pub async fn run(self: Arc<Self>) {
-        let Some(mut queue) = self.prefetch_queue.lock().take() else {
-            return;
-        };
-        let slots = Arc::new(Semaphore::new(PREFETCH_PARALLEL));
-        while let Some(id) = queue.recv().await {
-            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
-                return;
-            };
-            let data = Arc::clone(&self);
-            spawn(async move {
-                if let Err(error) = data
-                    .read_as(id, 0..0, FETCH_TIMEOUT, Priority::Readahead)
-                    .await
-                {
-                    tracing::debug!(%id, %error, "a chunk is not prefetched");
-                }
-                drop(slot);
-            });
+    /// Works off what is to be prefetched, until the future is dropped; is listed in `workers`.
+    pub async fn run(self: Arc<Self>, workers: Arc<Workers>) {
+        let queue = self.prefetch_queue.lock().take();
+        if let Some(queue) = queue {
+            workers.run(prefetch::Prefetch::new(self, queue)).await;
         }
     }
 

@@ -9,6 +9,7 @@ use super::{ChunkRef, Data, DataError};
 use crate::base::limits::CHUNK_BYTES;
 use crate::base::task::{Pool, thread};
 use crate::base::time::SimClock;
+use crate::base::worker::Workers;
 use crate::base::{ChunkId, Rng};
 use crate::crypto::VolumeKeys;
 use crate::replica::{Replica, ReplicaConfig, ReplicaError};
@@ -117,7 +118,7 @@ async fn prefetched_chunks_are_in_memory() {
     let chunks: Vec<ChunkRef> = (0..20).map(|seed| seal(&data, &plain(seed, 100))).collect();
     data.clear_cache();
     data.prefetch(&chunks.iter().map(|chunk| chunk.id).collect::<Vec<_>>());
-    let running = crate::base::task::spawn(Arc::clone(&data).run());
+    let running = crate::base::task::spawn(Arc::clone(&data).run(Workers::new(SimClock::new(0))));
     crate::base::time::sleep(Duration::from_secs(1)).await;
     running.abort();
     assert!(chunks.iter().all(|chunk| data.is_cached(&chunk.id)));

@@ -13,37 +13,72 @@ use super::peers::{Ask, Peers};
 use super::{Replica, ReplicaError};
 use crate::base::ChunkId;
 use crate::base::time::timeout;
+use crate::base::worker::{Failed, Job, Step, Worker};
+
+/// The worker that fetches what is missing.
+pub(super) struct Mend {
+    replica: Arc<Replica>,
+    peers: Arc<dyn Peers>,
+    /// True where something is missing still.
+    is_short: bool,
+}
+
+impl Mend {
+    pub(super) fn new(replica: &Arc<Replica>, peers: &Arc<dyn Peers>) -> Self {
+        Self {
+            replica: Arc::clone(replica),
+            peers: Arc::clone(peers),
+            is_short: false,
+        }
+    }
+}
+
+impl Worker for Mend {
+    fn job(&self) -> Job {
+        Job::new("mend", "fetches chunks that this disk has lost")
+    }
+
+    async fn step(&mut self) -> Result<Step, Failed> {
+        let missing = self.replica.ledger.missing();
+        self.is_short = !missing.is_empty();
+        if !self.is_short {
+            return Ok(Step::Idle("losses"));
+        }
+        self.replica.mend_all(&self.peers, missing).await;
+        Ok(Step::Idle("peers that may have what is lost"))
+    }
+
+    async fn wait(&mut self) {
+        let told = self.replica.mend.notified();
+        if self.is_short {
+            let _ = timeout(MEND_RETRY, told).await;
+        } else {
+            told.await;
+        }
+    }
+}
 
 impl Replica {
-    /// Fetches what is missing, for ever.
-    pub(super) async fn mend_on_loss(self: Arc<Self>, peers: Arc<dyn Peers>) {
-        loop {
-            let missing = self.ledger.missing();
-            if missing.is_empty() {
-                self.mend.notified().await;
-                continue;
+    /// Fetches chunks that are missing, and tells the others what nobody has.
+    async fn mend_all(self: &Arc<Self>, peers: &Arc<dyn Peers>, missing: Vec<ChunkId>) {
+        let mut lost = Vec::new();
+        for id in missing {
+            match self.mend(id).await {
+                Ok(()) => tracing::info!(%id, "a chunk that was lost here is back"),
+                Err(ReplicaError::Missing { .. } | ReplicaError::Corrupt { .. }) => lost.push(id),
+                Err(error) => tracing::debug!(%id, %error, "a lost chunk is not back yet"),
             }
-            let mut lost = Vec::new();
-            for id in missing {
-                match self.mend(id).await {
-                    Ok(()) => tracing::info!(%id, "a chunk that was lost here is back"),
-                    Err(ReplicaError::Missing { .. } | ReplicaError::Corrupt { .. }) => {
-                        lost.push(id);
-                    }
-                    Err(error) => tracing::debug!(%id, %error, "a lost chunk is not back yet"),
-                }
+        }
+        self.ledger.note_nobody_has(&lost);
+        self.changed();
+        for batch in lost.chunks(LOST_BATCH) {
+            for link in peers.links() {
+                let told = Ask::Lost(batch.to_vec());
+                // Who misses this hears it at the next try.
+                let _ = peers
+                    .ask(link.peer, told, super::limits::HOLD_TIMEOUT)
+                    .await;
             }
-            self.ledger.note_nobody_has(&lost);
-            self.changed();
-            for batch in lost.chunks(LOST_BATCH) {
-                for link in peers.links() {
-                    let told = Ask::Lost(batch.to_vec());
-                    let _ = peers
-                        .ask(link.peer, told, super::limits::HOLD_TIMEOUT)
-                        .await;
-                }
-            }
-            let _ = timeout(MEND_RETRY, self.mend.notified()).await;
         }
     }
 

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::ledger::{FIRST, after};
@@ -13,10 +15,14 @@ use super::limits::{
     ASKED_PAUSE, BACKOFF, FAST_BYTES_PER_SECOND, FULL_BACKOFF, HOLD_BATCH, HOLD_TIMEOUT,
     PUT_BATCH_BYTES, PUT_BATCH_CHUNKS, PUT_LANES, PUT_TIMEOUT, SLOW_BATCH_BYTES,
 };
+use super::mend::Mend;
 use super::peers::{Answer, Ask, AskError, PutOutcome};
+use super::recheck::Recheck;
 use super::{Peers, Replica, ReplicaError};
 use crate::base::task::spawn;
-use crate::base::time::sleep;
+use crate::base::time::{Backoff, sleep};
+use crate::base::told::Changes;
+use crate::base::worker::{Failed, Job, Step, Worker, Workers};
 use crate::base::{ChunkId, PeerId};
 use crate::node::{NodeEvent, Transfer};
 use crate::transport::Priority;
@@ -34,87 +40,162 @@ enum Pass {
     Failed,
 }
 
+/// The worker that follows sessions and the roster: who is to hold what, and who is pushed to.
+struct Links {
+    replica: Arc<Replica>,
+    peers: Arc<dyn Peers>,
+    events: Receiver<NodeEvent>,
+    workers: Arc<Workers>,
+    pushing: BTreeMap<PeerId, Task>,
+    /// The peer that came or went.
+    moved: Option<PeerId>,
+    is_closed: bool,
+}
+
+impl Links {
+    /// Starts workers for linked peers that have none, and ends those of the others.
+    fn employ(&mut self) {
+        let links = self.peers.links();
+        let is_linked = |peer: &PeerId| links.iter().any(|link| link.peer == *peer);
+        self.pushing.retain(|peer, _| is_linked(peer));
+        for link in &links {
+            self.pushing.entry(link.peer).or_insert_with(|| {
+                let push = Push::new(&self.replica, &self.peers, link.peer);
+                Task(spawn(self.workers.run(push)))
+            });
+        }
+    }
+}
+
+impl Worker for Links {
+    fn job(&self) -> Job {
+        Job::new("links", "sees who is to hold what as peers come and go")
+    }
+
+    async fn step(&mut self) -> Result<Step, Failed> {
+        if self.is_closed {
+            return Ok(Step::Over);
+        }
+        // A session that was replaced gets a new worker, without the old one's pause.
+        if let Some(peer) = self.moved.take() {
+            self.pushing.remove(&peer);
+            self.replica.crossing.forget(peer);
+            self.replica.mend.notify_one();
+        }
+        // Who waits for the swarm in a fetch, or shows progress, looks anew.
+        self.replica.changed();
+        self.replica.refresh_view();
+        self.employ();
+        Ok(Step::Idle("a peer to come or go"))
+    }
+
+    async fn wait(&mut self) {
+        loop {
+            match self.events.recv().await {
+                Ok(NodeEvent::PeerUp(peer) | NodeEvent::PeerDown(peer)) => {
+                    self.moved = Some(peer);
+                    return;
+                }
+                Ok(NodeEvent::RosterChanged) | Err(RecvError::Lagged(_)) => return,
+                Ok(_) => {}
+                Err(RecvError::Closed) => {
+                    self.is_closed = true;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The worker that works off the queue of a peer.
+struct Push {
+    replica: Arc<Replica>,
+    peers: Arc<dyn Peers>,
+    peer: PeerId,
+    changes: Changes,
+    /// How long it pauses before the next pass; `None` where it waits for something to send.
+    pause: Option<Duration>,
+    /// How long the peer is left alone that fetches by itself.
+    asked: Backoff,
+}
+
+impl Push {
+    fn new(replica: &Arc<Replica>, peers: &Arc<dyn Peers>, peer: PeerId) -> Self {
+        Self {
+            replica: Arc::clone(replica),
+            peers: Arc::clone(peers),
+            peer,
+            changes: replica.watch(),
+            pause: None,
+            asked: Backoff::new(BACKOFF.0, ASKED_PAUSE),
+        }
+    }
+}
+
+impl Worker for Push {
+    fn job(&self) -> Job {
+        let job = Job::new("push", "sends the peer the chunks that it is to hold");
+        job.of(self.peer).again(BACKOFF.0, BACKOFF.1)
+    }
+
+    async fn step(&mut self) -> Result<Step, Failed> {
+        self.changes.mark_unchanged();
+        self.pause = None;
+        let (replica, peer) = (&self.replica, self.peer);
+        let before = replica.ledger.queue(&peer);
+        if before.count == 0 {
+            return Ok(Step::Idle("chunks to send"));
+        }
+        match replica.pass(&self.peers, peer).await? {
+            Pass::Done if replica.ledger.queue(&peer) != before => {
+                self.asked.reset();
+                Ok(Step::Busy)
+            }
+            Pass::Done => Err(Failed::new("the peer takes nothing of what waits for it")),
+            Pass::Failed => Err(Failed::new("the peer does not answer as it should")),
+            Pass::Full => {
+                self.pause = Some(FULL_BACKOFF);
+                Ok(Step::Idle("room at the peer"))
+            }
+            Pass::Asked => {
+                self.pause = Some(self.asked.failed());
+                Ok(Step::Idle("the peer, which fetches by itself"))
+            }
+        }
+    }
+
+    async fn wait(&mut self) {
+        match self.pause {
+            Some(pause) => sleep(pause).await,
+            None => self.changes.changed().await,
+        }
+    }
+}
+
 impl Replica {
     /// Pushes what is pending to its holders until the future is dropped; returns at once where
     /// this peer is alone.
     ///
-    /// One worker runs for each peer with a session. Sessions and the roster are looked at
-    /// whenever the swarm says that they changed.
-    pub async fn run(self: Arc<Self>) {
+    /// One worker pushes to each peer with a session, one fetches what the disk lost, one checks what is held
+    /// when others are to hold it, and one follows sessions and the roster: they are listed in `workers`.
+    pub async fn run(self: Arc<Self>, workers: Arc<Workers>) {
         let Some(peers) = self.peers.clone() else {
             return;
         };
-        let mut events = peers.subscribe();
-        let mut workers: BTreeMap<PeerId, Worker> = BTreeMap::new();
-        let replica = Arc::clone(&self);
-        let _checker = Worker(spawn(async move { replica.recheck_on_change().await }));
-        let mender = Arc::clone(&self).mend_on_loss(Arc::clone(&peers));
-        let _mender = Worker(spawn(mender));
-        loop {
-            self.refresh_view();
-            self.employ(&peers, &mut workers);
-            let moved = loop {
-                match events.recv().await {
-                    Ok(NodeEvent::PeerUp(peer) | NodeEvent::PeerDown(peer)) => break Some(peer),
-                    Ok(NodeEvent::RosterChanged) | Err(RecvError::Lagged(_)) => break None,
-                    Ok(_) => {}
-                    Err(RecvError::Closed) => return,
-                }
-            };
-            // A session that was replaced gets a new worker, without the old one's pause.
-            if let Some(peer) = moved {
-                workers.remove(&peer);
-                self.crossing.forget(peer);
-                self.mend.notify_one();
-            }
-            // Who waits for the swarm in a fetch, or shows progress, looks anew.
-            self.changed();
-        }
-    }
-
-    /// Starts workers for linked peers that have none, and ends those of the others.
-    fn employ(self: &Arc<Self>, peers: &Arc<dyn Peers>, workers: &mut BTreeMap<PeerId, Worker>) {
-        let links = peers.links();
-        workers.retain(|peer, _| links.iter().any(|link| link.peer == *peer));
-        for link in links {
-            workers.entry(link.peer).or_insert_with(|| {
-                let replica = Arc::clone(self);
-                let peers = Arc::clone(peers);
-                Worker(spawn(
-                    async move { replica.serve_queue(peers, link.peer).await },
-                ))
-            });
-        }
-    }
-
-    /// Works off the queue of `peer` for ever.
-    async fn serve_queue(self: Arc<Self>, peers: Arc<dyn Peers>, peer: PeerId) {
-        let mut changes = self.watch();
-        let mut pause = BACKOFF.0;
-        loop {
-            changes.mark_unchanged();
-            if self.ledger.queue(&peer).count == 0 {
-                changes.changed().await;
-                continue;
-            }
-            let before = self.ledger.queue(&peer);
-            let pass = self.pass(&peers, peer).await.unwrap_or_else(|error| {
-                tracing::warn!(%peer, %error, "pushing failed");
-                Pass::Failed
-            });
-            match pass {
-                Pass::Done if self.ledger.queue(&peer) != before => pause = BACKOFF.0,
-                Pass::Done | Pass::Failed => {
-                    sleep(pause).await;
-                    pause = (pause * 2).min(BACKOFF.1);
-                }
-                Pass::Full => sleep(FULL_BACKOFF).await,
-                Pass::Asked => {
-                    sleep(pause.min(ASKED_PAUSE)).await;
-                    pause = (pause * 2).min(BACKOFF.1);
-                }
-            }
-        }
+        let checks = Recheck::new(&self);
+        let _checker = Task(spawn(workers.run(checks)));
+        let mends = Mend::new(&self, &peers);
+        let _mender = Task(spawn(workers.run(mends)));
+        let links = Links {
+            events: peers.subscribe(),
+            replica: self,
+            peers,
+            workers: Arc::clone(&workers),
+            pushing: BTreeMap::new(),
+            moved: None,
+            is_closed: false,
+        };
+        workers.run(links).await;
     }
 
     /// Goes once through the queue of `peer`, from this peer's place in the space of ids around.
@@ -333,9 +414,9 @@ impl Replica {
 
 /// A worker that ends with its handle.
 #[derive(Debug)]
-struct Worker(tokio::task::JoinHandle<()>);
+struct Task(tokio::task::JoinHandle<()>);
 
-impl Drop for Worker {
+impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();
     }

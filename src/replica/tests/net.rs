@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::base::task::{Pool, spawn};
 use crate::base::time::{SimClock, sleep};
+use crate::base::worker::Workers;
 use crate::base::{ChunkId, PeerId, Rng};
 use crate::node::{NodeEvent, Transfer};
 use crate::replica::peers::{Answer, Ask, AskError, Link, Peers};
@@ -265,7 +266,7 @@ impl Swarm {
         )
         .unwrap();
         self.net.state.lock().stations.get_mut(&me).unwrap().replica = Some(Arc::clone(&replica));
-        self.runs[index] = Some(spawn(replica.run()));
+        self.runs[index] = Some(spawn(replica.run(Workers::new(self.clock.clone()))));
         self.net.tell(
             |peer, about| (*peer != about).then_some(NodeEvent::PeerUp(about)),
             me,

@@ -91,7 +91,8 @@ impl World {
         )
         .unwrap();
         node.set_chunk_handler(replica.handler());
-        drop(spawn(Arc::clone(&replica).run()));
+        let workers = Arc::clone(node.workers());
+        drop(spawn(Arc::clone(&replica).run(workers)));
         self.replicas.push(replica);
         self.nodes.push(node);
     }

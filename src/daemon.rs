@@ -28,6 +28,7 @@ mod place;
 mod protection;
 mod repair;
 mod rescue;
+mod rights;
 mod room;
 mod run;
 mod server;
@@ -35,6 +36,7 @@ mod settings;
 mod sums;
 mod waiting;
 mod whereabouts;
+mod workers;
 
 pub use crate::crypto::PHRASE_WORDS;
 pub use asking::Starter;

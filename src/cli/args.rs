@@ -190,6 +190,10 @@ pub struct StatusArgs {
     #[arg(long)]
     pub json: bool,
 
+    /// List what the daemon does in the background: what each worker waits for, or fails with
+    #[arg(long)]
+    pub workers: bool,
+
     /// File or folder in the mount; the mountpoint itself means the volume
     #[arg(value_name = "PATH")]
     pub path: Option<PathBuf>,

@@ -82,6 +82,17 @@ fn status(args: &StatusArgs) -> Result<(), Failure> {
     let (state, inside) = pick(&args.target, args.path.as_deref())?;
     // The mountpoint itself stands for the volume.
     let inside = inside.filter(|path| !path.as_os_str().is_empty());
+    if args.workers {
+        if inside.is_some() {
+            return Err(Failure {
+                exit: Exit::Usage,
+                message: "--workers is about the daemon: name the mountpoint, no file in it"
+                    .to_owned(),
+            });
+        }
+        let workers = control::ask(&state, &Request::Workers, STATUS_PATIENCE, |_| {})?;
+        return output(args.json, &workers, show::workers);
+    }
     let path = inside
         .as_ref()
         .map(|path| show::hex(path.as_os_str().as_bytes()));

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::units::show_size;
 use crate::base::text::shown;
 use crate::daemon::report::{
-    ConflictReport, FileReport, FolderReport, PeerReport, StatusReport, SyncReport,
+    ConflictReport, FileReport, FolderReport, PeerReport, StatusReport, SyncReport, WorkerReport,
 };
 
 pub(super) fn parse<T: DeserializeOwned>(value: &Value) -> Option<T> {
@@ -133,6 +133,40 @@ pub(super) fn status(value: &Value) -> Option<String> {
     }
     if let Some(asking) = report.asking {
         row("waiting", asking);
+    }
+    Some(out)
+}
+
+pub(super) fn workers(value: &Value) -> Option<String> {
+    let workers: Vec<WorkerReport> = parse(value)?;
+    let now_ms = now_ms();
+    let since = |then_ms: u64| ago(Some(now_ms.saturating_sub(then_ms)));
+    let mut out = String::new();
+    for worker in workers {
+        let of = worker.peer.map(|peer| format!(" ({})", shown(&peer)));
+        let name = format!("{}{}", worker.name, of.unwrap_or_default());
+        let doing = match worker.waits_for {
+            Some(what) => format!("waits for {what}"),
+            None => format!("{}, began {}", worker.state, since(worker.since_ms)),
+        };
+        let last = match worker.last_ms {
+            Some(last_ms) => format!("last step {}", since(last_ms)),
+            None => "no step done".to_owned(),
+        };
+        let _ = writeln!(out, "{name:<24}{}", worker.does);
+        let _ = writeln!(out, "{:24}{doing}; {last}", "");
+        if let Some(error) = worker.error {
+            let mut failed = format!("{:24}", "");
+            if let Some(first_ms) = worker.failing_since_ms {
+                let count = worker.failures;
+                let _ = write!(failed, "failed {count} times, first {}", since(first_ms));
+            }
+            if let Some(next_ms) = worker.next_try_ms {
+                let left_s = next_ms.saturating_sub(now_ms).div_ceil(1_000);
+                let _ = write!(failed, ", tries again in {left_s} s");
+            }
+            let _ = writeln!(out, "{failed}: {}", shown(&error));
+        }
     }
     Some(out)
 }

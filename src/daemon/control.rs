@@ -31,6 +31,8 @@ pub enum Request {
         /// Path below the mountpoint, hex; absent for the volume.
         path: Option<String>,
     },
+    /// What the daemon does in the background.
+    Workers,
     /// The other peers.
     Peers,
     /// A new token.

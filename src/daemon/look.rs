@@ -274,10 +274,10 @@ impl Peer {
     }
 
     fn look_at_workers(&self) {
-        for name in self.ended_workers() {
+        for (job, what) in self.node().workers().panicked() {
             self.troubles().note(
-                Trouble::Worker(name),
-                format!("the task that does the {name} has ended"),
+                Trouble::Worker(job.name),
+                format!("what {} has ended by a mistake of dfs: {what}", job.does),
                 "unmount and mount again, and report what dfs log says",
             );
         }
@@ -334,7 +334,6 @@ fn dated(refusal: &LogRefusal) -> String {
     }
 }
 
-/// Returns a length of time in words.
 /// Returns a length of time in words.
 pub(super) fn span(ms: u64) -> String {
     match ms / 60_000 {

@@ -15,58 +15,28 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::config::Fsync;
 use super::epochs::Epochs;
 use super::error::DaemonError;
+use super::rights::{admits, may_write};
 use super::room::Room;
 use super::troubles::{Trouble, Troubles};
 use super::waiting::Waiting;
+use super::workers::{self, Drafts};
 use crate::base::limits::{DRAFT_AGE_MAX, REPLICAS};
-use crate::base::task::{Pool, spawn};
-use crate::base::time::{Backoff, sleep, timeout};
-use crate::base::{ChunkId, Clock, DeviceId, Ino, PeerId, Rng};
+use crate::base::task::Pool;
+use crate::base::time::timeout;
+use crate::base::{Clock, DeviceId, Ino, PeerId, Rng};
 use crate::crypto::{Identity, VolumeKeys};
 use crate::data::Data;
-use crate::fs::{Fs, FsConfig, FsError, Invalidation, ReplicationWait, RoomSource};
-use crate::node::{Node, NodeConfig, NodeEvent, PeerState, Role};
+use crate::fs::{Fs, FsConfig, FsError, Invalidation, ReplicationWait};
+use crate::node::{Node, NodeConfig, PeerState};
 use crate::replica::{NodePeers, Replica, ReplicaConfig};
-use crate::store::{Gate, Store, StoreError};
+use crate::store::{Gate, Store};
 use crate::transport::Transport;
-use crate::volume::{Volume, VolumeConfig, VolumeContext, VolumeError};
-use crate::wire::Vector;
-
-/// How long the first draft waits for what belongs to it: a create, its write and its close come
-/// within this time and go out as one segment.
-const PUBLISH_GATHER: Duration = Duration::from_millis(2);
-
-/// How long drafts gather while there is a stream of them: at most forty segments, and so forty
-/// flushes of the disk, a second.
-const PUBLISH_INTERVAL: Duration = Duration::from_millis(25);
-
-/// Drafts that take so much memory are sealed although nobody hears: what undoes them is given up
-/// then, and is best given up before it goes from memory into the row database.
-const DRAFTS_MAX_BYTES: usize = 1 << 20;
-
-/// How long drafts gather while no other peer is connected.
-const UNHEARD_INTERVAL: Duration = Duration::from_millis(500);
-
-/// Bytes that no file seems to have any more before chunks are collected, where the capacity is
-/// not small; else this fraction of it.
-const COLLECT_MIN_BYTES: u64 = 64 << 20;
-const COLLECT_MIN_FRACTION: u64 = 32;
-
-/// How long after a failure drafts are sealed and segments folded again, at first and at most.
-const PUBLISH_AGAIN: Duration = Duration::from_millis(250);
-const AGAIN_MAX: Duration = Duration::from_secs(10);
-
-/// Files that are named where chunks are lost.
-const LOST_FILES_MAX: usize = 5;
-
-/// How often dirty data is looked at, of which none may be older than [`DRAFT_AGE_MAX`] for long.
-const TICK_INTERVAL: Duration = Duration::from_millis(500);
+use crate::volume::{Volume, VolumeConfig, VolumeContext};
 
 /// How long an fsync waits for other holders, where it was asked to, while nothing moves.
 const REPLICATED_MAX: Duration = Duration::from_secs(30);
@@ -133,24 +103,6 @@ pub struct Member {
     pub fs: Arc<Fs>,
 }
 
-/// Who waits for drafts.
-#[derive(Debug, Default)]
-struct Drafts {
-    /// Told of each.
-    any: Notify,
-    /// Told when they are many.
-    many: Notify,
-}
-
-impl Drafts {
-    fn tell(&self, bytes: usize) {
-        self.any.notify_one();
-        if bytes >= DRAFTS_MAX_BYTES {
-            self.many.notify_one();
-        }
-    }
-}
-
 /// A running peer.
 pub struct Peer {
     node: Arc<Node>,
@@ -165,7 +117,7 @@ pub struct Peer {
     epochs: Option<Epochs>,
     drafts: Arc<Drafts>,
     sink: OnceLock<Box<dyn Sink>>,
-    tasks: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
     troubles: Arc<Troubles>,
     pub(super) waiting: Waiting,
     /// What was seen of the rows.
@@ -174,8 +126,8 @@ pub struct Peer {
     state: Option<PathBuf>,
     /// Where what somebody asks for is looked up.
     asking_pool: Pool,
-    /// The chunks that are lost, and files that name them.
-    lost: Mutex<(Vec<ChunkId>, Vec<String>)>,
+    /// Files that name chunks that are lost, a few of them.
+    lost_files: Mutex<Vec<String>>,
 }
 
 impl std::fmt::Debug for Peer {
@@ -239,7 +191,7 @@ impl Peer {
             sums: super::sums::Watch::default(),
             state: parts.fs.state,
             asking_pool: parts.seal_pool,
-            lost: Mutex::default(),
+            lost_files: Mutex::default(),
         });
         let _ = this.set(Arc::downgrade(&peer));
         peer.adopt_keys();
@@ -248,7 +200,7 @@ impl Peer {
         if let Err(error) = peer.fold().await {
             peer.note_failure(Trouble::Folding, &error);
         }
-        peer.spawn_workers();
+        workers::start(&peer);
         Ok(peer)
     }
 
@@ -308,32 +260,6 @@ impl Peer {
         })
     }
 
-    /// Returns what this member has to fold before it changes anything, and has not: the last segments
-    /// that they had folded who admitted it.
-    pub fn awaited(&self) -> Vector {
-        let shown = self.node.roster().shown_to(&self.node.id());
-        let member = self.member.as_ref();
-        member.map_or_else(Vector::new, |member| member.volume.unfolded(&shown))
-    }
-
-    fn spawn_workers(self: &Arc<Self>) {
-        let mut tasks = self.tasks.lock();
-        tasks.push(("push", spawn(Arc::clone(&self.replica).run())));
-        tasks.push(("upkeep", spawn(Arc::clone(self).tick_loop())));
-        if let Some(member) = &self.member {
-            tasks.push(("prefetch", spawn(Arc::clone(&member.data).run())));
-            tasks.push(("sealing", spawn(Arc::clone(self).publish_loop())));
-            tasks.push(("folding", spawn(Arc::clone(self).fold_loop())));
-        }
-    }
-
-    /// Returns the background tasks that have ended, which none does by itself.
-    pub(super) fn ended_workers(&self) -> Vec<&'static str> {
-        let tasks = self.tasks.lock();
-        let ended = tasks.iter().filter(|(_, task)| task.is_finished());
-        ended.map(|(name, _)| *name).collect()
-    }
-
     /// Returns what stopped and has not gone on.
     pub fn troubles(&self) -> &Arc<Troubles> {
         &self.troubles
@@ -356,7 +282,37 @@ impl Peer {
 
     /// Returns files that name chunks that are lost, a few of them.
     pub(super) fn lost_files(&self) -> Vec<String> {
-        self.lost.lock().1.clone()
+        self.lost_files.lock().clone()
+    }
+
+    /// Takes note of them.
+    pub(super) fn set_lost_files(&self, files: Vec<String>) {
+        *self.lost_files.lock() = files;
+    }
+
+    /// Returns who is told of drafts.
+    pub(super) fn drafts(&self) -> &Drafts {
+        &self.drafts
+    }
+
+    /// Returns where invalidations go, once there is a mount.
+    pub(super) fn sink(&self) -> Option<&dyn Sink> {
+        self.sink.get().map(|sink| &**sink)
+    }
+
+    /// Returns where the keys of later epochs open, for a member.
+    pub(super) fn epochs(&self) -> Option<&Epochs> {
+        self.epochs.as_ref()
+    }
+
+    /// Returns the store.
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Keeps a task that ends with this peer.
+    pub(super) fn keep_task(&self, task: JoinHandle<()>) {
+        self.tasks.lock().push(task);
     }
 
     /// Returns the gate of the store, which closes when the mount is gone.
@@ -417,16 +373,6 @@ impl Peer {
         self.publish().await
     }
 
-    /// Hands everything that programs wrote to the journal.
-    async fn write_out(&self) -> Result<(), DaemonError> {
-        let Some(member) = &self.member else {
-            return Ok(());
-        };
-        let fs = Arc::clone(&member.fs);
-        let written = self.fold_pool.call(move || fs.sync_all()).await;
-        Ok(written.ok_or(DaemonError::WorkerFailed)??)
-    }
-
     /// Waits until everything that is durable here is on as many peers as wanted.
     ///
     /// # Errors
@@ -457,254 +403,10 @@ impl Peer {
         }
     }
 
-    /// Seals the drafts there are and pushes them.
-    async fn publish(&self) -> Result<(), DaemonError> {
-        let Some(member) = &self.member else {
-            return Ok(());
-        };
-        let volume = Arc::clone(&member.volume);
-        let sealed = self
-            .fold_pool
-            .call(move || volume.seal_drafts())
-            .await
-            .ok_or(DaemonError::WorkerFailed)??;
-        if !sealed.is_empty() {
-            self.node.publish(&sealed);
-        }
-        Ok(())
-    }
-
-    /// Seals full segments, for as long as it is polled.
-    async fn seal_ahead(&self) {
-        loop {
-            self.drafts.many.notified().await;
-            if let Some(member) = &self.member {
-                let volume = Arc::clone(&member.volume);
-                let sealed = self.fold_pool.call(move || volume.seal_ahead()).await;
-                if let Some(Err(error)) = sealed {
-                    self.note_failure(Trouble::Sealing, &error.into());
-                    sleep(UNHEARD_INTERVAL).await;
-                }
-            }
-        }
-    }
-
-    /// Folds what the logs have and the view does not, and tells the kernel.
-    async fn fold(&self) -> Result<(), DaemonError> {
-        let Some(member) = &self.member else {
-            return Ok(());
-        };
-        loop {
-            if let Some(sink) = self.sink.get() {
-                sink.has_room().await;
-            }
-            let volume = Arc::clone(&member.volume);
-            let merged = self
-                .fold_pool
-                .call(move || volume.apply_segments())
-                .await
-                .ok_or(DaemonError::WorkerFailed)??;
-            self.waiting.set(&merged.waiting, self.clock.wall_ms());
-            self.troubles.clear_all(|trouble| match trouble {
-                Trouble::Log(log) => !merged.refused.contains_key(log),
-                _ => false,
-            });
-            for (log, error) in &merged.refused {
-                let name = self.device_name(member.volume.device_of(*log));
-                let what = format!("the changes of {name} cannot be folded further: {error}");
-                let advice = match error {
-                    VolumeError::TooNew { .. } => "upgrade dfs on this machine",
-                    _ => "see dfs log",
-                };
-                self.troubles.note(Trouble::Log(*log), what, advice);
-            }
-            self.waiting
-                .set_statements(merged.lacks_statements, self.clock.wall_ms());
-            if member.fs.is_read_only() || member.volume.is_over() {
-                self.rights_changed();
-            }
-            if merged.is_nothing() {
-                return Ok(());
-            }
-            tracing::debug!(
-                ops = merged.op_count,
-                undone = merged.undone_count,
-                "folded"
-            );
-            self.invalidate(member.fs.apply_changes(&merged.changes));
-        }
-    }
-
     pub(super) fn invalidate(&self, invalidations: Vec<Invalidation>) {
         if let Some(sink) = self.sink.get() {
             sink.push(invalidations);
         }
-    }
-
-    async fn publish_loop(self: Arc<Self>) {
-        let mut backoff = Backoff::new(PUBLISH_AGAIN, AGAIN_MAX);
-        loop {
-            if timeout(DRAFT_AGE_MAX, self.drafts.any.notified())
-                .await
-                .is_ok()
-            {
-                sleep(PUBLISH_GATHER).await;
-            }
-            match self.publish().await {
-                Ok(()) => {
-                    self.troubles.clear(Trouble::Sealing);
-                    backoff.reset();
-                }
-                Err(error) => {
-                    self.note_failure(Trouble::Sealing, &error);
-                    sleep(backoff.failed()).await;
-                }
-            }
-            // With nobody to tell, what is sealed now and not later only costs flushes of the disk.
-            let is_heard = !self.node.connected().is_empty();
-            if is_heard {
-                sleep(PUBLISH_INTERVAL).await;
-            } else {
-                let _ = timeout(UNHEARD_INTERVAL, self.seal_ahead()).await;
-            }
-        }
-    }
-
-    /// Writes out what programs leave open and unflushed, and tells the others how much room there
-    /// is.
-    async fn tick_loop(self: Arc<Self>) {
-        loop {
-            sleep(TICK_INTERVAL).await;
-            self.name_lost_files().await;
-            self.look_around();
-            self.node.set_free_bytes(self.room.offered_bytes());
-            if let Some(member) = &self.member {
-                self.node.set_needs(member.volume.needs());
-                let fs = Arc::clone(&member.fs);
-                let stale = self.fold_pool.call(move || fs.tick()).await;
-                self.invalidate(stale.unwrap_or_default());
-                self.collect(member).await;
-                self.watch_rows(member).await;
-            }
-        }
-    }
-
-    /// Finds out which files name the chunks that are lost, where those are others than before. What
-    /// no file names is not missed.
-    async fn name_lost_files(&self) {
-        let lost = self.replica.lost();
-        let Some(member) = self.member.as_ref().filter(|_| self.lost.lock().0 != lost) else {
-            return;
-        };
-        let (volume, ids) = (Arc::clone(&member.volume), lost.clone());
-        let is_settled = member.fs.counts().dirty_inodes == 0;
-        let named = self.asking_pool.call(move || volume.who_names(&ids)).await;
-        let Some(Ok(named)) = named else {
-            return;
-        };
-        let files = named.values().take(LOST_FILES_MAX);
-        let files = files.filter_map(|ino| super::facts::path_of_inode(member, *ino));
-        let files: Vec<String> = files.collect();
-        let mut unnamed = lost.clone();
-        unnamed.retain(|id| !named.contains_key(id));
-        // Contents may be sealed before their op is applied.
-        if is_settled && let Err(error) = self.replica.give_up_missing(&unnamed) {
-            tracing::warn!(%error, "cannot take note of what is not missed");
-        }
-        *self.lost.lock() = (self.replica.lost(), files);
-    }
-
-    /// Gives up chunks that no file has any more, once they are worth looking for.
-    async fn collect(&self, member: &Member) {
-        let fs = Arc::clone(&member.fs);
-        let may_collect = self.room.may_collect();
-        let worth = COLLECT_MIN_BYTES.min(self.node.capacity_bytes() / COLLECT_MIN_FRACTION);
-        let collected = move || {
-            if may_collect {
-                return fs.collect_if_worth(worth);
-            }
-            fs.forget_superfluous().map(|()| None)
-        };
-        match self.fold_pool.call(collected).await {
-            Some(Ok(Some(count))) => {
-                tracing::info!(chunks = count, "gave up what no file has any more");
-            }
-            Some(Err(error)) => tracing::warn!(%error, "nothing could be given up"),
-            Some(Ok(None)) | None => {}
-        }
-    }
-
-    async fn fold_loop(self: Arc<Self>) {
-        let mut events = self.node.subscribe();
-        let mut backoff = Backoff::new(PUBLISH_AGAIN, AGAIN_MAX);
-        // The roster may have changed before anybody listened.
-        self.rights_changed();
-        loop {
-            if let Err(error) = self.fold().await {
-                self.note_failure(Trouble::Folding, &error);
-                sleep(backoff.failed()).await;
-                continue;
-            }
-            self.troubles.clear(Trouble::Folding);
-            backoff.reset();
-            loop {
-                use tokio::sync::broadcast::error::RecvError;
-                match events.recv().await {
-                    Ok(NodeEvent::Segments { .. } | NodeEvent::Chain) => break,
-                    Ok(NodeEvent::RosterChanged) => {
-                        self.rights_changed();
-                        if self.adopt_keys() {
-                            break;
-                        }
-                        // Who has just joined asks for all that is written until now.
-                        if let Err(error) = self.publish().await {
-                            tracing::debug!(%error, "the last changes are not sealed yet");
-                        }
-                        // A record may have waited for what is known of the members now.
-                        break;
-                    }
-                    Ok(NodeEvent::OwnLogForked { peer }) => self.forked(peer),
-                    Err(RecvError::Lagged(_)) => {
-                        self.rights_changed();
-                        self.adopt_keys();
-                        break;
-                    }
-                    Ok(_) => {}
-                    Err(RecvError::Closed) => return,
-                }
-            }
-        }
-    }
-
-    /// Notes what keeps work from going on.
-    fn note_failure(&self, trouble: Trouble, error: &DaemonError) {
-        let advice = match error.store() {
-            Some(StoreError::Full) => "free room on the disk of the state folder",
-            Some(StoreError::Poisoned) => {
-                let what = "the store takes no writes: an earlier write to the disk failed";
-                let advice = "check the disk, unmount, and mount again";
-                self.troubles.note(Trouble::Store, what, advice);
-                advice
-            }
-            Some(_) | None => "see dfs log; if it goes on, unmount and mount again",
-        };
-        let what = match trouble {
-            Trouble::Sealing => "the changes made here cannot be handed to the others",
-            _ => "the changes of others cannot be shown",
-        };
-        self.troubles
-            .note(trouble, format!("{what}: {error}"), advice);
-    }
-
-    /// A peer has another history of this device's log.
-    fn forked(&self, peer: PeerId) {
-        let name = self.peer_name(peer);
-        let what = format!(
-            "{name} has another history of this device's log: the others do not take what is written \
-             here"
-        );
-        self.troubles
-            .note(Trouble::Forked, what, super::look::FORK_ADVICE);
     }
 
     /// Returns what people call a peer.
@@ -721,53 +423,6 @@ impl Peer {
             || format!("{:016x}", device.0),
             |member| member.name.clone(),
         )
-    }
-
-    /// Ends the membership of a peer. What is written here afterwards is sealed in the epoch of keys that
-    /// begins with it.
-    pub async fn remove_member(self: &Arc<Self>, peer: PeerId) -> Result<(), DaemonError> {
-        self.node.remove_member(peer).await?;
-        self.adopt_keys();
-        Ok(())
-    }
-
-    /// Takes over the keys that admins left on the roster; says whether there were new ones.
-    pub(super) fn adopt_keys(&self) -> bool {
-        let Some(epochs) = &self.epochs else {
-            return false;
-        };
-        match epochs.adopt(&self.node.roster(), &self.store) {
-            Ok(any) => any,
-            Err(error) => {
-                tracing::error!(%error, "new keys are not kept yet");
-                true
-            }
-        }
-    }
-
-    /// Lets programs change the volume, or not: as the roster says, and once all is folded that this
-    /// member was shown.
-    fn rights_changed(&self) {
-        let Some(member) = &self.member else {
-            return;
-        };
-        let was = member.fs.is_read_only();
-        member
-            .fs
-            .set_read_only(!may_write(&self.node, &member.volume));
-        let is = member.fs.is_read_only();
-        if was != is {
-            tracing::warn!(read_only = is, "what this peer may do has changed");
-        }
-        if !self.node.roster().is_sole_author(&self.node.id()) {
-            member.volume.end_alone();
-        }
-        if was
-            && !is
-            && let Err(error) = member.volume.announce()
-        {
-            tracing::error!(%error, "this device has no name in the volume yet");
-        }
     }
 
     /// Resolves when this peer has folded all that it was shown when it was admitted, and all that the
@@ -810,7 +465,7 @@ impl Peer {
         if published.is_ok() && !self.node.connected().is_empty() {
             let _ = timeout(FAREWELL_MAX, self.pushed()).await;
         }
-        for (_, task) in self.tasks.lock().drain(..) {
+        for task in self.tasks.lock().drain(..) {
             task.abort();
         }
         self.node.shutdown().await;
@@ -820,7 +475,7 @@ impl Peer {
 
     /// Ends the peer as a kill would: nothing is flushed, nobody is told. For simulations.
     pub async fn abandon(&self) {
-        for (_, task) in self.tasks.lock().drain(..) {
+        for task in self.tasks.lock().drain(..) {
             task.abort();
         }
         self.node.shutdown().await;
@@ -836,41 +491,6 @@ impl Peer {
             }
         }
     }
-}
-
-/// Says whether changes made here count: those of a reader, or of who was removed, would be accepted by
-/// nobody; and who has not seen yet what the others build on would change what is not there any more.
-fn may_write(node: &Node, volume: &Volume) -> bool {
-    let shown = node.roster().shown_to(&node.id());
-    node.role().is_some_and(Role::writes)
-        && volume.unfolded(&shown).is_empty()
-        && !volume.is_over()
-        && !volume.awaits_fence()
-}
-
-/// Lets a node admit members that read. Not before this no peer gets keys, so none is admitted before the
-/// volume hears of it first.
-fn admits(node: &Node, keys: &Arc<VolumeKeys>, volume: &Arc<Volume>, rng: &Rng) {
-    let showing = Arc::clone(volume);
-    node.set_shower(Box::new(move |role| {
-        if !role.reads() {
-            return Ok(Vector::new());
-        }
-        if role.writes() {
-            showing.end_alone();
-        }
-        Ok(showing.shown()?)
-    }));
-    let (drawn_after, chance) = (Arc::clone(keys), rng.clone());
-    node.set_epoch_drawer(Box::new(move |heirs| {
-        let drawn = drawn_after.draw_epoch(&chance).ok()?;
-        let wrapped = heirs.iter().map(|heir| heir.wrap_key(&chance, &drawn).ok());
-        wrapped.collect()
-    }));
-    let (wrapped, rng) = (Arc::clone(keys), rng.clone());
-    node.set_key_wrapper(Box::new(move |to| {
-        to.wrap_key(&rng, &wrapped.to_bytes()).ok()
-    }));
 }
 
 /// Returns what an fsync awaits where other holders are part of its promise.

@@ -118,6 +118,35 @@ pub struct TroubleReport {
     pub advice: String,
 }
 
+/// What a worker of the daemon does in the background.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WorkerReport {
+    /// What it is called.
+    pub name: String,
+    /// The peer that it works for, by its name; absent for one that works for all.
+    pub peer: Option<String>,
+    /// What it is there for.
+    pub does: String,
+    /// `works`, `waits`, `pauses` (after a failure) or `panicked` (it has ended).
+    pub state: String,
+    /// Since when, milliseconds since 1970.
+    pub since_ms: u64,
+    /// What it waits for; absent where it does not wait.
+    pub waits_for: Option<String>,
+    /// When it has done a step last, milliseconds since 1970; absent where it has done none.
+    pub last_ms: Option<u64>,
+    /// How many steps it has done.
+    pub steps: u64,
+    /// What it fails with, or what the panic said; absent where the last step was done.
+    pub error: Option<String>,
+    /// When it failed first, milliseconds since 1970.
+    pub failing_since_ms: Option<u64>,
+    /// How often it has failed since.
+    pub failures: u64,
+    /// When it tries again, milliseconds since 1970; absent where it is not in a pause.
+    pub next_try_ms: Option<u64>,
+}
+
 /// How far the order of the changes is fixed by records of the commit chain.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderReport {

@@ -21,8 +21,10 @@ use super::protection;
 use super::report::SyncReport;
 use super::troubles::Trouble;
 use super::whereabouts::{self, Found};
+use super::workers;
 use crate::base::task::spawn;
-use crate::base::time::{Backoff, sleep, timeout};
+use crate::base::time::{sleep, timeout};
+use crate::base::worker::{Failed, Job, Step, Worker};
 
 /// Longest request line: a path of PATH_MAX bytes in hex, with room.
 const REQUEST_MAX_BYTES: u64 = 64 << 10;
@@ -80,7 +82,8 @@ impl Server {
             });
             troubles.set(Trouble::Control, now);
         };
-        let task = spawn(accept_all(listener, told, move |stream, place| {
+        let workers = Arc::clone(peer.node().workers());
+        let serve = move |stream, place| {
             let (peer, surroundings) = (Arc::clone(&peer), Arc::clone(&surroundings));
             spawn(async move {
                 if let Err(error) = serve(stream, &peer, &surroundings).await {
@@ -88,7 +91,8 @@ impl Server {
                 }
                 drop(place);
             });
-        }));
+        };
+        let task = spawn(workers.run(Admission::new(listener, told, serve)));
         Ok(Self { path, task })
     }
 }
@@ -102,7 +106,7 @@ impl Drop for Server {
 
 /// What clients come in by.
 #[async_trait]
-trait Door: Send {
+trait Door: Send + 'static {
     /// A client.
     type Client: Send;
 
@@ -118,34 +122,72 @@ impl Door for UnixListener {
     }
 }
 
-/// Takes clients in for as long as it is polled, at most [`CLIENTS_MAX`] at once: further ones wait
-/// outside, where they cost nothing.
+/// The worker that takes clients in, at most [`CLIENTS_MAX`] at once: further ones wait outside, where
+/// they cost nothing.
 ///
 /// `told` hears of each attempt, whether and why it failed.
-async fn accept_all<D: Door>(
-    mut door: D,
-    told: impl Fn(Option<&std::io::Error>),
-    serve: impl Fn(D::Client, OwnedSemaphorePermit),
-) {
-    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
-    let mut backoff = Backoff::new(ACCEPT_AGAIN, ACCEPT_AGAIN_MAX);
-    loop {
+struct Admission<D: Door, T, S> {
+    door: D,
+    told: T,
+    serve: S,
+    places: Arc<Semaphore>,
+    /// Who came, or why nobody can.
+    next: Option<(std::io::Result<D::Client>, OwnedSemaphorePermit)>,
+    begun: bool,
+}
+
+impl<D: Door, T, S> Admission<D, T, S> {
+    fn new(door: D, told: T, serve: S) -> Self {
+        Self {
+            door,
+            told,
+            serve,
+            places: Arc::new(Semaphore::new(CLIENTS_MAX)),
+            next: None,
+            begun: false,
+        }
+    }
+
+    async fn attend(&mut self) {
         // The semaphore is never closed.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
-        match door.accept().await {
-            Ok(client) => {
-                backoff.reset();
-                told(None);
-                serve(client, place);
+        if let Ok(place) = Arc::clone(&self.places).acquire_owned().await {
+            self.next = Some((self.door.accept().await, place));
+        }
+    }
+}
+
+impl<D, T, S> Worker for Admission<D, T, S>
+where
+    D: Door,
+    T: Fn(Option<&std::io::Error>) + Send + Sync + 'static,
+    S: Fn(D::Client, OwnedSemaphorePermit) + Send + Sync + 'static,
+{
+    fn job(&self) -> Job {
+        Job::new("control", "answers commands").again(ACCEPT_AGAIN, ACCEPT_AGAIN_MAX)
+    }
+
+    async fn step(&mut self) -> Result<Step, Failed> {
+        // After a failure it is tried again at once: only a client shows that it works.
+        if self.next.is_none() && std::mem::replace(&mut self.begun, true) {
+            self.attend().await;
+        }
+        match self.next.take() {
+            Some((Ok(client), place)) => {
+                (self.told)(None);
+                (self.serve)(client, place);
             }
             // Of descriptors or memory there will be some again.
-            Err(error) => {
-                told(Some(&error));
-                sleep(backoff.failed()).await;
+            Some((Err(error), _)) => {
+                (self.told)(Some(&error));
+                return Err(error.into());
             }
+            None => {}
         }
+        Ok(Step::Idle("commands"))
+    }
+
+    async fn wait(&mut self) {
+        self.attend().await;
     }
 }
 
@@ -195,6 +237,7 @@ async fn send(write: &mut (impl AsyncWriteExt + Unpin), reply: &Reply) -> std::i
 async fn answer(peer: &Arc<Peer>, surroundings: &Surroundings, request: Request) -> Reply {
     let result = match request {
         Request::Status { path: None } => facts::status(peer, surroundings).and_then(value),
+        Request::Workers => value(workers::list(peer)),
         Request::Peers => value(facts::peers(peer)),
         Request::Members => value(members::list(peer)),
         Request::Conflicts => facts::conflicts(peer).and_then(value),
@@ -359,6 +402,8 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
+    use crate::base::time::SimClock;
+    use crate::base::worker::Workers;
 
     /// Fails three times of four, and has so many clients.
     struct Rough {
@@ -394,14 +439,12 @@ mod tests {
             clients: 3 * CLIENTS_MAX,
         };
         let (counted, kept) = (Arc::clone(&served), Arc::clone(&places));
-        let accepting = spawn(accept_all(
-            door,
-            |_| {},
-            move |_, place| {
-                counted.fetch_add(1, Ordering::Relaxed);
-                kept.lock().push(place);
-            },
-        ));
+        let serve = move |_, place| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            kept.lock().push(place);
+        };
+        let workers = Workers::new(SimClock::new(0));
+        let accepting = spawn(workers.run(Admission::new(door, |_| {}, serve)));
         for round in 1..=3 {
             sleep(Duration::from_secs(600)).await;
             assert_eq!(served.load(Ordering::Relaxed), round * CLIENTS_MAX);

@@ -163,3 +163,42 @@ fn two_who_write_one_file_apart_keep_both_and_it_is_told() {
         }
     });
 }
+
+#[test]
+fn what_the_daemon_does_in_the_background_is_listed() {
+    scenario("workers", 3 * MINUTES, |s| {
+        let mut a = s.peer("a");
+        a.mount(&Start::new_volume());
+        fs::write(a.path("file"), "x").expect("written");
+        wait_until("the change is sealed, and all wait again", MINUTES, || {
+            let workers = a.facts(&["status", "--workers"]);
+            let workers = workers.as_array()?;
+            let all = workers.iter();
+            let done = all.filter(|worker| worker["last_ms"].is_u64() && worker["error"].is_null());
+            (workers.len() > 10 && done.count() == workers.len()).then_some(())
+        });
+        let workers = a.facts(&["status", "--workers"]);
+        let workers = workers.as_array().expect("a list");
+        for name in ["publish", "fold", "write-out", "chain", "dial", "control"] {
+            let worker = workers.iter().find(|worker| worker["name"] == name);
+            let worker = worker.unwrap_or_else(|| panic!("{name} in {workers:?}"));
+            assert!(worker["since_ms"].is_u64() && worker["steps"].is_u64());
+            assert!(!text(&worker["does"]).is_empty());
+            assert_eq!(worker["failures"], 0, "{worker}");
+        }
+        let told = a.dfs(&["status", "--workers"]).stdout_text();
+        assert!(
+            told.contains("hands the changes made here to the others"),
+            "{told}"
+        );
+        assert!(
+            told.contains("waits for changes of programs here; last step"),
+            "{told}"
+        );
+        let of_a_file = mount_tests::Command::new(machine::program("dfs"))
+            .args(["status", "--workers"])
+            .arg(a.path("file"))
+            .run();
+        assert_eq!(of_a_file.status.code(), Some(2), "{of_a_file}");
+    });
+}

@@ -7,6 +7,7 @@
 mod members;
 mod seeds;
 mod voters;
+mod workers;
 
 use std::time::Duration;
 

@@ -10,6 +10,8 @@
 //! describes the bytes.
 
 mod core;
+mod drive;
+mod ends;
 mod fence;
 mod fork;
 mod keep;
@@ -18,18 +20,21 @@ mod message;
 mod naming;
 mod record;
 mod row;
+mod stored;
 mod vote;
 
 pub use self::core::Output;
+pub use drive::{Outcome, Proposal};
 pub use fence::{Ending, Fence, Pasts, Roll};
 pub use fork::Footing;
-pub use keep::{Chain, Founding, Outcome, Proposal};
+pub use keep::Chain;
 pub use liveness::{Agreement, BEAT};
 pub use message::{Letter, Message};
 pub use record::{
     ENDED_MAX, Record, RecordBody, SEGMENTS_MAX, STATEMENTS_MAX, SegmentName, VOTERS_MAX, Voter,
 };
 pub use row::{Row, Tip};
+pub use stored::Founding;
 pub use vote::{Ballot, Certificate, Notary, VOTE_DOMAIN, Vote};
 
 #[cfg(test)]

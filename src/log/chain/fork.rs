@@ -9,10 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use super::drive::Outcome;
 use super::fence::Pasts;
-use super::keep::{Chain, Link, Outcome, State, put_row};
+use super::keep::{Chain, State};
 use super::record::Record;
 use super::row::Tip;
+use super::stored::{Link, put_row};
 use super::vote::Notary;
 use crate::base::{DeviceId, LogId};
 use crate::log::LogError;

@@ -216,20 +216,9 @@ impl Node {
 
     /// Returns a record of a chain that was left, and those before it.
     pub(super) async fn answer_left(self: &Arc<Self>, record: RecordRef, room: u32) -> Response {
-        let node = Arc::clone(self);
-        let read = move || {
-            let room = LINKS_BATCH_BYTES.min(room as usize);
-            node.chain.left_range(record, room, LINKS_MAX)
-        };
-        let links = match self.config.pool.call(read).await {
-            Some(Ok(links)) => links,
-            Some(Err(error)) => {
-                tracing::warn!(%error, "cannot read the chain");
-                Vec::new()
-            }
-            None => Vec::new(),
-        };
-        let links = links.into_iter().filter_map(LinkBytes::new).collect();
-        Response::Chain { links }
+        self.answer_links(room, move |chain, room| {
+            chain.left_range(record, room, LINKS_MAX)
+        })
+        .await
     }
 }

@@ -15,7 +15,7 @@ use crate::base::worker::{Failed, Job, Step, Worker};
 use crate::base::{DeviceId, PeerId};
 use crate::crypto::{Identity, Signature};
 use crate::log::LogError;
-use crate::log::chain::{Notary, Outcome, Proposal, Record, VOTE_DOMAIN, Vote, Voter};
+use crate::log::chain::{Chain, Notary, Outcome, Proposal, Record, VOTE_DOMAIN, Vote, Voter};
 use crate::wire::limits::{LINKS_BATCH_BYTES, LINKS_MAX};
 use crate::wire::{LinkBytes, RecordRef, Response};
 
@@ -366,11 +366,18 @@ impl Node {
 
     /// Returns the records behind a number, as many as one message takes.
     pub(super) async fn answer_chain(self: &Arc<Self>, after: u64, room: u32) -> Response {
+        self.answer_links(room, move |chain, room| chain.range(after, room, LINKS_MAX))
+            .await
+    }
+
+    /// Answers with records that `read` finds in a chain, in as much room as there is.
+    pub(super) async fn answer_links(
+        self: &Arc<Self>,
+        room: u32,
+        read: impl FnOnce(&Chain, usize) -> Result<Vec<Vec<u8>>, LogError> + Send + 'static,
+    ) -> Response {
         let node = Arc::clone(self);
-        let read = move || {
-            let room = LINKS_BATCH_BYTES.min(room as usize);
-            node.chain.range(after, room, LINKS_MAX)
-        };
+        let read = move || read(&node.chain, LINKS_BATCH_BYTES.min(room as usize));
         let links = match self.config.pool.call(read).await {
             Some(Ok(links)) => links,
             Some(Err(error)) => {

@@ -5,10 +5,9 @@
 //! to wait, as whoever knows it folds it; the second is skipped by all alike.
 
 use super::op::OpKind;
-use super::shape::OP_KINDS;
 use super::{Result, VolumeError};
-use crate::base::Stamp;
 use crate::base::limits::SEGMENT_BODY_MAX_BYTES;
+use crate::base::{Stamp, variants};
 use crate::store::codec;
 use crate::wire::SegmentHeader;
 
@@ -82,8 +81,9 @@ pub(super) fn open(plain: &[u8], header: &SegmentHeader) -> Result<Vec<(Stamp, O
     // rest is known is looked at first, and then the log waits for who knows it all.
     let numbers = ops.iter().map(|(_, op)| codec::take_number(&mut &**op));
     let newest = numbers.flatten().max().unwrap_or(0);
-    if newest >= OP_KINDS.into() {
-        let known = u64::from(OP_KINDS) - 1;
+    // An op begins with the number of its kind, from 0.
+    let known = u64::from(variants::count::<OpKind>()).saturating_sub(1);
+    if newest > known {
         return Err(too_new("newest kind of change", newest, known));
     }
     let ops = ops.into_iter().map(|(stamp, op)| {

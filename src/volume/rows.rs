@@ -303,6 +303,9 @@ fn take_op(rest: &mut &[u8]) -> Result<OpId> {
 }
 
 #[cfg(test)]
+mod stored;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::base::Stamp;

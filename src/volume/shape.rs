@@ -43,10 +43,6 @@ enum Content<'a> {
     Appended(&'a Append),
 }
 
-/// How many kinds of ops there are. An op begins with the number of its kind, from 0; one of a greater
-/// number is from a newer program.
-pub(super) const OP_KINDS: u32 = 13;
-
 /// What an op takes beside its contents: its numbers, times and lengths.
 const OP_ROOM_BYTES: usize = 256;
 

@@ -17,7 +17,7 @@ use super::limits::{
 };
 use super::record::SignedRecord;
 use super::segment::{RecordRef, SealedSegment};
-use crate::base::{LogId, VolumeId};
+use crate::base::{LogId, VolumeId, variants};
 use crate::crypto::PublicIdentity;
 
 /// For each log the number of the last segment that is here, all before it included.
@@ -32,11 +32,8 @@ pub type LinkBytes = BoundedBytes<LINK_MAX_BYTES>;
 /// A letter between those who decide records, encoded; nothing is checked yet.
 pub type LetterBytes = BoundedBytes<LETTER_MAX_BYTES>;
 
-/// How many kinds of requests there are, and which of them is one of [`ChunkRequest`].
-const REQUEST_KINDS: Kinds = Kinds {
-    count: 23,
-    nested: (10, 5),
-};
+/// Which request is one of [`ChunkRequest`].
+const CHUNK_REQUEST: u32 = 10;
 
 /// What one peer asks another.
 ///
@@ -377,8 +374,14 @@ impl Request {
     /// [`WireError::Unknown`] where only a newer program can tell what it is.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         codec::decode(bytes, "a request").map_err(|error| match error {
-            WireError::Malformed { .. } => codec::unknown_kind(bytes, &REQUEST_KINDS)
-                .map_or(error, |found| WireError::Unknown { found }),
+            WireError::Malformed { .. } => {
+                let kinds = Kinds {
+                    count: variants::count::<Self>(),
+                    nested: (CHUNK_REQUEST, variants::count::<ChunkRequest>()),
+                };
+                codec::unknown_kind(bytes, &kinds)
+                    .map_or(error, |found| WireError::Unknown { found })
+            }
             error => error,
         })
     }

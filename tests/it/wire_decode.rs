@@ -1,11 +1,13 @@
 //! Whatever bytes arrive, decoding neither panics nor fills memory, and messages round-trip.
 
+mod stored;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 use dfs::base::limits::MESSAGE_BODY_MAX_BYTES;
-use dfs::base::{ChunkId, DeviceId, LogId, PeerId, Stamp, VolumeId};
+use dfs::base::{ChunkId, DeviceId, LogId, PeerId, Stamp, VolumeId, variants};
 use dfs::crypto::{PublicIdentity, Signature};
 use dfs::wire::bounded::BoundedBytes;
 use dfs::wire::{
@@ -326,43 +328,9 @@ fn other_versions_are_told_apart() {
     ));
 }
 
-/// Returns how many variants an enum has.
-fn variant_count<T: serde::de::DeserializeOwned>() -> usize {
-    struct Count(usize);
-    impl<'de> serde::Deserializer<'de> for &mut Count {
-        type Error = serde::de::value::Error;
-
-        fn deserialize_any<V: serde::de::Visitor<'de>>(
-            self,
-            _: V,
-        ) -> Result<V::Value, Self::Error> {
-            Err(serde::de::Error::custom("not an enum"))
-        }
-
-        fn deserialize_enum<V: serde::de::Visitor<'de>>(
-            self,
-            _: &'static str,
-            variants: &'static [&'static str],
-            _: V,
-        ) -> Result<V::Value, Self::Error> {
-            self.0 = variants.len();
-            Err(serde::de::Error::custom("only the number is wanted"))
-        }
-
-        serde::forward_to_deserialize_any! {
-            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf
-            option unit unit_struct newtype_struct seq tuple tuple_struct map struct identifier
-            ignored_any
-        }
-    }
-    let mut count = Count(0);
-    assert!(T::deserialize(&mut count).is_err());
-    count.0
-}
-
 #[test]
 fn a_kind_of_request_that_is_not_known_is_told_from_what_is_no_request() {
-    let known = variant_count::<Request>() as u8;
+    let known = variants::count::<Request>() as u8;
     for kind in 0..=u8::MAX {
         let (bytes, number) = match kind {
             0..=250 => (vec![WIRE_VERSION, kind, 7, 7], u32::from(kind)),
@@ -373,7 +341,7 @@ fn a_kind_of_request_that_is_not_known_is_told_from_what_is_no_request() {
         let decoded = Request::decode(&bytes);
         assert_eq!(decoded == unknown, kind >= known, "{kind}: {decoded:?}");
     }
-    let known = variant_count::<ChunkRequest>() as u8;
+    let known = variants::count::<ChunkRequest>() as u8;
     for kind in 0..=250 {
         let decoded = Request::decode(&[WIRE_VERSION, 10, kind, 1]);
         let unknown = Err(WireError::Unknown { found: kind.into() });

@@ -1,12 +1,9 @@
 //! The bytes of every kind of op, and bodies that do not decode or are of a newer program.
 
 use bytes::Bytes;
-use serde::Deserialize;
-use serde::de::{Deserializer, Error, Visitor};
 
 use super::*;
-use crate::base::id::to_hex;
-use crate::base::{ChunkId, DeviceId, Ino, LogId, OpId, Timespec, VolumeId};
+use crate::base::{ChunkId, DeviceId, Ino, LogId, OpId, Timespec, VolumeId, stored};
 use crate::volume::{Append, Create, FileKind, Piece, Place, Replaced, Source, Write, ino_of};
 use crate::wire::RecordRef;
 
@@ -194,76 +191,20 @@ fn every_kind() -> Vec<OpKind> {
 /// one line for each of [`every_kind`]. Lines are added at the end, and never changed.
 const STORED: &str = include_str!("../../../docs/ops.txt");
 
-/// Returns what the kinds of ops are called, in their order.
-fn kind_names() -> &'static [&'static str] {
-    struct Names(&'static [&'static str]);
-    impl<'de> Deserializer<'de> for &mut Names {
-        type Error = serde::de::value::Error;
-
-        fn deserialize_any<V: Visitor<'de>>(
-            self,
-            _: V,
-        ) -> std::result::Result<V::Value, Self::Error> {
-            Err(Self::Error::custom("not an enum"))
-        }
-
-        fn deserialize_enum<V: Visitor<'de>>(
-            self,
-            _: &'static str,
-            variants: &'static [&'static str],
-            _: V,
-        ) -> std::result::Result<V::Value, Self::Error> {
-            self.0 = variants;
-            Err(Self::Error::custom("only its names are wanted"))
-        }
-
-        serde::forward_to_deserialize_any! {
-            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf
-            option unit unit_struct newtype_struct seq tuple tuple_struct map struct identifier
-            ignored_any
-        }
-    }
-    let mut names = Names(&[]);
-    assert!(OpKind::deserialize(&mut names).is_err());
-    names.0
-}
-
-/// Returns name and hex of each stored line.
-fn stored() -> Vec<(&'static str, &'static str)> {
-    let lines = STORED.lines().filter(|line| !line.starts_with('#'));
-    lines.map(|line| line.split_once(' ').unwrap()).collect()
-}
-
 #[test]
 fn every_kind_of_op_has_the_bytes_that_it_always_had() {
-    let names = kind_names();
-    assert_eq!(names.len(), OP_KINDS as usize, "OP_KINDS counts the kinds");
-    let ours: Vec<(&str, String)> = every_kind()
-        .iter()
-        .map(|kind| {
-            let bytes = codec::encode(kind);
-            (names[usize::from(bytes[0])], to_hex(&bytes))
-        })
-        .collect();
-    let as_text: Vec<String> = ours.iter().map(|(n, hex)| format!("{n} {hex}")).collect();
-    let ours: Vec<(&str, &str)> = ours.iter().map(|(n, hex)| (*n, hex.as_str())).collect();
-    assert!(
-        ours == stored(),
-        "docs/ops.txt has other ops than these:\n{}",
-        as_text.join("\n")
-    );
-    for name in names {
-        assert!(ours.iter().any(|(ours, _)| ours == name), "no {name}");
-    }
-    for (kind, (_, hex)) in every_kind().iter().zip(stored()) {
-        let decoded: OpKind = codec::decode(&from_hex(hex), 4096).unwrap();
+    let names = variants::names::<OpKind>();
+    let kinds = every_kind();
+    let samples = kinds.iter().map(|kind| {
+        let bytes = codec::encode(kind);
+        (names[usize::from(bytes[0])], bytes)
+    });
+    let samples: Vec<(&str, Vec<u8>)> = samples.collect();
+    let stored = stored::check("docs/ops.txt", STORED, names, &samples);
+    for (kind, bytes) in kinds.iter().zip(stored) {
+        let decoded: OpKind = codec::decode(&bytes, 4096).unwrap();
         assert_eq!(&decoded, kind);
     }
-}
-
-fn from_hex(hex: &str) -> Vec<u8> {
-    let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
-    (0..hex.len()).step_by(2).map(byte).collect()
 }
 
 #[test]

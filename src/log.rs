@@ -109,6 +109,12 @@ pub enum LogError {
         /// The newest version that is known here.
         known: u8,
     },
+    /// A voter says what only a newer program knows.
+    #[error("a voter says what takes a newer dfs (kind {kind}): update dfs")]
+    UnknownMessage {
+        /// The number of what it says.
+        kind: u32,
+    },
     /// No majority of the voters signed the record.
     #[error("record {number} of era {era} is not signed by a majority of its voters")]
     Uncertified {

@@ -764,5 +764,6 @@ fn info(member: &Member, peer: &Peer) -> PeerInfo {
         vector: peer.vector.clone(),
         refusal: peer.refusal.clone(),
         refuses_log: peer.refuses_log,
+        says_newer: session.is_some_and(|session| session.says_newer()),
     }
 }

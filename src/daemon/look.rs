@@ -289,10 +289,18 @@ fn look_at_peers(troubles: &Arc<Troubles>, peers: &[PeerInfo]) {
     let of = |id| peers.iter().find(|peer| peer.id == id);
     troubles.clear_all(|trouble| match trouble {
         Trouble::Refused(id) => of(*id).is_none_or(|peer| peer.refusal.is_none()),
+        Trouble::Newer(id) => of(*id).is_none_or(|peer| !peer.says_newer),
         Trouble::LogRefused(id) => of(*id).is_none_or(|peer| peer.refuses_log.is_none()),
         _ => false,
     });
     for peer in peers {
+        if peer.says_newer {
+            let what = format!(
+                "{} hands on what was written by a newer dfs, and what this one does not know",
+                peer.name
+            );
+            troubles.note(Trouble::Newer(peer.id), what, "update dfs on this machine");
+        }
         if let Some(refusal) = &peer.refusal {
             let what = format!("{} refuses: {refusal}", peer.name);
             troubles.note(

@@ -444,7 +444,8 @@ mod tests {
             kept.lock().push(place);
         };
         let workers = Workers::new(SimClock::new(0));
-        let accepting = spawn(workers.run(Admission::new(door, |_| {}, serve)));
+        let accepting =
+            spawn(workers.run(Admission::new(door, |_: Option<&std::io::Error>| {}, serve)));
         for round in 1..=3 {
             sleep(Duration::from_secs(600)).await;
             assert_eq!(served.load(Ordering::Relaxed), round * CLIENTS_MAX);

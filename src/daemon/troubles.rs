@@ -63,6 +63,8 @@ pub enum Trouble {
     Rows,
     /// A member makes something else of the same changes.
     Unequal(PeerId),
+    /// A peer says what only a newer program knows.
+    Newer(PeerId),
 }
 
 /// One entry.

@@ -89,6 +89,8 @@ pub struct PeerInfo {
     pub refusal: Option<Refusal>,
     /// Why it does not take this peer's log, where it does not.
     pub refuses_log: Option<LogRefusal>,
+    /// Whether it said what only a newer program than this knows, since its session stands.
+    pub says_newer: bool,
 }
 
 /// Serves what other peers ask about chunks.

@@ -160,9 +160,17 @@ impl Node {
     ) {
         for bytes in letters {
             let bytes = bytes.into_inner();
-            let Ok(letter) = Letter::from_bytes(&bytes) else {
-                self.strike(session, 1);
-                return;
+            let letter = match Letter::from_bytes(&bytes) {
+                Ok(letter) => letter,
+                // Who says it is a newer program, or hands on what one says.
+                Err(LogError::UnknownMessage { .. } | LogError::RecordTooNew { .. }) => {
+                    session.note_newer();
+                    continue;
+                }
+                Err(_) => {
+                    self.strike(session, 1);
+                    return;
+                }
             };
             let roster = self.roster();
             let is_member = |device: DeviceId| {

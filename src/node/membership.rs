@@ -32,6 +32,8 @@ pub(super) struct Change {
     pub(super) new: Vec<StatementBytes>,
     /// Statements that were malformed or not authentic.
     pub(super) refused: usize,
+    /// Statements that only a newer program knows.
+    pub(super) newer: usize,
 }
 
 /// Returns the volume that a store belongs to.
@@ -65,7 +67,7 @@ impl Membership {
         })?;
         let mut roster = Roster::empty(volume);
         let merged = roster.merge(statements.iter().map(Vec::as_slice));
-        if merged.refused > 0 || !roster.has_genesis() {
+        if merged.refused + merged.newer > 0 || !roster.has_genesis() {
             return Err(NodeError::DamagedRoster);
         }
         Ok(Self {
@@ -89,6 +91,7 @@ impl Membership {
         let mut change = Change {
             new: Vec::new(),
             refused: merged.refused,
+            newer: merged.newer,
         };
         if merged.added > 0 {
             change.new = self.store(&before, after)?;
@@ -106,8 +109,11 @@ impl Membership {
         let mut after = (*before).clone();
         let issued = issue(&mut after)?;
         let new = self.store(&before, after)?;
-        let refused = 0;
-        Ok((issued, Change { new, refused }))
+        let change = Change {
+            new,
+            ..Change::default()
+        };
+        Ok((issued, change))
     }
 
     fn store(&self, before: &Roster, after: Roster) -> Result<Vec<StatementBytes>, NodeError> {

@@ -189,6 +189,9 @@ impl Node {
                 if let (Some(from), 1..) = (from, change.refused) {
                     self.strike(from, 1);
                 }
+                if let (Some(from), 1..) = (from, change.newer) {
+                    from.note_newer();
+                }
                 self.roster_changed(change, from);
             }
             Some(Err(error)) => tracing::warn!(%error, "cannot store roster statements"),

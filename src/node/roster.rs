@@ -219,6 +219,12 @@ pub enum RosterError {
         /// The newest version that is known here.
         known: u8,
     },
+    /// The statement is of a kind that only a newer release knows.
+    #[error("a roster statement is of kind {kind}, which takes a newer dfs: update dfs")]
+    UnknownClaim {
+        /// The number of its kind.
+        kind: u32,
+    },
     /// A signature or a certificate in a statement does not hold.
     #[error("a roster statement is not authentic: {0}")]
     Signature(CryptoError),
@@ -233,6 +239,8 @@ pub struct Merged {
     pub unattached: usize,
     /// Statements that are malformed, not authentic, or beyond a limit.
     pub refused: usize,
+    /// Statements that only a newer program knows: they count once it is updated.
+    pub newer: usize,
 }
 
 /// What a member says of itself.
@@ -506,6 +514,9 @@ impl Roster {
             match Statement::decode(bytes) {
                 Ok(statement) if self.attached.contains_key(&statement.id) => {}
                 Ok(statement) => came.push(Arc::new(statement)),
+                Err(RosterError::TooNew { .. } | RosterError::UnknownClaim { .. }) => {
+                    merged.newer += 1;
+                }
                 Err(_) => merged.refused += 1,
             }
         }
@@ -554,7 +565,7 @@ impl Roster {
             codec::decode(bytes, ROSTER_MAX_BYTES).map_err(|_| MALFORMED)?;
         let mut roster = Self::empty(volume);
         let merged = roster.merge(statements.iter().map(Vec::as_slice));
-        if version != BYTES_VERSION || merged.refused > 0 {
+        if version != BYTES_VERSION || merged.refused + merged.newer > 0 {
             return Err(MALFORMED);
         }
         Ok(roster)

@@ -178,7 +178,10 @@ impl Node {
             }
             // A newer member cannot know what this one does not. Strangers have no such excuse: they
             // might go on for ever.
-            WireError::Unknown { .. } => (Refusal::Unknown, !session.is_open()),
+            WireError::Unknown { .. } => {
+                session.note_newer();
+                (Refusal::Unknown, !session.is_open())
+            }
             WireError::Empty | WireError::TooLarge { .. } | WireError::Malformed { .. } => {
                 (Refusal::Malformed, true)
             }

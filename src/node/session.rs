@@ -96,6 +96,8 @@ pub(super) struct Session {
     place: Mutex<Option<StrangersPlace>>,
     /// Whether the peer has shown that it knows the volume's id: strangers do not.
     knows_volume: AtomicBool,
+    /// True once the peer said what only a newer program knows.
+    says_newer: AtomicBool,
     /// Requests that were served without a session.
     favours: AtomicU32,
     owner_requests: Semaphore,
@@ -142,6 +144,7 @@ impl Session {
             strikes: AtomicU32::new(0),
             place: Mutex::new(None),
             knows_volume: AtomicBool::new(false),
+            says_newer: AtomicBool::new(false),
             favours: AtomicU32::new(0),
             owner_requests: Semaphore::new(OWNER_REQUESTS_MAX),
             log_wake: Notify::new(),
@@ -267,6 +270,16 @@ impl Session {
     /// Takes note of an offence, and says whether the peer has now committed too many.
     pub(super) fn strike(&self, weight: u32) -> bool {
         self.strikes.fetch_add(weight, Ordering::Relaxed) + weight >= STRIKES_MAX
+    }
+
+    /// Takes note that the peer said what only a newer program knows: no offence, and worth an update here.
+    pub(super) fn note_newer(&self) {
+        self.says_newer.store(true, Ordering::Relaxed);
+    }
+
+    /// Says whether it did.
+    pub(super) fn says_newer(&self) -> bool {
+        self.says_newer.load(Ordering::Relaxed)
     }
 
     pub(super) fn know_volume(&self) {

@@ -462,6 +462,7 @@ fn log_refusal(error: &LogError) -> Option<LogRefusal> {
         | LogError::Corrupt { .. }
         | LogError::MalformedRecord { .. }
         | LogError::RecordTooNew { .. }
+        | LogError::UnknownMessage { .. }
         | LogError::Uncertified { .. }
         | LogError::Store(_) => None,
     }

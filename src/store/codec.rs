@@ -47,11 +47,20 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, Stor
     })
 }
 
-/// Takes a number that [`encode`] made off the front of bytes; `None` where there is none.
-pub fn take_number(bytes: &mut &[u8]) -> Option<u64> {
-    let (number, read) = bincode::serde::decode_from_slice(bytes, standard()).ok()?;
+/// Takes a value that [`encode`] made off the front of bytes; `None` where there is none. For numbers and
+/// what is made of a few.
+pub fn take<T: DeserializeOwned>(bytes: &mut &[u8]) -> Option<T> {
+    let config = standard().with_limit::<TAKEN_MAX_BYTES>();
+    let (value, read) = bincode::serde::decode_from_slice(bytes, config).ok()?;
     *bytes = bytes.get(read..)?;
-    Some(number)
+    Some(value)
+}
+
+const TAKEN_MAX_BYTES: usize = 1 << 10;
+
+/// Takes a number off the front of bytes, as [`take`].
+pub fn take_number(bytes: &mut &[u8]) -> Option<u64> {
+    take(bytes)
 }
 
 fn with_config<T: DeserializeOwned, const N: usize>(

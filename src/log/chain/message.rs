@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record::Record;
 use super::vote::{Ballot, Certificate};
-use crate::base::{DeviceId, VolumeId};
+use crate::base::{DeviceId, VolumeId, variants};
 use crate::crypto::{Identity, PublicIdentity, Signature};
 use crate::log::LogError;
 use crate::store::codec;
@@ -162,7 +162,8 @@ impl Letter {
     ///
     /// # Errors
     ///
-    /// [`LogError::MalformedRecord`] for what is no letter, [`LogError::RecordTooNew`] for a greater version.
+    /// [`LogError::MalformedRecord`] for what is no letter; [`LogError::RecordTooNew`] for a greater version,
+    /// and [`LogError::UnknownMessage`] where only a newer program knows what is said.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, LogError> {
         let malformed = LogError::MalformedRecord { what: "a letter" };
         match bytes.split_first() {
@@ -171,7 +172,10 @@ impl Letter {
                 known: Self::VERSION,
             }),
             Some((&Self::VERSION, rest)) => {
-                codec::decode(rest, Self::MAX_BYTES - 1).map_err(|_| malformed)
+                codec::decode(rest, Self::MAX_BYTES - 1).map_err(|_| {
+                    let unknown = unknown_kind(rest);
+                    unknown.map_or(malformed, |kind| LogError::UnknownMessage { kind })
+                })
             }
             _ => Err(malformed),
         }
@@ -182,4 +186,11 @@ impl Letter {
         codec::encode_into(&(from, to, message), &mut bytes);
         bytes
     }
+}
+
+/// Returns the number of what a letter says, where that is beyond what is known here.
+fn unknown_kind(letter: &[u8]) -> Option<u32> {
+    let mut rest = letter;
+    let (_, _, kind): (DeviceId, DeviceId, u32) = codec::take(&mut rest)?;
+    (kind >= variants::count::<Message>()).then_some(kind)
 }

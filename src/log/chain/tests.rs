@@ -3,6 +3,7 @@
 mod check;
 mod keep;
 mod rules;
+mod stored;
 mod storm;
 
 use super::{Notary, Record, RecordBody, Row, SegmentName, Tip, Vote, Voter};

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Role, RosterError};
 use crate::base::text::is_unseen;
-use crate::base::{PeerId, Stamp};
+use crate::base::{PeerId, Stamp, variants};
 use crate::crypto::{Identity, PublicIdentity, Signature};
 use crate::store::codec;
 use crate::wire::Vector;
@@ -267,7 +267,10 @@ impl Statement {
                 known: VERSION,
             });
         }
-        let signed: Signed = codec::decode(body, STATEMENT_MAX_BYTES - 1).map_err(|_| MALFORMED)?;
+        let signed: Signed = codec::decode(body, STATEMENT_MAX_BYTES - 1).map_err(|_| {
+            let unknown = unknown_kind(body);
+            unknown.map_or(MALFORMED, |kind| RosterError::UnknownClaim { kind })
+        })?;
         // One statement must have one id, so its encoding must be the canonical one.
         if version != VERSION || codec::encode(&signed) != body {
             return Err(MALFORMED);
@@ -329,6 +332,14 @@ impl Content {
             _ => Ok(()),
         }
     }
+}
+
+/// Returns the number of what a statement claims, where that is beyond what is known here.
+fn unknown_kind(body: &[u8]) -> Option<u32> {
+    type Before = (Option<StatementId>, Option<StatementId>, Stamp);
+    let mut rest = body;
+    let (_, kind): (Before, u32) = codec::take(&mut rest)?;
+    (kind >= variants::count::<Claim>()).then_some(kind)
 }
 
 /// Checks that a name can be shown: neither blank nor long, and every character in it is seen.

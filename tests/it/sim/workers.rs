@@ -79,7 +79,7 @@ fn each_worker_is_listed_and_waits_for_something_that_is_named() {
 #[test]
 fn a_worker_that_fails_says_why_and_since_when_and_goes_on_by_itself() {
     simulate(62, |seed| async move {
-        let mut cluster = Cluster::new(seed, 2, 0).await;
+        let cluster = Cluster::new(seed, 2, 0).await;
         cluster.settle().await;
         let began_ms = cluster.peer(0).clock().wall_ms();
         cluster.try_write(0, b"note", b"some words").unwrap();

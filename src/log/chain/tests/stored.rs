@@ -1,0 +1,165 @@
+//! The bytes of records, votes, certificates, rows of voters, and of each thing that voters say.
+
+use crate::base::{DeviceId, LogId, stored, variants};
+use crate::crypto::Signature;
+use crate::log::LogError;
+use crate::log::chain::stored::Link;
+use crate::log::chain::{
+    Ballot, Certificate, Letter, Message, Record, RecordBody, Row, SegmentName, Tip, Vote, Voter,
+};
+use crate::store::codec;
+use crate::wire::RecordRef;
+
+const STORED: &str = include_str!("../../../../docs/chain.txt");
+
+fn voter(device: u64) -> Voter {
+    Voter {
+        device: DeviceId(device),
+        incarnation: 0x1234,
+    }
+}
+
+fn record() -> Record {
+    let body = RecordBody {
+        era: 1,
+        number: 300,
+        prev: [2; 32],
+        segments: vec![SegmentName {
+            log: LogId(0x0123_4567_89ab_cdef),
+            seg_no: 4,
+            hash: [5; 32],
+        }],
+        ended: vec![LogId(6), LogId(7)],
+        statements: vec![[8; 32]],
+        base_line: 250,
+        time_ms: 1 << 40,
+        voters: vec![voter(9), voter(10), voter(11)],
+        is_checkpoint: false,
+    };
+    Record::new(body).unwrap()
+}
+
+fn ballot() -> Ballot {
+    Ballot {
+        round: 12,
+        leader: DeviceId(9),
+    }
+}
+
+fn certificate() -> Certificate {
+    let ballot = ballot();
+    let vote = |device, byte| (DeviceId(device), Signature([byte; 64]));
+    let votes = vec![vote(9, 13), vote(10, 14)];
+    Certificate { ballot, votes }
+}
+
+fn messages() -> Vec<Message> {
+    let (record, ballot) = (record(), ballot());
+    let after = RecordRef {
+        era: 1,
+        number: 299,
+        hash: [2; 32],
+    };
+    let (accepted, promised) = (Some((ballot, record.clone())), ballot);
+    let (round, nonce) = (15, 16);
+    vec![
+        Message::Prepare { after, ballot },
+        Message::Promise {
+            after,
+            ballot,
+            accepted: accepted.clone(),
+        },
+        Message::Accept {
+            ballot,
+            record: record.clone(),
+        },
+        Message::Accepted {
+            after,
+            ballot,
+            hash: record.hash(),
+            signature: Signature([17; 64]),
+        },
+        Message::Decided {
+            record,
+            certificate: certificate(),
+        },
+        Message::Refused { promised },
+        Message::Behind { have: after },
+        Message::Recall { after, nonce },
+        Message::Recalled {
+            after,
+            nonce,
+            promised,
+            accepted,
+        },
+        Message::Beat { after, ballot },
+        Message::Heard { ballot },
+        Message::Ask { after, round },
+        Message::Would { after, round },
+    ]
+}
+
+/// Returns a letter as its form says; nobody signed it.
+fn letter(message: &Message) -> Vec<u8> {
+    let (from, to, signature) = (DeviceId(9), DeviceId(10), Signature([18; 64]));
+    let mut bytes = vec![1];
+    codec::encode_into(&(from, to, message, signature), &mut bytes);
+    bytes
+}
+
+#[test]
+fn what_the_chain_stores_and_says_has_the_bytes_that_it_always_had() {
+    let record = record();
+    let row = Row {
+        own: voter(9),
+        tip: Tip::of(&record),
+        promised: ballot(),
+        accepted: Some((ballot(), record.clone())),
+        is_unsure: true,
+    };
+    let link = Link {
+        record: record.clone(),
+        certificate: certificate(),
+    };
+    let vote = Vote::new(crate::base::VolumeId([19; 32]), &record, ballot());
+    let mut samples = vec![
+        ("record", record.to_bytes()),
+        ("hash", record.hash().to_vec()),
+        ("vote", vote.to_bytes()),
+        ("link", codec::encode(&link)),
+        ("row", row.to_bytes()),
+    ];
+    let names = variants::names::<Message>();
+    let messages = messages();
+    for message in &messages {
+        let kind = usize::from(codec::encode(message)[0]);
+        samples.push((names[kind], letter(message)));
+    }
+    let bytes = stored::check("docs/chain.txt", STORED, names, &samples);
+    assert_eq!(Record::from_bytes(&bytes[0]).unwrap(), record);
+    assert_eq!(Row::from_bytes(&bytes[4]).unwrap(), row);
+    for (message, bytes) in messages.iter().zip(&bytes[5..]) {
+        let letter = Letter::from_bytes(bytes).unwrap();
+        assert_eq!(&letter.message, message);
+        assert_eq!(&letter.to_bytes(), bytes);
+    }
+}
+
+#[test]
+fn a_letter_that_says_what_is_not_known_is_told_from_what_is_no_letter() {
+    let known = variants::count::<Message>();
+    for kind in 0..=250 {
+        let mut bytes = vec![1];
+        codec::encode_into(&(DeviceId(9), DeviceId(10), kind), &mut bytes);
+        let read = Letter::from_bytes(&bytes);
+        let is_unknown = matches!(read, Err(LogError::UnknownMessage { kind: of }) if of == kind);
+        assert_eq!(is_unknown, kind >= known, "{kind}: {read:?}");
+    }
+    for bytes in [&[][..], &[1], &[1, 9], &[0, 9, 10, 200]] {
+        let read = Letter::from_bytes(bytes);
+        assert!(
+            matches!(read, Err(LogError::MalformedRecord { .. })),
+            "{read:?}"
+        );
+    }
+}

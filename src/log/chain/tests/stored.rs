@@ -10,8 +10,6 @@ use crate::log::chain::{
 use crate::store::codec;
 use crate::wire::RecordRef;
 
-const STORED: &str = include_str!("../../../../docs/chain.txt");
-
 fn voter(device: u64) -> Voter {
     Voter {
         device: DeviceId(device),
@@ -135,7 +133,7 @@ fn what_the_chain_stores_and_says_has_the_bytes_that_it_always_had() {
         let kind = usize::from(codec::encode(message)[0]);
         samples.push((names[kind], letter(message)));
     }
-    let bytes = stored::check("docs/chain.txt", STORED, names, &samples);
+    let bytes = stored::check("docs/chain.txt", names, &samples);
     assert_eq!(Record::from_bytes(&bytes[0]).unwrap(), record);
     assert_eq!(Row::from_bytes(&bytes[4]).unwrap(), row);
     for (message, bytes) in messages.iter().zip(&bytes[5..]) {

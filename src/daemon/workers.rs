@@ -93,7 +93,7 @@ fn report(peer: &Peer, status: WorkerStatus) -> WorkerReport {
         waits_for,
         last_ms,
         steps,
-        error: panic.or(failing.map(|failing| failing.why)),
+        error: panic.or_else(|| failing.map(|failing| failing.why)),
         failing_since_ms,
         failures,
         next_try_ms,

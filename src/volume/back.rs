@@ -5,7 +5,7 @@
 
 use super::fold::{conflict_name, label};
 use super::op::{Create, OpKind, Write};
-use super::rows::{RowKey, Value};
+use super::rows::{Removed, RowKey, Value};
 use super::types::{Extent, FileKind, Inode, Piece, Place, Source};
 use super::{Result, Volume, Writer};
 use crate::base::{Ino, Timespec};
@@ -28,7 +28,7 @@ impl Volume {
         };
         let row = self.view.row(&RowKey::Orphan(inode.ino))?;
         Ok(match row.as_deref().map(|row| &row.value) {
-            Some(Value::Orphan(by)) => self.device_of(by.log) != self.device,
+            Some(Value::Orphan(Removed { by, .. })) => self.device_of(by.log) != self.device,
             _ => false,
         })
     }

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use super::acl::Acl;
 use super::op::OpKind;
 use super::overlay::{Base, Effects, Room, Tx};
-use super::rows::{Fork, RowKey, Value, Xattr};
+use super::rows::{Fork, Removed, RowKey, Value, Xattr};
 use super::sight::Sight;
 use super::types::{Cells, Conflict, ConflictKind, Dirent, FileKind, Inode, Kin, Place};
 use super::view::{is_private, name_scope};
@@ -223,7 +223,7 @@ impl Fold<'_> {
     /// folded, or the base line passed: nothing brings it back, also where its rows are still here.
     fn is_gone(&mut self, ino: Ino) -> Result<bool> {
         Ok(match self.tx.get(RowKey::Orphan(ino))? {
-            Some(Value::Orphan(by)) => {
+            Some(Value::Orphan(Removed { by, .. })) => {
                 let by = *by;
                 self.tx.is_settled(by) || self.tx.rank(by).record <= self.sight.record()
             }

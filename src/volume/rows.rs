@@ -47,6 +47,15 @@ pub(super) enum Fork {
     Joined,
 }
 
+/// What took the last name off a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Removed {
+    /// The op that did.
+    pub(super) by: OpId,
+    /// The op from which the node had that name.
+    pub(super) had: OpId,
+}
+
 /// An extended attribute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Xattr {
@@ -71,8 +80,8 @@ pub(super) enum Value {
     Xattr(Xattr),
     /// Of [`RowKey::Link`].
     Link(Place),
-    /// Of [`RowKey::Orphan`]: the op that took the last name.
-    Orphan(OpId),
+    /// Of [`RowKey::Orphan`].
+    Orphan(Removed),
     /// Of [`RowKey::Alias`].
     Alias(Ino),
     /// Of [`RowKey::Fork`].

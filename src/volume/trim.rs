@@ -7,7 +7,7 @@ use parking_lot::MutexGuard;
 
 use super::overlay::Overlay;
 use super::record::Record;
-use super::rows::{RowKey, Value};
+use super::rows::{Removed, RowKey, Value};
 use super::settled::{Settled, Trimmed};
 use super::state::State;
 use super::{Result, Volume};
@@ -173,7 +173,7 @@ impl Volume {
                 return ControlFlow::Break(());
             }
             seen += 1;
-            if let (RowKey::Orphan(ino), Value::Orphan(by)) = (key, &row.value)
+            if let (RowKey::Orphan(ino), Value::Orphan(Removed { by, .. })) = (key, &row.value)
                 && settled.has(*by)
                 && !self.is_held(ino)
             {
@@ -188,7 +188,7 @@ impl Volume {
     fn is_reapable(&self, ino: Ino, state: &State) -> Result<bool> {
         let row = self.view.row(&RowKey::Orphan(ino))?;
         Ok(match row.as_ref().map(|row| &row.value) {
-            Some(Value::Orphan(by)) => state.settled().has(*by),
+            Some(Value::Orphan(Removed { by, .. })) => state.settled().has(*by),
             _ => false,
         })
     }

@@ -344,7 +344,7 @@ impl Fold<'_> {
     /// Brings a removed file back that someone wrote who did not know.
     fn revive(&mut self, ino: Ino, home: Option<Place>, time: Timespec) -> Result<()> {
         let place = self.beside(home, ino, time)?;
-        self.place(ino, &place, time)?;
+        self.put_back(ino, &place, time)?;
         self.conflict(ConflictKind::WriteAgainstUnlink, ino, Some(place))
     }
 

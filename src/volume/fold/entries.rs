@@ -115,7 +115,7 @@ impl Fold<'_> {
 
     /// Moves the times of a directory on, from which nothing was removed after all: where the op was
     /// issued they have moved.
-    fn stays(&mut self, at: &Place, time: Timespec) -> Result<()> {
+    pub(super) fn stays(&mut self, at: &Place, time: Timespec) -> Result<()> {
         match self.inode(at.parent)? {
             Some(dir) if dir.is_dir() => self.touch_dir(dir.ino, 0, 0, time),
             _ => Ok(()),
@@ -150,9 +150,9 @@ impl Fold<'_> {
         if node.nlink <= 1 && self.leave_unseen(&node)? {
             return self.conflict(ConflictKind::WriteAgainstUnlink, node.ino, Some(place));
         }
-        self.detach(node.ino, &place, time)?;
+        let had = self.detach(node.ino, &place, time)?;
         self.settle(node.ino, &place)?;
-        self.bury(node.ino)?;
+        self.bury(node.ino, had)?;
         self.succeed(node.ino, &place, time)?;
         // What has a name less may be one with another now.
         if node.nlink > 1 && (node.conflict.is_some() || !node.kin.beside.is_empty()) {
@@ -169,9 +169,9 @@ impl Fold<'_> {
         let Some(home) = node.home.filter(|_| node.nlink == 1 && node.version == saw) else {
             return Ok(());
         };
-        self.detach(ino, &home, time)?;
+        let had = self.detach(ino, &home, time)?;
         self.settle(ino, &home)?;
-        self.bury(ino)
+        self.bury(ino, had)
     }
 
     pub(super) fn rmdir(&mut self, from: &Place, ino: Ino, time: Timespec) -> Result<()> {
@@ -182,8 +182,8 @@ impl Fold<'_> {
         if node.entries > 0 {
             return self.conflict(ConflictKind::RmdirDropped, node.ino, Some(place));
         }
-        self.detach(node.ino, &place, time)?;
+        let had = self.detach(node.ino, &place, time)?;
         self.settle(node.ino, &place)?;
-        self.bury(node.ino)
+        self.bury(node.ino, had)
     }
 }

@@ -9,7 +9,7 @@
 use super::{Fold, Result};
 use crate::base::{Ino, OpId, Timespec};
 use crate::volume::extents::same_content;
-use crate::volume::rows::{Fork, RowKey, Value};
+use crate::volume::rows::{Fork, Removed, RowKey, Value};
 use crate::volume::types::{Conflict, Dirent, FileKind, Inode, Place, Twin};
 use crate::volume::view::is_private;
 
@@ -235,7 +235,9 @@ impl Fold<'_> {
             self.save(main)?;
         }
         // Until it has a name, it is as one that lost it.
-        self.tx.put(RowKey::Orphan(ino), Value::Orphan(self.id))?;
+        let (by, had) = (self.id, twin.by);
+        let removed = Value::Orphan(Removed { by, had });
+        self.tx.put(RowKey::Orphan(ino), removed)?;
         Ok(Some(twin))
     }
 

@@ -9,7 +9,7 @@ use super::names::conflict_name;
 use super::{Fold, Result};
 use crate::base::{Ino, OpId, Timespec};
 use crate::volume::overlay::Delta;
-use crate::volume::rows::{RowKey, Value};
+use crate::volume::rows::{Removed, RowKey, Value};
 use crate::volume::sight::Sight;
 use crate::volume::types::{Conflict, ConflictKind, DirKey, Dirent, Inode, Place};
 use crate::volume::view::{DEPTH_MAX, dirent_range, is_private, xattr_range};
@@ -103,10 +103,13 @@ impl Fold<'_> {
         self.touch_dir(place.parent, 1, subdirs, time)
     }
 
-    /// Takes a name off a node. The caller gives it another or buries it.
-    pub(super) fn detach(&mut self, ino: Ino, place: &Place, time: Timespec) -> Result<()> {
+    /// Takes a name off a node; returns the op that it had it from. The caller gives it another or
+    /// buries it.
+    pub(super) fn detach(&mut self, ino: Ino, place: &Place, time: Timespec) -> Result<OpId> {
+        let had = self.entry(place.parent, &place.name)?;
+        let had = had.map_or(self.id, |entry| entry.by);
         let Some(mut node) = self.row_of(ino)? else {
-            return Ok(());
+            return Ok(had);
         };
         debug_assert_eq!(
             self.entry(place.parent, &place.name)?
@@ -135,11 +138,13 @@ impl Fold<'_> {
         let subdirs = -i64::from(node.is_dir());
         node.ctime = time;
         self.save(node)?;
-        self.touch_dir(place.parent, -1, subdirs, time)
+        self.touch_dir(place.parent, -1, subdirs, time)?;
+        Ok(had)
     }
 
-    /// Keeps a node that may have lost its last name, so that a write elsewhere can bring it back.
-    pub(super) fn bury(&mut self, ino: Ino) -> Result<()> {
+    /// Keeps a node that may have lost its last name, which it had from op `had`, so that a write
+    /// elsewhere can bring it back.
+    pub(super) fn bury(&mut self, ino: Ino, had: OpId) -> Result<()> {
         let Some(mut node) = self.row_of(ino)? else {
             return Ok(());
         };
@@ -150,9 +155,25 @@ impl Fold<'_> {
             return Ok(());
         }
         // A node that has a name has no such row, and this one had a name until now.
+        let removed = Removed { by: self.id, had };
         self.tx
-            .put_fresh(RowKey::Orphan(ino), Value::Orphan(self.id));
+            .put_fresh(RowKey::Orphan(ino), Value::Orphan(removed));
         Ok(())
+    }
+
+    /// Gives a node that was removed its name again. It has that from the op that it had it from: who
+    /// moved the node unaware of the removal, later than that, moves it still.
+    pub(super) fn put_back(&mut self, ino: Ino, place: &Place, time: Timespec) -> Result<()> {
+        let had = match self.tx.get(RowKey::Orphan(ino))? {
+            Some(Value::Orphan(removed)) => Some(removed.had),
+            _ => None,
+        };
+        match had {
+            Some(had) if self.entry(place.parent, &place.name)?.is_none() => {
+                self.attach_by(ino, place, had, time)
+            }
+            _ => self.place(ino, place, time),
+        }
     }
 
     fn put_link(&mut self, ino: Ino, place: Place) -> Result<()> {
@@ -212,7 +233,7 @@ impl Fold<'_> {
             return Ok(());
         };
         if there.ino == ino {
-            return Ok(());
+            return self.touch_dir(place.parent, 0, 0, time);
         }
         let other = self.row_of(there.ino)?;
         if let Some(other) = &other
@@ -355,7 +376,7 @@ impl Fold<'_> {
                 None => Bytes::from(format!("{:016x}", dir.ino.0)),
             };
             let place = Place { parent, name };
-            self.place(dir.ino, &place, time)?;
+            self.put_back(dir.ino, &place, time)?;
             // It may have become one with a directory that is there now.
             parent = self.inode(dir.ino)?.map_or(Ino::ROOT, |dir| dir.ino);
             self.conflict(ConflictKind::DirRevived, parent, Some(place))?;
@@ -374,7 +395,7 @@ impl Fold<'_> {
         let all = (RowKey::Orphan(Ino(0)), RowKey::Orphan(Ino(u64::MAX)));
         let mut removed = Vec::new();
         for (key, value) in self.tx.scan(all.0, all.1)? {
-            if let (RowKey::Orphan(ino), Value::Orphan(by)) = (key, value)
+            if let (RowKey::Orphan(ino), Value::Orphan(Removed { by, .. })) = (key, value)
                 && !is_private(ino)
                 && !self.saw(by)
                 && !self.tx.is_settled(by)
@@ -394,7 +415,7 @@ impl Fold<'_> {
                     parent: self.live_dir(home.parent, time)?,
                     name: home.name,
                 };
-                self.place(ino, &place, time)?;
+                self.put_back(ino, &place, time)?;
             }
         }
         Ok(())

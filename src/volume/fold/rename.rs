@@ -1,9 +1,9 @@
 //! Moving, replacing and swapping.
 
 use super::{Fold, Result};
-use crate::base::{Ino, Timespec};
+use crate::base::{Ino, OpId, Timespec};
 use crate::volume::op::Replaced;
-use crate::volume::rows::{RowKey, Value};
+use crate::volume::rows::{Removed, RowKey, Value};
 use crate::volume::types::{Conflict, ConflictKind, Dirent, Inode, Place};
 
 /// The fields of [`crate::volume::OpKind::Rename`].
@@ -18,6 +18,13 @@ pub(super) struct Rename<'a> {
 
 impl Fold<'_> {
     pub(super) fn rename(&mut self, rename: &Rename<'_>) -> Result<()> {
+        self.move_node(rename)?;
+        // Where the op was issued, the times of both directories have moved.
+        self.stays(rename.from, rename.time)?;
+        self.stays(rename.to, rename.time)
+    }
+
+    fn move_node(&mut self, rename: &Rename<'_>) -> Result<()> {
         let Some(node) = self.inode(rename.ino)?.filter(|n| n.ino != Ino::ROOT) else {
             return Ok(());
         };
@@ -31,6 +38,14 @@ impl Fold<'_> {
         if node.is_dir() && self.is_within(to.parent, node.ino)? {
             return self.conflict(ConflictKind::CycleDropped, node.ino, Some(to));
         }
+        let aside = match rename.replaced {
+            Some(replaced) => self.replaced_aside(&node, replaced, &to)?,
+            None => None,
+        };
+        let (to, conflict) = match aside {
+            Some((aside, conflict)) => (aside, Some(conflict)),
+            None => (to, None),
+        };
         let there = self.entry(to.parent, &to.name)?;
         let there = there.filter(|there| there.ino != node.ino);
         let replaced = match (&there, rename.replaced) {
@@ -69,11 +84,66 @@ impl Fold<'_> {
             self.succeed(node.ino, &from, rename.time)?;
         }
         self.place(node.ino, &to, rename.time)?;
+        if let Some(conflict) = conflict {
+            self.stand_in_conflict(conflict, node.ino, &to, rename.time)?;
+        }
         if node.is_dir() {
             let moved = self.inode(node.ino)?.map_or(node.ino, |dir| dir.ino);
             self.keep_contents(moved, rename.time)?;
         }
         Ok(())
+    }
+
+    /// Returns where the file that a move replaces stands aside of the name that it was replaced at, and
+    /// by which conflict: a file that is saved by a move over itself stays one lineage, which has one
+    /// conflict file.
+    fn replaced_aside(
+        &mut self,
+        node: &Inode,
+        replaced: Replaced,
+        to: &Place,
+    ) -> Result<Option<(Place, OpId)>> {
+        let other = self.inode(replaced.ino)?;
+        let Some(other) = other.filter(|other| !other.is_dir() && !node.is_dir()) else {
+            return Ok(None);
+        };
+        let there = self.entry(to.parent, &to.name)?;
+        if other.ino == node.ino || there.is_some_and(|there| there.ino == other.ino) {
+            return Ok(None);
+        }
+        let aside = self.aside(&other, to)?;
+        Ok(aside.map(|(_, place)| place).zip(other.conflict))
+    }
+
+    /// Lets a file stand in a conflict for the one that it replaced there.
+    fn stand_in_conflict(
+        &mut self,
+        conflict: OpId,
+        ino: Ino,
+        at: &Place,
+        time: Timespec,
+    ) -> Result<()> {
+        let key = RowKey::Conflict(conflict);
+        let row = match self.tx.get(key)? {
+            Some(Value::Conflict(row)) => row.clone(),
+            _ => return Ok(()),
+        };
+        let there = self.entry(at.parent, &at.name)?;
+        let node = self.row_of(ino)?.filter(|node| node.nlink == 1);
+        let Some(mut node) = node.filter(|_| there.is_some_and(|there| there.ino == ino)) else {
+            return self.resolve_conflict(conflict);
+        };
+        let kept = row.ino;
+        if let Some(before) = node.conflict.replace(conflict).filter(|op| *op != conflict) {
+            self.resolve_conflict(before)?;
+        }
+        self.save(node)?;
+        let other = Some(ino);
+        let resolved = false;
+        let row = Conflict { other, resolved, ..row };
+        self.tx.put(key, Value::Conflict(row))?;
+        self.stand_beside(kept, ino)?;
+        self.settle_equal(ino, time)
     }
 
     /// Takes away what a move was to replace that is dropped itself, where it is as it was seen.
@@ -96,8 +166,8 @@ impl Fold<'_> {
             other.nlink > 1 || seen == (other.ino, other.version) && !self.leave_unseen(&other)?
         };
         if is_as_seen && self.saw(there.by) {
-            self.detach(other.ino, to, time)?;
-            self.bury(other.ino)?;
+            let had = self.detach(other.ino, to, time)?;
+            self.bury(other.ino, had)?;
             self.succeed(other.ino, to, time)?;
         }
         Ok(())
@@ -150,8 +220,14 @@ impl Fold<'_> {
                 self.detach(moved.ino, at, time)?;
             }
         }
-        for (moved, _, to) in moves {
+        for (moved, _, to) in &moves {
             self.place(moved.ino, to, time)?;
+        }
+        for (moved, ..) in &moves {
+            if moved.is_dir() {
+                let moved = self.inode(moved.ino)?.map_or(moved.ino, |dir| dir.ino);
+                self.keep_contents(moved, time)?;
+            }
         }
         Ok(())
     }
@@ -162,7 +238,7 @@ impl Fold<'_> {
         if node.is_orphan() {
             let row = self.tx.get(RowKey::Orphan(node.ino))?;
             let is_seen = match row {
-                Some(Value::Orphan(by)) => {
+                Some(Value::Orphan(Removed { by, .. })) => {
                     let by = *by;
                     self.saw(by)
                 }
@@ -226,18 +302,18 @@ impl Fold<'_> {
         if other.is_dir() {
             self.tx.depend_on_counts(other.ino)?;
             if node.is_dir() && other.entries == 0 {
-                self.detach(other.ino, to, time)?;
-                self.bury(other.ino)?;
+                let had = self.detach(other.ino, to, time)?;
+                self.bury(other.ino, had)?;
             }
             // Else both become one, or the file steps aside.
             return Ok(());
         }
         let seen = self.locate(other.ino, replaced.saw)?;
-        self.detach(other.ino, to, time)?;
+        let had = self.detach(other.ino, to, time)?;
         let is_seen =
             other.nlink > 1 || seen == (other.ino, other.version) && !self.leave_unseen(&other)?;
         if is_seen {
-            self.bury(other.ino)?;
+            self.bury(other.ino, had)?;
             return self.succeed_aside(other.ino, node.ino, to, time);
         }
         let device = self.tx.device_of(other.written_by.log);

@@ -563,3 +563,142 @@ fn of_two_directories_that_become_one_the_narrower_lists_hold() {
         assert_eq!(b.at("dir").mode, 0o770);
     }
 }
+
+#[test]
+fn a_file_that_is_saved_often_by_rename_over_has_one_conflict_file() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("doc", "old");
+    sync(&devices);
+    let save = |device: &Device, round: u32| {
+        device.put(".new", &format!("{} {round}", device.index()));
+        device.rename(".new", "doc", false);
+    };
+    for round in 0..4 {
+        save(a, round);
+    }
+    b.later();
+    for round in 0..4 {
+        save(b, round);
+    }
+    sync(&devices);
+    let aside = format!("doc{BEN}");
+    assert_eq!(a.list(""), ["doc".to_owned(), aside.clone()]);
+    assert_eq!(
+        (a.text("doc"), a.text(&aside)),
+        ("0 3".into(), "1 3".into())
+    );
+    let listed = [(ConflictKind::Name, Some(aside.clone()))];
+    assert_eq!(a.conflicts(), listed);
+    // It is settled as any other, when what stands aside is gone.
+    b.unlink(&aside);
+    sync(&devices);
+    assert_eq!(a.volume.counts().conflicts, 0);
+}
+
+#[test]
+fn a_save_by_rename_that_makes_both_sides_equal_leaves_one_file() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("doc", "old");
+    sync(&devices);
+    a.put(".new", "formatted");
+    a.rename(".new", "doc", false);
+    b.later();
+    for text in ["draft", "formatted"] {
+        b.put(".new", text);
+        b.rename(".new", "doc", false);
+    }
+    sync(&devices);
+    assert_eq!(a.list(""), ["doc"]);
+    assert_eq!(a.text("doc"), "formatted");
+    assert_eq!(a.volume.counts().conflicts, 0);
+}
+
+#[test]
+fn a_directory_that_was_swapped_later_keeps_what_was_removed_from_it_unseen() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    for dir in ["one", "one/sub", "two"] {
+        a.mkdir(dir);
+        a.put(&format!("{dir}/file"), dir);
+    }
+    sync(&devices);
+    for file in ["one/sub/file", "one/file"] {
+        b.unlink(file);
+    }
+    for dir in ["one/sub", "one"] {
+        b.rmdir(dir);
+    }
+    a.later();
+    a.rename("one", "two", true);
+    sync(&devices);
+    assert_eq!(a.text("two/sub/file"), "one/sub");
+    assert_eq!(a.text("two/file"), "one");
+    assert_eq!(a.text("one/file"), "two");
+}
+
+#[test]
+fn what_was_moved_stays_moved_where_a_third_brought_it_back_meanwhile() {
+    for is_dir in [true, false] {
+        let devices = cluster(3);
+        let [a, b, c] = [&devices[0], &devices[1], &devices[2]];
+        a.mkdir("kept");
+        a.mkdir("dir");
+        a.put("dir/old", "old");
+        a.put("file", "old");
+        sync(&devices);
+        if is_dir {
+            b.rename("dir", "kept/dir", false);
+        } else {
+            b.rename("file", "kept/file", false);
+        }
+        a.later();
+        if is_dir {
+            a.unlink("dir/old");
+            a.rmdir("dir");
+        } else {
+            a.unlink("file");
+        }
+        c.later();
+        c.later();
+        if is_dir {
+            c.put("dir/new", "new");
+        } else {
+            c.overwrite(c.at("file").ino, "new");
+        }
+        // The move comes last, though it was made first.
+        for device in [a, c] {
+            device.publish();
+        }
+        a.pull(c, usize::MAX);
+        a.commit();
+        sync(&devices);
+        if is_dir {
+            assert_eq!(a.list("kept/dir"), ["new", "old"]);
+        } else {
+            assert_eq!(a.text("kept/file"), "new");
+        }
+    }
+}
+
+#[test]
+fn a_dropped_move_leaves_the_times_of_directories_alike() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    for dir in ["one", "two", "two/in"] {
+        a.mkdir(dir);
+    }
+    a.put("two/file", "file");
+    sync(&devices);
+    a.rename("one", "two/in/one", false);
+    a.link("two/file", "two/in/link");
+    b.later();
+    b.rename("two", "one/two", false);
+    b.link("one/two/file", "link");
+    sync(&devices);
+    for path in ["two", "two/in", "two/in/one", "one"] {
+        let [x, y] = [a, b].map(|device| device.find(path).map(|dir| dir.mtime));
+        assert_eq!(x, y, "{path}");
+    }
+}

@@ -124,6 +124,8 @@ pub(super) trait Kernel: Send + 'static {
     fn inval_entry(&self, parent: Ino, name: &[u8]) -> io::Result<()>;
     /// Drops a name and tells who watches that it is gone.
     fn delete(&self, parent: Ino, child: Ino, name: &[u8]) -> io::Result<()>;
+    /// Tells whether the kernel knows a directory, which then has a name there.
+    fn knows(&self, child: Ino) -> bool;
     /// Looks a directory up at its path, which moves it there in the kernel; says whether it is there.
     fn finds(&self, child: Ino, path: &[u8]) -> bool;
 }
@@ -166,6 +168,10 @@ impl Kernel for Told {
         // The name may stand there for something else that is known.
         let (parent, child) = known.ok_or(io::ErrorKind::NotFound)?;
         self.notifier.delete(parent, child, OsStr::from_bytes(name))
+    }
+
+    fn knows(&self, child: Ino) -> bool {
+        self.numbers.known(child).is_some()
     }
 
     fn finds(&self, child: Ino, path: &[u8]) -> bool {
@@ -250,6 +256,14 @@ struct Moved {
     path: Vec<u8>,
 }
 
+impl Moved {
+    /// Returns the name that it has now.
+    fn last(&self) -> Vec<u8> {
+        let mut names = self.path.rsplit(|byte| *byte == b'/');
+        names.next().unwrap_or_default().to_vec()
+    }
+}
+
 impl Pending {
     fn add(&mut self, invalidation: Invalidation) {
         match invalidation {
@@ -305,23 +319,8 @@ impl Pending {
         self.inodes.len() + self.folders.len() + self.entries.len() + self.moved.len()
     }
 
-    fn send(mut self, kernel: &impl Kernel) {
-        let mut moved: Vec<_> = std::mem::take(&mut self.moved).into_iter().collect();
-        // What is above before what is below it.
-        moved.sort_by_key(|(_, moved)| moved.path.len());
-        for ((parent, name), Moved { child, to, path }) in moved {
-            let last = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-            let mut is_found = kernel.finds(child, &path);
-            if !is_found {
-                // The kernel may know that there is nothing, or something else.
-                log_failure(kernel.inval_entry(to, last));
-                is_found = kernel.finds(child, &path);
-            }
-            // Found, it has left the old name, where something else may be by now.
-            if !is_found {
-                log_failure(kernel.inval_entry(parent, &name));
-            }
-        }
+    fn send(self, kernel: &impl Kernel) {
+        send_moved(self.moved, kernel);
         for ((parent, name), child) in self.entries {
             let deleted = child.map(|child| kernel.delete(parent, child, &name));
             // The kernel refuses a deletion where the name stands for something else there, or for
@@ -335,6 +334,38 @@ impl Pending {
         }
         for (ino, content) in self.inodes {
             log_failure(kernel.inval_inode(ino, content));
+        }
+    }
+}
+
+/// Lets directories be where they are now. A name is dropped only where no directory is that was moved
+/// there: what is mounted below it would go with it.
+fn send_moved(moved: BTreeMap<(Ino, Vec<u8>), Moved>, kernel: &impl Kernel) {
+    let (mut known, unknown): (Vec<_>, Vec<_>) = moved
+        .into_iter()
+        .partition(|(_, moved)| kernel.knows(moved.child));
+    // What is above before what is below it.
+    known.sort_by_key(|(_, moved)| moved.path.len());
+    let mut found = BTreeSet::new();
+    for ((parent, name), moved) in known {
+        let last = moved.last();
+        let mut is_found = kernel.finds(moved.child, &moved.path);
+        if !is_found {
+            // The kernel may know that there is nothing, or something else.
+            log_failure(kernel.inval_entry(moved.to, &last));
+            is_found = kernel.finds(moved.child, &moved.path);
+        }
+        if is_found {
+            // It has left the old name, where something else may be by now.
+            found.insert((moved.to, last));
+        } else if !found.contains(&(parent, name.clone())) {
+            log_failure(kernel.inval_entry(parent, &name));
+        }
+    }
+    for (_, moved) in unknown {
+        let at = (moved.to, moved.last());
+        if !found.contains(&at) {
+            log_failure(kernel.inval_entry(at.0, &at.1));
         }
     }
 }
@@ -386,6 +417,9 @@ mod tests {
         fn inval_entry(&self, parent: Ino, name: &[u8]) -> io::Result<()> {
             self.send(Sent::Entry(parent, name.to_vec()))
         }
+        fn knows(&self, _: Ino) -> bool {
+            true
+        }
         fn finds(&self, _: Ino, _: &[u8]) -> bool {
             false
         }
@@ -395,6 +429,63 @@ mod tests {
                 b"refused" => Err(io::ErrorKind::ResourceBusy.into()),
                 _ => Ok(()),
             }
+        }
+    }
+
+    /// Has directories in the root by their names, as the kernel has, and takes note of those that lose
+    /// theirs, and so what is mounted below them.
+    #[derive(Default)]
+    struct Names {
+        there: Mutex<BTreeMap<Vec<u8>, Ino>>,
+        lost: Mutex<Vec<Ino>>,
+    }
+
+    impl Kernel for Names {
+        fn inval_inode(&self, _: Ino, _: bool) -> io::Result<()> {
+            Ok(())
+        }
+        fn inval_entry(&self, _: Ino, name: &[u8]) -> io::Result<()> {
+            self.lost.lock().extend(self.there.lock().remove(name));
+            Ok(())
+        }
+        fn knows(&self, child: Ino) -> bool {
+            self.there.lock().values().any(|there| *there == child)
+        }
+        fn finds(&self, child: Ino, path: &[u8]) -> bool {
+            let mut there = self.there.lock();
+            if !there.contains_key(path) {
+                there.retain(|_, ino| *ino != child);
+                there.insert(path.to_vec(), child);
+            }
+            there.get(path) == Some(&child)
+        }
+        fn delete(&self, _: Ino, _: Ino, _: &[u8]) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn of_directories_that_were_swapped_the_one_that_is_known_loses_nothing() {
+        for (names, children) in [([b"a", b"b"], [3, 4]), ([b"b", b"a"], [3, 4])] {
+            let kernel = Names::default();
+            kernel
+                .there
+                .lock()
+                .insert(names[0].to_vec(), Ino(children[0]));
+            let mut pending = Pending::default();
+            for at in [0, 1] {
+                pending.add(Invalidation::Moved {
+                    parent: Ino::ROOT,
+                    name: names[at].to_vec(),
+                    child: Ino(children[at]),
+                    to: Ino::ROOT,
+                    path: names[1 - at].to_vec(),
+                });
+            }
+            pending.send(&kernel);
+            assert_eq!(*kernel.lost.lock(), []);
+            let there = kernel.there.lock().get(&names[1][..]).copied();
+            assert_eq!(there, Some(Ino(children[0])));
         }
     }
 

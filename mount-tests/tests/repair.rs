@@ -37,6 +37,8 @@ enum Damage {
     Rows,
     /// All that was in rows.
     AllRows,
+    /// All contents that are not in rows.
+    Chunks,
 }
 
 impl Damage {
@@ -51,6 +53,7 @@ impl Damage {
                 fs::remove_dir_all(state.join("rows")).expect("removed");
                 fs::remove_dir_all(state.join("wal")).expect("removed");
             }
+            Self::Chunks => fs::remove_dir_all(state.join("chunks")).expect("removed"),
         }
     }
 }
@@ -64,6 +67,40 @@ fn id_of(peer: &Peer) -> String {
 fn good(finished: &Finished) -> String {
     assert!(finished.status.success(), "{finished}");
     finished.stdout_text()
+}
+
+#[test]
+fn a_damaged_member_that_reaches_nobody_has_all_that_can_be_read_of_it() {
+    scenario("repair-alone", 5 * MINUTES, |s| {
+        let mut a = s.peer("a");
+        a.mount(&Start::new_volume());
+        let mut b = s.peer("b");
+        b.mount(&Start::join(&a, &a.invite("writer")));
+        for n in 0..3 {
+            let name = format!("from-a-{n}");
+            fs::write(a.path(&name), name.as_bytes()).expect("written");
+            wait_for_content(&b.path(&name), name.as_bytes());
+        }
+        for peer in [&a, &b] {
+            peer.sync();
+        }
+        a.unmount();
+        fs::write(b.path("only"), "only").expect("written");
+        let before = tree(b.mountpoint());
+        b.unmount();
+        Damage::Format.to(b.state());
+        let state = b.state().display().to_string();
+        println!(
+            "{}",
+            good(&b.attempt("dfs", &["repair", "--state", &state]))
+        );
+        b.mount(&Start::again());
+        assert_eq!(tree(b.mountpoint()), before, "at once");
+        a.mount(&Start::again());
+        wait_for_content(&a.path("only"), b"only");
+        fs::write(b.path("later"), "later").expect("written");
+        wait_for_content(&a.path("later"), b"later");
+    });
 }
 
 #[test]
@@ -95,7 +132,12 @@ fn a_damaged_member_is_made_whole_by_the_line_that_its_start_names() {
             peer.sync();
         }
         let id = id_of(&b);
-        let damages = [Damage::Format, Damage::Rows, Damage::AllRows];
+        let damages = [
+            Damage::Format,
+            Damage::Rows,
+            Damage::AllRows,
+            Damage::Chunks,
+        ];
         for damage in damages {
             println!("{damage:?}");
             // What only B has.

@@ -242,6 +242,7 @@ impl Known {
             Arc::clone(&self.clock),
             Rng::from_entropy(),
         )?;
+        node.take_chain(&self.old)?;
         for addr in addrs {
             let met: Result<PeerId, NodeError> = node.contact(*addr).await;
             if let Err(error) = met {

@@ -278,6 +278,46 @@ impl Node {
         Ok(count)
     }
 
+    /// Takes over the records of the chain that can be read of a damaged store and continue each other, by
+    /// their certificates, as from another member: without them nothing is folded that was built on them.
+    ///
+    /// # Errors
+    ///
+    /// Those of either store.
+    pub fn take_chain(self: &Arc<Self>, old: &Store) -> Result<(), NodeError> {
+        let mut links: Vec<Vec<u8>> = Vec::new();
+        let mut bytes = 0;
+        let mut failed = Ok(());
+        let take = |links: &mut Vec<Vec<u8>>| -> Result<(), NodeError> {
+            let roster = self.roster();
+            let judge = self.chain_judge(&roster);
+            let (own, now) = (self.config.identity.device(), self.now());
+            let (outcome, taken) = self.chain.accept(links, own, now, &judge);
+            self.see_to(&outcome)?;
+            self.follow_up(outcome);
+            if let Err(error) = taken {
+                tracing::debug!(%error, "records of the damaged store are left out");
+            }
+            links.clear();
+            Ok(())
+        };
+        old.rows.scan(Table::Chain, &[], None, &mut |_, value| {
+            links.push(value.to_vec());
+            bytes += value.len();
+            if bytes < SLICE_BYTES {
+                return ControlFlow::Continue(());
+            }
+            bytes = 0;
+            failed = take(&mut links);
+            match failed {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        })?;
+        failed?;
+        take(&mut links)
+    }
+
     /// Asks a member at an address for what a member has to know whose state folder was damaged: the
     /// roster of `volume`, or of the one that the peer is of where nothing says which it was.
     ///

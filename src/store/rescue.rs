@@ -45,10 +45,16 @@ pub(super) fn open(folder: &Path, key: &LocalKey) -> Result<(Store, Rescued), St
     }
     let gate = Gate::default();
     gate.close();
-    let chunks = Folder::read_only(&folder.join(state::CHUNKS_FOLDER));
+    let path = folder.join(state::CHUNKS_FOLDER);
+    if !path.is_dir() {
+        rescued
+            .damages
+            .push("the folder of chunks is gone".to_owned());
+        return Ok((Store { gate, ..memory }, rescued));
+    }
     let options = StoreOptions::default();
     let chunks = LocalChunks::open_with_thread(
-        Arc::new(chunks),
+        Arc::new(Folder::read_only(&path)),
         Arc::clone(&memory.rows),
         options.chunk_file_max_bytes,
         gate.clone(),

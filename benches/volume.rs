@@ -218,6 +218,7 @@ impl Device {
             mtime: Timespec::default(),
             ctime: Timespec::default(),
             mode: None,
+            empties: false,
         };
         self.volume
             .write()

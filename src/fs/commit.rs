@@ -594,6 +594,7 @@ impl Step {
             ino,
             base,
             size: self.size,
+            empties: self.pieces.is_empty() && dirty.size == 0,
             pieces,
             mtime,
             ctime,

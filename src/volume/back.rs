@@ -90,6 +90,7 @@ impl Writer<'_> {
                     mtime: old.mtime,
                     ctime: time,
                     mode: None,
+                    empties: false,
                 });
                 base = together.add(write)?.id;
             }

@@ -289,6 +289,7 @@ fn last_that_fit(writes: &[Link]) -> Option<(usize, OpKind)> {
                 merged.mtime = write.mtime;
                 merged.ctime = write.ctime;
                 merged.mode = write.mode.or(merged.mode);
+                merged.empties = write.empties;
                 continue;
             }
         }

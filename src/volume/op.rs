@@ -179,12 +179,14 @@ pub struct Write {
     pub ctime: Timespec,
     /// Permission bits afterwards, where the write clears setuid or setgid.
     pub mode: Option<u32>,
+    /// True for a step of emptying a file, which more cuts follow.
+    pub empties: bool,
 }
 
 impl Write {
-    /// Tells whether this leaves nothing in the file.
+    /// Tells whether this is to leave nothing in the file, by itself or with the cuts that follow.
     pub(super) fn is_emptying(&self) -> bool {
-        self.size == 0 && self.pieces.is_empty()
+        (self.size == 0 || self.empties) && self.pieces.is_empty()
     }
 }
 

@@ -55,6 +55,7 @@ fn write() -> Write {
         mtime: time(),
         ctime: time(),
         mode: None,
+        empties: false,
     }
 }
 

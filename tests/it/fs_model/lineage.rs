@@ -722,6 +722,7 @@ fn no_program_finds_other_bytes_than_its_own_whoever_meets_when() {
                         mtime: time,
                         ctime: time,
                         mode: None,
+                        empties: false,
                     }));
                 }
                 8 => {

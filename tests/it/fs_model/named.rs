@@ -71,6 +71,7 @@ pub(super) fn write_elsewhere(fs: &Fs, inode: &Inode, bytes: &'static [u8]) {
         mtime: inode.mtime,
         ctime: inode.ctime,
         mode: None,
+        empties: false,
     };
     fs.volume()
         .write()

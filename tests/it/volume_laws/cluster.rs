@@ -673,6 +673,7 @@ pub(crate) fn write(ino: Ino, base: OpId, text: &str) -> OpKind {
         mtime: time,
         ctime: time,
         mode: None,
+        empties: false,
     })
 }
 

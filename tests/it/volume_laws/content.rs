@@ -289,6 +289,42 @@ fn what_was_appended_to_a_file_that_was_emptied_is_there_and_the_rest_not() {
 }
 
 #[test]
+fn what_was_appended_to_a_file_that_is_emptied_in_steps_is_there_and_the_rest_not() {
+    // Published after the first step, or all at once, where steps become one.
+    for published in [true, false] {
+        for append_first in [true, false] {
+            let devices = cluster(3);
+            let [a, b, c] = [&devices[0], &devices[1], &devices[2]];
+            a.put("log", "old and long;");
+            sync(&devices);
+            let [appender, emptier] = if append_first { [a, b] } else { [b, a] };
+            b.later();
+            appender.append("log", "new;");
+            for size in [8, 4, 0] {
+                let log = emptier.at("log");
+                let OpKind::Write(step) = write(log.ino, log.version, "") else {
+                    unreachable!("it is a write");
+                };
+                let empties = size > 0;
+                emptier.apply(OpKind::Write(Write {
+                    size,
+                    empties,
+                    ..step
+                }));
+                if published {
+                    emptier.publish();
+                    c.pull(emptier, usize::MAX);
+                }
+            }
+            appender.append("log", "newer;");
+            sync(&devices);
+            assert_eq!(c.text("log"), "new;newer;");
+            assert!(a.conflicts().is_empty() && a.list("") == ["log"]);
+        }
+    }
+}
+
+#[test]
 fn of_appends_that_joined_the_one_that_was_seen_is_emptied() {
     let devices = cluster(3);
     let [a, b, c] = [&devices[0], &devices[1], &devices[2]];
@@ -580,6 +616,7 @@ fn a_conflict_of_more_than_a_row_and_a_batch_hold_is_merged() {
             mtime: time,
             ctime: time,
             mode: None,
+            empties: false,
         }));
         b.publish();
     }

@@ -506,6 +506,7 @@ impl Run {
                 mtime: time,
                 ctime: time,
                 mode: self.chance(5).then_some(0o600),
+                empties: false,
             })
         };
         let device = &self.devices[index];

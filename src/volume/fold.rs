@@ -13,6 +13,7 @@ pub(super) use names::{conflict_name, label};
 
 use bytes::Bytes;
 
+use self::rights::CAPABILITIES;
 use super::acl::Acl;
 use super::op::OpKind;
 use super::overlay::{Base, Effects, Room, Tx};
@@ -129,8 +130,10 @@ impl Fold<'_> {
                 name,
                 value,
                 time,
-            } => self.set_xattr(*ino, name, Some(value), *time),
-            OpKind::RemoveXattr { ino, name, time } => self.set_xattr(*ino, name, None, *time),
+            } => self.set_xattr(*ino, name, Some(value), *time, false),
+            OpKind::RemoveXattr { ino, name, time } => {
+                self.set_xattr(*ino, name, None, *time, false)
+            }
             OpKind::Resolve { conflict } => self.resolve_conflict(*conflict),
         }
     }
@@ -245,12 +248,14 @@ impl Fold<'_> {
         }
     }
 
+    /// Sets or removes an attribute; `alone` where its author meant what this node stands for.
     fn set_xattr(
         &mut self,
         ino: Ino,
         name: &Bytes,
         given: Option<&Bytes>,
         time: Timespec,
+        alone: bool,
     ) -> Result<()> {
         let Some(mut inode) = self.inode(ino)? else {
             return Ok(());
@@ -266,7 +271,11 @@ impl Fold<'_> {
         }
         let mut value = given.cloned();
         if &**name == Acl::ACCESS {
-            value = self.mode_follows(&mut inode, ino, value.as_ref())?;
+            let alone = alone || self.is_for_less(&inode, ino);
+            value = self.mode_follows(&mut inode, value.as_ref(), alone)?;
+        }
+        if &**name == CAPABILITIES && self.is_unseen_content(&inode) {
+            value = None;
         }
         match value {
             Some(value) => {
@@ -289,7 +298,7 @@ impl Fold<'_> {
         let stands_for = inode.kin.twin.as_ref().map(|twin| twin.of);
         self.save(inode)?;
         match stands_for {
-            Some(of) => self.set_xattr(of, name, given, time),
+            Some(of) => self.set_xattr(of, name, given, time, true),
             None => Ok(()),
         }
     }

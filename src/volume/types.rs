@@ -163,6 +163,12 @@ impl Cells {
         set.is_none_or(|(_, by)| *by <= id)
     }
 
+    /// Returns the op that set a field last, `created_by` where none has since.
+    pub(super) fn by(&self, field: Field, created_by: OpId) -> OpId {
+        let set = self.0.iter().find(|(fields, _)| fields & field as u8 != 0);
+        set.map_or(created_by, |(_, by)| *by)
+    }
+
     /// Takes note that an op sets a field, where it wins; says whether it does.
     pub(super) fn set(&mut self, field: Field, id: OpId) -> bool {
         if !self.wins(field, id) {

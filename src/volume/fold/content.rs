@@ -330,6 +330,7 @@ impl Fold<'_> {
             // A write takes privileges away, and says nothing of who may do what.
             node.mode &= mode & PRIVILEGES | !PRIVILEGES;
         }
+        self.keep_unprivileged(&mut node)?;
         node.version = version;
         node.written_by = self.id;
         let gone = node.is_orphan() && node.kin.twin.is_none() && !Self::is_private(&node);
@@ -345,6 +346,11 @@ impl Fold<'_> {
     fn revive(&mut self, ino: Ino, home: Option<Place>, time: Timespec) -> Result<()> {
         let place = self.beside(home, ino, time)?;
         self.put_back(ino, &place, time)?;
+        let node = self.row_of(ino)?;
+        if node.is_some_and(|node| node.kin.twin.is_some()) {
+            // What is there by now says the same.
+            return Ok(());
+        }
         self.conflict(ConflictKind::WriteAgainstUnlink, ino, Some(place))
     }
 
@@ -593,11 +599,13 @@ impl Fold<'_> {
             self.tx.put(key, Value::Fork(Fork::Joined))?;
             return Ok(false);
         }
-        if first > self.id {
+        // Who removed it had seen what is in it.
+        let is_removed = node.is_orphan() && node.kin.twin.is_none();
+        if first > self.id && !is_removed {
             self.stand_aside(node, new, size, time)?;
             return Ok(true);
         }
-        if node.size > 0 {
+        if node.size > 0 && !is_removed {
             self.set_aside(node, &current, &past.since, first, time)?;
         }
         self.replace_extents(node, &current, new)?;

@@ -91,7 +91,9 @@ impl Fold<'_> {
                 None => return Ok(None),
             },
         };
-        let is_meant = self.saw(there.by) && self.saw_way_to(place.parent)?;
+        let is_beside = place.parent == parent.ino;
+        let dir = if is_beside { at.parent } else { place.parent };
+        let is_meant = self.saw(there.by) && self.saw_way_to(dir)?;
         Ok(is_meant.then_some((node, place)))
     }
 

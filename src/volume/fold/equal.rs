@@ -29,7 +29,7 @@ impl Fold<'_> {
     }
 
     /// Tells whether two nodes are of one kind and say the same.
-    fn is_same(&mut self, a: &Inode, b: &Inode) -> Result<bool> {
+    pub(super) fn is_same(&mut self, a: &Inode, b: &Inode) -> Result<bool> {
         let facts = |node: &Inode| (node.kind, node.rdev, node.size, node.stored);
         if a.is_dir() || facts(a) != facts(b) || a.target != b.target {
             return Ok(false);
@@ -145,6 +145,7 @@ impl Fold<'_> {
         self.tx.put(RowKey::Alias(ino), Value::Alias(of))?;
         self.stand_beside(of, ino)?;
         if let Some(mut main) = self.row_of(of)? {
+            main.joined = main.joined.max(Some(self.id));
             main.mode &= mode | !PRIVILEGES;
             main.mtime = main.mtime.max(mtime);
             main.ctime = main.ctime.max(ctime);

@@ -253,18 +253,46 @@ impl Fold<'_> {
                 self.attach(ino, place, time)?;
                 self.name_conflict(ino, place, &other, aside, there.by)
             }
-            (false, Some(other)) if !other.is_dir() && by < there.by => {
-                self.detach(other.ino, place, time)?;
-                let aside = self.attach_aside(&other, place, there.by, time)?;
-                self.attach(ino, place, time)?;
-                self.name_conflict(ino, place, &other, aside, there.by)
-            }
-            (_, other) => {
-                let aside = self.attach_aside(&node, place, by, time)?;
-                let kept = other.map_or(there.ino, |other| other.ino);
-                self.name_conflict(kept, place, &node, aside, by)
+            (is_dir, other) => {
+                let other = other.filter(|other| !is_dir && !other.is_dir());
+                self.step_aside(&node, other, &there, place, by, time)
             }
         }
+    }
+
+    /// Puts a directory at a place that another one has which is not to become one with it.
+    pub(super) fn place_beside(
+        &mut self,
+        node: &Inode,
+        place: &Place,
+        time: Timespec,
+    ) -> Result<()> {
+        let Some(there) = self.entry(place.parent, &place.name)? else {
+            return self.attach(node.ino, place, time);
+        };
+        let other = self.row_of(there.ino)?;
+        self.step_aside(node, other, &there, place, self.id, time)
+    }
+
+    /// Of a node and the `other` one that has its place, gives the later one a conflict name; the node
+    /// where the other is none that may.
+    fn step_aside(
+        &mut self,
+        node: &Inode,
+        other: Option<Inode>,
+        there: &Dirent,
+        place: &Place,
+        by: OpId,
+        time: Timespec,
+    ) -> Result<()> {
+        if let Some(other) = other.filter(|_| by < there.by) {
+            self.detach(other.ino, place, time)?;
+            let aside = self.attach_aside(&other, place, there.by, time)?;
+            self.attach(node.ino, place, time)?;
+            return self.name_conflict(node.ino, place, &other, aside, there.by);
+        }
+        let aside = self.attach_aside(node, place, by, time)?;
+        self.name_conflict(there.ino, place, node, aside, by)
     }
 
     pub(super) fn name_conflict(
@@ -436,22 +464,35 @@ impl Fold<'_> {
         Ok(None)
     }
 
-    /// Tells whether the author of this op had seen the places of a directory and of all above it.
-    pub(super) fn saw_way_to(&mut self, dir: Ino) -> Result<bool> {
-        let mut at = dir;
+    /// Tells whether the author of this op had seen the places of the directory that he `named` and of
+    /// all above it.
+    pub(super) fn saw_way_to(&mut self, named: Ino) -> Result<bool> {
+        let mut named = named;
+        let mut at = self.inode(named)?.map_or(named, |dir| dir.ino);
         for _ in 0..DEPTH_MAX {
-            let Some(home) = self.inode(at)?.and_then(|inode| inode.home) else {
+            let Some(dir) = self.inode(at)? else {
+                return Ok(true);
+            };
+            let Some(home) = dir.home.clone() else {
                 return Ok(true);
             };
             let Some(entry) = self.entry(home.parent, &home.name)? else {
                 return Ok(true);
             };
-            if entry.ino == at && !self.saw(entry.by) {
+            if entry.ino == at && !self.saw(entry.by) && !self.met_at(&dir, &entry, named) {
                 return Ok(false);
             }
+            named = home.parent;
             at = self.inode(home.parent)?.map_or(home.parent, |up| up.ino);
         }
         Ok(true)
+    }
+
+    /// Tells whether a directory is where another one became one with it that the author of this op
+    /// meant, and has not moved since: he named that, or had not seen this one made.
+    fn met_at(&self, dir: &Inode, entry: &Dirent, named: Ino) -> bool {
+        let is_first = entry.by == dir.created_by || dir.joined.is_some_and(|by| entry.by < by);
+        is_first && (named != dir.ino || !self.saw(dir.created_by))
     }
 
     /// Returns true when `ino` is `dir` or one of its ancestors.

@@ -5,6 +5,7 @@ use crate::base::{Ino, OpId, Timespec};
 use crate::volume::op::Replaced;
 use crate::volume::rows::{Removed, RowKey, Value};
 use crate::volume::types::{Conflict, ConflictKind, Dirent, Inode, Place};
+use crate::volume::view::dirent_range;
 
 /// The fields of [`crate::volume::OpKind::Rename`].
 pub(super) struct Rename<'a> {
@@ -14,6 +15,14 @@ pub(super) struct Rename<'a> {
     pub(super) replaced: Option<Replaced>,
     pub(super) exchange: bool,
     pub(super) time: Timespec,
+}
+
+/// Where a file that a move replaces stands aside.
+struct Aside {
+    place: Place,
+    /// The file, and its content.
+    replaced: Replaced,
+    conflict: OpId,
 }
 
 impl Fold<'_> {
@@ -42,13 +51,13 @@ impl Fold<'_> {
             Some(replaced) => self.replaced_aside(&node, replaced, &to)?,
             None => None,
         };
-        let (to, conflict) = match aside {
-            Some((aside, conflict)) => (aside, Some(conflict)),
-            None => (to, None),
+        let (to, meant, conflict) = match aside {
+            Some(aside) => (aside.place, Some(aside.replaced), Some(aside.conflict)),
+            None => (to, rename.replaced, None),
         };
         let there = self.entry(to.parent, &to.name)?;
         let there = there.filter(|there| there.ino != node.ino);
-        let replaced = match (&there, rename.replaced) {
+        let replaced = match (&there, meant) {
             (Some(there), Some(replaced)) => {
                 let other = self.inode(replaced.ino)?.map(|other| other.ino);
                 (other == Some(there.ino)).then(|| (there.clone(), replaced))
@@ -72,47 +81,72 @@ impl Fold<'_> {
             // Two names of one file: POSIX leaves both.
             return Ok(());
         }
-        if let Some(replaced) = rename.replaced {
+        if let Some(replaced) = meant {
             self.unlink_twin(&to, replaced.ino, replaced.saw)?;
         }
-        if let Some((there, replaced)) = replaced {
-            self.make_room(&node, &there, replaced, &to, rename.time)?;
+        let equal = match replaced {
+            Some((there, replaced)) => self.make_room(&node, &there, replaced, &to, rename.time)?,
+            None => None,
+        };
+        // Before it can become one with another, from which other things were removed.
+        let is_kept = node.is_dir() && from.is_some();
+        if is_kept {
+            self.keep_contents(node.ino, rename.time)?;
         }
         if let Some(from) = from {
             self.detach(node.ino, &from, rename.time)?;
             self.settle(node.ino, &from)?;
             self.succeed(node.ino, &from, rename.time)?;
         }
-        self.place(node.ino, &to, rename.time)?;
+        if self.is_full_beside_full(&node, &to)? {
+            self.place_beside(&node, &to, rename.time)?;
+        } else {
+            self.place(node.ino, &to, rename.time)?;
+        }
+        if let Some(equal) = equal {
+            self.place(equal, &to, rename.time)?;
+        }
         if let Some(conflict) = conflict {
             self.stand_in_conflict(conflict, node.ino, &to, rename.time)?;
         }
-        if node.is_dir() {
+        if node.is_dir() && !is_kept {
             let moved = self.inode(node.ino)?.map_or(node.ino, |dir| dir.ino);
             self.keep_contents(moved, rename.time)?;
         }
         Ok(())
     }
 
-    /// Returns where the file that a move replaces stands aside of the name that it was replaced at, and
-    /// by which conflict: a file that is saved by a move over itself stays one lineage, which has one
+    /// Returns where the file, or the content of it, that a move replaces stands aside of the name that
+    /// it was replaced at: a file that is saved by moves over itself stays one lineage, which has one
     /// conflict file.
     fn replaced_aside(
         &mut self,
         node: &Inode,
         replaced: Replaced,
         to: &Place,
-    ) -> Result<Option<(Place, OpId)>> {
+    ) -> Result<Option<Aside>> {
         let other = self.inode(replaced.ino)?;
-        let Some(other) = other.filter(|other| !other.is_dir() && !node.is_dir()) else {
+        let Some(mut other) = other.filter(|other| !other.is_dir() && !node.is_dir()) else {
             return Ok(None);
         };
+        let (holder, saw) = self.locate(other.ino, replaced.saw)?;
+        if holder != other.ino {
+            match self.row_of(holder)?.filter(|fork| fork.version == saw) {
+                Some(fork) => other = fork,
+                None => return Ok(None),
+            }
+        }
         let there = self.entry(to.parent, &to.name)?;
         if other.ino == node.ino || there.is_some_and(|there| there.ino == other.ino) {
             return Ok(None);
         }
-        let aside = self.aside(&other, to)?;
-        Ok(aside.map(|(_, place)| place).zip(other.conflict))
+        let (ino, aside) = (other.ino, self.aside(&other, to)?);
+        let at = aside.zip(other.conflict);
+        Ok(at.map(|((_, place), conflict)| Aside {
+            place,
+            replaced: Replaced { ino, saw },
+            conflict,
+        }))
     }
 
     /// Lets a file stand in a conflict for the one that it replaced there.
@@ -140,7 +174,11 @@ impl Fold<'_> {
         self.save(node)?;
         let other = Some(ino);
         let resolved = false;
-        let row = Conflict { other, resolved, ..row };
+        let row = Conflict {
+            other,
+            resolved,
+            ..row
+        };
         self.tx.put(key, Value::Conflict(row))?;
         self.stand_beside(kept, ino)?;
         self.settle_equal(ino, time)
@@ -214,6 +252,11 @@ impl Fold<'_> {
                 moves.push((moved, at, to));
             }
         }
+        for (moved, at, _) in &moves {
+            if moved.is_dir() && at.is_some() {
+                self.keep_contents(moved.ino, time)?;
+            }
+        }
         // Both leave before one comes.
         for (moved, at, _) in &moves {
             if let Some(at) = at {
@@ -223,8 +266,8 @@ impl Fold<'_> {
         for (moved, _, to) in &moves {
             self.place(moved.ino, to, time)?;
         }
-        for (moved, ..) in &moves {
-            if moved.is_dir() {
+        for (moved, at, _) in &moves {
+            if moved.is_dir() && at.is_none() {
                 let moved = self.inode(moved.ino)?.map_or(moved.ino, |dir| dir.ino);
                 self.keep_contents(moved, time)?;
             }
@@ -287,7 +330,33 @@ impl Fold<'_> {
         Ok(None)
     }
 
-    /// Takes away what the rename was meant to replace, unless that has changed since.
+    /// Tells whether a directory with entries meets another one that was moved to its place with
+    /// entries: what two people called the same by moving it there is not the same.
+    fn is_full_beside_full(&mut self, node: &Inode, to: &Place) -> Result<bool> {
+        let there = self.entry(to.parent, &to.name)?;
+        let Some(there) = there.filter(|there| node.is_dir() && there.ino != node.ino) else {
+            return Ok(false);
+        };
+        let Some(other) = self.row_of(there.ino)?.filter(Inode::is_dir) else {
+            return Ok(false);
+        };
+        if there.by == other.created_by {
+            return Ok(false);
+        }
+        Ok(self.had_entries(node.ino, self.id)? && self.had_entries(other.ino, there.by)?)
+    }
+
+    /// Tells whether a directory has entries from before the op that moved it.
+    fn had_entries(&mut self, dir: Ino, moved: OpId) -> Result<bool> {
+        self.tx.depend_on_counts(dir)?;
+        let (low, high) = dirent_range(dir);
+        let entries = self.tx.scan(low, high)?;
+        let is_before = |value: &Value| matches!(value, Value::Dirent(entry) if entry.by < moved);
+        Ok(entries.iter().any(|(_, value)| is_before(value)))
+    }
+
+    /// Takes away what the rename was meant to replace, unless that has changed since. Returns a file
+    /// that is kept and says the same as what takes its place: it is to be one with that.
     fn make_room(
         &mut self,
         node: &Inode,
@@ -295,9 +364,9 @@ impl Fold<'_> {
         replaced: Replaced,
         to: &Place,
         time: Timespec,
-    ) -> Result<()> {
+    ) -> Result<Option<Ino>> {
         let Some(other) = self.row_of(there.ino)? else {
-            return Ok(());
+            return Ok(None);
         };
         if other.is_dir() {
             self.tx.depend_on_counts(other.ino)?;
@@ -306,7 +375,7 @@ impl Fold<'_> {
                 self.bury(other.ino, had)?;
             }
             // Else both become one, or the file steps aside.
-            return Ok(());
+            return Ok(None);
         }
         let seen = self.locate(other.ino, replaced.saw)?;
         let had = self.detach(other.ino, to, time)?;
@@ -314,7 +383,12 @@ impl Fold<'_> {
             other.nlink > 1 || seen == (other.ino, other.version) && !self.leave_unseen(&other)?;
         if is_seen {
             self.bury(other.ino, had)?;
-            return self.succeed_aside(other.ino, node.ino, to, time);
+            self.succeed_aside(other.ino, node.ino, to, time)?;
+            return Ok(None);
+        }
+        if self.is_same(node, &other)? {
+            self.bury(other.ino, had)?;
+            return Ok(Some(other.ino));
         }
         let device = self.tx.device_of(other.written_by.log);
         let aside = self.attach_aside(&other, to, other.written_by, time)?;
@@ -327,6 +401,7 @@ impl Fold<'_> {
             other_name: Some(aside.name),
             device,
             resolved: false,
-        })
+        })?;
+        Ok(None)
     }
 }

@@ -24,6 +24,12 @@ pub(super) struct SetAttr {
 const OF_OTHERS: u32 = 0o077;
 const STICKY: u32 = 0o1000;
 
+/// The setuid and setgid bits.
+const PRIVILEGES: u32 = 0o6000;
+
+/// The attribute that holds the capabilities of a program.
+pub(super) const CAPABILITIES: &[u8] = b"security.capability";
+
 /// What a directory lets whom do.
 pub(super) struct Rights {
     pub(super) mode: u32,
@@ -55,13 +61,21 @@ impl Rights {
 
 impl Fold<'_> {
     pub(super) fn set_attr(&mut self, set: &SetAttr) -> Result<()> {
+        self.set_attr_of(set, false)
+    }
+
+    /// Sets attributes; `alone` where their author meant what this node stands for.
+    fn set_attr_of(&mut self, set: &SetAttr, alone: bool) -> Result<()> {
         let Some(mut inode) = self.inode(set.ino)? else {
             return Ok(());
         };
         if let Some(mode) = set.mode.filter(|_| inode.cells.set(Field::Mode, self.id)) {
             let mut mode = mode & 0o7777;
-            if self.is_for_less(&inode, set.ino) {
+            if alone || self.is_for_less(&inode, set.ino) {
                 mode &= inode.mode | !OF_OTHERS;
+            }
+            if self.is_unseen_content(&inode) {
+                mode &= !PRIVILEGES;
             }
             inode.mode = mode;
             if let Some(mut list) = self.list(&inode, Acl::ACCESS)? {
@@ -85,24 +99,53 @@ impl Fold<'_> {
         let stands_for = inode.kin.twin.as_ref().map(|twin| twin.of);
         self.save(inode)?;
         match stands_for {
-            Some(ino) => self.set_attr(&SetAttr { ino, ..*set }),
+            Some(ino) => self.set_attr_of(&SetAttr { ino, ..*set }, true),
             None => Ok(()),
         }
     }
 
-    /// Tells whether an op meant one directory, called `named`, that is one with another by now,
-    /// which its author had not seen: what it allows, it allowed for the contents of that one alone.
-    fn is_for_less(&self, dir: &Inode, named: Ino) -> bool {
-        let made_one = dir.joined.is_some_and(|by| !self.saw(by));
-        dir.is_dir() && (made_one || named != dir.ino && !self.saw(dir.created_by))
+    /// Tells whether a file has a content that the author of this op had not seen: privileges are
+    /// given to what one knows.
+    pub(super) fn is_unseen_content(&self, file: &Inode) -> bool {
+        file.kind == FileKind::File && !self.saw(file.written_by)
     }
 
-    /// Lets the mode follow a list that is set or removed now.
+    /// Takes privileges off a file whose content changes by who had not seen that it got them.
+    pub(super) fn keep_unprivileged(&mut self, file: &mut Inode) -> Result<()> {
+        if file.mode & PRIVILEGES != 0 && !self.saw(file.cells.by(Field::Mode, file.created_by)) {
+            file.mode &= !PRIVILEGES;
+        }
+        if file.xattrs == 0 {
+            return Ok(());
+        }
+        let scope = name_scope(file.ino);
+        let hash = self.tx.dir_key(scope, &Bytes::from_static(CAPABILITIES));
+        let key = RowKey::Xattr(file.ino, hash);
+        let by = match self.tx.get(key)? {
+            Some(Value::Xattr(xattr)) => xattr.by,
+            _ => return Ok(()),
+        };
+        if !self.saw(by) {
+            self.tx.delete(key)?;
+            file.xattrs = file.xattrs.saturating_sub(1);
+        }
+        Ok(())
+    }
+
+    /// Tells whether an op meant one node, called `named`, that is one with another by now, which its
+    /// author had not seen: what it allows, it allowed for the contents of that one alone.
+    pub(super) fn is_for_less(&self, node: &Inode, named: Ino) -> bool {
+        let made_one = node.joined.is_some_and(|by| !self.saw(by));
+        made_one || node.is_dir() && named != node.ino && !self.saw(node.created_by)
+    }
+
+    /// Lets the mode follow a list that is set or removed now, and allows no more than there was where
+    /// that is `for_less`.
     pub(super) fn mode_follows(
         &mut self,
         inode: &mut Inode,
-        named: Ino,
         value: Option<&Bytes>,
+        for_less: bool,
     ) -> Result<Option<Bytes>> {
         let had = self.list(inode, Acl::ACCESS)?;
         let Some(mut list) = value.and_then(|value| Acl::decode(value)) else {
@@ -111,7 +154,7 @@ impl Fold<'_> {
         if list.is_empty() {
             return Ok(value.cloned());
         }
-        if self.is_for_less(inode, named) {
+        if for_less {
             let there = had.unwrap_or_else(|| Acl::of_mode(inode.mode));
             list = list.narrower(&there, true);
         }

@@ -365,3 +365,135 @@ fn two_that_became_one_and_were_swapped_by_who_had_not_seen_it_are_where_they_we
         is_exactly(device, &[("y", "two")]);
     }
 }
+
+fn chmod(path: &'static str, mode: u32) -> Step {
+    step(move |device| {
+        device.apply(dfs::volume::OpKind::SetAttr {
+            ino: device.at(path).ino,
+            mode: Some(mode),
+            uid: None,
+            gid: None,
+            mtime: None,
+            ctime: dfs::base::Timespec::default(),
+        });
+    })
+}
+
+fn save(text: &'static str) -> Step {
+    step(move |device| {
+        device.put(".new", text);
+        device.rename(".new", "doc", false);
+    })
+}
+
+#[test]
+fn what_is_saved_by_rename_over_on_both_sides_has_one_conflict_file_in_every_order() {
+    let a = [save("a 0"), save("a 1"), save("a 2")];
+    let b = [save("b 0"), save("b 1"), save("b 2")];
+    crossing(&[put("doc", "base")], [&a, &b], |device| {
+        let texts: Vec<String> = device.files().into_values().collect();
+        assert_eq!(texts.len(), 2, "{texts:?}");
+        assert!(
+            ["a 2", "b 2"]
+                .iter()
+                .all(|last| texts.iter().any(|text| text == last))
+        );
+        assert_eq!(device.volume.counts().conflicts, 1);
+    });
+}
+
+#[test]
+fn what_is_written_and_then_saved_by_rename_over_is_one_lineage() {
+    let a = [put("doc", "a 0"), put("doc", "a 1")];
+    let b = [put("doc", "b 0"), save("b 1"), save("b 2")];
+    crossing(&[put("doc", "base")], [&a, &b], |device| {
+        let texts: Vec<String> = device.files().into_values().collect();
+        assert_eq!(texts.len(), 2, "{texts:?}");
+        assert!(
+            ["a 1", "b 2"]
+                .iter()
+                .all(|last| texts.iter().any(|text| text == last))
+        );
+    });
+}
+
+#[test]
+fn what_is_removed_from_a_folder_that_both_made_stays_removed() {
+    let a = [
+        make("d", FileKind::Dir),
+        make("d/e", FileKind::Dir),
+        put("d/e/of-a", "a"),
+    ];
+    let b = [
+        make("d", FileKind::Dir),
+        make("d/e", FileKind::Dir),
+        put("d/e/passing", "b"),
+        unlink("d/e/passing"),
+        put("d/e/of-b", "b"),
+    ];
+    crossing(&[], [&a, &b], |device| {
+        is_exactly(device, &[("d/e/of-a", "a"), ("d/e/of-b", "b")]);
+    });
+}
+
+#[test]
+fn what_is_removed_from_a_folder_that_met_another_moved_there_stays_removed() {
+    let a = [rename("full", "d")];
+    let b = [
+        make("d", FileKind::Dir),
+        put("d/passing", "b"),
+        unlink("d/passing"),
+    ];
+    let base = [make("full", FileKind::Dir), put("full/old", "old")];
+    crossing(&base, [&a, &b], |device| {
+        is_exactly(device, &[("d/old", "old")])
+    });
+}
+
+#[test]
+fn what_both_set_on_files_that_are_one_lets_others_do_what_both_allow() {
+    let side = |mode| [put("x", "same"), chmod("x", mode)];
+    crossing(&[], [&side(0o640), &side(0o604)], |device| {
+        is_exactly(device, &[("x", "same")]);
+        assert_eq!(device.at("x").mode & 0o077, 0);
+    });
+}
+
+#[test]
+fn what_is_written_here_and_replaced_by_the_same_there_is_one() {
+    let a = [put("doc", "new")];
+    let b = [save("new")];
+    crossing(&[put("doc", "base")], [&a, &b], |device| {
+        is_exactly(device, &[("doc", "new")]);
+    });
+}
+
+#[test]
+fn privileges_are_given_to_the_content_alone_that_was_seen() {
+    let capable = |path: &'static str| {
+        step(move |device| {
+            device.apply(dfs::volume::OpKind::SetXattr {
+                ino: device.at(path).ino,
+                name: "security.capability".into(),
+                value: "all".into(),
+                time: dfs::base::Timespec::default(),
+            });
+        })
+    };
+    let base = [
+        put("program", "base"),
+        put("able", "base"),
+        put("seen", "base"),
+    ];
+    let a = [
+        chmod("program", 0o4755),
+        capable("able"),
+        chmod("seen", 0o6755),
+    ];
+    let b = [put("program", "other"), put("able", "other")];
+    crossing(&base, [&a, &b], |device| {
+        assert_eq!(device.at("program").mode, 0o755);
+        assert_eq!(device.at("able").xattrs, 0);
+        assert_eq!(device.at("seen").mode, 0o6755);
+    });
+}

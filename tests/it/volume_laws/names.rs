@@ -114,6 +114,28 @@ fn a_full_directory_moved_onto_another_brings_its_entries() {
 }
 
 #[test]
+fn of_two_full_directories_that_are_moved_to_one_name_each_keeps_its_entries() {
+    for b_later in [false, true] {
+        let devices = cluster(2);
+        let [a, b] = [&devices[0], &devices[1]];
+        for dir in ["x", "y"] {
+            a.mkdir(dir);
+            a.put(&format!("{dir}/same"), dir);
+        }
+        sync(&devices);
+        let (first, second, aside) = if b_later { (a, b, BEN) } else { (b, a, ANNA) };
+        first.rename("x", "final", false);
+        second.later();
+        second.rename("y", "final", false);
+        sync(&devices);
+        assert_eq!(a.text("final/same"), "x");
+        assert_eq!(a.text(&format!("final{aside}/same")), "y");
+        let listed = [(ConflictKind::Name, Some(format!("final{aside}")))];
+        assert_eq!(b.conflicts(), listed);
+    }
+}
+
+#[test]
 fn a_directory_keeps_its_name_against_a_file() {
     for dir_first in [true, false] {
         let devices = cluster(2);
@@ -555,8 +577,8 @@ fn of_two_directories_that_become_one_the_narrower_lists_hold() {
         listed.rename("new", "dir", false);
         private.mkdir("other");
         chmod(private, "other", 0o710);
-        private.put("other/mine", "y");
         private.rename("other", "dir", false);
+        private.put("dir/mine", "y");
         sync(&devices);
         assert_eq!(a.list("dir"), ["file", "mine"]);
         assert_eq!(access(a, "dir"), Some(list([7, 0, 1, 7, 0])));

@@ -24,7 +24,7 @@ use crate::log::LogError;
 use crate::log::chain::{Footing, Pasts};
 use crate::store::Batch;
 use crate::wire::limits::SEEN_MAX;
-use crate::wire::{SealedSegment, Seen, SegmentHeader};
+use crate::wire::{SealedSegment, Seen, SegmentHeader, Vector};
 
 /// Ops merged under one hold of the writer's lock: some 10 ms, which a request may wait.
 const SLICE_OPS: usize = 512;
@@ -138,19 +138,33 @@ impl Volume {
         Ok(merged)
     }
 
-    /// Folds segments and records by turns: a segment may wait for a record, and a record for segments.
+    /// Folds record by record what the chain names, and then what no record names: so who comes back
+    /// folds its own tail on top of what stands, and what stands is no tentative op among those of the tail
+    /// before. A segment may wait for a record, and a record for segments.
     pub(super) fn feed_and_commit(&self, feed: &mut Feed, merged: &mut Merged) -> Result<()> {
-        self.feed_merge(feed, merged)?;
+        while let Some(named) = self.named_at_hand()? {
+            self.feed_merge(feed, merged, Some(&named))?;
+            if !self.fold_records(feed, merged)? {
+                break;
+            }
+        }
+        self.feed_merge(feed, merged, None)?;
         while self.fold_records(feed, merged)? {
-            self.feed_merge(feed, merged)?;
+            self.feed_merge(feed, merged, None)?;
         }
         Ok(())
     }
 
-    fn feed_merge(&self, feed: &mut Feed, merged: &mut Merged) -> Result<()> {
+    /// Folds what is in the logs and counts: all of it, or up to the last segments that are `named`.
+    fn feed_merge(
+        &self,
+        feed: &mut Feed,
+        merged: &mut Merged,
+        named: Option<&Vector>,
+    ) -> Result<()> {
         let mut slice_ops = SLICE_OPS;
         loop {
-            self.read_logs(feed, merged)?;
+            self.read_logs(feed, merged, named)?;
             let slice = feed.take(slice_ops);
             if slice.is_empty() {
                 return Ok(());
@@ -202,6 +216,8 @@ impl Volume {
         merged.op_count += op_count;
         merged.changes.extend(changes);
         self.drop_public(&mut state)?;
+        // Who waits to change something comes before the next slice.
+        MutexGuard::unlock_fair(state);
         Ok(undone)
     }
 
@@ -224,8 +240,14 @@ impl Volume {
         self.drop_private(state, is_back)
     }
 
-    /// Reads ahead in every log of which nothing is queued, until no log goes on.
-    fn read_logs(&self, feed: &mut Feed, merged: &mut Merged) -> Result<()> {
+    /// Reads ahead in every log of which nothing is queued, until no log goes on; where a record guides
+    /// the fold, what that has `named`.
+    fn read_logs(
+        &self,
+        feed: &mut Feed,
+        merged: &mut Merged,
+        named: Option<&Vector>,
+    ) -> Result<()> {
         let folded = {
             let state = self.state.lock();
             Folded {
@@ -235,6 +257,13 @@ impl Volume {
         };
         let mut ends = self.config.log.vector();
         ends.extend(self.limits(feed, &ends)?);
+        if let Some(named) = named {
+            ends.retain(|log, end| {
+                let last = named.get(log).copied().unwrap_or(0);
+                *end = last.min(*end);
+                last > 0
+            });
+        }
         let mut goes_on = true;
         while goes_on {
             goes_on = false;

@@ -1,11 +1,13 @@
 //! Which applied ops touch which rows: what a merge asks to find whom an earlier op concerns.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 
 use super::committed::Rank;
 use super::overlay::Effects;
 use super::record::Record;
 use super::rows::RowKey;
+use crate::base::OpId;
 
 /// The rows that recent ops touched, by digest.
 #[derive(Debug)]
@@ -14,7 +16,43 @@ pub(super) struct TouchIndex {
     pub(super) above: Rank,
     /// Who touched a row so, in order. Apart by how: of the very many that read a busy row, or count in
     /// it, none is looked at by another who does.
-    touches: HashMap<(u64, Way), Vec<Rank>>,
+    touches: HashMap<(u64, Way), Few>,
+}
+
+/// Places, ascending. Nearly all rows are touched by one op: that costs no list.
+#[derive(Debug)]
+enum Few {
+    One(Rank),
+    Many(Vec<Rank>),
+}
+
+impl Few {
+    fn insert(&mut self, at: Rank) {
+        match self {
+            Self::One(rank) if *rank == at => {}
+            Self::One(rank) => *self = Self::Many(vec![at.min(*rank), at.max(*rank)]),
+            Self::Many(ranks) => {
+                let place = ranks.partition_point(|rank| *rank < at);
+                if ranks.get(place) != Some(&at) {
+                    ranks.insert(place, at);
+                }
+            }
+        }
+    }
+
+    /// Takes a place out; says whether none is left.
+    fn remove(&mut self, at: Rank) -> bool {
+        match self {
+            Self::One(rank) => *rank == at,
+            Self::Many(ranks) => {
+                let place = ranks.partition_point(|rank| *rank < at);
+                if ranks.get(place) == Some(&at) {
+                    ranks.remove(place);
+                }
+                ranks.is_empty()
+            }
+        }
+    }
 }
 
 /// How an op touched a row, or the counts in it.
@@ -49,10 +87,11 @@ impl TouchIndex {
     /// Takes note of an applied op.
     pub(super) fn add(&mut self, at: Rank, record: &Record) {
         for touch in touches(record) {
-            let ranks = self.touches.entry(touch).or_default();
-            let place = ranks.partition_point(|rank| *rank < at);
-            if ranks.get(place) != Some(&at) {
-                ranks.insert(place, at);
+            match self.touches.entry(touch) {
+                Entry::Occupied(few) => few.into_mut().insert(at),
+                Entry::Vacant(vacant) => {
+                    vacant.insert(Few::One(at));
+                }
             }
         }
     }
@@ -60,11 +99,10 @@ impl TouchIndex {
     /// Forgets an op that is undone.
     pub(super) fn remove(&mut self, at: Rank, record: &Record) {
         for touch in touches(record) {
-            if let Some(ranks) = self.touches.get_mut(&touch) {
-                let place = ranks.partition_point(|rank| *rank < at);
-                if ranks.get(place) == Some(&at) {
-                    ranks.remove(place);
-                }
+            if let Entry::Occupied(mut few) = self.touches.entry(touch)
+                && few.get_mut().remove(at)
+            {
+                few.remove();
             }
         }
     }
@@ -88,10 +126,30 @@ impl TouchIndex {
         found
     }
 
-    /// Returns the ops above a place for which the order with the op there, of this record, matters; one
-    /// perhaps more than once.
-    pub(super) fn crossing(&self, at: Rank, record: &Record) -> impl Iterator<Item = Rank> {
-        touches(record).flat_map(move |touch| self.above(touch, at))
+    /// Returns the tentative ops below some others, from one on, for which the order with one of those, of
+    /// these records, matters. Rows that very many of them touch are looked at once.
+    pub(super) fn crossing_below<'a>(
+        &self,
+        first: OpId,
+        others: impl Iterator<Item = (OpId, &'a Record)>,
+    ) -> BTreeSet<OpId> {
+        let mut ends: HashMap<(u64, Way), OpId> = HashMap::new();
+        for (id, record) in others {
+            for touch in touches(record) {
+                let end = ends.entry(touch).or_default();
+                *end = id.max(*end);
+            }
+        }
+        let mut found = BTreeSet::new();
+        for ((digest, way), end) in ends {
+            for way in way.crossing() {
+                let ranks = self.ranks((digest, *way));
+                let start = ranks.partition_point(|rank| *rank < Rank::tentative(first));
+                let below = ranks.iter().skip(start).map(|rank| rank.id);
+                found.extend(below.take_while(|id| *id < end));
+            }
+        }
+        found
     }
 
     /// Adds the ops above a place that touched what the op there, of this record, wrote, but for those
@@ -116,10 +174,19 @@ impl TouchIndex {
         }
     }
 
+    /// Returns who touched a row so, in order.
+    fn ranks(&self, touch: (u64, Way)) -> &[Rank] {
+        match self.touches.get(&touch) {
+            Some(Few::One(rank)) => std::slice::from_ref(rank),
+            Some(Few::Many(ranks)) => ranks,
+            None => &[],
+        }
+    }
+
     /// Returns the ops above a place for which the order with one that touches a row so there matters.
     fn above(&self, (digest, way): (u64, Way), at: Rank) -> impl Iterator<Item = Rank> + '_ {
         let ways = way.crossing().iter();
-        let lists = ways.filter_map(move |way| self.touches.get(&(digest, *way)));
+        let lists = ways.map(move |way| self.ranks((digest, *way)));
         lists.flat_map(move |ranks| {
             let start = ranks.partition_point(|rank| *rank <= at);
             ranks.iter().skip(start).copied()

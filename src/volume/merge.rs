@@ -20,6 +20,7 @@ use super::record::Record;
 use super::rows::{RowKey, Stored, Value};
 use super::sight::Sights;
 use super::state::State;
+use super::trim::before;
 use super::types::Inode;
 use super::view::View;
 use super::{Result, VolumeError};
@@ -86,29 +87,21 @@ impl<'a> Merge<'a> {
         Ok(())
     }
 
-    /// Undoes those of the ops that a record passes, without naming them, which an op that it names
-    /// crossed behind them, and all that built on them. The order is still the one before the record.
-    pub(super) fn undo_passed(
-        &mut self,
-        passed: &BTreeSet<OpId>,
-        named: &BTreeSet<OpId>,
-    ) -> Result<()> {
-        let Some(first) = passed.first() else {
-            return Ok(());
-        };
-        self.index_above(Rank::tentative(*first))?;
-        let mut concerned = BTreeSet::new();
-        for id in passed {
-            let record = self.record(*id)?;
-            if let Some(index) = &self.state.index {
-                let rank = Rank::tentative(*id);
-                let mut crossing = index.crossing(rank, &record);
-                if crossing.any(|above| named.contains(&above.id)) {
-                    concerned.insert(rank);
-                }
-            }
+    /// Undoes those of the applied ops from `first` on that a record passes, without naming them, which an
+    /// op that it names crossed behind them, and all that built on them. The order is still the one before
+    /// the record.
+    pub(super) fn undo_passed(&mut self, first: OpId, named: &BTreeSet<OpId>) -> Result<()> {
+        self.index_above(Rank::tentative(before(first)))?;
+        let mut records = Vec::with_capacity(named.len());
+        for id in named {
+            records.push((*id, self.record(*id)?));
         }
-        self.undo(concerned)
+        let others = records.iter().map(|(id, record)| (*id, &**record));
+        let index = self.state.index.as_ref();
+        let crossing =
+            index.map_or_else(BTreeSet::new, |index| index.crossing_below(first, others));
+        let passed = crossing.difference(named);
+        self.undo(passed.map(|id| Rank::tentative(*id)).collect())
     }
 
     /// Undoes applied ops that no record names yet, and all that built on them.

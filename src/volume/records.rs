@@ -27,7 +27,7 @@ use crate::base::{LogId, OpId, Stamp};
 use crate::log::LogError;
 use crate::log::chain::Record;
 use crate::store::{Batch, Rows, Table};
-use crate::wire::RecordRef;
+use crate::wire::{RecordRef, Vector};
 
 /// Ops that are looked at in one go for those that are settled.
 const LOOK_SLICE: usize = 4096;
@@ -39,16 +39,16 @@ pub(super) struct Named {
     pub(super) ends: BTreeMap<LogId, Stamp>,
     /// The last segment of each log.
     pub(super) segments: BTreeMap<LogId, u64>,
+    /// The stamps of the first and the last op.
+    stamps: Option<(Stamp, Stamp)>,
 }
 
-/// The applied ops that a record finds, up to the last that it names.
+/// The applied ops that a record finds.
 #[derive(Debug, Default)]
 struct Found {
     named: BTreeSet<OpId>,
-    /// Those that it does not name.
-    passed: BTreeSet<OpId>,
-    /// The last that it names.
-    last: Option<OpId>,
+    /// The first applied op that neither it nor a record before it names.
+    passed: Option<OpId>,
 }
 
 impl Volume {
@@ -152,6 +152,27 @@ impl Volume {
         Ok((gone, next))
     }
 
+    /// Returns the last segments that the next record names, of each log, where all of them are here.
+    pub(super) fn named_at_hand(&self) -> Result<Option<Vector>> {
+        let Some(record) = self.unfolded_record()? else {
+            return Ok(None);
+        };
+        let here = self.config.log.vector();
+        let mut named = Vector::new();
+        for name in &record.segments {
+            if here.get(&name.log).is_none_or(|last| *last < name.seg_no) {
+                return Ok(None);
+            }
+            let last = named.entry(name.log).or_default();
+            *last = name.seg_no.max(*last);
+        }
+        Ok(self
+            .config
+            .chain
+            .knows_statements_of(&record)
+            .then_some(named))
+    }
+
     /// Folds the records whose segments are all folded; says whether there were any.
     pub(super) fn fold_records(&self, feed: &mut Feed, merged: &mut Merged) -> Result<bool> {
         let mut any = false;
@@ -214,7 +235,13 @@ impl Volume {
     ) -> Result<bool> {
         let found = found(&*self.view.rows, state, named)?;
         let mut merge = Merge::new(&self.view, state, Todo::new(), Sights::default());
-        merge.undo_passed(&found.passed, &found.named)?;
+        let last = found.named.last().copied();
+        if let Some(first) = found
+            .passed
+            .filter(|first| last.is_some_and(|last| *first < last))
+        {
+            merge.undo_passed(first, &found.named)?;
+        }
         if record.base_line > merge.state.chain.committed.base_line {
             let late = late_for(&*self.view.rows, merge.state, record)?;
             merge.undo_all(late)?;
@@ -250,7 +277,8 @@ impl Volume {
         let ends = fence.len() > state.chain.fence.as_ref().map_or(0, |before| before.len());
         state.note_taken_back(back, fence);
         state.progress.extend(progress);
-        let tentative = found.passed.first().copied().or(found.last);
+        // What was undone and folded again is of those that were found.
+        let tentative = found.passed.or(last);
         let last_ms = last_ms(record.time_ms);
         state.chain.fold(record.reference(), last_ms, tentative);
         // What was taken back the ops before it had seen.
@@ -272,6 +300,14 @@ impl Volume {
             let header = segment.ok_or(LogError::Corrupt { log, seg_no })?.header;
             let end = named.ends.entry(header.op_log()).or_default();
             *end = header.last.max(*end);
+            // What an earlier start left may lie anywhere.
+            let begin = if header.op_log() == log {
+                header.first
+            } else {
+                Stamp(0)
+            };
+            let (first, last) = named.stamps.unwrap_or((begin, header.last));
+            named.stamps = Some((begin.min(first), header.last.max(last)));
             let last = named.segments.entry(log).or_default();
             *last = seg_no.max(*last);
         }
@@ -320,43 +356,66 @@ pub(super) fn last_ms(record_ms: u64) -> u64 {
     record_ms.max(STAMPS_BEGIN_MS).saturating_add(beyond)
 }
 
-/// Finds the applied ops up to the last that a record names.
+/// Finds the applied ops that a record names, and the first that no record names then.
+///
+/// Looks at what lies between the first and the last of them, and at what is named already: so each op is
+/// looked at by few records, however many are applied that none names.
 fn found(rows: &dyn Rows, state: &State, named: &Named) -> Result<Found> {
     let mut found = Found::default();
-    let last = named.ends.iter().map(|(log, stamp)| OpId {
-        stamp: *stamp,
-        log: *log,
-    });
-    let Some(last) = last.max() else {
+    let Some((first, last)) = named.stamps else {
         return Ok(found);
     };
-    found.last = Some(last);
-    let end = u128::from_be_bytes(last.to_key()).checked_add(1);
-    let end = end.map(u128::to_be_bytes);
-    let mut is_damaged = false;
-    let end = end.as_ref().map(<[u8; 16]>::as_slice);
-    let start = state.chain.tentative.to_key();
-    rows.scan_keys(Table::Op, &start, end, &mut |key| {
-        let Some(id) = OpId::from_key(key) else {
-            is_damaged = true;
-            return ControlFlow::Break(());
-        };
-        let is_named = named.ends.get(&id.log).is_some_and(|end| id.stamp <= *end);
-        // What an earlier record names stays until the base line passes it.
-        if state.chain.committed.number(id).is_none() {
-            let of = if is_named {
-                &mut found.named
-            } else {
-                &mut found.passed
-            };
-            of.insert(id);
+    let is_named = |id: OpId| named.ends.get(&id.log).is_some_and(|end| id.stamp <= *end);
+    // What an earlier record names stays until the base line passes it.
+    let is_open = |id: OpId| state.chain.committed.number(id).is_none();
+    let (stamp, log) = (first, LogId(0));
+    let start = state.chain.tentative.max(OpId { stamp, log });
+    scan_ops(rows, start, Some(last), &mut |id| {
+        if is_named(id) && is_open(id) {
+            found.named.insert(id);
         }
         ControlFlow::Continue(())
     })?;
+    scan_ops(rows, state.chain.tentative, None, &mut |id| {
+        if is_named(id) || !is_open(id) {
+            return ControlFlow::Continue(());
+        }
+        found.passed = Some(id);
+        ControlFlow::Break(())
+    })?;
+    Ok(found)
+}
+
+/// Visits the applied ops from one on, up to those of a stamp where there is an end.
+fn scan_ops(
+    rows: &dyn Rows,
+    from: OpId,
+    end: Option<Stamp>,
+    f: &mut dyn FnMut(OpId) -> ControlFlow<()>,
+) -> Result<()> {
+    let end = end.map(|stamp| OpId {
+        stamp: stamp.next(),
+        log: LogId(0),
+    });
+    let end = end.map(OpId::to_key);
+    let mut is_damaged = false;
+    let end = end.as_ref().map(<[u8; 16]>::as_slice);
+    rows.scan_keys(
+        Table::Op,
+        &from.to_key(),
+        end,
+        &mut |key| match OpId::from_key(key) {
+            Some(id) => f(id),
+            None => {
+                is_damaged = true;
+                ControlFlow::Break(())
+            }
+        },
+    )?;
     if is_damaged {
         return Err(VolumeError::Corrupt {
             what: "the key of an op",
         });
     }
-    Ok(found)
+    Ok(())
 }

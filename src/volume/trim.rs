@@ -217,7 +217,7 @@ impl Volume {
 }
 
 /// Returns the greatest op below `id`.
-fn before(id: OpId) -> OpId {
+pub(super) fn before(id: OpId) -> OpId {
     let mut key = u128::from_be_bytes(id.to_key());
     key = key.saturating_sub(1);
     OpId::from_key(&key.to_be_bytes()).unwrap_or_default()

@@ -29,6 +29,7 @@ mod fence;
 mod fold;
 mod folded;
 mod index;
+mod large;
 mod lineage;
 mod merge;
 mod op;
@@ -53,7 +54,7 @@ mod writer;
 
 use std::collections::HashMap;
 use std::ops::{ControlFlow, Range, RangeInclusive};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -80,7 +81,7 @@ use crate::base::{Clock, DeviceId, Ino, LogId, Rng, Timespec, VolumeId};
 use crate::crypto::{Identity, VolumeKeys};
 use crate::log::LogStore;
 use crate::log::chain::Chain;
-use crate::store::Store;
+use crate::store::{LayeredRows, Store, StoreError};
 use feed::Feed;
 use lineage::Lineages;
 use state::State;
@@ -153,6 +154,10 @@ pub struct Volume {
     lineages: Lineages,
     /// Told of new drafts.
     on_draft: OnceLock<Box<DraftHook>>,
+    /// Where merges are made that are too large for the writer's lock; `None` where nobody waits for that.
+    layer: Option<Arc<LayeredRows>>,
+    /// How many ops one may undo that is not.
+    undone_max: AtomicUsize,
 }
 
 /// What [`Volume::on_draft`] sets: called with the bytes of all drafts.
@@ -177,14 +182,48 @@ impl Volume {
     /// # Errors
     ///
     /// [`VolumeError::Corrupt`] or the store's where its rows cannot be read.
-    pub fn open(config: VolumeConfig, context: VolumeContext, alone: bool) -> Result<Self> {
+    pub fn open(mut config: VolumeConfig, context: VolumeContext, alone: bool) -> Result<Self> {
+        let layer = LayeredRows::open(Arc::clone(&config.store.rows), large::is_layered)?;
+        let layer = Arc::new(layer);
+        config.store.rows = Arc::<LayeredRows>::clone(&layer);
+        if !layer.is_turned() {
+            match layer.abandon() {
+                Ok(()) | Err(StoreError::Full) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        while layer.is_turned() {
+            match layer.move_some(&mut |_, _, _, _, _| Ok(())) {
+                Ok(_) => {}
+                // What is there can be read all the same.
+                Err(StoreError::Full) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let volume = Self::open_over(config, context, alone, Some(layer))?;
+        // No handle survives a restart, so no private copy does.
+        volume.drop_private_rows()?;
+        Ok(volume)
+    }
+
+    /// Opens a volume over rows that are made beside those in use: nobody waits for it.
+    fn open_beside(config: VolumeConfig, context: VolumeContext) -> Result<Self> {
+        Self::open_over(config, context, false, None)
+    }
+
+    fn open_over(
+        config: VolumeConfig,
+        context: VolumeContext,
+        alone: bool,
+        layer: Option<Arc<LayeredRows>>,
+    ) -> Result<Self> {
         let device = config.identity.device();
         let rows = Arc::clone(&config.store.rows);
         let view = View::new(rows, Arc::clone(&config.keys), Arc::clone(&config.log));
         let first = config.chain.get(0)?.map(|record| record.reference());
         let own = config.log.logs_of(device);
         let first = first.unwrap_or_default();
-        let is_anew_asked = Self::is_anew_asked(&*config.store.rows)?;
+        let is_anew_asked = layer.is_some() && Self::is_anew_asked(&*config.store.rows)?;
         let state = match State::load(&*config.store.rows, &own, first, alone) {
             // All that it reads is about to be made anew.
             Err(VolumeError::Corrupt { .. } | VolumeError::Store(_)) if is_anew_asked => {
@@ -203,6 +242,8 @@ impl Volume {
             holds: Arc::default(),
             lineages: Lineages::default(),
             on_draft: OnceLock::new(),
+            layer,
+            undone_max: AtomicUsize::new(merge::UNDONE_MAX),
             config,
             context,
         };
@@ -216,9 +257,13 @@ impl Volume {
         if is_anew_asked {
             volume.fold_anew()?;
         }
-        // No handle survives a restart, so no private copy does.
-        volume.drop_private_rows()?;
         Ok(volume)
+    }
+
+    /// Sets how many ops a merge may undo under the writer's lock; one that has to undo more is made beside
+    /// the view.
+    pub fn undo_at_most(&self, count: usize) {
+        self.undone_max.store(count, Ordering::Relaxed);
     }
 
     /// Makes the root directory of a new volume and names this device.

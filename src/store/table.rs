@@ -105,6 +105,8 @@ tables! {
     Arrival = 51,
     /// Changes of a batch that is too great to go as one; written by the store alone.
     Staged = 60,
+    /// Rows of a merge that is made beside the others, by table and key, until they are moved there.
+    Layer = 61,
 }
 
 impl Table {

@@ -31,7 +31,7 @@ use crate::log::LogError;
 use crate::store::{Batch, BesideRows, Rows, Table, codec};
 
 /// The tables that a fold fills.
-const FOLDED: &[Table] = &[
+pub(super) const FOLDED: &[Table] = &[
     Table::Meta,
     Table::Inode,
     Table::Dirent,
@@ -183,7 +183,7 @@ impl Volume {
             clock: Arc::clone(&self.context.clock),
             rng: self.context.rng.clone(),
         };
-        let mut shadow = Self::open(config, context, false)?;
+        let mut shadow = Self::open_beside(config, context)?;
         // What has no name and is in use here stays.
         shadow.holds = Arc::clone(&self.holds);
         shadow.lineages = self.lineages.as_they_are();
@@ -274,7 +274,7 @@ impl Volume {
         Ok(lost)
     }
 
-    fn fold_todo(
+    pub(super) fn fold_todo(
         &self,
         state: &mut MutexGuard<'_, State>,
         todo: std::collections::BTreeMap<Rank, Arc<OpKind>>,
@@ -285,7 +285,7 @@ impl Volume {
             sight::put(&mut batch, group.first, &group.past);
         }
         self.view.rows.commit(batch)?;
-        let mut merge = Merge::new(&self.view, state, todo, Sights::default());
+        let mut merge = Merge::new(&self.view, state, todo, Sights::default(), self.bound());
         merge.run()?;
         let overlay = merge.overlay;
         state.index = None;
@@ -385,7 +385,7 @@ impl Volume {
     }
 
     /// Returns what a kernel cache has to forget of a row that is mended.
-    fn change_of(
+    pub(super) fn change_of(
         &self,
         table: Table,
         key: &[u8],

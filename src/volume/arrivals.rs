@@ -98,6 +98,33 @@ impl Arrivals {
         Ok(())
     }
 
+    /// Puts the time of a node into the batch that moves a row of it, as what others did changed that.
+    pub(super) fn put_moved(
+        &self,
+        table: Table,
+        key: &[u8],
+        (before, after): (Option<&[u8]>, Option<&[u8]>),
+        now: Timespec,
+        batch: &mut Batch,
+    ) {
+        let key = super::anew::like(table).and_then(|like| RowKey::parse(&like, key).ok());
+        let Some(
+            RowKey::Inode(ino)
+            | RowKey::Xattr(ino, _)
+            | RowKey::Dirent(ino, _)
+            | RowKey::Link(ino, ..),
+        ) = key
+        else {
+            return;
+        };
+        if table == Table::Inode && after.is_none() {
+            self.remove(ino, batch);
+        } else if before != after {
+            self.marks.mark(ino.0);
+            batch.put(Table::Arrival, ino.0.to_be_bytes(), codec::encode(&now));
+        }
+    }
+
     /// Returns false where no other node stands for this one.
     pub(super) fn may_be_elsewhere(&self, ino: Ino) -> bool {
         self.marks.may_have(ino.0)

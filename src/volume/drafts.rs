@@ -90,6 +90,11 @@ impl Drafts {
         self.ids.iter().copied()
     }
 
+    /// Visits them, newest first.
+    pub(super) fn iter_rev(&self) -> impl Iterator<Item = OpId> {
+        self.ids.iter().rev().copied()
+    }
+
     /// Visits the groups, oldest first.
     pub(super) fn groups(&self) -> impl Iterator<Item = &Group> {
         self.groups.iter()

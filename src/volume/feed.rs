@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::MutexGuard;
 
@@ -117,13 +118,10 @@ impl Volume {
     /// Those of the store and the log, where nothing was folded before: what was is returned first, as
     /// the kernel has to hear of it, and the next call meets the error again.
     pub fn apply_segments(&self) -> Result<Merged> {
-        let mut feed = self.feed.lock();
         let mut merged = Merged::default();
-        let result = self.feed_and_commit(&mut feed, &mut merged);
-        self.state.lock().index = None;
-        if result.is_err() {
-            // What was taken and not committed is read again.
-            *feed = Feed::default();
+        let mut result = self.apply_small(&mut merged);
+        if matches!(result, Err(VolumeError::TooMuch)) {
+            result = self.merge_large(&mut merged);
         }
         match result {
             Err(error) if merged.is_nothing() => return Err(error),
@@ -138,20 +136,60 @@ impl Volume {
         Ok(merged)
     }
 
+    fn apply_small(&self, merged: &mut Merged) -> Result<()> {
+        if self.check_moved().is_err() {
+            // What an earlier one could not move on a full disk.
+            let _sealing = self.sealing.lock();
+            self.move_layer(merged)?;
+        }
+        let mut feed = self.feed.lock();
+        let result = self.feed_and_commit(&mut feed, merged);
+        self.state.lock().index = None;
+        if result.is_err() {
+            // What was taken and not committed is read again.
+            *feed = Feed::default();
+        }
+        result
+    }
+
+    /// Returns how many ops a merge may undo.
+    pub(super) fn bound(&self) -> Option<usize> {
+        let is_bounded = self.layer.is_some();
+        is_bounded.then(|| self.undone_max.load(Ordering::Relaxed))
+    }
+
     /// Folds record by record what the chain names, and then what no record names: so who comes back
     /// folds its own tail on top of what stands, and what stands is no tentative op among those of the tail
     /// before. A segment may wait for a record, and a record for segments.
     pub(super) fn feed_and_commit(&self, feed: &mut Feed, merged: &mut Merged) -> Result<()> {
+        self.state.lock().defers = self.layer.is_none();
         while let Some(named) = self.named_at_hand()? {
             self.feed_merge(feed, merged, Some(&named))?;
             if !self.fold_records(feed, merged)? {
                 break;
             }
         }
+        self.fold_deferred()?;
         self.feed_merge(feed, merged, None)?;
         while self.fold_records(feed, merged)? {
             self.feed_merge(feed, merged, None)?;
         }
+        Ok(())
+    }
+
+    /// Folds what waited until the records at hand are folded.
+    fn fold_deferred(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        state.defers = false;
+        let deferred = std::mem::take(&mut state.deferred);
+        if deferred.is_empty() {
+            return Ok(());
+        }
+        let sights = Sights::default();
+        let mut merge = Merge::new(&self.view, &mut state, deferred, sights, self.bound());
+        merge.run()?;
+        let overlay = merge.overlay;
+        state.commit(&self.view, overlay, Batch::new(), None)?;
         Ok(())
     }
 
@@ -170,7 +208,14 @@ impl Volume {
                 return Ok(());
             }
             let undone = self.merge_slice(slice, merged)?;
-            slice_ops = SLICE_OPS.max(undone).min(SLICE_OPS_MAX);
+            match self.bound() {
+                None => slice_ops = SLICE_OPS.max(undone).min(SLICE_OPS_MAX),
+                // Each slice undoes again what the ones before did.
+                Some(bound) if merged.undone_count > bound + merged.op_count / 2 => {
+                    return Err(VolumeError::TooMuch);
+                }
+                Some(_) => {}
+            }
         }
     }
 
@@ -204,7 +249,7 @@ impl Volume {
             progress.put(&mut batch, *log);
         }
         sights.put(&mut batch);
-        let mut merge = Merge::new(&self.view, &mut state, todo, sights);
+        let mut merge = Merge::new(&self.view, &mut state, todo, sights, self.bound());
         merge.run()?;
         let (overlay, undone) = (merge.overlay, merge.undone_count);
         let changes = self.commit_merge(&mut state, overlay, batch)?;

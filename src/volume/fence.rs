@@ -272,6 +272,23 @@ impl Volume {
         Ok(self.view.rows.commit(batch)?)
     }
 
+    /// Puts drafts aside of which the right to write has ended by what is folded beside.
+    pub(super) fn drop_over(&self, state: &mut State, anew: &State) -> Result<()> {
+        let is_over = |draft: &OpId| anew.is_over(self, draft.log);
+        let drafts: BTreeSet<OpId> = state.drafts.iter().filter(is_over).collect();
+        let Some(fence) = anew.chain.fence.as_deref().filter(|_| !drafts.is_empty()) else {
+            return Ok(());
+        };
+        let fence = fence.clone();
+        self.put_aside(drafts.iter().copied().collect())?;
+        let back = TakenBack {
+            drafts,
+            ..TakenBack::default()
+        };
+        state.note_taken_back(back, fence);
+        Ok(())
+    }
+
     /// Puts the rows of what a record takes back into a batch.
     pub(super) fn put_back(&self, batch: &mut Batch, back: &TakenBack) -> Result<()> {
         for draft in &back.drafts {

@@ -55,7 +55,7 @@ struct Tables {
 
 /// A number that goes to another file.
 #[derive(Debug)]
-struct Move {
+pub(super) struct Move {
     number: Ino,
     from: Ino,
     to: Ino,
@@ -298,47 +298,64 @@ impl Volume {
         overlay: Overlay,
         batch: Batch,
     ) -> Result<Vec<Change>> {
-        let moves = self.moves(state, &overlay)?;
+        let (view, nothing) = (&self.view, Overlay::default());
+        let base = |overlay| Base {
+            view,
+            overlay,
+            committed: &state.chain.committed,
+        };
+        let differs = |ino| overlay.rows.contains_key(&RowKey::Inode(ino));
+        let moves = self.moves(base(&nothing), base(&overlay), &differs)?;
         let now = Some(self.context.clock.wall());
         let merging = self.view.merging.write();
         let mut changes = state.commit(&self.view, overlay, batch, now)?;
-        if !moves.is_empty() {
-            self.lineages.change(|tables| {
-                for Move { number, to, .. } in &moves {
-                    tables.move_number(*number, *to);
-                }
-            });
-        }
+        self.move_numbers(&moves);
         drop(merging);
-        for Move { from, to, .. } in moves {
-            for file in [from, to] {
-                changes.extend(self.renamed(file));
-            }
-        }
+        changes.extend(self.renamed_by(moves));
         Ok(changes)
     }
 
-    /// Returns which of the numbers that are kept go to another file with what an overlay has.
-    fn moves(&self, state: &State, overlay: &Overlay) -> Result<Vec<Move>> {
+    /// Lets numbers go to other files.
+    pub(super) fn move_numbers(&self, moves: &[Move]) {
+        if moves.is_empty() {
+            return;
+        }
+        self.lineages.change(|tables| {
+            for Move { number, to, .. } in moves {
+                tables.move_number(*number, *to);
+            }
+        });
+    }
+
+    /// Returns what is to be looked up anew after numbers went to other files.
+    pub(super) fn renamed_by(&self, moves: Vec<Move>) -> Vec<Change> {
+        let files = moves.into_iter().flat_map(|moved| [moved.from, moved.to]);
+        files.flat_map(|file| self.renamed(file)).collect()
+    }
+
+    /// Returns which of the numbers that are kept go to another file with a merge; the rows of which inodes
+    /// it changes `differs` says.
+    pub(super) fn moves(
+        &self,
+        before: Base<'_>,
+        after: Base<'_>,
+        differs: &dyn Fn(Ino) -> bool,
+    ) -> Result<Vec<Move>> {
         let tables = self.lineages.tables.read();
         let mut moves = Vec::new();
         if tables.kept.is_empty() {
             return Ok(moves);
         }
-        let base = |overlay| Base {
-            view: &self.view,
-            overlay,
-            committed: &state.chain.committed,
-        };
-        let nothing = Overlay::default();
-        let (before, after) = (base(&nothing), base(overlay));
         for number in &tables.kept {
             let from = tables.file(*number);
             // What is changed in private is nobody's but of who changes it, also when the file is back.
             if is_private(from) || self.view.effective(from) != from {
-                let row = overlay.rows.get(&RowKey::Inode(from));
-                let row = row.and_then(|row| row.as_ref()).map(as_inode).transpose()?;
-                if row.is_some_and(|inode| !inode.is_orphan()) {
+                let row = match differs(from) {
+                    true => after.row(&RowKey::Inode(from))?,
+                    false => None,
+                };
+                let inode = row.as_ref().map(as_inode).transpose()?;
+                if inode.is_some_and(|inode| !inode.is_orphan()) {
                     let (number, to) = (*number, private_of(from));
                     moves.push(Move { number, from, to });
                 }
@@ -347,9 +364,7 @@ impl Volume {
             let Some(was) = stands_for(before, from)? else {
                 continue;
             };
-            if !overlay.rows.contains_key(&RowKey::Inode(was.ino))
-                && !overlay.rows.contains_key(&RowKey::Inode(from))
-            {
+            if !differs(was.ino) && !differs(from) {
                 continue;
             }
             let mut to = goes_on(after, from, was.version)?;

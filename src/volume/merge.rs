@@ -12,12 +12,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::committed::Rank;
-use super::fold::fold;
+use super::fold::fold_within;
 use super::index::TouchIndex;
 use super::op::OpKind;
-use super::overlay::{Base, Delta, Effects, Overlay};
+use super::overlay::{Base, Delta, Effects, Overlay, Room};
 use super::record::Record;
-use super::rows::{RowKey, Stored, Value};
+use super::rows::{Row, RowKey, Stored, Value};
 use super::sight::Sights;
 use super::state::State;
 use super::trim::before;
@@ -25,7 +25,21 @@ use super::types::Inode;
 use super::view::View;
 use super::{Result, VolumeError};
 use crate::base::{Ino, OpId};
-use crate::store::Table;
+use crate::store::{Batch, Table};
+
+/// Ops that a merge undoes under the writer's lock: with their folding some 50 ms. One that has to undo more
+/// is made beside the view.
+pub(super) const UNDONE_MAX: usize = 1024;
+
+/// What one op may meet under that lock.
+const MERGE_ROOM: Room = Room {
+    bytes: 8 << 20,
+    rows: 4096,
+};
+
+/// Rows and records, and bytes of them, that a merge which nobody sees keeps before it writes them.
+const KEPT_MAX: usize = 4096;
+const KEPT_MAX_BYTES: usize = 4 << 20;
 
 /// Ops that wait to be folded, in their order.
 pub(super) type Todo = BTreeMap<Rank, Arc<OpKind>>;
@@ -37,13 +51,28 @@ pub(super) struct Merge<'a> {
     pub(super) overlay: Overlay,
     pub(super) todo: Todo,
     sights: Sights,
+    /// How many ops it may undo; `None` where nobody sees what it makes, or waits for it.
+    bound: Option<usize>,
+    /// Bytes of what the overlay holds, about.
+    kept_bytes: usize,
+    /// Ops that wait for nothing: a record names them.
+    pub(super) named: BTreeSet<OpId>,
     /// How many ops were undone.
     pub(super) undone_count: usize,
 }
 
 impl<'a> Merge<'a> {
-    pub(super) fn new(view: &'a View, state: &'a mut State, todo: Todo, sights: Sights) -> Self {
+    pub(super) fn new(
+        view: &'a View,
+        state: &'a mut State,
+        todo: Todo,
+        sights: Sights,
+        bound: Option<usize>,
+    ) -> Self {
         Self {
+            bound,
+            kept_bytes: 0,
+            named: BTreeSet::new(),
             view,
             state,
             overlay: Overlay::default(),
@@ -73,7 +102,8 @@ impl<'a> Merge<'a> {
             }
             let committed = &self.state.chain.committed;
             let sight = self.sights.of(self.view, committed, id, is_late)?;
-            let effects = fold(base, id, &kind, &sight)?;
+            let room = self.bound.map_or(Room::ENDLESS, |_| MERGE_ROOM);
+            let effects = fold_within(base, id, &kind, &sight, room)?;
             if is_late {
                 let concerned = self.concerned(rank, &effects)?;
                 if !concerned.is_empty() {
@@ -83,7 +113,21 @@ impl<'a> Merge<'a> {
                 }
             }
             self.keep(rank, kind, effects);
+            self.write_some()?;
         }
+        Ok(())
+    }
+
+    /// Writes what the overlay holds where that is much and nobody sees it.
+    fn write_some(&mut self) -> Result<()> {
+        let kept = self.overlay.rows.len() + self.overlay.records.len();
+        let is_much = kept >= KEPT_MAX || self.kept_bytes >= KEPT_MAX_BYTES;
+        if self.bound.is_some() || !is_much {
+            return Ok(());
+        }
+        self.kept_bytes = 0;
+        let overlay = std::mem::take(&mut self.overlay);
+        self.state.commit(self.view, overlay, Batch::new(), None)?;
         Ok(())
     }
 
@@ -161,7 +205,10 @@ impl<'a> Merge<'a> {
     fn keep(&mut self, rank: Rank, kind: Arc<OpKind>, effects: Effects) {
         let record = Record::new(kind, &effects);
         self.state.note(rank, &record);
+        self.kept_bytes += record.kind.room();
         for effect in effects.writes {
+            let bytes = |row: &Option<Row>| row.as_ref().map_or(0, |row| row.bytes.len());
+            self.kept_bytes += bytes(&effect.before) + 2 * bytes(&effect.after);
             self.overlay.rows.insert(effect.key, effect.after);
         }
         let record = Some(Arc::new(record));
@@ -240,27 +287,43 @@ impl<'a> Merge<'a> {
 
     /// Undoes ops and all that built on them, newest first, and puts them back to do.
     fn undo(&mut self, concerned: BTreeSet<Rank>) -> Result<()> {
-        let mut records: BTreeMap<Rank, Arc<Record>> = BTreeMap::new();
+        let mut ranks: BTreeSet<Rank> = BTreeSet::new();
         let mut followed = HashMap::new();
         let mut open: Vec<Rank> = concerned.into_iter().collect();
         while let Some(rank) = open.pop() {
-            if records.contains_key(&rank) {
+            if !ranks.insert(rank) {
                 continue;
+            }
+            if self
+                .bound
+                .is_some_and(|max| self.undone_count + ranks.len() > max)
+            {
+                return Err(VolumeError::TooMuch);
             }
             let record = self.record(rank.id)?;
             if let Some(index) = &self.state.index {
                 index.dependent(rank, &record, &mut followed, &mut open);
             }
-            records.insert(rank, record);
         }
-        for (rank, record) in records.into_iter().rev() {
+        // Read again: all of them may be more than the memory is to hold.
+        for rank in ranks.into_iter().rev() {
+            let record = self.record(rank.id)?;
             self.take_back(&record)?;
             if let Some(index) = &mut self.state.index {
                 index.remove(rank, &record);
             }
             self.overlay.records.insert(rank.id, None);
-            self.todo.insert(rank, Arc::clone(&record.kind));
+            let waits = self.state.defers && rank.record == Rank::TENTATIVE;
+            let todo = match waits && !self.named.contains(&rank.id) {
+                true => &mut self.state.deferred,
+                false => &mut self.todo,
+            };
+            todo.insert(rank, Arc::clone(&record.kind));
             self.undone_count += 1;
+            let befores = record.writes.iter();
+            let bytes = befores.map(|(_, before)| before.as_ref().map_or(0, |before| before.len()));
+            self.kept_bytes += 2 * bytes.sum::<usize>();
+            self.write_some()?;
         }
         Ok(())
     }

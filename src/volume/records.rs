@@ -234,7 +234,13 @@ impl Volume {
         merged: &mut Merged,
     ) -> Result<bool> {
         let found = found(&*self.view.rows, state, named)?;
-        let mut merge = Merge::new(&self.view, state, Todo::new(), Sights::default());
+        // What waits and is named now waits no longer.
+        let is_named = |id: OpId| named.ends.get(&id.log).is_some_and(|end| id.stamp <= *end);
+        let todo = state.deferred.extract_if(.., |rank, _| is_named(rank.id));
+        let todo: Todo = todo.collect();
+        let sights = Sights::default();
+        let mut merge = Merge::new(&self.view, state, todo, sights, self.bound());
+        merge.named = found.named.clone();
         let last = found.named.last().copied();
         if let Some(first) = found
             .passed
@@ -249,6 +255,12 @@ impl Volume {
         let fence = self.config.chain.fence_at(record.number);
         let back = self.taken_back(merge.state, &fence, record, named)?;
         merge.take_back_all(&back.ops)?;
+        let is_back = |id: OpId| {
+            back.progress
+                .get(&id.log)
+                .is_some_and(|at| id.stamp > at.stamp)
+        };
+        merge.state.deferred.retain(|rank, _| !is_back(rank.id));
         merge.state.chain.name(record, &named.ends);
         merge.rank_anew(&found.named)?;
         merge.run()?;

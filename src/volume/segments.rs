@@ -28,6 +28,7 @@ impl Volume {
     /// Trims too, where no other device authors ops.
     pub fn seal_drafts(&self) -> Result<Vec<SealedSegment>> {
         let mut ahead = self.sealing.lock();
+        self.check_moved()?;
         let mut sealed = Vec::new();
         while let Some(segment) = self.seal_next()? {
             *ahead = Some(segment.header.seg_no);
@@ -47,6 +48,7 @@ impl Volume {
     /// return them.
     pub fn seal_ahead(&self) -> Result<()> {
         let mut ahead = self.sealing.lock();
+        self.check_moved()?;
         while self.state.lock().drafts.bytes() >= SEGMENT_BODY_MAX_BYTES {
             let Some(segment) = self.seal_next()? else {
                 break;

@@ -8,6 +8,7 @@ use super::committed::Rank;
 use super::drafts::{Drafts, Group};
 use super::folded::{FoldedChain, RECORD_KEY};
 use super::index::TouchIndex;
+use super::merge::Todo;
 use super::overlay::{Effect, Overlay};
 use super::progress::LogProgress;
 use super::record::Record;
@@ -40,6 +41,11 @@ pub(super) struct State {
     pub(super) index: Option<TouchIndex>,
     /// How far what undo needs is given up.
     pub(super) trimmed: Trimmed,
+    /// Ops of the own tail that were undone and wait until the records at hand are folded; nobody waits for
+    /// the view meanwhile.
+    pub(super) deferred: Todo,
+    /// Whether such ops wait.
+    pub(super) defers: bool,
     /// Chunks that ops have named since a collection began; `None` while there is none.
     pub(super) named: Option<HashSet<ChunkId>>,
 }
@@ -88,6 +94,17 @@ impl State {
     pub(super) fn keep_of(&mut self, before: &mut Self) {
         self.drafts.keep_of(&mut before.drafts);
         self.named = before.named.take();
+    }
+
+    /// Takes over from the state in whose place this one comes what own ops are about, and what the rows do
+    /// not say.
+    pub(super) fn take_own_of(&mut self, before: &mut Self) {
+        self.drafts = std::mem::take(&mut before.drafts);
+        self.drafts.see_more();
+        self.named = before.named.take();
+        self.totals.found = before.totals.found.take();
+        self.trimmed.alone = before.trimmed.alone;
+        self.index = None;
     }
 
     /// Returns what is folded of the logs but one, as the header of a segment of that log says it.

@@ -8,6 +8,7 @@ mod beside;
 pub(crate) mod cluster;
 mod content;
 mod equal;
+mod large;
 mod logs;
 mod names;
 mod newer;

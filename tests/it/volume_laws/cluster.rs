@@ -197,6 +197,10 @@ fn try_open(
         rng: Rng::from_seed(index as u64),
     };
     let volume = Volume::open(config, context, alone)?;
+    if index % 2 == 1 {
+        // Whatever it has to undo it folds beside the view.
+        volume.undo_at_most(0);
+    }
     Ok((log, chain, Arc::new(volume)))
 }
 
@@ -288,6 +292,39 @@ impl Device {
     /// Lets the disk refuse every write, or none.
     pub(crate) fn refuse_writes(&self, refuses: bool) {
         self.disk.set_writes_left(refuses.then_some(0));
+    }
+
+    /// Lets the disk take so many writes more.
+    pub(crate) fn refuse_writes_after(&self, count: u64) {
+        self.disk.set_writes_left(Some(count));
+    }
+
+    /// Takes what another has published; says whether the disk took it.
+    pub(crate) fn try_pull(&self, from: &Self) -> bool {
+        let have = self.log.vector();
+        let mut segments = Vec::new();
+        for log in from.log.offered().into_keys() {
+            let next = have.get(&log).copied().unwrap_or(0) + 1;
+            segments.extend(from.log.range(log, next, usize::MAX).unwrap());
+        }
+        self.roll.learn(&from.roll);
+        let links = from
+            .chain
+            .range(self.chain.tip().number, usize::MAX, usize::MAX);
+        let (device, now) = (from.identity().device(), self.clock.monotonic());
+        let judge = Judge(self.index);
+        let (outcome, taken) = self.chain.accept(&links.unwrap(), device, now, &judge);
+        if taken.is_err() {
+            return false;
+        }
+        self.see_to(outcome);
+        let now = self.clock.wall_ms() + 300_000;
+        let accepted = self.log.accept(&segments, now, &|_| Ok(()));
+        accepted.is_ok() && {
+            // What a full disk did not take is told by the next call alone.
+            let first = self.volume.apply_segments();
+            first.is_ok() && self.volume.apply_segments().is_ok()
+        }
     }
 
     /// Returns how many rows the largest batch since the last call changed.

@@ -1,0 +1,568 @@
+//! Rows over which others are made, while these go on: a layer that counts from one batch on.
+//!
+//! While a layer is *made*, who makes it reads rows as they were when it began, with what the layer has in
+//! their place, and nobody else sees it: a batch of the others puts rows that it changes into the layer as
+//! they were, where that has none of its own. One small batch then says that the layer counts (the
+//! *turn*): from there on all look there first. At last its rows are moved to their tables, some at a time.
+//! A crash before the turn leaves none of them, a crash behind it all.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use parking_lot::RwLock;
+
+use super::batch::stored_key;
+use super::{Batch, KeyVisitor, RowVisitor, Rows, StoreError, Table};
+
+/// The row of the turn: no table has its tag.
+const TURN_KEY: &[u8] = &[0];
+
+/// Bytes of one step of what goes in steps: some milliseconds, for which others wait.
+const STEP_BYTES: usize = 512 << 10;
+
+/// Rows, and bytes of them, that a walk takes at once from each of the two.
+const SLICE_ROWS: usize = 256;
+const SLICE_BYTES: usize = 1 << 20;
+
+const IDLE: u8 = 0;
+const MADE: u8 = 1;
+const TURNED: u8 = 2;
+
+/// Says whether a row of a table, with a key, may lie in the layer.
+pub type IsLayered = fn(Table, &[u8]) -> bool;
+
+/// What [`LayeredRows::move_some`] calls with each row that is moved: its table and key, its value before
+/// and now, and the batch that moves it.
+pub type MoveVisitor<'a> = dyn FnMut(Table, &[u8], Option<&[u8]>, Option<&[u8]>, &mut Batch) -> Result<(), StoreError>
+    + 'a;
+
+/// Rows over `inner`; see the module.
+#[derive(Debug)]
+pub struct LayeredRows {
+    inner: Arc<dyn Rows>,
+    is_layered: IsLayered,
+    mode: AtomicU8,
+    /// Held by each batch; alone where batches must not come between.
+    order: RwLock<()>,
+}
+
+/// Rows as who makes the layer sees them.
+#[derive(Debug)]
+pub struct LayerRows {
+    rows: Arc<LayeredRows>,
+}
+
+impl LayeredRows {
+    /// Returns the rows over others. Where a layer counts already, [`LayeredRows::move_some`] is to be
+    /// called until nothing is left.
+    pub fn open(inner: Arc<dyn Rows>, is_layered: IsLayered) -> Result<Self, StoreError> {
+        let turned = inner.get(Table::Layer, TURN_KEY)?.is_some();
+        let mode = AtomicU8::new(if turned { TURNED } else { IDLE });
+        Ok(Self {
+            inner,
+            is_layered,
+            mode,
+            order: RwLock::new(()),
+        })
+    }
+
+    /// Begins a layer: it is empty. Nothing may be committed between what the caller knows of the rows and
+    /// this.
+    pub fn begin(self: &Arc<Self>) -> Result<LayerRows, StoreError> {
+        self.clear()?;
+        let _order = self.order.write();
+        self.mode.store(MADE, Ordering::SeqCst);
+        Ok(LayerRows {
+            rows: Arc::clone(self),
+        })
+    }
+
+    /// Gives up a layer that does not count.
+    pub fn abandon(&self) -> Result<(), StoreError> {
+        {
+            let _order = self.order.write();
+            self.mode.store(IDLE, Ordering::SeqCst);
+        }
+        self.clear()
+    }
+
+    /// Says that the layer counts from now on.
+    pub fn turn(&self) -> Result<(), StoreError> {
+        let _order = self.order.write();
+        let mut turn = Batch::new();
+        turn.put(Table::Layer, TURN_KEY, []);
+        self.inner.commit(turn)?;
+        self.mode.store(TURNED, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Says whether a layer counts that is not moved.
+    pub fn is_turned(&self) -> bool {
+        self.mode.load(Ordering::SeqCst) == TURNED
+    }
+
+    /// Moves some rows of a layer that counts to their tables; says whether there are more.
+    pub fn move_some(&self, visit: &mut MoveVisitor<'_>) -> Result<bool, StoreError> {
+        let _order = self.order.write();
+        let (mut moved, mut bytes, mut is_last) = (Vec::new(), 0, true);
+        let mut take = |key: &[u8], value: &[u8]| {
+            if bytes >= STEP_BYTES {
+                is_last = false;
+                return ControlFlow::Break(());
+            }
+            bytes += key.len() + value.len();
+            moved.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        };
+        self.inner.scan(Table::Layer, &[1], None, &mut take)?;
+        let mut step = Batch::new();
+        for (stored, value) in moved {
+            step.delete(Table::Layer, &stored);
+            let Some((table, key)) = parted(&stored) else {
+                continue;
+            };
+            let (before, now) = (self.inner.get(table, key)?, decoded(&value));
+            visit(table, key, before.as_deref(), now, &mut step)?;
+            match now {
+                Some(value) => step.put(table, key, value),
+                None => step.delete(table, key),
+            }
+        }
+        if is_last {
+            step.delete(Table::Layer, TURN_KEY);
+        }
+        self.inner.commit(step)?;
+        if is_last {
+            self.mode.store(IDLE, Ordering::SeqCst);
+        }
+        Ok(!is_last)
+    }
+
+    /// Removes what lies in the layer, some rows at a time.
+    fn clear(&self) -> Result<(), StoreError> {
+        let mut from = vec![1];
+        loop {
+            let (mut step, mut bytes, mut next) = (Batch::new(), 0, None);
+            let mut visit = |key: &[u8]| {
+                if bytes >= STEP_BYTES {
+                    next = Some(key.to_vec());
+                    return ControlFlow::Break(());
+                }
+                bytes += key.len();
+                step.delete(Table::Layer, key);
+                ControlFlow::Continue(())
+            };
+            let rows = &self.inner;
+            rows.scan_keys(Table::Layer, &from, None, &mut visit)?;
+            if !step.is_empty() {
+                rows.commit(step)?;
+            }
+            match next {
+                Some(next) => from = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Returns what the layer has of a row: `None` nothing, `Some(None)` that it is not there.
+    fn layer(&self, table: Table, key: &[u8]) -> Result<Option<Option<Vec<u8>>>, StoreError> {
+        let value = self.inner.get(Table::Layer, &stored_key(table, key))?;
+        Ok(value.map(|mut value| {
+            let is_there = value.first() == Some(&1);
+            is_there.then(|| value.split_off(1))
+        }))
+    }
+
+    /// Walks a table with what the layer has in the place of what is below. Who reads the layer first misses
+    /// nothing that is moved meanwhile; who reads it last nothing that is put there meanwhile.
+    fn walk(
+        &self,
+        range: (Table, &[u8], Option<&[u8]>),
+        is_reverse: bool,
+        layer_first: bool,
+        f: &mut RowVisitor<'_>,
+    ) -> Result<(), StoreError> {
+        let (table, start, end) = range;
+        let mut start = start.to_vec();
+        let mut end = end.map(<[u8]>::to_vec);
+        loop {
+            let below = |rows: &mut Slice| {
+                rows.read(&*self.inner, (table, &start, end.as_deref()), is_reverse)
+            };
+            let (from, to) = super::batch::stored_range(table, &start, end.as_deref());
+            let above = |rows: &mut Slice| {
+                rows.read(&*self.inner, (Table::Layer, &from, Some(&to)), is_reverse)
+            };
+            let (mut lower, mut upper) = (Slice::default(), Slice::default());
+            if layer_first {
+                above(&mut upper)?;
+                below(&mut lower)?;
+            } else {
+                below(&mut lower)?;
+                above(&mut upper)?;
+            }
+            upper.strip();
+            let is_before = |a: &[u8], b: &[u8]| if is_reverse { a > b } else { a < b };
+            // Up to where both were read.
+            let ends = [lower.next.take(), upper.next.take()];
+            let next = ends
+                .into_iter()
+                .flatten()
+                .reduce(|a, b| if is_before(&a, &b) { a } else { b });
+            let is_within = |key: &[u8]| next.as_ref().is_none_or(|next| is_before(key, next));
+            let mut lower = lower
+                .rows
+                .into_iter()
+                .filter(|(key, _)| is_within(key))
+                .peekable();
+            let mut upper = upper
+                .rows
+                .into_iter()
+                .filter(|(key, _)| is_within(key))
+                .peekable();
+            loop {
+                let takes_upper = match (lower.peek(), upper.peek()) {
+                    (None, None) => break,
+                    (Some(_), None) => false,
+                    (None, Some(_)) => true,
+                    (Some((low, _)), Some((up, _))) => !is_before(low, up),
+                };
+                if !takes_upper {
+                    if let Some((key, value)) = lower.next()
+                        && f(&key, &value).is_break()
+                    {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                if let Some((key, value)) = upper.next() {
+                    lower.next_if(|(low, _)| *low == key);
+                    if let Some(value) = decoded(&value)
+                        && f(&key, value).is_break()
+                    {
+                        return Ok(());
+                    }
+                }
+            }
+            match next {
+                Some(mut next) if is_reverse => {
+                    // It is still to come.
+                    next.push(0);
+                    end = Some(next);
+                }
+                Some(next) => start = next,
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+/// Rows of a table, and the key of the next one.
+#[derive(Default)]
+struct Slice {
+    rows: Vec<(Vec<u8>, Vec<u8>)>,
+    next: Option<Vec<u8>>,
+}
+
+impl Slice {
+    fn read(
+        &mut self,
+        rows: &dyn Rows,
+        (table, start, end): (Table, &[u8], Option<&[u8]>),
+        is_reverse: bool,
+    ) -> Result<(), StoreError> {
+        let mut bytes = 0;
+        let mut visit = |key: &[u8], value: &[u8]| {
+            if self.rows.len() >= SLICE_ROWS || bytes >= SLICE_BYTES {
+                self.next = Some(key.to_vec());
+                return ControlFlow::Break(());
+            }
+            bytes += key.len() + value.len();
+            self.rows.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        };
+        if is_reverse {
+            rows.scan_rev(table, start, end, &mut visit)
+        } else {
+            rows.scan(table, start, end, &mut visit)
+        }
+    }
+
+    /// Takes the tables from the keys of rows of the layer.
+    fn strip(&mut self) {
+        let keys = self.rows.iter_mut().map(|(key, _)| key);
+        for key in keys.chain(&mut self.next) {
+            key.drain(..1.min(key.len()));
+        }
+    }
+}
+
+/// Returns the table and the key of a row by its key in the layer.
+fn parted(stored: &[u8]) -> Option<(Table, &[u8])> {
+    let (tag, key) = stored.split_first()?;
+    Some((Table::from_tag(*tag)?, key))
+}
+
+/// Returns the value of a row by its value in the layer; `None` where it is not there.
+fn decoded(value: &[u8]) -> Option<&[u8]> {
+    value.strip_prefix(&[1])
+}
+
+fn encoded(value: Option<&[u8]>) -> Vec<u8> {
+    let Some(value) = value else {
+        return vec![0];
+    };
+    let mut encoded = Vec::with_capacity(1 + value.len());
+    encoded.push(1);
+    encoded.extend_from_slice(value);
+    encoded
+}
+
+impl Rows for LayeredRows {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        if self.is_turned()
+            && (self.is_layered)(table, key)
+            && let Some(value) = self.layer(table, key)?
+        {
+            return Ok(value);
+        }
+        self.inner.get(table, key)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: Option<&[u8]>,
+        f: &mut RowVisitor<'_>,
+    ) -> Result<(), StoreError> {
+        if self.is_turned() {
+            return self.walk((table, start, end), false, true, f);
+        }
+        self.inner.scan(table, start, end, f)
+    }
+
+    fn scan_rev(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: Option<&[u8]>,
+        f: &mut RowVisitor<'_>,
+    ) -> Result<(), StoreError> {
+        if self.is_turned() {
+            return self.walk((table, start, end), true, true, f);
+        }
+        self.inner.scan_rev(table, start, end, f)
+    }
+
+    fn scan_keys(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: Option<&[u8]>,
+        f: &mut KeyVisitor<'_>,
+    ) -> Result<(), StoreError> {
+        if self.is_turned() {
+            return self.walk((table, start, end), false, true, &mut |key, _| f(key));
+        }
+        self.inner.scan_keys(table, start, end, f)
+    }
+
+    fn commit(&self, mut batch: Batch) -> Result<(), StoreError> {
+        {
+            let _order = self.order.read();
+            match self.mode.load(Ordering::SeqCst) {
+                IDLE => return self.inner.commit(batch),
+                TURNED => {
+                    let mut unstaged = Batch::new();
+                    for (table, key, _) in batch.iter() {
+                        if (self.is_layered)(table, key) {
+                            unstaged.delete(Table::Layer, stored_key(table, key));
+                        }
+                    }
+                    batch.append(unstaged);
+                    return self.inner.commit(batch);
+                }
+                _ => {}
+            }
+        }
+        let _order = self.order.write();
+        if self.mode.load(Ordering::SeqCst) == MADE {
+            let mut before = Batch::new();
+            for (table, key, _) in batch.iter() {
+                if (self.is_layered)(table, key) && self.layer(table, key)?.is_none() {
+                    let value = encoded(self.inner.get(table, key)?.as_deref());
+                    before.put(Table::Layer, stored_key(table, key), value);
+                }
+            }
+            batch.append(before);
+        }
+        self.inner.commit(batch)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.inner.sync()
+    }
+}
+
+impl LayerRows {
+    fn commit_step(&self, step: Batch) -> Result<(), StoreError> {
+        // Nothing comes between what a batch of the others finds in the layer and what it puts there.
+        let _order = self.rows.order.write();
+        self.rows.inner.commit(step)
+    }
+}
+
+impl Rows for LayerRows {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let rows = &self.rows;
+        if !(rows.is_layered)(table, key) {
+            return rows.inner.get(table, key);
+        }
+        if let Some(value) = rows.layer(table, key)? {
+            return Ok(value);
+        }
+        let value = rows.inner.get(table, key)?;
+        // Others may have changed it meanwhile, and have put it there as it was.
+        Ok(rows.layer(table, key)?.unwrap_or(value))
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: Option<&[u8]>,
+        f: &mut RowVisitor<'_>,
+    ) -> Result<(), StoreError> {
+        self.rows.walk((table, start, end), false, false, f)
+    }
+
+    fn scan_rev(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: Option<&[u8]>,
+        f: &mut RowVisitor<'_>,
+    ) -> Result<(), StoreError> {
+        self.rows.walk((table, start, end), true, false, f)
+    }
+
+    /// Puts changes into the layer, some at a time: a crash leaves none of them in any case.
+    fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        let (mut step, mut bytes) = (Batch::new(), 0);
+        for (table, key, value) in batch.iter() {
+            if !(self.rows.is_layered)(table, key) {
+                continue;
+            }
+            bytes += key.len() + value.map_or(0, <[u8]>::len);
+            step.put(Table::Layer, stored_key(table, key), encoded(value));
+            if bytes >= STEP_BYTES {
+                self.commit_step(std::mem::take(&mut step))?;
+                bytes = 0;
+            }
+        }
+        self.commit_step(step)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.rows.inner.sync()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::base::Rng;
+    use crate::store::Store;
+
+    fn all(rows: &dyn Rows, is_reverse: bool) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut found = Vec::new();
+        let mut visit = |key: &[u8], value: &[u8]| {
+            found.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        };
+        if is_reverse {
+            rows.scan_rev(Table::Inode, &[], None, &mut visit).unwrap();
+            found.reverse();
+        } else {
+            rows.scan(Table::Inode, &[], None, &mut visit).unwrap();
+        }
+        found
+    }
+
+    fn expect(rows: &dyn Rows, model: &BTreeMap<Vec<u8>, Vec<u8>>) {
+        let expected: Vec<_> = model.clone().into_iter().collect();
+        assert_eq!(all(rows, false), expected);
+        assert_eq!(all(rows, true), expected);
+        for n in 0..1000u16 {
+            let key = n.to_be_bytes();
+            assert_eq!(
+                rows.get(Table::Inode, &key).unwrap().as_ref(),
+                model.get(&key[..])
+            );
+        }
+    }
+
+    fn change(rng: &Rng, rows: &dyn Rows, model: &mut BTreeMap<Vec<u8>, Vec<u8>>) {
+        let mut batch = Batch::new();
+        for _ in 0..200 {
+            let key = (rng.below(1000) as u16).to_be_bytes().to_vec();
+            if rng.below(3) == 0 {
+                batch.delete(Table::Inode, &key);
+                model.remove(&key);
+            } else {
+                let value = rng.bytes::<8>().to_vec();
+                batch.put(Table::Inode, &key, value.clone());
+                model.insert(key, value);
+            }
+        }
+        rows.commit(batch).unwrap();
+    }
+
+    #[test]
+    fn a_layer_is_made_over_rows_that_go_on_and_counts_from_its_turn_on() {
+        for seed in 0..20 {
+            let rng = Rng::from_seed(seed);
+            let store = Store::memory();
+            let rows = LayeredRows::open(Arc::clone(&store.rows), |table, _| table == Table::Inode);
+            let rows = Arc::new(rows.unwrap());
+            let mut used = BTreeMap::new();
+            change(&rng, &*rows, &mut used);
+            change(&rng, &*rows, &mut used);
+            let layer = rows.begin().unwrap();
+            let mut made = used.clone();
+            for _ in 0..3 {
+                change(&rng, &layer, &mut made);
+                change(&rng, &*rows, &mut used);
+                expect(&layer, &made);
+                expect(&*rows, &used);
+            }
+            if seed % 2 == 0 {
+                rows.abandon().unwrap();
+                expect(&*rows, &used);
+                continue;
+            }
+            rows.turn().unwrap();
+            expect(&*rows, &made);
+            change(&rng, &*rows, &mut made);
+            expect(&*rows, &made);
+            // As after a crash.
+            let rows = LayeredRows::open(Arc::clone(&store.rows), |table, _| table == Table::Inode);
+            let rows = rows.unwrap();
+            expect(&rows, &made);
+            let mut differing = 0;
+            let mut visit =
+                |_: Table, _: &[u8], before: Option<&[u8]>, now: Option<&[u8]>, _: &mut Batch| {
+                    differing += usize::from(before != now);
+                    Ok(())
+                };
+            while rows.move_some(&mut visit).unwrap() {}
+            assert!(differing > 0 && !rows.is_turned());
+            expect(&rows, &made);
+            expect(&*store.rows, &made);
+        }
+    }
+}

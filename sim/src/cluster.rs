@@ -71,6 +71,8 @@ pub struct Cluster {
     rng: Rng,
     pub(crate) hosts: Vec<Host>,
     seed: u64,
+    /// Who admits and removes: the founder, until another took its place.
+    admin: usize,
     /// What `flush` acknowledged under a name that nobody touches again, with the member's number.
     acknowledged: BTreeMap<Vec<u8>, Vec<u8>>,
     operations: u64,
@@ -94,6 +96,7 @@ impl Cluster {
             rng: Rng::from_seed(seed),
             hosts: Vec::new(),
             seed,
+            admin: 0,
             acknowledged: BTreeMap::new(),
             operations: 0,
         };
@@ -168,8 +171,8 @@ impl Cluster {
 
     /// Admits a new host, which has not started yet; returns its number.
     pub async fn admit(&mut self, role: Role) -> usize {
-        let admitted = self.try_admit(0, role).await;
-        admitted.unwrap_or_else(|error| panic!("the founder does not admit: {error}"))
+        let admitted = self.try_admit(self.admin, role).await;
+        admitted.unwrap_or_else(|error| panic!("the admin does not admit: {error}"))
     }
 
     /// Admits a new host by the word of another, which is an admin.
@@ -251,6 +254,16 @@ impl Cluster {
         let keys = self.hosts[index].keys.as_ref().unwrap();
         let opened = keys.open_segment(&segment.header.to_bytes(), &segment.body);
         opened.is_ok()
+    }
+
+    /// Returns who admits and removes.
+    pub fn admin(&self) -> usize {
+        self.admin
+    }
+
+    /// Lets another admin admit and remove from now on.
+    pub(crate) fn set_admin(&mut self, index: usize) {
+        self.admin = index;
     }
 
     /// Gives a member another role, by the founder's word.
@@ -500,8 +513,9 @@ impl Cluster {
 
     fn vectors(&self) -> Vec<String> {
         let up = self.hosts.iter().filter_map(|host| host.peer.as_ref());
-        up.map(|peer| format!("{:?}", peer.node().log().vector()))
-            .collect()
+        // What a removed member wrote and nobody built on is nobody's to fetch.
+        let counting = |peer: &Arc<Peer>| peer.node().counting(peer.node().log().vector());
+        up.map(|peer| format!("{:?}", counting(peer))).collect()
     }
 
     /// Returns what stopped at each peer.
@@ -525,7 +539,7 @@ impl Cluster {
     }
 
     /// Says whether all that are up have one chain, the members have folded all of it, and where the
-    /// founder is there and hears another it names every segment.
+    /// admin is there and hears another it names every segment.
     fn is_committed(&self) -> bool {
         let up: Vec<&Arc<Peer>> = self
             .hosts
@@ -537,7 +551,7 @@ impl Cluster {
             let tip = self.peer(index).node().chain().tip();
             self.member(index).volume.record() == tip
         });
-        let names_all = self.hosts[0].peer.as_ref().is_none_or(|founder| {
+        let names_all = self.hosts[self.admin].peer.as_ref().is_none_or(|founder| {
             let vector = founder.node().log().vector();
             let chain = founder.node().chain();
             let mut ends = vector.iter();
@@ -619,7 +633,7 @@ pub(crate) fn directories(member: &Member) -> Vec<Ino> {
     found
 }
 
-fn write(member: &Member, dir: Ino, name: &[u8], content: &[u8]) -> Result<(), FsError> {
+pub(crate) fn write(member: &Member, dir: Ino, name: &[u8], content: &[u8]) -> Result<(), FsError> {
     let flags = OpenFlags {
         write: true,
         truncate: true,

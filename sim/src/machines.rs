@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dfs::base::{ChunkId, Rng};
+use dfs::node::Role;
 use dfs::store::memory::MemoryDisk;
 
 use crate::Cluster;
@@ -24,19 +25,36 @@ impl Cluster {
     /// Cuts the power of a host behind so many more writes and syncs of its disk. It says nothing to
     /// anybody from then on.
     pub fn cut_power_after(&self, index: usize, writes: u64) {
+        let told = self.goes_dark(index);
+        self.hosts[index].disk.cut_power_after(writes, told);
+    }
+
+    /// Ends the peer of a host behind the next batch of so many rows, of which nothing is lost.
+    pub fn end_behind(&self, index: usize, rows: usize) {
+        let told = self.goes_dark(index);
+        self.hosts[index].disk.end_behind(rows, told);
+    }
+
+    fn goes_dark(&self, index: usize) -> Box<dyn FnOnce() + Send> {
         let host = &self.hosts[index];
         let (net, addr) = (self.net.clone(), host.addr);
         let is_dark = Arc::clone(&host.is_dark);
-        let told = move || {
+        Box::new(move || {
             is_dark.store(true, Ordering::Relaxed);
             net.kill(addr);
-        };
-        host.disk.cut_power_after(writes, Box::new(told));
+        })
     }
 
     /// Says whether the power of a host is gone, which nothing there has noticed.
     pub fn is_dark(&self, index: usize) -> bool {
         self.hosts[index].is_dark.load(Ordering::Relaxed)
+    }
+
+    /// Says whether a host is an admin's, as it knows itself.
+    pub fn is_admin(&self, index: usize) -> bool {
+        let id = self.hosts[index].identity.id();
+        let peer = self.hosts[index].peer.as_ref();
+        peer.is_some_and(|peer| peer.node().roster().role_of(&id) == Some(Role::Admin))
     }
 
     /// Ends the peer of a host that lost its power, and leaves the disk as that may have left it.

@@ -24,9 +24,6 @@ const NAMES: u64 = 6;
 /// Files that the programs of a host keep open.
 const HELD_MAX: usize = 3;
 
-/// More than there are hosts.
-const HOSTS_MAX: usize = 12;
-
 /// Files that are unpacked at once.
 const MANY: u64 = 1_400;
 
@@ -135,7 +132,7 @@ impl Turn<'_> {
         if self.chance(4) {
             let listed = self.member.volume.readdir(dir, None, &mut |_, entry| {
                 let name = String::from_utf8_lossy(&entry.name).into_owned();
-                if !name.starts_with("own") && name != "many" {
+                if !is_apart(&name) {
                     names.push(name);
                 }
                 names.len() < 100
@@ -200,11 +197,19 @@ impl Turn<'_> {
     /// Does something; says what, and what came of it.
     pub(crate) async fn act(&mut self) -> (String, Done) {
         let mut dirs = directories(&self.member);
-        // Folders of one host alone.
-        for host in 0..HOSTS_MAX {
-            if let Ok(own) = self.look(Ino::ROOT, format!("own{host}").as_bytes()) {
-                dirs.retain(|dir| *dir != own.ino);
-            }
+        // Folders of one host, or of a scene alone.
+        let mut apart = Vec::new();
+        let listed = self
+            .member
+            .volume
+            .readdir(Ino::ROOT, None, &mut |_, entry| {
+                if is_apart(&String::from_utf8_lossy(&entry.name)) && entry.name != b"many"[..] {
+                    apart.push(entry.ino);
+                }
+                true
+            });
+        if listed.is_ok() {
+            dirs.retain(|dir| !apart.contains(dir));
         }
         let dir = dirs[self.below(dirs.len() as u64) as usize];
         let to = dirs[self.below(dirs.len() as u64) as usize];
@@ -309,7 +314,7 @@ impl Turn<'_> {
         dir: Ino,
         name: &[u8],
         append: bool,
-        change: impl FnOnce(&mut Self, Ino, FileHandle, u64) -> Result<Vec<Vec<u8>>, FsError>,
+        change: impl FnOnce(&mut Self, Ino, FileHandle, &[u8]) -> Result<Vec<Vec<u8>>, FsError>,
     ) -> Done {
         // A number may be of this machine alone, and nobody's once it is forgotten.
         let before = self.look(dir, name)?;
@@ -330,7 +335,7 @@ impl Turn<'_> {
             true => self.books.added_to(&seen),
             false => self.books.superseded(&seen),
         }
-        let done = change(self, there.ino, fh, seen.len() as u64);
+        let done = change(self, there.ino, fh, &seen);
         let tokens = done.as_ref().map_or(&[][..], Vec::as_slice);
         let closed = self.close(there.ino, fh, tokens);
         done?;
@@ -338,7 +343,7 @@ impl Turn<'_> {
     }
 
     async fn append(&mut self, dir: Ino, name: &[u8]) -> Done {
-        let add = |turn: &mut Self, ino, fh, _| {
+        let add = |turn: &mut Self, ino, fh, _: &[u8]| {
             let token = turn.books.token(turn.host);
             turn.books.written(turn.host, token.clone(), None);
             let fs = &turn.member.fs;
@@ -349,15 +354,17 @@ impl Turn<'_> {
     }
 
     async fn overwrite(&mut self, dir: Ino, name: &[u8]) -> Done {
-        let write = |turn: &mut Self, ino, fh, len: u64| {
+        let write = |turn: &mut Self, ino, fh, seen: &[u8]| {
+            let len = seen.len() as u64;
             let token = turn.books.token(turn.host);
-            turn.books.written(turn.host, token.clone(), None);
             let at = match turn.below(3) {
                 0 => len,
                 1 => 0,
                 _ => turn.below(len + 100),
             };
             let content = turn.padded(&token);
+            let whole = patched(seen, at, &content);
+            turn.books.written(turn.host, token.clone(), Some(whole));
             let fs = &turn.member.fs;
             fs.write(ino, fh, at, &content, WriteFlags::default())?;
             Ok(vec![token])
@@ -366,7 +373,8 @@ impl Turn<'_> {
     }
 
     async fn cut(&mut self, dir: Ino, name: &[u8]) -> Done {
-        let cut = |turn: &mut Self, ino, fh, len: u64| {
+        let cut = |turn: &mut Self, ino, fh, seen: &[u8]| {
+            let len = seen.len() as u64;
             let fs = &turn.member.fs;
             match turn.below(3) {
                 0 => {
@@ -582,7 +590,8 @@ impl Turn<'_> {
         self.books.superseded(&seen);
         // What is written to a file that was removed here is its program's alone.
         if !self.programs.removed.contains(&ino) {
-            self.books.written(self.host, token.clone(), None);
+            let whole = patched(&seen, offset, &token);
+            self.books.written(self.host, token.clone(), Some(whole));
         }
         fs.write(ino, fh, offset, &token, WriteFlags::default())?;
         let held = &mut self.programs.held[at];
@@ -624,7 +633,8 @@ impl Turn<'_> {
         if from.kind != FileKind::File {
             return Ok(());
         }
-        let copy = |turn: &mut Self, ino, fh, len| {
+        let copy = |turn: &mut Self, ino, fh, seen: &[u8]| {
+            let len = seen.len() as u64;
             let fs = Arc::clone(&turn.member.fs);
             let flags = OpenFlags {
                 read: true,
@@ -691,6 +701,20 @@ impl Turn<'_> {
         self.books.synced(self.host);
         Ok(())
     }
+}
+
+/// Returns a content in which some bytes are others.
+fn patched(content: &[u8], at: u64, bytes: &[u8]) -> Vec<u8> {
+    let mut content = content.to_vec();
+    let end = at as usize + bytes.len();
+    content.resize(content.len().max(end), 0);
+    content[at as usize..end].copy_from_slice(bytes);
+    content
+}
+
+/// Says whether a name is not for programs of any host.
+fn is_apart(name: &str) -> bool {
+    name.starts_with("own") || name.starts_with("scene") || name == "many"
 }
 
 /// Lets a little time pass.

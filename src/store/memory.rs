@@ -51,6 +51,8 @@ struct DiskState {
 struct Cut {
     /// Writes and syncs that still work.
     left: u64,
+    /// Rows of a batch behind which it goes, with all that was written before on the disk.
+    rows: Option<usize>,
     /// Told of it.
     told: Box<dyn FnOnce() + Send>,
 }
@@ -182,7 +184,22 @@ impl MemoryDisk {
     /// Cuts the power behind so many more writes and syncs: nothing is written or synced from then on, and
     /// `told` is called. [`MemoryDisk::crash`] gives what is left.
     pub fn cut_power_after(&self, count: u64, told: Box<dyn FnOnce() + Send>) {
-        self.state.lock().cut = Some(Cut { left: count, told });
+        let rows = None;
+        self.state.lock().cut = Some(Cut {
+            left: count,
+            rows,
+            told,
+        });
+    }
+
+    /// Ends all that is written behind the next batch of so many rows, as the kill of a process does:
+    /// nothing that was written before is lost.
+    pub fn end_behind(&self, rows: usize, told: Box<dyn FnOnce() + Send>) {
+        self.state.lock().cut = Some(Cut {
+            left: u64::MAX,
+            rows: Some(rows),
+            told,
+        });
     }
 
     /// Flips one bit of a held chunk, on the disk for good; tells whether it is held.
@@ -230,6 +247,21 @@ impl DiskState {
     fn check_sync(&mut self) -> Result<(), StoreError> {
         self.poisoned |= self.failing_syncs;
         self.check_power()
+    }
+
+    /// Ends all, where that was to be behind a batch of so many rows.
+    fn end_behind(&mut self, rows: usize) {
+        let is_due = |cut: &mut Cut| cut.rows.is_some_and(|from| rows >= from);
+        let Some(cut) = self.cut.take_if(is_due) else {
+            return;
+        };
+        if let Some(durable) = &mut self.durable {
+            for batch in std::mem::take(&mut durable.unsynced) {
+                apply(&mut durable.rows, batch);
+            }
+        }
+        self.poisoned = true;
+        (cut.told)();
     }
 
     /// Counts a write or a sync down to the power cut.
@@ -305,8 +337,10 @@ impl Rows for MemoryRows {
         if let Some(durable) = &mut state.durable {
             durable.unsynced.push(batch.clone());
         }
+        let rows = batch.changes().len();
         let (more, less) = apply(Arc::make_mut(&mut state.rows), batch);
         state.row_bytes = (state.row_bytes + more).saturating_sub(less);
+        state.end_behind(rows);
         Ok(())
     }
 

@@ -144,6 +144,11 @@ impl Chain {
         self.own
     }
 
+    /// Returns the greatest ballot below which this device votes for nothing any more.
+    pub fn promised(&self) -> Ballot {
+        self.state.lock().agreement.row().promised
+    }
+
     /// Says whether this device leads those who decide.
     pub fn leads(&self) -> bool {
         self.state.lock().agreement.leads()

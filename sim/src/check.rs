@@ -1,11 +1,14 @@
 //! The laws, as far as they can be looked at from outside.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Once;
+use std::time::Duration;
 
+use dfs::base::time::sleep;
 use dfs::daemon::troubles::Trouble;
+use dfs::log::chain::Ballot;
 use dfs::store::{Store, Table, codec};
 use dfs::volume::Inode;
 
@@ -54,6 +57,10 @@ pub(crate) fn nobody_panicked() {
 pub(crate) struct Seen {
     records: BTreeMap<(u64, u64), [u8; 32]>,
     tips: BTreeMap<usize, u64>,
+    /// Members that were seen to have what the base line has passed.
+    level: BTreeSet<usize>,
+    /// What each host was known to have promised.
+    promised: BTreeMap<usize, Ballot>,
 }
 
 impl Seen {
@@ -62,8 +69,43 @@ impl Seen {
         self.records.len() as u64
     }
 
-    /// No two peers ever have two records of one number.
-    pub(crate) fn look(&mut self, cluster: &Cluster) {
+    /// No two peers ever have two records of one number, and nobody gives up what a member that writes
+    /// may look back to.
+    pub(crate) fn look(&mut self, cluster: &Cluster, removed: &[usize], was_put_back: bool) {
+        for (host, peer) in cluster.peers() {
+            if !cluster.is_dark(host) {
+                self.promised.insert(host, peer.node().chain().promised());
+            }
+        }
+        let eras: BTreeSet<u64> = cluster
+            .peers()
+            .map(|(_, peer)| peer.node().chain().tip().era)
+            .collect();
+        // Who goes over to another chain, or to a folder of before, looks back further.
+        if eras.len() == 1 && !was_put_back {
+            for (host, peer) in cluster.peers() {
+                let Some(member) = peer.member_parts().filter(|_| !removed.contains(&host)) else {
+                    continue;
+                };
+                let needs = member.volume.needs();
+                let base_lines = cluster.peers();
+                let base_lines = base_lines.map(|(_, peer)| peer.node().chain().base_line());
+                // Who is new writes nothing before it has all.
+                if base_lines.max() <= Some(needs) {
+                    self.level.insert(host);
+                }
+                if !self.level.contains(&host) {
+                    continue;
+                }
+                for (other, peer) in cluster.peers() {
+                    let base_line = peer.node().chain().base_line();
+                    assert!(
+                        base_line <= needs,
+                        "host{other} has a base line of {base_line}, host{host} needs {needs}"
+                    );
+                }
+            }
+        }
         for (host, peer) in cluster.peers() {
             let chain = peer.node().chain();
             let tip = chain.tip().number;
@@ -81,6 +123,38 @@ impl Seen {
             }
             self.tips.insert(host, tip);
         }
+    }
+}
+
+impl Seen {
+    /// Who starts remembers what it promised: that is durable before it is told.
+    pub(crate) fn started(&mut self, cluster: &Cluster, host: usize, was_put_back: bool) {
+        let now = cluster.peer(host).node().chain().promised();
+        let before = self.promised.get(&host).copied().unwrap_or_default();
+        assert!(
+            now >= before || was_put_back,
+            "host{host} forgot what it promised: {now:?}, not {before:?}"
+        );
+    }
+}
+
+/// What nobody looks back to is given up: some time after all have settled.
+pub(crate) async fn base_line_goes_on(cluster: &Cluster) {
+    let admin = cluster.admin();
+    let tip = cluster.peer(admin).node().chain().tip();
+    sleep(Duration::from_secs(70)).await;
+    // A record says so, and there is one where there is something new.
+    if cluster.try_write(admin, b"scene", b"new").is_err() {
+        return;
+    }
+    cluster.settle().await;
+    for (host, peer) in cluster.peers() {
+        let base_line = peer.node().chain().base_line();
+        assert!(
+            base_line >= tip.number,
+            "host{host} still keeps what was replaced behind record {base_line}, not {}",
+            tip.number
+        );
     }
 }
 

@@ -8,6 +8,7 @@ mod books;
 mod check;
 mod machines;
 mod programs;
+mod scenes;
 mod trace;
 mod weather;
 mod world;

@@ -27,6 +27,12 @@ pub(crate) struct Climate {
     pub(crate) copies: bool,
     /// Many files are made at once, now and then.
     pub(crate) masses: bool,
+    /// Scenes are played.
+    pub(crate) scenes: bool,
+    /// Time passes in which no program does anything.
+    pub(crate) pauses: bool,
+    /// The founder goes for good.
+    pub(crate) eras: bool,
 }
 
 impl Climate {
@@ -45,6 +51,9 @@ impl Climate {
             removals: one_in(4),
             copies: one_in(4),
             masses: one_in(12),
+            scenes: !one_in(4),
+            pauses: one_in(2),
+            eras: one_in(6),
         }
     }
 }
@@ -52,23 +61,40 @@ impl Climate {
 /// What happens next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
-    Lossy { permille: u32, delay_ms: u64 },
+    Lossy {
+        permille: u32,
+        repeated: u32,
+        delay_ms: u64,
+    },
     Cut,
     CutOneWay,
     Heal,
-    PowerCut { writes: u64 },
+    PowerCut {
+        writes: u64,
+    },
     Kill,
     Stop,
     Start,
     Full,
     Room,
     Rot,
-    Clock { ahead: Duration },
-    Join { writes: Option<u64> },
+    Clock {
+        ahead: Duration,
+    },
+    Join {
+        writes: Option<u64>,
+    },
     Remove,
     Copy,
     PutBack,
-    Unpack { writes: u64 },
+    Unpack {
+        writes: u64,
+    },
+    Pass {
+        secs: u64,
+    },
+    Scene,
+    Era,
 }
 
 const HOUR: u64 = 3_600;
@@ -79,6 +105,7 @@ impl Climate {
         let event = match rng.below(120) {
             0 | 1 if self.losses => Event::Lossy {
                 permille: rng.below(4) as u32 * 30,
+                repeated: rng.below(3) as u32 * 40,
                 delay_ms: 1 + rng.below(300),
             },
             2..=4 if self.cuts => Event::Cut,
@@ -111,6 +138,11 @@ impl Climate {
             33..=35 if self.masses => Event::Unpack {
                 writes: rng.below(16),
             },
+            36..=40 if self.scenes => Event::Scene,
+            41 | 42 if self.pauses => Event::Pass {
+                secs: 5 + rng.below(100),
+            },
+            43 if self.eras => Event::Era,
             _ => return None,
         };
         Some(event)

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use dfs::base::Rng;
 use dfs::base::time::sleep;
+use dfs::base::{Ino, Rng};
 use dfs::daemon::troubles::Trouble;
 use dfs::fs::FsError;
 use dfs::node::Role;
@@ -14,6 +14,7 @@ use crate::Cluster;
 use crate::books::Books;
 use crate::check::{self, Seen};
 use crate::programs::{Programs, Sizes, Turn, pause};
+use crate::scenes::Promise;
 use crate::trace::Trace;
 use crate::tree::UNREADABLE;
 use crate::weather::{Climate, Event};
@@ -58,9 +59,9 @@ const HOSTS_MAX: usize = 9;
 /// How long what can get through gets through.
 const A_WHILE: Duration = Duration::from_secs(60);
 
-struct World {
-    cluster: Cluster,
-    rng: Rng,
+pub(crate) struct World {
+    pub(crate) cluster: Cluster,
+    pub(crate) rng: Rng,
     climate: Climate,
     sizes: Sizes,
     books: Books,
@@ -68,16 +69,19 @@ struct World {
     trace: Trace,
     seen: Seen,
     /// Hosts that are no members any more.
-    removed: Vec<usize>,
+    pub(crate) removed: Vec<usize>,
     /// Hosts whose disks are full, and that ever had one: a write in the background that failed is told
     /// at the next call.
-    full: Vec<usize>,
+    pub(crate) full: Vec<usize>,
     had_full: Vec<usize>,
     /// A copy of a host's disk, to be put back once.
-    copy: Option<(usize, MemoryDisk)>,
-    was_put_back: bool,
+    pub(crate) copy: Option<(usize, MemoryDisk)>,
+    pub(crate) was_put_back: bool,
     /// Hosts that have made many files at once.
     unpacked: BTreeSet<usize>,
+    /// Scenes that were played, and what has to come of them.
+    pub(crate) scenes: u64,
+    pub(crate) promises: Vec<Promise>,
     report: Report,
 }
 
@@ -89,7 +93,10 @@ struct World {
 pub async fn run(seed: u64, plan: Plan) -> Report {
     let rng = Rng::from_seed(seed);
     let climate = Climate::of(&rng);
-    let members = 2 + rng.below(3) as usize;
+    let members = match climate.scenes {
+        true => 3 + rng.below(2) as usize,
+        false => 2 + rng.below(3) as usize,
+    };
     let storage = rng.below(2) as usize;
     let sizes = match rng.below(12) {
         0 => Sizes::Large,
@@ -114,6 +121,8 @@ pub async fn run(seed: u64, plan: Plan) -> Report {
         copy: None,
         was_put_back: false,
         unpacked: BTreeSet::new(),
+        scenes: 0,
+        promises: Vec::new(),
         report: Report {
             trace: 0,
             done: 0,
@@ -147,7 +156,7 @@ impl World {
     }
 
     /// Returns the members that are up.
-    fn up(&self) -> Vec<usize> {
+    pub(crate) fn up(&self) -> Vec<usize> {
         self.cluster.members_up()
     }
 
@@ -178,7 +187,9 @@ impl World {
         if let Err(error) = done {
             let is_excused = self.cluster.is_dark(host)
                 || self.had_full.contains(&host) && matches!(error, FsError::NoSpace)
-                || matches!(error, FsError::ReadOnly);
+                || matches!(error, FsError::ReadOnly)
+                // Who has just come has not even the top.
+                || matches!(error, FsError::Stale(ino) if ino == Ino::ROOT);
             assert!(
                 is_excused || is_posix(&error),
                 "host{host} {what}: {error:?}"
@@ -217,8 +228,13 @@ impl World {
         let member = self.one_of(&members);
         let any = self.one_of(&self.all_up());
         let told = match event {
-            Event::Lossy { permille, delay_ms } => {
+            Event::Lossy {
+                permille,
+                repeated,
+                delay_ms,
+            } => {
                 self.cluster.net.set_loss_permille(permille);
+                self.cluster.net.set_repeated_permille(repeated);
                 let delay = Duration::from_millis(delay_ms);
                 self.cluster.net.set_delay(Duration::from_millis(1), delay);
                 String::new()
@@ -295,7 +311,7 @@ impl World {
             Event::Join { writes } => self.join(writes).await?,
             Event::Remove => self.remove().await?,
             Event::Copy => {
-                let host = member.filter(|host| *host != 0)?;
+                let host = member.filter(|host| *host != self.cluster.admin())?;
                 if self.copy.is_some() || self.was_put_back {
                     return None;
                 }
@@ -323,14 +339,15 @@ impl World {
                     return None;
                 }
                 let (host, copy) = self.copy.take()?;
-                self.was_put_back = true;
-                self.cluster.put_back(host, copy).await;
-                self.books.killed(host);
-                self.books.put_back(host);
-                self.programs.entry(host).or_default().killed();
-                self.start(host).await;
+                self.put_back(host, copy).await;
                 format!("host{host}")
             }
+            Event::Pass { secs } => {
+                self.look_away(secs).await;
+                String::new()
+            }
+            Event::Scene => self.play().await?,
+            Event::Era => self.era().await?,
         };
         Some(told)
     }
@@ -338,11 +355,12 @@ impl World {
     /// A new member comes; one that loses its power meanwhile goes on later.
     async fn join(&mut self, writes: Option<u64>) -> Option<String> {
         let is_enough = self.up().len() >= MEMBERS_MAX || self.cluster.host_count() >= HOSTS_MAX;
-        // The founder alone invites here.
-        if is_enough || !self.cluster.is_up(0) || self.cluster.is_dark(0) {
+        // One admin alone invites here.
+        let admin = self.cluster.admin();
+        if is_enough || !self.cluster.is_up(admin) || self.cluster.is_dark(admin) {
             return None;
         }
-        let host = match self.cluster.try_admit(0, Role::Writer).await {
+        let host = match self.cluster.try_admit(admin, Role::Writer).await {
             Ok(host) => host,
             Err(error) => return Some(format!("nobody: {error}")),
         };
@@ -356,16 +374,80 @@ impl World {
     /// A member is removed, and goes on for a while as if it was not.
     async fn remove(&mut self) -> Option<String> {
         let members = self.up();
-        let others: Vec<usize> = members.iter().copied().filter(|host| *host != 0).collect();
+        let admin = self.cluster.admin();
+        let others: Vec<usize> = members.into_iter().filter(|host| *host != admin).collect();
         let gone = self.one_of(&others)?;
-        let is_up = self.cluster.is_up(0) && !self.cluster.is_dark(0) && !self.full.contains(&0);
-        if !is_up || others.len() < 2 || !self.removed.is_empty() {
+        if !self.can_act(admin) || others.len() < 2 || !self.removed.is_empty() {
             return None;
         }
-        self.cluster.try_remove(0, gone).await?;
+        self.cluster.try_remove(admin, gone).await?;
+        self.is_gone(gone);
+        Some(format!("host{gone}"))
+    }
+
+    /// The founder, who decided alone or with others, ends for good, and another admin removes it.
+    async fn era(&mut self) -> Option<String> {
+        let founder = self.cluster.admin();
+        let others: Vec<usize> = self
+            .up()
+            .into_iter()
+            .filter(|host| *host != founder)
+            .collect();
+        let heir = self.one_of(&others)?;
+        let is_fit = self.can_act(founder) && self.can_act(heir) && others.len() >= 2;
+        if founder != 0 || !is_fit || !self.removed.is_empty() {
+            return None;
+        }
+        self.cluster.heal();
+        self.cluster.set_role(heir, Role::Admin).await;
+        for _ in 0..60 {
+            sleep(Duration::from_secs(1)).await;
+            if self.cluster.is_admin(heir) {
+                break;
+            }
+        }
+        if !self.cluster.is_admin(heir) || self.cluster.is_dark(heir) {
+            return Some("nobody heard of it".to_owned());
+        }
+        self.cluster.crash(founder).await;
+        self.killed(founder);
+        self.cluster.try_remove(heir, founder).await?;
+        self.cluster.set_admin(heir);
+        self.is_gone(founder);
+        Some(format!("host{heir} for host{founder}"))
+    }
+
+    /// Says whether a host does all that is asked of it.
+    pub(crate) fn can_act(&self, host: usize) -> bool {
+        let is_up = self.cluster.members_up().contains(&host);
+        is_up && !self.cluster.is_dark(host) && !self.full.contains(&host)
+    }
+
+    /// A host is no member any more.
+    pub(crate) fn is_gone(&mut self, gone: usize) {
         self.removed.push(gone);
         self.books.removed(gone);
-        Some(format!("host{gone}"))
+        self.promises.retain(|promise| !promise.concerns(gone));
+    }
+
+    /// The folder of a host is as a copy has it.
+    pub(crate) async fn put_back(&mut self, host: usize, copy: MemoryDisk) {
+        self.was_put_back = true;
+        self.cluster.put_back(host, copy).await;
+        self.books.killed(host);
+        self.books.put_back(host);
+        self.promises.retain(|promise| !promise.concerns(host));
+        self.programs.entry(host).or_default().killed();
+        self.start(host).await;
+    }
+
+    /// Lets time pass, in which programs do nothing.
+    pub(crate) async fn look_away(&mut self, secs: u64) {
+        for _ in 0..secs.div_ceil(5) {
+            sleep(Duration::from_secs(5)).await;
+            self.notice().await;
+            self.look();
+        }
     }
 
     fn killed(&mut self, host: usize) {
@@ -374,7 +456,7 @@ impl World {
     }
 
     /// A host lost its power.
-    async fn went_dark(&mut self, host: usize) {
+    pub(crate) async fn went_dark(&mut self, host: usize) {
         self.cluster.lose_power(host, &self.rng).await;
         self.books.lost_power(host);
         self.programs.entry(host).or_default().killed();
@@ -383,7 +465,7 @@ impl World {
     }
 
     /// Takes note of the hosts whose power is gone.
-    async fn notice(&mut self) {
+    pub(crate) async fn notice(&mut self) {
         for host in 0..self.cluster.host_count() {
             if self.cluster.is_dark(host) {
                 self.went_dark(host).await;
@@ -392,7 +474,7 @@ impl World {
     }
 
     /// Starts a host, as often as its power goes while it does.
-    async fn start(&mut self, host: usize) {
+    pub(crate) async fn start(&mut self, host: usize) {
         for _ in 0..4 {
             let started = self.cluster.try_restart(host).await;
             if self.cluster.is_dark(host) {
@@ -406,6 +488,7 @@ impl World {
             return;
         }
         check::nothing_told_is_forgotten(&self.cluster, host, self.was_put_back);
+        self.seen.started(&self.cluster, host, self.was_put_back);
         if self.removed.contains(&host) || !self.cluster.members_up().contains(&host) {
             return;
         }
@@ -418,7 +501,8 @@ impl World {
     /// Looks at what has to hold at any time.
     fn look(&mut self) {
         check::nobody_panicked();
-        self.seen.look(&self.cluster);
+        self.seen
+            .look(&self.cluster, &self.removed, self.was_put_back);
         for host in self.up() {
             if check::is_spread(&self.cluster, host) {
                 self.books.spread(host);
@@ -432,6 +516,7 @@ impl World {
     /// Mends all, lets the cluster settle, and looks at everything.
     async fn end(&mut self) {
         self.cluster.heal();
+        self.cluster.net.set_repeated_permille(0);
         self.cluster
             .net
             .set_delay(Duration::from_millis(1), Duration::from_millis(20));
@@ -461,8 +546,16 @@ impl World {
         }
         self.cluster.settle().await;
         self.look();
+        if self.climate.pauses {
+            check::base_line_goes_on(&self.cluster).await;
+        }
         let trees = check::converged(&mut self.cluster).await;
-        let missing = self.books.missing(&trees);
+        let mut missing = self.books.missing(&trees);
+        missing.extend(
+            self.promises
+                .iter()
+                .filter_map(|promise| promise.broken(&trees)),
+        );
         for (path, content) in &trees {
             // A chunk may have been nowhere but on a machine that was removed, or is back where it was.
             let is_excused = self.was_put_back || !self.removed.is_empty();

@@ -3,11 +3,11 @@
 
 use dfs_sim::{Plan, run, simulate};
 
-/// Seeds of each of the four tests below, which run side by side.
-const SEEDS: u64 = 25;
+/// Seeds of each of the four tests below, which run side by side: about a minute of two cores in all.
+const SEEDS: u64 = 12;
 
 const PLAN: Plan = Plan {
-    steps: 60,
+    steps: 50,
     is_told: false,
 };
 
@@ -45,7 +45,7 @@ fn the_laws_hold_in_seeds_of_the_fourth_part() {
 
 #[test]
 fn a_seed_replays_exactly() {
-    for seed in [5, 11, 40] {
+    for seed in [5, 11] {
         let reports = [(); 2].map(|()| simulate(seed, |seed| run(seed, PLAN)));
         assert_eq!(reports[0], reports[1], "seed {seed}");
         assert!(reports[0].done > 0 && reports[0].events > 0);

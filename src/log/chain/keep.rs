@@ -15,6 +15,7 @@ use super::fork::Memory;
 use super::liveness::Agreement;
 use super::record::{Record, Voter};
 use super::stored::{Founding, Link, begin_row, stored_named, stored_row, stored_taken};
+use super::vote::Ballot;
 use crate::base::{DeviceId, LogId};
 use crate::log::{LogError, LogStore};
 use crate::store::{Rows, Table, codec};

@@ -20,6 +20,7 @@ use dfs::store::memory::MemoryDisk;
 use dfs::store::{Batch, Store, Table};
 use dfs::transport::Transport;
 use dfs::transport::sim::SimNet;
+use dfs::volume::Source;
 use dfs::wire::SealedSegment;
 
 use crate::tree;
@@ -367,6 +368,21 @@ impl Cluster {
         Some(tree::content(&member, entry.ino, size).await)
     }
 
+    /// Returns how many chunks of a file in the root are on other peers alone.
+    pub fn lacking(&self, index: usize, name: &[u8]) -> usize {
+        let member = self.member(index);
+        let entry = member.volume.dirent(Ino::ROOT, name).unwrap();
+        let ino = entry.expect("the file is there").ino;
+        let size = member.volume.inode(ino).unwrap().expect("it is").size;
+        let replica = self.peer(index).replica();
+        let extents = member.volume.extents(ino, 0..size).unwrap();
+        let lacks = extents.iter().filter(|extent| match extent.src {
+            Source::Inline(_) => false,
+            Source::Chunk { id, .. } => !replica.is_local(id).unwrap(),
+        });
+        lacks.count()
+    }
+
     /// Returns the ctime that programs on one member see of a file in the root.
     pub fn ctime(&self, index: usize, name: &[u8]) -> Timespec {
         let fs = self.member(index).fs;
@@ -596,21 +612,23 @@ impl Cluster {
         }
     }
 
-    /// What was acknowledged is there, as it was written.
+    /// What was acknowledged is there on every member that is up, as it was written.
     pub async fn assert_nothing_acknowledged_is_lost(&self) {
-        let tree = self.tree(0).await;
-        for (name, content) in &self.acknowledged {
-            let mut path = b"/".to_vec();
-            path.extend_from_slice(name);
-            let text = String::from_utf8_lossy(name);
-            let node = tree
-                .get(&path)
-                .unwrap_or_else(|| panic!("seed {}: {text} is lost", self.seed));
-            assert!(
-                node.content == *content,
-                "seed {}: {text} is not what was written",
-                self.seed
-            );
+        assert!(!self.acknowledged.is_empty(), "nothing was acknowledged");
+        for index in self.members_up() {
+            let tree = self.tree(index).await;
+            for (name, content) in &self.acknowledged {
+                let path = [b"/", &name[..]].concat();
+                let text = String::from_utf8_lossy(name);
+                let node = tree.get(&path);
+                let node = node
+                    .unwrap_or_else(|| panic!("seed {}: {text} is lost on host{index}", self.seed));
+                assert!(
+                    node.content == *content,
+                    "seed {}: {text} of host{index} is not what was written",
+                    self.seed
+                );
+            }
         }
     }
 }

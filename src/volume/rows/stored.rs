@@ -135,7 +135,8 @@ fn every_row() -> Vec<(RowKey, Value)> {
     rows.extend([inline, chunk].map(|src| (RowKey::Extent(Ino(2), 1 << 20), extent(src))));
     rows.push((RowKey::Xattr(Ino(2), hash), Value::Xattr(xattr)));
     rows.push((RowKey::Link(Ino(2), Ino(1), hash), Value::Link(place())));
-    rows.push((RowKey::Orphan(Ino(2)), Value::Orphan(op(1))));
+    let (by, had) = (op(1), op(2));
+    rows.push((RowKey::Orphan(Ino(2)), Value::Orphan(Removed { by, had })));
     rows.push((RowKey::Alias(Ino(2)), Value::Alias(Ino(3))));
     let forks = [Fork::File(Ino(3)), Fork::Same(op(2)), Fork::Joined];
     rows.extend(forks.map(|fork| (RowKey::Fork(Ino(2), op(1)), Value::Fork(fork))));

@@ -263,6 +263,7 @@ impl Node {
         let of = Arc::clone(&log);
         let chain = Chain::open(rows, of, founding, device, now, seed)?.with_roll(roll);
         let chain = Arc::new(chain);
+        membership.pin(chain.statements())?;
         let own = config.identity.id();
         let attendance = presence::Attendance::load(&*store.rows, own, clock.wall_ms())?;
         let config = NodeConfig {

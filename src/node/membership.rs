@@ -60,11 +60,7 @@ impl Membership {
     /// Loads the roster; every signature is checked again.
     pub(super) fn load(store: &Store) -> Result<Self, NodeError> {
         let volume = volume_of(store)?.ok_or(NodeError::NoVolume)?;
-        let mut statements: Vec<Vec<u8>> = Vec::new();
-        store.rows.scan(Table::Roster, &[], None, &mut |_, value| {
-            statements.push(value.to_vec());
-            ControlFlow::Continue(())
-        })?;
+        let statements = stored(&*store.rows)?;
         let mut roster = Roster::empty(volume);
         let merged = roster.merge(statements.iter().map(Vec::as_slice));
         if merged.refused + merged.newer > 0 || !roster.has_genesis() {
@@ -80,6 +76,23 @@ impl Membership {
     /// Returns the roster as it is now.
     pub(super) fn roster(&self) -> Arc<Roster> {
         Arc::clone(&self.current.read())
+    }
+
+    /// Says which statements records of the chain name: these are kept, also where one is in the rows
+    /// that another word of its author had taken the place of.
+    pub(super) fn pin(&self, named: BTreeSet<[u8; 32]>) -> Result<(), NodeError> {
+        let named: BTreeSet<StatementId> = named.into_iter().map(StatementId).collect();
+        let _changing = self.changing.lock();
+        let before = self.roster();
+        if **before.pinned() == named {
+            return Ok(());
+        }
+        let mut after = (*before).clone();
+        after.pin(Arc::new(named));
+        let statements = stored(&*self.rows)?;
+        after.merge(statements.iter().map(Vec::as_slice));
+        *self.current.write() = Arc::new(after);
+        Ok(())
     }
 
     /// Takes over statements from anybody; durable on return.
@@ -151,6 +164,16 @@ impl Roll for Membership {
         let line = self.roster().line(StatementId(*admission)).into_iter();
         line.map(|id| id.0).collect()
     }
+}
+
+/// Returns the statements that are in the rows.
+fn stored(rows: &dyn Rows) -> Result<Vec<Vec<u8>>, NodeError> {
+    let mut statements: Vec<Vec<u8>> = Vec::new();
+    rows.scan(Table::Roster, &[], None, &mut |_, value| {
+        statements.push(value.to_vec());
+        ControlFlow::Continue(())
+    })?;
+    Ok(statements)
 }
 
 /// Returns one message's worth of a roster's statements, from the place `skip` on.

@@ -179,6 +179,7 @@ impl Node {
     ) {
         let node = Arc::clone(self);
         let merge = move || {
+            node.membership.pin(node.chain.statements())?;
             let before = node.roster();
             let change = node.membership.merge(&statements)?;
             Ok::<_, NodeError>((before, change))

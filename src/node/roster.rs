@@ -12,6 +12,7 @@
 //! which a phrase opens. A roster tells who the members are, what they are called, and who admitted
 //! whom.
 
+mod bound;
 mod endings;
 mod issue;
 mod statement;
@@ -19,7 +20,7 @@ mod statement;
 mod tests;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -260,6 +261,8 @@ pub struct Roster {
     unattached: Statements,
     /// What members that are no admins say of themselves, by admission: one statement of each kind.
     words: BTreeMap<(StatementId, Word), StatementId>,
+    /// Those that records of the chain name.
+    pinned: Arc<BTreeSet<StatementId>>,
     /// What `attached` means; computed anew when that changes.
     view: View,
 }
@@ -272,6 +275,7 @@ impl Roster {
             attached: BTreeMap::new(),
             unattached: BTreeMap::new(),
             words: BTreeMap::new(),
+            pinned: Arc::default(),
             view: View::default(),
         }
     }
@@ -508,6 +512,15 @@ impl Roster {
 
     /// Takes over statements, which may come from anybody and in any order.
     pub fn merge<'a>(&mut self, statements: impl IntoIterator<Item = &'a [u8]>) -> Merged {
+        self.merge_within(statements, STATEMENTS_MAX)
+    }
+
+    /// Takes over statements, and keeps `max` at most.
+    fn merge_within<'a>(
+        &mut self,
+        statements: impl IntoIterator<Item = &'a [u8]>,
+        max: usize,
+    ) -> Merged {
         let mut merged = Merged::default();
         let mut came: Vec<Arc<Statement>> = Vec::new();
         for bytes in statements {
@@ -527,8 +540,11 @@ impl Roster {
         // What was kept aside may belong below what came now.
         let mut waiting = std::mem::take(&mut self.unattached);
         waiting.extend(came.into_iter().map(|statement| (statement.id, statement)));
-        self.attach_all(waiting, &mut merged);
-        if merged.added > 0 {
+        let new = self.attach_all(waiting, &mut merged);
+        let is_less = self.drop_beyond(max);
+        let kept = new.iter().filter(|id| self.attached.contains_key(id));
+        merged.added = kept.count();
+        if merged.added > 0 || is_less {
             self.judge();
         }
         merged
@@ -572,16 +588,19 @@ impl Roster {
     }
 
     /// Attaches what can be attached, round by round; keeps a bounded rest aside.
-    fn attach_all(&mut self, mut waiting: Statements, merged: &mut Merged) {
+    fn attach_all(&mut self, mut waiting: Statements, merged: &mut Merged) -> Vec<StatementId> {
+        let mut new = Vec::new();
         loop {
             let mut rest = Statements::new();
             let before = waiting.len();
             for (id, statement) in waiting {
                 match self.verify(&statement) {
-                    Some(true) if self.attached.len() < STATEMENTS_MAX => {
-                        merged.added += usize::from(self.attach(statement));
+                    Some(true) => {
+                        if self.attach(statement) {
+                            new.push(id);
+                        }
                     }
-                    Some(_) => merged.refused += 1,
+                    Some(false) => merged.refused += 1,
                     None => {
                         rest.insert(id, statement);
                     }
@@ -600,6 +619,7 @@ impl Roster {
         }
         merged.unattached = waiting.len();
         self.unattached = waiting;
+        new
     }
 
     /// Says whether a statement belongs below the genesis; `None` where its authority is not here.
@@ -620,16 +640,26 @@ impl Roster {
     }
 
     /// Takes over a statement; returns whether it is kept: of what a member says of itself only the
-    /// newest name is, and one leave. What is kept of a set so does not depend on any order.
+    /// newest name is, and one leave; but what a record names stays. What is kept of a set so does not
+    /// depend on any order.
     fn attach(&mut self, statement: Arc<Statement>) -> bool {
         if let Some(place) = self.place_of(&statement) {
             let known = self.words.get(&place).and_then(|id| self.attached.get(id));
             if let Some(known) = known {
-                if known.order() > statement.order() {
+                let was_pinned = self.pinned.contains(&known.id);
+                let order = |of: &Statement| (self.pinned.contains(&of.id), of.order());
+                let is_newest = order(&statement) > order(known);
+                if !is_newest && !self.pinned.contains(&statement.id) {
                     return false;
                 }
                 let known = known.id;
-                self.attached.remove(&known);
+                if !was_pinned {
+                    self.attached.remove(&known);
+                }
+                if !is_newest {
+                    self.attached.insert(statement.id, statement);
+                    return true;
+                }
             }
             self.words.insert(place, statement.id);
         }

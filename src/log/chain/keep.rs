@@ -3,7 +3,7 @@
 //! Its rows are in `stored.rs`, what has ended by its records in `ends.rs`, and how this device takes part
 //! in making it longer in `drive.rs`; another chain is weighed in `fork.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -182,6 +182,11 @@ impl Chain {
         };
         let link: Link = codec::decode(&bytes, LINK_MAX_BYTES)?;
         Ok(Some(link.record))
+    }
+
+    /// Returns the statements that records took into account.
+    pub fn statements(&self) -> BTreeSet<[u8; 32]> {
+        self.state.lock().taken.keys().copied().collect()
     }
 
     /// Returns the records behind number `after` with their certificates, encoded, up to `max_bytes` of

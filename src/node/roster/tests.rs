@@ -1,6 +1,7 @@
 //! Tests of the roster: who may what, and that merging is a join of sets.
 
 mod changes;
+mod full;
 mod stored;
 
 use std::sync::LazyLock;

@@ -205,6 +205,7 @@ impl Fold<'_> {
         };
         if is_as_seen && self.saw(there.by) {
             let had = self.detach(other.ino, to, time)?;
+            self.settle(other.ino, to)?;
             self.bury(other.ino, had)?;
             self.succeed(other.ino, to, time)?;
         }
@@ -261,6 +262,7 @@ impl Fold<'_> {
         for (moved, at, _) in &moves {
             if let Some(at) = at {
                 self.detach(moved.ino, at, time)?;
+                self.settle(moved.ino, at)?;
             }
         }
         for (moved, _, to) in &moves {
@@ -372,6 +374,7 @@ impl Fold<'_> {
             self.tx.depend_on_counts(other.ino)?;
             if node.is_dir() && other.entries == 0 {
                 let had = self.detach(other.ino, to, time)?;
+                self.settle(other.ino, to)?;
                 self.bury(other.ino, had)?;
             }
             // Else both become one, or the file steps aside.
@@ -382,6 +385,7 @@ impl Fold<'_> {
         let is_seen =
             other.nlink > 1 || seen == (other.ino, other.version) && !self.leave_unseen(&other)?;
         if is_seen {
+            self.settle(other.ino, to)?;
             self.bury(other.ino, had)?;
             self.succeed_aside(other.ino, node.ino, to, time)?;
             return Ok(None);

@@ -126,6 +126,28 @@ fn a_conflict_is_settled_when_what_stands_aside_is_gone() {
 }
 
 #[test]
+fn a_conflict_is_settled_when_another_has_the_place_of_what_stands_aside() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    for name in ["one", "two", "other"] {
+        a.put(name, "base");
+    }
+    sync(&devices);
+    for (device, text) in [(a, "anna's"), (b, "ben's")] {
+        device.later();
+        device.put("one", text);
+        device.put("two", text);
+    }
+    sync(&devices);
+    assert_eq!(a.volume.counts().conflicts, 2);
+    a.rename("other", &format!("one{ANNA}"), false);
+    assert_eq!(a.volume.counts().conflicts, 1);
+    a.rename("two", &format!("two{ANNA}"), true);
+    assert_eq!(a.volume.counts().conflicts, 0);
+    sync(&devices);
+}
+
+#[test]
 fn writes_that_go_on_unaware_stay_in_their_lineage() {
     let devices = cluster(2);
     let [a, b] = [&devices[0], &devices[1]];

@@ -607,6 +607,11 @@ impl Fold<'_> {
         }
         if node.size > 0 && !is_removed {
             self.set_aside(node, &current, &past.since, first, time)?;
+            // What stands beside it now is compared with it from now on.
+            if let Some(now) = self.row_of(node.ino)? {
+                node.kin = now.kin;
+                node.kin.take_made();
+            }
         }
         self.replace_extents(node, &current, new)?;
         node.size = size;

@@ -188,10 +188,29 @@ impl Fold<'_> {
             }
         }
         main.kin.beside = kept;
-        if main.kin.beside.len() < BESIDE_MAX {
-            main.kin.beside.push(other);
+        let beside = &mut main.kin.beside;
+        let is_full = beside.len() >= BESIDE_MAX;
+        let is_behind = self.is_behind(other, main.ino)?;
+        if is_behind && is_full {
+            // Whom it stands for it has to know: one that is only compared gives way.
+            for ino in beside.clone() {
+                if !self.is_behind(ino, main.ino)? {
+                    beside.retain(|beside| *beside != ino);
+                    break;
+                }
+            }
+        }
+        if is_behind || !is_full {
+            beside.push(other);
         }
         self.save(main)
+    }
+
+    /// Tells whether `main` stands for a node.
+    fn is_behind(&mut self, ino: Ino, main: Ino) -> Result<bool> {
+        let node = self.row_of(ino)?;
+        let twin = node.and_then(|node| node.kin.twin.clone());
+        Ok(twin.is_some_and(|twin| twin.of == main))
     }
 
     /// Tells whether a node stands aside of another, or that stands for it.
@@ -444,7 +463,9 @@ impl Fold<'_> {
             return Ok(false);
         };
         let is_pair = ino != kept && node.nlink == 1 && main.nlink > 0 && main.kin.twin.is_none();
-        if !is_pair {
+        let beside = &main.kin.beside;
+        let has_room = beside.len() < BESIDE_MAX || beside.contains(&ino);
+        if !is_pair || !has_room {
             return Ok(false);
         }
         let Some(said) = self.said(&node, &main)? else {

@@ -497,3 +497,51 @@ fn privileges_are_given_to_the_content_alone_that_was_seen() {
         assert_eq!(device.at("seen").mode, 0o6755);
     });
 }
+
+#[test]
+fn what_a_later_write_makes_equal_to_what_was_set_aside_is_one() {
+    const ASIDE: &str = "x (conflict, anna, 2026-01-02)";
+    for (path, text) in [("x", "by anna"), (ASIDE, "by ben")] {
+        let devices = cluster(2);
+        let [a, b] = [&devices[0], &devices[1]];
+        a.put("x", "base");
+        sync(&devices);
+        a.put("x", "by anna");
+        b.later();
+        b.put("x", "by ben");
+        sync(&devices);
+        assert_eq!(a.list(""), ["x", ASIDE]);
+        a.put(path, text);
+        sync(&devices);
+        for device in &devices {
+            is_exactly(device, &[("x", text)]);
+            assert_eq!(device.volume.counts().conflicts, 0);
+        }
+    }
+}
+
+#[test]
+fn of_very_many_conflict_files_none_is_lost_that_is_made_equal() {
+    let devices = cluster(3);
+    let [a, b, c] = [&devices[0], &devices[1], &devices[2]];
+    a.put("x", "base");
+    sync(&devices);
+    for round in 0..20 {
+        a.put("x", &format!("by anna {round}"));
+        b.later();
+        b.put("x", &format!("by ben {round}"));
+        sync(&devices);
+    }
+    let last = a.files().into_iter();
+    let last = last.filter(|(_, text)| text == "by anna 19");
+    let (last, _) = last.last().unwrap();
+    a.put(last.trim_start_matches('/'), "by ben 19");
+    // Who had not seen that removes the file that has the name.
+    c.later();
+    c.unlink("x");
+    sync(&devices);
+    for device in &devices {
+        let files = device.files();
+        assert!(files.values().any(|text| text == "by ben 19"), "{files:?}");
+    }
+}

@@ -491,6 +491,12 @@ impl Device {
         count
     }
 
+    /// Tells whether an op is folded here, of those that can still be folded again.
+    pub(crate) fn has_folded(&self, id: OpId) -> bool {
+        let row = self.store.rows.get(Table::Op, &id.to_key()).unwrap();
+        row.is_some()
+    }
+
     /// Returns every shared row.
     pub(crate) fn rows(&self) -> SharedRows {
         shared_rows(&self.store)
@@ -742,6 +748,12 @@ pub(crate) fn cluster(count: usize) -> Vec<Device> {
 /// Lets every device publish and learn all, and checks that all agree with the oracle. All clocks
 /// show the same afterwards.
 pub(crate) fn sync(devices: &[Device]) {
+    exchange_all(devices);
+    agree(devices);
+}
+
+/// Lets every device publish and learn all. All clocks show the same afterwards.
+pub(crate) fn exchange_all(devices: &[Device]) {
     let newest = devices.iter().map(|device| device.clock.monotonic()).max();
     for device in devices {
         let behind = newest.unwrap_or_default() - device.clock.monotonic();
@@ -755,7 +767,6 @@ pub(crate) fn sync(devices: &[Device]) {
             device.pull(other, usize::MAX);
         }
     }
-    agree(devices);
 }
 
 /// Reads all rows of a device again, and checks that they are what was put there.

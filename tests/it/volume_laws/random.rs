@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dfs::base::{ChunkId, Ino, OpId, Rng};
+use dfs::base::{ChunkId, DeviceId, Ino, OpId, Rng};
 use dfs::volume::{
     Append, Change, DirKey, FileKind, Inode, OpKind, Piece, Place, Replaced, Source, Write,
 };
 
-use super::cluster::{Device, agree, create, inline, name_of, place, sync};
+use super::cluster::{Device, agree, create, exchange_all, inline, name_of, place, sync};
+
+mod otherwise;
 
 /// Rounds of one seed.
 const STEPS: usize = 120;
@@ -32,16 +34,49 @@ struct Model {
     contents: BTreeMap<OpId, Content>,
     /// Versions whose author went on from them, or removed them knowingly.
     superseded: BTreeSet<OpId>,
-    by_token: BTreeMap<Vec<u8>, OpId>,
+    /// What somebody went on from: who wrote the same went on with it.
+    gone_on: BTreeSet<Vec<u8>>,
+    by_token: BTreeMap<Vec<u8>, Vec<OpId>>,
     tokens: u64,
+    /// What each device issued since it published last.
+    recent: BTreeMap<usize, Vec<OpId>>,
+    /// Devices that were removed, of which not all counts.
+    removed: BTreeSet<DeviceId>,
 }
 
 impl Model {
-    /// Someone goes on from a content, or removes it: from all that was put into it.
-    fn supersede(&mut self, version: OpId, bytes: &[u8]) {
+    /// A device removes a content: all that was put into it, and by whom the same was, of those that it
+    /// has folded.
+    fn remove(&mut self, device: &Device, version: OpId, bytes: &[u8]) {
         self.superseded.insert(version);
-        let seen = tokens(bytes).filter_map(|token| self.by_token.get(token));
-        self.superseded.extend(seen);
+        for put in tokens(bytes).filter_map(|token| self.by_token.get(token)) {
+            let seen = put.iter().copied();
+            let is_seen = |id: &OpId| put.len() == 1 || device.has_folded(*id);
+            self.superseded.extend(seen.filter(is_seen));
+        }
+    }
+
+    /// A device goes on from a content.
+    fn go_on(&mut self, version: OpId, bytes: &[u8]) {
+        self.superseded.insert(version);
+        self.gone_on.extend(tokens(bytes).map(<[u8]>::to_vec));
+    }
+
+    /// A device issued an op that may be lost with its power.
+    fn issued(&mut self, index: usize, id: OpId) {
+        self.recent.entry(index).or_default().push(id);
+    }
+
+    /// A device lost power: what it had not published may be nowhere, and what that went on from is not
+    /// asked for.
+    fn crashed(&mut self, device: &Device) {
+        for id in self.recent.remove(&device.index()).unwrap_or_default() {
+            if device.has_folded(id) {
+                self.recent.entry(device.index()).or_default().push(id);
+            } else {
+                self.contents.remove(&id);
+            }
+        }
     }
 }
 
@@ -68,6 +103,10 @@ struct Run {
     alike: bool,
     /// Whether devices are removed, or made readers, now and then.
     removes: bool,
+    /// Whether they do what else there is, and the last of them hears nothing for long.
+    wide: bool,
+    /// Steps so far.
+    steps: usize,
 }
 
 /// A place and the node there, as a device sees it.
@@ -89,6 +128,8 @@ impl Run {
             crashes,
             alike: false,
             removes: false,
+            wide: false,
+            steps: 0,
         };
         for device in &run.devices {
             device.volume.announce().unwrap();
@@ -157,6 +198,7 @@ impl Run {
     }
 
     fn step(&mut self) {
+        self.steps += 1;
         let index = self.rng.below(self.devices.len() as u64) as usize;
         let wait = Duration::from_millis(self.rng.below(30));
         self.devices[index].clock.advance(wait);
@@ -170,12 +212,16 @@ impl Run {
             0 => self.exchange(index),
             1 if self.crashes && self.chance(3) => {
                 self.devices[index].crash(&self.rng);
+                self.model.crashed(&self.devices[index]);
                 super::tree::check(&self.devices[index]);
             }
             1 if self.chance(4) => self.devices[index].restart(),
             1 if self.chance(3) => self.commit(),
             1 if self.chance(8) => self.meet(),
-            1 => self.devices[index].publish(),
+            1 => {
+                self.devices[index].publish();
+                self.model.recent.remove(&index);
+            }
             _ => {
                 for _ in 0..=self.rng.below(4) {
                     self.change(index);
@@ -214,13 +260,16 @@ impl Run {
         let writers = self.devices.iter();
         let writers = writers.filter(|device| !voter.roll.ends(device.admission));
         let needs = writers.map(|device| device.volume.needs());
-        let merged = voter.commit_from(needs.min().unwrap());
+        let needed = needs.min().filter(|_| !self.wide).unwrap_or(0);
+        let merged = voter.commit_from(needed);
         self.check_changes(0, &before, &merged.changes);
     }
 
     fn exchange(&mut self, index: usize) {
         let from = self.rng.below(self.devices.len() as u64) as usize;
-        if from == index {
+        let last = self.devices.len() - 1;
+        let is_late = self.wide && self.steps < STEPS * 3 / 4;
+        if from == index || is_late && (from == last || index == last) {
             return;
         }
         let max = 1 + self.rng.below(3) as usize;
@@ -245,6 +294,9 @@ impl Run {
         self.check_changes(index, &before, &merged.changes);
         if self.chance(3) {
             super::tree::check(&self.devices[index]);
+        }
+        if self.wide && self.aside.below(4) == 0 {
+            self.fold_anew(index);
         }
     }
 
@@ -291,6 +343,8 @@ impl Run {
         let index = 1 + self.rng.below(self.devices.len() as u64 - 1) as usize;
         let voter = &self.devices[0];
         let ended = self.devices[index].admission;
+        let id = self.devices[index].identity().device();
+        self.model.removed.insert(id);
         if !voter.roll.ends(ended) {
             voter.roll.end(ended);
             return;
@@ -315,6 +369,10 @@ impl Run {
             .collect();
         let time = dfs::base::Clock::wall(&*device.clock);
         let (to, there) = self.somewhere(device, &entries);
+        if self.wide && self.chance(3) {
+            self.change_otherwise(index, &entries, &files, to, there);
+            return;
+        }
         match self.rng.below(14) {
             0..=2 => {
                 if there.is_none() {
@@ -374,13 +432,14 @@ impl Run {
             return;
         }
         // Another device may remove the other names.
-        self.model.supersede(saw, &device.bytes_of(ino));
-        device.apply(OpKind::Unlink {
+        self.model.remove(device, saw, &device.bytes_of(ino));
+        let kind = OpKind::Unlink {
             from,
             ino,
             saw,
             time,
-        });
+        };
+        device.apply(kind);
     }
 
     fn rename(
@@ -415,7 +474,7 @@ impl Run {
             && !exchange
         {
             let seen = device.bytes_of(other.ino);
-            self.model.supersede(other.version, &seen);
+            self.model.remove(device, other.version, &seen);
         }
         device.apply(OpKind::Rename {
             from: found.at.clone(),
@@ -510,8 +569,9 @@ impl Run {
             })
         };
         let device = &self.devices[index];
-        self.model.supersede(base, &device.bytes_of(ino));
+        self.model.go_on(base, &device.bytes_of(ino));
         let id = device.apply(kind).id;
+        self.model.issued(index, id);
         let bytes = device.bytes_of(ino);
         let made_by_merge = device.log.author(base.log).is_none();
         let on_joined = self.model.contents.get(&base).is_some_and(|on| on.joined);
@@ -521,7 +581,7 @@ impl Run {
             joined: appended || made_by_merge || on_joined,
         };
         let token = content.token.as_bytes().to_vec();
-        self.model.by_token.insert(token, id);
+        self.model.by_token.entry(token).or_default().push(id);
         self.model.contents.insert(id, content);
     }
 
@@ -536,7 +596,10 @@ impl Run {
         }
         let kept_tokens: BTreeSet<&[u8]> = files.iter().flat_map(|file| tokens(file)).collect();
         for (id, content) in &self.model.contents {
-            if self.model.superseded.contains(id) {
+            let author = device.log.author(id.log);
+            let may_not_count = author.is_none_or(|author| self.model.removed.contains(&author));
+            let gone_on = self.model.gone_on.contains(content.token.as_bytes());
+            if self.model.superseded.contains(id) || gone_on || may_not_count {
                 continue;
             }
             let kept = if content.joined {
@@ -560,9 +623,7 @@ fn run(seed: u64, count: usize, crashes: bool) {
         run.step();
     }
     sync(&run.devices);
-    if !crashes {
-        run.check_nothing_lost();
-    }
+    run.check_nothing_lost();
     for device in &mut run.devices {
         device.restart();
     }
@@ -625,9 +686,29 @@ fn devices_agree_though_some_are_removed_and_go_on_to_write() {
         for _ in 0..STEPS {
             run.step();
         }
-        sync(&run.devices);
+        // Until a record says so, who was removed keeps to itself what it had not sealed.
+        exchange_all(&run.devices);
         run.commit();
         sync(&run.devices);
+        run.check_nothing_lost();
+        for device in &mut run.devices {
+            device.restart();
+        }
+        agree(&run.devices);
+    }
+}
+
+#[test]
+fn devices_agree_whatever_else_they_do() {
+    for seed in seeds() {
+        println!("seed {seed}");
+        let mut run = Run::new(5_000_000 + seed, 4, false);
+        run.wide = true;
+        for _ in 0..STEPS {
+            run.step();
+        }
+        sync(&run.devices);
+        run.check_nothing_lost();
         for device in &mut run.devices {
             device.restart();
         }

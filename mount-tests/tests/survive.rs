@@ -170,7 +170,7 @@ fn a_member_catches_up_from_the_storage_peer_alone() {
         // B is on the roster and away, so two of three holders is all that can be reached.
         wait_until("the storage peer has it all", 2 * MINUTES, || {
             let held = |number: u64| {
-                let file = trio.a.path(&format!("tree/chunks {number}"));
+                let file = trio.a.path(format!("tree/chunks {number}"));
                 let facts = trio.a.facts(&["status", file.to_str().expect("plain")]);
                 facts["replicas_min"].as_u64() >= Some(2)
             };

@@ -446,7 +446,7 @@ fn what_is_removed_from_a_folder_that_met_another_moved_there_stays_removed() {
     ];
     let base = [make("full", FileKind::Dir), put("full/old", "old")];
     crossing(&base, [&a, &b], |device| {
-        is_exactly(device, &[("d/old", "old")])
+        is_exactly(device, &[("d/old", "old")]);
     });
 }
 

@@ -144,7 +144,17 @@ impl Fold<'_> {
 
     pub(super) fn append(&mut self, append: &Append) -> Result<()> {
         let Some((named, mut node, base)) = self.target(append.ino, append.base)? else {
-            return Ok(());
+            // Of what it was appended to nobody has anything any more.
+            return self.write_anew(&Write {
+                ino: append.ino,
+                base: append.base,
+                size: append.len,
+                pieces: append.pieces.clone(),
+                mtime: append.mtime,
+                ctime: append.ctime,
+                mode: append.mode,
+                empties: false,
+            });
         };
         let stamps = Stamps {
             mtime: append.mtime,

@@ -257,27 +257,38 @@ fn what_nobody_looks_back_to_is_given_up_and_nothing_before() {
 
 #[test]
 fn what_is_written_to_a_file_of_which_nothing_is_left_is_kept() {
-    let devices = cluster(2);
-    let [voter, away] = &devices[..] else {
-        panic!("two devices");
-    };
-    voter.put("f", "text");
-    sync(&devices);
-    let ino = away.at("f").ino;
-    away.overwrite(ino, "by who was away for too long");
-    voter.unlink("f");
-    voter.publish();
-    // Whoever decides this does not know of the one that is away.
-    for _ in 0..3 {
-        voter.commit_from(u64::MAX);
+    const TEXT: &str = "by who was away for too long";
+    let ways: [fn(&Device); 2] = [
+        |away| {
+            away.put("f", TEXT);
+        },
+        |away| {
+            away.append("f", "by who was away ");
+            away.append("f", "for too long");
+        },
+    ];
+    for way in ways {
+        let devices = cluster(2);
+        let [voter, away] = &devices[..] else {
+            panic!("two devices");
+        };
+        voter.put("f", "text");
+        sync(&devices);
+        way(away);
+        voter.unlink("f");
+        voter.publish();
+        // Whoever decides this does not know of the one that is away.
+        for _ in 0..3 {
+            voter.commit_from(u64::MAX);
+        }
+        assert_eq!(voter.record_count(), 0);
+        sync(&devices);
+        let files = voter.files();
+        assert_eq!(files.len(), 1, "{files:?}");
+        let kept = files.into_values().next().unwrap();
+        assert_eq!(kept, TEXT);
+        assert_eq!(voter.conflicts().len(), 1);
     }
-    assert_eq!(voter.record_count(), 0);
-    sync(&devices);
-    let files = voter.files();
-    assert_eq!(files.len(), 1, "{files:?}");
-    let kept = files.into_values().next().unwrap();
-    assert_eq!(kept, "by who was away for too long");
-    assert_eq!(voter.conflicts().len(), 1);
 }
 
 #[test]

@@ -141,13 +141,13 @@ impl Volume {
 
     fn fold_beside(&self, beside: &Arc<BesideRows>) -> Result<Anew> {
         let shadow = self.shadow(beside)?;
-        shadow.state.lock().drafts.anchors = self.state.lock().seen_by_drafts(self);
+        shadow.state.lock().drafts.anchors = self.state.lock().drafts.seen();
         shadow.fold_all()?;
         let _sealing = self.sealing.lock();
         let mut feed = self.feed.lock();
         // What was read ahead and is not folded is read again.
         *feed = Feed::default();
-        shadow.state.lock().drafts.anchors = self.state.lock().seen_by_drafts(self);
+        shadow.state.lock().drafts.anchors = self.state.lock().drafts.seen();
         let merged = shadow.fold_all()?;
         let mut state = self.state.lock();
         if merged.refused.is_empty() && merged.waiting.is_empty() {

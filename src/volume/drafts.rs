@@ -40,8 +40,9 @@ pub(super) struct Drafts {
     written: HashSet<Ino>,
     /// True when one may overwrite what another wrote.
     rewrites: bool,
-    /// What had been seen by who issued drafts that lie elsewhere: beside which this volume is folded.
-    pub(super) anchors: Vec<Seen>,
+    /// What had been seen by who issued drafts that lie elsewhere, beside which this volume is folded, with
+    /// the logs of these: one may end by a record that is folded here first.
+    pub(super) anchors: Vec<(LogId, Seen)>,
 }
 
 impl Drafts {
@@ -214,9 +215,21 @@ impl Drafts {
 
     /// Returns what was seen by who issued drafts of the logs that `of` takes, or some that lie elsewhere.
     pub(super) fn seen_by(&self, of: impl Fn(LogId) -> bool) -> Vec<Seen> {
-        let groups = self.groups.iter().filter(|group| of(group.first.log));
-        let seen = groups.flat_map(|group| &group.past.seen);
-        seen.chain(&self.anchors).copied().collect()
+        let seen = self.seen().into_iter();
+        seen.filter(|(log, _)| of(*log))
+            .map(|(_, seen)| seen)
+            .collect()
+    }
+
+    /// Returns what was seen by who issued drafts, or some that lie elsewhere, with the logs of these.
+    pub(super) fn seen(&self) -> Vec<(LogId, Seen)> {
+        let of_group = |group: &'_ Group| {
+            let log = group.first.log;
+            let seen = group.past.seen.iter();
+            seen.map(|seen| (log, *seen)).collect::<Vec<_>>()
+        };
+        let seen = self.groups.iter().flat_map(of_group);
+        seen.chain(self.anchors.iter().copied()).collect()
     }
 
     /// Forgets how a draft was applied: it is sealed, or another one does what it did.

@@ -98,7 +98,7 @@ impl Volume {
         self.move_layer(merged)?;
         let (rows, mut folded, anchors) = {
             let state = self.state.lock();
-            (layer.begin()?, state.newest, state.seen_by_drafts(self))
+            (layer.begin()?, state.newest, state.drafts.seen())
         };
         let rows: Arc<LayerRows> = Arc::new(rows);
         let beside = self.beside(&rows)?;

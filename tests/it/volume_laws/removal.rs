@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use dfs::volume::{Missing, OpKind, VolumeError};
 
-use super::cluster::{Device, agree, cluster, sync};
+use super::cluster::{Device, agree, cluster, exchange_all, sync};
 
 /// Returns devices of which the last is to be removed, all of the same record.
 fn company(count: usize) -> Vec<Device> {
@@ -238,4 +238,28 @@ fn who_built_on_what_is_not_here_is_waited_for_and_what_counts_no_more_is_not() 
         ("built on".to_owned(), "behind it".to_owned())
     );
     sync(&devices);
+}
+
+#[test]
+fn what_one_had_built_on_who_is_removed_too_is_taken_back_where_both_removals_come_at_once() {
+    let devices = cluster(4);
+    let [voter, author, _, builder] = &devices[..] else {
+        panic!("four devices");
+    };
+    author.put("x", "by who is removed");
+    author.publish();
+    builder.pull(author, usize::MAX);
+    builder.put("y", "by who saw it");
+    for removed in [author, builder] {
+        voter.roll.end(removed.admission);
+        voter.commit();
+    }
+    // It has not sealed what it made, and folds both records in one go, beside its view.
+    builder.pull(voter, usize::MAX);
+    exchange_all(&devices);
+    agree(&devices);
+    for device in &devices {
+        assert!(device.files().is_empty(), "{}", device.index());
+    }
+    assert!(builder.volume.aside().unwrap() > 0);
 }

@@ -297,7 +297,11 @@ impl Bench {
                 });
                 let rename = |device: &Device, index: usize| {
                     let (x, y) = (device.dir("x"), device.dir("y"));
-                    let (from, to) = if index % 2 == 0 { (x, y) } else { (y, x) };
+                    let (from, to) = if index.is_multiple_of(2) {
+                        (x, y)
+                    } else {
+                        (y, x)
+                    };
                     device.rename(from, to, "d");
                 };
                 let d = b.at(b.dir("x"), "d");
@@ -607,6 +611,7 @@ impl Device {
             mtime: Timespec::default(),
             ctime: Timespec::default(),
             mode: None,
+            empties: false,
         }));
     }
 

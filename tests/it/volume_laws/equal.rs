@@ -533,8 +533,8 @@ fn of_very_many_conflict_files_none_is_lost_that_is_made_equal() {
         sync(&devices);
     }
     let last = a.files().into_iter();
-    let last = last.filter(|(_, text)| text == "by anna 19");
-    let (last, _) = last.last().unwrap();
+    let mut last = last.filter(|(_, text)| text == "by anna 19");
+    let (last, _) = last.next_back().unwrap();
     a.put(last.trim_start_matches('/'), "by ben 19");
     // Who had not seen that removes the file that has the name.
     c.later();

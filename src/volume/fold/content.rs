@@ -615,7 +615,9 @@ impl Fold<'_> {
             self.stand_aside(node, new, size, time)?;
             return Ok(true);
         }
-        if node.size > 0 && !is_removed {
+        if node.size > 0 && is_removed {
+            self.leave_removed(node, &current, &past.since, first)?;
+        } else if node.size > 0 {
             self.set_aside(node, &current, &past.since, first, time)?;
             // What stands beside it now is compared with it from now on.
             if let Some(now) = self.row_of(node.ino)? {
@@ -669,9 +671,35 @@ impl Fold<'_> {
         time: Timespec,
     ) -> Result<()> {
         let fork = self.conflict_file(node, current, first, time)?;
+        self.fork_all(node.ino, since, fork.ino)
+    }
+
+    /// Leaves the present content of a removed file, which is back with another one, as removed: under the
+    /// number that its conflict file has wherever the two met before the removal, so that who wrote to that
+    /// brings it back.
+    fn leave_removed(
+        &mut self,
+        node: &Inode,
+        current: &[Extent],
+        since: &[(OpId, OpId)],
+        first: OpId,
+    ) -> Result<()> {
+        let Some(Value::Orphan(removed)) = self.tx.get(RowKey::Orphan(node.ino))?.cloned() else {
+            return Ok(());
+        };
+        let mut fork = self.conflict_rows(node, current, first)?;
+        fork.home = node.home.clone();
+        let ino = fork.ino;
+        self.save(fork)?;
+        self.tx.put(RowKey::Orphan(ino), Value::Orphan(removed))?;
+        self.fork_all(node.ino, since, ino)
+    }
+
+    /// Says that contents of a file, by their names and the ops that made them, go on in a conflict file.
+    fn fork_all(&mut self, ino: Ino, since: &[(OpId, OpId)], file: Ino) -> Result<()> {
         for (version, written_by) in since {
-            self.fork(node.ino, *version, fork.ino)?;
-            self.fork(node.ino, *written_by, fork.ino)?;
+            self.fork(ino, *version, file)?;
+            self.fork(ino, *written_by, file)?;
         }
         Ok(())
     }
@@ -686,6 +714,27 @@ impl Fold<'_> {
         first: OpId,
         time: Timespec,
     ) -> Result<Inode> {
+        let fork = self.conflict_rows(node, extents, first)?;
+        let ino = fork.ino;
+        let home = self.beside(node.home.clone(), node.ino, time)?;
+        let device = self.tx.device_of(first.log);
+        let aside = self.attach_aside(&fork, &home, first, time)?;
+        self.conflict_with(Conflict {
+            op: first,
+            kind: ConflictKind::Content,
+            ino: node.ino,
+            place: Some(home),
+            other: Some(ino),
+            other_name: Some(aside.name),
+            device,
+            resolved: false,
+        })?;
+        // It has a name and a conflict by now.
+        Ok(self.row_of(ino)?.unwrap_or(fork))
+    }
+
+    /// Makes the rows of a conflict file, which has no name yet.
+    fn conflict_rows(&mut self, node: &Inode, extents: &[Extent], first: OpId) -> Result<Inode> {
         let mut ino = fork_ino_of(first);
         if self.row_of(ino)?.is_some() {
             ino = fork_ino_of(self.id);
@@ -712,21 +761,7 @@ impl Fold<'_> {
             }
         }
         self.save(fork.clone())?;
-        let home = self.beside(node.home.clone(), node.ino, time)?;
-        let device = self.tx.device_of(first.log);
-        let aside = self.attach_aside(&fork, &home, first, time)?;
-        self.conflict_with(Conflict {
-            op: first,
-            kind: ConflictKind::Content,
-            ino: node.ino,
-            place: Some(home),
-            other: Some(ino),
-            other_name: Some(aside.name),
-            device,
-            resolved: false,
-        })?;
-        // It has a name and a conflict by now.
-        Ok(self.row_of(ino)?.unwrap_or(fork))
+        Ok(fork)
     }
 }
 

@@ -9,6 +9,7 @@ use dfs::volume::{Change, ConflictKind, FileKind, OpKind, Piece, Source, Write};
 use super::cluster::{Device, agree, cluster, inline, sync, write};
 
 const ANNA: &str = " (conflict, anna, 2026-01-02)";
+const BEN: &str = " (conflict, ben, 2026-01-02)";
 
 #[test]
 fn of_two_writes_from_one_base_the_newest_keeps_the_name() {
@@ -660,5 +661,30 @@ fn a_conflict_of_more_than_a_row_and_a_batch_hold_is_merged() {
         assert_eq!(device.text("db"), "small, but later");
         let ino = device.at(&aside).ino;
         assert_eq!(device.volume.extents(ino, 0..u64::MAX).unwrap(), whole);
+    }
+}
+
+#[test]
+fn who_goes_on_from_a_conflict_file_keeps_it_whole_where_its_author_had_removed_it_unaware() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("x", "base");
+    sync(&devices);
+    b.put("x", "by ben");
+    b.publish();
+    a.later();
+    a.put("x", "by anna");
+    a.pull(b, usize::MAX);
+    assert_eq!(a.text(&format!("x{BEN}")), "by ben");
+    a.append(&format!("x{BEN}"), ", and by anna");
+    // Meanwhile, before anna wrote: so when it comes to it, nothing of his was in her way.
+    b.unlink("x");
+    b.publish();
+    sync(&devices);
+    for device in &devices {
+        assert_eq!(device.text("x"), "by anna");
+        let files = device.files();
+        let kept = files.values().any(|text| text == "by ben, and by anna");
+        assert!(kept, "{files:?}");
     }
 }

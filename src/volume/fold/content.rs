@@ -228,6 +228,10 @@ impl Fold<'_> {
         while walk.version != base {
             let (end, is_seen) = (walk.size, self.saw(walk.written_by));
             let is_aside = self.is_aside(node, &walk)?;
+            if is_seen && !is_aside && walk.written_by.stamp > base.stamp {
+                // Its author had that in another file: it is nothing of what he emptied.
+                return Ok(None);
+            }
             let Some(record) = self.step_back(&mut walk)? else {
                 if is_seen {
                     break;

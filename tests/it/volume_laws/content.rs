@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use dfs::base::Ino;
+use dfs::base::{Ino, LogId, OpId};
 use dfs::volume::{Change, ConflictKind, FileKind, OpKind, Piece, Source, Write};
 
 use super::cluster::{Device, agree, cluster, inline, sync, write};
@@ -687,4 +687,20 @@ fn who_goes_on_from_a_conflict_file_keeps_it_whole_where_its_author_had_removed_
         let kept = files.values().any(|text| text == "by ben, and by anna");
         assert!(kept, "{files:?}");
     }
+}
+
+#[test]
+fn who_empties_what_is_elsewhere_by_now_does_not_empty_what_he_had_in_another_file() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    let joined = OpId {
+        log: LogId(7),
+        ..a.put("f", "as it was")
+    };
+    a.put("f", "as it is");
+    // Where he saw the file, it had another content, which nobody has under this name any more.
+    a.apply(write(a.at("f").ino, joined, ""));
+    sync(&devices);
+    assert_eq!(b.text("f"), "");
+    assert_eq!(b.text(&format!("f{ANNA}")), "as it is");
 }

@@ -10,7 +10,8 @@
 //! - A killed machine says nothing: its peers notice after [`IDLE_TIMEOUT`](super::IDLE_TIMEOUT). A transport that is
 //!   closed tells its peers.
 //! - A lost request ends as [`TransportError::TimedOut`] after [`LOSS_TOLD`]; so does a lost
-//!   reply, and then the request was executed. Duplicates come from callers that retry.
+//!   reply, and then the request was executed. Duplicates come from callers that retry; a network may
+//!   also let requests arrive twice, the second as late as chance has it: nobody may rely on retries being rare.
 //! - A network may lose packets that go again, later each time, as on a long way: of messages, and of
 //!   handshakes, where the dialler has its connection and the other side does not yet.
 //! - A machine may have a line out with a rate, which all its connections share (`line.rs`): messages go
@@ -89,6 +90,7 @@ impl SimNet {
                     lines: BTreeMap::new(),
                     packet_loss_permille: 0,
                     repeated_permille: 0,
+                    doubled_permille: 0,
                     endpoints: BTreeMap::new(),
                     cut: BTreeSet::new(),
                     undialled: BTreeSet::new(),
@@ -158,6 +160,12 @@ impl SimNet {
     /// three round trips, as in QUIC, and after twice that where they are lost once more.
     pub fn set_repeated_permille(&self, permille: u32) {
         self.net.state.lock().repeated_permille = permille;
+    }
+
+    /// Sets how many of a thousand requests arrive twice, each on its own way: the reply to the second is
+    /// for nobody.
+    pub fn set_doubled_permille(&self, permille: u32) {
+        self.net.state.lock().doubled_permille = permille;
     }
 
     /// Cuts every path between an address of `left` and one of `right`, both ways.
@@ -246,6 +254,7 @@ struct State {
     lines: BTreeMap<SocketAddr, Arc<Line>>,
     packet_loss_permille: u32,
     repeated_permille: u32,
+    doubled_permille: u32,
     endpoints: BTreeMap<SocketAddr, Arc<Endpoint>>,
     /// Paths (from, to) on which nothing moves.
     cut: BTreeSet<(SocketAddr, SocketAddr)>,
@@ -295,6 +304,12 @@ impl Net {
     fn is_lost(&self) -> bool {
         let permille = u64::from(self.state.lock().loss_permille);
         // No draw without loss: turning loss on must not change the delays before it.
+        permille > 0 && self.rng.below(1000) < permille
+    }
+
+    fn is_doubled(&self) -> bool {
+        let permille = u64::from(self.state.lock().doubled_permille);
+        // As without loss: no draw.
         permille > 0 && self.rng.below(1000) < permille
     }
 

@@ -19,6 +19,9 @@ use crate::transport::{
     Traffic, TransportError,
 };
 
+/// How much longer than others a request is on its way that arrives once more.
+const DOUBLE_DELAYS: u32 = 3;
+
 /// What one end knows about the connection.
 #[derive(Debug, Clone)]
 enum Fate {
@@ -285,6 +288,20 @@ impl SimConnection {
         (side(0), side(1))
     }
 
+    /// Lets a request arrive once more, at some time: nobody waits for the reply.
+    fn double(&self, frame: Frame) {
+        let link = Arc::clone(&self.hold.link);
+        let side = self.hold.side;
+        crate::base::task::spawn(async move {
+            sleep(link.net.delay() * DOUBLE_DELAYS).await;
+            let (here, there) = (&link.ends[side], &link.ends[1 - side]);
+            if there.is_open() && !link.net.is_cut(here.addr, there.addr) {
+                let (reply, _) = oneshot::channel();
+                let _ = there.inbox.send(Arrived { frame, reply });
+            }
+        });
+    }
+
     async fn exchange(&self, frame: Frame, priority: Priority) -> Result<Frame, TransportError> {
         let (here, there) = (self.hold.here(), self.hold.there());
         let net = &self.hold.link.net;
@@ -306,6 +323,9 @@ impl SimConnection {
         );
         if !net.carry(out, len, priority).await {
             return Err(TransportError::TimedOut);
+        }
+        if net.is_doubled() {
+            self.double(frame.clone());
         }
         let (reply, replied) = oneshot::channel();
         if !there.is_open() || there.inbox.send(Arrived { frame, reply }).is_err() {

@@ -91,6 +91,12 @@ impl std::fmt::Debug for Cluster {
 impl Cluster {
     /// Returns a cluster of `members` with the key and `storage` peers without, all joined.
     pub async fn new(seed: u64, members: usize, storage: usize) -> Self {
+        Self::founded_ahead(seed, members, storage, Duration::ZERO).await
+    }
+
+    /// Returns one whose founder's clock was ahead while it was alone, and was set right before others
+    /// joined.
+    pub async fn founded_ahead(seed: u64, members: usize, storage: usize, ahead: Duration) -> Self {
         let net = SimNet::new(seed);
         let mut cluster = Self {
             net,
@@ -101,7 +107,7 @@ impl Cluster {
             acknowledged: BTreeMap::new(),
             operations: 0,
         };
-        cluster.found().await;
+        cluster.found(ahead).await;
         for index in 1..members + storage {
             let role = if index < members {
                 Role::Writer
@@ -153,15 +159,20 @@ impl Cluster {
             .transport(host.addr, host.identity.id(), host.identity.public().spki)
     }
 
-    async fn found(&mut self) {
+    async fn found(&mut self, ahead: Duration) {
         let keys = VolumeKeys::generate(&self.rng);
         let host = self.host(Some(&keys));
+        host.clock.set_ahead(ahead);
         let config = self.config(&host);
         Node::create_volume(&config, &host.store, &*host.clock, &self.rng).unwrap();
         self.hosts.push(host);
         self.restart(0).await;
         self.member(0).volume.format(0, 0, 0o755).unwrap();
+        if ahead > Duration::ZERO {
+            self.write(0, b"n0", b"of a time to come").await;
+        }
         self.peer(0).flush().await.unwrap();
+        self.hosts[0].clock.set_ahead(Duration::ZERO);
     }
 
     async fn join(&mut self, role: Role) {
@@ -267,10 +278,15 @@ impl Cluster {
         self.admin = index;
     }
 
-    /// Gives a member another role, by the founder's word.
+    /// Gives a member another role, by the admin's word.
     pub async fn set_role(&self, index: usize, role: Role) {
+        self.try_set_role(index, role).await.unwrap();
+    }
+
+    /// Tries the same.
+    pub(crate) async fn try_set_role(&self, index: usize, role: Role) -> Result<(), NodeError> {
         let id = self.hosts[index].identity.id();
-        self.peer(0).node().set_role(id, role).await.unwrap();
+        self.peer(self.admin).node().set_role(id, role).await
     }
 
     /// Removes a member by another's word.
@@ -489,30 +505,53 @@ impl Cluster {
             }
             assert!(
                 clock.monotonic() - start < SETTLE_MAX,
-                "seed {}: the cluster does not settle: {:?}, {:?}",
+                "seed {}: the cluster does not settle: {:?}, {:?}, {:?}",
                 self.seed,
                 self.vectors(),
+                self.chains(),
                 self.troubles()
             );
         }
     }
 
-    /// Changes the last byte of some row of a table of a peer, by hand.
+    /// Changes the last byte of the first row of a table of a peer, by hand.
     pub fn damage(&self, index: usize, table: Table) {
+        assert!(self.damage_nth(index, table, 0), "a row");
+    }
+
+    /// Does that to any row; says whether there is one.
+    pub(crate) fn try_damage(&self, index: usize, table: Table, chance: &Rng) -> bool {
+        let mut count = 0;
         let rows = &self.hosts[index].store.rows;
-        let mut found = None;
-        let mut first = |key: &[u8], value: &[u8]| {
-            found = Some((key.to_vec(), value.to_vec()));
-            ControlFlow::Break(())
+        let counted = rows.scan_keys(table, &[], None, &mut |_| {
+            count += 1;
+            ControlFlow::Continue(())
+        });
+        counted.is_ok() && self.damage_nth(index, table, chance.below(count))
+    }
+
+    fn damage_nth(&self, index: usize, table: Table, nth: u64) -> bool {
+        let rows = &self.hosts[index].store.rows;
+        let (mut left, mut found) = (nth, None);
+        let mut take = |key: &[u8], value: &[u8]| {
+            if left == 0 {
+                found = Some((key.to_vec(), value.to_vec()));
+                return ControlFlow::Break(());
+            }
+            left -= 1;
+            ControlFlow::Continue(())
         };
-        rows.scan(table, &[], None, &mut first).unwrap();
-        let (key, mut value) = found.expect("a row");
+        rows.scan(table, &[], None, &mut take).unwrap();
+        let Some((key, mut value)) = found else {
+            return false;
+        };
         if let Some(last) = value.last_mut() {
             *last ^= 1;
         }
         let mut batch = Batch::new();
         batch.put(table, key, value);
         rows.commit(batch).unwrap();
+        true
     }
 
     /// Returns how many ops a member still keeps what undoes them of.
@@ -532,6 +571,28 @@ impl Cluster {
         // What a removed member wrote and nobody built on is nobody's to fetch.
         let counting = |peer: &Arc<Peer>| peer.node().counting(peer.node().log().vector());
         up.map(|peer| format!("{:?}", counting(peer))).collect()
+    }
+
+    /// Returns the newest record of each peer, and that which it has folded.
+    fn chains(&self) -> Vec<String> {
+        let chains = self.peers().map(|(host, peer)| {
+            let tip = peer.node().chain().tip();
+            let member = peer.member_parts();
+            let folded = member.map(|member| member.volume.record().number);
+            let named = peer.node().chain();
+            let unnamed: Vec<_> = peer
+                .node()
+                .log()
+                .vector()
+                .into_iter()
+                .filter(|(log, seg_no)| named.named(*log) != *seg_no)
+                .collect();
+            format!(
+                "host{host} {}.{} folded {folded:?} not named {unnamed:?}",
+                tip.era, tip.number
+            )
+        });
+        chains.collect()
     }
 
     /// Returns what stopped at each peer.
@@ -555,7 +616,7 @@ impl Cluster {
     }
 
     /// Says whether all that are up have one chain, the members have folded all of it, and where the
-    /// admin is there and hears another it names every segment.
+    /// admin is there and hears another it names every segment that counts.
     fn is_committed(&self) -> bool {
         let up: Vec<&Arc<Peer>> = self
             .hosts
@@ -568,8 +629,9 @@ impl Cluster {
             self.member(index).volume.record() == tip
         });
         let names_all = self.hosts[self.admin].peer.as_ref().is_none_or(|founder| {
-            let vector = founder.node().log().vector();
-            let chain = founder.node().chain();
+            let node = founder.node();
+            let vector = node.counting(node.log().vector());
+            let chain = node.chain();
             let mut ends = vector.iter();
             founder.node().connected().is_empty()
                 || ends.all(|(log, seg_no)| chain.named(*log) == *seg_no)

@@ -6,6 +6,7 @@ pub mod tree;
 
 mod books;
 mod check;
+mod level;
 mod machines;
 mod programs;
 mod scenes;

@@ -67,8 +67,8 @@ fn main() -> ExitCode {
         run += 1;
         match attempt(seed, options.plan) {
             Some(report) => println!(
-                "seed {seed}: ok, {} operations, {} events, {} records, trace {:016x}",
-                report.done, report.events, report.records, report.trace
+                "seed {seed}: ok, {} operations, {} events, {} records, {} compared, trace {:016x}",
+                report.done, report.events, report.records, report.compared, report.trace
             ),
             None => {
                 println!("seed {seed}: FAILED; cargo run --release -p dfs-sim -- --seed {seed}");

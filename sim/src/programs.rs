@@ -27,6 +27,13 @@ const HELD_MAX: usize = 3;
 /// Files that are unpacked at once.
 const MANY: u64 = 1_400;
 
+/// More files than one record names the ops of.
+const OVER_A_RECORD: u64 = 4_300;
+
+/// More bytes than one record names, and what a row takes of them.
+const OVER_A_RECORD_BYTES: u64 = 9 << 20;
+const INLINE_BYTES: u64 = 9_000;
+
 /// More than any file has.
 const READ_MAX: usize = 64 << 20;
 
@@ -658,7 +665,8 @@ impl Turn<'_> {
         self.change(to, new, false, copy).await
     }
 
-    /// Makes as many files as several slices of a merge take, in one go.
+    /// Makes as many files as several slices of a merge take, in one go; sometimes more than one record
+    /// names, in number or in bytes.
     pub(crate) fn unpack(&self) -> Done {
         let fs = &self.member.fs;
         let many = match self.look(Ino::ROOT, b"many") {
@@ -668,15 +676,26 @@ impl Turn<'_> {
             }
             looked => looked?,
         };
-        for number in 0..MANY {
+        let (count, bytes) = match self.below(4) {
+            0 => (OVER_A_RECORD, 0),
+            1 => (OVER_A_RECORD_BYTES / INLINE_BYTES, INLINE_BYTES),
+            _ => (MANY, 0),
+        };
+        let content = vec![b'm'; bytes as usize];
+        for number in 0..count {
             // Every tenth is what others make, too.
             let name = match number % 10 {
                 0 => format!("{number}"),
                 _ => format!("{number} of {}", self.host),
             };
-            match fs.mknod(Caller::default(), many.ino, name.as_bytes(), 0o100_644, 0) {
-                Ok(made) => fs.forget(made.attr.ino, 1),
-                Err(FsError::Exists) => {}
+            let done = match bytes {
+                0 => fs
+                    .mknod(Caller::default(), many.ino, name.as_bytes(), 0o100_644, 0)
+                    .map(|made| fs.forget(made.attr.ino, 1)),
+                _ => crate::cluster::write(&self.member, many.ino, name.as_bytes(), &content),
+            };
+            match done {
+                Ok(()) | Err(FsError::Exists) => {}
                 Err(error) => return Err(error),
             }
         }

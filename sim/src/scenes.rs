@@ -6,6 +6,7 @@
 mod apart;
 mod mass;
 mod merged;
+mod removed;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -216,7 +217,7 @@ impl World {
         let has_base = |files: &BTreeMap<Vec<u8>, (Ino, Vec<u8>)>| files.len() == 1;
         self.until(stage, &stage.cast, "the folder", has_base)
             .await?;
-        let scene = self.rng.below(16);
+        let scene = self.rng.below(20);
         stage.kind = match scene {
             0..=2 => "third arrives",
             3..=5 => "equal",
@@ -225,6 +226,7 @@ impl World {
             9 | 10 => "built on the removed",
             11 | 12 => "put back at once",
             13 => "acknowledged",
+            16.. => "removed elsewhere",
             _ => "merged in pieces",
         };
         match scene {
@@ -235,6 +237,7 @@ impl World {
             9 | 10 => self.built_on_the_removed(stage).await,
             11 | 12 => self.put_back_at_once(stage).await,
             13 => self.acknowledged(stage).await,
+            16.. => self.removed_elsewhere(stage).await,
             _ => self.merged_in_pieces(stage).await,
         }
     }

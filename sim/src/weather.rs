@@ -7,7 +7,7 @@ use dfs::base::Rng;
 /// The kinds of trouble of one seed.
 #[derive(Debug, Clone)]
 pub(crate) struct Climate {
-    /// Messages and replies get lost, are slow and overtake each other.
+    /// Messages and replies get lost, are slow, overtake each other and come twice.
     pub(crate) losses: bool,
     /// Paths are cut, both ways or one.
     pub(crate) cuts: bool,
@@ -15,9 +15,9 @@ pub(crate) struct Climate {
     pub(crate) power: bool,
     /// Peers are killed, or end in order.
     pub(crate) ends: bool,
-    /// Disks fill up and have room again, chunks rot.
+    /// Disks fill up and have room again, chunks rot, and a row.
     pub(crate) disks: bool,
-    /// Clocks jump.
+    /// Clocks jump, and one was a year ahead while the volume was founded.
     pub(crate) clocks: bool,
     /// Members come, and some are interrupted when they do.
     pub(crate) joins: bool,
@@ -58,12 +58,33 @@ impl Climate {
     }
 }
 
+/// What interrupts a join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interrupted {
+    Not,
+    /// The power of who joins goes behind so many writes.
+    Power {
+        writes: u64,
+    },
+    /// Who joins is killed when it has run for so long.
+    Kill {
+        after_ms: u64,
+    },
+    /// The power of who invites goes behind so many writes.
+    Invited {
+        writes: u64,
+    },
+    /// The network loses most of it.
+    Lost,
+}
+
 /// What happens next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
     Lossy {
         permille: u32,
         repeated: u32,
+        doubled: u32,
         delay_ms: u64,
     },
     Cut,
@@ -81,9 +102,7 @@ pub(crate) enum Event {
     Clock {
         ahead: Duration,
     },
-    Join {
-        writes: Option<u64>,
-    },
+    Join(Interrupted),
     Remove,
     Copy,
     PutBack,
@@ -106,6 +125,7 @@ impl Climate {
             0 | 1 if self.losses => Event::Lossy {
                 permille: rng.below(4) as u32 * 30,
                 repeated: rng.below(3) as u32 * 40,
+                doubled: rng.below(3) as u32 * 100,
                 delay_ms: 1 + rng.below(300),
             },
             2..=4 if self.cuts => Event::Cut,
@@ -129,9 +149,19 @@ impl Climate {
                     _ => 0,
                 }),
             },
-            29 if self.joins => Event::Join {
-                writes: (rng.below(2) == 0).then(|| rng.below(60)),
-            },
+            29 | 44 | 45 if self.joins => Event::Join(match rng.below(6) {
+                0 | 1 => Interrupted::Power {
+                    writes: rng.below(60),
+                },
+                2 => Interrupted::Kill {
+                    after_ms: rng.below(600),
+                },
+                3 => Interrupted::Invited {
+                    writes: rng.below(6),
+                },
+                4 => Interrupted::Lost,
+                _ => Interrupted::Not,
+            }),
             30 if self.removals => Event::Remove,
             31 if self.copies => Event::Copy,
             32 if self.copies => Event::PutBack,

@@ -8,16 +8,18 @@ use dfs::base::{Ino, Rng};
 use dfs::daemon::troubles::Trouble;
 use dfs::fs::FsError;
 use dfs::node::Role;
+use dfs::store::Table;
 use dfs::store::memory::MemoryDisk;
 
 use crate::Cluster;
 use crate::books::Books;
 use crate::check::{self, Seen};
+use crate::level::Levels;
 use crate::programs::{Programs, Sizes, Turn, pause};
 use crate::scenes::Promise;
 use crate::trace::Trace;
 use crate::tree::UNREADABLE;
-use crate::weather::{Climate, Event};
+use crate::weather::{Climate, Event, Interrupted};
 
 /// What is chosen of a run beside its seed.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +50,8 @@ pub struct Report {
     pub events: u64,
     /// Records that were made.
     pub records: u64,
+    /// How often two members that knew the same were compared.
+    pub compared: u64,
 }
 
 /// Most members at once.
@@ -59,6 +63,9 @@ const HOSTS_MAX: usize = 9;
 /// How long what can get through gets through.
 const A_WHILE: Duration = Duration::from_secs(60);
 
+/// How wrong the clock of a founder may be.
+const A_YEAR: Duration = Duration::from_secs(365 * 86_400);
+
 pub(crate) struct World {
     pub(crate) cluster: Cluster,
     pub(crate) rng: Rng,
@@ -68,6 +75,7 @@ pub(crate) struct World {
     programs: BTreeMap<usize, Programs>,
     trace: Trace,
     seen: Seen,
+    levels: Levels,
     /// Hosts that are no members any more.
     pub(crate) removed: Vec<usize>,
     /// Hosts whose disks are full, and that ever had one: a write in the background that failed is told
@@ -94,7 +102,7 @@ pub async fn run(seed: u64, plan: Plan) -> Report {
     let rng = Rng::from_seed(seed);
     let climate = Climate::of(&rng);
     let members = match climate.scenes {
-        true => 3 + rng.below(2) as usize,
+        true => 3 + usize::from(rng.below(3) > 0),
         false => 2 + rng.below(3) as usize,
     };
     let storage = rng.below(2) as usize;
@@ -105,7 +113,11 @@ pub async fn run(seed: u64, plan: Plan) -> Report {
     };
     let mut trace = Trace::new(plan.is_told);
     trace.note(&format!("{members} + {storage}, {sizes:?}, {climate:?}"));
-    let cluster = Cluster::new(seed, members, storage).await;
+    let ahead = match climate.clocks && rng.below(3) == 0 {
+        true => A_YEAR,
+        false => Duration::ZERO,
+    };
+    let cluster = Cluster::founded_ahead(seed, members, storage, ahead).await;
     let mut world = World {
         cluster,
         rng,
@@ -115,6 +127,7 @@ pub async fn run(seed: u64, plan: Plan) -> Report {
         programs: BTreeMap::new(),
         trace,
         seen: Seen::default(),
+        levels: Levels::default(),
         removed: Vec::new(),
         full: Vec::new(),
         had_full: Vec::new(),
@@ -128,6 +141,7 @@ pub async fn run(seed: u64, plan: Plan) -> Report {
             done: 0,
             events: 0,
             records: 0,
+            compared: 0,
         },
     };
     world.cluster.settle().await;
@@ -144,6 +158,7 @@ pub async fn run(seed: u64, plan: Plan) -> Report {
     world.end().await;
     world.report.trace = world.trace.digest();
     world.report.records = world.seen.records();
+    world.report.compared = world.levels.count();
     world.report
 }
 
@@ -231,8 +246,10 @@ impl World {
             Event::Lossy {
                 permille,
                 repeated,
+                doubled,
                 delay_ms,
             } => {
+                self.cluster.net.set_doubled_permille(doubled);
                 self.cluster.net.set_loss_permille(permille);
                 self.cluster.net.set_repeated_permille(repeated);
                 let delay = Duration::from_millis(delay_ms);
@@ -283,7 +300,7 @@ impl World {
                 format!("host{host}")
             }
             Event::Full => {
-                let host = member?;
+                let host = any?;
                 if self.full.contains(&host) || self.programs.entry(host).or_default().hold_any() {
                     return None;
                 }
@@ -299,19 +316,19 @@ impl World {
                 format!("host{host}")
             }
             Event::Rot => {
-                if !self.cluster.rot(member?, &self.rng) {
+                if !self.cluster.rot(any?, &self.rng) {
                     return None;
                 }
-                format!("host{}", member?)
+                format!("host{}", any?)
             }
             Event::Clock { ahead } => {
                 self.cluster.hosts[member?].clock.set_ahead(ahead);
                 format!("host{}", member?)
             }
-            Event::Join { writes } => self.join(writes).await?,
+            Event::Join(interrupted) => self.join(interrupted).await?,
             Event::Remove => self.remove().await?,
             Event::Copy => {
-                let host = member.filter(|host| *host != self.cluster.admin())?;
+                let host = member?;
                 if self.copy.is_some() || self.was_put_back {
                     return None;
                 }
@@ -352,23 +369,42 @@ impl World {
         Some(told)
     }
 
-    /// A new member comes; one that loses its power meanwhile goes on later.
-    async fn join(&mut self, writes: Option<u64>) -> Option<String> {
+    /// A new member comes; one that is interrupted meanwhile goes on later.
+    async fn join(&mut self, interrupted: Interrupted) -> Option<String> {
         let is_enough = self.up().len() >= MEMBERS_MAX || self.cluster.host_count() >= HOSTS_MAX;
         // One admin alone invites here.
         let admin = self.cluster.admin();
         if is_enough || !self.cluster.is_up(admin) || self.cluster.is_dark(admin) {
             return None;
         }
-        let host = match self.cluster.try_admit(admin, Role::Writer).await {
+        match interrupted {
+            Interrupted::Invited { writes } => self.cluster.cut_power_after(admin, writes),
+            Interrupted::Lost => self.cluster.net.set_loss_permille(500),
+            _ => {}
+        }
+        let role = match self.rng.below(8) {
+            0 => Role::Reader,
+            1 => Role::Storage,
+            _ => Role::Writer,
+        };
+        let admitted = self.cluster.try_admit(admin, role).await;
+        if interrupted == Interrupted::Lost {
+            self.cluster.net.set_loss_permille(0);
+        }
+        let host = match admitted {
             Ok(host) => host,
             Err(error) => return Some(format!("nobody: {error}")),
         };
-        if let Some(writes) = writes {
+        if let Interrupted::Power { writes } = interrupted {
             self.cluster.cut_power_after(host, writes);
         }
         self.start(host).await;
-        Some(format!("host{host}"))
+        if let Interrupted::Kill { after_ms } = interrupted {
+            sleep(Duration::from_millis(after_ms)).await;
+            self.cluster.crash(host).await;
+            self.killed(host);
+        }
+        Some(format!("host{host}, {role:?}"))
     }
 
     /// A member is removed, and goes on for a while as if it was not.
@@ -377,12 +413,16 @@ impl World {
         let admin = self.cluster.admin();
         let others: Vec<usize> = members.into_iter().filter(|host| *host != admin).collect();
         let gone = self.one_of(&others)?;
-        if !self.can_act(admin) || others.len() < 2 || !self.removed.is_empty() {
+        if others.len() < 2 || !self.removed.is_empty() {
             return None;
         }
-        self.cluster.try_remove(admin, gone).await?;
+        let may =
+            |host: &usize| *host != gone && self.cluster.is_admin(*host) && self.can_act(*host);
+        let admins: Vec<usize> = (0..self.cluster.host_count()).filter(may).collect();
+        let by = self.one_of(&admins)?;
+        self.cluster.try_remove(by, gone).await?;
         self.is_gone(gone);
-        Some(format!("host{gone}"))
+        Some(format!("host{gone} by host{by}"))
     }
 
     /// The founder, who decided alone or with others, ends for good, and another admin removes it.
@@ -399,14 +439,7 @@ impl World {
             return None;
         }
         self.cluster.heal();
-        self.cluster.set_role(heir, Role::Admin).await;
-        for _ in 0..60 {
-            sleep(Duration::from_secs(1)).await;
-            if self.cluster.is_admin(heir) {
-                break;
-            }
-        }
-        if !self.cluster.is_admin(heir) || self.cluster.is_dark(heir) {
+        if !self.make_admin(heir).await {
             return Some("nobody heard of it".to_owned());
         }
         self.cluster.crash(founder).await;
@@ -415,6 +448,20 @@ impl World {
         self.cluster.set_admin(heir);
         self.is_gone(founder);
         Some(format!("host{heir} for host{founder}"))
+    }
+
+    /// Makes a member an admin, too; says whether it heard of that.
+    pub(crate) async fn make_admin(&mut self, host: usize) -> bool {
+        if self.cluster.try_set_role(host, Role::Admin).await.is_err() {
+            return false;
+        }
+        for _ in 0..60 {
+            if self.cluster.is_admin(host) {
+                break;
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+        self.cluster.is_admin(host) && !self.cluster.is_dark(host)
     }
 
     /// Says whether a host does all that is asked of it.
@@ -503,6 +550,12 @@ impl World {
         check::nobody_panicked();
         self.seen
             .look(&self.cluster, &self.removed, self.was_put_back);
+        let apart = |host: &usize| {
+            let is_out = self.removed.contains(host) || self.full.contains(host);
+            is_out || self.cluster.is_dark(*host)
+        };
+        let apart = (0..self.cluster.host_count()).filter(apart).collect();
+        self.levels.look(&self.cluster, &apart);
         for host in self.up() {
             if check::is_spread(&self.cluster, host) {
                 self.books.spread(host);
@@ -513,10 +566,30 @@ impl World {
             .note(&format!("{} {}", stats.messages, stats.bytes));
     }
 
+    /// A row of a member rots while nobody uses it; says whether there is one. It is mended by then.
+    async fn spoil(&mut self) -> bool {
+        let members = self.up();
+        let Some(host) = self.one_of(&members).filter(|_| members.len() > 1) else {
+            return false;
+        };
+        let table = [Table::Inode, Table::Dirent, Table::Device][self.rng.below(3) as usize];
+        // What is compared is what a record names.
+        sleep(A_WHILE).await;
+        if !self.cluster.try_damage(host, table, &self.rng) {
+            return false;
+        }
+        self.trace
+            .note(&format!("-- host{host} has a spoilt row in {table:?}"));
+        sleep(A_WHILE * 3).await;
+        self.cluster.settle().await;
+        true
+    }
+
     /// Mends all, lets the cluster settle, and looks at everything.
     async fn end(&mut self) {
         self.cluster.heal();
         self.cluster.net.set_repeated_permille(0);
+        self.cluster.net.set_doubled_permille(0);
         self.cluster
             .net
             .set_delay(Duration::from_millis(1), Duration::from_millis(20));
@@ -546,6 +619,7 @@ impl World {
         }
         self.cluster.settle().await;
         self.look();
+        let is_mended = self.climate.disks && self.rng.below(2) == 0 && self.spoil().await;
         if self.climate.pauses {
             check::base_line_goes_on(&self.cluster).await;
         }
@@ -565,7 +639,8 @@ impl World {
         assert!(missing.is_empty(), "{}", missing.join("\n"));
         sleep(A_WHILE).await;
         check::no_trouble_is_left(&self.cluster, |trouble| {
-            matches!(trouble, Trouble::Clock | Trouble::Chunks)
+            let is_of_rows = matches!(trouble, Trouble::Rows | Trouble::Unequal(_));
+            is_of_rows && is_mended || matches!(trouble, Trouble::Clock | Trouble::Chunks)
         });
         self.look();
     }

@@ -8,9 +8,7 @@
 //! A step is not interrupted but by the end of the peer, so it is to be short, or to have a deadline; the
 //! wait may be given up at any point.
 
-use std::any::Any;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +16,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::time::{Backoff, sleep};
-use super::{Clock, PeerId};
+use super::{Clock, PeerId, panics};
 
 /// What a worker is to be told by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -324,20 +322,13 @@ async fn drive<W: Worker>(post: Post, mut worker: W) {
 /// Resolves as the future does, or to what its panic said.
 async fn caught<T>(future: impl Future<Output = T>) -> Result<T, String> {
     let mut future = pin!(future);
-    std::future::poll_fn(|context| {
-        let poll = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
-        match poll {
+    std::future::poll_fn(
+        |context| match panics::caught(|| future.as_mut().poll(context)) {
             Ok(poll) => poll.map(Ok),
-            Err(panic) => std::task::Poll::Ready(Err(words_of(&*panic))),
-        }
-    })
+            Err(what) => std::task::Poll::Ready(Err(what)),
+        },
+    )
     .await
-}
-
-fn words_of(panic: &(dyn Any + Send)) -> String {
-    let owned = panic.downcast_ref::<String>().map(String::as_str);
-    let words = owned.or_else(|| panic.downcast_ref::<&str>().copied());
-    words.unwrap_or("it said nothing").to_owned()
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ use tracing_subscriber::fmt::writer::MakeWriterExt;
 use self::file::{LogFile, ToFile};
 use self::limit::Limited;
 use super::error::DaemonError;
+use crate::base::time::SystemClock;
+use crate::base::{Clock, panics};
 
 /// The log of this process, for [`reopen`].
 static LOG: OnceLock<Arc<LogFile>> = OnceLock::new();
@@ -61,6 +63,7 @@ pub(super) fn start(state: &Path, verbose: u8, to_stderr: bool) -> Result<(), Da
     }
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!(%panic, "a thread panicked");
+        panics::note(panic, SystemClock::new().wall_ms());
     }));
     Ok(())
 }

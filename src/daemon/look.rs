@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::peer::Peer;
 use super::troubles::{Trouble, Troubles};
 use crate::base::limits::CLOCK_SKEW_MAX;
+use crate::base::panics::{self, Panics};
 use crate::node::{PeerInfo, Role};
 use crate::volume::Missing;
 use crate::wire::LogRefusal;
@@ -274,6 +275,23 @@ impl Peer {
     }
 
     fn look_at_workers(&self) {
+        if let Some(Panics {
+            count,
+            first_ms,
+            last,
+        }) = panics::noted()
+        {
+            let ended = match count {
+                1 => "a task or request has ended".to_owned(),
+                count => format!("{count} tasks or requests have ended"),
+            };
+            self.troubles().note_since(
+                Trouble::Panicked,
+                first_ms,
+                format!("{ended} by a mistake of dfs: {last}"),
+                "unmount and mount again, and report what dfs log says",
+            );
+        }
         for (job, what) in self.node().workers().panicked() {
             self.troubles().note(
                 Trouble::Worker(job.name),

@@ -47,6 +47,8 @@ pub enum Trouble {
     Keys,
     /// A background task ended.
     Worker(&'static str),
+    /// Something else ended by a panic: a request, a task, a thread.
+    Panicked,
     /// The control socket takes no clients.
     Control,
     /// The UDP socket failed.

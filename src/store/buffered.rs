@@ -20,7 +20,6 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,7 +42,7 @@ use super::space::{Reserve, Space};
 use super::tree::Tree;
 use super::wal::{self, LogFile, Replayed};
 use super::{KeyVisitor, RowVisitor, Rows, StoreError, Table};
-use crate::base::task;
+use crate::base::{panics, task};
 use crate::crypto::RowSealer;
 
 /// Key of the row in which the tree says up to which batch it holds the log; below each table's tag.
@@ -377,7 +376,7 @@ impl Shared {
     /// Moves the flushing table into the tree. A failure is final, as of every write.
     fn flush_table(&self) -> Result<(), StoreError> {
         // The tree asserts what its files say; damage there must not leave commits waiting.
-        let moved = catch_unwind(AssertUnwindSafe(|| self.move_table()));
+        let moved = panics::caught(|| self.move_table());
         let outcome = moved.unwrap_or(Err(StoreError::Corrupt {
             what: "the row database takes no rows",
         }));

@@ -1,7 +1,7 @@
 //! Compaction of the row database, in a thread of our own: the database's own workers know nothing
 //! of the [`Gate`], and a new version of the tree must not appear under a copier's hands.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::current::Current;
 use super::gate::Gate;
-use crate::base::task;
+use crate::base::{panics, task};
 
 /// The thread that compacts; one step for each time it is woken.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ impl Signal {
             let watermark = database.supervisor.snapshot_tracker.get_seqno_safe_to_gc();
             // The database asserts what its files say about themselves.
             let compact = || tree.tree.compact(strategy, watermark);
-            match catch_unwind(AssertUnwindSafe(compact)) {
+            match panics::caught(compact) {
                 Ok(Ok(())) => current.renew(tree),
                 // What was begun lies there as files that nothing names, until the next opening.
                 _ if brake.is_on() => {}

@@ -4,7 +4,6 @@ use std::fmt;
 use std::fs::OpenOptions;
 use std::mem::ManuallyDrop;
 use std::os::unix::fs::OpenOptionsExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +16,7 @@ use super::current::{Current, Found};
 use super::gate::Gate;
 use super::tree::{Tree, TreeChange, TreeRow};
 use super::{StoreError, StoreOptions};
+use crate::base::panics;
 use crate::crypto::RowSealer;
 
 /// Rows in a folder of their own.
@@ -71,7 +71,7 @@ impl LocalTree {
         };
         // The database asserts what its files say about themselves; damage there must not end the
         // process.
-        let opened = catch_unwind(AssertUnwindSafe(opened)).map_err(|_| StoreError::Damaged {
+        let opened = panics::caught(opened).map_err(|_| StoreError::Damaged {
             path: folder.to_owned(),
             what: "does not open",
         })?;

@@ -5,7 +5,6 @@
 //! and counted.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,6 +15,7 @@ use super::local::LocalTree;
 use super::tree::{Tree, TreeRow};
 use super::trial::Twin;
 use super::{Batch, Rows, Store, StoreError, StoreOptions, Table, state, wal, whole};
+use crate::base::panics;
 use crate::crypto::LocalKey;
 
 /// What could be read.
@@ -143,7 +143,7 @@ impl<'a> Sink<'a> {
         let (mut lost, mut in_a_row) = (0, 0);
         loop {
             // The database asserts what its files say about themselves.
-            let row = catch_unwind(AssertUnwindSafe(|| rows.next()));
+            let row = panics::caught(|| rows.next());
             let taken = match row {
                 Ok(None) => return Ok(lost),
                 Ok(Some(Ok((key, value)))) => self.put(&key, Some(value)).is_ok(),

@@ -36,9 +36,10 @@ impl Node {
         theirs: RecordRef,
     ) -> bool {
         let went = match self.fetch_branch(session, theirs).await {
-            Ok(Some(links)) => self.weigh_branch(links).await,
+            Ok(Some(links)) => self.weigh_branch(session, links).await,
             Ok(None) => false,
             Err(error) => {
+                self.note_newer(session, &error);
                 tracing::debug!(peer = %session.peer().short(), %error, "another chain is not taken");
                 false
             }
@@ -121,7 +122,15 @@ impl Node {
         Ok(Some(links))
     }
 
-    async fn weigh_branch(self: &Arc<Self>, links: Vec<Bytes>) -> bool {
+    /// Takes note that a peer hands on records that only a newer program knows: they are not taken, and no
+    /// offence.
+    pub(super) fn note_newer(&self, session: &Session, error: &LogError) {
+        if matches!(error, LogError::RecordTooNew { .. }) {
+            session.note_newer();
+        }
+    }
+
+    async fn weigh_branch(self: &Arc<Self>, session: &Session, links: Vec<Bytes>) -> bool {
         let node = Arc::clone(self);
         let weigh = move || {
             let roster = node.roster();
@@ -139,6 +148,7 @@ impl Node {
             }
             Some(Ok(None)) | None => false,
             Some(Err(error)) => {
+                self.note_newer(session, &error);
                 tracing::debug!(%error, "another chain is not proved");
                 false
             }

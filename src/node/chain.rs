@@ -349,6 +349,7 @@ impl Node {
         match self.config.pool.call(take).await {
             Some(Ok((outcome, taken))) => {
                 if let Err(error) = taken {
+                    self.note_newer(session, &error);
                     tracing::debug!(peer = %session.peer().short(), %error, "records are not taken");
                 }
                 self.follow_up(outcome);

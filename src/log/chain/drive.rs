@@ -14,8 +14,6 @@ use super::stored::{LOST_ROW, Link, stored_row};
 use super::vote::{Ballot, Certificate, Notary, Vote};
 use crate::base::DeviceId;
 use crate::log::LogError;
-use crate::store::codec;
-use crate::wire::limits::LINK_MAX_BYTES;
 use crate::wire::{RecordRef, Vector};
 
 /// What a step leaves to do for who drives the chain, in this order: sync the rows where `must_sync`
@@ -89,10 +87,10 @@ impl Chain {
         let before = state.agreement.tip().at.number;
         let mut taken = Ok(());
         for link in links {
-            let link: Link = match codec::decode(link.as_ref(), LINK_MAX_BYTES) {
+            let link = match Link::from_bytes(link.as_ref()) {
                 Ok(link) => link,
                 Err(error) => {
-                    taken = Err(error.into());
+                    taken = Err(error);
                     break;
                 }
             };

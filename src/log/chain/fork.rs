@@ -19,7 +19,6 @@ use super::vote::Notary;
 use crate::base::{DeviceId, LogId};
 use crate::log::LogError;
 use crate::store::{Batch, Table, codec};
-use crate::wire::limits::LINK_MAX_BYTES;
 use crate::wire::{RecordRef, Vector};
 
 /// Hashes of records that are kept in memory, so that the heads of segments cost no row each.
@@ -143,7 +142,7 @@ impl Chain {
                 break;
             };
             room = room.saturating_sub(bytes.len());
-            let link: Link = codec::decode(&bytes, LINK_MAX_BYTES)?;
+            let link = Link::from_bytes(&bytes)?;
             next = link.record.number.checked_sub(1).map(|number| RecordRef {
                 era: link.record.era,
                 number,
@@ -169,7 +168,7 @@ impl Chain {
         let mut hash = wanted.hash;
         for link in links {
             let bytes = link.as_ref();
-            let record = codec::decode::<Link>(bytes, LINK_MAX_BYTES)?.record;
+            let record = Link::from_bytes(bytes)?.record;
             if record.hash() != hash {
                 return Err(LogError::MalformedRecord {
                     what: "a record that was asked for",
@@ -191,14 +190,14 @@ impl Chain {
 
     fn left(&self, hash: [u8; 32]) -> Result<Option<Link>, LogError> {
         let bytes = self.rows.get(Table::Left, &hash)?;
-        let link = bytes.map(|bytes| codec::decode(&bytes, LINK_MAX_BYTES));
-        Ok(link.transpose()?)
+        let link = bytes.map(|bytes| Link::from_bytes(&bytes));
+        link.transpose()
     }
 
     /// Says whether an encoded record stands right behind one of this chain, or is one of it; and
     /// returns its number.
     pub fn joins(&self, link: &[u8]) -> Result<(u64, bool), LogError> {
-        let record = codec::decode::<Link>(link, LINK_MAX_BYTES)?.record;
+        let record = Link::from_bytes(link)?.record;
         let before = RecordRef {
             era: record.era,
             number: record.number.saturating_sub(1),
@@ -225,7 +224,7 @@ impl Chain {
         let mut theirs: Vec<Link> = Vec::new();
         let mut common = None;
         for link in links {
-            let link: Link = codec::decode(link.as_ref(), LINK_MAX_BYTES)?;
+            let link = Link::from_bytes(link.as_ref())?;
             if theirs.is_empty() && self.has(link.record.reference())? {
                 continue;
             }
@@ -275,7 +274,7 @@ impl Chain {
             Table::Chain,
             &start,
             None,
-            &mut |_, value| match codec::decode::<Link>(value, LINK_MAX_BYTES) {
+            &mut |_, value| match Link::from_bytes(value) {
                 Ok(link) => {
                     links.push(link);
                     ControlFlow::Continue(())
@@ -287,7 +286,7 @@ impl Chain {
             },
         )?;
         match failed {
-            Some(error) => Err(error.into()),
+            Some(error) => Err(error),
             None => Ok(links),
         }
     }

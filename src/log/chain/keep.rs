@@ -18,8 +18,7 @@ use super::stored::{Founding, Link, begin_row, stored_named, stored_row, stored_
 use super::vote::Ballot;
 use crate::base::{DeviceId, LogId};
 use crate::log::{LogError, LogStore};
-use crate::store::{Rows, Table, codec};
-use crate::wire::limits::LINK_MAX_BYTES;
+use crate::store::{Rows, Table};
 use crate::wire::{RecordRef, Vector};
 
 /// The commit chain as this peer has it.
@@ -180,7 +179,7 @@ impl Chain {
         let Some(bytes) = self.rows.get(Table::Chain, &number.to_be_bytes())? else {
             return Ok(None);
         };
-        let link: Link = codec::decode(&bytes, LINK_MAX_BYTES)?;
+        let link = Link::from_bytes(&bytes)?;
         Ok(Some(link.record))
     }
 

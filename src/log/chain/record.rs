@@ -96,7 +96,7 @@ impl Record {
     /// statement, 18 a voter) and what is always there.
     pub const MAX_BYTES: usize = 320 << 10;
 
-    const VERSION: u8 = 1;
+    pub(super) const VERSION: u8 = 1;
     const HASH_DOMAIN: &str = "dfs/1 record";
 
     /// Returns the record that says this.
@@ -215,13 +215,32 @@ impl fmt::Debug for Record {
 
 impl Serialize for Record {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.body.serialize(serializer)
+        (Version, &*self.body).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Record {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::new(RecordBody::deserialize(deserializer)?).map_err(D::Error::custom)
+        let (_, body) = <(Version, RecordBody)>::deserialize(deserializer)?;
+        Self::new(body).map_err(D::Error::custom)
+    }
+}
+
+/// The version of a record, which is the first byte of it wherever it lies.
+struct Version;
+
+impl Serialize for Version {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Record::VERSION.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Version {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match u8::deserialize(deserializer)? {
+            Record::VERSION => Ok(Self),
+            version => Err(D::Error::custom(format_args!("version {version}"))),
+        }
     }
 }
 

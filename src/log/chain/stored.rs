@@ -15,6 +15,7 @@ use crate::base::{DeviceId, LogId, Rng, VolumeId};
 use crate::log::LogError;
 use crate::store::{Batch, Rows, Table, codec};
 use crate::wire::Vector;
+use crate::wire::limits::LINK_MAX_BYTES;
 
 const ROW_KEY: &[u8] = b"chain/row";
 
@@ -60,6 +61,26 @@ impl Founding {
 pub(super) struct Link {
     pub(super) record: Record,
     pub(super) certificate: Certificate,
+}
+
+impl Link {
+    /// Returns the record of its bytes, which may come from anybody.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::RecordTooNew`] for one of a greater version, and that of the codec.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, LogError> {
+        let link = codec::decode(bytes, LINK_MAX_BYTES);
+        // A record has its version first.
+        let version = bytes.first().filter(|version| **version > Record::VERSION);
+        match (link, version) {
+            (Err(_), Some(version)) => Err(LogError::RecordTooNew {
+                found: *version,
+                known: Record::VERSION,
+            }),
+            (link, _) => Ok(link?),
+        }
+    }
 }
 
 impl Chain {

@@ -358,7 +358,14 @@ fn what_nobody_who_decides_has_signed_is_not_taken() {
         carl.accept(&links),
         Err(LogError::Uncertified { .. })
     ));
-    let noise = carl.accept(&[vec![0xff; 40]]);
+    let mut newer = links[0].clone();
+    newer[0] = 2;
+    let newer = carl.accept(&[newer]);
+    assert!(
+        matches!(newer, Err(LogError::RecordTooNew { found: 2, known: 1 })),
+        "{newer:?}"
+    );
+    let noise = carl.accept(&[vec![1; 40]]);
     assert!(noise.is_err(), "{noise:?}");
     assert_eq!(carl.chain.tip().number, 0);
     assert_eq!(carl.chain.named(log_of(DeviceId(3))), 0);

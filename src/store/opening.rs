@@ -92,6 +92,7 @@ pub(super) fn open(
 
 /// Finds out whether the folder can be opened with this key. Writes nothing.
 fn look(folder: &Path, key: &LocalKey) -> Result<Look, StoreError> {
+    super::rebuild::check(folder)?;
     let owner = state::owner_of(folder)?;
     if owner.is_some_and(|owner| owner != key.owner()) {
         return Err(StoreError::KeyForeign {

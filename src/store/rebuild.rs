@@ -105,6 +105,14 @@ impl Rebuild {
         sync_folder(&self.folder)?;
         // The files of chunks have two names each: what is in them lies in the new place.
         remove(&aside.join(CHUNKS_FOLDER))?;
+        // From here on a start finds all in its place.
+        let whole = new.join(WHOLE_FILE);
+        match std::fs::remove_file(&whole) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::io("remove", &whole, e));
+            }
+            _ => sync_folder(&new)?,
+        }
         remove(&new)?;
         sync_folder(&self.folder)?;
         Ok(aside)
@@ -135,6 +143,18 @@ impl Rebuild {
             io::Error::from(io::ErrorKind::AlreadyExists),
         ))
     }
+}
+
+/// Fails where a change of places was cut short: what lies in the folder is some of each.
+pub(super) fn check(folder: &Path) -> Result<(), StoreError> {
+    let path = folder.join(NEW_FOLDER);
+    if !exists(&path.join(WHOLE_FILE))? {
+        return Ok(());
+    }
+    Err(StoreError::Damaged {
+        path,
+        what: "has the contents that a repair has made, and which are not all in their places yet",
+    })
 }
 
 fn exists(path: &Path) -> Result<bool, StoreError> {

@@ -14,6 +14,7 @@
 //! `DFS_POWER_CUT_SEEDS=FROM..TO` runs other seeds, with each kind of loss at every step.
 
 mod disk;
+mod rebuild;
 mod trace;
 
 use std::fs;
@@ -97,9 +98,19 @@ fn expected(seed: u64) -> Vec<(Tree, usize)> {
 
 /// Traces the operations of a seed; checks that the trace tells all.
 fn record(seed: u64, root: &Path) -> Vec<Event> {
+    let events = record_test("power_cut::works_while_it_is_traced", root, seed);
+    let is_flush =
+        |event: &Event| matches!(event, Event::Create(path) if path.contains("/tables/"));
+    let flushes = events.iter().filter(|event| is_flush(event)).count();
+    assert!(flushes > 2, "the row database is written to");
+    events
+}
+
+/// Traces a test of this program that works in a folder; checks that the trace tells all.
+fn record_test(name: &str, root: &Path, seed: u64) -> Vec<Event> {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(["--exact", "power_cut::works_while_it_is_traced"])
+        .args(["--exact", name])
         .arg("--test-threads=1")
         .env(FOLDER_VARIABLE, root)
         .env(SEED_VARIABLE, seed.to_string());
@@ -111,10 +122,6 @@ fn record(seed: u64, root: &Path) -> Vec<Event> {
     assert!(ended.success(), "seed {seed}");
     let text = fs::read_to_string(&output).unwrap();
     let events = trace::events(&text, &root.join("state"), &root.join("said"));
-    let is_flush =
-        |event: &Event| matches!(event, Event::Create(path) if path.contains("/tables/"));
-    let flushes = events.iter().filter(|event| is_flush(event)).count();
-    assert!(flushes > 2, "the row database is written to");
     let mut disk = ModelDisk::default();
     events.iter().for_each(|event| disk.apply(event));
     disk.check(&root.join("state"));

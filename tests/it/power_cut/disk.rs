@@ -110,7 +110,11 @@ impl Disk {
                     self.renamed.clear();
                 }
             },
-            Event::Create(_) | Event::Mkdir(_) | Event::Rename(..) | Event::Remove(_) => {
+            Event::Create(_)
+            | Event::Mkdir(_)
+            | Event::Rename(..)
+            | Event::Link(..)
+            | Event::Remove(_) => {
                 let next = self.files.len() as u64;
                 if rename(&mut self.names, event, next) {
                     self.files.insert(next, Contents::default());
@@ -138,11 +142,16 @@ impl Disk {
             }
         }
         make_folder(to);
+        let mut made: BTreeMap<u64, &str> = BTreeMap::new();
         // Sorted, so a folder comes before what is in it.
         for (path, entry) in &names {
             match entry {
                 Entry::Folder => make_folder(&to.join(path)),
+                Entry::File(id) if made.contains_key(id) => {
+                    fs::hard_link(to.join(made[id]), to.join(path)).unwrap();
+                }
                 Entry::File(id) => {
+                    made.insert(*id, path);
                     let bytes = self.files[id].after(loss, rng);
                     let file = OpenOptions::new()
                         .write(true)
@@ -217,6 +226,11 @@ fn rename(names: &mut BTreeMap<String, Entry>, event: &Event, next: u64) -> bool
         }
         Event::Remove(path) => {
             names.remove(path);
+        }
+        Event::Link(from, to) => {
+            if let Some(entry) = names.get(from).copied() {
+                names.insert(to.clone(), entry);
+            }
         }
         Event::Rename(from, to) => {
             if let Some(entry) = names.remove(from) {

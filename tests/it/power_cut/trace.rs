@@ -21,6 +21,8 @@ pub(super) enum Event {
     Sync(String),
     /// A name is moved over another.
     Rename(String, String),
+    /// A file gets a second name.
+    Link(String, String),
     /// A name is removed.
     Remove(String),
     /// The process says that it did so many operations.
@@ -155,7 +157,9 @@ impl Reader {
             "rename" => self.rename(args[0], args[1]),
             "renameat" | "renameat2" => self.rename(args[1], args[3]),
             "unlink" | "rmdir" => self.remove(args[0]),
-            "unlinkat" => self.remove(args[1]),
+            "unlinkat" => self.remove_at(args[0], args[1]),
+            "link" => self.link(args[0], args[1]),
+            "linkat" => self.link(args[1], args[3]),
             "mkdir" => self.mkdir(args[0]),
             "mkdirat" => self.mkdir(args[1]),
             _ => {
@@ -181,10 +185,14 @@ impl Reader {
             return;
         };
         let flags = args.get(at + 1).copied().unwrap_or("O_CREAT|O_TRUNC");
-        assert!(!flags.contains("O_APPEND"), "{path}: offsets of O_APPEND");
         if flags.contains("O_CREAT") && !self.files.contains_key(&path) {
             self.files.insert(path.clone(), 0);
             self.events.push(Event::Create(path.clone()));
+        }
+        if flags.contains("O_APPEND") {
+            // Nobody else writes to it meanwhile.
+            self.offsets
+                .insert(descriptor.to_string(), self.files[&path]);
         }
         if flags.contains("O_TRUNC") {
             self.resize(path, 0);
@@ -229,8 +237,29 @@ impl Reader {
         }
     }
 
+    fn link(&mut self, from: &str, to: &str) {
+        if let (Some(from), Some(to)) = (self.inside(&string(from)), self.inside(&string(to))) {
+            if let Some(len) = self.files.get(&from).copied() {
+                self.files.insert(to.clone(), len);
+            }
+            self.events.push(Event::Link(from, to));
+        }
+    }
+
+    fn remove_at(&mut self, folder: &str, name: &str) {
+        let name = string(name);
+        self.remove_path(&match name.starts_with('/') {
+            true => name,
+            false => format!("{}/{name}", opened(folder)),
+        });
+    }
+
     fn remove(&mut self, path: &str) {
-        if let Some(path) = self.inside(&string(path)) {
+        self.remove_path(&string(path));
+    }
+
+    fn remove_path(&mut self, path: &str) {
+        if let Some(path) = self.inside(path) {
             self.files.remove(&path);
             self.events.push(Event::Remove(path));
         }

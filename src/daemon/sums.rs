@@ -54,6 +54,11 @@ struct Seen {
     in_vain: Option<Duration>,
 }
 
+/// Returns how many slices of so many rows are read at a look.
+fn slices_of(rows: u64) -> u64 {
+    (rows / SLICE_ROWS / LOOKS + 1).min(SLICES_MAX)
+}
+
 impl Peer {
     /// Reads some rows again, says what follows from all of them, and looks whether others say the same.
     pub(super) async fn watch_rows(&self, member: &Member) {
@@ -100,7 +105,7 @@ impl Peer {
             let rows = seen
                 .rows
                 .max(member.volume.counts().inodes.saturating_mul(4));
-            (rows / SLICE_ROWS / LOOKS + 1).min(SLICES_MAX)
+            slices_of(rows)
         };
         let volume = Arc::clone(&member.volume);
         let read = move || {
@@ -225,6 +230,27 @@ impl Peer {
                 ),
             };
             troubles.note(Trouble::Unequal(peer), what, advice);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::workers::TICK_INTERVAL;
+
+    #[test]
+    fn a_million_rows_are_read_so_often_that_damage_is_told_within_three_minutes() {
+        const TOLD_WITHIN: Duration = Duration::from_secs(180);
+        for rows in [0, 1_000, 100_000, 1_000_000] {
+            let looks = rows / SLICE_ROWS / slices_of(rows) + 1;
+            let round = ROUND.max(TICK_INTERVAL * u32::try_from(looks).unwrap());
+            // What is damaged just behind where it was read is met in the next round. A look takes a while,
+            // too, and others hear of it.
+            assert!(
+                2 * round + round / 2 <= TOLD_WITHIN,
+                "{rows} rows: {round:?}"
+            );
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::base::worker::{Doing, Worker, WorkerStatus};
 use crate::store::StoreError;
 
 /// How often is looked at what nobody tells of.
-const TICK_INTERVAL: Duration = Duration::from_millis(500);
+pub(super) const TICK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What those wait for that do something then.
 const NEXT_TICK: &str = "the next half second";

@@ -41,6 +41,8 @@ struct DiskState {
     refused: u64,
     /// Most rows of one batch.
     largest_batch: usize,
+    /// Most bytes of one.
+    largest_bytes: u64,
     failing_syncs: bool,
     poisoned: bool,
     /// When the power goes.
@@ -174,6 +176,11 @@ impl MemoryDisk {
     /// Returns the number of rows of the largest batch since the last call.
     pub fn take_largest_batch(&self) -> usize {
         std::mem::take(&mut self.state.lock().largest_batch)
+    }
+
+    /// Returns the bytes of the largest batch since the last call.
+    pub fn take_largest_bytes(&self) -> u64 {
+        std::mem::take(&mut self.state.lock().largest_bytes)
     }
 
     /// Makes each sync fail from now on, or work again; the first failure poisons the store.
@@ -334,6 +341,7 @@ impl Rows for MemoryRows {
         // A batch without values only frees room, so a full disk takes it.
         state.check_writable(added)?;
         state.largest_batch = state.largest_batch.max(batch.changes().len());
+        state.largest_bytes = state.largest_bytes.max(added);
         if let Some(durable) = &mut state.durable {
             durable.unsynced.push(batch.clone());
         }

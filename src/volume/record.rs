@@ -11,7 +11,7 @@ use super::op::OpKind;
 use super::overlay::{Delta, Effect, Effects};
 use super::rows::RowKey;
 use crate::base::{Ino, OpId};
-use crate::store::{Batch, Rows, Table, VALUE_MAX_BYTES, codec};
+use crate::store::{Batch, Rows, Table, codec};
 
 /// An applied op with the rows that it touched.
 #[derive(Debug, Clone)]
@@ -44,8 +44,9 @@ struct Decoded {
     deltas: Vec<(Ino, Delta)>,
 }
 
-/// What one row holds of a record. Own ops meet less; one of others may meet any number of rows.
-const PART_BYTES: usize = VALUE_MAX_BYTES - (1 << 20);
+/// What one row holds of a record, so that no batch grows with it: an op may meet any number of rows. The
+/// first part that is shorter is the last one.
+const PART_BYTES: usize = 4 << 20;
 
 fn part_key(id: OpId, part: u32) -> Vec<u8> {
     let mut key = id.to_key().to_vec();
@@ -104,7 +105,11 @@ impl Record {
             let (start, end) = part_range(id);
             rows.scan(Table::OpPart, &start, end.as_deref(), &mut |_, part| {
                 bytes.extend_from_slice(part);
-                ControlFlow::Continue(())
+                // What is behind it is left of a longer record of the op, folded in another place.
+                match part.len() {
+                    PART_BYTES => ControlFlow::Continue(()),
+                    _ => ControlFlow::Break(()),
+                }
             })?;
         }
         Self::decode(&bytes)
@@ -114,7 +119,7 @@ impl Record {
     pub(super) fn put(&self, batch: &mut Batch, id: OpId) {
         let bytes = Bytes::from(self.encode());
         let mut parts = 0u32;
-        for start in (0..bytes.len()).step_by(PART_BYTES) {
+        for start in (0..=bytes.len()).step_by(PART_BYTES) {
             let part = bytes.slice(start..(start + PART_BYTES).min(bytes.len()));
             if start == 0 {
                 batch.put_bytes(Table::Op, id.to_key(), part);
@@ -166,5 +171,56 @@ impl Record {
             writes: decoded.writes,
             deltas: decoded.deltas,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{LogId, Stamp};
+    use crate::store::Store;
+
+    #[test]
+    fn a_record_of_any_length_is_read_as_it_was_put_last() {
+        let rows = Store::memory().rows;
+        let id = OpId {
+            stamp: Stamp(7),
+            log: LogId(9),
+        };
+        let of = |count: usize| Record {
+            kind: Arc::new(OpKind::Device { name: "x".into() }),
+            // Nine bytes each.
+            reads: vec![u64::MAX; count],
+            writes: Vec::new(),
+            deltas: Vec::new(),
+        };
+        let empty = of(0).encode().len();
+        // Longer and shorter by turns; and one that ends where a row does.
+        let exact = Record {
+            kind: Arc::new(OpKind::Device {
+                name: "x".repeat(2 * PART_BYTES - empty - 3),
+            }),
+            ..of(0)
+        };
+        assert_eq!(exact.encode().len() % PART_BYTES, 0);
+        for record in [
+            of(1),
+            of(2_000_000),
+            exact,
+            of(600_000),
+            of(1),
+            of(1_000_000),
+        ] {
+            let mut batch = Batch::new();
+            record.put(&mut batch, id);
+            assert!(
+                batch
+                    .iter()
+                    .all(|(_, _, value)| value.unwrap().len() <= PART_BYTES)
+            );
+            rows.commit(batch).unwrap();
+            let read = Record::load(&*rows, id).unwrap().unwrap();
+            assert_eq!((read.kind, read.reads), (record.kind, record.reads));
+        }
     }
 }

@@ -327,6 +327,11 @@ impl Device {
         }
     }
 
+    /// Returns how many bytes the largest batch since the last call took.
+    pub(crate) fn take_largest_bytes(&self) -> u64 {
+        self.disk.take_largest_bytes()
+    }
+
     /// Returns how many rows the largest batch since the last call changed.
     pub(crate) fn take_largest_batch(&self) -> usize {
         self.disk.take_largest_batch()

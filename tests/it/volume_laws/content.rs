@@ -7,6 +7,7 @@ use dfs::base::{Ino, LogId, OpId};
 use dfs::volume::{Change, ConflictKind, FileKind, OpKind, Piece, Source, Write};
 
 use super::cluster::{Device, agree, cluster, inline, sync, write};
+use super::large::BATCH_BYTES_MAX;
 
 const ANNA: &str = " (conflict, anna, 2026-01-02)";
 const BEN: &str = " (conflict, ben, 2026-01-02)";
@@ -647,8 +648,13 @@ fn a_conflict_of_more_than_a_row_and_a_batch_hold_is_merged() {
     assert_eq!(whole.len(), PAGES as usize);
     a.clock.advance(Duration::from_secs(1));
     a.put("db", "small, but later");
+    for device in &devices {
+        device.take_largest_bytes();
+    }
     sync(&devices);
     for device in &mut devices {
+        let bytes = device.take_largest_bytes();
+        assert!(bytes <= BATCH_BYTES_MAX, "a batch of {bytes} bytes");
         device.restart();
         assert_eq!(device.volume.apply_segments().unwrap().op_count, 0);
     }

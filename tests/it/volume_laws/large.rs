@@ -15,6 +15,9 @@ const CLASH: usize = 900;
 /// Most rows of a batch: of what may be undone and folded again under the writer's lock, and a slice.
 const BATCH_ROWS_MAX: usize = 16 << 10;
 
+/// Most bytes of a batch, whatever is in it.
+pub(crate) const BATCH_BYTES_MAX: u64 = 16 << 20;
+
 fn creates(device: &Device, dir: &str) {
     let parent = device.at(dir).ino;
     for index in 0..OPS {
@@ -245,6 +248,7 @@ fn no_batch_grows_with_what_crosses() {
         for device in [a, b] {
             device.volume.undo_at_most(200);
             device.take_largest_batch();
+            device.take_largest_bytes();
         }
         b.pull(a, usize::MAX);
         a.pull(b, usize::MAX);
@@ -253,6 +257,8 @@ fn no_batch_grows_with_what_crosses() {
         for device in [a, b] {
             let largest = device.take_largest_batch();
             assert!(largest <= BATCH_ROWS_MAX, "{}: {largest} rows", shape.0);
+            let bytes = device.take_largest_bytes();
+            assert!(bytes <= BATCH_BYTES_MAX, "{}: {bytes} bytes", shape.0);
         }
         sync(&devices);
     }

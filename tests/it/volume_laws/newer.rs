@@ -159,3 +159,37 @@ fn a_clock_that_is_far_ahead_costs_its_owner_nothing() {
         assert_eq!(ahead.files().len(), 4, "{:?}", ahead.files());
     }
 }
+
+#[test]
+fn what_is_dated_back_undoes_nothing_that_a_record_names() {
+    const NAMED: usize = 200;
+    let devices = cluster(3);
+    let [here, other, back] = &devices[..] else {
+        unreachable!("three devices");
+    };
+    for device in [here, other] {
+        device.clock.set_ahead(Duration::from_millis(YEAR_MS));
+    }
+    for n in 0..NAMED {
+        here.put(&n.to_string(), "named");
+    }
+    here.publish();
+    other.pull(here, usize::MAX);
+    here.commit();
+    other.pull(here, usize::MAX);
+    // As early as nothing of the others is, at their names.
+    for n in (0..NAMED).step_by(10) {
+        back.put(&n.to_string(), "dated back");
+    }
+    back.publish();
+    for device in [here, other] {
+        let merged = device.pull(back, usize::MAX);
+        assert!(merged.op_count > 0);
+        assert_eq!(merged.undone_count, 0, "what a record names stays");
+    }
+    here.commit();
+    sync(&devices);
+    let texts: Vec<String> = here.files().into_values().collect();
+    let count = |text: &str| texts.iter().filter(|of| *of == text).count();
+    assert_eq!((count("named"), count("dated back")), (NAMED, NAMED / 10));
+}

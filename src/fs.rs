@@ -63,7 +63,7 @@ use self::kept::Kept;
 use self::room::Room;
 use crate::base::{Clock, Ino, Timespec};
 use crate::data::Data;
-use crate::volume::{Inode, Volume};
+use crate::volume::{Inode, Volume, is_aside};
 
 type Result<T, E = FsError> = std::result::Result<T, E>;
 
@@ -225,8 +225,9 @@ impl Fs {
         self.clock.wall()
     }
 
-    fn check_writable(&self) -> Result<()> {
-        if self.is_read_only() {
+    /// Checks that what a number names may be changed.
+    fn check_writable(&self, ino: Ino) -> Result<()> {
+        if self.is_read_only() || is_aside(ino) {
             return Err(FsError::ReadOnly);
         }
         Ok(())

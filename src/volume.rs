@@ -16,6 +16,7 @@
 mod acl;
 mod anew;
 mod arrivals;
+mod aside;
 mod back;
 mod body;
 mod coalesce;
@@ -63,6 +64,7 @@ use parking_lot::Mutex;
 
 pub use acl::Acl;
 pub use anew::Anew;
+pub use aside::{DFS_NAME, is_aside};
 pub use error::VolumeError;
 pub use feed::{Merged, Missing};
 pub use op::{
@@ -82,6 +84,7 @@ use crate::crypto::{Identity, VolumeKeys};
 use crate::log::LogStore;
 use crate::log::chain::Chain;
 use crate::store::{LayeredRows, Store, StoreError};
+use aside::Aside;
 use feed::Feed;
 use lineage::Lineages;
 use state::State;
@@ -139,6 +142,7 @@ pub struct Volume {
     device: DeviceId,
     hlc: Hlc,
     view: View,
+    aside: Aside,
     /// The writer's lock.
     state: Mutex<State>,
     /// The sums as they were seen last.
@@ -232,6 +236,7 @@ impl Volume {
             loaded => loaded?,
         };
         let volume = Self {
+            aside: Aside::open(&config)?,
             device,
             hlc: Hlc::new(state.newest.stamp),
             view,
@@ -322,7 +327,7 @@ impl Volume {
     ///
     /// A file without a name is there until it is reaped: [`Volume::hold`].
     pub fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
-        self.view.inode(ino)
+        self.view_of(ino).inode(ino)
     }
 
     /// Returns when a node changed here last by what others did, `None` where it never was: its ctime
@@ -339,7 +344,10 @@ impl Volume {
 
     /// Returns the entry `name` of a directory.
     pub fn dirent(&self, parent: Ino, name: &[u8]) -> Result<Option<Dirent>> {
-        self.view.dirent(parent, name)
+        if parent == Ino::ROOT && name == DFS_NAME {
+            return self.top_of_aside();
+        }
+        self.view_of(parent).dirent(parent, name)
     }
 
     /// Visits the entries of a directory in its order, those behind `after`; `f` returns false to
@@ -350,12 +358,12 @@ impl Volume {
         after: Option<DirKey>,
         f: &mut dyn FnMut(DirKey, &Dirent) -> bool,
     ) -> Result<()> {
-        self.view.readdir(parent, after, f)
+        self.view_of(parent).readdir(parent, after, f)
     }
 
     /// Returns the extents that overlap a range of a file, in order, uncut.
     pub fn extents(&self, ino: Ino, range: Range<u64>) -> Result<Vec<Extent>> {
-        self.view.extents(ino, range)
+        self.view_of(ino).extents(ino, range)
     }
 
     /// Visits the extents that overlap a range of a file, in order, uncut, until `f` breaks.
@@ -365,7 +373,7 @@ impl Volume {
         range: Range<u64>,
         f: &mut dyn FnMut(&Extent) -> ControlFlow<()>,
     ) -> Result<()> {
-        self.view.each_extent(ino, range, f)
+        self.view_of(ino).each_extent(ino, range, f)
     }
 
     /// Returns how many extents were looked at since the volume was opened: what an operation cost.
@@ -376,23 +384,23 @@ impl Volume {
     /// Returns up to where `range` of a file is the work of a few milliseconds for an op that
     /// replaces it: its end, or where an extent begins.
     pub fn light_end(&self, ino: Ino, range: Range<u64>) -> Result<u64> {
-        self.view.light_end(ino, range)
+        self.view_of(ino).light_end(ino, range)
     }
 
     /// Returns from where on what `range` of a file holds, which ends with the file, is the work of a
     /// few milliseconds for an op that cuts it off: its start, or where an extent ends.
     pub fn light_start(&self, ino: Ino, range: Range<u64>) -> Result<u64> {
-        self.view.light_start(ino, range)
+        self.view_of(ino).light_start(ino, range)
     }
 
     /// Returns the value of an extended attribute.
     pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<Bytes>> {
-        self.view.xattr(ino, name)
+        self.view_of(ino).xattr(ino, name)
     }
 
     /// Returns the names of the extended attributes of a node.
     pub fn xattr_names(&self, ino: Ino) -> Result<Vec<Bytes>> {
-        self.view.xattr_names(ino)
+        self.view_of(ino).xattr_names(ino)
     }
 
     /// Returns the conflicts, oldest first, settled ones included.

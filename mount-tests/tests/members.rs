@@ -98,6 +98,59 @@ fn roles_and_names_change_while_the_volume_is_mounted() {
 }
 
 #[test]
+fn what_was_written_before_a_role_was_lost_is_set_aside_as_files() {
+    scenario("aside", 4 * MINUTES, |s| {
+        let mut a = s.peer("a");
+        a.mount(&Start::new_volume());
+        let mut b = s.peer("b");
+        b.mount(&Start::join(&a, &a.invite("writer")));
+        fs::write(b.path("file"), "in time").expect("written");
+        wait_for_content(&a.path("file"), b"in time");
+        a.sync();
+        s.network().cut("b");
+        fs::create_dir(b.path("folder")).expect("made");
+        let late = pattern(3, 3 << 20);
+        fs::write(b.path("folder/late"), &late).expect("written");
+        fs::write(b.path("file"), "in time, and changed").expect("written");
+        assert_good(&a.dfs(&["members", "role", "b", "reader"]));
+        s.network().mend("b");
+        let aside = b.path(".dfs/aside");
+        wait_until("it is set aside", MINUTES, || {
+            fs::metadata(aside.join("folder")).ok()
+        });
+        let check = |b: &Peer| {
+            assert_eq!(fs::read(aside.join("folder/late")).expect("read"), late);
+            let changed = fs::read(aside.join("file")).expect("read");
+            assert_eq!(changed, b"in time, and changed");
+            assert_eq!(fs::read(b.path("file")).expect("read"), b"in time");
+            assert!(!b.path("folder").exists());
+            let told = b.facts(&["status"]).to_string();
+            assert!(
+                told.contains("in 2 files") && told.contains(".dfs/aside"),
+                "{told}"
+            );
+        };
+        check(&b);
+        let refused = fs::write(aside.join("file"), "x").expect_err("read-only");
+        assert_eq!(refused.kind(), ErrorKind::ReadOnlyFilesystem);
+        let listed = fs::read_dir(b.mountpoint()).expect("listed");
+        let names: Vec<_> = listed
+            .map(|entry| entry.expect("read").file_name())
+            .collect();
+        assert_eq!(names, ["file"]);
+        b.kill();
+        b.restart();
+        check(&b);
+        fs::remove_file(aside.join("file")).expect("removed");
+        fs::remove_dir_all(aside.join("folder")).expect("removed");
+        wait_until("status has nothing to tell of it", MINUTES, || {
+            let told = b.facts(&["status"]).to_string();
+            (!told.contains(".dfs/aside")).then_some(())
+        });
+    });
+}
+
+#[test]
 fn a_removal_asks_and_a_leave_takes_nothing_along() {
     scenario("leave", 4 * MINUTES, |s| {
         let mut a = s.peer("a");

@@ -136,13 +136,14 @@ impl Peer {
             let advice = format!("connect {}; it goes on by itself", names.join(" or "));
             return Some((what.to_owned(), advice));
         }
-        let aside = volume.aside().unwrap_or(0);
+        let aside = volume.aside();
         (aside > 0).then(|| {
+            let files = if aside == 1 { "file" } else { "files" };
             let what = format!(
-                "{aside} changes made here are left out of the volume: this machine lost its right to write before \
-                 anybody had them"
+                "what was changed here in {aside} {files} is left out of the volume: this machine lost its right to \
+                 write before anybody had it"
             );
-            let advice = "they are kept in the state folder alone: do not remove it while they are wanted";
+            let advice = "they are in .dfs/aside at the top of the mount: copy what is wanted, and remove them there";
             (what, advice.to_owned())
         })
     }

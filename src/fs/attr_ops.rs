@@ -29,7 +29,7 @@ impl Fs {
     /// Changes of times and size of an open file wait with its other unwritten changes; all else
     /// is an op at once.
     pub fn setattr(&self, caller: Caller, ino: Ino, set: SetAttr) -> Result<Attributes> {
-        self.check_writable()?;
+        self.check_writable(ino)?;
         let node = self.inodes.node(ino);
         let mut content = node.content();
         let inode = self.inode(ino)?;

@@ -125,7 +125,7 @@ impl Fs {
 
     /// Makes a node and counts one `nlookup` of it.
     fn make(&self, caller: Caller, parent: Ino, name: &[u8], node: NewNode) -> Result<Attr> {
-        self.check_writable()?;
+        self.check_writable(parent)?;
         check_name(name)?;
         self.take_room(0, NODE_BYTES)?;
         let time = self.now();

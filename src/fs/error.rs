@@ -108,6 +108,7 @@ impl From<VolumeError> for FsError {
             VolumeError::NoInode(ino) => Self::Stale(ino),
             VolumeError::Busy => Self::TimedOut,
             VolumeError::Over => Self::ReadOnly,
+            VolumeError::Reserved => Self::NotPermitted,
             error => Self::Volume(error),
         }
     }

@@ -31,7 +31,7 @@ impl Fs {
             }
         }
         if flags.write || flags.truncate {
-            self.check_writable()?;
+            self.check_writable(ino)?;
         }
         if flags.truncate {
             let now = self.now();

@@ -6,7 +6,7 @@ use super::create_ops::{check_name, live_dir};
 use super::{Entry, FileKind, Fs, FsError, Result};
 use crate::base::Ino;
 use crate::base::limits::{LINK_MAX, NAME_MAX_BYTES};
-use crate::volume::{Inode, OpKind, Place};
+use crate::volume::{Inode, OpKind, Place, is_aside};
 
 impl Fs {
     /// Finds a name in a directory; counts one `nlookup`.
@@ -64,7 +64,8 @@ impl Fs {
 
     /// Makes another name of an inode.
     pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Entry> {
-        self.check_writable()?;
+        self.check_writable(ino)?;
+        self.check_writable(parent)?;
         check_name(name)?;
         let mut writer = self.volume.write()?;
         let inode = writer.inode(self.file(ino))?.ok_or(FsError::NotFound)?;
@@ -95,8 +96,11 @@ impl Fs {
 
     /// Removes a name of anything but a directory. An open file stays readable and writable.
     pub fn unlink(&self, parent: Ino, name: &[u8]) -> Result<()> {
-        self.check_writable()?;
         check_name(name)?;
+        if is_aside(parent) {
+            return self.remove_aside(parent, name, false);
+        }
+        self.check_writable(parent)?;
         let mut writer = self.volume.write()?;
         let dirent = writer.dirent(parent, name)?.ok_or(FsError::NotFound)?;
         if dirent.kind == FileKind::Dir {
@@ -115,11 +119,14 @@ impl Fs {
 
     /// Removes an empty directory.
     pub fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<()> {
-        self.check_writable()?;
         if name == b".." {
             return Err(FsError::NotEmpty);
         }
         check_name(name)?;
+        if is_aside(parent) {
+            return self.remove_aside(parent, name, true);
+        }
+        self.check_writable(parent)?;
         let mut writer = self.volume.write()?;
         let dirent = writer.dirent(parent, name)?.ok_or(FsError::NotFound)?;
         if dirent.kind != FileKind::Dir {
@@ -133,6 +140,23 @@ impl Fs {
             ino: inode.ino,
             time: self.now(),
         })?;
+        Ok(())
+    }
+
+    /// Removes what was set aside: this machine's own, which it may whatever its role is.
+    fn remove_aside(&self, parent: Ino, name: &[u8], is_dir: bool) -> Result<()> {
+        let dirent = self.volume.dirent(parent, name)?;
+        let dirent = dirent.ok_or(FsError::NotFound)?;
+        match (dirent.kind == FileKind::Dir, is_dir) {
+            (true, false) => return Err(FsError::IsDirectory),
+            (false, true) => return Err(FsError::NotDirectory),
+            _ => {}
+        }
+        let inode = self.volume.inode(dirent.ino)?.ok_or(FsError::NotFound)?;
+        check_empty(&inode)?;
+        if !self.volume.remove_aside(parent, name)? {
+            return Err(FsError::ReadOnly);
+        }
         Ok(())
     }
 

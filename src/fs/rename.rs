@@ -35,7 +35,8 @@ impl Fs {
         mode: RenameMode,
         whiteout: Option<Caller>,
     ) -> Result<()> {
-        self.check_writable()?;
+        self.check_writable(from.0)?;
+        self.check_writable(to.0)?;
         check_name(from.1)?;
         check_name(to.1)?;
         self.commit_before_rename(from)?;

@@ -26,7 +26,7 @@ impl Fs {
         len: u64,
         mode: Fallocate,
     ) -> Result<()> {
-        self.check_writable()?;
+        self.check_writable(ino)?;
         let handle = self.handles.of(ino, fh)?;
         if !handle.flags.write {
             return Err(FsError::BadHandle);
@@ -185,7 +185,7 @@ impl Fs {
         to: (Ino, FileHandle, u64),
         len: u64,
     ) -> Result<u64> {
-        self.check_writable()?;
+        self.check_writable(to.0)?;
         let (source, target) = (
             self.handles.of(from.0, from.1)?,
             self.handles.of(to.0, to.1)?,

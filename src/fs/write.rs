@@ -24,7 +24,7 @@ impl Fs {
         data: &[u8],
         flags: WriteFlags,
     ) -> Result<usize> {
-        self.check_writable()?;
+        self.check_writable(ino)?;
         let handle = self.handles.of(ino, fh)?;
         if !handle.flags.write {
             return Err(FsError::BadHandle);

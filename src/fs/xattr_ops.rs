@@ -21,7 +21,7 @@ impl Fs {
         value: &[u8],
         mode: XattrMode,
     ) -> Result<()> {
-        self.check_writable()?;
+        self.check_writable(ino)?;
         let mut writer = self.volume.write()?;
         let ino = self.file(ino);
         let inode = writer.inode(ino)?.ok_or(FsError::Stale(ino))?;
@@ -96,7 +96,7 @@ impl Fs {
 
     /// Removes an extended attribute.
     pub fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
-        self.check_writable()?;
+        self.check_writable(ino)?;
         let mut writer = self.volume.write()?;
         let ino = self.file(ino);
         let inode = writer.inode(ino)?.ok_or(FsError::Stale(ino))?;

@@ -35,7 +35,8 @@ const SLICE_BYTES: usize = 8 << 20;
 
 /// Tables that are taken over as far as they can be read: what is in them is checked where it is used,
 /// or is this machine's alone.
-const TAKEN_OVER: [Table; 7] = [
+const TAKEN_OVER: [Table; 8] = [
+    Table::Aside,
     Table::Peers,
     Table::Records,
     Table::Invite,

@@ -13,15 +13,26 @@ const CLEAR_SLICE: usize = 1024;
 #[derive(Debug)]
 pub struct BesideRows {
     inner: Arc<dyn Rows>,
+    /// Which one holds them.
+    holder: Table,
     tables: &'static [Table],
 }
 
 impl BesideRows {
     /// Returns rows over `inner` of which `tables` lie beside. What was left there is removed.
     pub fn new(inner: Arc<dyn Rows>, tables: &'static [Table]) -> Result<Self, StoreError> {
-        let rows = Self { inner, tables };
+        let rows = Self::in_table(Table::Beside, inner, tables);
         rows.clear()?;
         Ok(rows)
+    }
+
+    /// Returns rows over `inner` of which `tables` lie in another one, as they were left there.
+    pub fn in_table(holder: Table, inner: Arc<dyn Rows>, tables: &'static [Table]) -> Self {
+        Self {
+            inner,
+            holder,
+            tables,
+        }
     }
 
     /// Removes all that lies beside, some rows at a time.
@@ -30,15 +41,14 @@ impl BesideRows {
         loop {
             let mut batch = Batch::new();
             let mut last = Vec::new();
-            self.inner
-                .scan_keys(Table::Beside, &from, None, &mut |key| {
-                    batch.delete(Table::Beside, key);
-                    if batch.len() < CLEAR_SLICE {
-                        return std::ops::ControlFlow::Continue(());
-                    }
-                    last = key.to_vec();
-                    std::ops::ControlFlow::Break(())
-                })?;
+            self.inner.scan_keys(self.holder, &from, None, &mut |key| {
+                batch.delete(self.holder, key);
+                if batch.len() < CLEAR_SLICE {
+                    return std::ops::ControlFlow::Continue(());
+                }
+                last = key.to_vec();
+                std::ops::ControlFlow::Break(())
+            })?;
             if batch.is_empty() {
                 return Ok(());
             }
@@ -78,7 +88,7 @@ fn own_key(key: &[u8]) -> &[u8] {
 impl Rows for BesideRows {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         if self.is_beside(table) {
-            self.inner.get(Table::Beside, &stored_key(table, key))
+            self.inner.get(self.holder, &stored_key(table, key))
         } else {
             self.inner.get(table, key)
         }
@@ -96,7 +106,7 @@ impl Rows for BesideRows {
         }
         let mut visit = |key: &[u8], value: &[u8]| f(own_key(key), value);
         Self::within(table, start, end, |start, end| {
-            self.inner.scan(Table::Beside, start, Some(end), &mut visit)
+            self.inner.scan(self.holder, start, Some(end), &mut visit)
         })
     }
 
@@ -113,7 +123,7 @@ impl Rows for BesideRows {
         let mut visit = |key: &[u8], value: &[u8]| f(own_key(key), value);
         Self::within(table, start, end, |start, end| {
             self.inner
-                .scan_rev(Table::Beside, start, Some(end), &mut visit)
+                .scan_rev(self.holder, start, Some(end), &mut visit)
         })
     }
 
@@ -130,7 +140,7 @@ impl Rows for BesideRows {
         let mut visit = |key: &[u8]| f(own_key(key));
         Self::within(table, start, end, |start, end| {
             self.inner
-                .scan_keys(Table::Beside, start, Some(end), &mut visit)
+                .scan_keys(self.holder, start, Some(end), &mut visit)
         })
     }
 
@@ -140,8 +150,8 @@ impl Rows for BesideRows {
             let table = key.first().and_then(|tag| Table::from_tag(*tag));
             match (table, value) {
                 (Some(table), value) if self.is_beside(table) => match value {
-                    Some(value) => beside.put_bytes(Table::Beside, &key, value),
-                    None => beside.delete(Table::Beside, &key),
+                    Some(value) => beside.put_bytes(self.holder, &key, value),
+                    None => beside.delete(self.holder, &key),
                 },
                 (Some(table), Some(value)) => beside.put_bytes(table, own_key(&key), value),
                 (Some(table), None) => beside.delete(table, own_key(&key)),

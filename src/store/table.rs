@@ -61,7 +61,7 @@ tables! {
     Committed = 16,
     /// Rows that are made anew beside those of the other tables, by table and key.
     Beside = 17,
-    /// Own ops that count nowhere, as this device was removed before anybody had them.
+    /// What is left of changes of this device that count nowhere: rows of their files, by table and key.
     Aside = 18,
     /// Records of a chain that this peer left, or that others left, with their certificates, by hash.
     Left = 19,

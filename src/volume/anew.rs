@@ -160,7 +160,13 @@ impl Volume {
         }
         let own = self.config.log.logs_of(self.device);
         let lost = self.fold_drafts_into(&shadow, &own)?;
+        let aside = {
+            let anew = shadow.state.lock();
+            let lost = self.lost_beside(&state, &shadow, &anew)?;
+            self.keep_aside(lost.into_iter())?
+        };
         let mut anew = self.take_over(beside)?;
+        anew.changes.extend(aside);
         anew.lost = lost;
         let first = self.config.chain.get(0)?.map(|record| record.reference());
         let rows = &*self.view.rows;
@@ -252,7 +258,7 @@ impl Volume {
         let ids = drafts::ids_in(rows, own, &anew.progress)?;
         let (over, ids): (Vec<OpId>, Vec<OpId>) =
             ids.into_iter().partition(|id| anew.is_over(self, id.log));
-        self.put_aside(over)?;
+        tracing::info!(count = over.len(), "changes made here count no more");
         let groups: Vec<Group> = drafts::groups_in(rows, &ids)?;
         let mut lost = 0;
         for ids in ids.chunks(DRAFTS_SLICE) {

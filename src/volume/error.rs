@@ -53,6 +53,9 @@ pub enum VolumeError {
         /// Why.
         source: CryptoError,
     },
+    /// The name is no user's.
+    #[error("this name is kept for what each machine shows of its own")]
+    Reserved,
     /// This device has lost the right to write.
     #[error("this machine may not change the volume any more")]
     Over,

@@ -4,17 +4,14 @@
 //! They were folded as tentative ones. The fold of the record that takes the removal into account undoes
 //! them with all that touched the same rows, and folds the rest again. The log is then folded up to what
 //! counts of it; what is found later to be in the past of what counts is folded again as it comes. Segments
-//! stay where they are. Ops of this device that no segment holds yet are put aside, as one that ended its
-//! own right to write has them nowhere else.
+//! stay where they are. The files that ops of this device gave are set aside before ([`super::aside`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::body;
 use super::feed::Feed;
 use super::progress::Progress;
-use super::record::Record as Undo;
 use super::records::Named;
 use super::state::State;
 use super::{Result, Volume};
@@ -31,7 +28,7 @@ pub(super) struct TakenBack {
     /// How far their logs are folded without them.
     pub(super) progress: BTreeMap<LogId, Progress>,
     /// Those of this device that no segment holds yet.
-    drafts: BTreeSet<OpId>,
+    pub(super) drafts: BTreeSet<OpId>,
 }
 
 impl Volume {
@@ -55,18 +52,6 @@ impl Volume {
             log.renew(u64::from_le_bytes(self.context.rng.bytes()));
         }
         stands
-    }
-
-    /// Returns how many own ops were put aside, as this device was removed before anybody had them.
-    pub fn aside(&self) -> Result<u64> {
-        let mut count = 0;
-        let mut visit = |_: &[u8]| {
-            count += 1;
-            ControlFlow::Continue(())
-        };
-        let rows = &self.view.rows;
-        rows.scan_keys(Table::Aside, &[], None, &mut visit)?;
-        Ok(count)
     }
 
     /// Says whether there are own ops that are to be taken back, once a record is folded that takes it
@@ -247,7 +232,7 @@ impl Volume {
     }
 
     /// Returns the applied ops that are named after a log and come behind one of it.
-    fn ops_behind(&self, id: LogId, last: Stamp) -> Result<Vec<OpId>> {
+    pub(super) fn ops_behind(&self, id: LogId, last: Stamp) -> Result<Vec<OpId>> {
         let from = OpId {
             stamp: last.next(),
             log: LogId(0),
@@ -261,43 +246,23 @@ impl Volume {
         Ok(found)
     }
 
-    /// Puts own ops aside that no segment holds, of logs that are over.
-    pub(super) fn put_aside(&self, drafts: Vec<OpId>) -> Result<()> {
-        let back = TakenBack {
-            drafts: drafts.into_iter().collect(),
-            ..TakenBack::default()
-        };
-        let mut batch = Batch::new();
-        self.put_back(&mut batch, &back)?;
-        Ok(self.view.rows.commit(batch)?)
-    }
-
-    /// Puts drafts aside of which the right to write has ended by what is folded beside.
-    pub(super) fn drop_over(&self, state: &mut State, anew: &State) -> Result<()> {
+    /// Lets go of drafts of which the right to write has ended by what is folded beside.
+    pub(super) fn drop_over(&self, state: &mut State, anew: &State) {
         let is_over = |draft: &OpId| anew.is_over(self, draft.log);
         let drafts: BTreeSet<OpId> = state.drafts.iter().filter(is_over).collect();
         let Some(fence) = anew.chain.fence.as_deref().filter(|_| !drafts.is_empty()) else {
-            return Ok(());
+            return;
         };
         let fence = fence.clone();
-        self.put_aside(drafts.iter().copied().collect())?;
         let back = TakenBack {
             drafts,
             ..TakenBack::default()
         };
         state.note_taken_back(back, fence);
-        Ok(())
     }
 
     /// Puts the rows of what a record takes back into a batch.
     pub(super) fn put_back(&self, batch: &mut Batch, back: &TakenBack) -> Result<()> {
-        for draft in &back.drafts {
-            if let Some(record) = Undo::load(&*self.view.rows, *draft)? {
-                let mut op = Vec::new();
-                body::put(&mut op, draft.stamp, &record.kind);
-                batch.put(Table::Aside, draft.to_key(), op);
-            }
-        }
         for (log, at) in &back.progress {
             at.put(batch, *log);
             super::sight::delete_from(&*self.view.rows, batch, *log, at.stamp.next())?;

@@ -4,7 +4,7 @@
 mod content;
 mod entries;
 mod equal;
-mod names;
+pub(super) mod names;
 mod places;
 mod rename;
 mod rights;

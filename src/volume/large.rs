@@ -119,7 +119,9 @@ impl Volume {
         let own = self.own_behind(&state, folded);
         self.fold_own(&beside, &own)?;
         let mut anew = beside.state.lock();
-        self.drop_over(&mut state, &anew)?;
+        let lost = self.lost_beside(&state, &beside, &anew)?;
+        merged.changes.extend(self.keep_aside(lost.into_iter())?);
+        self.drop_over(&mut state, &anew);
         let nothing = Overlay::default();
         let overlay = &nothing;
         let (view, committed) = (&self.view, &state.chain.committed);

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
 
+use super::aside::not_aside;
 use super::fold::locate;
 use super::overlay::{Base, Overlay};
 use super::rows::{RowKey, Value};
@@ -270,7 +271,7 @@ impl Volume {
 
     /// Returns a number that neither a file nor anything else has.
     fn free_number(&self, tables: &Tables) -> Ino {
-        let drawn = |rng: &Rng| Ino(rng.below(1 << 63));
+        let drawn = |rng: &Rng| Ino(not_aside(rng.below(1 << 63)));
         for _ in 0..NUMBERS_TRIED_MAX {
             let number = drawn(&self.context.rng);
             let is_taken = number <= Ino::ROOT

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::aside::not_aside;
 use super::extents::check_pieces;
 use super::types::{FileKind, Piece, Place, Source};
 use crate::base::limits::{
@@ -334,7 +335,7 @@ fn derive_ino(domain: &[u8], id: OpId) -> Ino {
     hasher.update(&id.to_key());
     let mut first = [0u8; 8];
     hasher.finalize_xof().fill(&mut first);
-    let number = u64::from_be_bytes(first) & (u64::MAX >> 1);
+    let number = not_aside(u64::from_be_bytes(first) & (u64::MAX >> 1));
     // Numbers below 16 are for what has a fixed meaning (the root is 1).
     Ino(number.max(16))
 }

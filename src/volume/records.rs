@@ -266,6 +266,11 @@ impl Volume {
         merge.run()?;
 
         let (overlay, undone) = (merge.overlay, merge.undone_count);
+        // Beside the view nothing is set aside: what was there before is seen where it is shown.
+        if self.layer.is_some() {
+            let ops = back.ops.iter().chain(&back.drafts).copied();
+            merged.changes.extend(self.keep_aside(ops)?);
+        }
         let mut batch = Batch::new();
         self.put_back(&mut batch, &back)?;
         let mut progress: BTreeMap<LogId, Progress> = BTreeMap::new();

@@ -182,6 +182,19 @@ impl<'a> OpShape<'a> {
         }
     }
 
+    /// Tells whether there is a node, or more in a file, by the op.
+    pub(super) fn gives(&self) -> bool {
+        match self.content {
+            Content::Same => self.target == Target::Makes,
+            Content::Overwritten(_) | Content::Appended(_) => true,
+        }
+    }
+
+    /// Returns the names that the op gives, takes or means.
+    pub(super) fn places(&self) -> impl Iterator<Item = &'a Place> + use<'a> {
+        self.places.into_iter().flatten()
+    }
+
     /// Returns the chunks that the op names: they stay where they are while it may be applied.
     pub(super) fn chunks(&self) -> impl Iterator<Item = ChunkId> + use<'a> {
         self.pieces().iter().filter_map(|piece| match &piece.src {

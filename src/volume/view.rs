@@ -92,13 +92,23 @@ fn cache_rows(budget: Budget) -> NonZeroUsize {
 
 impl View {
     pub(super) fn new(rows: Arc<dyn Rows>, keys: Arc<VolumeKeys>, log: Arc<LogStore>) -> Self {
+        Self::with_cache(rows, keys, log, cache_rows(Budget::of_process()))
+    }
+
+    /// Returns the view of `rows`, of which so many are kept decoded.
+    pub(super) fn with_cache(
+        rows: Arc<dyn Rows>,
+        keys: Arc<VolumeKeys>,
+        log: Arc<LogStore>,
+        cached: NonZeroUsize,
+    ) -> Self {
         Self {
             arrivals: Arrivals::open(&*rows),
             rows,
             keys,
             log,
             cache: Mutex::new(Cache {
-                rows: LruCache::new(cache_rows(Budget::of_process())),
+                rows: LruCache::new(cached),
                 commits: 0,
             }),
             private: RwLock::default(),

@@ -15,9 +15,9 @@ use super::record::Record;
 use super::rows::RowKey;
 use super::sight::Sight;
 use super::state::State;
-use super::types::{DirKey, Dirent, Extent, Inode};
+use super::types::{DirKey, Dirent, Extent, Inode, Place};
 use super::view::as_inode;
-use super::{Result, Volume, VolumeError};
+use super::{DFS_NAME, Result, Volume, VolumeError};
 use crate::base::{Ino, OpId};
 use crate::store::VALUE_MAX_BYTES;
 
@@ -97,8 +97,8 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     ///
-    /// [`VolumeError::BadOp`] where the op breaks a limit, [`VolumeError::NoInode`] where it names
-    /// a node that is not there, [`VolumeError::TooMuch`] where it replaces so many bytes that are
+    /// [`VolumeError::BadOp`] where the op breaks a limit, [`VolumeError::Reserved`] where it gives a name
+    /// that is no user's, [`VolumeError::NoInode`] where it names a node that is not there, [`VolumeError::TooMuch`] where it replaces so many bytes that are
     /// stored in rows that it has to be several ops, or the store's; nothing is changed then.
     pub fn apply(&mut self, kind: OpKind) -> Result<Applied> {
         let mut together = self.together();
@@ -164,12 +164,12 @@ impl<'a> Writer<'a> {
 
     /// Returns an inode, as [`Volume::inode`].
     pub fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
-        self.volume.view.inode(ino)
+        self.volume.inode(ino)
     }
 
     /// Returns an entry, as [`Volume::dirent`].
     pub fn dirent(&self, parent: Ino, name: &[u8]) -> Result<Option<Dirent>> {
-        self.volume.view.dirent(parent, name)
+        self.volume.dirent(parent, name)
     }
 
     /// Visits entries, as [`Volume::readdir`].
@@ -179,22 +179,22 @@ impl<'a> Writer<'a> {
         after: Option<DirKey>,
         f: &mut dyn FnMut(DirKey, &Dirent) -> bool,
     ) -> Result<()> {
-        self.volume.view.readdir(parent, after, f)
+        self.volume.readdir(parent, after, f)
     }
 
     /// Returns extents, as [`Volume::extents`].
     pub fn extents(&self, ino: Ino, range: Range<u64>) -> Result<Vec<Extent>> {
-        self.volume.view.extents(ino, range)
+        self.volume.extents(ino, range)
     }
 
     /// Returns an extended attribute, as [`Volume::xattr`].
     pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<Bytes>> {
-        self.volume.view.xattr(ino, name)
+        self.volume.xattr(ino, name)
     }
 
     /// Returns names of extended attributes, as [`Volume::xattr_names`].
     pub fn xattr_names(&self, ino: Ino) -> Result<Vec<Bytes>> {
-        self.volume.view.xattr_names(ino)
+        self.volume.xattr_names(ino)
     }
 }
 
@@ -224,6 +224,11 @@ impl Together<'_, '_> {
     pub fn add(&mut self, kind: OpKind) -> Result<Applied> {
         if let Some(what) = kind.flaw() {
             return Err(VolumeError::BadOp { what });
+        }
+        // This name is each machine's own.
+        let is_own = |place: &Place| place.parent == Ino::ROOT && place.name == DFS_NAME;
+        if kind.shape().places().any(is_own) {
+            return Err(VolumeError::Reserved);
         }
         self.show_last();
         let volume = self.writer.volume;

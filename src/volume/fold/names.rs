@@ -36,6 +36,11 @@ pub(in crate::volume) fn conflict_name(
     if attempt > 1 {
         mark.push_str(&format!(" {attempt}"));
     }
+    marked(stem, &mark, extension)
+}
+
+/// Returns a name with a mark behind its stem, of which as much is left as fits.
+fn marked(stem: &[u8], mark: &str, extension: &[u8]) -> Bytes {
     let room = NAME_MAX_BYTES.saturating_sub(mark.len() + extension.len());
     let stem = stem.get(..floor_char_boundary(stem, room)).unwrap_or(stem);
     let mut result = Vec::with_capacity(NAME_MAX_BYTES);
@@ -43,6 +48,12 @@ pub(in crate::volume) fn conflict_name(
     result.extend_from_slice(mark.as_bytes());
     result.extend_from_slice(extension);
     Bytes::from(result)
+}
+
+/// Returns the `attempt`-th name (from 2) of `name`, within the longest name there is.
+pub(in crate::volume) fn numbered(name: &[u8], is_dir: bool, attempt: u32) -> Bytes {
+    let (stem, extension) = if is_dir { (name, &[][..]) } else { split(name) };
+    marked(stem, &format!(" {attempt}"), extension)
 }
 
 /// Splits off the extension with its dot; a leading dot starts none.

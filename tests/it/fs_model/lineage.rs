@@ -7,14 +7,15 @@ use dfs::base::task::Pool;
 use dfs::base::{Clock, Ino, Rng};
 use dfs::data::Data;
 use dfs::fs::{
-    FileHandle, Fs, FsConfig, Invalidation, OpenFlags, RenameMode, SetAttr, WriteFlags, XattrMode,
+    FileHandle, Fs, FsConfig, FsError, Invalidation, OpenFlags, RenameMode, SetAttr, WriteFlags,
+    XattrMode,
 };
 use dfs::replica::{Replica, ReplicaConfig};
 use dfs::volume::{OpKind, Piece, Write};
 
 use super::named::{BOTH, ROOT};
 use super::room::read_all;
-use crate::volume_laws::cluster::{Device, KEYS, agree, cluster, inline};
+use crate::volume_laws::cluster::{Device, KEYS, agree, cluster, inline, sync};
 
 const ANNA: &str = " (conflict, anna, 2026-01-02)";
 
@@ -768,4 +769,58 @@ fn no_program_finds_other_bytes_than_its_own_whoever_meets_when() {
 fn seeds() -> std::ops::Range<u64> {
     let asked = std::env::var("DFS_SEEDS").ok();
     0..asked.map_or(15, |asked| asked.parse().expect("a number"))
+}
+
+#[test]
+fn what_is_set_aside_can_be_read_and_removed_and_not_changed() {
+    let devices = cluster(3);
+    for _ in 0..2 {
+        devices[0].commit();
+        sync(&devices);
+    }
+    let m = Mounted::new(&devices[2]);
+    devices[2].mkdir("d");
+    devices[2].put("d/f", "not taken");
+    assert!(m.fs.lookup(Ino::ROOT, b".dfs").is_err());
+    devices[0].roll.end(devices[2].admission);
+    devices[0].commit();
+    let told = m.pull(&devices[0]);
+    let entry = |parent, name: &[u8]| Invalidation::Entry {
+        parent,
+        name: name.to_vec(),
+    };
+    assert!(told.contains(&entry(Ino::ROOT, b".dfs")), "{told:?}");
+    let mut dir = Ino::ROOT;
+    for name in [&b".dfs"[..], b"aside", b"d"] {
+        let above = dir;
+        dir = m.fs.lookup(dir, name).unwrap().attr.ino;
+        assert_eq!(m.fs.lookup(dir, b"..").unwrap().attr.ino, above);
+    }
+    let attr = m.fs.lookup(dir, b"f").unwrap().attr;
+    let read = OpenFlags {
+        read: true,
+        ..OpenFlags::default()
+    };
+    let file = m.open_number(attr.ino, read);
+    assert_eq!((m.text(file), attr.size), ("not taken".to_owned(), 9));
+    m.close(file);
+
+    let refuses =
+        |done: Result<(), FsError>| assert!(matches!(done, Err(FsError::ReadOnly)), "{done:?}");
+    refuses(m.fs.open(ROOT, attr.ino, BOTH).map(drop));
+    refuses(m.fs.mkdir(ROOT, dir, b"x", 0o755).map(drop));
+    refuses(m.fs.setattr(ROOT, attr.ino, SetAttr::default()).map(drop));
+    refuses(m.fs.link(attr.ino, Ino::ROOT, b"x").map(drop));
+    for (from, to) in [((dir, &b"f"[..]), Ino::ROOT), ((Ino::ROOT, b"x"), dir)] {
+        refuses(m.fs.rename(from, (to, b"y"), RenameMode::Replace));
+    }
+    let set =
+        m.fs.setxattr(ROOT, attr.ino, b"user.x", b"y", XattrMode::Either);
+    refuses(set);
+    let aside = m.fs.lookup(dir, b"..").unwrap().attr.ino;
+    assert!(matches!(m.fs.rmdir(aside, b"d"), Err(FsError::NotEmpty)));
+    m.fs.unlink(dir, b"f").unwrap();
+    m.fs.rmdir(aside, b"d").unwrap();
+    assert!(matches!(m.fs.lookup(aside, b"d"), Err(FsError::NotFound)));
+    assert_eq!(devices[2].volume.aside(), 0);
 }

@@ -2,10 +2,13 @@
 //! goes on had built on it, and nowhere else, whoever hands it on and in which order it comes.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
-use dfs::volume::{Missing, OpKind, VolumeError};
+use dfs::base::Ino;
+use dfs::store::Table;
+use dfs::volume::{FileKind, Missing, OpKind, VolumeError};
 
-use super::cluster::{Device, agree, cluster, exchange_all, sync};
+use super::cluster::{Device, agree, cluster, create, exchange_all, place, sync};
 
 /// Returns devices of which the last is to be removed, all of the same record.
 fn company(count: usize) -> Vec<Device> {
@@ -133,7 +136,9 @@ fn who_lost_the_right_to_write_puts_aside_what_nobody_had_and_changes_nothing_mo
     remove(voter, demoted);
     demoted.pull(voter, usize::MAX);
     assert!(demoted.files().is_empty(), "{:?}", demoted.files());
-    assert!(demoted.volume.aside().unwrap() > 0);
+    assert_eq!(demoted.volume.aside(), 2);
+    assert_eq!(demoted.text(".dfs/aside/sealed"), "in a segment");
+    assert_eq!(demoted.text(".dfs/aside/draft"), "in none");
     assert!(demoted.volume.is_over());
     let refused = demoted.volume.write().unwrap().apply(OpKind::Device {
         name: "new".to_owned(),
@@ -261,5 +266,174 @@ fn what_one_had_built_on_who_is_removed_too_is_taken_back_where_both_removals_co
     for device in &devices {
         assert!(device.files().is_empty(), "{}", device.index());
     }
-    assert!(builder.volume.aside().unwrap() > 0);
+    assert_eq!(builder.volume.aside(), 1);
+    assert_eq!(builder.text(".dfs/aside/y"), "by who saw it");
+}
+
+/// Lets the last device lose its right to write, and hear of it.
+fn demote(devices: &[Device]) {
+    let demoted = devices.last().expect("one");
+    remove(&devices[0], demoted);
+    demoted.pull(&devices[0], usize::MAX);
+    assert!(demoted.volume.is_over());
+}
+
+#[test]
+fn what_is_set_aside_is_there_as_it_was_by_its_name_and_nobody_elses() {
+    let mut devices = company(3);
+    devices[1].mkdir("d");
+    devices[1].put("d/both", "of two");
+    devices[1].put("d/kept", "in time");
+    devices[1].put("d/emptied", "was here");
+    sync(&devices);
+    let demoted = &devices[2];
+    let emptied = demoted.at("d/emptied").ino;
+    // What crosses takes the name: what was written here is in the conflict file.
+    let ino = demoted.at("d/both").ino;
+    demoted.overwrite(ino, "of this device");
+    demoted.publish();
+    demoted.later();
+    devices[1].later();
+    devices[1].later();
+    devices[1].overwrite(ino, "of another one");
+    devices[1].publish();
+    demoted.pull(&devices[1], usize::MAX);
+    assert_eq!(demoted.text("d/both"), "of another one");
+    demoted.mkdir("d/new");
+    demoted.put("d/new/file.txt", &"long ".repeat(5000));
+    demoted.apply(OpKind::SetXattr {
+        ino: demoted.at("d/new/file.txt").ino,
+        name: "user.x".into(),
+        value: "y".into(),
+        time: Default::default(),
+    });
+    demoted.append("d/kept", ", and more");
+    demoted.put("gone", "and removed by who wrote it");
+    demoted.unlink("gone");
+    demoted.apply(OpKind::SetAttr {
+        ino: emptied,
+        mode: Some(0o600),
+        uid: None,
+        gid: None,
+        mtime: None,
+        ctime: Default::default(),
+    });
+    demote(&devices);
+    let check = |demoted: &Device| {
+        assert_eq!(demoted.list(".dfs"), ["aside"]);
+        assert_eq!(demoted.list(".dfs/aside"), ["d"]);
+        let conflict = "both (conflict, carl, 2026-01-02)";
+        assert_eq!(
+            demoted.list(".dfs/aside/d"),
+            ["both", conflict, "kept", "new"]
+        );
+        assert_eq!(
+            demoted.text(&format!(".dfs/aside/d/{conflict}")),
+            "of this device"
+        );
+        assert_eq!(demoted.text(".dfs/aside/d/kept"), "in time, and more");
+        let file = demoted.at(".dfs/aside/d/new/file.txt");
+        assert_eq!(
+            demoted.text(".dfs/aside/d/new/file.txt"),
+            "long ".repeat(5000)
+        );
+        let value = demoted.volume.xattr(file.ino, b"user.x").unwrap();
+        assert_eq!(value.as_deref(), Some(&b"y"[..]));
+        assert_eq!(demoted.text("d/kept"), "in time");
+        assert_eq!(demoted.list(""), ["d"], "it is not listed");
+    };
+    check(&devices[2]);
+    // All see the same otherwise, and what is made anew does not touch it.
+    sync(&devices);
+    assert_eq!(devices[2].volume.fold_anew().unwrap().differing, 0);
+    check(&devices[2]);
+    devices[2].restart();
+    check(&devices[2]);
+    assert_eq!(devices[1].find(".dfs"), None);
+    assert_eq!(devices[2].volume.aside(), 4);
+
+    // It goes as its owner says, from the bottom up.
+    let demoted = &devices[2];
+    let remove = |dir: &str, name: &str| {
+        let dir = demoted.at(dir).ino;
+        demoted.volume.remove_aside(dir, name.as_bytes()).unwrap()
+    };
+    assert!(!remove(".dfs/aside/d", "new"), "a full folder");
+    assert!(!remove(".dfs", "aside"));
+    assert!(remove(".dfs/aside/d/new", "file.txt") && remove(".dfs/aside/d", "new"));
+    for name in demoted.list(".dfs/aside/d") {
+        assert!(remove(".dfs/aside/d", &name));
+    }
+    assert!(remove(".dfs/aside", "d"));
+    assert_eq!(demoted.volume.aside(), 0);
+    let of_files = |key: &[u8]| key[0] == Table::Extent as u8 || key[0] == Table::Xattr as u8;
+    demoted
+        .store
+        .rows
+        .scan_keys(Table::Aside, &[], None, &mut |key| {
+            assert!(!of_files(key), "a row is left of what was removed");
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn what_is_set_aside_a_second_time_stands_beside_the_first() {
+    let devices = company(3);
+    let demoted = &devices[2];
+    demoted.put("notes.txt", "first");
+    demote(&devices);
+    demoted.log.stand_on([79; 32]);
+    assert!(!demoted.volume.is_over());
+    demoted.put("notes.txt", "second");
+    devices[0].roll.end([79; 32]);
+    devices[0].commit();
+    demoted.pull(&devices[0], usize::MAX);
+    assert!(demoted.volume.is_over());
+    assert_eq!(demoted.text(".dfs/aside/notes.txt"), "first");
+    assert_eq!(demoted.text(".dfs/aside/notes 2.txt"), "second");
+}
+
+#[test]
+fn a_large_merge_and_what_is_made_anew_set_aside_what_they_take_back() {
+    for is_anew in [false, true] {
+        let devices = company(3);
+        let demoted = &devices[2];
+        demoted.put("sealed", "in a segment");
+        demoted.publish();
+        for n in 0..40 {
+            demoted.put(&n.to_string(), "in none");
+        }
+        remove(&devices[0], demoted);
+        if is_anew {
+            // Nothing is folded before.
+            demoted.take_records_alone(&devices[0]);
+            demoted.roll.end(demoted.admission);
+            let anew = demoted.volume.fold_anew().unwrap();
+            assert_eq!(anew.lost, 0);
+        } else {
+            demoted.volume.undo_at_most(3);
+            demoted.pull(&devices[0], usize::MAX);
+        }
+        assert!(demoted.volume.is_over());
+        assert_eq!(demoted.text(".dfs/aside/sealed"), "in a segment");
+        assert_eq!(demoted.text(".dfs/aside/39"), "in none");
+        assert_eq!(demoted.volume.aside(), 41, "anew: {is_anew}");
+        assert_eq!(demoted.find("sealed"), None);
+        assert_eq!(demoted.find("39"), None);
+    }
+}
+
+#[test]
+fn the_name_of_what_is_set_aside_is_no_users() {
+    let devices = company(1);
+    let made = devices[0].volume.write().unwrap().apply(create(
+        place(Ino::ROOT, b".dfs"),
+        FileKind::Dir,
+        Default::default(),
+    ));
+    assert!(matches!(made, Err(VolumeError::Reserved)), "{made:?}");
+    devices[0].mkdir("d");
+    devices[0].mkdir("d/.dfs");
+    assert_eq!(devices[0].list("d"), [".dfs"]);
 }

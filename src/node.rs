@@ -763,6 +763,7 @@ fn info(member: &Member, peer: &Peer) -> PeerInfo {
             .map_or(0, |(record, _)| record.capacity_bytes),
         free_bytes: peer.free_bytes,
         vector: peer.vector.clone(),
+        clock_ahead_ms: peer.clock_ahead_ms,
         refusal: peer.refusal.clone(),
         refuses_log: peer.refuses_log,
         says_newer: session.is_some_and(|session| session.says_newer()),

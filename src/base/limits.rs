@@ -45,7 +45,8 @@ pub const MESSAGE_BODY_MAX_BYTES: usize = 4 << 20;
 /// Largest raw payload behind a message: a batch of eight full sealed chunks.
 pub const MESSAGE_PAYLOAD_MAX_BYTES: usize = 9 << 20;
 
-/// How far a member's clock may be ahead or behind before it is refused.
+/// How far the clock of a machine that is to become a member may be ahead or behind before it is refused, and
+/// that of a member before it is told.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(600);
 
 /// How far ops may be dated ahead of this machine's clock before their log waits, ten years: more than a

@@ -9,7 +9,7 @@ use super::peer::Peer;
 use super::troubles::{Trouble, Troubles};
 use crate::base::limits::CLOCK_SKEW_MAX;
 use crate::base::panics::{self, Panics};
-use crate::node::{PeerInfo, Role};
+use crate::node::{PeerInfo, PeerState, Role};
 use crate::volume::Missing;
 use crate::wire::LogRefusal;
 
@@ -309,6 +309,7 @@ fn look_at_peers(troubles: &Arc<Troubles>, peers: &[PeerInfo]) {
     troubles.clear_all(|trouble| match trouble {
         Trouble::Refused(id) => of(*id).is_none_or(|peer| peer.refusal.is_none()),
         Trouble::Newer(id) => of(*id).is_none_or(|peer| !peer.says_newer),
+        Trouble::PeerClock(id) => of(*id).is_none_or(|peer| !differs(peer)),
         Trouble::LogRefused(id) => of(*id).is_none_or(|peer| peer.refuses_log.is_none()),
         _ => false,
     });
@@ -319,6 +320,17 @@ fn look_at_peers(troubles: &Arc<Troubles>, peers: &[PeerInfo]) {
                 peer.name
             );
             troubles.note(Trouble::Newer(peer.id), what, "update dfs on this machine");
+        }
+        if differs(peer) {
+            let (name, ahead) = (&peer.name, peer.clock_ahead_ms);
+            let side = if ahead > 0 { "ahead of" } else { "behind" };
+            let by = span(ahead.unsigned_abs());
+            let what = format!(
+                "the clock of {name} is {by} {side} that of this machine: where both change the same at one time, the \
+                 one that is ahead counts as the later"
+            );
+            let advice = "set the clock that is wrong";
+            troubles.note(Trouble::PeerClock(peer.id), what, advice);
         }
         if let Some(refusal) = &peer.refusal {
             let what = format!("{} refuses: {refusal}", peer.name);
@@ -340,6 +352,12 @@ fn look_at_peers(troubles: &Arc<Troubles>, peers: &[PeerInfo]) {
             troubles.note(Trouble::LogRefused(peer.id), what, advice);
         }
     }
+}
+
+/// Says whether the clock of a peer with a session is so far from that of this machine that people are told.
+fn differs(peer: &PeerInfo) -> bool {
+    let ahead_ms = u128::from(peer.clock_ahead_ms.unsigned_abs());
+    peer.state != PeerState::Offline && ahead_ms > CLOCK_SKEW_MAX.as_millis()
 }
 
 /// What to do where a log has two histories.

@@ -67,6 +67,8 @@ pub enum Trouble {
     Unequal(PeerId),
     /// A peer says what only a newer program knows.
     Newer(PeerId),
+    /// The clocks of a peer and of this machine show different times.
+    PeerClock(PeerId),
 }
 
 /// One entry.

@@ -17,9 +17,9 @@ pub(super) const SILENCE_MAX: Duration = Duration::from_secs(20);
 const PASS_EVERY: Duration = Duration::from_secs(5);
 
 /// Returns whether somebody who began to ask at `since_ms` has done so for too long; a clock that is
-/// within the allowed skew shortens nobody's time.
+/// within the allowed skew shortens nobody's time, and one that is far ahead keeps nothing for longer.
 pub(super) fn is_over(since_ms: u64, now_ms: u64) -> bool {
-    Duration::from_millis(now_ms.saturating_sub(since_ms)) > ASKING_MAX + CLOCK_SKEW_MAX
+    Duration::from_millis(now_ms.abs_diff(since_ms)) > ASKING_MAX + CLOCK_SKEW_MAX
 }
 
 /// One machine that asks.

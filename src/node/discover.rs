@@ -108,13 +108,16 @@ impl Node {
     }
 
     /// Takes over records of others; returns how many were not authentic.
-    pub(super) fn learn_records(&self, records: Vec<SignedRecord>) -> usize {
+    pub(super) fn learn_records(self: &Arc<Self>, records: Vec<SignedRecord>) -> usize {
         let roster = self.roster();
         let mut refused = 0;
         let mut addresses = false;
+        let mut own_ms = 0;
         for signed in records.into_iter().take(RECORDS_MAX) {
             match verify(&roster, signed) {
-                Some((record, _)) if record.peer == self.id => {}
+                Some((record, _)) if record.peer == self.id => {
+                    own_ms = own_ms.max(record.signed_ms)
+                }
                 Some((record, signed)) => {
                     let peer = record.peer;
                     let mut table = self.table.lock();
@@ -128,7 +131,22 @@ impl Node {
         if addresses {
             self.dial_wake.notify_one();
         }
+        self.outdate(own_ms);
         refused
+    }
+
+    /// Signs the own record anew where others have one that a clock dated which was ahead: they would keep
+    /// that, and where this peer was then, until its time has come.
+    fn outdate(self: &Arc<Self>, known_ms: u64) {
+        {
+            let mut own = self.own.lock();
+            if known_ms <= own.signed_ms.max(self.clock.wall_ms()) {
+                return;
+            }
+            own.signed_ms = known_ms;
+        }
+        self.sign_own_record();
+        self.spread_own_record();
     }
 
     /// Returns the records of the peers closest to a key that this peer can vouch for.
@@ -149,7 +167,7 @@ impl Node {
     /// Asks a peer for the records of those closest to a key, and learns them.
     /// Returns `None` where the peer does not answer.
     pub(super) async fn find_node(
-        &self,
+        self: &Arc<Self>,
         session: &Session,
         key: [u8; 32],
     ) -> Option<Vec<NodeRecord>> {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::roster::RosterError;
 use super::token::TokenError;
 use crate::base::PeerId;
-use crate::base::limits::{ASKING_MAX, CLOCK_SKEW_MAX};
+use crate::base::limits::ASKING_MAX;
 use crate::crypto::CryptoError;
 use crate::log::LogError;
 use crate::store::StoreError;
@@ -92,8 +92,8 @@ pub enum NodeError {
     },
     /// The clocks are too far apart.
     #[error(
-        "this machine's clock and that of the peer at {addr} differ by {} s, at most {} s are allowed: set the clock",
-        skew_ms / 1000, CLOCK_SKEW_MAX.as_secs()
+        "this machine's clock and that of the peer at {addr} differ by {} s: set the one that is wrong",
+        skew_ms / 1000
     )]
     ClockSkew {
         /// The address.

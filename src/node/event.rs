@@ -85,6 +85,8 @@ pub struct PeerInfo {
     pub free_bytes: u64,
     /// The segments that it had when it last told.
     pub vector: Vector,
+    /// How far its clock was ahead of the own one when it last told, milliseconds.
+    pub clock_ahead_ms: i64,
     /// Why there is no session, where one of the two refuses it.
     pub refusal: Option<Refusal>,
     /// Why it does not take this peer's log, where it does not.

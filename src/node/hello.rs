@@ -20,7 +20,7 @@ use super::roster::Roster;
 use super::session::{AskError, Session, ask};
 use super::sync::Exchange;
 use super::{Node, discover};
-use crate::base::limits::{CLOCK_SKEW_MAX, RPC_TIMEOUT};
+use crate::base::limits::{CLOCK_SKEW_MAX, RPC_TIMEOUT, STAMP_BEYOND_RECORD_MAX, STAMPS_BEGIN_MS};
 use crate::base::{Clock, PeerId};
 use crate::wire::{
     FEATURES, Hello, NodeRecord, Refusal, Request, Response, SignedRecord, StatementBytes,
@@ -208,6 +208,7 @@ impl Node {
             peer.addrs.met_at(session.remote_addr());
             peer.learn(record, signed);
             peer.vector = hello.vector.clone();
+            peer.clock_ahead_ms = self.ahead_ms(hello.clock_ms);
             peer.refusal = None;
             peer.dial = Dial::Idle;
             peer.dial_soon();
@@ -239,11 +240,18 @@ impl Node {
         });
     }
 
+    /// Returns how far a clock that shows this time is ahead of the own one, milliseconds.
+    pub(super) fn ahead_ms(&self, other_ms: u64) -> i64 {
+        let own_ms = self.clock.wall_ms();
+        let ahead = i64::try_from(other_ms.abs_diff(own_ms)).unwrap_or(i64::MAX);
+        if other_ms < own_ms { -ahead } else { ahead }
+    }
+
     fn check_hello(&self, hello: &Hello) -> Result<(), Refusal> {
         if hello.volume != self.volume {
             return Err(Refusal::WrongVolume);
         }
-        check_clock(self.clock.as_ref(), hello.clock_ms)
+        check_session_clock(self.clock.as_ref(), hello.clock_ms)
     }
 
     fn judge(&self, session: &Session, hello: &Hello) -> Verdict {
@@ -285,7 +293,20 @@ impl Node {
     }
 }
 
-/// Checks that a peer's clock is near enough.
+/// Checks that a member's clock is not so far off that its changes would be waited for: one that is wrong by
+/// less is told, and costs nothing but who keeps a name. A machine that has lost its clock shows a time before
+/// any volume.
+pub(super) fn check_session_clock(clock: &dyn Clock, other_ms: u64) -> Result<(), Refusal> {
+    let own_ms = clock.wall_ms().max(STAMPS_BEGIN_MS);
+    let skew_ms = own_ms.abs_diff(other_ms.max(STAMPS_BEGIN_MS));
+    if u128::from(skew_ms) > STAMP_BEYOND_RECORD_MAX.as_millis() {
+        return Err(Refusal::ClockSkew { skew_ms });
+    }
+    Ok(())
+}
+
+/// Checks that the clock of a machine that is to become a member is near enough for what has an end: invites
+/// and askings.
 pub(super) fn check_clock(clock: &dyn Clock, other_ms: u64) -> Result<(), Refusal> {
     let skew_ms = clock.wall_ms().abs_diff(other_ms);
     if u128::from(skew_ms) > CLOCK_SKEW_MAX.as_millis() {

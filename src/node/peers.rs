@@ -57,6 +57,8 @@ pub(super) struct Peer {
     /// What followed from its rows when it last told.
     pub(super) settled: Option<Settled>,
     pub(super) free_bytes: u64,
+    /// How far its clock was ahead of the own one when it last told, milliseconds.
+    pub(super) clock_ahead_ms: i64,
     pub(super) refusal: Option<Refusal>,
     /// Why it does not take this peer's log, as it said last.
     pub(super) refuses_log: Option<LogRefusal>,

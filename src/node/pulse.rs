@@ -127,6 +127,7 @@ impl Node {
                 return;
             };
             peer.free_bytes = state.free_bytes;
+            peer.clock_ahead_ms = self.ahead_ms(state.clock_ms);
             peer.refuses_log = state.refuses;
             peer.chain = state.record;
             peer.voter = Some(state.voter);

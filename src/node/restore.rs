@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::ask::connect;
 use super::error::NodeError;
-use super::hello::{check_clock, check_member, refused, unanswered};
+use super::hello::{check_member, check_session_clock, refused, unanswered};
 use super::join::rest_of_roster;
 use super::membership::{self, rows_of};
 use super::roster::{Role, Roster};
@@ -370,7 +370,7 @@ impl Node {
 
     /// Tells a member whose state folder was damaged what it knew.
     pub(super) fn answer_restore(&self, session: &Session, clock_ms: u64) -> Response {
-        if let Err(refusal) = check_clock(self.clock.as_ref(), clock_ms) {
+        if let Err(refusal) = check_session_clock(self.clock.as_ref(), clock_ms) {
             return Response::Refused(refusal);
         }
         let roster = self.roster();

@@ -256,6 +256,41 @@ fn who_had_a_clock_that_was_ahead_admits_others_again_when_it_is_right() {
 }
 
 #[test]
+fn who_has_a_wrong_clock_goes_on_with_the_others_and_all_are_told() {
+    simulate(47, |seed| async move {
+        let mut cluster = Cluster::new(seed, 3, 0).await;
+        cluster.write(0, b"plan", b"version one").await;
+        cluster.settle().await;
+        let year = Duration::from_secs(365 * 24 * 3_600);
+        let told = |cluster: &Cluster| {
+            let is_told = |index| {
+                let open = cluster.peer(index).troubles().open();
+                open.iter().any(|noted| noted.what.contains("the clock of"))
+            };
+            [0, 1, 2].map(is_told)
+        };
+        // First it is years ahead of the others, then they are of it, then all are right.
+        for (round, ahead) in [[0, 3, 0], [8, 0, 8], [0, 0, 0]].into_iter().enumerate() {
+            for (index, years) in ahead.into_iter().enumerate() {
+                cluster.set_ahead(index, years * year);
+            }
+            cluster.crash(1).await;
+            cluster.restart(1).await;
+            for index in [1, 0] {
+                let name = format!("of {index} in round {round}");
+                cluster.write(index, name.as_bytes(), b"content").await;
+            }
+            cluster.settle().await;
+            sleep(A_WHILE).await;
+            assert_eq!(told(&cluster), [ahead[0] != ahead[1]; 3]);
+            let order = cluster.peer(1).order();
+            assert_eq!(order.waiting_segments, 0, "{order:?}");
+        }
+        cluster.assert_converged().await;
+    });
+}
+
+#[test]
 fn a_row_changed_by_hand_is_an_alarm_everywhere_and_is_mended() {
     simulate(61, |seed| async move {
         let mut cluster = Cluster::new(seed, 3, 0).await;

@@ -274,7 +274,7 @@ impl Fold<'_> {
             let alone = alone || self.is_for_less(&inode, ino);
             value = self.mode_follows(&mut inode, value.as_ref(), alone)?;
         }
-        if &**name == CAPABILITIES && self.is_unseen_content(&inode) {
+        if &**name == CAPABILITIES && self.is_unseen(&inode) {
             value = None;
         }
         match value {

@@ -74,7 +74,7 @@ impl Fold<'_> {
             if alone || self.is_for_less(&inode, set.ino) {
                 mode &= inode.mode | !OF_OTHERS;
             }
-            if self.is_unseen_content(&inode) {
+            if self.is_unseen(&inode) {
                 mode &= !PRIVILEGES;
             }
             inode.mode = mode;
@@ -83,12 +83,13 @@ impl Fold<'_> {
                 self.put_list(&mut inode, Acl::ACCESS, Some(&list))?;
             }
         }
-        if let Some(uid) = set.uid.filter(|_| inode.cells.set(Field::Uid, self.id)) {
-            inode.uid = uid;
+        let uid = set.uid.filter(|_| inode.cells.set(Field::Uid, self.id));
+        let gid = set.gid.filter(|_| inode.cells.set(Field::Gid, self.id));
+        if inode.kind == FileKind::File && (uid.is_some() || gid.is_some()) {
+            self.keep_unprivileged(&mut inode)?;
         }
-        if let Some(gid) = set.gid.filter(|_| inode.cells.set(Field::Gid, self.id)) {
-            inode.gid = gid;
-        }
+        inode.uid = uid.unwrap_or(inode.uid);
+        inode.gid = gid.unwrap_or(inode.gid);
         let is_newer = inode.kind != FileKind::File || inode.written_by < self.id;
         if let Some(mtime) = set.mtime.filter(|_| is_newer)
             && inode.cells.set(Field::Mtime, self.id)
@@ -104,13 +105,15 @@ impl Fold<'_> {
         }
     }
 
-    /// Tells whether a file has a content that the author of this op had not seen: privileges are
-    /// given to what one knows.
-    pub(super) fn is_unseen_content(&self, file: &Inode) -> bool {
-        file.kind == FileKind::File && !self.saw(file.written_by)
+    /// Tells whether a file has a content or an owner that the author of this op had not seen: privileges are
+    /// given to what one knows, and to whom.
+    pub(super) fn is_unseen(&self, file: &Inode) -> bool {
+        let owned_by = |field| file.cells.by(field, file.created_by);
+        let made = [file.written_by, owned_by(Field::Uid), owned_by(Field::Gid)];
+        file.kind == FileKind::File && made.into_iter().any(|op| !self.saw(op))
     }
 
-    /// Takes privileges off a file whose content changes by who had not seen that it got them.
+    /// Takes privileges off a file whose content or owner is changed by who had not seen that it got them.
     pub(super) fn keep_unprivileged(&mut self, file: &mut Inode) -> Result<()> {
         if file.mode & PRIVILEGES != 0 && !self.saw(file.cells.by(Field::Mode, file.created_by)) {
             file.mode &= !PRIVILEGES;

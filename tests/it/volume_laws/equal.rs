@@ -292,6 +292,41 @@ fn who_goes_on_from_what_both_made_has_the_name() {
 }
 
 #[test]
+fn privileges_are_given_to_nobody_who_owns_it_unseen() {
+    let owned = |path: &'static str, uid, gid| {
+        step(move |device| {
+            device.apply(dfs::volume::OpKind::SetAttr {
+                ino: device.at(path).ino,
+                mode: None,
+                uid,
+                gid,
+                mtime: None,
+                ctime: dfs::base::Timespec::default(),
+            });
+        })
+    };
+    let base = [put("f", "same"), put("g", "same"), make("d", FileKind::Dir)];
+    let a = [chmod("f", 0o4755), chmod("g", 0o2755), chmod("d", 0o2755)];
+    let b = [
+        owned("f", Some(7), None),
+        owned("g", None, Some(7)),
+        owned("d", None, Some(7)),
+    ];
+    crossing(&base, [&a, &b], |device| {
+        let is = |path| {
+            (
+                device.at(path).mode,
+                device.at(path).uid,
+                device.at(path).gid,
+            )
+        };
+        assert_eq!((is("f"), is("g")), ((0o755, 7, 2), (0o755, 1, 7)));
+        // In a directory it says whose is what is made there.
+        assert_eq!(is("d"), (0o2755, 1, 7));
+    });
+}
+
+#[test]
 fn what_a_later_write_makes_equal_is_one() {
     for (path, text) in [("x", "two"), ("x (conflict, ben, 2026-01-02)", "one")] {
         let devices = cluster(2);

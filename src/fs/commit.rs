@@ -328,7 +328,18 @@ impl Fs {
 
     /// Returns what the next op does: cuts the file, or replaces the first ranges, as far as that is
     /// the work of a few milliseconds.
-    fn next_step(&self, ino: Ino, dirty: &Dirty, end: u64) -> Result<Step> {
+    fn next_step(&self, ino: Ino, dirty: &mut Dirty, end: u64) -> Result<Step> {
+        if dirty.is_emptied && dirty.size > 0 {
+            if dirty.base_size > 0 {
+                let all = 0..dirty.base_size;
+                return Ok(Step {
+                    pieces: Vec::new(),
+                    size: self.volume.light_start(self.file(ino), all)?,
+                    is_last: false,
+                });
+            }
+            (dirty.appends_only, dirty.is_emptied) = (true, false);
+        }
         if !dirty.appends_only && dirty.size < dirty.base_size {
             let size = self
                 .volume
@@ -393,7 +404,8 @@ impl Fs {
     /// cells before `end`.
     fn gather_cells(&self, inode: &Inode, dirty: &mut Dirty, end: u64) -> Result<()> {
         // Without anything stored there is nothing to gather: most files are written once.
-        if !dirty.content_changed || dirty.appends_only || inode.stored == 0 {
+        let appends = dirty.appends_only || dirty.is_emptied;
+        if !dirty.content_changed || appends || inode.stored == 0 {
             return Ok(());
         }
         let mut cells: Vec<u64> = dirty
@@ -594,7 +606,7 @@ impl Step {
             ino,
             base,
             size: self.size,
-            empties: self.pieces.is_empty() && dirty.size == 0,
+            empties: self.pieces.is_empty() && (dirty.size == 0 || dirty.is_emptied),
             pieces,
             mtime,
             ctime,
@@ -607,7 +619,8 @@ impl Dirty {
     /// Takes note that a step is in the volume: what is left builds on it.
     fn is_applied(&mut self, step: &Step, version: OpId) {
         match &*step.pieces {
-            [] => self.fragments.remove(step.size..u64::MAX),
+            // What was appended since the file was emptied is still to be written.
+            [] => self.fragments.remove(step.size.max(self.size)..u64::MAX),
             pieces => self.fragments.remove(0..end_of(pieces)),
         }
         self.base = version;

@@ -36,6 +36,9 @@ pub(super) struct Dirty {
     pub(super) since: Duration,
     /// True while the changes are nothing but appends through `O_APPEND` handles.
     pub(super) appends_only: bool,
+    /// True while the changes are that the file was emptied, and nothing but such appends since: what others
+    /// appended meanwhile loses nothing by either.
+    pub(super) is_emptied: bool,
     /// True when the content changed, and not the times alone.
     pub(super) content_changed: bool,
     /// True where a change takes so much away that its ops are many.
@@ -61,6 +64,7 @@ impl Dirty {
             ctime: inode.ctime,
             since: now,
             appends_only: true,
+            is_emptied: false,
             content_changed: false,
             is_long: false,
             is_rough: false,
@@ -83,9 +87,15 @@ impl Dirty {
         self.size = self.size.max(offset + data.len() as u64);
     }
 
+    /// Takes note that something else is done than to append.
+    pub(super) fn rewrite(&mut self) {
+        (self.appends_only, self.is_emptied) = (false, false);
+    }
+
     /// Sets the size: what lies beyond is cut, growing makes a hole.
     pub(super) fn set_size(&mut self, size: u64) {
-        self.appends_only = false;
+        self.rewrite();
+        self.is_emptied = size == 0;
         if size < self.size {
             self.fragments.remove(size..u64::MAX);
             // What the volume holds beyond must not come back when the file grows again.
@@ -98,7 +108,7 @@ impl Dirty {
 
     /// Makes a range a hole; the size stays.
     pub(super) fn punch(&mut self, start: u64, end: u64) {
-        self.appends_only = false;
+        self.rewrite();
         let end = end.min(self.size);
         if start < end {
             self.fragments.punch(start..end);

@@ -219,7 +219,7 @@ impl Fs {
         let inode = self.inode(to.0)?;
         let end = last + patch.len();
         let dirty = self.dirty(&node, &mut content, &inode);
-        dirty.appends_only = false;
+        dirty.rewrite();
         for (at, patch) in patches {
             patch.put(dirty, at);
         }

@@ -102,7 +102,9 @@ impl Fs {
             return Err(FsError::FileTooLarge);
         }
         let end = offset + len;
-        dirty.appends_only &= append;
+        if !append {
+            dirty.rewrite();
+        }
         dirty.write(offset, data);
         dirty.touch(now);
         let mut cell = offset - offset % CHUNK_BYTES;

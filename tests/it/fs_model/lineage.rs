@@ -411,6 +411,44 @@ fn what_was_appended_alone_follows_where_appends_are_joined() {
 }
 
 #[test]
+fn who_empties_a_file_and_appends_to_it_at_once_meets_who_appends() {
+    for earlier in [true, false] {
+        let devices = crossed();
+        let (a, b) = (Mounted::new(&devices[0]), &devices[1]);
+        let append = true;
+        let log = a.open_as("f", OpenFlags { append, ..BOTH });
+        let other = |n: u32| {
+            (0..n).for_each(|_| b.later());
+            b.append("f", "b1 ");
+        };
+        if earlier {
+            other(1);
+        }
+        a.device.later();
+        a.write(log, 0, "a1 ");
+        let size = Some(0);
+        let emptied = SetAttr {
+            size,
+            fh: Some(log.1),
+            ..SetAttr::default()
+        };
+        a.fs.setattr(ROOT, log.0, emptied).unwrap();
+        a.write(log, 0, "a2 ");
+        assert_eq!(a.text(log), "a2 ");
+        a.put(log, 0, "a3 ");
+        assert_eq!(a.text(log), "a2 a3 ");
+        if !earlier {
+            other(9);
+        }
+        a.meet(&[b]);
+        let all = if earlier { "b1 a2 a3 " } else { "a2 a3 b1 " };
+        assert_eq!(a.text(log), all);
+        assert_eq!((b.text("f"), b.list("").len()), (all.to_owned(), 1));
+        agree(&devices);
+    }
+}
+
+#[test]
 fn what_others_built_on_it_is_read_by_who_wrote_it() {
     let devices = crossed();
     let (a, b) = (Mounted::new(&devices[0]), &devices[1]);

@@ -197,7 +197,7 @@ impl Fold<'_> {
     /// loses nothing. Content that was set aside since does not count.
     fn appended_only(&mut self, node: &Inode, base: OpId) -> Result<bool> {
         let mut walk = Walk::new(node);
-        while walk.version != base && !self.compare(&walk, base).is_some_and(Ordering::is_le) {
+        while walk.version != base && !self.is_before(&walk, base) {
             let is_aside = self.is_aside(node, &walk)?;
             let Some(record) = self.step_back(&mut walk)? else {
                 return Ok(false);
@@ -226,12 +226,10 @@ impl Fold<'_> {
         let mut kept = Vec::new();
         let mut walk = Walk::new(node);
         while walk.version != base {
-            let (end, is_seen) = (walk.size, self.saw(walk.written_by));
+            // What its author's machine had folded since was not in what he emptied, or in another file.
+            let by = walk.written_by;
+            let (end, is_seen) = (walk.size, self.saw(by) && by.stamp <= base.stamp);
             let is_aside = self.is_aside(node, &walk)?;
-            if is_seen && !is_aside && walk.written_by.stamp > base.stamp {
-                // Its author had that in another file: it is nothing of what he emptied.
-                return Ok(None);
-            }
             let Some(record) = self.step_back(&mut walk)? else {
                 if is_seen {
                     break;
@@ -269,6 +267,16 @@ impl Fold<'_> {
             (Rank::TENTATIVE, Rank::TENTATIVE) => Some(at.id.stamp.cmp(&base.id.stamp)),
             (_, Rank::TENTATIVE) => None,
             _ => Some(at.cmp(&base)),
+        }
+    }
+
+    /// Tells whether a position in the history of a file is where content `base` was made, or before. That
+    /// is not known of a content which a join made elsewhere, and which is nowhere once more is known of
+    /// before it: what its author had seen up to then was in it.
+    fn is_before(&self, walk: &Walk, base: OpId) -> bool {
+        match self.compare(walk, base) {
+            Some(order) => order.is_le(),
+            None => self.saw(walk.written_by) && walk.written_by.stamp <= base.stamp,
         }
     }
 

@@ -11,13 +11,14 @@ use super::Node;
 use super::error::NodeError;
 use super::event::NodeEvent;
 use super::membership::{Change, admins, batches};
+use super::peers::{Peer, PeerTable};
 use super::roster::{Member, Role, Roster};
 use super::session::Session;
 use crate::base::limits::RPC_TIMEOUT;
 use crate::base::time::{Backoff, sleep};
 use crate::base::worker::{Failed, Job, Step, Worker};
-use crate::base::{DeviceId, PeerId};
-use crate::wire::limits::VECTOR_MAX;
+use crate::base::{DeviceId, LogId, PeerId};
+use crate::wire::limits::{ALIKE_MAX, VECTOR_MAX};
 use crate::wire::{Request, Response, StatementBytes, SyncState, Vector};
 
 /// Pause between two pulses: three may be lost before the peer is suspected.
@@ -103,6 +104,41 @@ impl Node {
             needs: self.needs.load(Ordering::Relaxed),
             voter: self.chain.own_voter().incarnation,
             settled: *self.settled.lock(),
+            alike: Vec::new(),
+        }
+    }
+
+    /// Returns the peers that have all that this one has of what `author` wrote.
+    fn alike(&self, author: PeerId) -> Vec<PeerId> {
+        let logs = self.log.logs_of(DeviceId::from(author)).into_iter();
+        let ends = logs.filter_map(|log| Some((log, self.log.head(log)?.seg_no)));
+        let ends: Vec<(LogId, u64)> = ends.collect();
+        let table = self.table.lock();
+        let has_all = |peer: &Peer| {
+            let mut ends = ends.iter();
+            peer.up && ends.all(|(log, end)| peer.vector.get(log) >= Some(end))
+        };
+        let others = table.peers.iter().filter(|(id, _)| **id != author);
+        let alike = others.filter(|(_, peer)| has_all(peer));
+        alike.map(|(id, _)| *id).take(ALIKE_MAX).collect()
+    }
+
+    /// Takes note that others have as much of the own logs as one that told so.
+    fn note_alike(&self, table: &mut PeerTable, teller: &Vector, alike: &[PeerId]) {
+        for (log, _) in self.own_ends() {
+            let Some(end) = teller.get(&log) else {
+                continue;
+            };
+            for id in alike {
+                let peer = table.peers.get_mut(id);
+                let Some(peer) = peer.filter(|peer| peer.session.is_none()) else {
+                    continue;
+                };
+                if peer.vector.len() < VECTOR_MAX || peer.vector.contains_key(&log) {
+                    let known = peer.vector.entry(log).or_default();
+                    *known = (*known).max(*end);
+                }
+            }
         }
     }
 
@@ -112,6 +148,7 @@ impl Node {
         let refuses = self.refused_logs.lock().get(&device).copied();
         let state = SyncState {
             refuses,
+            alike: self.alike(session.peer()),
             ..self.sync_state()
         };
         session.told.lock().clone_from(&state.vector);
@@ -144,6 +181,7 @@ impl Node {
                 let known = peer.vector.entry(*log).or_default();
                 *known = (*known).max(*seg_no);
             }
+            self.note_alike(&mut table, &state.vector, &state.alike);
         }
         self.heard_chain.store(true, Ordering::Relaxed);
         session.log_wake.notify_one();

@@ -72,3 +72,6 @@ pub const ASKINGS_MAX: usize = 32;
 
 /// Longest request whose answer may be fetched in pieces: the ranges of logs of a pull.
 pub const PIECEWISE_MAX_BYTES: usize = 16 << 10;
+
+/// Peers that a pulse names as having as much as the one that sends it.
+pub const ALIKE_MAX: usize = 64;

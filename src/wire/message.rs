@@ -11,13 +11,13 @@ use super::chunk::{ChunkRequest, ChunkResponse};
 use super::codec::{self, Kinds, WireError};
 use super::hello::{Hello, Refusal};
 use super::limits::{
-    ASKINGS_MAX, LETTER_MAX_BYTES, LETTERS_MAX, LINK_MAX_BYTES, LINKS_MAX, NAME_MAX_BYTES,
-    PIECEWISE_MAX_BYTES, RECORDS_MAX, SECRET_MAX_BYTES, SEGMENTS_MAX, SHOWN_MAX,
+    ALIKE_MAX, ASKINGS_MAX, LETTER_MAX_BYTES, LETTERS_MAX, LINK_MAX_BYTES, LINKS_MAX,
+    NAME_MAX_BYTES, PIECEWISE_MAX_BYTES, RECORDS_MAX, SECRET_MAX_BYTES, SEGMENTS_MAX, SHOWN_MAX,
     STATEMENT_MAX_BYTES, STATEMENTS_MAX, VECTOR_MAX, WANTS_MAX, WRAPPED_KEYS_MAX_BYTES,
 };
 use super::record::SignedRecord;
 use super::segment::{RecordRef, SealedSegment};
-use crate::base::{LogId, VolumeId, variants};
+use crate::base::{LogId, PeerId, VolumeId, variants};
 use crate::crypto::PublicIdentity;
 
 /// For each log the number of the last segment that is here, all before it included.
@@ -277,6 +277,10 @@ pub struct SyncState {
     pub voter: u64,
     /// What follows from the rows of the peer, where nothing of it is tentative.
     pub settled: Option<Settled>,
+    /// Peers with a session to this one that have as much as it of what the one that it tells this wrote, who
+    /// may not reach them.
+    #[serde(deserialize_with = "bounded::list::<_, _, ALIKE_MAX>")]
+    pub alike: Vec<PeerId>,
 }
 
 /// What follows from the rows of a volume at a record, while nothing is tentative: the same for all

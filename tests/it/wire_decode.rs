@@ -97,6 +97,7 @@ fn state() -> SyncState {
             record: RecordRef::default(),
             mac: [4; 16],
         }),
+        alike: vec![PeerId([5; 32])],
     }
 }
 
@@ -366,6 +367,11 @@ fn lists_over_their_limit_are_refused() {
     let many = (0..=limits::VECTOR_MAX as u64).map(|log| (LogId(log), 1));
     let sync = Request::Sync(SyncState {
         vector: many.collect(),
+        ..state()
+    });
+    assert!(Request::decode(&sync.encode()).is_err());
+    let sync = Request::Sync(SyncState {
+        alike: vec![PeerId([5; 32]); limits::ALIKE_MAX + 1],
         ..state()
     });
     assert!(Request::decode(&sync.encode()).is_err());

@@ -291,6 +291,25 @@ fn who_has_a_wrong_clock_goes_on_with_the_others_and_all_are_told() {
 }
 
 #[test]
+fn who_meets_a_member_by_another_alone_knows_what_it_has() {
+    simulate(53, |seed| async move {
+        let mut cluster = Cluster::new(seed, 3, 0).await;
+        cluster.settle().await;
+        cluster.partition(&[0], &[2]);
+        for index in [0, 2] {
+            let name = format!("of {index}");
+            cluster.write(index, name.as_bytes(), b"content").await;
+        }
+        sleep(10 * A_WHILE).await;
+        for index in [0, 2] {
+            assert_eq!(cluster.peer(index).node().connected().len(), 1);
+            assert_eq!(cluster.peer(index).node().unpushed_segments(3), 0);
+        }
+        cluster.assert_converged().await;
+    });
+}
+
+#[test]
 fn a_row_changed_by_hand_is_an_alarm_everywhere_and_is_mended() {
     simulate(61, |seed| async move {
         let mut cluster = Cluster::new(seed, 3, 0).await;

@@ -6,6 +6,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::types::{Extent, Piece, Source};
+use crate::base::ChunkId;
 use crate::base::limits::{CHUNK_BYTES, FILE_MAX_BYTES};
 
 /// Says which limit a list of pieces breaks, `None` where it is sound.
@@ -272,52 +273,64 @@ pub(super) fn stored_bytes(extents: &[Extent]) -> u64 {
     extents.iter().map(|extent| extent.len).sum()
 }
 
-/// Tells whether two lists of extents hold the same bytes as far as their sources show: inline
-/// bytes are compared joined, chunks by id and range.
+/// Tells whether two lists of extents hold the same bytes as far as their sources show, however they
+/// are cut: inline bytes are compared, with holes as zeros; chunks by id and range.
 pub(super) fn same_content(a: &[Extent], b: &[Extent]) -> bool {
-    a == b || joined(a) == joined(b)
-}
-
-/// Joins neighbours that continue each other.
-fn joined(extents: &[Extent]) -> Vec<Extent> {
-    let mut result: Vec<Extent> = Vec::with_capacity(extents.len());
-    let mut pending: Vec<u8> = Vec::new();
-    for extent in extents {
-        match (result.last_mut(), &extent.src) {
-            (Some(last), Source::Inline(bytes))
-                if last.end() == extent.offset && matches!(last.src, Source::Inline(_)) =>
-            {
-                pending.extend_from_slice(bytes);
-                last.len += extent.len;
-            }
-            (Some(last), Source::Chunk { id, skip })
-                if last.end() == extent.offset
-                    && matches!(&last.src, Source::Chunk { id: before, skip: from }
-                        if before == id && u64::from(*from) + last.len == u64::from(*skip)) =>
-            {
-                last.len += extent.len;
-            }
-            (_, src) => {
-                finish(&mut result, &mut pending);
-                if let Source::Inline(bytes) = src {
-                    pending.extend_from_slice(bytes);
-                }
-                result.push(extent.clone());
-            }
+    let (mut a, mut b) = (a, b);
+    let mut at = 0;
+    loop {
+        let end = run_end(&mut a, at).min(run_end(&mut b, at));
+        if end == u64::MAX {
+            return true;
         }
+        let is_same = match (source_at(a, at, end), source_at(b, at, end)) {
+            (None, None) => true,
+            (Some(Part::Bytes(bytes)), None) | (None, Some(Part::Bytes(bytes))) => {
+                bytes.iter().all(|byte| *byte == 0)
+            }
+            (a, b) => a == b,
+        };
+        if !is_same {
+            return false;
+        }
+        at = end;
     }
-    finish(&mut result, &mut pending);
-    result
 }
 
-fn finish(result: &mut [Extent], pending: &mut Vec<u8>) {
-    if let Some(last) = result.last_mut()
-        && matches!(last.src, Source::Inline(_))
-        && !pending.is_empty()
-    {
-        last.src = Source::Inline(Bytes::from(std::mem::take(pending)));
+/// What one extent shows in a range.
+#[derive(PartialEq, Eq)]
+enum Part<'a> {
+    Bytes(&'a [u8]),
+    Chunk(ChunkId, u64),
+}
+
+/// Takes off what lies before `at`; returns where the extent or the hole ends that is there.
+fn run_end(extents: &mut &[Extent], at: u64) -> u64 {
+    while let Some((first, rest)) = extents.split_first() {
+        if first.end() > at {
+            return if first.offset > at {
+                first.offset
+            } else {
+                first.end()
+            };
+        }
+        *extents = rest;
     }
-    pending.clear();
+    u64::MAX
+}
+
+/// Returns what the first extent shows in a range, which lies in it or before it: then that is a hole.
+fn source_at(extents: &[Extent], at: u64, end: u64) -> Option<Part<'_>> {
+    let extent = extents.first().filter(|extent| extent.offset <= at)?;
+    let skip = at - extent.offset;
+    Some(match &extent.src {
+        Source::Inline(bytes) => {
+            let range =
+                [skip, end - extent.offset].map(|to| usize::try_from(to).unwrap_or(usize::MAX));
+            Part::Bytes(bytes.get(range[0]..range[1]).unwrap_or_default())
+        }
+        Source::Chunk { id, skip: before } => Part::Chunk(*id, skip + u64::from(*before)),
+    })
 }
 
 #[cfg(test)]
@@ -523,6 +536,19 @@ mod tests {
         let other = overwrite(Vec::new(), &[piece(0, 4, 1, 11), piece(4, 1, 2, 7)], 5);
         assert!(same_content(&split, &whole));
         assert!(!same_content(&split, &other));
+        // Written zeros, and none.
+        let inline = |offset, bytes: &'static [u8]| Extent {
+            offset,
+            len: bytes.len() as u64,
+            src: Source::Inline(Bytes::from_static(bytes)),
+        };
+        let dense = [inline(0, b"\0a\0"), inline(3, b"\0b\0\0")];
+        let sparse = [inline(1, b"a"), inline(4, b"b\0")];
+        assert!(same_content(&dense, &sparse) && same_content(&sparse, &dense));
+        assert!(!same_content(&dense, &sparse[..1]) && !same_content(&[], &sparse));
+        assert!(same_content(&dense[..0], &[inline(2, b"\0\0")]));
+        let chunk = overwrite(Vec::new(), &[piece(0, 4, 1, 10)], 4);
+        assert!(!same_content(&chunk, &[]) && !same_content(&dense, &chunk));
     }
 
     #[test]

@@ -504,6 +504,40 @@ fn what_is_written_here_and_replaced_by_the_same_there_is_one() {
 }
 
 #[test]
+fn what_was_written_with_and_without_holes_is_the_same() {
+    let sparse = |path: &'static str| {
+        step(move |device| {
+            let ino = device.make(path, FileKind::File);
+            let base = device.inode(ino).version;
+            let dfs::volume::OpKind::Write(write) = super::cluster::write(ino, base, "a") else {
+                unreachable!("a write");
+            };
+            let pieces = vec![super::cluster::inline(4, "a")];
+            device.apply(dfs::volume::OpKind::Write(dfs::volume::Write {
+                size: 8,
+                pieces,
+                ..write
+            }));
+        })
+    };
+    crossing(
+        &[],
+        [&[sparse("x")], &[put("x", "\0\0\0\0a\0\0\0")]],
+        |device| {
+            assert_eq!(device.list(""), ["x"]);
+            let ino = device.at("x").ino;
+            let bytes = device.bytes_of(ino).into_iter();
+            let is_zero = |byte| byte == 0 || byte == b'.';
+            assert!(
+                bytes
+                    .enumerate()
+                    .all(|(at, byte)| is_zero(byte) != (at == 4))
+            );
+        },
+    );
+}
+
+#[test]
 fn privileges_are_given_to_the_content_alone_that_was_seen() {
     let capable = |path: &'static str| {
         step(move |device| {

@@ -509,7 +509,7 @@ fn what_was_written_with_and_without_holes_is_the_same() {
         step(move |device| {
             let ino = device.make(path, FileKind::File);
             let base = device.inode(ino).version;
-            let dfs::volume::OpKind::Write(write) = super::cluster::write(ino, base, "a") else {
+            let dfs::volume::OpKind::Write(write) = write(ino, base, "a") else {
                 unreachable!("a write");
             };
             let pieces = vec![super::cluster::inline(4, "a")];

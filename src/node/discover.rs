@@ -116,7 +116,7 @@ impl Node {
         for signed in records.into_iter().take(RECORDS_MAX) {
             match verify(&roster, signed) {
                 Some((record, _)) if record.peer == self.id => {
-                    own_ms = own_ms.max(record.signed_ms)
+                    own_ms = own_ms.max(record.signed_ms);
                 }
                 Some((record, signed)) => {
                     let peer = record.peer;

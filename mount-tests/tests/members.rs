@@ -347,6 +347,10 @@ fn a_storage_peer_that_may_read_mounts_at_its_next_start() {
         wait_until("B hears it", MINUTES, || {
             (role_of(&b, "b").as_deref() == Some("writer")).then_some(())
         });
+        wait_until("B's status says what to do", MINUTES, || {
+            let told = b.facts(&["status"])["troubles"].to_string();
+            (told.contains("no key of the volume") && told.contains("dfs-mount")).then_some(())
+        });
         b.terminate();
         b.mount(&Start::again());
         wait_for_content(&b.path("file"), b"content");

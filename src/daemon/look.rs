@@ -184,9 +184,17 @@ impl Peer {
 
     fn keys_trouble(&self) -> Option<(String, String)> {
         let has_role = self.node().role().is_some_and(|role| role != Role::Storage);
+        let has_grant = || {
+            let (roster, me) = (self.node().roster(), self.node().id());
+            roster.grants(&me).next().is_some()
+        };
         (has_role && self.member_parts().is_none()).then(|| {
             let what = "this peer is a member but has no key of the volume: it only stores";
-            let advice = "join anew with an invite, in another state folder";
+            // One that stored and has another role now finds them at its next start.
+            let advice = match has_grant() {
+                true => "end it, and start it with dfs-mount on the same state folder: an admin left it the keys",
+                false => "join anew with an invite, in another state folder",
+            };
             (what.to_owned(), advice.to_owned())
         })
     }

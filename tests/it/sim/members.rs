@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use dfs::base::time::sleep;
+use dfs::daemon::troubles::Noted;
 use dfs::fs::FsError;
 use dfs::node::Role;
 use dfs::store::Table;
@@ -34,7 +35,7 @@ fn who_has_not_all_that_the_inviter_had_changes_nothing_until_it_has() {
             assert_eq!(plan.as_deref(), Some(&b"version one"[..]));
             assert_eq!(cluster.peer(new).awaited().len(), 1);
             let told = cluster.peer(new).troubles().open();
-            let is_told = |noted: &dfs::daemon::troubles::Noted| noted.what.contains("host0");
+            let is_told = |noted: &Noted| noted.what.contains("host0");
             assert!(told.iter().any(is_told), "{told:?}");
             let refused = cluster.try_write(new, b"plan", b"built on version one");
             assert!(matches!(refused, Err(FsError::ReadOnly)), "{refused:?}");
@@ -246,6 +247,15 @@ fn who_had_a_clock_that_was_ahead_admits_others_again_when_it_is_right() {
         let invite = cluster.peer(0).node().invite(Role::Writer, day).await;
         cluster.set_ahead(0, Duration::ZERO);
         assert!(invite.is_ok());
+        cluster.set_ahead(0, 365 * day);
+        cluster.write(0, b"early", b"dated ahead").await;
+        cluster.peer(0).flush().await.unwrap();
+        cluster.set_ahead(0, Duration::ZERO);
+        sleep(A_WHILE).await;
+        let told = cluster.peer(0).troubles().open();
+        let is_told =
+            |noted: &Noted| noted.what.contains("ahead of its clock") && noted.since_ms > 0;
+        assert!(told.iter().any(is_told), "{told:?}");
         let new = cluster.admit(Role::Writer).await;
         cluster.restart(new).await;
         cluster.settle().await;

@@ -337,6 +337,19 @@ fn one_voter_names_three() {
 }
 
 #[test]
+fn one_voter_names_three_through_a_crash() {
+    let bounds = Bounds {
+        change: Some(voters(&DEVICES)),
+        leaders: DEVICES.map(DeviceId).into(),
+        crashes: 1,
+        records: 2,
+        ..begin_with(&[1])
+    };
+    let states_max = (!is_deep()).then_some(100_000);
+    check("1 -> 3 through a crash", bounds, states_max);
+}
+
+#[test]
 fn three_voters_name_one() {
     let bounds = Bounds {
         change: Some(voters(&[3])),

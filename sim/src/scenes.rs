@@ -7,6 +7,7 @@ mod apart;
 mod mass;
 mod merged;
 mod removed;
+mod storm;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -114,6 +114,7 @@ pub(crate) enum Event {
     },
     Scene,
     Era,
+    Storm,
 }
 
 const HOUR: u64 = 3_600;
@@ -173,6 +174,7 @@ impl Climate {
                 secs: 5 + rng.below(100),
             },
             43 if self.eras => Event::Era,
+            46..=48 if self.power => Event::Storm,
             _ => return None,
         };
         Some(event)

@@ -164,7 +164,7 @@ pub async fn run(seed: u64, plan: Plan) -> Report {
 
 impl World {
     /// Chooses one of some hosts.
-    fn one_of(&self, hosts: &[usize]) -> Option<usize> {
+    pub(crate) fn one_of(&self, hosts: &[usize]) -> Option<usize> {
         hosts
             .get(self.rng.below(hosts.len() as u64) as usize)
             .copied()
@@ -365,6 +365,7 @@ impl World {
             }
             Event::Scene => self.play().await?,
             Event::Era => self.era().await?,
+            Event::Storm => self.storm().await?,
         };
         Some(told)
     }
@@ -546,7 +547,7 @@ impl World {
     }
 
     /// Looks at what has to hold at any time.
-    fn look(&mut self) {
+    pub(crate) fn look(&mut self) {
         check::nobody_panicked();
         self.seen
             .look(&self.cluster, &self.removed, self.was_put_back);

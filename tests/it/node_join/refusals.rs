@@ -5,11 +5,12 @@ use std::sync::Arc;
 use dfs::base::Stamp;
 use dfs::base::time::SimClock;
 use dfs::node::Role;
+use dfs::wire::LogRefusal;
 
 use super::world::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_log_that_is_dated_ahead_is_told_to_its_author() {
+async fn a_log_that_is_dated_hours_ahead_is_taken() {
     let world = World::new();
     let a = world.founder();
     let mut b = world.member(1, Role::Writer, &a, 0).await;
@@ -31,4 +32,30 @@ async fn a_log_that_is_dated_ahead_is_told_to_its_author() {
     assert!(newest > Stamp::from_ms(START_MS + 7_000_000));
     until(60, "taken all the same", || same_logs(&[&a, &b], &[(1, 2)])).await;
     assert!(b.node().peers()[0].refuses_log.is_none() && a.node().refused_logs().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_is_not_taken_is_told_to_its_author_and_where_it_is_not() {
+    const YEARS_MS: u64 = 20 * 365 * 86_400_000;
+    let world = World::new();
+    let a = world.founder();
+    let mut b = world.member(1, Role::Writer, &a, 0).await;
+    until(5, "a session", || all_connected(&[&a, &b])).await;
+    b.kill(&world).await;
+    let right = Arc::clone(&b.clock);
+    b.clock = SimClock::new(START_MS + YEARS_MS);
+    world.restart(&mut b);
+    b.write(1);
+    b.kill(&world).await;
+    b.clock = right;
+    world.restart(&mut b);
+    let is_ahead = |refusal: &LogRefusal| matches!(refusal, LogRefusal::Ahead { ahead_ms } if *ahead_ms > YEARS_MS / 2);
+    until(60, "both are told", || {
+        let peers = b.node().peers();
+        let told = peers.first().and_then(|peer| peer.refuses_log.clone());
+        let refused = a.node().refused_logs();
+        told.as_ref().is_some_and(is_ahead) && refused.values().any(is_ahead)
+    })
+    .await;
+    assert!(b.node().peers()[0].vector.len() < b.node().log().vector().len());
 }

@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
+use std::ops::{Bound, RangeBounds};
 
 use super::committed::Rank;
 use super::overlay::Effects;
@@ -19,23 +20,21 @@ pub(super) struct TouchIndex {
     touches: HashMap<(u64, Way), Few>,
 }
 
-/// Places, ascending. Nearly all rows are touched by one op: that costs no list.
+/// Places. Nearly all rows are touched by one op: that costs no set.
 #[derive(Debug)]
 enum Few {
     One(Rank),
-    Many(Vec<Rank>),
+    /// Boxed, as it is rare: a row that all ops touch, a busy directory's, is touched by very many.
+    Many(Box<BTreeSet<Rank>>),
 }
 
 impl Few {
     fn insert(&mut self, at: Rank) {
         match self {
             Self::One(rank) if *rank == at => {}
-            Self::One(rank) => *self = Self::Many(vec![at.min(*rank), at.max(*rank)]),
+            Self::One(rank) => *self = Self::Many(Box::new(BTreeSet::from([*rank, at]))),
             Self::Many(ranks) => {
-                let place = ranks.partition_point(|rank| *rank < at);
-                if ranks.get(place) != Some(&at) {
-                    ranks.insert(place, at);
-                }
+                ranks.insert(at);
             }
         }
     }
@@ -45,13 +44,19 @@ impl Few {
         match self {
             Self::One(rank) => *rank == at,
             Self::Many(ranks) => {
-                let place = ranks.partition_point(|rank| *rank < at);
-                if ranks.get(place) == Some(&at) {
-                    ranks.remove(place);
-                }
+                ranks.remove(&at);
                 ranks.is_empty()
             }
         }
+    }
+
+    /// Returns those that a range holds, in order.
+    fn range(&self, range: (Bound<Rank>, Bound<Rank>)) -> impl Iterator<Item = Rank> + '_ {
+        let (one, many) = match self {
+            Self::One(rank) => (Some(*rank).filter(|rank| range.contains(rank)), None),
+            Self::Many(ranks) => (None, Some(ranks.range(range))),
+        };
+        one.into_iter().chain(many.into_iter().flatten().copied())
     }
 }
 
@@ -143,10 +148,12 @@ impl TouchIndex {
         let mut found = BTreeSet::new();
         for ((digest, way), end) in ends {
             for way in way.crossing() {
-                let ranks = self.ranks((digest, *way));
-                let start = ranks.partition_point(|rank| *rank < Rank::tentative(first));
-                let below = ranks.iter().skip(start).map(|rank| rank.id);
-                found.extend(below.take_while(|id| *id < end));
+                let (from, end) = (Rank::tentative(first), Rank::tentative(end));
+                if from < end {
+                    let range = (Bound::Included(from), Bound::Excluded(end));
+                    let below = self.within((digest, *way), range);
+                    found.extend(below.map(|rank| rank.id));
+                }
             }
         }
         found
@@ -174,23 +181,21 @@ impl TouchIndex {
         }
     }
 
-    /// Returns who touched a row so, in order.
-    fn ranks(&self, touch: (u64, Way)) -> &[Rank] {
-        match self.touches.get(&touch) {
-            Some(Few::One(rank)) => std::slice::from_ref(rank),
-            Some(Few::Many(ranks)) => ranks,
-            None => &[],
-        }
+    /// Returns who touched a row so, of those in a range, in order.
+    fn within(
+        &self,
+        touch: (u64, Way),
+        range: (Bound<Rank>, Bound<Rank>),
+    ) -> impl Iterator<Item = Rank> + '_ {
+        let few = self.touches.get(&touch).into_iter();
+        few.flat_map(move |few| few.range(range))
     }
 
     /// Returns the ops above a place for which the order with one that touches a row so there matters.
     fn above(&self, (digest, way): (u64, Way), at: Rank) -> impl Iterator<Item = Rank> + '_ {
         let ways = way.crossing().iter();
-        let lists = ways.map(move |way| self.ranks((digest, *way)));
-        lists.flat_map(move |ranks| {
-            let start = ranks.partition_point(|rank| *rank <= at);
-            ranks.iter().skip(start).copied()
-        })
+        let range = (Bound::Excluded(at), Bound::Unbounded);
+        ways.flat_map(move |way| self.within((digest, *way), range))
     }
 }
 

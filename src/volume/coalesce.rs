@@ -20,6 +20,7 @@ use super::record::Record;
 use super::rows::{RowKey, Stored};
 use super::sight::Sight;
 use super::state::State;
+use super::trim::after;
 use super::{Result, Volume, VolumeError};
 use crate::base::{Ino, OpId};
 use crate::store::{Batch, Table, VALUE_MAX_BYTES};
@@ -129,8 +130,13 @@ impl Volume {
         let bytes = record.len();
         batch.put(Table::Op, whole.id.to_key(), record);
         self.view.rows.commit(batch)?;
-        // What a merge knew of the ops that are gone.
-        state.index = None;
+        if let Some(index) = &mut state.index {
+            let gone = |link: &&Link| link.id == whole.id || whole.replaced.contains(&link.id);
+            for link in chain.iter().filter(gone) {
+                index.remove(link.id, &link.record);
+            }
+            index.add(whole.id, &whole.record);
+        }
         state.drafts.united(whole.id, &whole.replaced);
         chain.truncate(chain.len() - whole.replaced.len() - 1);
         let is_more = !chain.is_empty() && chain.len() == from;
@@ -319,12 +325,6 @@ fn light_count(chain: &[Link], may: impl Fn(&Link) -> bool) -> usize {
         bytes <= LIGHT_BYTES && rows <= LIGHT_ROWS && may(link)
     };
     chain.iter().rev().take_while(is_light).count()
-}
-
-/// Returns the least op above `id`.
-fn after(id: OpId) -> OpId {
-    let key = u128::from_be_bytes(id.to_key()).saturating_add(1);
-    OpId::from_key(&key.to_be_bytes()).unwrap_or(id)
 }
 
 /// Most bytes and rows of records that are united under one hold of the writer's lock.

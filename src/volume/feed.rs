@@ -144,11 +144,12 @@ impl Volume {
         }
         let mut feed = self.feed.lock();
         let result = self.feed_and_commit(&mut feed, merged);
-        self.state.lock().index = None;
         if result.is_err() {
             // What was taken and not committed is read again.
             *feed = Feed::default();
+            self.state.lock().index = None;
         }
+        self.drop_index();
         result
     }
 
@@ -224,7 +225,11 @@ impl Volume {
         let mut progress = BTreeMap::new();
         let mut todo = Todo::new();
         let mut sights = Sights::default();
-        let mut state = self.state.lock();
+        // They come in their order.
+        let mut state = match slice.iter().find(|op| op.kind.is_some()) {
+            Some(first) => self.lock_indexed(first.id)?,
+            None => self.state.lock(),
+        };
         for op in slice {
             let known = |log: LogId| state.progress.get(&log).copied().unwrap_or_default();
             let log = op.id.log;

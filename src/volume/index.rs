@@ -2,63 +2,185 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, ControlFlow, RangeBounds};
 
-use super::committed::Rank;
-use super::overlay::Effects;
+use parking_lot::MutexGuard;
+
+use super::committed::{Committed, Rank};
+use super::op::ino_of;
+use super::overlay::{Effects, Overlay, Room};
 use super::record::Record;
 use super::rows::RowKey;
+use super::state::State;
+use super::trim::{after, before};
+use super::view::View;
+use super::{Result, Volume, VolumeError};
 use crate::base::OpId;
+use crate::store::Table;
 
 /// The rows that recent ops touched, by digest.
+///
+/// It knows ops by their ids alone: which record names one is looked up where it is asked for, so that a
+/// record that names thousands changes nothing here. What the folded records name is never found.
 #[derive(Debug)]
 pub(super) struct TouchIndex {
-    /// Every applied op above this place is in the index.
-    pub(super) above: Rank,
-    /// Who touched a row so, in order. Apart by how: of the very many that read a busy row, or count in
-    /// it, none is looked at by another who does.
-    touches: HashMap<(u64, Way), Few>,
+    /// Every applied op behind this one that no folded record names is in the index.
+    pub(super) above: OpId,
+    /// Who touched a row so. Apart by how: of the very many that read a busy row, or count in it, none
+    /// is looked at by another who does.
+    touches: HashMap<u64, Few>,
+    /// Ops that were added.
+    added: usize,
+    /// Whether it was asked for since it was last looked at.
+    is_of_use: bool,
 }
 
-/// Places. Nearly all rows are touched by one op: that costs no set.
+/// An index of more ops is made anew where it is needed again. With some 150 bytes an op, some 20 MB.
+const KEPT_OPS_MAX: usize = 1 << 17;
+
+/// Ops in their order. Nearly all rows are touched by one: that costs no set.
 #[derive(Debug)]
 enum Few {
-    One(Rank),
+    One(OpId),
     /// Boxed, as it is rare: a row that all ops touch, a busy directory's, is touched by very many.
-    Many(Box<BTreeSet<Rank>>),
+    Many(Box<BTreeSet<OpId>>),
 }
 
 impl Few {
-    fn insert(&mut self, at: Rank) {
+    fn insert(&mut self, at: OpId) {
         match self {
-            Self::One(rank) if *rank == at => {}
-            Self::One(rank) => *self = Self::Many(Box::new(BTreeSet::from([*rank, at]))),
-            Self::Many(ranks) => {
-                ranks.insert(at);
+            Self::One(id) if *id == at => {}
+            Self::One(id) => *self = Self::Many(Box::new(BTreeSet::from([*id, at]))),
+            Self::Many(ids) => {
+                ids.insert(at);
             }
         }
     }
 
-    /// Takes a place out; says whether none is left.
-    fn remove(&mut self, at: Rank) -> bool {
+    /// Takes an op out; says whether none is left.
+    fn remove(&mut self, at: OpId) -> bool {
         match self {
-            Self::One(rank) => *rank == at,
-            Self::Many(ranks) => {
-                ranks.remove(&at);
-                ranks.is_empty()
+            Self::One(id) => *id == at,
+            Self::Many(ids) => {
+                ids.remove(&at);
+                ids.is_empty()
             }
         }
     }
 
     /// Returns those that a range holds, in order.
-    fn range(&self, range: (Bound<Rank>, Bound<Rank>)) -> impl Iterator<Item = Rank> + '_ {
+    fn range(&self, range: (Bound<OpId>, Bound<OpId>)) -> impl Iterator<Item = OpId> + '_ {
         let (one, many) = match self {
-            Self::One(rank) => (Some(*rank).filter(|rank| range.contains(rank)), None),
-            Self::Many(ranks) => (None, Some(ranks.range(range))),
+            Self::One(id) => (Some(*id).filter(|id| range.contains(id)), None),
+            Self::Many(ids) => (None, Some(ids.range(range))),
         };
         one.into_iter().chain(many.into_iter().flatten().copied())
     }
 }
+
+/// What is added to the index under one hold of the writer's lock: some milliseconds.
+const INDEX_STEP: Room = Room {
+    bytes: 1 << 20,
+    rows: 512,
+};
+
+impl State {
+    /// Adds applied ops to the index, newest first, until it has all behind `above`, or so much was looked
+    /// at; says whether it has all. What `overlay` holds was added as it was folded.
+    pub(super) fn index_above(
+        &mut self,
+        view: &View,
+        overlay: &Overlay,
+        above: OpId,
+        room: Room,
+    ) -> Result<bool> {
+        let newest = self.newest;
+        let committed = &self.chain.committed;
+        let folded = self.chain.record.number;
+        let index = self.index.get_or_insert_with(|| {
+            let mut index = TouchIndex::new(newest);
+            for (id, record) in &overlay.records {
+                record.iter().for_each(|record| index.add(*id, record));
+            }
+            index
+        });
+        if above >= index.above {
+            return Ok(true);
+        }
+        let (start, end) = (after(above).to_key(), after(index.above).to_key());
+        let mut left = Some(room);
+        let mut failed = None;
+        view.rows
+            .scan_rev(Table::Op, &start, Some(&end), &mut |key, value| {
+                let Some(id) = OpId::from_key(key) else {
+                    failed = Some(BAD_OP_KEY);
+                    return ControlFlow::Break(());
+                };
+                let is_open = committed.number(id).is_none_or(|number| number > folded);
+                if is_open && !overlay.records.contains_key(&id) {
+                    match Record::of_row(&*view.rows, id, value.to_vec()) {
+                        Ok(record) => index.add(id, &record),
+                        Err(error) => {
+                            failed = Some(error);
+                            return ControlFlow::Break(());
+                        }
+                    }
+                }
+                index.above = before(id);
+                left = left.and_then(|left| left.after_bytes(value.len()));
+                match left {
+                    Some(_) => ControlFlow::Continue(()),
+                    None => ControlFlow::Break(()),
+                }
+            })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let has_all = left.is_some();
+        if has_all {
+            index.above = above;
+        }
+        Ok(has_all)
+    }
+}
+
+impl Volume {
+    /// Returns the writer's lock once the index has all applied ops behind one, which is made in steps: own
+    /// ops go on in between. A volume that nobody sees makes it in one go.
+    pub(super) fn lock_indexed(&self, above: OpId) -> Result<MutexGuard<'_, State>> {
+        let room = self.bound().map_or(Room::ENDLESS, |_| INDEX_STEP);
+        let nothing = Overlay::default();
+        loop {
+            let mut state = self.state.lock();
+            let above = above.max(state.trimmed.cut);
+            if above >= state.newest || state.index_above(&self.view, &nothing, above, room)? {
+                return Ok(state);
+            }
+            MutexGuard::unlock_fair(state);
+        }
+    }
+
+    /// Gives up an index that was not asked for since this was called last, or that is large.
+    pub(super) fn drop_index(&self) {
+        let mut state = self.state.lock();
+        let is_kept = |index: &mut TouchIndex| index.was_of_use() && index.is_small();
+        if state.index.as_mut().is_some_and(|index| !is_kept(index)) {
+            state.index = None;
+        }
+    }
+
+    /// Gives up an index that own ops have made large, where no merge goes on.
+    pub(super) fn spare_index(&self, state: &mut State) {
+        let is_large = state.index.as_ref().is_some_and(|index| !index.is_small());
+        if is_large && self.feed.try_lock().is_some() {
+            state.index = None;
+        }
+    }
+}
+
+const BAD_OP_KEY: VolumeError = VolumeError::Corrupt {
+    what: "the key of an op",
+};
 
 /// How an op touched a row, or the counts in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,6 +192,16 @@ enum Way {
 }
 
 impl Way {
+    /// Returns the key of those who touch a row so.
+    fn key(self, digest: u64) -> u64 {
+        let mark = match self {
+            Self::Read => 0,
+            Self::Wrote => 0xbb67_ae85_84ca_a73b,
+            Self::Counted => 0x3c6e_f372_fe94_f82b,
+        };
+        digest ^ mark
+    }
+
     /// Returns how another op touches the same thing where the order of the two matters.
     fn crossing(self) -> &'static [Self] {
         match self {
@@ -81,52 +213,72 @@ impl Way {
 }
 
 impl TouchIndex {
-    /// Returns an index for a view whose newest op stands at `newest`.
-    pub(super) fn new(newest: Rank) -> Self {
+    /// Returns an index for a view whose newest op is `newest`.
+    pub(super) fn new(newest: OpId) -> Self {
         Self {
             above: newest,
             touches: HashMap::new(),
+            added: 0,
+            is_of_use: true,
         }
     }
 
     /// Takes note of an applied op.
-    pub(super) fn add(&mut self, at: Rank, record: &Record) {
-        for touch in touches(record) {
-            match self.touches.entry(touch) {
-                Entry::Occupied(few) => few.into_mut().insert(at),
+    pub(super) fn add(&mut self, id: OpId, record: &Record) {
+        self.added += 1;
+        for (digest, way) in kept_touches(id, record) {
+            match self.touches.entry(way.key(digest)) {
+                Entry::Occupied(few) => few.into_mut().insert(id),
                 Entry::Vacant(vacant) => {
-                    vacant.insert(Few::One(at));
+                    vacant.insert(Few::One(id));
                 }
             }
         }
     }
 
     /// Forgets an op that is undone.
-    pub(super) fn remove(&mut self, at: Rank, record: &Record) {
-        for touch in touches(record) {
-            if let Entry::Occupied(mut few) = self.touches.entry(touch)
-                && few.get_mut().remove(at)
+    pub(super) fn remove(&mut self, id: OpId, record: &Record) {
+        for (digest, way) in kept_touches(id, record) {
+            if let Entry::Occupied(mut few) = self.touches.entry(way.key(digest))
+                && few.get_mut().remove(id)
             {
                 few.remove();
             }
         }
     }
 
+    /// Tells whether it is worth its memory when nothing is merged.
+    pub(super) fn is_small(&self) -> bool {
+        self.added <= KEPT_OPS_MAX
+    }
+
+    /// Tells whether it was asked for since this was asked last.
+    pub(super) fn was_of_use(&mut self) -> bool {
+        std::mem::take(&mut self.is_of_use)
+    }
+
     /// Returns the ops above a place that the effects of the op there concern: they touched what it
     /// writes, or wrote what it read.
-    pub(super) fn concerned(&self, at: Rank, effects: &Effects) -> BTreeSet<Rank> {
+    pub(super) fn concerned(
+        &mut self,
+        committed: &Committed,
+        at: Rank,
+        effects: &Effects,
+    ) -> BTreeSet<Rank> {
+        self.is_of_use = true;
         let mut found = BTreeSet::new();
+        let mut add = |touch| found.extend(self.above(committed, touch, at));
         for effect in &effects.writes {
             if effect.is_write {
-                found.extend(self.above((effect.key.digest(), Way::Wrote), at));
-                found.extend(nameless(&effect.key).flat_map(|touch| self.above(touch, at)));
+                add((effect.key.digest(), Way::Wrote));
+                nameless(&effect.key).for_each(&mut add);
             }
             if effect.delta.is_some() {
-                found.extend(self.above((effect.key.counts_digest(), Way::Counted), at));
+                add((effect.key.counts_digest(), Way::Counted));
             }
         }
         for digest in &effects.reads {
-            found.extend(self.above((*digest, Way::Read), at));
+            add((*digest, Way::Read));
         }
         found
     }
@@ -134,10 +286,12 @@ impl TouchIndex {
     /// Returns the tentative ops below some others, from one on, for which the order with one of those, of
     /// these records, matters. Rows that very many of them touch are looked at once.
     pub(super) fn crossing_below<'a>(
-        &self,
+        &mut self,
+        committed: &Committed,
         first: OpId,
         others: impl Iterator<Item = (OpId, &'a Record)>,
     ) -> BTreeSet<OpId> {
+        self.is_of_use = true;
         let mut ends: HashMap<(u64, Way), OpId> = HashMap::new();
         for (id, record) in others {
             for touch in touches(record) {
@@ -146,14 +300,11 @@ impl TouchIndex {
             }
         }
         let mut found = BTreeSet::new();
-        for ((digest, way), end) in ends {
+        for ((digest, way), end) in ends.into_iter().filter(|(_, end)| first < *end) {
             for way in way.crossing() {
-                let (from, end) = (Rank::tentative(first), Rank::tentative(end));
-                if from < end {
-                    let range = (Bound::Included(from), Bound::Excluded(end));
-                    let below = self.within((digest, *way), range);
-                    found.extend(below.map(|rank| rank.id));
-                }
+                let range = (Bound::Included(first), Bound::Excluded(end));
+                let below = self.within((digest, *way), range);
+                found.extend(below.filter(|id| committed.number(*id).is_none()));
             }
         }
         found
@@ -164,6 +315,7 @@ impl TouchIndex {
     /// very many ops touch, a busy directory's, cost each of them once.
     pub(super) fn dependent(
         &self,
+        committed: &Committed,
         at: Rank,
         record: &Record,
         followed: &mut HashMap<u64, Rank>,
@@ -176,7 +328,7 @@ impl TouchIndex {
             }
             followed.insert(touch.0, at);
             // The op at the end itself was not among those above it.
-            let later = self.above(touch, at);
+            let later = self.above(committed, touch, at);
             found.extend(later.filter(|at| end.is_none_or(|end| *at <= end)));
         }
     }
@@ -184,19 +336,39 @@ impl TouchIndex {
     /// Returns who touched a row so, of those in a range, in order.
     fn within(
         &self,
-        touch: (u64, Way),
-        range: (Bound<Rank>, Bound<Rank>),
-    ) -> impl Iterator<Item = Rank> + '_ {
-        let few = self.touches.get(&touch).into_iter();
+        (digest, way): (u64, Way),
+        range: (Bound<OpId>, Bound<OpId>),
+    ) -> impl Iterator<Item = OpId> + '_ {
+        let few = self.touches.get(&way.key(digest)).into_iter();
         few.flat_map(move |few| few.range(range))
     }
 
     /// Returns the ops above a place for which the order with one that touches a row so there matters.
-    fn above(&self, (digest, way): (u64, Way), at: Rank) -> impl Iterator<Item = Rank> + '_ {
+    fn above<'a>(
+        &'a self,
+        committed: &'a Committed,
+        (digest, way): (u64, Way),
+        at: Rank,
+    ) -> impl Iterator<Item = Rank> + 'a {
+        // Above what a record names stands all that none does, whenever it was done.
+        let start = match at.record {
+            Rank::TENTATIVE => Bound::Excluded(at.id),
+            _ => Bound::Unbounded,
+        };
         let ways = way.crossing().iter();
-        let range = (Bound::Excluded(at), Bound::Unbounded);
-        ways.flat_map(move |way| self.within((digest, *way), range))
+        let ids = ways.flat_map(move |way| self.within((digest, *way), (start, Bound::Unbounded)));
+        ids.map(|id| committed.rank(id))
+            .filter(move |rank| *rank > at)
     }
+}
+
+/// Returns what an op touched, and how, but for the rows of the node that it made: whoever touches those
+/// had seen the op, and so comes behind it.
+fn kept_touches(id: OpId, record: &Record) -> impl Iterator<Item = (u64, Way)> + '_ {
+    let made = record.kind.shape().makes();
+    let made = made.then(|| RowKey::Inode(ino_of(id)));
+    let made = made.map(|key| [key.digest(), key.counts_digest()]);
+    touches(record).filter(move |(digest, _)| made.is_none_or(|made| !made.contains(digest)))
 }
 
 /// Returns what an op touched, and how.

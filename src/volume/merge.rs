@@ -8,12 +8,10 @@
 //! stale stays.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::committed::Rank;
 use super::fold::fold_within;
-use super::index::TouchIndex;
 use super::op::OpKind;
 use super::overlay::{Base, Delta, Effects, Overlay, Room};
 use super::record::Record;
@@ -25,7 +23,7 @@ use super::types::Inode;
 use super::view::View;
 use super::{Result, VolumeError};
 use crate::base::{Ino, OpId};
-use crate::store::{Batch, Table};
+use crate::store::Batch;
 
 /// Ops that a merge undoes under the writer's lock: with their folding some 50 ms. One that has to undo more
 /// is made beside the view.
@@ -135,15 +133,17 @@ impl<'a> Merge<'a> {
     /// op that it names crossed behind them, and all that built on them. The order is still the one before
     /// the record.
     pub(super) fn undo_passed(&mut self, first: OpId, named: &BTreeSet<OpId>) -> Result<()> {
-        self.index_above(Rank::tentative(before(first)))?;
+        self.index_above(before(first))?;
         let mut records = Vec::with_capacity(named.len());
         for id in named {
             records.push((*id, self.record(*id)?));
         }
         let others = records.iter().map(|(id, record)| (*id, &**record));
-        let index = self.state.index.as_ref();
-        let crossing =
-            index.map_or_else(BTreeSet::new, |index| index.crossing_below(first, others));
+        let committed = &self.state.chain.committed;
+        let crossing = self.state.index.as_mut();
+        let crossing = crossing.map_or_else(BTreeSet::new, |index| {
+            index.crossing_below(committed, first, others)
+        });
         let passed = crossing.difference(named);
         self.undo(passed.map(|id| Rank::tentative(*id)).collect())
     }
@@ -155,7 +155,7 @@ impl<'a> Merge<'a> {
         let Some(first) = ids.first() else {
             return Ok(());
         };
-        self.index_above(Rank::tentative(*first))?;
+        self.index_above(before(*first))?;
         self.undo(ids.into_iter().map(Rank::tentative).collect())
     }
 
@@ -167,29 +167,13 @@ impl<'a> Merge<'a> {
         Ok(())
     }
 
-    /// Gives the ops that a record names, which is folded now, their places in the order.
-    pub(super) fn rank_anew(&mut self, named: &BTreeSet<OpId>) -> Result<()> {
-        let todo = std::mem::take(&mut self.todo);
-        let committed = Arc::clone(&self.state.chain.committed);
-        let todo = todo.into_iter();
+    /// Gives the ops to do that a record names, which is folded now, their places in the order.
+    pub(super) fn rank_anew(&mut self) {
+        let todo = std::mem::take(&mut self.todo).into_iter();
+        let committed = &self.state.chain.committed;
         self.todo = todo
             .map(|(rank, kind)| (committed.rank(rank.id), kind))
             .collect();
-        if self.state.index.is_none() {
-            return Ok(());
-        }
-        let applied = named.iter().filter(|id| {
-            let rank = committed.rank(**id);
-            !self.todo.contains_key(&rank)
-        });
-        for id in applied.copied().collect::<Vec<OpId>>() {
-            let record = self.record(id)?;
-            if let Some(index) = &mut self.state.index {
-                index.remove(Rank::tentative(id), &record);
-                index.add(committed.rank(id), &record);
-            }
-        }
-        Ok(())
     }
 
     fn record(&self, id: OpId) -> Result<Arc<Record>> {
@@ -222,67 +206,23 @@ impl<'a> Merge<'a> {
             record: rank.record,
             id: self.state.trimmed.cut,
         });
-        self.index_above(above)?;
-        let index = self.state.index.as_ref();
-        Ok(index.map_or_else(BTreeSet::new, |index| index.concerned(above, effects)))
-    }
-
-    /// Sees to it that the index has all applied ops above a place.
-    fn index_above(&mut self, above: Rank) -> Result<()> {
-        let newest = Rank::tentative(self.state.newest);
-        let mut index = match self.state.index.take() {
-            Some(index) => index,
-            None => {
-                let mut index = TouchIndex::new(newest);
-                for (id, record) in &self.overlay.records {
-                    if let Some(record) = record {
-                        index.add(self.state.chain.committed.rank(*id), record);
-                    }
-                }
-                index
-            }
-        };
-        if above < index.above {
-            self.extend(&mut index, above)?;
-        }
-        self.state.index = Some(index);
-        Ok(())
-    }
-
-    /// Adds the applied ops above a place to the index, but those above which it has all, and those of
-    /// the overlay: they are in it since they were folded.
-    fn extend(&self, index: &mut TouchIndex, above: Rank) -> Result<()> {
-        let mut failed = None;
-        let rows = &self.view.rows;
-        let committed = &self.state.chain.committed;
-        // Any op that no record names stands above what one does.
-        let first = match above.record {
+        self.index_above(match rank.record {
             Rank::TENTATIVE => above.id,
-            _ => self.state.chain.tentative,
-        };
-        let end = (index.above.record == Rank::TENTATIVE).then_some(index.above.id);
-        rows.scan(Table::Op, &first.to_key(), None, &mut |key, value| {
-            let Some(id) = OpId::from_key(key) else {
-                failed = Some(BAD_OP_KEY);
-                return ControlFlow::Break(());
-            };
-            if end.is_some_and(|end| id > end) {
-                return ControlFlow::Break(());
-            }
-            let rank = committed.rank(id);
-            if rank > above && rank <= index.above && !self.overlay.records.contains_key(&id) {
-                match Record::of_row(&**rows, id, value.to_vec()) {
-                    Ok(record) => index.add(rank, &record),
-                    Err(error) => {
-                        failed = Some(error);
-                        return ControlFlow::Break(());
-                    }
-                }
-            }
-            ControlFlow::Continue(())
+            // Any op that no record names stands above what one does.
+            _ => before(self.state.chain.tentative),
         })?;
-        index.above = above;
-        failed.map_or(Ok(()), Err)
+        let committed = &self.state.chain.committed;
+        let index = self.state.index.as_mut();
+        Ok(index.map_or_else(BTreeSet::new, |index| {
+            index.concerned(committed, above, effects)
+        }))
+    }
+
+    /// Sees to it that the index has all applied ops behind one.
+    fn index_above(&mut self, above: OpId) -> Result<()> {
+        self.state
+            .index_above(self.view, &self.overlay, above, Room::ENDLESS)?;
+        Ok(())
     }
 
     /// Undoes ops and all that built on them, newest first, and puts them back to do.
@@ -302,7 +242,8 @@ impl<'a> Merge<'a> {
             }
             let record = self.record(rank.id)?;
             if let Some(index) = &self.state.index {
-                index.dependent(rank, &record, &mut followed, &mut open);
+                let committed = &self.state.chain.committed;
+                index.dependent(committed, rank, &record, &mut followed, &mut open);
             }
         }
         // Read again: all of them may be more than the memory is to hold.
@@ -310,7 +251,7 @@ impl<'a> Merge<'a> {
             let record = self.record(rank.id)?;
             self.take_back(&record)?;
             if let Some(index) = &mut self.state.index {
-                index.remove(rank, &record);
+                index.remove(rank.id, &record);
             }
             self.overlay.records.insert(rank.id, None);
             let waits = self.state.defers && rank.record == Rank::TENTATIVE;
@@ -390,10 +331,6 @@ impl Merge<'_> {
         }))
     }
 }
-
-const BAD_OP_KEY: VolumeError = VolumeError::Corrupt {
-    what: "the key of an op",
-};
 
 const LOST_RECORD: VolumeError = VolumeError::Corrupt {
     what: "the record of an op above the cut is missing",

@@ -145,11 +145,16 @@ impl Room {
 
     /// Returns the room that a row leaves, `None` where there was less.
     fn after(self, row: Option<&Row>) -> Option<Self> {
-        let Some(row) = row else {
-            return Some(self);
-        };
+        match row {
+            Some(row) => self.after_bytes(row.bytes.len()),
+            None => Some(self),
+        }
+    }
+
+    /// Returns the room that a row of so many bytes leaves, `None` where there was less.
+    pub(super) fn after_bytes(self, bytes: usize) -> Option<Self> {
         Some(Self {
-            bytes: self.bytes.checked_sub(row.bytes.len())?,
+            bytes: self.bytes.checked_sub(bytes)?,
             rows: self.rows.checked_sub(1)?,
         })
     }

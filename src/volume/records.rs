@@ -20,7 +20,7 @@ use super::record::Record as Undo;
 use super::settled::Settled;
 use super::sight::{self, Sights};
 use super::state::State;
-use super::trim::TRIM_SLICE;
+use super::trim::{TRIM_SLICE, before};
 use super::{Result, Volume, VolumeError};
 use crate::base::limits::{STAMP_BEYOND_RECORD_MAX, STAMPS_BEGIN_MS};
 use crate::base::{LogId, OpId, Stamp};
@@ -49,6 +49,14 @@ struct Found {
     named: BTreeSet<OpId>,
     /// The first applied op that neither it nor a record before it names.
     passed: Option<OpId>,
+}
+
+impl Found {
+    /// Returns the first op that the record passes: some that it names come behind it.
+    fn crossed(&self) -> Option<OpId> {
+        let last = self.named.last()?;
+        self.passed.filter(|first| first < last)
+    }
 }
 
 impl Volume {
@@ -215,12 +223,19 @@ impl Volume {
     /// Folds a record; says whether it ended somebody's right to write.
     fn fold_record(&self, record: &Record, merged: &mut Merged) -> Result<bool> {
         let named = self.named_by(record)?;
-        let mut state = self.state.lock();
-        let before = Arc::clone(&state.chain.committed);
+        let passed = {
+            let state = self.state.lock();
+            found(&*self.view.rows, &state, &named)?.crossed()
+        };
+        let mut state = match passed {
+            Some(first) => self.lock_indexed(before(first))?,
+            None => self.state.lock(),
+        };
+        let order = Arc::clone(&state.chain.committed);
         let folded = self.fold_named(&mut state, record, &named, merged);
         if folded.is_err() {
             // Nothing of it is committed: the next try is to find the order as it was.
-            state.chain.committed = before;
+            state.chain.committed = order;
             state.index = None;
         }
         folded
@@ -241,11 +256,7 @@ impl Volume {
         let sights = Sights::default();
         let mut merge = Merge::new(&self.view, state, todo, sights, self.bound());
         merge.named = found.named.clone();
-        let last = found.named.last().copied();
-        if let Some(first) = found
-            .passed
-            .filter(|first| last.is_some_and(|last| *first < last))
-        {
+        if let Some(first) = found.crossed() {
             merge.undo_passed(first, &found.named)?;
         }
         if record.base_line > merge.state.chain.committed.base_line {
@@ -262,7 +273,7 @@ impl Volume {
         };
         merge.state.deferred.retain(|rank, _| !is_back(rank.id));
         merge.state.chain.name(record, &named.ends);
-        merge.rank_anew(&found.named)?;
+        merge.rank_anew();
         merge.run()?;
 
         let (overlay, undone) = (merge.overlay, merge.undone_count);
@@ -295,7 +306,7 @@ impl Volume {
         state.note_taken_back(back, fence);
         state.progress.extend(progress);
         // What was undone and folded again is of those that were found.
-        let tentative = found.passed.or(last);
+        let tentative = found.passed.or(found.named.last().copied());
         let last_ms = last_ms(record.time_ms);
         state.chain.fold(record.reference(), last_ms, tentative);
         // What was taken back the ops before it had seen.

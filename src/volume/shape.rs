@@ -173,6 +173,11 @@ impl<'a> OpShape<'a> {
         }
     }
 
+    /// Says whether the op makes a node.
+    pub(super) fn makes(&self) -> bool {
+        self.target == Target::Makes
+    }
+
     /// Returns the node that the op names, or the one that it makes.
     pub(super) fn node(&self, made: impl FnOnce() -> Ino) -> Option<Ino> {
         match self.target {

@@ -268,7 +268,7 @@ impl State {
             self.chain.tentative = self.chain.tentative.min(rank.id);
         }
         if let Some(index) = &mut self.index {
-            index.add(rank, record);
+            index.add(rank.id, record);
         }
     }
 }

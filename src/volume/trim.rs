@@ -222,3 +222,9 @@ pub(super) fn before(id: OpId) -> OpId {
     key = key.saturating_sub(1);
     OpId::from_key(&key.to_be_bytes()).unwrap_or_default()
 }
+
+/// Returns the least op above `id`.
+pub(super) fn after(id: OpId) -> OpId {
+    let key = u128::from_be_bytes(id.to_key()).saturating_add(1);
+    OpId::from_key(&key.to_be_bytes()).unwrap_or(id)
+}

@@ -326,6 +326,7 @@ impl Together<'_, '_> {
             writer.state.drafts.push(op.id, &op.record.kind);
         }
         writer.told.news = Some(writer.state.drafts.bytes());
+        volume.spare_index(&mut writer.state);
         Ok(())
     }
 }

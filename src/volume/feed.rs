@@ -34,7 +34,7 @@ const SLICE_OPS: usize = 512;
 const SLICE_OPS_MAX: usize = 1 << 15;
 
 /// Bytes of segments of one device that are read ahead.
-const READ_AHEAD_BYTES: usize = 2 << 20;
+const READ_AHEAD_BYTES: usize = 256 << 10;
 
 /// What [`Volume::apply_segments`] did.
 #[derive(Debug, Default)]

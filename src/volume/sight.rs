@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use super::committed::Committed;
 use super::view::View;
 use super::{Result, VolumeError};
-use crate::base::limits::SEGMENT_OPS_MAX;
 use crate::base::{LogId, OpId, Stamp};
 use crate::store::{Batch, Rows, Table, codec};
 use crate::wire::limits::SEEN_MAX;
@@ -153,7 +152,15 @@ pub(super) fn delete_from(
 pub(super) struct Sights {
     new: BTreeMap<(LogId, Stamp), Arc<Past>>,
     /// What was looked up.
-    known: BTreeMap<(LogId, Stamp), Arc<Past>>,
+    known: BTreeMap<(LogId, Stamp), Known>,
+}
+
+/// What was seen at the ops of a segment, from the first of them on.
+#[derive(Debug, Clone)]
+struct Known {
+    past: Arc<Past>,
+    /// The first op of the same log that it is not about.
+    end: Option<Stamp>,
 }
 
 impl Sights {
@@ -185,39 +192,56 @@ impl Sights {
             committed,
             is_late,
         };
-        let at = (id.log, id.stamp);
-        let within = |map: &BTreeMap<(LogId, Stamp), Arc<Past>>| {
-            let (first, past) = map.range(..=at).next_back()?;
-            (first.0 == id.log).then(|| Arc::clone(past))
-        };
-        if let Some(past) = within(&self.new) {
-            return Ok(only(past));
-        }
-        if let Some(past) = self.known.get(&at) {
+        let upto = ..=(id.log, id.stamp);
+        let new = self.new.range(upto).next_back();
+        if let Some((_, past)) = new.filter(|((log, _), _)| *log == id.log) {
             return Ok(only(Arc::clone(past)));
         }
-        let Some(past) = of_log_until(&*view.rows, id)? else {
+        let known = self.known.range(upto).next_back();
+        if let Some(((log, _), known)) = known
+            && *log == id.log
+            && known.end.is_none_or(|end| id.stamp < end)
+        {
+            return Ok(only(Arc::clone(&known.past)));
+        }
+        let Some((first, known)) = of_segment(&*view.rows, id)? else {
             // Its row went with what could be folded again: whatever comes now comes behind it.
             return Ok(Sight::Everything { record: settled });
         };
-        let past = Arc::new(past);
-        if self.known.len() >= SEGMENT_OPS_MAX {
+        if self.known.len() >= KNOWN_MAX {
             self.known.clear();
         }
-        self.known.insert(at, Arc::clone(&past));
+        let past = Arc::clone(&known.past);
+        self.known.insert((first.log, first.stamp), known);
         Ok(only(past))
     }
 }
 
-/// Returns what had been seen at the last segment of a log that begins at an op or before it.
-fn of_log_until(rows: &dyn Rows, id: OpId) -> Result<Option<Past>> {
+/// Segments of which is kept what was seen at their ops.
+const KNOWN_MAX: usize = 256;
+
+/// Returns what had been seen at the last segment of a log that begins at an op or before it, and the first
+/// op of that.
+fn of_segment(rows: &dyn Rows, id: OpId) -> Result<Option<(OpId, Known)>> {
     let mut found = None;
-    let (start, end) = (key(id.log, Stamp(0)), key(id.log, id.stamp.next()));
-    rows.scan_rev(Table::Draft, &start, Some(&end), &mut |_, value| {
-        found = Some(decode(value));
+    let (start, next) = (key(id.log, Stamp(0)), key(id.log, id.stamp.next()));
+    rows.scan_rev(Table::Draft, &start, Some(&next), &mut |key, value| {
+        found = Some((first_of(key), decode(value)));
         ControlFlow::Break(())
     })?;
-    found.transpose()
+    let Some((first, past)) = found else {
+        return Ok(None);
+    };
+    let (first, past) = (first.ok_or(BAD_KEY)?, Arc::new(past?));
+    let mut end = None;
+    let stop = id.log.0.checked_add(1);
+    let stop = stop.map(|next| key(LogId(next), Stamp(0)));
+    let stop = stop.as_ref().map(|stop| &stop[..]);
+    rows.scan_keys(Table::Draft, &next, stop, &mut |key| {
+        end = first_of(key).map(|first| first.stamp);
+        ControlFlow::Break(())
+    })?;
+    Ok(Some((first, Known { past, end })))
 }
 
 impl Sight {

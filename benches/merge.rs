@@ -3,8 +3,8 @@
 //! Two devices on real stores in a temporary folder (`TMPDIR`) are apart while each makes so many ops
 //! (100,000), and then one takes what the other has. A second thread meanwhile looks names up, makes
 //! files and syncs. Each line says how fast that was, what was undone, how much memory it took above what
-//! the process had before, the largest batch that it handed to the store, and how long the other thread
-//! had to wait.
+//! the process had before (when the device had walked as many other files), the largest batch that it
+//! handed to the store, and how long the other thread had to wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,7 +19,8 @@ use dfs::log::chain::{Chain, Founding, Notary, Outcome, Proposal, Record, VOTE_D
 use dfs::store::state::StateDir;
 use dfs::store::{Batch, KeyVisitor, RowVisitor, Rows, Store, StoreError, Table};
 use dfs::volume::{
-    Create, FileKind, OpKind, Piece, Place, Source, Volume, VolumeConfig, VolumeContext, Write,
+    Create, Dirent, FileKind, OpKind, Piece, Place, Source, Volume, VolumeConfig, VolumeContext,
+    Write,
 };
 
 #[global_allocator]
@@ -199,9 +200,12 @@ impl Bench {
         }
     }
 
-    /// Returns two devices that both know what `prepare` made on the first.
+    /// Returns two devices that both know what `prepare` made on the first, and as many other files as
+    /// fill what a device keeps in memory.
     fn pair(&self, prepare: impl FnOnce(&Device)) -> (Device, Device) {
         let (a, b) = (self.device(0), self.device(1));
+        let base = a.mkdir(Ino::ROOT, "base");
+        a.creates(base, "base-", self.ops);
         prepare(&a);
         a.mkdir(Ino::ROOT, "probe");
         a.publish();
@@ -495,6 +499,7 @@ impl Device {
     /// waited for lookups, creates and syncs.
     fn pull_watched(&self, from: &Self) -> (Pulled, [Vec<Duration>; 3]) {
         self.rows.largest.store(0, Ordering::Relaxed);
+        self.walk(Ino::ROOT);
         // What was high before does not count.
         let _ = std::fs::write("/proc/self/clear_refs", "5");
         let before = memory("VmRSS");
@@ -515,6 +520,23 @@ impl Device {
         });
         self.publish();
         (pulled, waits)
+    }
+
+    /// Looks at all that there is, as who was there for a while has: what is kept in memory is full then.
+    fn walk(&self, dir: Ino) {
+        let mut entries = Vec::new();
+        let mut visit = |_, entry: &Dirent| {
+            entries.push((entry.ino, entry.kind));
+            true
+        };
+        self.volume.readdir(dir, None, &mut visit).expect("rows");
+        for (ino, kind) in entries {
+            let inode = self.volume.inode(ino).expect("rows");
+            assert!(inode.is_some(), "an entry of nothing");
+            if kind == FileKind::Dir {
+                self.walk(ino);
+            }
+        }
     }
 
     fn probe(&self, is_done: &AtomicBool) -> [Vec<Duration>; 3] {

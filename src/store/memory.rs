@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 
 use super::batch::{Batch, stored_key, stored_range};
 use super::{
-    BATCH_MAX_BYTES, ChunkUsage, Chunks, KEY_MAX_BYTES, RowVisitor, Rows, SEALED_MAX_BYTES, Store,
-    StoreError, Table, VALUE_MAX_BYTES,
+    BATCH_MAX_BYTES, ChunkUsage, Chunks, KEY_MAX_BYTES, KeyVisitor, RowVisitor, Rows,
+    SEALED_MAX_BYTES, Store, StoreError, Table, VALUE_MAX_BYTES,
 };
 use crate::base::{ChunkId, Rng};
 
@@ -43,10 +43,21 @@ struct DiskState {
     largest_batch: usize,
     /// Most bytes of one.
     largest_bytes: u64,
+    /// Rows that scans looked at.
+    scanned: Scanned,
     failing_syncs: bool,
     poisoned: bool,
     /// When the power goes.
     cut: Option<Cut>,
+}
+
+/// How many rows scans looked at.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Scanned {
+    /// The longest of them.
+    pub longest: usize,
+    /// All together.
+    pub all: usize,
 }
 
 /// A power cut to come.
@@ -183,6 +194,11 @@ impl MemoryDisk {
         std::mem::take(&mut self.state.lock().largest_bytes)
     }
 
+    /// Returns how many rows the scans since the last call looked at, of those that look at values.
+    pub fn take_scanned(&self) -> Scanned {
+        std::mem::take(&mut self.state.lock().scanned)
+    }
+
     /// Makes each sync fail from now on, or work again; the first failure poisons the store.
     pub fn fail_syncs(&self, failing: bool) {
         self.state.lock().failing_syncs = failing;
@@ -297,6 +313,12 @@ impl MemoryRows {
     fn snapshot(&self) -> Arc<RowMap> {
         Arc::clone(&self.0.lock().rows)
     }
+
+    fn note_scan(&self, rows: usize) {
+        let scanned = &mut self.0.lock().scanned;
+        scanned.longest = scanned.longest.max(rows);
+        scanned.all += rows;
+    }
 }
 
 impl Rows for MemoryRows {
@@ -313,7 +335,7 @@ impl Rows for MemoryRows {
     ) -> Result<(), StoreError> {
         let (start, end) = stored_range(table, start, end);
         if start < end {
-            visit(self.snapshot().range(start..end), f);
+            self.note_scan(visit(self.snapshot().range(start..end), f));
         }
         Ok(())
     }
@@ -327,7 +349,21 @@ impl Rows for MemoryRows {
     ) -> Result<(), StoreError> {
         let (start, end) = stored_range(table, start, end);
         if start < end {
-            visit(self.snapshot().range(start..end).rev(), f);
+            self.note_scan(visit(self.snapshot().range(start..end).rev(), f));
+        }
+        Ok(())
+    }
+
+    fn scan_keys(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: Option<&[u8]>,
+        f: &mut KeyVisitor<'_>,
+    ) -> Result<(), StoreError> {
+        let (start, end) = stored_range(table, start, end);
+        if start < end {
+            visit(self.snapshot().range(start..end), &mut |key, _| f(key));
         }
         Ok(())
     }
@@ -456,12 +492,19 @@ impl Chunks for MemoryChunks {
     }
 }
 
-fn visit<'a>(rows: impl Iterator<Item = (&'a Vec<u8>, &'a Vec<u8>)>, f: &mut RowVisitor<'_>) {
+/// Visits rows; returns how many.
+fn visit<'a>(
+    rows: impl Iterator<Item = (&'a Vec<u8>, &'a Vec<u8>)>,
+    f: &mut RowVisitor<'_>,
+) -> usize {
+    let mut count = 0;
     for (key, value) in rows {
+        count += 1;
         if f(key.get(1..).unwrap_or_default(), value).is_break() {
             break;
         }
     }
+    count
 }
 
 /// Applies a batch; returns the bytes added and removed.

@@ -13,7 +13,7 @@ use dfs::log::LogStore;
 use dfs::log::chain::{
     Chain, Ending, Founding, Notary, Outcome, Proposal, Record, VOTE_DOMAIN, Vote,
 };
-use dfs::store::memory::MemoryDisk;
+use dfs::store::memory::{MemoryDisk, Scanned};
 use dfs::store::{Batch, Store, Table, codec};
 use dfs::volume::{
     Append, Applied, Conflict, ConflictKind, Create, Extent, FileKind, Inode, Merged, OpKind,
@@ -335,6 +335,11 @@ impl Device {
     /// Returns how many rows the largest batch since the last call changed.
     pub(crate) fn take_largest_batch(&self) -> usize {
         self.disk.take_largest_batch()
+    }
+
+    /// Returns how many rows the scans since the last call looked at.
+    pub(crate) fn take_scanned(&self) -> Scanned {
+        self.disk.take_scanned()
     }
 
     /// Returns a copy of all that is here, drafts included.

@@ -18,6 +18,9 @@ const BATCH_ROWS_MAX: usize = 16 << 10;
 /// Most bytes of a batch, whatever is in it.
 pub(crate) const BATCH_BYTES_MAX: u64 = 16 << 20;
 
+/// Most rows that are looked at in one go while own ops wait.
+const SCAN_ROWS_MAX: usize = 1024;
+
 fn creates(device: &Device, dir: &str) {
     let parent = device.at(dir).ino;
     for index in 0..OPS {
@@ -58,6 +61,9 @@ fn creates_of_two_sides_in_one_directory_fold_again_nothing_but_the_names_that_c
             commit_all(a);
         }
         let clashes = OPS / CLASH;
+        for device in [a, b] {
+            device.take_scanned();
+        }
         let back = b.pull(a, usize::MAX).undone_count;
         let there = a.pull(b, usize::MAX).undone_count;
         // A name that clashes may be folded again where it sorts, and where a record says so.
@@ -70,8 +76,40 @@ fn creates_of_two_sides_in_one_directory_fold_again_nothing_but_the_names_that_c
             let late = b.pull(a, usize::MAX).undone_count;
             assert!(late <= clashes, "{late} by the records of that");
         }
+        for device in [a, b] {
+            let longest = device.take_scanned().longest;
+            assert!(longest <= SCAN_ROWS_MAX, "{longest} rows in one scan");
+        }
         sync(&devices);
     }
+}
+
+#[test]
+fn what_a_merge_knows_of_the_own_tail_stays_from_one_round_to_the_next() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.mkdir("d");
+    sync(&devices);
+    creates(b, "d");
+    b.publish();
+    let mut looked_at = 0;
+    for round in 0..3 {
+        for index in 0..10 {
+            a.make(&format!("d/late {round} {index}"), FileKind::File);
+        }
+        a.publish();
+        // Clocks differ: all of it comes before what the other did.
+        b.take_scanned();
+        assert_eq!(b.pull(a, usize::MAX).undone_count, 0);
+        let read = b.take_scanned().all;
+        if round == 0 {
+            looked_at = read;
+            assert!(read >= OPS, "{read} of {OPS} ops were looked at");
+        } else {
+            assert!(read < looked_at / 10, "{read} rows again, of {looked_at}");
+        }
+    }
+    sync(&devices);
 }
 
 #[test]

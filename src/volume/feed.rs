@@ -27,8 +27,8 @@ use crate::store::Batch;
 use crate::wire::limits::SEEN_MAX;
 use crate::wire::{SealedSegment, Seen, SegmentHeader, Vector};
 
-/// Ops merged under one hold of the writer's lock: some 10 ms, which a request may wait.
-const SLICE_OPS: usize = 512;
+/// Ops merged under one hold of the writer's lock: some 5 ms, which a request may wait.
+const SLICE_OPS: usize = 256;
 
 /// Most ops of a slice that had to undo many: the cost of undoing is shared by more ops then.
 const SLICE_OPS_MAX: usize = 1 << 15;

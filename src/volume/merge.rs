@@ -135,7 +135,8 @@ impl<'a> Merge<'a> {
     pub(super) fn undo_passed(&mut self, first: OpId, named: &BTreeSet<OpId>) -> Result<()> {
         self.index_above(before(first))?;
         let mut records = Vec::with_capacity(named.len());
-        for id in named {
+        // Those before it come before all that is passed.
+        for id in named.range(first..) {
             records.push((*id, self.record(*id)?));
         }
         let others = records.iter().map(|(id, record)| (*id, &**record));

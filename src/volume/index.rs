@@ -267,7 +267,7 @@ impl TouchIndex {
     ) -> BTreeSet<Rank> {
         self.is_of_use = true;
         let mut found = BTreeSet::new();
-        let mut add = |touch| found.extend(self.above(committed, touch, at));
+        let mut add = |touch| found.extend(self.above(committed, touch, at, None));
         for effect in &effects.writes {
             if effect.is_write {
                 add((effect.key.digest(), Way::Wrote));
@@ -328,8 +328,7 @@ impl TouchIndex {
             }
             followed.insert(touch.0, at);
             // The op at the end itself was not among those above it.
-            let later = self.above(committed, touch, at);
-            found.extend(later.filter(|at| end.is_none_or(|end| *at <= end)));
+            found.extend(self.above(committed, touch, at, end));
         }
     }
 
@@ -343,22 +342,29 @@ impl TouchIndex {
         few.flat_map(move |few| few.range(range))
     }
 
-    /// Returns the ops above a place for which the order with one that touches a row so there matters.
+    /// Returns the ops above a place, up to an end where there is one, for which the order with one that
+    /// touches a row so there matters.
     fn above<'a>(
         &'a self,
         committed: &'a Committed,
         (digest, way): (u64, Way),
         at: Rank,
+        end: Option<Rank>,
     ) -> impl Iterator<Item = Rank> + 'a {
         // Above what a record names stands all that none does, whenever it was done.
         let start = match at.record {
             Rank::TENTATIVE => Bound::Excluded(at.id),
+            _ if end.is_some_and(|end| end.record == at.record) => Bound::Excluded(at.id),
+            _ => Bound::Unbounded,
+        };
+        let stop = match end {
+            Some(end) if end.record == at.record => Bound::Included(end.id.max(at.id)),
             _ => Bound::Unbounded,
         };
         let ways = way.crossing().iter();
-        let ids = ways.flat_map(move |way| self.within((digest, *way), (start, Bound::Unbounded)));
+        let ids = ways.flat_map(move |way| self.within((digest, *way), (start, stop)));
         ids.map(|id| committed.rank(id))
-            .filter(move |rank| *rank > at)
+            .filter(move |rank| *rank > at && end.is_none_or(|end| *rank <= end))
     }
 }
 

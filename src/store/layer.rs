@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockWriteGuard};
 
 use super::batch::stored_key;
 use super::{Batch, KeyVisitor, RowVisitor, Rows, StoreError, Table};
@@ -19,7 +19,7 @@ use super::{Batch, KeyVisitor, RowVisitor, Rows, StoreError, Table};
 const TURN_KEY: &[u8] = &[0];
 
 /// Bytes of one step of what goes in steps: some milliseconds, for which others wait.
-const STEP_BYTES: usize = 512 << 10;
+const STEP_BYTES: usize = 128 << 10;
 
 /// Rows, and bytes of them, that a walk takes at once from each of the two.
 const SLICE_ROWS: usize = 256;
@@ -104,7 +104,7 @@ impl LayeredRows {
 
     /// Moves some rows of a layer that counts to their tables; says whether there are more.
     pub fn move_some(&self, visit: &mut MoveVisitor<'_>) -> Result<bool, StoreError> {
-        let _order = self.order.write();
+        let order = self.order.write();
         let (mut moved, mut bytes, mut is_last) = (Vec::new(), 0, true);
         let mut take = |key: &[u8], value: &[u8]| {
             if bytes >= STEP_BYTES {
@@ -136,6 +136,8 @@ impl LayeredRows {
         if is_last {
             self.mode.store(IDLE, Ordering::SeqCst);
         }
+        // Who waits comes before the next step.
+        RwLockWriteGuard::unlock_fair(order);
         Ok(!is_last)
     }
 

@@ -25,9 +25,9 @@ use super::{Result, VolumeError};
 use crate::base::{Ino, OpId};
 use crate::store::Batch;
 
-/// Ops that a merge undoes under the writer's lock: with their folding some 50 ms. One that has to undo more
+/// Ops that a merge undoes under the writer's lock: with their folding some 15 ms. One that has to undo more
 /// is made beside the view.
-pub(super) const UNDONE_MAX: usize = 1024;
+pub(super) const UNDONE_MAX: usize = 256;
 
 /// What one op may meet under that lock.
 const MERGE_ROOM: Room = Room {

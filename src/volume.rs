@@ -223,7 +223,11 @@ impl Volume {
     ) -> Result<Self> {
         let device = config.identity.device();
         let rows = Arc::clone(&config.store.rows);
-        let view = View::new(rows, Arc::clone(&config.keys), Arc::clone(&config.log));
+        let (keys, log) = (Arc::clone(&config.keys), Arc::clone(&config.log));
+        let view = match &layer {
+            Some(_) => View::new(rows, keys, log),
+            None => View::beside(rows, keys, log),
+        };
         let first = config.chain.get(0)?.map(|record| record.reference());
         let own = config.log.logs_of(device);
         let first = first.unwrap_or_default();

@@ -10,13 +10,16 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use parking_lot::{RwLock, RwLockWriteGuard};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 
 use super::batch::stored_key;
 use super::{Batch, KeyVisitor, RowVisitor, Rows, StoreError, Table};
 
 /// The row of the turn: no table has its tag.
 const TURN_KEY: &[u8] = &[0];
+
+/// The first key that a row in the layer may have.
+const FIRST_KEY: &[u8] = &[1];
 
 /// Bytes of one step of what goes in steps: some milliseconds, for which others wait.
 const STEP_BYTES: usize = 128 << 10;
@@ -45,6 +48,9 @@ pub struct LayeredRows {
     mode: AtomicU8,
     /// Held by each batch; alone where batches must not come between.
     order: RwLock<()>,
+    /// The last row of the layer that was moved: nothing is put before it once the layer counts, and to
+    /// look there again would be to pass all that is gone.
+    moved: Mutex<Vec<u8>>,
 }
 
 /// Rows as who makes the layer sees them.
@@ -64,6 +70,7 @@ impl LayeredRows {
             is_layered,
             mode,
             order: RwLock::new(()),
+            moved: Mutex::new(FIRST_KEY.to_vec()),
         })
     }
 
@@ -93,6 +100,7 @@ impl LayeredRows {
         let mut turn = Batch::new();
         turn.put(Table::Layer, TURN_KEY, []);
         self.inner.commit(turn)?;
+        *self.moved.lock() = FIRST_KEY.to_vec();
         self.mode.store(TURNED, Ordering::SeqCst);
         Ok(())
     }
@@ -115,7 +123,9 @@ impl LayeredRows {
             moved.push((key.to_vec(), value.to_vec()));
             ControlFlow::Continue(())
         };
-        self.inner.scan(Table::Layer, &[1], None, &mut take)?;
+        let from = self.moved.lock().clone();
+        self.inner.scan(Table::Layer, &from, None, &mut take)?;
+        let last = moved.last().map(|(key, _)| key.clone());
         let mut step = Batch::new();
         for (stored, value) in moved {
             step.delete(Table::Layer, &stored);
@@ -133,6 +143,9 @@ impl LayeredRows {
             step.delete(Table::Layer, TURN_KEY);
         }
         self.inner.commit(step)?;
+        if let Some(last) = last {
+            *self.moved.lock() = last;
+        }
         if is_last {
             self.mode.store(IDLE, Ordering::SeqCst);
         }
@@ -143,7 +156,7 @@ impl LayeredRows {
 
     /// Removes what lies in the layer, some rows at a time.
     fn clear(&self) -> Result<(), StoreError> {
-        let mut from = vec![1];
+        let mut from = FIRST_KEY.to_vec();
         loop {
             let (mut step, mut bytes, mut next) = (Batch::new(), 0, None);
             let mut visit = |key: &[u8]| {

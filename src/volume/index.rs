@@ -42,7 +42,11 @@ const KEPT_OPS_MAX: usize = 1 << 17;
 #[derive(Debug)]
 enum Few {
     One(OpId),
-    /// Boxed, as it is rare: a row that all ops touch, a busy directory's, is touched by very many.
+    /// A row that all ops touch, a busy directory's, is touched by very many.
+    #[expect(
+        clippy::box_collection,
+        reason = "it is rare, and makes each entry of the index larger"
+    )]
     Many(Box<BTreeSet<OpId>>),
 }
 

@@ -306,7 +306,7 @@ impl Volume {
         state.note_taken_back(back, fence);
         state.progress.extend(progress);
         // What was undone and folded again is of those that were found.
-        let tentative = found.passed.or(found.named.last().copied());
+        let tentative = found.passed.or_else(|| found.named.last().copied());
         let last_ms = last_ms(record.time_ms);
         state.chain.fold(record.reference(), last_ms, tentative);
         // What was taken back the ops before it had seen.

@@ -240,7 +240,7 @@ impl Volume {
             loaded => loaded?,
         };
         let volume = Self {
-            aside: Aside::open(&config)?,
+            aside: Aside::open(&config),
             device,
             hlc: Hlc::new(state.newest.stamp),
             view,

@@ -88,21 +88,25 @@ fn number_of(domain: &[u8], of: Ino, rest: &[u8]) -> Ino {
 
 impl Aside {
     /// Opens what the rows hold.
-    pub(super) fn open(config: &VolumeConfig) -> Result<Self> {
+    pub(super) fn open(config: &VolumeConfig) -> Self {
         let inner = Arc::clone(&config.store.rows);
         let rows = Arc::new(BesideRows::in_table(Table::Aside, inner, FOLDED));
         let (keys, log) = (Arc::clone(&config.keys), Arc::clone(&config.log));
         let view = View::with_cache(rows, keys, log, CACHE_ROWS);
         let mut files = 0;
         let (from, to) = (RowKey::Inode(Ino(0)), RowKey::Inode(Ino(u64::MAX)));
-        view.scan(&from, &to, &mut |_, row| {
+        let counted = view.scan(&from, &to, &mut |_, row| {
             files += u64::from(as_inode(&row).is_ok_and(|inode| !inode.is_dir()));
             ControlFlow::Continue(())
-        })?;
-        Ok(Self {
+        });
+        // Nothing of the volume rests on it.
+        if let Err(error) = counted {
+            tracing::warn!(%error, "what was set aside cannot be counted");
+        }
+        Self {
             view,
             files: AtomicU64::new(files),
-        })
+        }
     }
 
     fn has(&self, ino: Ino) -> Result<bool> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use dfs::base::Ino;
-use dfs::store::Table;
+use dfs::store::{Batch, Table};
 use dfs::volume::{FileKind, Missing, OpKind, VolumeError};
 
 use super::cluster::{Device, agree, cluster, create, exchange_all, place, sync};
@@ -375,6 +375,26 @@ fn what_is_set_aside_is_there_as_it_was_by_its_name_and_nobody_elses() {
             ControlFlow::Continue(())
         })
         .unwrap();
+}
+
+#[test]
+fn damage_of_what_is_set_aside_keeps_nobody_out() {
+    let mut devices = company(3);
+    devices[2].put("f", "left out");
+    demote(&devices);
+    let rows = &devices[2].store.rows;
+    let mut batch = Batch::new();
+    rows.scan_keys(Table::Aside, &[], None, &mut |key| {
+        batch.put(Table::Aside, key, b"nonsense");
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    rows.commit(batch).unwrap();
+    devices[2].restart();
+    devices[1].put("g", "goes on");
+    sync(&devices);
+    assert_eq!(devices[2].text("g"), "goes on");
+    assert_eq!(devices[2].volume.fold_anew().unwrap().differing, 0);
 }
 
 #[test]

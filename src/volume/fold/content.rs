@@ -208,8 +208,20 @@ impl Fold<'_> {
                 return Ok(false);
             }
         }
+        if walk.version == base || self.compare(&walk, base) != Some(Ordering::Less) {
+            return Ok(true);
+        }
+        // A record may have put what joined there before what its stamp is behind.
+        for _ in 0..PAST_MAX {
+            if !self.saw(walk.written_by) || self.step_back(&mut walk)?.is_none() {
+                break;
+            }
+            if walk.written_by.stamp == base.stamp {
+                return Ok(true);
+            }
+        }
         // One that is in no place of the history is another's: what is here is not what it was.
-        Ok(walk.version == base || self.compare(&walk, base) != Some(Ordering::Less))
+        Ok(false)
     }
 
     /// Returns the ranges of a file that an op empties which were appended, unseen by the op's author;

@@ -760,3 +760,26 @@ fn who_empties_what_he_knew_empties_nothing_that_his_machine_heard_of_meanwhile(
         assert_eq!(device.text("log"), "b ");
     }
 }
+
+#[test]
+fn an_append_to_what_was_joined_is_joined_where_a_record_has_put_that_in_another_order() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("log", "0 ");
+    sync(&devices);
+    b.append("log", "b ");
+    a.later();
+    a.later();
+    a.append("log", "a ");
+    a.publish();
+    b.pull(a, usize::MAX);
+    assert_eq!(b.text("log"), "0 b a ");
+    b.append("log", "d ");
+    // What it names comes first, whatever was earlier.
+    a.commit();
+    sync(&devices);
+    for device in &devices {
+        assert_eq!(device.files().len(), 1, "{:?}", device.files());
+        assert_eq!(device.text("log"), "0 a b d ");
+    }
+}

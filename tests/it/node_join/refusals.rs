@@ -52,7 +52,7 @@ async fn a_log_that_is_not_taken_is_told_to_its_author_and_where_it_is_not() {
     let is_ahead = |refusal: &LogRefusal| matches!(refusal, LogRefusal::Ahead { ahead_ms } if *ahead_ms > YEARS_MS / 2);
     until(60, "both are told", || {
         let peers = b.node().peers();
-        let told = peers.first().and_then(|peer| peer.refuses_log.clone());
+        let told = peers.first().and_then(|peer| peer.refuses_log);
         let refused = a.node().refused_logs();
         told.as_ref().is_some_and(is_ahead) && refused.values().any(is_ahead)
     })

@@ -99,6 +99,41 @@ impl Node {
         Ok(())
     }
 
+    /// Leaves all keys for those whom another admin admitted that may not have known of an epoch which this
+    /// one began: they find them on the roster.
+    pub(super) fn grant_missed(self: &Arc<Self>, roster: &Roster) {
+        if self.role() != Some(Role::Admin) {
+            return;
+        }
+        let room = STATEMENTS_MAX.saturating_sub(roster.statement_count());
+        let mut lacking = roster.lacks_keys_of(&self.id);
+        lacking.truncate(room);
+        if lacking.is_empty() {
+            return;
+        }
+        let node = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let of = Arc::clone(&node);
+            let granted = node.issue(move |roster, issuer| {
+                let wrapper = of.wrapper.read();
+                let Some(wrap) = wrapper.as_ref() else {
+                    return Ok(());
+                };
+                // Another call of this may have been first.
+                let still = roster.lacks_keys_of(&of.id);
+                for peer in lacking.iter().filter(|peer| still.contains(peer)) {
+                    if let Some(wrapped) = wrap(peer) {
+                        roster.grant(issuer, peer.id(), wrapped)?;
+                    }
+                }
+                Ok(())
+            });
+            if let Err(error) = granted.await {
+                tracing::warn!(%error, "a member may lack keys: they are not left for it yet");
+            }
+        });
+    }
+
     /// Leaves wrapped keys of a new epoch for a member, who finds them on the roster.
     ///
     /// # Errors

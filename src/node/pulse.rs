@@ -275,6 +275,7 @@ impl Node {
         }
         let roster = self.roster();
         self.stand();
+        self.grant_missed(&roster);
         let (cut_off, sessions) = {
             let mut table = self.table.lock();
             let gone = table

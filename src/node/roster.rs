@@ -424,6 +424,32 @@ impl Roster {
         })
     }
 
+    /// Returns the members that read, for which an admin has left no keys and which it did not admit, where
+    /// it has left keys for others: who admitted them may not have known of the epochs that it began.
+    pub fn lacks_keys_of(&self, admin: &PeerId) -> Vec<PublicIdentity> {
+        let author = |id: &StatementId| {
+            let authority = self.attached.get(id)?.content.authority?;
+            let (identity, _) = self.attached.get(&authority)?.content.claim.voice()?;
+            Some(identity.id())
+        };
+        let is_of = |id: &StatementId| author(id).as_ref() == Some(admin);
+        if !self.view.grants.values().flatten().any(is_of) {
+            return Vec::new();
+        }
+        let has_none = |member: &&Member| {
+            let grants = self.view.grants.get(&member.id);
+            !grants.is_some_and(|grants| grants.iter().any(is_of))
+        };
+        let readers = self
+            .members()
+            .filter(|member| member.role.reads() && member.id != *admin);
+        let others = readers.filter(|member| !is_of(&member.admission));
+        others
+            .filter(has_none)
+            .map(|member| member.identity.clone())
+            .collect()
+    }
+
     /// Returns the role that an invite gives at a time (milliseconds since 1970).
     ///
     /// Fails where it is unknown, used, revoked or expired.

@@ -313,6 +313,31 @@ fn grants_reach_their_member() {
 }
 
 #[test]
+fn who_was_admitted_by_an_admin_that_may_not_know_of_an_epoch_lacks_its_keys() {
+    let mut roster = volume();
+    admit(&mut roster, issuer(0, 2_000), 1, Role::Admin);
+    admit(&mut roster, issuer(0, 3_000), 2, Role::Reader);
+    let lacking = |roster: &Roster, admin: usize| {
+        let lacking = roster.lacks_keys_of(&id(admin)).into_iter();
+        lacking.map(|peer| peer.id()).collect::<Vec<_>>()
+    };
+    assert!(lacking(&roster, 1).is_empty(), "no epoch began");
+    for peer in [0, 1, 2] {
+        let grant = roster.grant(issuer(1, 4_000), id(peer), vec![7; 315]);
+        grant.unwrap();
+    }
+    assert!(lacking(&roster, 1).is_empty());
+    admit(&mut roster, issuer(0, 5_000), 3, Role::Writer);
+    admit(&mut roster, issuer(0, 6_000), 4, Role::Storage);
+    // It had its keys when it was admitted.
+    admit(&mut roster, issuer(1, 7_000), 5, Role::Reader);
+    assert_eq!(lacking(&roster, 1), [id(3)]);
+    assert!(lacking(&roster, 0).is_empty());
+    roster.grant(issuer(1, 8_000), id(3), vec![8; 600]).unwrap();
+    assert!(lacking(&roster, 1).is_empty());
+}
+
+#[test]
 fn every_changed_byte_of_a_statement_is_refused_or_kept_aside() {
     let mut roster = volume();
     let statement = admit(&mut roster, issuer(0, 2_000), 1, Role::Writer);

@@ -17,7 +17,7 @@ use crate::volume::committed::Rank;
 use crate::volume::extents::{
     check_pieces, gathered, groups, overwrite, same_content, stored_bytes, touched,
 };
-use crate::volume::op::{Append, Write, fork_ino_of, joined_version};
+use crate::volume::op::{Append, Write, fork_ino_of, ino_of, joined_version};
 use crate::volume::record::Record;
 use crate::volume::rows::{Fork, RowKey, Stored, Value};
 use crate::volume::types::{
@@ -633,8 +633,9 @@ impl Fold<'_> {
             self.tx.put(key, Value::Fork(Fork::Joined))?;
             return Ok(false);
         }
-        // Who removed it had seen what is in it.
-        let is_removed = node.is_orphan() && node.kin.twin.is_none();
+        // Who removed it had seen what is in it; who put a conflict file in its place chose of the two.
+        let is_removed =
+            node.is_orphan() && node.kin.twin.is_none() && !self.is_settled_by_choice(node)?;
         if first > self.id && !is_removed {
             self.stand_aside(node, new, size, time)?;
             return Ok(true);
@@ -652,6 +653,23 @@ impl Fold<'_> {
         self.replace_extents(node, &current, new)?;
         node.size = size;
         Ok(true)
+    }
+
+    /// Says whether who took the last name off a file gave it to a conflict file.
+    fn is_settled_by_choice(&mut self, node: &Inode) -> Result<bool> {
+        let removed = match self.tx.get(RowKey::Orphan(node.ino))? {
+            Some(Value::Orphan(removed)) => removed.by,
+            _ => return Ok(false),
+        };
+        let Some(home) = node.home.clone() else {
+            return Ok(false);
+        };
+        let there = self.entry(home.parent, &home.name)?;
+        let Some(there) = there.filter(|there| there.by == removed) else {
+            return Ok(false);
+        };
+        let chosen = self.row_of(there.ino)?;
+        Ok(chosen.is_some_and(|chosen| chosen.ino != ino_of(chosen.created_by)))
     }
 
     /// Returns the op with which the lineage of the present content begins, behind the content that

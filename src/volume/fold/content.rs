@@ -17,7 +17,7 @@ use crate::volume::committed::Rank;
 use crate::volume::extents::{
     check_pieces, gathered, groups, overwrite, same_content, stored_bytes, touched,
 };
-use crate::volume::op::{Append, Write, fork_ino_of, ino_of, joined_version};
+use crate::volume::op::{Append, Write, fork_ino_of, joined_version};
 use crate::volume::record::Record;
 use crate::volume::rows::{Fork, RowKey, Stored, Value};
 use crate::volume::types::{
@@ -669,7 +669,7 @@ impl Fold<'_> {
             return Ok(false);
         };
         let chosen = self.row_of(there.ino)?;
-        Ok(chosen.is_some_and(|chosen| chosen.ino != ino_of(chosen.created_by)))
+        Ok(chosen.is_some_and(|chosen| chosen.origin == Some(node.ino)))
     }
 
     /// Returns the op with which the lineage of the present content begins, behind the content that

@@ -50,10 +50,10 @@ fn a_losing_lineage_has_one_conflict_file() {
 
 #[test]
 fn what_people_did_with_a_conflict_file_holds_when_a_third_history_comes() {
-    for third in 0..3 {
+    for (third, is_named) in (0..3).flat_map(|third| [(third, false), (third, true)]) {
         let devices = cluster(3);
         let [a, b, c] = [&devices[0], &devices[1], &devices[2]];
-        let docs = ["removed", "named", "edited"];
+        let docs = ["removed", "named", "edited", "chosen"];
         for doc in docs {
             a.put(doc, "base");
         }
@@ -80,18 +80,27 @@ fn what_people_did_with_a_conflict_file_holds_when_a_third_history_comes() {
         a.unlink(&format!("removed{ANNA}"));
         a.rename(&format!("named{ANNA}"), "mine", false);
         a.put(&format!("edited{ANNA}"), "edited");
+        a.rename(&format!("chosen{ANNA}"), "chosen", false);
         assert_eq!(
             a.volume.counts().conflicts,
             1,
             "what is dealt with is settled"
         );
+        // Records name it before the third comes, or not.
+        if is_named {
+            a.publish();
+            a.commit();
+        }
         sync(&devices);
         let files = c.files();
         assert_eq!(files.get("/mine").map(String::as_str), Some("named 0"));
         assert_eq!(a.text(&format!("edited{ANNA}")), "edited");
         let contents: Vec<&str> = files.values().map(String::as_str).collect();
         assert!(!contents.contains(&"removed 0"));
-        for doc in docs {
+        // The first was chosen, in the place of the second, which may stand aside of a later third.
+        assert_eq!(a.text("chosen"), "chosen 0", "{third}: {files:?}");
+        assert!(contents.contains(&"chosen 2"));
+        for doc in &docs[..3] {
             assert!(contents.contains(&&*format!("{doc} 1")));
             assert!(contents.contains(&&*format!("{doc} 2")));
         }

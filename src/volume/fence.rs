@@ -54,8 +54,9 @@ impl Volume {
         stands
     }
 
-    /// Says whether there are own ops that are to be taken back, once a record is folded that takes it
-    /// into account that this device was removed in between: nothing may be built on them.
+    /// Says whether this device was removed in between, and no record is folded yet that takes it into
+    /// account: what it wrote until then is to be taken back, and nothing may be built on that, nor go on
+    /// in the log that is over.
     pub fn awaits_fence(&self) -> bool {
         let fence = self.config.chain.fence_of_roll();
         if fence.is_empty() {
@@ -67,10 +68,9 @@ impl Volume {
             let at = state.progress.get(&id);
             let has_more = at.is_some_and(|at| at.seg_no > at.named);
             let has_drafts = || state.drafts.iter().any(|draft| draft.log == id);
-            id != log.own_log()
-                && fence.is_over(log, id)
+            fence.is_over(log, id)
                 && !state.is_over(self, id)
-                && (has_more || has_drafts())
+                && (id == log.own_log() || has_more || has_drafts())
         })
     }
 

@@ -193,6 +193,36 @@ fn who_is_admitted_anew_writes_on_and_what_it_had_written_before_stays_out() {
 }
 
 #[test]
+fn who_loses_the_right_to_write_and_has_it_anew_writes_on_without_a_start_in_between() {
+    let mut devices = company(3);
+    let old = devices[2].log.own_log();
+    devices[2].put("before", "while it was a writer");
+    sync(&devices);
+    devices[2].put("late", "that nobody has");
+    remove(&devices[0], &devices[2]);
+    let ended = devices[2].admission;
+    devices[2].roll.end(ended);
+    devices[2].admission = [77; 32];
+    devices[2].log.stand_on([77; 32]);
+    assert!(
+        devices[2].volume.awaits_fence(),
+        "what is written now would go on in a log that is over"
+    );
+    devices[2].pull(&devices[0], usize::MAX);
+    assert!(!devices[2].volume.is_over() && !devices[2].volume.awaits_fence());
+    assert_ne!(devices[2].log.own_log(), old);
+    devices[2].put("new", "behind it");
+    sync(&devices);
+    devices[0].commit();
+    sync(&devices);
+    for device in &devices {
+        let names: Vec<String> = device.files().into_keys().collect();
+        assert_eq!(names, ["/before", "/new"]);
+    }
+    agree(&devices);
+}
+
+#[test]
 fn a_record_is_as_if_unknown_before_the_statements_are_here_that_it_takes_into_account() {
     let devices = company(3);
     let [voter, other, removed] = &devices[..] else {

@@ -634,9 +634,8 @@ impl Fold<'_> {
             return Ok(false);
         }
         // Who removed it had seen what is in it; who put a conflict file in its place chose of the two.
-        let is_removed =
-            node.is_orphan() && node.kin.twin.is_none() && !self.is_settled_by_choice(node)?;
-        if first > self.id && !is_removed {
+        let is_removed = node.is_orphan() && node.kin.twin.is_none();
+        if first > self.id && (!is_removed || self.is_settled_by_choice(node)?) {
             self.stand_aside(node, new, size, time)?;
             return Ok(true);
         }

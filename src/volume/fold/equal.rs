@@ -411,6 +411,30 @@ impl Fold<'_> {
         Ok(())
     }
 
+    /// Lets what stood aside of a file stand aside of the one that was moved over that: a file that is
+    /// saved by moves over itself stays one lineage.
+    pub(super) fn stay_beside(&mut self, replaced: Ino, ino: Ino, time: Timespec) -> Result<()> {
+        let Some(before) = self.row_of(replaced)? else {
+            return Ok(());
+        };
+        for other in before.kin.beside.clone() {
+            let node = self.row_of(other)?;
+            let Some(op) = node.and_then(|node| node.conflict) else {
+                continue;
+            };
+            let key = RowKey::Conflict(op);
+            let row = match self.tx.get(key)? {
+                Some(Value::Conflict(row)) => row.clone(),
+                _ => continue,
+            };
+            if row.ino == replaced && row.other == Some(other) {
+                self.tx.put(key, Value::Conflict(Conflict { ino, ..row }))?;
+                self.stand_beside(ino, other)?;
+            }
+        }
+        self.settle_equal(ino, time)
+    }
+
     /// Returns where a node met the one that it stands aside of, where that is still there; else a
     /// place of that.
     fn place_met(&mut self, node: &Inode, main: &Inode) -> Result<Option<Place>> {
@@ -498,10 +522,10 @@ impl Fold<'_> {
         };
         let place = self.beside(home, ino, time)?;
         let there = self.entry(place.parent, &place.name)?;
-        if let Some(there) = there.filter(|there| there.ino == twin.of && there.by > twin.by)
+        if let Some(there) = there.filter(|there| there.ino == twin.of && there.by < twin.by)
             && let Some(main) = self.row_of(twin.of)?
         {
-            // The earlier one has the name.
+            // The later one has the name.
             self.detach(main.ino, &place, time)?;
             let aside = self.attach_aside(&main, &place, there.by, time)?;
             self.attach_by(ino, &place, twin.by, time)?;

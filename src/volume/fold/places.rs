@@ -18,6 +18,15 @@ use crate::volume::view::{DEPTH_MAX, dirent_range, is_private, xattr_range};
 /// one tried is overwritten by nobody: the node goes to the root under its number.
 const NAME_ATTEMPTS_MAX: u32 = 10_000;
 
+/// By what a node is given a name.
+#[derive(Debug, Clone, Copy)]
+struct Claim {
+    /// The op that gives it.
+    by: OpId,
+    /// The op from which it is the node's: of two nodes the one that has it since the later one keeps it.
+    since: OpId,
+}
+
 impl Fold<'_> {
     /// Adjusts a directory to entries that came or went.
     pub(super) fn touch_dir(
@@ -162,18 +171,21 @@ impl Fold<'_> {
     }
 
     /// Gives a node that was removed its name again. It has that from the op that it had it from: who
-    /// moved the node unaware of the removal, later than that, moves it still.
+    /// moved the node unaware of the removal, later than that, moves it still; and what was put there
+    /// since keeps the name.
     pub(super) fn put_back(&mut self, ino: Ino, place: &Place, time: Timespec) -> Result<()> {
         let had = match self.tx.get(RowKey::Orphan(ino))? {
-            Some(Value::Orphan(removed)) => Some(removed.had),
-            _ => None,
+            Some(Value::Orphan(removed)) => removed.had,
+            _ => return self.place(ino, place, time),
         };
-        match had {
-            Some(had) if self.entry(place.parent, &place.name)?.is_none() => {
-                self.attach_by(ino, place, had, time)
-            }
-            _ => self.place(ino, place, time),
+        if self.entry(place.parent, &place.name)?.is_none() {
+            return self.attach_by(ino, place, had, time);
         }
+        let claim = Claim {
+            since: had,
+            ..self.claim()
+        };
+        self.place_by(ino, place, claim, time)
     }
 
     fn put_link(&mut self, ino: Ino, place: Place) -> Result<()> {
@@ -210,8 +222,19 @@ impl Fold<'_> {
 
     /// Gives a node a name that what its author had not seen may hold.
     pub(super) fn place(&mut self, ino: Ino, place: &Place, time: Timespec) -> Result<()> {
+        self.place_by(ino, place, self.claim(), time)
+    }
+
+    fn claim(&self) -> Claim {
+        Claim {
+            by: self.id,
+            since: self.id,
+        }
+    }
+
+    fn place_by(&mut self, ino: Ino, place: &Place, claim: Claim, time: Timespec) -> Result<()> {
         let mut merges = Vec::new();
-        self.place_or_merge(ino, place, self.id, time, &mut merges)?;
+        self.place_or_merge(ino, place, claim, time, &mut merges)?;
         while let Some((from, into)) = merges.pop() {
             self.merge_dir(from, into, time, &mut merges)?;
         }
@@ -222,7 +245,7 @@ impl Fold<'_> {
         &mut self,
         ino: Ino,
         place: &Place,
-        by: OpId,
+        claim: Claim,
         time: Timespec,
         merges: &mut Vec<(Ino, Ino)>,
     ) -> Result<()> {
@@ -237,7 +260,7 @@ impl Fold<'_> {
         }
         let other = self.row_of(there.ino)?;
         if let Some(other) = &other
-            && self.stand_for(&node, other, &there, place, by)?
+            && self.stand_for(&node, other, &there, place, claim.by)?
         {
             // Where it was put there, the times of the directory have moved.
             return self.touch_dir(place.parent, 0, 0, time);
@@ -255,7 +278,7 @@ impl Fold<'_> {
             }
             (is_dir, other) => {
                 let other = other.filter(|other| !is_dir && !other.is_dir());
-                self.step_aside(&node, other, &there, place, by, time)
+                self.step_aside(&node, other, &there, place, claim, time)
             }
         }
     }
@@ -271,10 +294,10 @@ impl Fold<'_> {
             return self.attach(node.ino, place, time);
         };
         let other = self.row_of(there.ino)?;
-        self.step_aside(node, other, &there, place, self.id, time)
+        self.step_aside(node, other, &there, place, self.claim(), time)
     }
 
-    /// Of a node and the `other` one that has its place, gives the later one a conflict name; the node
+    /// Of a node and the `other` one that has its place, gives the earlier one a conflict name; the node
     /// where the other is none that may.
     fn step_aside(
         &mut self,
@@ -282,17 +305,17 @@ impl Fold<'_> {
         other: Option<Inode>,
         there: &Dirent,
         place: &Place,
-        by: OpId,
+        claim: Claim,
         time: Timespec,
     ) -> Result<()> {
-        if let Some(other) = other.filter(|_| by < there.by) {
+        if let Some(other) = other.filter(|_| claim.since > there.by) {
             self.detach(other.ino, place, time)?;
             let aside = self.attach_aside(&other, place, there.by, time)?;
             self.attach(node.ino, place, time)?;
             return self.name_conflict(node.ino, place, &other, aside, there.by);
         }
-        let aside = self.attach_aside(node, place, by, time)?;
-        self.name_conflict(there.ino, place, node, aside, by)
+        let aside = self.attach_aside(node, place, claim.by, time)?;
+        self.name_conflict(there.ino, place, node, aside, claim.by)
     }
 
     pub(super) fn name_conflict(
@@ -365,7 +388,11 @@ impl Fold<'_> {
             };
             self.detach(child.ino, &at, time)?;
             at.parent = into;
-            self.place_or_merge(child.ino, &at, child.by, time, merges)?;
+            let claim = Claim {
+                by: child.by,
+                since: child.by,
+            };
+            self.place_or_merge(child.ino, &at, claim, time, merges)?;
         }
         let (low, high) = xattr_range(from);
         for (key, _) in self.tx.scan(low, high)? {

@@ -84,6 +84,7 @@ impl Fold<'_> {
         if let Some(replaced) = meant {
             self.unlink_twin(&to, replaced.ino, replaced.saw)?;
         }
+        let before = replaced.as_ref().map(|(there, _)| there.ino);
         let equal = match replaced {
             Some((there, replaced)) => self.make_room(&node, &there, replaced, &to, rename.time)?,
             None => None,
@@ -108,6 +109,8 @@ impl Fold<'_> {
         }
         if let Some(conflict) = conflict {
             self.stand_in_conflict(conflict, node.ino, &to, rename.time)?;
+        } else if let Some(before) = before.filter(|_| !node.is_dir()) {
+            self.stay_beside(before, node.ino, rename.time)?;
         }
         if node.is_dir() && !is_kept {
             let moved = self.inode(node.ino)?.map_or(node.ino, |dir| dir.ino);

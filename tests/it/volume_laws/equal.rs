@@ -328,7 +328,7 @@ fn privileges_are_given_to_nobody_who_owns_it_unseen() {
 
 #[test]
 fn what_a_later_write_makes_equal_is_one() {
-    for (path, text) in [("x", "two"), ("x (conflict, ben, 2026-01-02)", "one")] {
+    for (path, text) in [("x", "one"), ("x (conflict, anna, 2026-01-02)", "two")] {
         let devices = cluster(2);
         let [a, b] = [&devices[0], &devices[1]];
         a.put("x", "one");
@@ -336,7 +336,7 @@ fn what_a_later_write_makes_equal_is_one() {
         b.put("x", "two");
         sync(&devices);
         assert_eq!(a.volume.counts().conflicts, 1);
-        let numbers = [a.at("x").ino, a.at("x (conflict, ben, 2026-01-02)").ino];
+        let numbers = [a.at("x").ino, a.at("x (conflict, anna, 2026-01-02)").ino];
         b.put(path, text);
         sync(&devices);
         for device in &devices {
@@ -384,20 +384,20 @@ fn of_two_that_are_one_the_narrower_rights_hold() {
 
 #[test]
 fn two_that_became_one_and_were_swapped_by_who_had_not_seen_it_are_where_they_were() {
-    const ASIDE: &str = "x (conflict, ben, 2026-01-02)";
+    const ASIDE: &str = "x (conflict, anna, 2026-01-02)";
     let devices = cluster(2);
     let [a, b] = [&devices[0], &devices[1]];
     a.put("x", "one");
     b.later();
     b.put("x", "two");
     sync(&devices);
-    a.put("x", "two");
+    a.put("x", "one");
     a.rename("x", "y", false);
     b.later();
     b.rename("x", ASIDE, true);
     sync(&devices);
     for device in &devices {
-        is_exactly(device, &[("y", "two")]);
+        is_exactly(device, &[("y", "one")]);
     }
 }
 

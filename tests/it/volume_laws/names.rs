@@ -18,10 +18,10 @@ fn two_files_created_at_one_name_are_both_kept() {
     b.later();
     b.put("note.txt", "and from ben");
     sync(&devices);
-    let aside = format!("note{BEN}.txt");
+    let aside = format!("note{ANNA}.txt");
     assert_eq!(a.list(""), [aside.clone(), "note.txt".to_owned()]);
-    assert_eq!(b.text("note.txt"), "from anna");
-    assert_eq!(a.text(&aside), "and from ben");
+    assert_eq!(b.text("note.txt"), "and from ben");
+    assert_eq!(a.text(&aside), "from anna");
     assert_eq!(b.conflicts(), [(ConflictKind::Name, Some(aside))]);
     assert_eq!(b.volume.counts().conflicts, 1);
 }
@@ -31,15 +31,15 @@ fn conflict_names_are_numbered_where_they_are_taken() {
     let devices = cluster(2);
     let [a, b] = [&devices[0], &devices[1]];
     a.put("x", "1");
-    a.put(&format!("x{BEN}"), "2");
+    a.put(&format!("x{ANNA}"), "2");
     b.later();
     b.put("x", "3");
     sync(&devices);
-    assert_eq!(a.text(&format!("x{BEN} 2")), "3");
+    assert_eq!(a.text(&format!("x{ANNA} 2")), "1");
 }
 
 #[test]
-fn a_file_moved_to_a_name_that_was_taken_elsewhere_steps_aside() {
+fn of_a_file_moved_to_a_name_and_one_made_there_the_later_keeps_it() {
     let devices = cluster(2);
     let [a, b] = [&devices[0], &devices[1]];
     b.put("mine", "b");
@@ -48,8 +48,8 @@ fn a_file_moved_to_a_name_that_was_taken_elsewhere_steps_aside() {
     b.later();
     b.rename("mine", "target", false);
     sync(&devices);
-    assert_eq!(a.text("target"), "a");
-    assert_eq!(a.text(&format!("target{BEN}")), "b");
+    assert_eq!(a.text("target"), "b");
+    assert_eq!(a.text(&format!("target{ANNA}")), "a");
 }
 
 #[test]
@@ -65,8 +65,8 @@ fn two_saves_by_rename_over_one_file_are_both_kept() {
         device.rename(&temporary, "doc", false);
     }
     sync(&devices);
-    assert_eq!(a.text("doc"), "new 0");
-    assert_eq!(a.text(&format!("doc{BEN}")), "new 1");
+    assert_eq!(a.text("doc"), "new 1");
+    assert_eq!(a.text(&format!("doc{ANNA}")), "new 0");
     assert_eq!(a.list("").len(), 2);
 }
 
@@ -84,7 +84,7 @@ fn two_directories_at_one_name_become_one() {
     b.mkdir("photos/sub");
     b.put("photos/sub/3", "b");
     sync(&devices);
-    let same = format!("same{BEN}");
+    let same = format!("same{ANNA}");
     assert_eq!(a.list(""), ["photos"]);
     assert_eq!(a.list("photos"), ["1", "2", "same", &same, "sub"]);
     assert_eq!(a.text("photos/sub/3"), "b");
@@ -108,9 +108,9 @@ fn a_full_directory_moved_onto_another_brings_its_entries() {
     b.rename("d", "e", false);
     sync(&devices);
     assert_eq!(a.list(""), ["e"]);
-    // Of two files the one that was made first keeps the name.
-    assert_eq!(a.text("e/sub/x"), "b");
-    assert_eq!(a.text(&format!("e/sub/x{ANNA}")), "a");
+    // Of two files the one that was made later keeps the name.
+    assert_eq!(a.text("e/sub/x"), "a");
+    assert_eq!(a.text(&format!("e/sub/x{BEN}")), "b");
 }
 
 #[test]
@@ -123,13 +123,13 @@ fn of_two_full_directories_that_are_moved_to_one_name_each_keeps_its_entries() {
             a.put(&format!("{dir}/same"), dir);
         }
         sync(&devices);
-        let (first, second, aside) = if b_later { (a, b, BEN) } else { (b, a, ANNA) };
+        let (first, second, aside) = if b_later { (a, b, ANNA) } else { (b, a, BEN) };
         first.rename("x", "final", false);
         second.later();
         second.rename("y", "final", false);
         sync(&devices);
-        assert_eq!(a.text("final/same"), "x");
-        assert_eq!(a.text(&format!("final{aside}/same")), "y");
+        assert_eq!(a.text("final/same"), "y");
+        assert_eq!(a.text(&format!("final{aside}/same")), "x");
         let listed = [(ConflictKind::Name, Some(format!("final{aside}")))];
         assert_eq!(b.conflicts(), listed);
     }
@@ -604,11 +604,11 @@ fn a_file_that_is_saved_often_by_rename_over_has_one_conflict_file() {
         save(b, round);
     }
     sync(&devices);
-    let aside = format!("doc{BEN}");
+    let aside = format!("doc{ANNA}");
     assert_eq!(a.list(""), ["doc".to_owned(), aside.clone()]);
     assert_eq!(
         (a.text("doc"), a.text(&aside)),
-        ("0 3".into(), "1 3".into())
+        ("1 3".into(), "0 3".into())
     );
     let listed = [(ConflictKind::Name, Some(aside.clone()))];
     assert_eq!(a.conflicts(), listed);

@@ -73,6 +73,23 @@ struct Fold<'a> {
 
 impl Fold<'_> {
     fn apply(&mut self, kind: &OpKind) -> Result<()> {
+        self.change(kind)?;
+        // Where the op was issued, the times of these directories have moved, whatever becomes of it here.
+        let time = match kind {
+            OpKind::Create(create) => create.time,
+            OpKind::Link { time, .. }
+            | OpKind::Unlink { time, .. }
+            | OpKind::Rmdir { time, .. }
+            | OpKind::Rename { time, .. } => *time,
+            _ => return Ok(()),
+        };
+        for place in kind.shape().places() {
+            self.touch(place.parent, time)?;
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, kind: &OpKind) -> Result<()> {
         match kind {
             OpKind::Format {
                 uid,

@@ -36,7 +36,7 @@ impl Fold<'_> {
             };
             self.narrow(there.ino, &rights, self.id)?;
             self.tx.put(RowKey::Alias(ino), Value::Alias(there.ino))?;
-            return self.touch_dir(place.parent, 0, 0, create.time);
+            return Ok(());
         }
         let mut node = self.new_inode(ino, create.kind, create.time);
         node.mode = create.mode & 0o7777;
@@ -115,15 +115,6 @@ impl Fold<'_> {
         Ok(entry.map(|entry| (entry, home.clone())))
     }
 
-    /// Moves the times of a directory on, from which nothing was removed after all: where the op was
-    /// issued they have moved.
-    pub(super) fn stays(&mut self, at: &Place, time: Timespec) -> Result<()> {
-        match self.inode(at.parent)? {
-            Some(dir) if dir.is_dir() => self.touch_dir(dir.ino, 0, 0, time),
-            _ => Ok(()),
-        }
-    }
-
     pub(super) fn unlink(
         &mut self,
         from: &Place,
@@ -132,10 +123,10 @@ impl Fold<'_> {
         time: Timespec,
     ) -> Result<()> {
         if self.unlink_twin(from, ino, saw)? {
-            return self.stays(from, time);
+            return Ok(());
         }
         let Some((node, place)) = self.meant(from, ino)?.filter(|(node, _)| !node.is_dir()) else {
-            return self.stays(from, time);
+            return Ok(());
         };
         // Where it is the present content that its author saw, nothing tells of another place.
         if node.nlink <= 1 && node.version != saw {
@@ -178,7 +169,7 @@ impl Fold<'_> {
 
     pub(super) fn rmdir(&mut self, from: &Place, ino: Ino, time: Timespec) -> Result<()> {
         let Some((node, place)) = self.meant(from, ino)?.filter(|(node, _)| node.is_dir()) else {
-            return self.stays(from, time);
+            return Ok(());
         };
         self.tx.depend_on_counts(node.ino)?;
         if node.entries > 0 {

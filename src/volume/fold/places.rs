@@ -11,7 +11,7 @@ use crate::base::{Ino, OpId, Timespec};
 use crate::volume::overlay::Delta;
 use crate::volume::rows::{Removed, RowKey, Value};
 use crate::volume::sight::Sight;
-use crate::volume::types::{Conflict, ConflictKind, DirKey, Dirent, Inode, Place};
+use crate::volume::types::{Conflict, ConflictKind, DirKey, Dirent, Field, Inode, Place};
 use crate::volume::view::{DEPTH_MAX, dirent_range, is_private, xattr_range};
 
 /// Most conflict names that are tried; with this many files of one day beside each other the last
@@ -28,29 +28,37 @@ struct Claim {
 }
 
 impl Fold<'_> {
-    /// Adjusts a directory to entries that came or went.
-    pub(super) fn touch_dir(
-        &mut self,
-        dir: Ino,
-        entries: i64,
-        subdirs: i64,
-        time: Timespec,
-    ) -> Result<()> {
+    /// Moves the times of a directory on, in which the author of this op changed something. They are no
+    /// part of what is undone: they move on with what comes.
+    pub(super) fn touch(&mut self, dir: Ino, time: Timespec) -> Result<()> {
+        let Some(dir) = self.inode(dir)?.filter(Inode::is_dir) else {
+            return Ok(());
+        };
+        // Whoever set them later has the last word.
+        let moves_on = dir.cells.wins(Field::Mtime, self.id);
+        let is_late = matches!(self.sight, Sight::Only { is_late: true, .. });
+        self.tx.count(dir.ino, Delta::default(), |dir| {
+            if !is_late {
+                (dir.mtime, dir.ctime) = (time, time);
+                return;
+            }
+            dir.ctime = dir.ctime.max(time);
+            if moves_on {
+                dir.mtime = dir.mtime.max(time);
+            }
+        })
+    }
+
+    /// Adjusts a directory to entries that came or went. Its mtime is left to [`Fold::touch`]: what
+    /// comes and goes where histories meet depends on the order in which they are heard of, and the mtime
+    /// is the same on all members.
+    fn shift_dir(&mut self, dir: Ino, entries: i64, subdirs: i64, time: Timespec) -> Result<()> {
         let delta = Delta {
             entries,
             nlink: i32::try_from(subdirs).unwrap_or(0),
         };
-        let sight = self.sight;
-        // Times of a directory are this machine's own: they move on with what comes.
-        self.tx.count(dir, delta, |dir| match sight {
-            Sight::Everything { .. } | Sight::Only { is_late: false, .. } => {
-                (dir.mtime, dir.ctime) = (time, time);
-            }
-            Sight::Only { is_late: true, .. } => {
-                dir.mtime = dir.mtime.max(time);
-                dir.ctime = dir.ctime.max(time);
-            }
-        })
+        self.tx
+            .count(dir, delta, |dir| dir.ctime = dir.ctime.max(time))
     }
 
     /// Gives a node a name that is free. A node without any is back by that.
@@ -109,7 +117,7 @@ impl Fold<'_> {
         let subdirs = i64::from(node.is_dir());
         node.ctime = time;
         self.save(node)?;
-        self.touch_dir(place.parent, 1, subdirs, time)
+        self.shift_dir(place.parent, 1, subdirs, time)
     }
 
     /// Takes a name off a node; returns the op that it had it from. The caller gives it another or
@@ -147,7 +155,7 @@ impl Fold<'_> {
         let subdirs = -i64::from(node.is_dir());
         node.ctime = time;
         self.save(node)?;
-        self.touch_dir(place.parent, -1, subdirs, time)?;
+        self.shift_dir(place.parent, -1, subdirs, time)?;
         Ok(had)
     }
 
@@ -256,14 +264,13 @@ impl Fold<'_> {
             return Ok(());
         };
         if there.ino == ino {
-            return self.touch_dir(place.parent, 0, 0, time);
+            return Ok(());
         }
         let other = self.row_of(there.ino)?;
         if let Some(other) = &other
             && self.stand_for(&node, other, &there, place, claim.by)?
         {
-            // Where it was put there, the times of the directory have moved.
-            return self.touch_dir(place.parent, 0, 0, time);
+            return Ok(());
         }
         match (node.is_dir(), other) {
             (true, Some(other)) if other.is_dir() => {
@@ -376,6 +383,10 @@ impl Fold<'_> {
         if let Some(dir) = self.row_of(from)? {
             let rights = self.rights(&dir)?;
             self.narrow(into, &rights, self.id)?;
+            let mtime = dir.mtime;
+            self.tx.count(into, Delta::default(), |into| {
+                into.mtime = into.mtime.max(mtime);
+            })?;
         }
         let (low, high) = dirent_range(from);
         for (_, value) in self.tx.scan(low, high)? {

@@ -27,13 +27,6 @@ struct Aside {
 
 impl Fold<'_> {
     pub(super) fn rename(&mut self, rename: &Rename<'_>) -> Result<()> {
-        self.move_node(rename)?;
-        // Where the op was issued, the times of both directories have moved.
-        self.stays(rename.from, rename.time)?;
-        self.stays(rename.to, rename.time)
-    }
-
-    fn move_node(&mut self, rename: &Rename<'_>) -> Result<()> {
         let Some(node) = self.inode(rename.ino)?.filter(|n| n.ino != Ino::ROOT) else {
             return Ok(());
         };

@@ -1,8 +1,9 @@
 //! What says the same on several sides is one, whatever the order of the ops.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dfs::base::{Clock, Rng};
+use dfs::base::{Clock, Rng, Timespec};
 use dfs::volume::FileKind;
 
 use super::cluster::{Device, cluster, sync, write};
@@ -99,6 +100,45 @@ fn crossing(base: &[Step], sides: [&[Step]; 2], check: impl Fn(&Device)) {
             println!("order {order:?}: {:?}", device.files());
             check(device);
         }
+        assert_eq!(times(&devices[0]), times(&devices[1]));
+    }
+}
+
+/// Returns the mtime of every folder.
+fn times(device: &Device) -> BTreeMap<String, Timespec> {
+    let mut times = BTreeMap::new();
+    let mut folders = vec![String::new()];
+    while let Some(path) = folders.pop() {
+        let folder = device.at(&path);
+        if folder.is_dir() {
+            let names = device.list(&path).into_iter();
+            folders.extend(names.map(|name| format!("{path}/{name}")));
+            times.insert(path, folder.mtime);
+        }
+    }
+    times
+}
+
+/// Lets two write the same over and over, and hear of each other bit by bit.
+#[test]
+fn a_folder_has_one_time_in_whichever_pieces_what_is_equal_arrives() {
+    for order in orders(3, 3) {
+        let devices = cluster(2);
+        devices[0].mkdir("r");
+        sync(&devices);
+        for device in &devices {
+            for round in 0..3 {
+                devices.iter().for_each(Device::later);
+                device.put("r/same", &format!("same {round}"));
+                device.publish();
+            }
+        }
+        for who in &order {
+            devices[*who].pull(&devices[1 - who], 1);
+        }
+        sync(&devices);
+        is_exactly(&devices[0], &[("r/same", "same 2")]);
+        assert_eq!(times(&devices[0]), times(&devices[1]), "{order:?}");
     }
 }
 

@@ -98,7 +98,8 @@ use crate::store::{Batch, Store, Table};
 use crate::transport::{Priority, Transport};
 use crate::wire::limits::{ADDRS_MAX, NAME_MAX_BYTES};
 use crate::wire::{
-    LogRefusal, NodeRecord, Request, Response, SealedSegment, Settled, SignedRecord, Vector,
+    LogRefusal, NodeRecord, RecordRef, Request, Response, SealedSegment, Settled, SignedRecord,
+    Vector,
 };
 use askings::Askings;
 use membership::Membership;
@@ -141,8 +142,8 @@ pub struct Node {
     attendance: Mutex<presence::Attendance>,
     /// Whether this peer removed who decided, so that it begins an era.
     begins_era: AtomicBool,
-    /// Members that are on another chain, and since when that is known.
-    parted: Mutex<BTreeMap<PeerId, Duration>>,
+    /// Members that are on another chain, and a record of it in whose place this one has another.
+    parted: Mutex<BTreeMap<PeerId, RecordRef>>,
     /// Letters to those who decide records.
     post: Mutex<letters::Post>,
     /// Whether another member said since the start how long its chain is.

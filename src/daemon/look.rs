@@ -43,6 +43,7 @@ impl Peer {
         look_at_peers(troubles, &peers);
         self.look_at_logs();
         self.look_at_waiting();
+        troubles.set(Trouble::Parted, self.parted_trouble());
         self.look_at_workers();
     }
 

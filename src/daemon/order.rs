@@ -39,6 +39,24 @@ impl Peer {
         }
     }
 
+    /// Tells who has another order of the changes than this one. Whoever goes over to the one that counts does so
+    /// as soon as it hears of it: where this lasts, something keeps one of them from it.
+    pub(super) fn parted_trouble(&self) -> Option<(String, String)> {
+        let parted = self.node().parted().into_iter();
+        let names: Vec<String> = parted
+            .map(|peer| self.device_name(DeviceId::from(peer)))
+            .collect();
+        (!names.is_empty()).then(|| {
+            let of = names.join(" and ");
+            let what = format!("there are two orders of the changes: that of {of} is not the one here");
+            let advice = format!(
+                "the one that does not count is given up by itself, and no change of a member is lost by it; where this \
+                 lasts, see dfs status and dfs members here and on {of}, and remove who does not belong to the volume"
+            );
+            (what, advice)
+        })
+    }
+
     /// Says whether a device is this one, or answers now.
     fn is_heard(&self, device: DeviceId) -> bool {
         let is = |id: PeerId| DeviceId::from(id) == device;
@@ -49,13 +67,6 @@ impl Peer {
 
     /// Returns what is told where the order waits for somebody who has been away for long.
     pub(super) fn order_advice(&self, order: &OrderReport) -> Option<String> {
-        if !order.parted.is_empty() {
-            return Some(format!(
-                "there are two orders of the changes, and {} has the one that does not count here: look at dfs \
-                 members on both machines, and remove who does not belong to the volume",
-                order.parted.join(" and ")
-            ));
-        }
         let waited = self.clock().wall_ms().saturating_sub(order.record_ms);
         if order.waiting_segments == 0 || order.missed.is_empty() || waited < TOLD_AFTER_MS {
             return None;

@@ -162,7 +162,7 @@ pub struct OrderReport {
     pub decided_by: Vec<String>,
     /// Who of them does not answer now.
     pub missed: Vec<String>,
-    /// Whose chain is another one, which does not count here.
+    /// Whose chain is another one.
     pub parted: Vec<String>,
 }
 

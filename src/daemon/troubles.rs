@@ -69,6 +69,8 @@ pub enum Trouble {
     Newer(PeerId),
     /// The clocks of a peer and of this machine show different times.
     PeerClock(PeerId),
+    /// Some members have another order of the changes.
+    Parted,
 }
 
 /// One entry.

@@ -35,7 +35,14 @@ impl Node {
         session: &Arc<Session>,
         theirs: RecordRef,
     ) -> bool {
-        let went = match self.fetch_branch(session, theirs).await {
+        let fetched = self.fetch_branch(session, theirs).await;
+        let apart = match &fetched {
+            Ok(Some(links)) => self.chain.parts_at(links).ok().flatten(),
+            Ok(None) | Err(_) => None,
+        };
+        // Else it follows from what the peer says that it has.
+        let apart = apart.or_else(|| (!self.is_of_chain(theirs)).then_some(theirs));
+        let went = match fetched {
             Ok(Some(links)) => self.weigh_branch(session, links).await,
             Ok(None) => false,
             Err(error) => {
@@ -47,29 +54,31 @@ impl Node {
         let mut parted = self.parted.lock();
         if went {
             parted.clear();
-        } else {
-            parted.insert(session.peer(), self.now());
+        } else if let Some(apart) = apart {
+            parted.insert(session.peer(), apart);
         }
         went
     }
 
     /// Returns the members whose chain is another one than that which counts here, as they said last.
     pub fn parted(&self) -> Vec<PeerId> {
-        let known: Vec<PeerId> = self.parted.lock().keys().copied().collect();
-        let chain_of = |id: &PeerId| {
-            let table = self.table.lock();
-            table.peers.get(id).map(|peer| peer.chain)
+        let known = self.parted.lock().clone();
+        let has = |at: RecordRef| self.chain.has(at).unwrap_or(false);
+        let is_other = |(id, apart): &(PeerId, RecordRef)| {
+            let said = {
+                let table = self.table.lock();
+                table.peers.get(id).map(|peer| peer.chain)
+            };
+            // One that has not said anything since its start has what it had.
+            let is_joined = |said| said != RecordRef::default() && has(said);
+            said.is_some_and(|said| !is_joined(said)) && !has(*apart)
         };
-        let is_other = |id: &PeerId| {
-            let chain = chain_of(id).filter(|chain| !self.is_of_chain(*chain));
-            chain.is_some()
-        };
-        let (parted, joined): (Vec<PeerId>, Vec<PeerId>) = known.into_iter().partition(is_other);
+        let (parted, joined): (Vec<_>, Vec<_>) = known.into_iter().partition(is_other);
         let mut known = self.parted.lock();
-        for id in joined {
+        for (id, _) in joined {
             known.remove(&id);
         }
-        parted
+        parted.into_iter().map(|(id, _)| id).collect()
     }
 
     /// Says whether what a peer has may be of this chain, as far as that can be told here.

@@ -206,6 +206,21 @@ impl Chain {
         Ok((record.number, self.has(before)?))
     }
 
+    /// Returns the first of some encoded records, in their order, in whose place this chain has another one.
+    pub fn parts_at(&self, links: &[impl AsRef<[u8]>]) -> Result<Option<RecordRef>, LogError> {
+        let tip = self.tip().number;
+        for link in links {
+            let at = Link::from_bytes(link.as_ref())?.record.reference();
+            if at.number > tip {
+                break;
+            }
+            if !self.has(at)? {
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
+    }
+
     /// Goes over to another chain where that is the one that counts: `links` are records that begin
     /// behind one of this chain and are not of it, encoded, as far as they were fetched. Says whether it
     /// did.

@@ -309,3 +309,70 @@ fn two_chains_end_in_one_and_nothing_of_who_stays_is_lost() {
         });
     }
 }
+
+/// Returns what members say of two chains, with since when.
+fn told(cluster: &Cluster) -> Vec<Option<(String, u64)>> {
+    let of = |index| {
+        let open = cluster.peer(index).troubles().open().into_iter();
+        let mut told = open.filter(|noted| noted.what.contains("two orders of the changes"));
+        told.next().map(|noted| (noted.what, noted.since_ms))
+    };
+    (1..4).map(of).collect()
+}
+
+#[test]
+fn two_chains_are_told_on_both_sides_while_there_are_two() {
+    // The one that is left is the shorter, or the longer.
+    for more in [0, 4] {
+        simulate(71 + more, |seed| async move {
+            let mut cluster = Cluster::new(seed, 4, 0).await;
+            cluster.set_role(1, Role::Admin).await;
+            cluster.write(3, b"plan", b"version one").await;
+            cluster.settle().await;
+            cluster.partition(&[0, 2], &[1, 3]);
+            for round in 0..=more {
+                let text = format!("of round {round}");
+                cluster.write(2, b"two", text.as_bytes()).await;
+                cluster.peer(2).flush().await.unwrap();
+                assert!(is_decided(&cluster, 2).await);
+            }
+            cluster.remove(1, 0).await;
+            cluster.write(3, b"three", b"of the side that counts").await;
+            cluster.peer(3).flush().await.unwrap();
+            assert!(is_decided(&cluster, 3).await);
+            cluster.crash(0).await;
+            assert_eq!(told(&cluster), [None, None, None]);
+            // Whose disk is full cannot go over.
+            cluster.fill(2, true);
+            let healed_ms = cluster.peer(1).clock().wall_ms();
+            cluster.heal();
+            sleep(A_WHILE).await;
+            let first = told(&cluster);
+            for (place, names) in [(0, "host2"), (1, "host1"), (1, "host3"), (2, "host2")] {
+                let Some((what, since_ms)) = &first[place] else {
+                    panic!("seed {seed}: host{} says nothing: {first:?}", place + 1);
+                };
+                assert!(what.contains(names), "{what}");
+                let late_ms = since_ms.saturating_sub(healed_ms);
+                assert!(late_ms < 60_000, "{late_ms}");
+            }
+            sleep(A_WHILE).await;
+            assert_eq!(told(&cluster), first, "with the same time");
+            for index in 1..4 {
+                let parted = cluster.peer(index).order().parted;
+                assert!(!parted.is_empty(), "host{index}");
+            }
+            cluster.fill(2, false);
+            sleep(A_WHILE).await;
+            cluster.settle().await;
+            assert_eq!(told(&cluster), [None, None, None]);
+            for index in 1..4 {
+                let order = cluster.peer(index).order();
+                assert_eq!((order.era, order.parted.len()), (1, 0), "host{index}");
+                let read = cluster.read(index, b"two").await;
+                let text = format!("of round {more}");
+                assert_eq!(read.as_deref(), Some(text.as_bytes()), "host{index}");
+            }
+        });
+    }
+}

@@ -54,9 +54,9 @@ struct DiskState {
 /// How many rows scans looked at.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Scanned {
-    /// The longest of them.
+    /// The longest of those that read them.
     pub longest: usize,
-    /// All together.
+    /// All together, those of keys alone included.
     pub all: usize,
 }
 
@@ -215,6 +215,11 @@ impl MemoryDisk {
         });
     }
 
+    /// Returns behind how many more writes and syncs the power is cut, `None` where it will not be or was.
+    pub fn power_left(&self) -> Option<u64> {
+        self.state.lock().cut.as_ref().map(|cut| cut.left)
+    }
+
     /// Ends all that is written behind the next batch of so many rows, as the kill of a process does:
     /// nothing that was written before is lost.
     pub fn end_behind(&self, rows: usize, told: Box<dyn FnOnce() + Send>) {
@@ -363,7 +368,9 @@ impl Rows for MemoryRows {
     ) -> Result<(), StoreError> {
         let (start, end) = stored_range(table, start, end);
         if start < end {
-            visit(self.snapshot().range(start..end), &mut |key, _| f(key));
+            let rows = self.snapshot();
+            let keys = visit(rows.range(start..end), &mut |key, _| f(key));
+            self.0.lock().scanned.all += keys;
         }
         Ok(())
     }

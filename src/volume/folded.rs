@@ -64,8 +64,7 @@ impl FoldedChain {
         }
     }
 
-    /// Takes note that a record is folded and committed; `tentative` is the first op that it found and
-    /// did not name, or the last that it named.
+    /// Takes note that a record is folded and committed; no applied op below `tentative` is one now.
     pub(super) fn fold(&mut self, record: RecordRef, last_ms: u64, tentative: Option<OpId>) {
         (self.record, self.last_ms) = (record, last_ms);
         if let Some(first) = tentative {

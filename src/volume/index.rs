@@ -111,7 +111,13 @@ impl State {
         if above >= index.above {
             return Ok(true);
         }
-        let (start, end) = (after(above).to_key(), after(index.above).to_key());
+        // Below the first that is tentative there is nothing to add, however much lies there.
+        let start = above.max(before(self.chain.tentative));
+        if start >= index.above {
+            index.above = above;
+            return Ok(true);
+        }
+        let (start, end) = (after(start).to_key(), after(index.above).to_key());
         let mut left = Some(room);
         let mut failed = None;
         view.rows

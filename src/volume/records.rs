@@ -20,7 +20,7 @@ use super::record::Record as Undo;
 use super::settled::Settled;
 use super::sight::{self, Sights};
 use super::state::State;
-use super::trim::{TRIM_SLICE, before};
+use super::trim::{TRIM_SLICE, after, before};
 use super::{Result, Volume, VolumeError};
 use crate::base::limits::{STAMP_BEYOND_RECORD_MAX, STAMPS_BEGIN_MS};
 use crate::base::{LogId, OpId, Stamp};
@@ -39,8 +39,8 @@ pub(super) struct Named {
     pub(super) ends: BTreeMap<LogId, Stamp>,
     /// The last segment of each log.
     pub(super) segments: BTreeMap<LogId, u64>,
-    /// The stamps of the first and the last op.
-    stamps: Option<(Stamp, Stamp)>,
+    /// The stamps of the first and the last op of each log.
+    stamps: BTreeMap<LogId, (Stamp, Stamp)>,
 }
 
 /// The applied ops that a record finds.
@@ -49,6 +49,8 @@ struct Found {
     named: BTreeSet<OpId>,
     /// The first applied op that neither it nor a record before it names.
     passed: Option<OpId>,
+    /// No applied op below this one is tentative once it is folded; `None` where it names no op.
+    tentative: Option<OpId>,
 }
 
 impl Found {
@@ -305,10 +307,11 @@ impl Volume {
         let ends = fence.len() > state.chain.fence.as_ref().map_or(0, |before| before.len());
         state.note_taken_back(back, fence);
         state.progress.extend(progress);
-        // What was undone and folded again is of those that were found.
-        let tentative = found.passed.or_else(|| found.named.last().copied());
         let last_ms = last_ms(record.time_ms);
-        state.chain.fold(record.reference(), last_ms, tentative);
+        // What was undone and folded again is of those that were found.
+        state
+            .chain
+            .fold(record.reference(), last_ms, found.tentative);
         // What was taken back the ops before it had seen.
         if undone > 0 {
             state.drafts.see_more();
@@ -334,8 +337,9 @@ impl Volume {
             } else {
                 Stamp(0)
             };
-            let (first, last) = named.stamps.unwrap_or((begin, header.last));
-            named.stamps = Some((begin.min(first), header.last.max(last)));
+            let stamps = named.stamps.entry(header.op_log());
+            let (first, last) = stamps.or_insert((begin, header.last));
+            (*first, *last) = (begin.min(*first), header.last.max(*last));
             let last = named.segments.entry(log).or_default();
             *last = seg_no.max(*last);
         }
@@ -386,32 +390,73 @@ pub(super) fn last_ms(record_ms: u64) -> u64 {
 
 /// Finds the applied ops that a record names, and the first that no record names then.
 ///
-/// Looks at what lies between the first and the last of them, and at what is named already: so each op is
-/// looked at by few records, however many are applied that none names.
+/// Looks at what lies between the first and the last of them of a log, and at what is named already: so each op
+/// is looked at by few records, however many are applied that none names.
 fn found(rows: &dyn Rows, state: &State, named: &Named) -> Result<Found> {
     let mut found = Found::default();
-    let Some((first, last)) = named.stamps else {
+    if named.stamps.is_empty() {
         return Ok(found);
-    };
+    }
     let is_named = |id: OpId| named.ends.get(&id.log).is_some_and(|end| id.stamp <= *end);
     // What an earlier record names stays until the base line passes it.
     let is_open = |id: OpId| state.chain.committed.number(id).is_none();
-    let (stamp, log) = (first, LogId(0));
-    let start = state.chain.tentative.max(OpId { stamp, log });
-    scan_ops(rows, start, Some(last), &mut |id| {
-        if is_named(id) && is_open(id) {
-            found.named.insert(id);
-        }
-        ControlFlow::Continue(())
-    })?;
-    scan_ops(rows, state.chain.tentative, None, &mut |id| {
-        if is_named(id) || !is_open(id) {
-            return ControlFlow::Continue(());
-        }
-        found.passed = Some(id);
-        ControlFlow::Break(())
-    })?;
+    for (first, last) in stretches(&named.stamps) {
+        let start = OpId {
+            stamp: first,
+            log: LogId(0),
+        };
+        scan_ops(
+            rows,
+            start.max(state.chain.tentative),
+            Some(last),
+            &mut |id| {
+                if is_named(id) && is_open(id) {
+                    found.named.insert(id);
+                }
+                ControlFlow::Continue(())
+            },
+        )?;
+    }
+    if let Some(start) = first_beyond(state, named) {
+        scan_ops(rows, start.max(state.chain.tentative), None, &mut |id| {
+            if is_named(id) || !is_open(id) {
+                return ControlFlow::Continue(());
+            }
+            found.passed = Some(id);
+            ControlFlow::Break(())
+        })?;
+    }
+    found.tentative = Some(found.passed.unwrap_or_else(|| after(state.newest)));
     Ok(found)
+}
+
+/// Returns the stretches of time in which the ops of some logs lie, ascending and apart from one another: who
+/// was away for long brings what is old to what is new, and nothing in between is looked at.
+fn stretches(logs: &BTreeMap<LogId, (Stamp, Stamp)>) -> Vec<(Stamp, Stamp)> {
+    let mut all: Vec<(Stamp, Stamp)> = logs.values().copied().collect();
+    all.sort_unstable();
+    let mut apart: Vec<(Stamp, Stamp)> = Vec::new();
+    for (first, last) in all {
+        match apart.last_mut() {
+            Some((_, end)) if first <= *end => *end = last.max(*end),
+            _ => apart.push((first, last)),
+        }
+    }
+    apart
+}
+
+/// Returns a place at or before the first applied op that neither a record names nor one that is about to be
+/// folded; `None` where there is none.
+fn first_beyond(state: &State, named: &Named) -> Option<OpId> {
+    let beyond = state.progress.iter().filter_map(|(log, at)| {
+        let end = named.ends.get(log).copied().unwrap_or_default();
+        let end = end.max(state.chain.committed.end(*log));
+        (at.stamp > end).then(|| OpId {
+            stamp: end.next(),
+            log: LogId(0),
+        })
+    });
+    beyond.chain(state.drafts.front()).min()
 }
 
 /// Visits the applied ops from one on, up to those of a stamp where there is an end.

@@ -38,7 +38,7 @@ fn creates(device: &Device, dir: &str) {
 }
 
 /// Makes records of all that is published.
-fn commit_all(voter: &Device) {
+pub(super) fn commit_all(voter: &Device) {
     let before = voter.volume.record().number;
     voter.commit();
     if voter.volume.record().number > before {
@@ -109,6 +109,67 @@ fn what_a_merge_knows_of_the_own_tail_stays_from_one_round_to_the_next() {
             assert!(read < looked_at / 10, "{read} rows again, of {looked_at}");
         }
     }
+    sync(&devices);
+}
+
+/// Rows that are looked at for an op, its record and all that follows from them, however many ops there are.
+const LOOKED_AT_MAX: usize = 300;
+
+#[test]
+fn a_late_op_looks_at_nothing_of_what_records_name_that_it_does_not_touch() {
+    let devices = cluster(3);
+    let [voter, there, away] = &devices[..] else {
+        panic!("three devices");
+    };
+    voter.mkdir("d");
+    voter.mkdir("late");
+    sync(&devices);
+    commit_all(voter);
+    sync(&devices);
+    // Its clock is not ahead: all of this comes before what the others do.
+    for round in 0..3 {
+        away.make(&format!("late/{round}"), FileKind::File);
+        away.publish();
+    }
+    creates(voter, "d");
+    voter.publish();
+    commit_all(voter);
+    there.pull(voter, usize::MAX);
+    assert!(
+        voter.record_count() > OPS,
+        "who is away may still look back to them"
+    );
+    let mut looked_at = Vec::new();
+    let mut look = |what: &str, device: &Device| {
+        looked_at.push((what.to_owned(), device.index(), device.take_scanned().all));
+    };
+    for device in [voter, there] {
+        device.take_scanned();
+    }
+    for round in 0..3 {
+        for device in [voter, there] {
+            assert_eq!(device.pull(away, 1).undone_count, 0);
+            look("the op", device);
+        }
+        for index in 0..5 {
+            voter.make(&format!("d/in flight {round} {index}"), FileKind::File);
+        }
+        voter.publish();
+        look("own ops", voter);
+        voter.commit();
+        look("the record", voter);
+        there.pull(voter, usize::MAX);
+        look("the record", there);
+        // With nothing to ask it, what a merge knew is given up.
+        for device in [voter, there] {
+            for _ in 0..2 {
+                device.volume.apply_segments().unwrap();
+            }
+            look("nothing", device);
+        }
+    }
+    let most = looked_at.iter().map(|(.., rows)| *rows).max();
+    assert!(most <= Some(LOOKED_AT_MAX), "of {OPS} ops: {looked_at:?}");
     sync(&devices);
 }
 
@@ -224,7 +285,7 @@ const SHAPES: [Shape; 5] = [
     ),
 ];
 
-fn fill(device: &Device, dir: &str, index: usize) {
+pub(super) fn fill(device: &Device, dir: &str, index: usize) {
     if device.find(dir).is_none() {
         device.mkdir(dir);
     }

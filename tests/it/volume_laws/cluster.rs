@@ -186,7 +186,7 @@ fn try_open(
 ) -> Result<Opened, VolumeError> {
     let identity = Arc::clone(&IDENTITIES[index]);
     let rows = Arc::clone(&store.rows);
-    let log = Arc::new(LogStore::open(rows, VOLUME, identity.device(), run).unwrap());
+    let log = Arc::new(LogStore::open(rows, VOLUME, identity.device(), run)?);
     log.stand_on(admission);
     let founding = Founding {
         volume: VOLUME,
@@ -199,7 +199,7 @@ fn try_open(
     }
     let (rows, now) = (Arc::clone(&store.rows), clock.monotonic());
     let of = Arc::clone(&log);
-    let chain = Chain::open(rows, of, founding, identity.device(), now, run).unwrap();
+    let chain = Chain::open(rows, of, founding, identity.device(), now, run)?;
     let roll = Arc::<Roll>::clone(roll);
     let chain = Arc::new(chain.with_roll(roll));
     let config = VolumeConfig {
@@ -300,6 +300,11 @@ impl Device {
         self.volume = volume;
     }
 
+    /// Returns what a power cut leaves.
+    pub(crate) fn crashed(&self, rng: &Rng) -> MemoryDisk {
+        self.disk.crash(rng)
+    }
+
     /// Opens the volume on what a power cut leaves.
     pub(crate) fn crash(&mut self, rng: &Rng) {
         self.disk = self.disk.crash(rng);
@@ -317,6 +322,28 @@ impl Device {
     /// Lets the disk take so many writes more.
     pub(crate) fn refuse_writes_after(&self, count: u64) {
         self.disk.set_writes_left(Some(count));
+    }
+
+    /// Puts a copy in the place of what is here and takes what another has, until the power goes behind so many
+    /// writes and syncs; returns how many more there might have been, `None` where it went.
+    pub(crate) fn pull_until_cut(
+        &mut self,
+        copy: MemoryDisk,
+        from: &Self,
+        after: u64,
+    ) -> Option<u64> {
+        copy.cut_power_after(after, Box::new(|| {}));
+        self.disk = copy;
+        self.store = self.disk.store();
+        self.runs += 100;
+        let who = (self.index, self.admission);
+        let (clock, roll) = (&self.clock, &self.roll);
+        let opened = try_open(&self.store, who, roll, clock, self.alone, self.runs);
+        if let Ok((log, chain, volume)) = opened {
+            (self.log, self.chain, self.volume) = (log, chain, volume);
+            self.try_pull(from);
+        }
+        self.disk.power_left()
     }
 
     /// Takes what another has published; says whether the disk took it.
@@ -373,6 +400,13 @@ impl Device {
         self.disk = copy;
         self.store = self.disk.store();
         // Each start draws a number that no other has.
+        self.runs += 100;
+        self.restart();
+    }
+
+    /// Opens the volume on another store.
+    pub(crate) fn open_on(&mut self, store: Store) {
+        self.store = store;
         self.runs += 100;
         self.restart();
     }
@@ -461,8 +495,9 @@ impl Device {
 
     /// Does what a step of the chain leaves to do.
     fn see_to(&self, outcome: Outcome) {
-        if let Some(tip) = outcome.grew {
-            self.store.rows.sync().unwrap();
+        if let Some(tip) = outcome.grew
+            && self.store.rows.sync().is_ok()
+        {
             self.chain.publish(tip);
         }
     }

@@ -11,7 +11,7 @@ use dfs::volume::{FileKind, Missing, OpKind, VolumeError};
 use super::cluster::{Device, agree, cluster, create, exchange_all, place, sync};
 
 /// Returns devices of which the last is to be removed, all of the same record.
-fn company(count: usize) -> Vec<Device> {
+pub(super) fn company(count: usize) -> Vec<Device> {
     let devices = cluster(count);
     for _ in 0..2 {
         devices[0].commit();
@@ -301,7 +301,7 @@ fn what_one_had_built_on_who_is_removed_too_is_taken_back_where_both_removals_co
 }
 
 /// Lets the last device lose its right to write, and hear of it.
-fn demote(devices: &[Device]) {
+pub(super) fn demote(devices: &[Device]) {
     let demoted = devices.last().expect("one");
     remove(&devices[0], demoted);
     demoted.pull(&devices[0], usize::MAX);

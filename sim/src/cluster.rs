@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use dfs::base::task::Pool;
+use dfs::base::task::{Pool, spawn};
 use dfs::base::time::{SimClock, sleep};
 use dfs::base::{Clock, Ino, Rng, Timespec};
 use dfs::crypto::{Identity, VolumeKeys};
@@ -230,6 +230,26 @@ impl Cluster {
     ///
     /// What kept it from starting.
     pub async fn try_restart(&mut self, index: usize) -> Result<(), DaemonError> {
+        self.start(index, Pool::inline()).await
+    }
+
+    /// Starts a peer that folds nothing before so long has passed: what the others tell it meanwhile is there
+    /// before its workers listen.
+    pub async fn restart_held(&mut self, index: usize, held: Duration) {
+        let pool = Pool::threads("held", 1, 8).expect("a thread");
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        pool.run(move || {
+            let _ = released.recv();
+        });
+        let _ = spawn(async move {
+            sleep(held).await;
+            drop(release);
+        });
+        let started = self.start(index, pool).await;
+        started.unwrap_or_else(|error| panic!("host{index} does not start: {error}"));
+    }
+
+    async fn start(&mut self, index: usize, fold_pool: Pool) -> Result<(), DaemonError> {
         let host = &mut self.hosts[index];
         let keys = host.joined_keys.as_ref();
         host.keys = keys.map(|bytes| Arc::new(VolumeKeys::from_bytes(bytes).unwrap()));
@@ -246,7 +266,7 @@ impl Cluster {
             fs: FsConfig::default(),
             memory_cache_bytes: 16 << 20,
             seal_pool: Pool::inline(),
-            fold_pool: Pool::inline(),
+            fold_pool,
             fsync: Fsync::Local,
         };
         let peer = Peer::start(parts).await?;

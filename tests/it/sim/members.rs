@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use dfs::base::Rng;
 use dfs::base::time::sleep;
 use dfs::daemon::troubles::Noted;
 use dfs::fs::FsError;
@@ -350,5 +351,32 @@ fn a_row_changed_by_hand_is_an_alarm_everywhere_and_is_mended() {
         // It is told for a while, and no longer.
         sleep(70 * A_WHILE).await;
         assert!((0..3).all(|n| open(&cluster, n) == 0));
+    });
+}
+
+#[test]
+fn who_was_the_only_author_hears_before_its_start_has_ended_that_it_is_not() {
+    simulate(73, |seed| async move {
+        let mut cluster = Cluster::new(seed, 1, 1).await;
+        cluster.write(0, b"plan", b"version one").await;
+        cluster.settle().await;
+        assert_eq!(cluster.undo_count(0), 0, "nobody else can look back to it");
+        let copy = cluster.copy_of(0, &Rng::from_seed(seed));
+        let new = cluster.admit(Role::Writer).await;
+        cluster.restart(new).await;
+        cluster.settle().await;
+        cluster.write(new, b"other", b"by another").await;
+        cluster.settle().await;
+        cluster.crash(new).await;
+        // What it knew before that is put back; the storage peer tells it while its start goes on.
+        cluster.put_back(0, copy).await;
+        cluster.restart_held(0, A_WHILE).await;
+        assert_eq!(cluster.peer(0).node().roster().members().len(), 3);
+        cluster.write(0, b"plan", b"version two").await;
+        cluster.peer(0).flush().await.unwrap();
+        assert!(
+            cluster.undo_count(0) > 0,
+            "seed {seed}: who is away may have changed it"
+        );
     });
 }

@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use super::super::core::Core;
 use super::super::{
     Agreement, Ballot, Certificate, Letter, Message, Notary, Record, RecordBody, Row, SEGMENTS_MAX,
     SegmentName, Tip, VOTE_DOMAIN, Vote, Voter,
@@ -354,6 +355,24 @@ fn a_lone_voter_that_was_put_back_waits_for_a_word() {
     agreement.tick(Duration::from_secs(62), &stub);
     let row = agreement.poll().row.unwrap();
     assert!(agreement.is_free() && !row.is_unsure);
+}
+
+#[test]
+fn who_resigns_says_nothing_again_and_who_lost_its_row_goes_on_asking() {
+    let first = genesis(&[1, 2, 3]);
+    let stub = Stub(DeviceId(1));
+    for (is_unsure, said) in [(false, 0), (true, 2)] {
+        let mut row = first_row(1, &first);
+        row.is_unsure = is_unsure;
+        let mut core = Core::new(volume_of(&first), row, 1);
+        core.campaign(&stub);
+        core.resend(&stub);
+        core.poll();
+        core.resign();
+        core.resend(&stub);
+        assert_eq!(core.poll().messages.len(), said);
+        assert_eq!(core.is_recalling(), is_unsure);
+    }
 }
 
 #[test]

@@ -277,6 +277,7 @@ impl Volume {
             }
             shadow.fold_todo(&mut anew, todo, &groups)?;
         }
+        anew.index = None;
         Ok(lost)
     }
 
@@ -294,7 +295,6 @@ impl Volume {
         let mut merge = Merge::new(&self.view, state, todo, Sights::default(), self.bound());
         merge.run()?;
         let overlay = merge.overlay;
-        state.index = None;
         state.commit(&self.view, overlay, Batch::new(), None)?;
         Ok(())
     }

@@ -229,3 +229,38 @@ fn a_volume_of_one_is_folded_anew_with_its_drafts() {
     assert_eq!(device.text("f4"), "draft");
     assert_eq!(device.volume.fold_anew().unwrap().differing, 0);
 }
+
+#[test]
+fn what_comes_behind_many_drafts_is_looked_at_once() {
+    const OPS: usize = 4500;
+    let devices = cluster(2);
+    let [anna, ben] = [&devices[0], &devices[1]];
+    anna.mkdir("d");
+    sync(&devices);
+    let dir = anna.at("d").ino;
+    let fill = |device: &Device| {
+        for n in 0..OPS {
+            let name = format!("of {} {n}", device.index());
+            let at = super::cluster::place(dir, name.as_bytes());
+            device.apply(super::cluster::create(
+                at,
+                FileKind::File,
+                Default::default(),
+            ));
+        }
+    };
+    fill(anna);
+    // All of it comes behind what the other has not sealed.
+    ben.clock.advance(std::time::Duration::from_secs(10));
+    fill(ben);
+    ben.publish();
+    anna.pull(ben, usize::MAX);
+    anna.take_scanned();
+    anna.volume.fold_anew().unwrap();
+    let read = anna.take_scanned().all;
+    assert!(
+        read < 16 * OPS,
+        "{read} rows were looked at, of {OPS} drafts and as many ops behind them"
+    );
+    sync(&devices);
+}

@@ -222,6 +222,22 @@ impl Way {
     }
 }
 
+/// The rows that some ops touched, with the last of them that did. Rows that very many touch are in it once.
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    ends: HashMap<(u64, Way), OpId>,
+}
+
+impl Touched {
+    /// Takes note of an op.
+    pub(super) fn add(&mut self, id: OpId, record: &Record) {
+        for touch in touches(record) {
+            let end = self.ends.entry(touch).or_default();
+            *end = id.max(*end);
+        }
+    }
+}
+
 impl TouchIndex {
     /// Returns an index for a view whose newest op is `newest`.
     pub(super) fn new(newest: OpId) -> Self {
@@ -293,27 +309,19 @@ impl TouchIndex {
         found
     }
 
-    /// Returns the tentative ops below some others, from one on, for which the order with one of those, of
-    /// these records, matters. Rows that very many of them touch are looked at once.
-    pub(super) fn crossing_below<'a>(
+    /// Returns the tentative ops below some others, from one on, for which the order with one of those matters.
+    pub(super) fn crossing_below(
         &mut self,
         committed: &Committed,
         first: OpId,
-        others: impl Iterator<Item = (OpId, &'a Record)>,
+        others: &Touched,
     ) -> BTreeSet<OpId> {
         self.is_of_use = true;
-        let mut ends: HashMap<(u64, Way), OpId> = HashMap::new();
-        for (id, record) in others {
-            for touch in touches(record) {
-                let end = ends.entry(touch).or_default();
-                *end = id.max(*end);
-            }
-        }
         let mut found = BTreeSet::new();
-        for ((digest, way), end) in ends.into_iter().filter(|(_, end)| first < *end) {
+        for ((digest, way), end) in others.ends.iter().filter(|(_, end)| first < **end) {
             for way in way.crossing() {
-                let range = (Bound::Included(first), Bound::Excluded(end));
-                let below = self.within((digest, *way), range);
+                let range = (Bound::Included(first), Bound::Excluded(*end));
+                let below = self.within((*digest, *way), range);
                 found.extend(below.filter(|id| committed.number(*id).is_none()));
             }
         }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::committed::Rank;
 use super::fold::fold_within;
+use super::index::Touched;
 use super::op::OpKind;
 use super::overlay::{Base, Delta, Effects, Overlay, Room};
 use super::record::Record;
@@ -23,7 +24,7 @@ use super::types::Inode;
 use super::view::View;
 use super::{Result, VolumeError};
 use crate::base::{Ino, OpId};
-use crate::store::Batch;
+use crate::store::{Batch, Rows};
 
 /// Ops that a merge undoes under the writer's lock: with their folding some 15 ms. One that has to undo more
 /// is made beside the view.
@@ -41,6 +42,21 @@ const KEPT_MAX_BYTES: usize = 4 << 20;
 
 /// Ops that wait to be folded, in their order.
 pub(super) type Todo = BTreeMap<Rank, Arc<OpKind>>;
+
+/// Looks up how those of some applied ops touched rows that stand behind one. Only a merge changes that, so
+/// who merges needs no lock for it.
+pub(super) fn touched_behind(
+    rows: &dyn Rows,
+    first: OpId,
+    ids: &BTreeSet<OpId>,
+) -> Result<Touched> {
+    let mut touched = Touched::default();
+    for id in ids.range(first..) {
+        let record = Record::load(rows, *id)?.ok_or(LOST_RECORD)?;
+        touched.add(*id, &record);
+    }
+    Ok(touched)
+}
 
 /// A merge of one slice of ops, to be committed as a whole.
 pub(super) struct Merge<'a> {
@@ -131,19 +147,18 @@ impl<'a> Merge<'a> {
 
     /// Undoes those of the applied ops from `first` on that a record passes, without naming them, which an
     /// op that it names crossed behind them, and all that built on them. The order is still the one before
-    /// the record.
-    pub(super) fn undo_passed(&mut self, first: OpId, named: &BTreeSet<OpId>) -> Result<()> {
+    /// the record. How the named ones `touched` rows was looked up before.
+    pub(super) fn undo_passed(
+        &mut self,
+        first: OpId,
+        named: &BTreeSet<OpId>,
+        touched: &Touched,
+    ) -> Result<()> {
         self.index_above(before(first))?;
-        let mut records = Vec::with_capacity(named.len());
-        // Those before it come before all that is passed.
-        for id in named.range(first..) {
-            records.push((*id, self.record(*id)?));
-        }
-        let others = records.iter().map(|(id, record)| (*id, &**record));
         let committed = &self.state.chain.committed;
         let crossing = self.state.index.as_mut();
         let crossing = crossing.map_or_else(BTreeSet::new, |index| {
-            index.crossing_below(committed, first, others)
+            index.crossing_below(committed, first, touched)
         });
         let passed = crossing.difference(named);
         self.undo(passed.map(|id| Rank::tentative(*id)).collect())

@@ -14,7 +14,8 @@ use parking_lot::MutexGuard;
 use super::committed::Committed;
 use super::feed::{Feed, Merged};
 use super::folded::FoldedChain;
-use super::merge::{Merge, Todo};
+use super::index::Touched;
+use super::merge::{Merge, Todo, touched_behind};
 use super::progress::Progress;
 use super::record::Record as Undo;
 use super::settled::Settled;
@@ -225,16 +226,20 @@ impl Volume {
     /// Folds a record; says whether it ended somebody's right to write.
     fn fold_record(&self, record: &Record, merged: &mut Merged) -> Result<bool> {
         let named = self.named_by(record)?;
-        let passed = {
-            let state = self.state.lock();
-            found(&*self.view.rows, &state, &named)?.crossed()
-        };
-        let mut state = match passed {
-            Some(first) => self.lock_indexed(before(first))?,
+        let rows = &*self.view.rows;
+        let found = found(rows, &self.state.lock(), &named)?;
+        // Own ops go on while that is looked up: a record names thousands.
+        let crossed = found.crossed().map(|first| {
+            let touched = touched_behind(rows, first, &found.named)?;
+            Ok::<_, VolumeError>((first, touched))
+        });
+        let crossed = crossed.transpose()?;
+        let mut state = match &crossed {
+            Some((first, _)) => self.lock_indexed(before(*first))?,
             None => self.state.lock(),
         };
         let order = Arc::clone(&state.chain.committed);
-        let folded = self.fold_named(&mut state, record, &named, merged);
+        let folded = self.fold_named(&mut state, record, (&named, crossed), merged);
         if folded.is_err() {
             // Nothing of it is committed: the next try is to find the order as it was.
             state.chain.committed = order;
@@ -247,7 +252,7 @@ impl Volume {
         &self,
         state: &mut MutexGuard<'_, State>,
         record: &Record,
-        named: &Named,
+        (named, crossed): (&Named, Option<(OpId, Touched)>),
         merged: &mut Merged,
     ) -> Result<bool> {
         let found = found(&*self.view.rows, state, named)?;
@@ -259,7 +264,12 @@ impl Volume {
         let mut merge = Merge::new(&self.view, state, todo, sights, self.bound());
         merge.named = found.named.clone();
         if let Some(first) = found.crossed() {
-            merge.undo_passed(first, &found.named)?;
+            let touched = match crossed.filter(|(of, _)| *of == first) {
+                Some((_, touched)) => touched,
+                // Own ops were joined meanwhile.
+                None => touched_behind(&*self.view.rows, first, &found.named)?,
+            };
+            merge.undo_passed(first, &found.named, &touched)?;
         }
         if record.base_line > merge.state.chain.committed.base_line {
             let late = late_for(&*self.view.rows, merge.state, record)?;

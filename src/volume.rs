@@ -197,7 +197,7 @@ impl Volume {
             }
         }
         while layer.is_turned() {
-            match layer.move_some(&mut |_, _, _, _, _| Ok(())) {
+            match layer.move_some(&|_| false, &mut |_, _, _, _, _| Ok(())) {
                 Ok(_) => {}
                 // What is there can be read all the same.
                 Err(StoreError::Full) => break,

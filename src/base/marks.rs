@@ -11,15 +11,24 @@ pub struct Marks {
 
 impl Default for Marks {
     fn default() -> Self {
-        Self {
-            words: (0..WORDS).map(|_| AtomicU64::new(0)).collect(),
-        }
+        Self::of_words(WORDS)
     }
 }
 
 impl Marks {
     /// Marks so many leave one in ten of the others marked; beyond, all may as well be.
     pub const FULL: usize = 100_000;
+
+    /// Returns a set in 1 MiB: a million marks leave one in nine of the others marked.
+    pub fn large() -> Self {
+        Self::of_words(8 * WORDS)
+    }
+
+    fn of_words(words: usize) -> Self {
+        Self {
+            words: (0..words).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
 
     /// Marks a number.
     pub fn mark(&self, number: u64) {
@@ -44,7 +53,7 @@ impl Marks {
 
     fn place(&self, number: u64) -> (Option<&AtomicU64>, u64) {
         // Numbers are hashes, so their low bits are as good as any.
-        let bit = number as usize % (WORDS * 64);
+        let bit = number as usize % (self.words.len() * 64);
         (self.words.get(bit / 64), 1 << (bit % 64))
     }
 }

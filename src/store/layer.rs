@@ -11,9 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::batch::stored_key;
 use super::{Batch, KeyVisitor, RowVisitor, Rows, StoreError, Table};
+use crate::base::marks::Marks;
 
 /// The row of the turn: no table has its tag.
 const TURN_KEY: &[u8] = &[0];
@@ -24,7 +26,12 @@ const FIRST_KEY: &[u8] = &[1];
 /// Bytes of one step of what goes in steps: some milliseconds, for which others wait.
 const STEP_BYTES: usize = 128 << 10;
 
-/// Rows, and bytes of them, that a walk takes at once from each of the two.
+/// Bytes of the rows that are moved in one step, each of which is looked up.
+const MOVED_BYTES: usize = 32 << 10;
+
+/// Rows, and bytes of them, that a walk takes at once from each of the two; few at first, as many a walk ends
+/// at the first that it finds.
+const FIRST_SLICE_ROWS: usize = 4;
 const SLICE_ROWS: usize = 256;
 const SLICE_BYTES: usize = 1 << 20;
 
@@ -35,8 +42,8 @@ const TURNED: u8 = 2;
 /// Says whether a row of a table, with a key, may lie in the layer.
 pub type IsLayered = fn(Table, &[u8]) -> bool;
 
-/// What [`LayeredRows::move_some`] calls with each row that is moved: its table and key, its value before
-/// and now, and the batch that moves it.
+/// What [`LayeredRows::move_some`] calls with each row that is moved and differs, of the tables that are asked
+/// for: its table and key, its value before and now, and the batch that moves it.
 pub type MoveVisitor<'a> = dyn FnMut(Table, &[u8], Option<&[u8]>, Option<&[u8]>, &mut Batch) -> Result<(), StoreError>
     + 'a;
 
@@ -46,8 +53,10 @@ pub struct LayeredRows {
     inner: Arc<dyn Rows>,
     is_layered: IsLayered,
     mode: AtomicU8,
-    /// Held by each batch; alone where batches must not come between.
-    order: RwLock<()>,
+    /// Held by each batch; alone where batches must not come between. Which rows a layer may have that is
+    /// made: what is put there is marked before, so who has read what is below and finds no mark then has
+    /// read what the layer has nothing of.
+    order: RwLock<Option<Arc<Marks>>>,
     /// The last row of the layer that was moved: nothing is put before it once the layer counts, and to
     /// look there again would be to pass all that is gone.
     moved: Mutex<Vec<u8>>,
@@ -57,6 +66,7 @@ pub struct LayeredRows {
 #[derive(Debug)]
 pub struct LayerRows {
     rows: Arc<LayeredRows>,
+    marks: Arc<Marks>,
 }
 
 impl LayeredRows {
@@ -69,7 +79,7 @@ impl LayeredRows {
             inner,
             is_layered,
             mode,
-            order: RwLock::new(()),
+            order: RwLock::default(),
             moved: Mutex::new(FIRST_KEY.to_vec()),
         })
     }
@@ -78,17 +88,21 @@ impl LayeredRows {
     /// this.
     pub fn begin(self: &Arc<Self>) -> Result<LayerRows, StoreError> {
         self.clear()?;
-        let _order = self.order.write();
+        let marks = Arc::new(Marks::large());
+        let mut order = self.order.write();
+        *order = Some(Arc::clone(&marks));
         self.mode.store(MADE, Ordering::SeqCst);
         Ok(LayerRows {
             rows: Arc::clone(self),
+            marks,
         })
     }
 
     /// Gives up a layer that does not count.
     pub fn abandon(&self) -> Result<(), StoreError> {
         {
-            let _order = self.order.write();
+            let mut order = self.order.write();
+            *order = None;
             self.mode.store(IDLE, Ordering::SeqCst);
         }
         self.clear()
@@ -96,10 +110,11 @@ impl LayeredRows {
 
     /// Says that the layer counts from now on.
     pub fn turn(&self) -> Result<(), StoreError> {
-        let _order = self.order.write();
+        let mut order = self.order.write();
         let mut turn = Batch::new();
         turn.put(Table::Layer, TURN_KEY, []);
         self.inner.commit(turn)?;
+        *order = None;
         *self.moved.lock() = FIRST_KEY.to_vec();
         self.mode.store(TURNED, Ordering::SeqCst);
         Ok(())
@@ -110,12 +125,17 @@ impl LayeredRows {
         self.mode.load(Ordering::SeqCst) == TURNED
     }
 
-    /// Moves some rows of a layer that counts to their tables; says whether there are more.
-    pub fn move_some(&self, visit: &mut MoveVisitor<'_>) -> Result<bool, StoreError> {
+    /// Moves some rows of a layer that counts to their tables, and tells those of some tables; says whether
+    /// there are more.
+    pub fn move_some(
+        &self,
+        is_told: &dyn Fn(Table) -> bool,
+        visit: &mut MoveVisitor<'_>,
+    ) -> Result<bool, StoreError> {
         let order = self.order.write();
         let (mut moved, mut bytes, mut is_last) = (Vec::new(), 0, true);
         let mut take = |key: &[u8], value: &[u8]| {
-            if bytes >= STEP_BYTES {
+            if bytes >= MOVED_BYTES {
                 is_last = false;
                 return ControlFlow::Break(());
             }
@@ -132,8 +152,15 @@ impl LayeredRows {
             let Some((table, key)) = parted(&stored) else {
                 continue;
             };
-            let (before, now) = (self.inner.get(table, key)?, decoded(&value));
-            visit(table, key, before.as_deref(), now, &mut step)?;
+            let now = decoded(&value);
+            if is_told(table) {
+                let before = self.inner.get(table, key)?;
+                if before.as_deref() == now {
+                    // It was undone, and made again as it was.
+                    continue;
+                }
+                visit(table, key, before.as_deref(), now, &mut step)?;
+            }
             match now {
                 Some(value) => step.put(table, key, value),
                 None => step.delete(table, key),
@@ -201,6 +228,7 @@ impl LayeredRows {
         let (table, start, end) = range;
         let mut start = start.to_vec();
         let mut end = end.map(<[u8]>::to_vec);
+        let mut max = FIRST_SLICE_ROWS;
         loop {
             let below = |rows: &mut Slice| {
                 rows.read(&*self.inner, (table, &start, end.as_deref()), is_reverse)
@@ -209,7 +237,8 @@ impl LayeredRows {
             let above = |rows: &mut Slice| {
                 rows.read(&*self.inner, (Table::Layer, &from, Some(&to)), is_reverse)
             };
-            let (mut lower, mut upper) = (Slice::default(), Slice::default());
+            let (mut lower, mut upper) = (Slice::of(max), Slice::of(max));
+            max = SLICE_ROWS.min(8 * max);
             if layer_first {
                 above(&mut upper)?;
                 below(&mut lower)?;
@@ -274,13 +303,22 @@ impl LayeredRows {
 }
 
 /// Rows of a table, and the key of the next one.
-#[derive(Default)]
 struct Slice {
+    /// How many it takes.
+    max: usize,
     rows: Vec<(Vec<u8>, Vec<u8>)>,
     next: Option<Vec<u8>>,
 }
 
 impl Slice {
+    fn of(max: usize) -> Self {
+        Self {
+            max,
+            rows: Vec::new(),
+            next: None,
+        }
+    }
+
     fn read(
         &mut self,
         rows: &dyn Rows,
@@ -289,7 +327,7 @@ impl Slice {
     ) -> Result<(), StoreError> {
         let mut bytes = 0;
         let mut visit = |key: &[u8], value: &[u8]| {
-            if self.rows.len() >= SLICE_ROWS || bytes >= SLICE_BYTES {
+            if self.rows.len() >= self.max || bytes >= SLICE_BYTES {
                 self.next = Some(key.to_vec());
                 return ControlFlow::Break(());
             }
@@ -318,6 +356,14 @@ fn parted(stored: &[u8]) -> Option<(Table, &[u8])> {
     let (tag, key) = stored.split_first()?;
     Some((Table::from_tag(*tag)?, key))
 }
+
+/// Returns the number of a row among the [`Marks`] of a layer.
+fn mark_of(table: Table, key: &[u8]) -> u64 {
+    xxh3_64(key) ^ u64::from(table.tag()).wrapping_mul(TAG_FACTOR)
+}
+
+/// An odd constant with well spread bits (the golden ratio times 2^64).
+const TAG_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Returns the value of a row by its value in the layer; `None` where it is not there.
 fn decoded(value: &[u8]) -> Option<&[u8]> {
@@ -402,14 +448,20 @@ impl Rows for LayeredRows {
                 _ => {}
             }
         }
-        let _order = self.order.write();
-        if self.mode.load(Ordering::SeqCst) == MADE {
+        let order = self.order.write();
+        if let Some(marks) = &*order {
             let mut before = Batch::new();
-            for (table, key, _) in batch.iter() {
-                if (self.is_layered)(table, key) && self.layer(table, key)?.is_none() {
-                    let value = encoded(self.inner.get(table, key)?.as_deref());
-                    before.put(Table::Layer, stored_key(table, key), value);
+            for (table, key, _) in batch
+                .iter()
+                .filter(|(table, key, _)| (self.is_layered)(*table, key))
+            {
+                let mark = mark_of(table, key);
+                if marks.may_have(mark) && self.layer(table, key)?.is_some() {
+                    continue;
                 }
+                let value = encoded(self.inner.get(table, key)?.as_deref());
+                before.put(Table::Layer, stored_key(table, key), value);
+                marks.mark(mark);
             }
             batch.append(before);
         }
@@ -435,11 +487,17 @@ impl Rows for LayerRows {
         if !(rows.is_layered)(table, key) {
             return rows.inner.get(table, key);
         }
-        if let Some(value) = rows.layer(table, key)? {
+        let mark = mark_of(table, key);
+        if self.marks.may_have(mark)
+            && let Some(value) = rows.layer(table, key)?
+        {
             return Ok(value);
         }
         let value = rows.inner.get(table, key)?;
         // Others may have changed it meanwhile, and have put it there as it was.
+        if !self.marks.may_have(mark) {
+            return Ok(value);
+        }
         Ok(rows.layer(table, key)?.unwrap_or(value))
     }
 
@@ -472,6 +530,7 @@ impl Rows for LayerRows {
             }
             bytes += key.len() + value.map_or(0, <[u8]>::len);
             step.put(Table::Layer, stored_key(table, key), encoded(value));
+            self.marks.mark(mark_of(table, key));
             if bytes >= STEP_BYTES {
                 self.commit_step(std::mem::take(&mut step))?;
                 bytes = 0;
@@ -571,10 +630,11 @@ mod tests {
             let mut differing = 0;
             let mut visit =
                 |_: Table, _: &[u8], before: Option<&[u8]>, now: Option<&[u8]>, _: &mut Batch| {
-                    differing += usize::from(before != now);
+                    assert!(before != now);
+                    differing += 1;
                     Ok(())
                 };
-            while rows.move_some(&mut visit).unwrap() {}
+            while rows.move_some(&|_| true, &mut visit).unwrap() {}
             assert!(differing > 0 && !rows.is_turned());
             expect(&rows, &made);
             expect(&*store.rows, &made);

@@ -71,16 +71,14 @@ impl Volume {
         let changes = &mut merged.changes;
         let mut visit =
             |table, key: &[u8], before: Option<&[u8]>, after: Option<&[u8]>, batch: &mut Batch| {
-                if SHARED.contains(&table) && before != after {
-                    changes.extend(self.change_of(table, key, before, after));
-                    self.view
-                        .arrivals
-                        .put_moved(table, key, (before, after), now, batch);
-                }
+                changes.extend(self.change_of(table, key, before, after));
+                let moved = (before, after);
+                self.view.arrivals.put_moved(table, key, moved, now, batch);
                 Ok(())
             };
         let visit: &mut MoveVisitor<'_> = &mut visit;
-        while layer.is_turned() && layer.move_some(visit)? {}
+        let is_shown = |table| SHARED.contains(&table);
+        while layer.is_turned() && layer.move_some(&is_shown, visit)? {}
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use parking_lot::MutexGuard;
 
@@ -27,8 +28,14 @@ use crate::store::Batch;
 use crate::wire::limits::SEEN_MAX;
 use crate::wire::{SealedSegment, Seen, SegmentHeader, Vector};
 
-/// Ops merged under one hold of the writer's lock: some 5 ms, which a request may wait.
+/// Most ops merged under one hold of the writer's lock: some 5 ms, which a request may wait.
 const SLICE_OPS: usize = 256;
+
+/// A hold that was longer, as the machine is busy with other things, is followed by one of half as many ops.
+const HOLD_MAX: Duration = Duration::from_millis(6);
+
+/// Most times that a slice is halved.
+const HALVINGS_MAX: u32 = 3;
 
 /// Most ops of a slice that had to undo many: the cost of undoing is shared by more ops then.
 const SLICE_OPS_MAX: usize = 1 << 15;
@@ -76,6 +83,8 @@ pub(super) struct Feed {
     logs: BTreeMap<LogId, Queue>,
     /// What counts of the logs that are over.
     pub(super) pasts: Pasts,
+    /// How often the slices were halved, as some took too long.
+    halvings: u32,
 }
 
 #[derive(Debug, Default)]
@@ -204,24 +213,24 @@ impl Volume {
         let mut slice_ops = SLICE_OPS;
         loop {
             self.read_logs(feed, merged, named)?;
-            let slice = feed.take(slice_ops);
+            let slice = feed.take(slice_ops >> feed.halvings);
             if slice.is_empty() {
                 return Ok(());
             }
-            let undone = self.merge_slice(slice, merged)?;
+            let (undone, held) = self.merge_slice(slice, merged)?;
             match self.bound() {
                 None => slice_ops = SLICE_OPS.max(undone).min(SLICE_OPS_MAX),
                 // Each slice undoes again what the ones before did.
                 Some(bound) if merged.undone_count > bound + merged.op_count / 2 => {
                     return Err(VolumeError::TooMuch);
                 }
-                Some(_) => {}
+                Some(_) => feed.pace(held),
             }
         }
     }
 
-    /// Merges one slice; returns how many ops it had to undo.
-    fn merge_slice(&self, slice: Vec<QueuedOp>, merged: &mut Merged) -> Result<usize> {
+    /// Merges one slice; returns how many ops it had to undo, and how long the writer's lock was held.
+    fn merge_slice(&self, slice: Vec<QueuedOp>, merged: &mut Merged) -> Result<(usize, Duration)> {
         let mut progress = BTreeMap::new();
         let mut todo = Todo::new();
         let mut sights = Sights::default();
@@ -230,6 +239,7 @@ impl Volume {
             Some(first) => self.lock_indexed(first.id)?,
             None => self.state.lock(),
         };
+        let begin = self.context.clock.monotonic();
         for op in slice {
             let known = |log: LogId| state.progress.get(&log).copied().unwrap_or_default();
             let log = op.id.log;
@@ -268,7 +278,8 @@ impl Volume {
         self.drop_public(&mut state)?;
         // Who waits to change something comes before the next slice.
         MutexGuard::unlock_fair(state);
-        Ok(undone)
+        let held = self.context.clock.monotonic().saturating_sub(begin);
+        Ok((undone, held))
     }
 
     /// Drops the private copies of files that are back, but those that a number of the kernel stands
@@ -470,6 +481,15 @@ impl Queue {
 }
 
 impl Feed {
+    /// Takes note of how long the lock was held for a slice.
+    fn pace(&mut self, held: Duration) {
+        if held > HOLD_MAX {
+            self.halvings = HALVINGS_MAX.min(self.halvings + 1);
+        } else if held < HOLD_MAX / 4 {
+            self.halvings = self.halvings.saturating_sub(1);
+        }
+    }
+
     /// Fails with what a segment's author had seen that is neither folded, nor read and comes before the
     /// segment.
     fn lacks(
@@ -515,5 +535,24 @@ impl Feed {
             slice.extend(queue.and_then(|queue| queue.ops.pop_front()));
         }
         slice
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_are_smaller_while_the_lock_is_held_for_long_and_grow_again() {
+        let mut feed = Feed::default();
+        let mut after = |held: Duration| {
+            feed.pace(held);
+            SLICE_OPS >> feed.halvings
+        };
+        let long = [128, 64, 32, 32].map(|_| after(2 * HOLD_MAX));
+        assert_eq!(long, [128, 64, 32, 32]);
+        assert_eq!(after(HOLD_MAX / 2), 32);
+        let short = [64, 128, 256, 256].map(|_| after(Duration::ZERO));
+        assert_eq!(short, [64, 128, 256, 256]);
     }
 }

@@ -230,10 +230,12 @@ impl Bench {
         };
         let mut waits = seen;
         println!(
-            "{what:<46} {:>6.2} s {:>7.0}/s  undone {:>7}  +{:>4} MiB  batch {:>5.1} MiB  \
+            "{what:<46} {:>6.2} s {:>7.0}/s, {:>5.2} s busy {:>7.0}/s  undone {:>7}  +{:>4} MiB  batch {:>5.1} MiB  \
              p99/max ms: lookup {:>9} create {:>9} fsync {:>9}",
             seconds,
             count as f64 / seconds,
+            merged.busy.as_secs_f64(),
+            count as f64 / merged.busy.as_secs_f64(),
             merged.undone,
             merged.memory >> 20,
             merged.largest as f64 / (1 << 20) as f64,
@@ -403,6 +405,8 @@ impl Bench {
 
 struct Pulled {
     time: Duration,
+    /// How long the thread that merges was on a processor.
+    busy: Duration,
     undone: usize,
     memory: usize,
     largest: usize,
@@ -506,12 +510,13 @@ impl Device {
         let is_done = AtomicBool::new(false);
         let (pulled, waits) = std::thread::scope(|scope| {
             let probe = scope.spawn(|| self.probe(&is_done));
-            let start = now();
+            let (start, busy) = (now(), busy());
             let undone = self.pull(from);
-            let time = start.elapsed();
+            let (time, busy) = (start.elapsed(), self::busy().saturating_sub(busy));
             is_done.store(true, Ordering::Relaxed);
             let pulled = Pulled {
                 time,
+                busy,
                 undone,
                 memory: memory("VmHWM").saturating_sub(before),
                 largest: self.rows.largest.load(Ordering::Relaxed),
@@ -683,6 +688,13 @@ fn place(parent: Ino, name: &str) -> Place {
 )]
 fn now() -> Instant {
     Instant::now()
+}
+
+/// Returns how long this thread was on a processor.
+fn busy() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = stat.split_whitespace().next();
+    Duration::from_nanos(nanos.and_then(|nanos| nanos.parse().ok()).unwrap_or(0))
 }
 
 /// Returns a figure of this process's memory, in bytes.

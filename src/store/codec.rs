@@ -13,7 +13,8 @@ use super::StoreError;
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(FIRST_ROOM_BYTES);
     encode_into(value, &mut bytes);
-    bytes
+    // Caches and tables keep it for long: in no more than it takes.
+    bytes.as_slice().to_vec()
 }
 
 /// Appends the bytes of a value, as [`encode`] makes them.
@@ -22,7 +23,7 @@ pub fn encode_into<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>) {
         .expect("row types serialize without fail");
 }
 
-/// More than most rows take, so that encoding one allocates once.
+/// More than most rows take, so that encoding one does not move it.
 const FIRST_ROOM_BYTES: usize = 192;
 
 /// Returns the value of bytes that [`encode`] made.

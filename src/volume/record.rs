@@ -117,7 +117,8 @@ impl Record {
 
     /// Puts the record of an op.
     pub(super) fn put(&self, batch: &mut Batch, id: OpId) {
-        let bytes = Bytes::from(self.encode());
+        // The table in memory keeps it: in no more than it takes.
+        let bytes = Bytes::copy_from_slice(&self.encode());
         let mut parts = 0u32;
         for start in (0..=bytes.len()).step_by(PART_BYTES) {
             let part = bytes.slice(start..(start + PART_BYTES).min(bytes.len()));

@@ -48,6 +48,7 @@ mod sight;
 mod state;
 mod sums;
 mod totals;
+mod touches;
 mod trim;
 mod types;
 mod view;

@@ -1,8 +1,7 @@
 //! Which applied ops touch which rows: what a merge asks to find whom an earlier op concerns.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
-use std::ops::{Bound, ControlFlow, RangeBounds};
+use std::ops::{Bound, ControlFlow};
 
 use parking_lot::MutexGuard;
 
@@ -12,6 +11,7 @@ use super::overlay::{Effects, Overlay, Room};
 use super::record::Record;
 use super::rows::RowKey;
 use super::state::State;
+use super::touches::Touches;
 use super::trim::{after, before};
 use super::view::View;
 use super::{Result, Volume, VolumeError};
@@ -28,59 +28,15 @@ pub(super) struct TouchIndex {
     pub(super) above: OpId,
     /// Who touched a row so. Apart by how: of the very many that read a busy row, or count in it, none
     /// is looked at by another who does.
-    touches: HashMap<u64, Few>,
+    touches: Touches,
     /// Ops that were added.
     added: usize,
     /// Whether it was asked for since it was last looked at.
     is_of_use: bool,
 }
 
-/// An index of more ops is made anew where it is needed again. With some 150 bytes an op, some 20 MB.
+/// An index of more ops is made anew where it is needed again. With some 70 bytes an op, some 9 MB.
 const KEPT_OPS_MAX: usize = 1 << 17;
-
-/// Ops in their order. Nearly all rows are touched by one: that costs no set.
-#[derive(Debug)]
-enum Few {
-    One(OpId),
-    /// A row that all ops touch, a busy directory's, is touched by very many.
-    #[expect(
-        clippy::box_collection,
-        reason = "it is rare, and makes each entry of the index larger"
-    )]
-    Many(Box<BTreeSet<OpId>>),
-}
-
-impl Few {
-    fn insert(&mut self, at: OpId) {
-        match self {
-            Self::One(id) if *id == at => {}
-            Self::One(id) => *self = Self::Many(Box::new(BTreeSet::from([*id, at]))),
-            Self::Many(ids) => {
-                ids.insert(at);
-            }
-        }
-    }
-
-    /// Takes an op out; says whether none is left.
-    fn remove(&mut self, at: OpId) -> bool {
-        match self {
-            Self::One(id) => *id == at,
-            Self::Many(ids) => {
-                ids.remove(&at);
-                ids.is_empty()
-            }
-        }
-    }
-
-    /// Returns those that a range holds, in order.
-    fn range(&self, range: (Bound<OpId>, Bound<OpId>)) -> impl Iterator<Item = OpId> + '_ {
-        let (one, many) = match self {
-            Self::One(id) => (Some(*id).filter(|id| range.contains(id)), None),
-            Self::Many(ids) => (None, Some(ids.range(range))),
-        };
-        one.into_iter().chain(many.into_iter().flatten().copied())
-    }
-}
 
 /// What is added to the index under one hold of the writer's lock: some milliseconds.
 const INDEX_STEP: Room = Room {
@@ -243,7 +199,7 @@ impl TouchIndex {
     pub(super) fn new(newest: OpId) -> Self {
         Self {
             above: newest,
-            touches: HashMap::new(),
+            touches: Touches::default(),
             added: 0,
             is_of_use: true,
         }
@@ -253,23 +209,14 @@ impl TouchIndex {
     pub(super) fn add(&mut self, id: OpId, record: &Record) {
         self.added += 1;
         for (digest, way) in kept_touches(id, record) {
-            match self.touches.entry(way.key(digest)) {
-                Entry::Occupied(few) => few.into_mut().insert(id),
-                Entry::Vacant(vacant) => {
-                    vacant.insert(Few::One(id));
-                }
-            }
+            self.touches.insert(way.key(digest), id);
         }
     }
 
     /// Forgets an op that is undone.
     pub(super) fn remove(&mut self, id: OpId, record: &Record) {
         for (digest, way) in kept_touches(id, record) {
-            if let Entry::Occupied(mut few) = self.touches.entry(way.key(digest))
-                && few.get_mut().remove(id)
-            {
-                few.remove();
-            }
+            self.touches.remove(way.key(digest), id);
         }
     }
 
@@ -344,9 +291,13 @@ impl TouchIndex {
             if end.is_some_and(|end| end <= at) {
                 continue;
             }
-            followed.insert(touch.0, at);
+            let before = found.len();
             // The op at the end itself was not among those above it.
             found.extend(self.above(committed, touch, at, end));
+            // Nearly all rows are touched by one op alone, and are not met again.
+            if found.len() > before || end.is_some() {
+                followed.insert(touch.0, at);
+            }
         }
     }
 
@@ -356,8 +307,7 @@ impl TouchIndex {
         (digest, way): (u64, Way),
         range: (Bound<OpId>, Bound<OpId>),
     ) -> impl Iterator<Item = OpId> + '_ {
-        let few = self.touches.get(&way.key(digest)).into_iter();
-        few.flat_map(move |few| few.range(range))
+        self.touches.within(way.key(digest), range)
     }
 
     /// Returns the ops above a place, up to an end where there is one, for which the order with one that

@@ -19,6 +19,7 @@ mod arrivals;
 mod aside;
 mod back;
 mod body;
+mod changes;
 mod coalesce;
 mod collect;
 mod committed;
@@ -66,6 +67,7 @@ use parking_lot::Mutex;
 pub use acl::Acl;
 pub use anew::Anew;
 pub use aside::{DFS_NAME, is_aside};
+pub use changes::Changes;
 pub use error::VolumeError;
 pub use feed::{Merged, Missing};
 pub use op::{

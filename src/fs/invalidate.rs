@@ -17,23 +17,26 @@ impl Fs {
     ///
     /// Unwritten changes of a file that got new content are written now: they build on the old
     /// one, and would show over the new one until their commit lets the fold keep both.
-    pub fn apply_changes(&self, changes: &[Change]) -> Vec<Invalidation> {
+    pub fn apply_changes(
+        &self,
+        changes: impl IntoIterator<Item = Change> + Clone,
+    ) -> Vec<Invalidation> {
         let mut content = BTreeSet::new();
         let mut attr = BTreeSet::new();
-        let mut entries: BTreeMap<(Ino, &[u8]), Option<Ino>> = BTreeMap::new();
-        for change in changes {
+        let mut entries: BTreeMap<(Ino, Bytes), Option<Ino>> = BTreeMap::new();
+        for change in changes.clone() {
             match change {
                 Change::Attr(ino) => {
-                    attr.insert(*ino);
+                    attr.insert(ino);
                 }
                 Change::Content(ino) => {
-                    let twins = self.twins(*ino);
-                    let files = twins.into_iter().chain([*ino]);
+                    let twins = self.twins(ino);
+                    let files = twins.into_iter().chain([ino]);
                     content.extend(files.flat_map(|file| self.volume.numbers_of(file)));
                 }
                 Change::Entry { gone, .. } => {
                     if let Some(child) = gone {
-                        self.follow_merged(*child);
+                        self.follow_merged(child);
                     }
                 }
             }
@@ -41,12 +44,12 @@ impl Fs {
         for change in changes {
             if let Change::Entry { parent, name, gone } = change {
                 // Times, links and size of the directory went along.
-                attr.insert(*parent);
-                let parent = self.number_of(*parent);
+                attr.insert(parent);
+                let parent = self.number_of(parent);
                 if self.inodes.is_known(parent) {
                     // Of a directory that became a part of another each name comes twice.
                     let before = entries.entry((parent, name)).or_default();
-                    *before = before.or(*gone);
+                    *before = before.or(gone);
                 }
             }
         }
@@ -58,7 +61,7 @@ impl Fs {
             })
             .collect();
         let names = entries.into_iter();
-        let names = names.map(|((parent, name), gone)| self.name_invalidation(parent, name, gone));
+        let names = names.map(|((parent, name), gone)| self.name_invalidation(parent, &name, gone));
         let names: Vec<Invalidation> = names.collect();
         let mut invalid = names;
         for ino in &content {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use parking_lot::MutexGuard;
 
+use super::changes::Changes;
 use super::committed::Rank;
 use super::drafts::{self, Group};
 use super::feed::{Feed, Merged};
@@ -91,7 +92,7 @@ const DRAFTS_SLICE: usize = 512;
 #[derive(Debug, Default)]
 pub struct Anew {
     /// What kernel caches have to forget.
-    pub changes: Vec<Change>,
+    pub changes: Changes,
     /// How many rows of those that all members share were others than they have to be; they are mended.
     pub differing: usize,
     /// Own changes that no segment held yet and that cannot be read any more.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use parking_lot::MutexGuard;
 
+use super::changes::Changes;
 use super::committed::Rank;
 use super::merge::{Merge, Todo};
 use super::op::OpKind;
@@ -18,7 +19,6 @@ use super::progress::{LogProgress, Progress};
 use super::segments::open;
 use super::sight::{Past, Sights};
 use super::state::State;
-use super::types::Change;
 use super::view::private_of;
 use super::{Result, Volume, VolumeError};
 use crate::base::{Ino, LogId, OpId, Stamp};
@@ -47,7 +47,7 @@ const READ_AHEAD_BYTES: usize = 256 << 10;
 #[derive(Debug, Default)]
 pub struct Merged {
     /// What kernel caches have to forget, in no order, a thing perhaps more than once.
-    pub changes: Vec<Change>,
+    pub changes: Changes,
     /// How many ops of others were folded.
     pub op_count: usize,
     /// How many applied ops were undone and folded again.

@@ -307,7 +307,8 @@ impl Volume {
         };
         let differs = |ino| overlay.rows.contains_key(&RowKey::Inode(ino));
         let moves = self.moves(base(&nothing), base(&overlay), &differs)?;
-        let now = Some(self.context.clock.wall());
+        // Of what is made beside the view nobody is told.
+        let now = self.layer.is_some().then(|| self.context.clock.wall());
         let merging = self.view.merging.write();
         let mut changes = state.commit(&self.view, overlay, batch, now)?;
         self.move_numbers(&moves);

@@ -346,7 +346,7 @@ fn unwritten_changes_never_show_over_content_from_elsewhere() {
     write(&fs, file, 0, b"MINE");
     let inode = fs.volume().inode(file.0).unwrap().unwrap();
     write_elsewhere(&fs, &inode, b"theirs, which is longer");
-    fs.apply_changes(&[Change::Content(file.0)]);
+    fs.apply_changes([Change::Content(file.0)]);
     assert_eq!(fs.counts().dirty_inodes, 0);
     assert_eq!(read_all(&fs, file.0, file.1), b"MINE and more");
     assert_eq!(fs.volume().conflicts().unwrap().len(), 1);
@@ -381,9 +381,9 @@ fn the_kernel_hears_of_what_it_knows_alone() {
         Invalidation::Content(ino),
         Invalidation::Attr(Ino::ROOT),
     ];
-    assert_eq!(fs.apply_changes(&changes), expected);
+    assert_eq!(fs.apply_changes(changes), expected);
     fs.rmdir(Ino::ROOT, b"dir").unwrap();
-    let gone = fs.apply_changes(&[Change::Entry {
+    let gone = fs.apply_changes([Change::Entry {
         parent: Ino::ROOT,
         name: "dir".into(),
         gone: Some(dir),
@@ -400,7 +400,7 @@ fn the_kernel_keeps_its_pages_while_the_version_is_the_same() {
     close(&fs, file);
     let opened = fs.open(ROOT, file.0, BOTH).unwrap();
     assert!(opened.keep_cache);
-    fs.apply_changes(&[Change::Content(file.0)]);
+    fs.apply_changes([Change::Content(file.0)]);
     assert!(!fs.open(ROOT, file.0, BOTH).unwrap().keep_cache);
     assert!(fs.open(ROOT, file.0, BOTH).unwrap().keep_cache);
 }

@@ -22,7 +22,7 @@ fn pages_that_the_kernel_has_not_dropped_yet_are_of_the_version_before() {
     let page = |offset, bytes: &[u8]| fs.write(file.0, file.1, offset, bytes, from_cache);
     let inode = fs.volume().inode(file.0).unwrap().unwrap();
     write_elsewhere(&fs, &inode, b"theirs, which is longer");
-    fs.apply_changes(&[Change::Content(file.0)]);
+    fs.apply_changes([Change::Content(file.0)]);
     // Two pages of a mapping, written back by the notice.
     page(0, b"MINE").unwrap();
     page(5, b"AND").unwrap();

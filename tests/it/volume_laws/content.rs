@@ -455,7 +455,7 @@ fn a_merge_says_what_it_changed() {
     a.put("f", "new");
     a.unlink("gone");
     a.publish();
-    let changes = b.pull(a, usize::MAX).changes;
+    let changes = b.pull(a, usize::MAX).changes.to_vec();
     assert!(changes.contains(&Change::Content(ino)));
     assert!(changes.contains(&Change::Attr(Ino::ROOT)));
     assert!(changes.contains(&Change::Entry {

@@ -262,7 +262,7 @@ impl Run {
         let needs = writers.map(|device| device.volume.needs());
         let needed = needs.min().filter(|_| !self.wide).unwrap_or(0);
         let merged = voter.commit_from(needed);
-        self.check_changes(0, &before, &merged.changes);
+        self.check_changes(0, &before, &merged.changes.to_vec());
     }
 
     fn exchange(&mut self, index: usize) {
@@ -286,12 +286,12 @@ impl Run {
                 // What it knows of the members comes by itself.
                 one.take_records_alone(two);
                 let merged = one.volume.apply_segments().unwrap();
-                self.check_changes(index, &before, &merged.changes);
+                self.check_changes(index, &before, &merged.changes.to_vec());
                 return;
             }
         }
         let merged = self.devices[index].pull(&self.devices[from], max);
-        self.check_changes(index, &before, &merged.changes);
+        self.check_changes(index, &before, &merged.changes.to_vec());
         if self.chance(3) {
             super::tree::check(&self.devices[index]);
         }

@@ -77,6 +77,10 @@ impl Rows for Watched {
         self.inner.commit(batch)
     }
 
+    fn settle(&self) -> Result<(), StoreError> {
+        self.inner.settle()
+    }
+
     fn sync(&self) -> Result<(), StoreError> {
         self.inner.sync()
     }

@@ -130,6 +130,12 @@ pub trait Rows: Send + Sync + std::fmt::Debug {
     /// [`StoreError::Full`] leaves the rows as they were. Each other error poisons the store.
     fn commit(&self, batch: Batch) -> Result<(), StoreError>;
 
+    /// Waits until most of what was committed before is where it does not lie in memory any more. Who commits
+    /// very much calls it in between, and holds no lock that others wait for.
+    fn settle(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Makes everything that was committed before this call durable.
     ///
     /// Concurrent callers share one flush of the disk. A failure poisons the store: what the disk

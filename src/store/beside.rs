@@ -161,6 +161,10 @@ impl Rows for BesideRows {
         self.inner.commit(beside)
     }
 
+    fn settle(&self) -> Result<(), StoreError> {
+        self.inner.settle()
+    }
+
     fn sync(&self) -> Result<(), StoreError> {
         self.inner.sync()
     }

@@ -336,6 +336,27 @@ impl Shared {
         }
     }
 
+    /// Waits while the tables are more than one and a half that are full: those who do not call this may go
+    /// on to several.
+    fn settle(&self) -> Result<(), StoreError> {
+        loop {
+            if self.gate.is_closed() {
+                return Ok(());
+            }
+            let layers = self.layers.read().clone();
+            let flushing = layers.flushing.as_ref().map_or(0, |table| table.bytes());
+            let held = layers.active.bytes() + flushing;
+            drop(layers);
+            let mut flush = self.flush.lock();
+            if held < self.options.table_bytes / 2 * 3 || !flush.is_wanted {
+                return Ok(());
+            }
+            self.group.check()?;
+            // Ends with the flush, which a failure ends too.
+            self.flush_changed.wait(&mut flush);
+        }
+    }
+
     fn is_overfull(&self) -> bool {
         self.layers.read().active.bytes() >= self.options.table_bytes * OVERFULL
     }
@@ -401,6 +422,8 @@ impl Shared {
             let mut layers = self.layers.write();
             layers.flushing = None;
             layers.moved += 1;
+            drop(layers);
+            self.flush_changed.notify_all();
         }
         self.retire()?;
         // Ahead of the next table, which cannot be frozen before this flush ends.
@@ -669,6 +692,10 @@ impl Rows for BufferedRows {
         let mut writer = shared.writer.lock();
         shared.make_room(&mut writer)?;
         shared.log(&mut writer, batch)
+    }
+
+    fn settle(&self) -> Result<(), StoreError> {
+        self.shared.settle()
     }
 
     fn sync(&self) -> Result<(), StoreError> {

@@ -471,6 +471,9 @@ impl Rows for LayeredRows {
     fn sync(&self) -> Result<(), StoreError> {
         self.inner.sync()
     }
+    fn settle(&self) -> Result<(), StoreError> {
+        self.inner.settle()
+    }
 }
 
 impl LayerRows {
@@ -545,6 +548,10 @@ impl Rows for LayerRows {
 }
 
 #[cfg(test)]
+fn settle(&self) -> Result<(), StoreError> {
+    self.rows.inner.settle()
+}
+
 mod tests {
     use std::collections::BTreeMap;
 

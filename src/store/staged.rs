@@ -366,6 +366,10 @@ impl Rows for StagedRows {
         self.commit_staged(&batch)
     }
 
+    fn settle(&self) -> Result<(), StoreError> {
+        self.inner.settle()
+    }
+
     fn sync(&self) -> Result<(), StoreError> {
         self.inner.sync()
     }

@@ -217,6 +217,7 @@ impl Volume {
             if slice.is_empty() {
                 return Ok(());
             }
+            self.view.rows.settle()?;
             let (undone, held) = self.merge_slice(slice, merged)?;
             match self.bound() {
                 None => slice_ops = SLICE_OPS.max(undone).min(SLICE_OPS_MAX),

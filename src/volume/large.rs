@@ -25,7 +25,7 @@ use super::rows::RowKey;
 use super::state::{META_KEYS, State};
 use super::{Result, Volume, VolumeConfig, VolumeContext, VolumeError};
 use crate::base::OpId;
-use crate::store::{Batch, LayerRows, LayeredRows, MoveVisitor, StoreError, Table};
+use crate::store::{Batch, LayerRows, LayeredRows, MoveVisitor, Rows, StoreError, Table};
 
 /// Own ops that are folded while nobody else may change anything; of more the first are folded before.
 const LAST_OPS: usize = 64;
@@ -78,7 +78,9 @@ impl Volume {
             };
         let visit: &mut MoveVisitor<'_> = &mut visit;
         let is_shown = |table| SHARED.contains(&table);
-        while layer.is_turned() && layer.move_some(&is_shown, visit)? {}
+        while layer.is_turned() && layer.move_some(&is_shown, visit)? {
+            layer.settle()?;
+        }
         Ok(())
     }
 

@@ -142,7 +142,7 @@ impl<'a> Merge<'a> {
         self.kept_bytes = 0;
         let overlay = std::mem::take(&mut self.overlay);
         self.state.commit(self.view, overlay, Batch::new(), None)?;
-        Ok(())
+        Ok(self.view.rows.settle()?)
     }
 
     /// Undoes those of the applied ops from `first` on that a record passes, without naming them, which an

@@ -111,6 +111,7 @@ impl Volume {
                 batch.delete(Table::Op, id.to_key());
             }
             Undo::delete_parts(&*self.view.rows, &mut batch, &|id| gone.contains(&id))?;
+            self.view.rows.settle()?;
             let mut state = self.state.lock();
             if !batch.is_empty() {
                 self.view.rows.commit(batch)?;

@@ -261,6 +261,25 @@ fn the_log_is_given_back_once_its_rows_are_in_the_tree() {
 }
 
 #[test]
+fn who_settles_in_between_leaves_less_than_two_tables_in_memory() {
+    const TABLE: usize = 64 << 10;
+    const ROW: usize = 4 << 10;
+    let mut machine = Machine::new();
+    let rows = machine.open(TABLE, true);
+    let mut most = 0;
+    for step in 0..500u32 {
+        let mut batch = Batch::new();
+        batch.put(Table::Inode, step.to_be_bytes(), vec![7; ROW]);
+        rows.commit(batch).unwrap();
+        rows.settle().unwrap();
+        let layers = rows.shared.layers.read().clone();
+        let flushing = layers.flushing.as_ref().map_or(0, |table| table.bytes());
+        most = most.max(layers.active.bytes() + flushing);
+    }
+    assert!(most < TABLE / 2 * 3 + 2 * ROW, "{most} bytes");
+}
+
+#[test]
 fn what_is_too_large_is_refused() {
     let mut machine = Machine::new();
     let rows = machine.open(1 << 20, false);

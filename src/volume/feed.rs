@@ -40,8 +40,9 @@ const HALVINGS_MAX: u32 = 3;
 /// Most ops of a slice that had to undo many: the cost of undoing is shared by more ops then.
 const SLICE_OPS_MAX: usize = 1 << 15;
 
-/// Bytes of segments of one device that are read ahead.
+/// Bytes of segments of one log that are read ahead, and of all logs: of each one segment at least.
 const READ_AHEAD_BYTES: usize = 256 << 10;
+const READ_AHEAD_MAX_BYTES: usize = 1 << 20;
 
 /// What [`Volume::apply_segments`] did.
 #[derive(Debug, Default)]
@@ -52,6 +53,8 @@ pub struct Merged {
     pub op_count: usize,
     /// How many applied ops were undone and folded again.
     pub undone_count: usize,
+    /// Most bytes of ops that waited in memory to be folded, beside what was read ahead of the logs, about.
+    pub waiting_bytes: usize,
     /// Logs whose next segment waits for what its author had seen and is not here yet.
     pub waiting: BTreeMap<LogId, Missing>,
     /// The record that is not folded as statements are not here which it takes into account.
@@ -327,26 +330,28 @@ impl Volume {
             });
         }
         let mut goes_on = true;
+        let ahead = READ_AHEAD_MAX_BYTES / ends.len().max(1);
+        let ahead = ahead.min(READ_AHEAD_BYTES);
         while goes_on {
             goes_on = false;
             merged.waiting.clear();
             for (log, end) in &ends {
                 if !merged.refused.contains_key(log) {
-                    goes_on |= self.read_log(feed, merged, &folded, (*log, *end))?;
+                    goes_on |= self.read_log(feed, merged, &folded, (*log, *end, ahead))?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Reads ahead in a log that ends in a segment, where nothing of it is queued; says whether that
+    /// Reads some bytes ahead in a log that ends in a segment, where nothing of it is queued; says whether that
     /// was something.
     fn read_log(
         &self,
         feed: &mut Feed,
         merged: &mut Merged,
         folded: &Folded,
-        (log, end): (LogId, u64),
+        (log, end, ahead): (LogId, u64, usize),
     ) -> Result<bool> {
         let queue = feed.logs.entry(log).or_default();
         queue.read = queue
@@ -358,7 +363,7 @@ impl Volume {
         }
         let next = queue.read + 1;
         let mut stopped = false;
-        for segment in self.config.log.range(log, next, READ_AHEAD_BYTES)? {
+        for segment in self.config.log.range(log, next, ahead)? {
             if segment.header.seg_no > end {
                 break;
             }

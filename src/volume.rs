@@ -48,6 +48,7 @@ mod shape;
 mod sight;
 mod state;
 mod sums;
+mod todo;
 mod totals;
 mod touches;
 mod trim;

@@ -23,6 +23,9 @@ const TURN_KEY: &[u8] = &[0];
 /// The first key that a row in the layer may have.
 const FIRST_KEY: &[u8] = &[1];
 
+/// The table that is its own of who makes a layer: below there is nothing of it, and nothing of it is moved.
+const MAKERS: Table = Table::Undone;
+
 /// Bytes of one step of what goes in steps: some milliseconds, for which others wait.
 const STEP_BYTES: usize = 128 << 10;
 
@@ -149,7 +152,7 @@ impl LayeredRows {
         let mut step = Batch::new();
         for (stored, value) in moved {
             step.delete(Table::Layer, &stored);
-            let Some((table, key)) = parted(&stored) else {
+            let Some((table, key)) = parted(&stored).filter(|(table, _)| *table != MAKERS) else {
                 continue;
             };
             let now = decoded(&value);
@@ -468,11 +471,12 @@ impl Rows for LayeredRows {
         self.inner.commit(batch)
     }
 
-    fn sync(&self) -> Result<(), StoreError> {
-        self.inner.sync()
-    }
     fn settle(&self) -> Result<(), StoreError> {
         self.inner.settle()
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.inner.sync()
     }
 }
 
@@ -532,7 +536,10 @@ impl Rows for LayerRows {
                 continue;
             }
             bytes += key.len() + value.map_or(0, <[u8]>::len);
-            step.put(Table::Layer, stored_key(table, key), encoded(value));
+            match value {
+                None if table == MAKERS => step.delete(Table::Layer, stored_key(table, key)),
+                value => step.put(Table::Layer, stored_key(table, key), encoded(value)),
+            }
             self.marks.mark(mark_of(table, key));
             if bytes >= STEP_BYTES {
                 self.commit_step(std::mem::take(&mut step))?;
@@ -542,16 +549,16 @@ impl Rows for LayerRows {
         self.commit_step(step)
     }
 
+    fn settle(&self) -> Result<(), StoreError> {
+        self.rows.inner.settle()
+    }
+
     fn sync(&self) -> Result<(), StoreError> {
         self.rows.inner.sync()
     }
 }
 
 #[cfg(test)]
-fn settle(&self) -> Result<(), StoreError> {
-    self.rows.inner.settle()
-}
-
 mod tests {
     use std::collections::BTreeMap;
 

@@ -107,6 +107,8 @@ tables! {
     Staged = 60,
     /// Rows of a merge that is made beside the others, by table and key, until they are moved there.
     Layer = 61,
+    /// What ops want that are undone, until they are folded again by who makes a layer, or all anew.
+    Undone = 62,
 }
 
 impl Table {

@@ -18,12 +18,12 @@ use super::changes::Changes;
 use super::committed::Rank;
 use super::drafts::{self, Group};
 use super::feed::{Feed, Merged};
-use super::merge::{Merge, Todo};
-use super::op::OpKind;
+use super::merge::Merge;
 use super::record::Record;
 use super::rows::{RowKey, Stored};
 use super::sight::{self, Sights};
 use super::state::{self, State};
+use super::todo::Todo;
 use super::types::{Change, DirKey, Inode};
 use super::view::is_private;
 use super::{Result, Volume, VolumeConfig, VolumeContext, VolumeError};
@@ -50,6 +50,7 @@ pub(super) const FOLDED: &[Table] = &[
     Table::OpPart,
     Table::Committed,
     Table::Arrival,
+    Table::Undone,
 ];
 
 /// Those of them that all members share.
@@ -263,7 +264,7 @@ impl Volume {
         let groups: Vec<Group> = drafts::groups_in(rows, &ids)?;
         let mut lost = 0;
         for ids in ids.chunks(DRAFTS_SLICE) {
-            let mut todo = Todo::new();
+            let mut todo = Todo::default();
             for id in ids {
                 match Record::load(rows, *id) {
                     Ok(Some(record)) => {
@@ -285,7 +286,7 @@ impl Volume {
     pub(super) fn fold_todo(
         &self,
         state: &mut MutexGuard<'_, State>,
-        todo: std::collections::BTreeMap<Rank, Arc<OpKind>>,
+        todo: Todo,
         groups: &[Group],
     ) -> Result<()> {
         let mut batch = Batch::new();

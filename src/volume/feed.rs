@@ -13,12 +13,13 @@ use parking_lot::MutexGuard;
 
 use super::changes::Changes;
 use super::committed::Rank;
-use super::merge::{Merge, Todo};
+use super::merge::Merge;
 use super::op::OpKind;
 use super::progress::{LogProgress, Progress};
 use super::segments::open;
 use super::sight::{Past, Sights};
 use super::state::State;
+use super::todo::Todo;
 use super::view::private_of;
 use super::{Result, Volume, VolumeError};
 use crate::base::{Ino, LogId, OpId, Stamp};
@@ -236,7 +237,7 @@ impl Volume {
     /// Merges one slice; returns how many ops it had to undo, and how long the writer's lock was held.
     fn merge_slice(&self, slice: Vec<QueuedOp>, merged: &mut Merged) -> Result<(usize, Duration)> {
         let mut progress = BTreeMap::new();
-        let mut todo = Todo::new();
+        let mut todo = Todo::default();
         let mut sights = Sights::default();
         // They come in their order.
         let mut state = match slice.iter().find(|op| op.kind.is_some()) {
@@ -270,6 +271,7 @@ impl Volume {
         sights.put(&mut batch);
         let mut merge = Merge::new(&self.view, &mut state, todo, sights, self.bound());
         merge.run()?;
+        merged.waiting_bytes = merged.waiting_bytes.max(merge.waiting_bytes);
         let (overlay, undone) = (merge.overlay, merge.undone_count);
         let changes = self.commit_merge(&mut state, overlay, batch)?;
         merged.undone_count += undone;
@@ -329,9 +331,9 @@ impl Volume {
                 last > 0
             });
         }
-        let mut goes_on = true;
         let ahead = READ_AHEAD_MAX_BYTES / ends.len().max(1);
         let ahead = ahead.min(READ_AHEAD_BYTES);
+        let mut goes_on = true;
         while goes_on {
             goes_on = false;
             merged.waiting.clear();

@@ -18,11 +18,11 @@ use super::anew::{FOLDED, SHARED, is_of_private};
 use super::committed::Rank;
 use super::drafts::groups_in;
 use super::feed::{Feed, Merged};
-use super::merge::Todo;
 use super::overlay::{Base, Overlay};
 use super::record::Record;
 use super::rows::RowKey;
 use super::state::{META_KEYS, State};
+use super::todo::Todo;
 use super::{Result, Volume, VolumeConfig, VolumeContext, VolumeError};
 use crate::base::OpId;
 use crate::store::{Batch, LayerRows, LayeredRows, MoveVisitor, Rows, StoreError, Table};
@@ -160,6 +160,7 @@ impl Volume {
         merged.changes.extend(self.renamed_by(moves));
         merged.op_count += news.op_count;
         merged.undone_count += news.undone_count;
+        merged.waiting_bytes = merged.waiting_bytes.max(news.waiting_bytes);
         merged.waiting = news.waiting;
         merged.refused = news.refused;
         merged.lacks_statements = news.lacks_statements;
@@ -203,7 +204,7 @@ impl Volume {
             .collect();
         let groups = groups_in(rows, &own)?;
         for ids in own.chunks(OWN_SLICE) {
-            let mut todo = Todo::new();
+            let mut todo = Todo::default();
             for id in ids {
                 if let Some(record) = Record::load(rows, *id)? {
                     todo.insert(Rank::tentative(*id), record.kind);

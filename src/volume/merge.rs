@@ -19,6 +19,7 @@ use super::record::Record;
 use super::rows::{Row, RowKey, Stored, Value};
 use super::sight::Sights;
 use super::state::State;
+use super::todo::{ReadAhead, Todo};
 use super::trim::before;
 use super::types::Inode;
 use super::view::View;
@@ -39,9 +40,6 @@ const MERGE_ROOM: Room = Room {
 /// Rows and records, and bytes of them, that a merge which nobody sees keeps before it writes them.
 const KEPT_MAX: usize = 4096;
 const KEPT_MAX_BYTES: usize = 4 << 20;
-
-/// Ops that wait to be folded, in their order.
-pub(super) type Todo = BTreeMap<Rank, Arc<OpKind>>;
 
 /// Looks up how those of some applied ops touched rows that stand behind one. Only a merge changes that, so
 /// who merges needs no lock for it.
@@ -64,6 +62,7 @@ pub(super) struct Merge<'a> {
     pub(super) state: &'a mut State,
     pub(super) overlay: Overlay,
     pub(super) todo: Todo,
+    ahead: ReadAhead,
     sights: Sights,
     /// How many ops it may undo; `None` where nobody sees what it makes, or waits for it.
     bound: Option<usize>,
@@ -73,6 +72,8 @@ pub(super) struct Merge<'a> {
     pub(super) named: BTreeSet<OpId>,
     /// How many ops were undone.
     pub(super) undone_count: usize,
+    /// Most bytes of ops that waited in memory, about.
+    pub(super) waiting_bytes: usize,
 }
 
 impl<'a> Merge<'a> {
@@ -91,15 +92,26 @@ impl<'a> Merge<'a> {
             state,
             overlay: Overlay::default(),
             todo,
+            ahead: ReadAhead::default(),
             sights,
             undone_count: 0,
+            waiting_bytes: 0,
         }
     }
 
     /// Folds all that is to do.
     pub(super) fn run(&mut self) -> Result<()> {
-        while let Some((rank, kind)) = self.todo.pop_first() {
+        loop {
+            let waiting = self.todo.bytes() + self.state.deferred.bytes();
+            self.waiting_bytes = self.waiting_bytes.max(waiting);
+            let Some((rank, kind)) = self.todo.pop_first() else {
+                return Ok(());
+            };
             let id = rank.id;
+            let kind = match kind {
+                Some(kind) => kind,
+                None => self.ahead.take(self.view, &mut self.overlay, id)?,
+            };
             let base = Base {
                 view: self.view,
                 overlay: &self.overlay,
@@ -129,7 +141,6 @@ impl<'a> Merge<'a> {
             self.keep(rank, kind, effects);
             self.write_some()?;
         }
-        Ok(())
     }
 
     /// Writes what the overlay holds where that is much and nobody sees it.
@@ -179,17 +190,13 @@ impl<'a> Merge<'a> {
     /// folded again.
     pub(super) fn take_back_all(&mut self, ids: &BTreeSet<OpId>) -> Result<()> {
         self.undo_all(ids.clone())?;
-        self.todo.retain(|rank, _| !ids.contains(&rank.id));
+        self.todo.forget(&mut self.overlay, |id| ids.contains(&id));
         Ok(())
     }
 
     /// Gives the ops to do that a record names, which is folded now, their places in the order.
     pub(super) fn rank_anew(&mut self) {
-        let todo = std::mem::take(&mut self.todo).into_iter();
-        let committed = &self.state.chain.committed;
-        self.todo = todo
-            .map(|(rank, kind)| (committed.rank(rank.id), kind))
-            .collect();
+        self.todo.rank_anew(&self.state.chain.committed);
     }
 
     fn record(&self, id: OpId) -> Result<Arc<Record>> {
@@ -262,6 +269,7 @@ impl<'a> Merge<'a> {
                 index.dependent(committed, rank, &record, &mut followed, &mut open);
             }
         }
+        drop((followed, open));
         // Read again: all of them may be more than the memory is to hold.
         for rank in ranks.into_iter().rev() {
             let record = self.record(rank.id)?;
@@ -275,7 +283,14 @@ impl<'a> Merge<'a> {
                 true => &mut self.state.deferred,
                 false => &mut self.todo,
             };
-            todo.insert(rank, Arc::clone(&record.kind));
+            let kind = Arc::clone(&record.kind);
+            match self.bound {
+                Some(_) => todo.insert(rank, kind),
+                None => {
+                    self.kept_bytes += kind.room();
+                    todo.insert_undone(rank, kind, &mut self.overlay);
+                }
+            }
             self.undone_count += 1;
             let befores = record.writes.iter();
             let bytes = befores.map(|(_, before)| before.as_ref().map_or(0, |before| before.len()));

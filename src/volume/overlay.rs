@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::committed::{Committed, Rank};
+use super::op::OpKind;
 use super::record::Record;
 use super::rows::{Row, RowKey, Stored, Value};
 use super::types::{DirKey, Extent, Inode, Source};
@@ -22,6 +23,9 @@ pub(super) struct Overlay {
     pub(super) rows: BTreeMap<RowKey, Option<Row>>,
     /// Records as they are now; `None` for an op that is undone.
     pub(super) records: BTreeMap<OpId, Option<Arc<Record>>>,
+    /// What undone ops want which are to be folded again, where that is to lie in rows; `None` for one
+    /// that waits no more.
+    pub(super) undone: BTreeMap<OpId, Option<Arc<OpKind>>>,
 }
 
 /// The committed view with the changes on top of it.

@@ -15,7 +15,7 @@ use super::committed::Committed;
 use super::feed::{Feed, Merged};
 use super::folded::FoldedChain;
 use super::index::Touched;
-use super::merge::{Merge, Todo, touched_behind};
+use super::merge::{Merge, touched_behind};
 use super::progress::Progress;
 use super::record::Record as Undo;
 use super::settled::Settled;
@@ -259,8 +259,7 @@ impl Volume {
         let found = found(&*self.view.rows, state, named)?;
         // What waits and is named now waits no longer.
         let is_named = |id: OpId| named.ends.get(&id.log).is_some_and(|end| id.stamp <= *end);
-        let todo = state.deferred.extract_if(.., |rank, _| is_named(rank.id));
-        let todo: Todo = todo.collect();
+        let todo = state.deferred.take_named(is_named);
         let sights = Sights::default();
         let mut merge = Merge::new(&self.view, state, todo, sights, self.bound());
         merge.named = found.named.clone();
@@ -284,11 +283,13 @@ impl Volume {
                 .get(&id.log)
                 .is_some_and(|at| id.stamp > at.stamp)
         };
-        merge.state.deferred.retain(|rank, _| !is_back(rank.id));
+        let deferred = &mut merge.state.deferred;
+        deferred.forget(&mut merge.overlay, is_back);
         merge.state.chain.name(record, &named.ends);
         merge.rank_anew();
         merge.run()?;
 
+        merged.waiting_bytes = merged.waiting_bytes.max(merge.waiting_bytes);
         let (overlay, undone) = (merge.overlay, merge.undone_count);
         // Beside the view nothing is set aside: what was there before is seen where it is shown.
         if self.layer.is_some() {

@@ -8,19 +8,19 @@ use super::committed::Rank;
 use super::drafts::{Drafts, Group};
 use super::folded::{FoldedChain, RECORD_KEY};
 use super::index::TouchIndex;
-use super::merge::Todo;
 use super::overlay::{Effect, Overlay};
 use super::progress::LogProgress;
 use super::record::Record;
 use super::rows::{Row, RowKey, Value};
 use super::settled::{CUT_KEY, Settled, Trimmed};
 use super::sight::{self, Past};
+use super::todo::Todo;
 use super::totals::{TOTALS_KEY, Totals};
 use super::types::{Change, Counts, FileKind};
 use super::view::{View, as_inode, is_private};
 use super::writer::FoldedOp;
 use crate::base::{ChunkId, LogId, OpId, Timespec};
-use crate::store::{Batch, Rows, Table};
+use crate::store::{Batch, Rows, Table, codec};
 use crate::wire::limits::SEEN_MAX;
 use crate::wire::{RecordRef, Seen};
 
@@ -241,6 +241,12 @@ impl State {
             match record {
                 Some(record) => record.put(&mut batch, *id),
                 None => batch.delete(Table::Op, id.to_key()),
+            }
+        }
+        for (id, kind) in &overlay.undone {
+            match kind {
+                Some(kind) => batch.put(Table::Undone, id.to_key(), codec::encode(&**kind)),
+                None => batch.delete(Table::Undone, id.to_key()),
             }
         }
         self.totals.put(&mut batch, &tally);

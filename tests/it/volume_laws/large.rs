@@ -363,6 +363,39 @@ fn no_batch_grows_with_what_crosses() {
     }
 }
 
+/// Most bytes of ops that wait in memory to be folded: a slice, and what one hold of the writer's lock undoes.
+const WAITING_BYTES_MAX: usize = 1 << 20;
+
+#[test]
+fn what_is_undone_does_not_wait_in_memory_however_much_it_is() {
+    let devices = cluster(2);
+    let (a, b) = (&devices[0], &devices[1]);
+    a.put("f", "was");
+    sync(&devices);
+    let content = "x".repeat(4000);
+    for _ in 0..600 {
+        for device in [a, b] {
+            let inode = device.at("f");
+            let kind = super::cluster::write(inode.ino, inode.version, &content);
+            device.apply(kind);
+            // Else one op carries all.
+            device.publish();
+        }
+    }
+    for device in [a, b] {
+        device.volume.undo_at_most(100);
+    }
+    let back = b.pull(a, usize::MAX);
+    let there = a.pull(b, usize::MAX);
+    let undone = back.undone_count.max(there.undone_count);
+    assert!(undone * content.len() > 2 * WAITING_BYTES_MAX, "{undone}");
+    for merged in [back, there] {
+        let waiting = merged.waiting_bytes;
+        assert!(waiting <= WAITING_BYTES_MAX, "{waiting} bytes");
+    }
+    sync(&devices);
+}
+
 #[test]
 fn a_large_merge_that_loses_power_anywhere_ends_the_same() {
     let rng = Rng::from_seed(11);

@@ -241,10 +241,10 @@ impl Cluster {
         pool.run(move || {
             let _ = released.recv();
         });
-        let _ = spawn(async move {
+        drop(spawn(async move {
             sleep(held).await;
             drop(release);
-        });
+        }));
         let started = self.start(index, pool).await;
         started.unwrap_or_else(|error| panic!("host{index} does not start: {error}"));
     }

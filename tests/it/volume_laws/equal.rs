@@ -341,7 +341,7 @@ fn privileges_are_given_to_nobody_who_owns_it_unseen() {
                 uid,
                 gid,
                 mtime: None,
-                ctime: dfs::base::Timespec::default(),
+                ctime: Timespec::default(),
             });
         })
     };
@@ -411,7 +411,7 @@ fn of_two_that_are_one_the_narrower_rights_hold() {
             uid: None,
             gid: None,
             mtime: None,
-            ctime: dfs::base::Timespec::default(),
+            ctime: Timespec::default(),
         });
         device.overwrite(ino, "same");
     }
@@ -449,7 +449,7 @@ fn chmod(path: &'static str, mode: u32) -> Step {
             uid: None,
             gid: None,
             mtime: None,
-            ctime: dfs::base::Timespec::default(),
+            ctime: Timespec::default(),
         });
     })
 }
@@ -585,7 +585,7 @@ fn privileges_are_given_to_the_content_alone_that_was_seen() {
                 ino: device.at(path).ino,
                 name: "security.capability".into(),
                 value: "all".into(),
-                time: dfs::base::Timespec::default(),
+                time: Timespec::default(),
             });
         })
     };

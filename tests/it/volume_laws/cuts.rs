@@ -30,7 +30,7 @@ const CUTS: u64 = 4;
 const DRAWS: usize = 16;
 
 /// Steps, and some more, in which a layer of such a merge is moved.
-const MOVES: u64 = 8;
+const MOVES: u64 = 40;
 
 /// What a merge comes to that nothing interrupts.
 struct Uncut {
@@ -72,7 +72,7 @@ fn first_cut(seed: u64, steps: u64) -> u64 {
         }
         a == 1
     };
-    let stride = (steps * 5 / 8..).find(is_coprime).expect("one");
+    let stride = (steps * 3 / 8..).find(is_coprime).expect("one");
     // The first of them just before the end, where what was made is moved.
     (seed * stride + steps - 4) % steps
 }

@@ -245,9 +245,14 @@ impl View {
 
     /// Forgets what is cached: rows were committed that are not named here.
     pub(super) fn forget(&self) {
+        let cap = self.cache.lock().rows.cap();
+        let mut rows = LruCache::new(cap);
         let mut cache = self.cache.lock();
         cache.commits += 1;
-        cache.rows.clear();
+        std::mem::swap(&mut cache.rows, &mut rows);
+        // To drop tens of thousands of rows takes milliseconds: not while lookups wait.
+        drop(cache);
+        drop(rows);
     }
 
     /// Returns the number under which rows of `ino` are kept for local handles.

@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use super::Result;
-use super::overlay::Overlay;
 use super::rows::{Row, RowKey, Value};
 use super::view::{View, is_private};
 use crate::base::marks::Marks;
@@ -62,40 +61,23 @@ impl Arrivals {
         Ok(time.transpose()?)
     }
 
-    /// Puts the times of the nodes that a merge changes into its batch.
+    /// Puts the times of the nodes that a merge changes into its batch, of which some are `gone`.
     pub(super) fn put(
         &self,
-        view: &View,
-        overlay: &Overlay,
+        changed: &BTreeSet<Ino>,
+        gone: &dyn Fn(Ino) -> bool,
         now: Timespec,
         batch: &mut Batch,
-    ) -> Result<()> {
-        let mut changed = BTreeSet::new();
-        for (key, after) in &overlay.rows {
-            // A content does not change without the row of its file, which names it; the others may.
-            let ino = match key {
-                RowKey::Inode(ino)
-                | RowKey::Xattr(ino, _)
-                | RowKey::Dirent(ino, _)
-                | RowKey::Link(ino, ..) => *ino,
-                _ => continue,
-            };
-            if is_private(ino) || changed.contains(&ino) || !differs(view, key, after.as_ref())? {
-                continue;
-            }
-            changed.insert(ino);
-        }
+    ) {
         let time = codec::encode(&now);
-        for ino in changed {
-            let gone = matches!(overlay.rows.get(&RowKey::Inode(ino)), Some(None));
-            if gone {
+        for ino in changed.iter().copied() {
+            if gone(ino) {
                 self.remove(ino, batch);
             } else {
                 self.marks.mark(ino.0);
                 batch.put(Table::Arrival, ino.0.to_be_bytes(), time.clone());
             }
         }
-        Ok(())
     }
 
     /// Puts the time of a node into the batch that moves a row of it, as what others did changed that.
@@ -143,10 +125,17 @@ impl Arrivals {
     }
 }
 
-/// Tells whether a row changes as far as somebody can see.
-fn differs(view: &View, key: &RowKey, after: Option<&Row>) -> Result<bool> {
-    let before = view.row(key)?;
-    Ok(match (before.as_ref(), after) {
+/// Returns the node of which a row changes, as far as somebody can see.
+pub(super) fn changed(key: &RowKey, before: Option<&Row>, after: Option<&Row>) -> Option<Ino> {
+    // A content does not change without the row of its file, which names it; the others may.
+    let ino = match key {
+        RowKey::Inode(ino)
+        | RowKey::Xattr(ino, _)
+        | RowKey::Dirent(ino, _)
+        | RowKey::Link(ino, ..) => *ino,
+        _ => return None,
+    };
+    let differs = match (before, after) {
         (Some(before), Some(after)) => match (&before.value, &after.value) {
             (Value::Dirent(before), Value::Dirent(after)) => {
                 before.ino != after.ino || before.name != after.name
@@ -155,5 +144,6 @@ fn differs(view: &View, key: &RowKey, after: Option<&Row>) -> Result<bool> {
         },
         (None, None) => false,
         _ => true,
-    })
+    };
+    (differs && !is_private(ino)).then_some(ino)
 }

@@ -17,7 +17,7 @@ use super::fold::fold_within;
 use super::op::{OP_INLINE_MAX_BYTES, OP_PIECES_MAX, OpKind, Write};
 use super::overlay::{Base, Effects, Overlay, Room};
 use super::record::Record;
-use super::rows::{RowKey, Stored};
+use super::rows::{Row, RowKey, Stored};
 use super::sight::Sight;
 use super::state::State;
 use super::trim::after;
@@ -235,7 +235,7 @@ impl Volume {
                     Some(bytes) => Some(Stored::decode(key, bytes.clone())?),
                     None => None,
                 };
-                overlay.rows.insert(*key, row);
+                overlay.put(*key, row);
             }
         }
         let base = Base {
@@ -266,13 +266,15 @@ impl Volume {
 
     /// Tells whether effects on top of an overlay make the rows that are in the view.
     fn leads_to_the_view(&self, overlay: &Overlay, effects: &Effects) -> Result<bool> {
-        let mut rows = overlay.rows.clone();
+        let rows = overlay.rows().iter();
+        let mut rows: BTreeMap<&RowKey, &Option<Row>> =
+            rows.map(|(key, row)| (key, &row.now)).collect();
         for effect in &effects.writes {
-            rows.insert(effect.key, effect.after.clone());
+            rows.insert(&effect.key, &effect.after);
         }
-        for (key, row) in &rows {
+        for (key, row) in rows {
             let now = self.view.row(key)?;
-            let bytes = |row: &Option<super::rows::Row>| row.as_ref().map(|row| row.bytes.clone());
+            let bytes = |row: &Option<Row>| row.as_ref().map(|row| row.bytes.clone());
             if bytes(row) != bytes(&now) {
                 return Ok(false);
             }

@@ -214,7 +214,9 @@ impl Fold<'_> {
             Some(_) => return Err(WRONG_KIND),
             None => return Ok(None),
         };
-        let is_gone = inode.is_orphan() && self.is_gone(ino)?;
+        // What this op makes has no name yet.
+        let is_named = !inode.is_orphan() || inode.created_by == self.id;
+        let is_gone = !is_named && self.is_gone(ino)?;
         Ok((!is_gone).then_some(inode))
     }
 

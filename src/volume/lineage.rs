@@ -305,7 +305,7 @@ impl Volume {
             overlay,
             committed: &state.chain.committed,
         };
-        let differs = |ino| overlay.rows.contains_key(&RowKey::Inode(ino));
+        let differs = |ino| overlay.row(&RowKey::Inode(ino)).is_some();
         let moves = self.moves(base(&nothing), base(&overlay), &differs)?;
         // Of what is made beside the view nobody is told.
         let now = self.layer.is_some().then(|| self.context.clock.wall());

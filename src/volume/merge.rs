@@ -123,7 +123,7 @@ impl<'a> Merge<'a> {
             }
             // What is newer than everything concerns nobody, which is the common case.
             let is_late = id <= self.state.newest || rank != Rank::tentative(id);
-            if is_late && base.record(id)?.is_some() {
+            if is_late && self.state.may_be_applied(self.view, id) && base.record(id)?.is_some() {
                 continue;
             }
             let committed = &self.state.chain.committed;
@@ -145,7 +145,7 @@ impl<'a> Merge<'a> {
 
     /// Writes what the overlay holds where that is much and nobody sees it.
     fn write_some(&mut self) -> Result<()> {
-        let kept = self.overlay.rows.len() + self.overlay.records.len();
+        let kept = self.overlay.rows().len() + self.overlay.records.len();
         let is_much = kept >= KEPT_MAX || self.kept_bytes >= KEPT_MAX_BYTES;
         if self.bound.is_some() || !is_much {
             return Ok(());
@@ -216,7 +216,7 @@ impl<'a> Merge<'a> {
         for effect in effects.writes {
             let bytes = |row: &Option<Row>| row.as_ref().map_or(0, |row| row.bytes.len());
             self.kept_bytes += bytes(&effect.before) + 2 * bytes(&effect.after);
-            self.overlay.rows.insert(effect.key, effect.after);
+            self.overlay.put_effect(effect);
         }
         let record = Some(Arc::new(record));
         self.overlay.records.insert(rank.id, record);
@@ -332,7 +332,7 @@ impl Merge<'_> {
                 }
                 row = Some(Stored::encode(Value::Inode(dir)));
             }
-            self.overlay.rows.insert(*key, row);
+            self.overlay.put(*key, row);
         }
         for (ino, delta) in deltas {
             let key = RowKey::Inode(ino);
@@ -342,7 +342,7 @@ impl Merge<'_> {
             if let Some(mut dir) = self.dir(ino)? {
                 delta.take_from(&mut dir);
                 let row = Stored::encode(Value::Inode(dir));
-                self.overlay.rows.insert(key, Some(row));
+                self.overlay.put(key, Some(row));
             }
         }
         Ok(())

@@ -19,13 +19,66 @@ use crate::base::{DeviceId, Ino, LogId, OpId};
 /// What ops folded since the last commit have changed.
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
-    /// Rows as they are now; `None` for a row that is gone.
-    pub(super) rows: BTreeMap<RowKey, Option<Row>>,
+    rows: BTreeMap<RowKey, Laid>,
     /// Records as they are now; `None` for an op that is undone.
     pub(super) records: BTreeMap<OpId, Option<Arc<Record>>>,
     /// What undone ops want which are to be folded again, where that is to lie in rows; `None` for one
     /// that waits no more.
     pub(super) undone: BTreeMap<OpId, Option<Arc<OpKind>>>,
+}
+
+/// A row of an overlay.
+#[derive(Debug, Clone)]
+pub(super) struct Laid {
+    /// The committed row, where that was looked up.
+    below: Option<Option<Row>>,
+    /// As it is now; `None` for a row that is gone.
+    pub(super) now: Option<Row>,
+}
+
+impl Laid {
+    /// Returns the committed row.
+    pub(super) fn below(&self, view: &View, key: &RowKey) -> Result<Option<Row>> {
+        match &self.below {
+            Some(below) => Ok(below.clone()),
+            None => view.row(key),
+        }
+    }
+}
+
+impl Overlay {
+    /// Sets a row as it is now.
+    pub(super) fn put(&mut self, key: RowKey, now: Option<Row>) {
+        match self.rows.entry(key) {
+            Entry::Occupied(mut laid) => laid.get_mut().now = now,
+            Entry::Vacant(vacant) => {
+                vacant.insert(Laid { below: None, now });
+            }
+        }
+    }
+
+    /// Sets a row as an op leaves it that was folded on top of this overlay.
+    pub(super) fn put_effect(&mut self, effect: Effect) {
+        match self.rows.entry(effect.key) {
+            Entry::Occupied(mut laid) => laid.get_mut().now = effect.after,
+            Entry::Vacant(vacant) => {
+                vacant.insert(Laid {
+                    below: Some(effect.before),
+                    now: effect.after,
+                });
+            }
+        }
+    }
+
+    /// Returns a row as it is now, where it was changed; `Some(None)` for one that is gone.
+    pub(super) fn row(&self, key: &RowKey) -> Option<&Option<Row>> {
+        self.rows.get(key).map(|laid| &laid.now)
+    }
+
+    /// Returns the rows that were changed, in key order.
+    pub(super) fn rows(&self) -> &BTreeMap<RowKey, Laid> {
+        &self.rows
+    }
 }
 
 /// The committed view with the changes on top of it.
@@ -40,7 +93,7 @@ pub(super) struct Base<'a> {
 impl Base<'_> {
     /// Returns a row as it is now.
     pub(super) fn row(&self, key: &RowKey) -> Result<Option<Row>> {
-        match self.overlay.rows.get(key) {
+        match self.overlay.row(key) {
             Some(row) => Ok(row.clone()),
             None => self.view.row(key),
         }
@@ -332,7 +385,7 @@ impl<'a> Tx<'a> {
         let mut room = Some(self.room);
         view.scan(&from, &to, &mut |key, row| {
             if let Entry::Vacant(vacant) = met.entry(key) {
-                let before = match overlay.rows.get(&key) {
+                let before = match overlay.row(&key) {
                     Some(row) => row.clone(),
                     None => Some(row),
                 };
@@ -347,7 +400,8 @@ impl<'a> Tx<'a> {
         self.room = room.ok_or(VolumeError::TooMuch)?;
         let range = (Bound::Included(from), Bound::Excluded(to));
         for (key, row) in overlay.rows.range(range) {
-            met.entry(*key).or_insert_with(|| Met::scanned(row.clone()));
+            met.entry(*key)
+                .or_insert_with(|| Met::scanned(row.now.clone()));
         }
         Ok(met
             .range(range)
@@ -366,7 +420,7 @@ impl<'a> Tx<'a> {
         for (key, row) in overlay.rows.range(range) {
             self.met
                 .entry(*key)
-                .or_insert_with(|| Met::scanned(row.clone()));
+                .or_insert_with(|| Met::scanned(row.now.clone()));
         }
         // A committed row that was removed since does not count.
         let met = &mut self.met;

@@ -84,7 +84,7 @@ impl Volume {
         kind: OpKind,
     ) -> Result<()> {
         let copy = private_of(ino);
-        let is_made = overlay.rows.contains_key(&RowKey::Inode(copy));
+        let is_made = overlay.row(&RowKey::Inode(copy)).is_some();
         if !is_made && self.view.row(&RowKey::Inode(copy))?.is_none() {
             self.copy_rows(ino, copy, overlay)?;
         }
@@ -100,7 +100,7 @@ impl Volume {
             &Sight::Everything { record: 0 },
         )?;
         for effect in effects.writes {
-            overlay.rows.insert(effect.key, effect.after);
+            overlay.put_effect(effect);
         }
         Ok(())
     }
@@ -121,7 +121,7 @@ impl Volume {
 
     fn copy_rows(&self, from: Ino, to: Ino, overlay: &mut Overlay) -> Result<()> {
         let mut put = |key: RowKey, row: Row| {
-            overlay.rows.insert(key, Some(row));
+            overlay.put(key, Some(row));
             ControlFlow::Continue(())
         };
         if let Some(inode) = self.view.inode(from)? {
@@ -171,7 +171,7 @@ impl Volume {
                     return ControlFlow::Break(());
                 }
                 left -= 1;
-                overlay.rows.insert(key, None);
+                overlay.put(key, None);
                 ControlFlow::Continue(())
             })?;
             if next.is_some() {
@@ -181,11 +181,11 @@ impl Volume {
         if inode.is_none_or(|inode| inode.xattrs > 0) {
             let (low, high) = xattr_range(ino);
             self.view.scan_keys(&low, &high, &mut |key| {
-                overlay.rows.insert(key, None);
+                overlay.put(key, None);
                 ControlFlow::Continue(())
             })?;
         }
-        overlay.rows.insert(RowKey::Inode(ino), None);
+        overlay.put(RowKey::Inode(ino), None);
         Ok(None)
     }
 

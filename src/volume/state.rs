@@ -1,15 +1,16 @@
 //! What the writer knows beside the rows, and how changes are committed.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::ControlFlow;
 
 use super::Result;
+use super::arrivals;
 use super::committed::Rank;
 use super::drafts::{Drafts, Group};
 use super::folded::{FoldedChain, RECORD_KEY};
 use super::index::TouchIndex;
 use super::overlay::{Effect, Overlay};
-use super::progress::LogProgress;
+use super::progress::{LogProgress, Progress};
 use super::record::Record;
 use super::rows::{Row, RowKey, Value};
 use super::settled::{CUT_KEY, Settled, Trimmed};
@@ -214,25 +215,33 @@ impl State {
         arrived: Option<Timespec>,
     ) -> Result<Vec<Change>> {
         let wants_changes = arrived.is_some();
-        if let Some(now) = arrived {
-            view.arrivals.put(view, &overlay, now, &mut batch)?;
-        }
+        let mut arrivals = BTreeSet::new();
         let mut changes = Vec::new();
         let (mut tally, keys) = (self.totals.tally(), view.keys());
         let mut check = self.totals.check.take();
-        for (key, after) in &overlay.rows {
-            let before = view.row(key)?;
+        for (key, laid) in overlay.rows() {
+            let (before, after) = (laid.below(view, key)?, &laid.now);
+            debug_assert_eq!(
+                before.as_ref().map(|row| row.bytes.clone()),
+                view.row(key)?.map(|row| row.bytes.clone()),
+                "the overlay is on top of what is committed"
+            );
             tally.change(keys, key, before.as_ref(), after.as_ref());
             if let Some(check) = &mut check {
                 check.change(keys, key, before.as_ref(), after.as_ref());
             }
             if wants_changes {
                 changes.extend(change(key, before.as_ref(), after.as_ref())?);
+                arrivals.extend(arrivals::changed(key, before.as_ref(), after.as_ref()));
             }
             if let (RowKey::Inode(ino), None, None) = (key, after, arrived) {
                 view.arrivals.remove(*ino, &mut batch);
             }
             put_row(view, &mut batch, key, after.as_ref());
+        }
+        if let Some(now) = arrived {
+            let gone = |ino| matches!(overlay.row(&RowKey::Inode(ino)), Some(None));
+            view.arrivals.put(&arrivals, &gone, now, &mut batch);
         }
         Record::delete_parts(&*view.rows, &mut batch, &|id| {
             overlay.records.contains_key(&id)
@@ -251,7 +260,8 @@ impl State {
         }
         self.totals.put(&mut batch, &tally);
         view.rows.commit(batch)?;
-        view.install(overlay.rows.iter());
+        let rows = overlay.rows().iter();
+        view.install(rows.map(|(key, laid)| (key, &laid.now)));
         // Where it failed the rows are read again from the first one on.
         self.totals.check = check;
         self.totals.set(tally);
@@ -265,6 +275,13 @@ impl State {
             drafts,
             ..self.totals.counts()
         }
+    }
+
+    /// Tells whether an op may be among those that are applied: one of another device that is behind all
+    /// that is folded of its log is not.
+    pub(super) fn may_be_applied(&self, view: &View, id: OpId) -> bool {
+        let is_folded = |at: &Progress| id.stamp <= at.stamp;
+        self.progress.get(&id.log).is_some_and(is_folded) || view.may_be_own(id.log)
     }
 
     /// Takes note of an applied op.

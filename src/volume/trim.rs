@@ -204,10 +204,10 @@ impl Volume {
                     from = next;
                     break;
                 }
-                overlay.rows.insert(RowKey::Orphan(*ino), None);
+                overlay.put(RowKey::Orphan(*ino), None);
             }
             (gone, from) = (gone + 1, 0);
-            if overlay.rows.len() >= TRIM_SLICE {
+            if overlay.rows().len() >= TRIM_SLICE {
                 break;
             }
         }

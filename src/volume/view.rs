@@ -308,6 +308,12 @@ impl View {
         self.log.author(log).unwrap_or_default()
     }
 
+    /// Tells whether a log may be one of this device.
+    pub(super) fn may_be_own(&self, log: LogId) -> bool {
+        let own = self.log.own_device();
+        self.log.author(log).is_none_or(|author| author == own)
+    }
+
     /// Returns what people call a device.
     pub(super) fn device_name(&self, device: DeviceId) -> Result<Option<String>> {
         match self.row(&RowKey::Device(device))?.as_deref() {

@@ -239,7 +239,7 @@ impl Together<'_, '_> {
             collect::note(named, &kind);
         }
         if let Some(ino) = kind.shape().changes() {
-            let made = match self.overlay.rows.get(&RowKey::Inode(ino)) {
+            let made = match self.overlay.row(&RowKey::Inode(ino)) {
                 Some(Some(row)) => Some(as_inode(row)?.clone()),
                 _ => volume.view.inode(ino)?,
             };
@@ -275,7 +275,7 @@ impl Together<'_, '_> {
     fn show_last(&mut self) {
         if let Some(op) = self.ops.last() {
             for effect in &op.effects {
-                self.overlay.rows.insert(effect.key, effect.after.clone());
+                self.overlay.put_effect(effect.clone());
             }
             let record = Some(Arc::clone(&op.record));
             self.overlay.records.insert(op.id, record);

@@ -1,10 +1,13 @@
-//! What a merge of long histories costs, and who waits for it: `cargo bench --bench merge -- [CASE]... [--ops N]`.
+//! What a merge of long histories costs, and who waits for it: `cargo bench --bench merge -- [CASE]... [--ops N]
+//! [--row-cache MIB]`.
 //!
 //! Two devices on real stores in a temporary folder (`TMPDIR`) are apart while each makes so many ops
 //! (100,000), and then one takes what the other has. A second thread meanwhile looks names up, makes
 //! files and syncs. Each line says how fast that was, what was undone, how much memory it took above what
-//! the process had before (when the device had walked as many other files), the largest batch that it
-//! handed to the store, and how long the other thread had to wait.
+//! the process had before (when the device had walked as many other files, and read its rows again as
+//! members do in rounds), the largest batch that it handed to the store, and how long the other thread had to wait.
+//! Blocks of the database are kept up to 64 MiB, and after so few ops that is not full: with a smaller
+//! `--row-cache` it is, as on a device that is in use for long, and the memory is that of the merge alone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,7 +20,7 @@ use dfs::crypto::{Identity, Signature, VolumeKeys};
 use dfs::log::LogStore;
 use dfs::log::chain::{Chain, Founding, Notary, Outcome, Proposal, Record, VOTE_DOMAIN, Vote};
 use dfs::store::state::StateDir;
-use dfs::store::{Batch, KeyVisitor, RowVisitor, Rows, Store, StoreError, Table};
+use dfs::store::{Batch, KeyVisitor, RowVisitor, Rows, Store, StoreError, StoreOptions, Table};
 use dfs::volume::{
     Create, Dirent, FileKind, OpKind, Piece, Place, Source, Volume, VolumeConfig, VolumeContext,
     Write,
@@ -92,6 +95,8 @@ struct Bench {
     identities: Vec<Arc<Identity>>,
     /// Ops on each side.
     ops: usize,
+    /// Memory for blocks of the row database.
+    row_cache_bytes: u64,
 }
 
 struct Device {
@@ -149,7 +154,12 @@ impl Bench {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("state");
         StateDir::open_or_create(&path).expect("a state folder");
-        let mut store = Store::open(&path, &identity.local_key()).expect("a store");
+        let options = StoreOptions {
+            row_cache_bytes: self.row_cache_bytes,
+            ..StoreOptions::default()
+        };
+        let key = identity.local_key();
+        let mut store = Store::open_with(&path, &key, &options).expect("a store");
         let rows = Arc::new(Watched {
             inner: Arc::clone(&store.rows),
             largest: AtomicUsize::new(0),
@@ -508,6 +518,7 @@ impl Device {
     fn pull_watched(&self, from: &Self) -> (Pulled, [Vec<Duration>; 3]) {
         self.rows.largest.store(0, Ordering::Relaxed);
         self.walk(Ino::ROOT);
+        self.reread();
         // What was high before does not count.
         let _ = std::fs::write("/proc/self/clear_refs", "5");
         let before = memory("VmRSS");
@@ -546,6 +557,12 @@ impl Device {
                 self.walk(ino);
             }
         }
+    }
+
+    /// Reads all rows again, as each member does in rounds while it rests: what of them is kept as blocks of
+    /// the database is full then, too.
+    fn reread(&self) {
+        while self.volume.check_rows().expect("rows").is_none() {}
     }
 
     fn probe(&self, is_done: &AtomicBool) -> [Vec<Duration>; 3] {
@@ -728,9 +745,11 @@ const CASES: [&str; 14] = [
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let ops = arguments.iter().position(|argument| argument == "--ops");
-    let ops = ops.and_then(|at| arguments.get(at + 1));
-    let ops = ops.map_or(100_000, |ops| ops.parse().expect("a number"));
+    let number = |option: &str| {
+        let at = arguments.iter().position(|argument| argument == option);
+        let value = at.and_then(|at| arguments.get(at + 1));
+        value.map(|value| value.parse().expect("a number"))
+    };
     let is_wanted = |case: &str| arguments.iter().any(|argument| argument == case);
     let rng = Rng::from_seed(1);
     let identity = |_| Arc::new(Identity::generate(&rng).expect("a key"));
@@ -738,7 +757,8 @@ fn main() {
         identities: (0..2).map(identity).collect(),
         keys: Arc::new(VolumeKeys::generate(&rng)),
         rng: rng.clone(),
-        ops,
+        ops: number("--ops").unwrap_or(100_000),
+        row_cache_bytes: (number("--row-cache").unwrap_or(64) as u64) << 20,
     };
     let any = CASES.iter().any(|case| is_wanted(case));
     for case in CASES.iter().filter(|case| !any || is_wanted(case)) {

@@ -103,6 +103,8 @@ tables! {
     Atime = 50,
     /// When nodes changed here by what others did, which every machine keeps for itself.
     Arrival = 51,
+    /// When directories changed by what named them, which are a part of another.
+    Dated = 52,
     /// Changes of a batch that is too great to go as one; written by the store alone.
     Staged = 60,
     /// Rows of a merge that is made beside the others, by table and key, until they are moved there.

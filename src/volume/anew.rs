@@ -50,6 +50,7 @@ pub(super) const FOLDED: &[Table] = &[
     Table::OpPart,
     Table::Committed,
     Table::Arrival,
+    Table::Dated,
     Table::Undone,
 ];
 
@@ -74,6 +75,7 @@ const LOCAL: &[Table] = &[
     Table::Draft,
     Table::Applied,
     Table::Committed,
+    Table::Dated,
 ];
 
 /// The mark: what is here is to be folded anew.
@@ -410,6 +412,7 @@ impl Volume {
                 self.view.arrivals.note_elsewhere(ino);
                 Some(Change::Attr(ino))
             }
+            RowKey::Dated(part) => self.view.dir(part).ok().map(Change::Attr),
             RowKey::Inode(ino) if used.is_none() => Some(Change::Content(ino)),
             _ => state::change(&key, used.as_ref(), anew.as_ref())
                 .ok()
@@ -460,14 +463,10 @@ fn is_same(table: Table, used: Option<&[u8]>, anew: Option<&[u8]>) -> bool {
     }
 }
 
-/// Returns the row of a directory without its times, which are each machine's own; `None` for others.
+/// Returns the row of a directory without its times; `None` for others.
 fn shared_dir(bytes: &[u8]) -> Option<Inode> {
     let inode: Inode = codec::decode(bytes, bytes.len()).ok()?;
-    inode.is_dir().then(|| Inode {
-        mtime: Default::default(),
-        ctime: Default::default(),
-        ..inode
-    })
+    inode.is_dir().then(|| inode.without_times())
 }
 
 /// Tells whether a row belongs to the private copy of a file without a name.
@@ -490,6 +489,7 @@ pub(super) fn like(table: Table) -> Option<RowKey> {
         Table::Fork => RowKey::Fork(ino, OpId::default()),
         Table::Conflict => RowKey::Conflict(OpId::default()),
         Table::Device => RowKey::Device(DeviceId::default()),
+        Table::Dated => RowKey::Dated(ino),
         _ => return None,
     })
 }

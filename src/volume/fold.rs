@@ -8,6 +8,7 @@ pub(super) mod names;
 mod places;
 mod rename;
 mod rights;
+mod times;
 
 pub(super) use names::{conflict_name, label};
 

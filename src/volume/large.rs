@@ -77,7 +77,7 @@ impl Volume {
                 Ok(())
             };
         let visit: &mut MoveVisitor<'_> = &mut visit;
-        let is_shown = |table| SHARED.contains(&table);
+        let is_shown = |table| table == Table::Dated || SHARED.contains(&table);
         while layer.is_turned() && layer.move_some(&is_shown, visit)? {
             layer.settle()?;
         }

@@ -16,12 +16,12 @@ use super::index::Touched;
 use super::op::OpKind;
 use super::overlay::{Base, Delta, Effects, Overlay, Room};
 use super::record::Record;
-use super::rows::{Row, RowKey, Stored, Value};
+use super::rows::{Dated, Row, RowKey, Stored, Value};
 use super::sight::Sights;
 use super::state::State;
 use super::todo::{ReadAhead, Todo};
 use super::trim::before;
-use super::types::Inode;
+use super::types::{Field, Inode};
 use super::view::View;
 use super::{Result, VolumeError};
 use crate::base::{Ino, OpId};
@@ -314,21 +314,26 @@ impl Merge<'_> {
             if let (RowKey::Inode(ino), Some(before)) = (key, &row)
                 && let Value::Inode(before) = &before.value
                 && before.is_dir()
-                && let Some(now) = self.dir(*ino)?
             {
-                let mut dir = Inode {
-                    entries: now.entries,
-                    nlink: now.nlink,
-                    mtime: now.mtime.max(before.mtime),
-                    ctime: now.ctime.max(before.ctime),
-                    ..before.clone()
-                };
-                if let Some(delta) = deltas.get(ino) {
-                    delta.take_from(&mut dir);
-                }
-                // Whether it has a name is no count.
-                if before.is_orphan() || now.is_orphan() {
-                    dir.nlink = before.nlink;
+                let mut dir = before.clone();
+                if let Some(now) = self.dir(*ino)? {
+                    (dir.entries, dir.nlink) = (now.entries, now.nlink);
+                    dir.ctime = now.ctime.max(before.ctime);
+                    // That is no part of what is undone.
+                    dir.mtime = now.mtime;
+                    dir.cells.take(Field::Mtime, &now.cells);
+                    if let Some(delta) = deltas.get(ino) {
+                        delta.take_from(&mut dir);
+                    }
+                    // Whether it has a name is no count.
+                    if before.is_orphan() || now.is_orphan() {
+                        dir.nlink = before.nlink;
+                    }
+                } else if let Some(Dated { mtime, by }) = self.dated(*ino)? {
+                    dir.mtime = mtime;
+                    if by != dir.created_by {
+                        dir.cells.set(Field::Mtime, by);
+                    }
                 }
                 row = Some(Stored::encode(Value::Inode(dir)));
             }
@@ -346,6 +351,20 @@ impl Merge<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Returns when a directory changed that is a part of another.
+    fn dated(&self, ino: Ino) -> Result<Option<Dated>> {
+        let base = Base {
+            view: self.view,
+            overlay: &self.overlay,
+            committed: &self.state.chain.committed,
+        };
+        let row = base.row(&RowKey::Dated(ino))?;
+        Ok(row.and_then(|row| match &row.value {
+            Value::Dated(dated) => Some(*dated),
+            _ => None,
+        }))
     }
 
     /// Returns a directory's row as it is now.

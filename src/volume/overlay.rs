@@ -350,6 +350,19 @@ impl<'a> Tx<'a> {
         Ok(())
     }
 
+    /// Changes a row that is there as `f` says; the op depends on its being there, and neither on what is in it
+    /// nor on those who change it so.
+    pub(super) fn shift(&mut self, key: RowKey, f: impl FnOnce(&mut Value)) -> Result<()> {
+        let met = self.meet(key)?;
+        met.scanned = false;
+        if let Some(mut value) = met.value().cloned() {
+            f(&mut value);
+            met.now = Some(Some(value));
+            met.delta.get_or_insert_default();
+        }
+        Ok(())
+    }
+
     /// Says that the op depends on which nodes have no name.
     pub(super) fn depend_on_nameless(&mut self) {
         self.looks_for_nameless = true;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::types::{Conflict, DirKey, Dirent, Extent, Inode, Place};
 use super::{Result, VolumeError};
-use crate::base::{DeviceId, Ino, OpId};
+use crate::base::{DeviceId, Ino, OpId, Timespec};
 use crate::store::{Table, VALUE_MAX_BYTES, codec};
 
 /// Names a row of the view. The derived order within a table is the order of the key bytes.
@@ -33,6 +33,8 @@ pub(super) enum RowKey {
     Conflict(OpId),
     /// A device that authors ops.
     Device(DeviceId),
+    /// When a directory that is a part of another changed.
+    Dated(Ino),
 }
 
 /// Where the content that a version names is now.
@@ -54,6 +56,15 @@ pub(super) struct Removed {
     pub(super) by: OpId,
     /// The op from which the node had that name.
     pub(super) had: OpId,
+}
+
+/// The mtime of a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Dated {
+    /// The time.
+    pub(super) mtime: Timespec,
+    /// The op that says so.
+    pub(super) by: OpId,
 }
 
 /// An extended attribute.
@@ -90,6 +101,8 @@ pub(super) enum Value {
     Conflict(Conflict),
     /// Of [`RowKey::Device`]: its name.
     Device(String),
+    /// Of [`RowKey::Dated`].
+    Dated(Dated),
 }
 
 /// A row as it lies in the store, with its value.
@@ -118,6 +131,7 @@ impl Stored {
             Value::Fork(value) => codec::encode(value),
             Value::Conflict(value) => codec::encode(value),
             Value::Device(value) => codec::encode(value),
+            Value::Dated(value) => codec::encode(value),
         };
         Arc::new(Self {
             bytes: Bytes::from(bytes),
@@ -138,6 +152,7 @@ impl Stored {
             RowKey::Fork(..) => Value::Fork(decode(&bytes)?),
             RowKey::Conflict(_) => Value::Conflict(decode(&bytes)?),
             RowKey::Device(_) => Value::Device(decode(&bytes)?),
+            RowKey::Dated(_) => Value::Dated(decode(&bytes)?),
         };
         Ok(Arc::new(Self { bytes, value }))
     }
@@ -197,6 +212,7 @@ impl RowKey {
             Self::Fork(..) => Table::Fork,
             Self::Conflict(_) => Table::Conflict,
             Self::Device(_) => Table::Device,
+            Self::Dated(_) => Table::Dated,
         }
     }
 
@@ -204,7 +220,7 @@ impl RowKey {
     pub(super) fn bytes(&self) -> KeyBytes {
         let key = KeyBytes::new();
         match self {
-            Self::Inode(ino) | Self::Orphan(ino) | Self::Alias(ino) => {
+            Self::Inode(ino) | Self::Orphan(ino) | Self::Alias(ino) | Self::Dated(ino) => {
                 key.push(&ino.0.to_be_bytes())
             }
             Self::Dirent(ino, hash) | Self::Xattr(ino, hash) => {
@@ -243,6 +259,7 @@ impl RowKey {
             Self::Fork(..) => Self::Fork(Ino(take_u64(&mut rest)?), take_op(&mut rest)?),
             Self::Conflict(_) => Self::Conflict(take_op(&mut rest)?),
             Self::Device(_) => Self::Device(DeviceId(take_u64(&mut rest)?)),
+            Self::Dated(_) => Self::Dated(Ino(take_u64(&mut rest)?)),
         };
         if rest.is_empty() {
             Ok(key)

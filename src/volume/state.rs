@@ -216,7 +216,7 @@ impl State {
     ) -> Result<Vec<Change>> {
         let wants_changes = arrived.is_some();
         let mut arrivals = BTreeSet::new();
-        let mut changes = Vec::new();
+        let (mut changes, mut dated) = (Vec::new(), Vec::new());
         let (mut tally, keys) = (self.totals.tally(), view.keys());
         let mut check = self.totals.check.take();
         for (key, laid) in overlay.rows() {
@@ -233,6 +233,9 @@ impl State {
             if wants_changes {
                 changes.extend(change(key, before.as_ref(), after.as_ref())?);
                 arrivals.extend(arrivals::changed(key, before.as_ref(), after.as_ref()));
+            }
+            if let (RowKey::Dated(ino), true) = (key, wants_changes) {
+                dated.push(*ino);
             }
             if let (RowKey::Inode(ino), None, None) = (key, after, arrived) {
                 view.arrivals.remove(*ino, &mut batch);
@@ -265,6 +268,9 @@ impl State {
         // Where it failed the rows are read again from the first one on.
         self.totals.check = check;
         self.totals.set(tally);
+        for part in dated {
+            changes.push(Change::Attr(view.dir(part)?));
+        }
         Ok(changes)
     }
 

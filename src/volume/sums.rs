@@ -65,10 +65,11 @@ impl Sum {
     }
 }
 
-/// Tells whether a row is of a private copy.
+/// Tells whether a row is of a private copy, or of the times of a directory.
 fn is_own(key: &RowKey) -> bool {
     match key {
         RowKey::Inode(ino) | RowKey::Extent(ino, _) | RowKey::Xattr(ino, _) => is_private(*ino),
+        RowKey::Dated(_) => true,
         _ => false,
     }
 }
@@ -84,14 +85,10 @@ fn hash(keys: &VolumeKeys, table: Table, key: &[u8], value: &[u8]) -> u128 {
     u128::from_le_bytes(keys.row_hash(table.tag(), key, value))
 }
 
-/// Returns a directory without its times, which are each machine's own; `None` for other rows.
+/// Returns a directory without its times; `None` for other rows.
 fn shared_dir(value: &Value) -> Option<Inode> {
     match value {
-        Value::Inode(inode) if inode.is_dir() => Some(Inode {
-            mtime: Default::default(),
-            ctime: Default::default(),
-            ..inode.clone()
-        }),
+        Value::Inode(inode) if inode.is_dir() => Some(inode.clone().without_times()),
         _ => None,
     }
 }

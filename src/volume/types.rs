@@ -101,7 +101,8 @@ pub struct Kindred {
     pub made: Vec<OpId>,
     /// For what says the same as another node at its place: that stands for both.
     pub twin: Option<Twin>,
-    /// The nodes that it stands for, and those that stand aside of it.
+    /// The nodes that it stands for, and those that stand aside of it. For a directory those that are a
+    /// part of it.
     pub beside: Vec<Ino>,
 }
 
@@ -169,19 +170,41 @@ impl Cells {
         set.map_or(created_by, |(_, by)| *by)
     }
 
+    /// Takes over from others which op set a field last; they stand in one order, so that it shows in none
+    /// which of them was folded first.
+    pub(super) fn take(&mut self, field: Field, from: &Self) {
+        self.clear(field);
+        let set = from.0.iter().find(|(fields, _)| fields & field as u8 != 0);
+        if let Some((_, by)) = set {
+            self.put(field, *by);
+        }
+    }
+
+    fn clear(&mut self, field: Field) {
+        for (fields, _) in &mut self.0 {
+            *fields &= !(field as u8);
+        }
+        self.0.retain(|(fields, _)| *fields != 0);
+    }
+
+    fn put(&mut self, field: Field, id: OpId) {
+        match self.0.binary_search_by_key(&id, |(_, by)| *by) {
+            Ok(at) => {
+                if let Some((fields, _)) = self.0.get_mut(at) {
+                    *fields |= field as u8;
+                }
+            }
+            Err(at) => self.0.insert(at, (field as u8, id)),
+        }
+    }
+
     /// Takes note that an op sets a field, where it wins; says whether it does.
     pub(super) fn set(&mut self, field: Field, id: OpId) -> bool {
         if !self.wins(field, id) {
             return false;
         }
-        for (fields, _) in &mut self.0 {
-            *fields &= !(field as u8);
-        }
-        self.0.retain(|(fields, _)| *fields != 0);
-        match self.0.iter_mut().find(|(_, by)| *by == id) {
-            Some((fields, _)) => *fields |= field as u8,
-            None => self.0.push((field as u8, id)),
-        }
+        self.clear(field);
+        self.put(field, id);
         true
     }
 }
@@ -204,6 +227,14 @@ impl Inode {
     /// Returns true for a directory.
     pub fn is_dir(&self) -> bool {
         self.kind == FileKind::Dir
+    }
+
+    /// Returns it without its ctime, which is each machine's own, and its mtime, which for a directory may
+    /// be one that was taken back with who was removed.
+    pub(super) fn without_times(mut self) -> Self {
+        (self.mtime, self.ctime) = Default::default();
+        self.cells.clear(Field::Mtime);
+        self
     }
 
     /// Returns true when no name is left: kept while open, or until no write can bring it back.

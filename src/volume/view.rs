@@ -13,7 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use super::arrivals::Arrivals;
 use super::overlay::Room;
 use super::rows::{Row, RowKey, Stored, Value};
-use super::types::{Conflict, DirKey, Dirent, Extent, Inode};
+use super::types::{Conflict, DirKey, Dirent, Extent, Field, Inode};
 use super::writer::LIGHT_ROOM;
 use super::{Result, VolumeError};
 use crate::base::limits::CHUNK_BYTES;
@@ -340,6 +340,9 @@ impl View {
                 if is_private(at) {
                     inode.ino = name_scope(at);
                 }
+                if inode.is_dir() {
+                    self.date(&mut inode)?;
+                }
                 return Ok(Some(inode));
             }
             match self.row(&RowKey::Alias(at))?.as_deref() {
@@ -351,6 +354,22 @@ impl View {
             }
         }
         Ok(None)
+    }
+
+    /// Gives a directory the mtime that the last op says which named it, or one that is a part of it.
+    fn date(&self, dir: &mut Inode) -> Result<()> {
+        let mut last = dir.cells.by(Field::Mtime, dir.created_by);
+        for part in &dir.kin.beside {
+            if let Some(Value::Dated(dated)) = self
+                .row(&RowKey::Dated(*part))?
+                .as_deref()
+                .map(|row| &row.value)
+                && dated.by > last
+            {
+                (dir.mtime, last) = (dated.mtime, dated.by);
+            }
+        }
+        Ok(())
     }
 
     /// Returns under which number the rows of a node lie.
@@ -669,5 +688,8 @@ pub(super) fn as_inode(row: &Row) -> Result<&Inode> {
 }
 
 fn is_cached(key: &RowKey) -> bool {
-    matches!(key, RowKey::Inode(_) | RowKey::Dirent(..))
+    matches!(
+        key,
+        RowKey::Inode(_) | RowKey::Dirent(..) | RowKey::Dated(_)
+    )
 }

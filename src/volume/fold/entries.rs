@@ -5,7 +5,7 @@ use super::{Fold, Result};
 use crate::base::{Ino, OpId, Timespec};
 use crate::volume::acl::Acl;
 use crate::volume::op::{Create, ino_of};
-use crate::volume::rows::{RowKey, Value, Xattr};
+use crate::volume::rows::{Dated, RowKey, Value, Xattr};
 use crate::volume::types::{ConflictKind, Dirent, FileKind, Inode, Place};
 
 impl Fold<'_> {
@@ -35,8 +35,9 @@ impl Fold<'_> {
                 default: list(Acl::DEFAULT),
             };
             self.narrow(there.ino, &rights, self.id)?;
-            self.tx.put(RowKey::Alias(ino), Value::Alias(there.ino))?;
-            return Ok(());
+            let (mtime, by) = (create.time, self.id);
+            self.make_part(ino, &[], there.ino, Dated { mtime, by })?;
+            return self.tx.put(RowKey::Alias(ino), Value::Alias(there.ino));
         }
         let mut node = self.new_inode(ino, create.kind, create.time);
         node.mode = create.mode & 0o7777;

@@ -9,7 +9,7 @@ use super::names::conflict_name;
 use super::{Fold, Result};
 use crate::base::{Ino, OpId, Timespec};
 use crate::volume::overlay::Delta;
-use crate::volume::rows::{Removed, RowKey, Value};
+use crate::volume::rows::{Dated, Removed, RowKey, Value};
 use crate::volume::sight::Sight;
 use crate::volume::types::{Conflict, ConflictKind, DirKey, Dirent, Field, Inode, Place};
 use crate::volume::view::{DEPTH_MAX, dirent_range, is_private, xattr_range};
@@ -28,27 +28,6 @@ struct Claim {
 }
 
 impl Fold<'_> {
-    /// Moves the times of a directory on, in which the author of this op changed something. They are no
-    /// part of what is undone: they move on with what comes.
-    pub(super) fn touch(&mut self, dir: Ino, time: Timespec) -> Result<()> {
-        let Some(dir) = self.inode(dir)?.filter(Inode::is_dir) else {
-            return Ok(());
-        };
-        // Whoever set them later has the last word.
-        let moves_on = dir.cells.wins(Field::Mtime, self.id);
-        let is_late = matches!(self.sight, Sight::Only { is_late: true, .. });
-        self.tx.count(dir.ino, Delta::default(), |dir| {
-            if !is_late {
-                (dir.mtime, dir.ctime) = (time, time);
-                return;
-            }
-            dir.ctime = dir.ctime.max(time);
-            if moves_on {
-                dir.mtime = dir.mtime.max(time);
-            }
-        })
-    }
-
     /// Adjusts a directory to entries that came or went. Its mtime is left to [`Fold::touch`]: what
     /// comes and goes where histories meet depends on the order in which they are heard of, and the mtime
     /// is the same on all members.
@@ -383,10 +362,9 @@ impl Fold<'_> {
         if let Some(dir) = self.row_of(from)? {
             let rights = self.rights(&dir)?;
             self.narrow(into, &rights, self.id)?;
+            let by = dir.cells.by(Field::Mtime, dir.created_by);
             let mtime = dir.mtime;
-            self.tx.count(into, Delta::default(), |into| {
-                into.mtime = into.mtime.max(mtime);
-            })?;
+            self.make_part(from, &dir.kin.beside, into, Dated { mtime, by })?;
         }
         let (low, high) = dirent_range(from);
         for (_, value) in self.tx.scan(low, high)? {

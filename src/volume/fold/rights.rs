@@ -92,13 +92,18 @@ impl Fold<'_> {
         inode.gid = gid.unwrap_or(inode.gid);
         let is_newer = inode.kind != FileKind::File || inode.written_by < self.id;
         if let Some(mtime) = set.mtime.filter(|_| is_newer)
+            && !inode.is_dir()
             && inode.cells.set(Field::Mtime, self.id)
         {
             inode.mtime = mtime;
         }
         inode.ctime = set.ctime;
         let stands_for = inode.kin.twin.as_ref().map(|twin| twin.of);
+        let dated = set.mtime.filter(|_| inode.is_dir());
         self.save(inode)?;
+        if let Some(mtime) = dated {
+            self.date(set.ino, mtime)?;
+        }
         match stands_for {
             Some(ino) => self.set_attr_of(&SetAttr { ino, ..*set }, true),
             None => Ok(()),

@@ -145,6 +145,8 @@ fn every_row() -> Vec<(RowKey, Value)> {
         RowKey::Device(DeviceId(4)),
         Value::Device("desk".to_owned()),
     ));
+    let mtime = inode().mtime;
+    rows.push((RowKey::Dated(Ino(2)), Value::Dated(Dated { mtime, by })));
     rows
 }
 

@@ -59,14 +59,14 @@ pub(crate) type SharedRows = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
 /// Returns every row of a store that all devices share.
 pub(crate) fn shared_rows(store: &Store) -> SharedRows {
     let mut rows = BTreeMap::new();
-    for table in SHARED {
+    for table in SHARED.into_iter().chain([Table::Dated]) {
         let mut take = |key: &[u8], value: &[u8]| {
             let mut value = value.to_vec();
             if table == Table::Inode {
                 let mut inode: Inode = codec::decode(&value, value.len()).unwrap();
-                // Times of a directory are each machine's own.
+                // The ctime of a directory is each machine's own.
                 if inode.is_dir() {
-                    (inode.mtime, inode.ctime) = Default::default();
+                    inode.ctime = Default::default();
                     value = codec::encode(&inode);
                 }
             }
@@ -74,6 +74,31 @@ pub(crate) fn shared_rows(store: &Store) -> SharedRows {
             ControlFlow::Continue(())
         };
         store.rows.scan(table, &[], None, &mut take).unwrap();
+    }
+    rows
+}
+
+/// The bit of the mtime in what an inode says of the ops that set its attributes.
+const MTIME: u8 = 8;
+
+/// Returns rows without the mtimes of directories, and what says who set them.
+fn without_times(mut rows: SharedRows) -> SharedRows {
+    rows.retain(|(table, _), _| *table != Table::Dated);
+    let inodes = rows
+        .iter_mut()
+        .filter(|((table, _), _)| *table == Table::Inode);
+    for value in inodes.map(|(_, value)| value) {
+        let mut inode: Inode = codec::decode(value, value.len()).unwrap();
+        if inode.is_dir() {
+            let cells = codec::encode(&inode.cells);
+            let mut cells: Vec<(u8, OpId)> = codec::decode(&cells, cells.len()).unwrap();
+            cells.iter_mut().for_each(|(fields, _)| *fields &= !MTIME);
+            cells.retain(|(fields, _)| *fields != 0);
+            let cells = codec::encode(&cells);
+            inode.cells = codec::decode(&cells, cells.len()).unwrap();
+            inode.mtime = Default::default();
+            *value = codec::encode(&inode);
+        }
     }
     rows
 }
@@ -87,6 +112,11 @@ impl Roll {
     pub(crate) fn end(&self, admission: [u8; 32]) {
         let statement = admission.map(|byte| byte ^ 0xff);
         self.0.lock().insert(statement, admission);
+    }
+
+    /// Says whether nobody was removed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
     }
 
     /// Says whether that is known.
@@ -542,9 +572,14 @@ impl Device {
         row.is_some()
     }
 
-    /// Returns every shared row.
+    /// Returns every shared row. What was taken back with a removal has moved the times of directories on
+    /// where it was seen.
     pub(crate) fn rows(&self) -> SharedRows {
-        shared_rows(&self.store)
+        let rows = shared_rows(&self.store);
+        match self.roll.is_empty() {
+            true => rows,
+            false => without_times(rows),
+        }
     }
 
     pub(crate) fn inode(&self, ino: Ino) -> Inode {

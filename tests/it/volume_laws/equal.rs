@@ -142,6 +142,63 @@ fn a_folder_has_one_time_in_whichever_pieces_what_is_equal_arrives() {
     }
 }
 
+#[test]
+fn a_folder_that_another_was_a_part_of_for_a_while_has_its_own_time() {
+    let devices = cluster(3);
+    let [a, b, c] = [&devices[0], &devices[1], &devices[2]];
+    a.mkdir("d");
+    a.publish();
+    a.rename("d", "e", false);
+    a.publish();
+    b.later();
+    b.mkdir("d");
+    b.put("d/file", "text");
+    b.publish();
+    // Here they are one until it is heard that the first had moved by then.
+    c.pull(a, 1);
+    c.pull(b, 1);
+    assert_eq!(c.list(""), ["d"]);
+    assert_eq!(c.at("d").mtime, b.at("d").mtime);
+    sync(&devices);
+    assert_eq!(c.list(""), ["d", "e"]);
+    assert_eq!(times(a), times(c));
+    assert_eq!(c.at("e").mtime, c.at("e").btime);
+    assert_eq!(times(b), times(c));
+}
+
+#[test]
+fn of_folders_that_are_one_the_time_is_that_of_the_last_change_by_either_number() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.mkdir("d");
+    b.later();
+    let number = b.mkdir("d");
+    b.make("d/of-b", FileKind::File);
+    let of_b = b.at("d").mtime;
+    sync(&devices);
+    assert_eq!((a.at("d").mtime, b.at("d").mtime), (of_b, of_b));
+    a.make("d/of-a", FileKind::File);
+    sync(&devices);
+    let of_a = a.at("d").mtime;
+    assert!(of_a > of_b);
+    assert_eq!(b.at("d").mtime, of_a);
+    for (ino, secs) in [(number, 5), (a.at("d").ino, 3), (number, 4)] {
+        let mtime = Timespec { secs, nanos: 0 };
+        b.apply(dfs::volume::OpKind::SetAttr {
+            ino,
+            mode: None,
+            uid: None,
+            gid: None,
+            mtime: Some(mtime),
+            ctime: b.clock.wall(),
+        });
+        sync(&devices);
+        for device in &devices {
+            assert_eq!(device.at("d").mtime, mtime);
+        }
+    }
+}
+
 /// Lets two make a folder or file at one name, and checks that its parent has one time.
 #[test]
 fn where_two_put_the_same_the_folder_has_one_time() {

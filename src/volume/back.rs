@@ -3,15 +3,12 @@
 //! Nothing is written onto what others removed, as they may have given it up by then: the file is made
 //! anew, with all that it had, and the number that the kernel has stands for the new one.
 
-use super::fold::{conflict_name, label};
+use super::fold::{conflict_names, label};
 use super::op::{Create, OpKind, Write};
 use super::rows::{Removed, RowKey, Value};
 use super::types::{Extent, FileKind, Inode, Piece, Place, Source};
 use super::{Result, Volume, Writer};
 use crate::base::{Ino, Timespec};
-
-/// Most conflict names that are tried before the file goes to the root under its number.
-const NAMES_TRIED_MAX: u32 = 1000;
 
 /// Most pieces of one of the ops that write a file anew, and most of their bytes that lie in rows.
 const PIECES_MAX: usize = 256;
@@ -118,9 +115,7 @@ impl Writer<'_> {
         }
         let volume = self.volume();
         let label = label(&volume.config.name);
-        let stamp = self.next_id().stamp;
-        let beside = (1..=NAMES_TRIED_MAX)
-            .map(|attempt| conflict_name(&name, false, &label, stamp, attempt));
+        let beside = conflict_names(&name, false, &label, self.next_id());
         for name in std::iter::once(name.clone()).chain(beside) {
             if self.dirent(parent, &name)?.is_none() {
                 return Ok(Place { parent, name });

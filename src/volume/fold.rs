@@ -10,7 +10,7 @@ mod rename;
 mod rights;
 mod times;
 
-pub(super) use names::{conflict_name, label};
+pub(super) use names::{conflict_names, label};
 
 use bytes::Bytes;
 

@@ -329,6 +329,21 @@ pub(super) fn joined_version(before: OpId, id: OpId) -> OpId {
     }
 }
 
+/// Characters of [`mark_of`].
+pub(super) const MARK_CHARS: usize = 16;
+
+/// Returns characters that tell op `id` from others in the names of files.
+pub(super) fn mark_of(id: OpId) -> String {
+    const DIGITS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"dfs conflict name 1");
+    hasher.update(&id.to_key());
+    let mut bytes = [0u8; MARK_CHARS];
+    hasher.finalize_xof().fill(&mut bytes);
+    let digit = |byte: &u8| DIGITS.get(usize::from(byte % 32)).copied();
+    bytes.iter().filter_map(digit).map(char::from).collect()
+}
+
 fn derive_ino(domain: &[u8], id: OpId) -> Ino {
     let mut hasher = blake3::Hasher::new();
     hasher.update(domain);

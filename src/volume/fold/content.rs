@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{Fold, Result, WRONG_KIND};
 use crate::base::limits::CHUNK_BYTES;
 use crate::base::{Ino, OpId, Timespec};
@@ -759,7 +761,12 @@ impl Fold<'_> {
         let ino = fork.ino;
         let home = self.beside(node.home.clone(), node.ino, time)?;
         let device = self.tx.device_of(first.log);
-        let aside = self.attach_aside(&fork, &home, first, time)?;
+        let name = self.name_of(node, &home)?;
+        let beside = Place {
+            name,
+            ..home.clone()
+        };
+        let aside = self.attach_aside(&fork, &beside, first, time)?;
         self.conflict_with(Conflict {
             op: first,
             kind: ConflictKind::Content,
@@ -772,6 +779,23 @@ impl Fold<'_> {
         })?;
         // It has a name and a conflict by now.
         Ok(self.row_of(ino)?.unwrap_or(fork))
+    }
+
+    /// Returns the name that a file had before it got that of a conflict file, if it has one.
+    fn name_of(&mut self, node: &Inode, home: &Place) -> Result<Bytes> {
+        let name = match node.conflict {
+            Some(conflict) => match self.tx.get(RowKey::Conflict(conflict))? {
+                Some(Value::Conflict(Conflict {
+                    place: Some(place),
+                    other: Some(other),
+                    other_name: Some(name),
+                    ..
+                })) if *other == node.ino && *name == home.name => Some(place.name.clone()),
+                _ => None,
+            },
+            None => None,
+        };
+        Ok(name.unwrap_or_else(|| home.name.clone()))
     }
 
     /// Makes the rows of a conflict file, which has no name yet.

@@ -1,10 +1,12 @@
-//! Conflict names: `stem (conflict, DEVICE, YYYY-MM-DD).ext`.
+//! Conflict names: `stem (conflict, DEVICE, YYYY-MM-DD).ext`, with characters of the op's hash behind the
+//! bracket where that is taken. Both follow from the op alone: what comes later renames nothing.
 
 use bytes::Bytes;
 
-use crate::base::Stamp;
+use crate::base::OpId;
 use crate::base::limits::NAME_MAX_BYTES;
 use crate::base::text::is_unseen;
+use crate::volume::op::{MARK_CHARS, mark_of};
 
 /// Longest part behind the last dot that counts as an extension.
 const EXTENSION_MAX_BYTES: usize = 16;
@@ -20,23 +22,30 @@ pub(in crate::volume) fn label(name: &str) -> String {
     label
 }
 
-/// Returns the `attempt`-th conflict name (from 1) of `name`, within the longest name there is.
+/// Characters of an op's hash by which the next name differs where one is taken.
+const MARK_STEP: usize = 4;
+
+/// Returns the conflict names of `name`, within the longest name there is, of what stands aside by an op:
+/// the first that is free is the one.
 ///
 /// Directories have no extension.
-pub(in crate::volume) fn conflict_name(
+pub(in crate::volume) fn conflict_names(
     name: &[u8],
     is_dir: bool,
     label: &str,
-    stamp: Stamp,
-    attempt: u32,
-) -> Bytes {
+    by: OpId,
+) -> impl Iterator<Item = Bytes> {
     let (stem, extension) = if is_dir { (name, &[][..]) } else { split(name) };
-    let (year, month, day) = date(stamp.ms());
-    let mut mark = format!(" (conflict, {label}, {year:04}-{month:02}-{day:02})");
-    if attempt > 1 {
-        mark.push_str(&format!(" {attempt}"));
-    }
-    marked(stem, &mark, extension)
+    let (year, month, day) = date(by.stamp.ms());
+    let bracket = format!(" (conflict, {label}, {year:04}-{month:02}-{day:02})");
+    (0..=MARK_CHARS).step_by(MARK_STEP).map(move |len| {
+        // Nearly always the first name is free.
+        let mark = match len {
+            0 => bracket.clone(),
+            len => format!("{bracket} {:.len$}", mark_of(by)),
+        };
+        marked(stem, &mark, extension)
+    })
 }
 
 /// Returns a name with a mark behind its stem, of which as much is left as fits.
@@ -101,31 +110,56 @@ fn date(ms: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::{LogId, Stamp};
 
-    fn name(name: &str, attempt: u32) -> String {
-        let stamp = Stamp::from_ms(1_709_164_800_000);
-        let bytes = conflict_name(name.as_bytes(), false, "mary", stamp, attempt);
-        String::from_utf8(bytes.to_vec()).unwrap()
+    fn op(ms: u64) -> OpId {
+        OpId {
+            stamp: Stamp::from_ms(ms),
+            log: LogId(7),
+        }
+    }
+
+    fn names(name: &str) -> Vec<String> {
+        let names = conflict_names(name.as_bytes(), false, "mary", op(1_709_164_800_000));
+        names
+            .map(|name| String::from_utf8(name.to_vec()).unwrap())
+            .collect()
+    }
+
+    fn name(name: &str) -> String {
+        names(name).swap_remove(0)
     }
 
     #[test]
     fn names_keep_their_extension() {
-        assert_eq!(name("a.txt", 1), "a (conflict, mary, 2024-02-29).txt");
-        assert_eq!(name("a.txt", 3), "a (conflict, mary, 2024-02-29) 3.txt");
-        assert_eq!(name("Makefile", 1), "Makefile (conflict, mary, 2024-02-29)");
-        assert_eq!(name(".profile", 1), ".profile (conflict, mary, 2024-02-29)");
+        assert_eq!(name("a.txt"), "a (conflict, mary, 2024-02-29).txt");
+        assert_eq!(name("Makefile"), "Makefile (conflict, mary, 2024-02-29)");
+        assert_eq!(name(".profile"), ".profile (conflict, mary, 2024-02-29)");
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_followed_by_the_hash_of_the_op() {
+        let names = names("a.txt");
+        let expected = [
+            "a (conflict, mary, 2024-02-29).txt",
+            "a (conflict, mary, 2024-02-29) i2ap.txt",
+            "a (conflict, mary, 2024-02-29) i2apuhew.txt",
+        ];
+        assert_eq!(names[..3], expected);
+        assert_eq!(names.len(), 1 + MARK_CHARS / MARK_STEP);
+        assert_ne!(mark_of(op(1)), mark_of(op(2)));
     }
 
     #[test]
     fn long_names_are_cut_between_characters() {
         for (len, ascii) in [(80, 0), (85, 0), (84, 1), (84, 2), (84, 3)] {
             let long = "x".repeat(ascii) + &"語".repeat(len) + ".md";
-            let cut = name(&long, 1);
+            let cut = name(&long);
             assert!(cut.len() <= NAME_MAX_BYTES && cut.len() > NAME_MAX_BYTES - 4);
             assert!(cut.ends_with(" (conflict, mary, 2024-02-29).md"));
         }
-        let bytes = conflict_name(&[0xff; 255], false, "mary", Stamp::default(), 1);
-        assert!(bytes.len() <= NAME_MAX_BYTES);
+        let mut names = conflict_names(&[0xff; 255], false, "mary", OpId::default());
+        assert!(names.all(|name| name.len() <= NAME_MAX_BYTES));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::names::conflict_name;
+use super::names::conflict_names;
 use super::{Fold, Result};
 use crate::base::{Ino, OpId, Timespec};
 use crate::volume::overlay::Delta;
@@ -13,10 +13,6 @@ use crate::volume::rows::{Dated, Removed, RowKey, Value};
 use crate::volume::sight::Sight;
 use crate::volume::types::{Conflict, ConflictKind, DirKey, Dirent, Field, Inode, Place};
 use crate::volume::view::{DEPTH_MAX, dirent_range, is_private, xattr_range};
-
-/// Most conflict names that are tried; with this many files of one day beside each other the last
-/// one tried is overwritten by nobody: the node goes to the root under its number.
-const NAME_ATTEMPTS_MAX: u32 = 10_000;
 
 /// By what a node is given a name.
 #[derive(Debug, Clone, Copy)]
@@ -335,10 +331,9 @@ impl Fold<'_> {
         time: Timespec,
     ) -> Result<Place> {
         let label = self.device_name(self.tx.device_of(by.log))?;
-        let stamp = by.stamp;
         let mut aside = place.clone();
-        for attempt in 1..=NAME_ATTEMPTS_MAX {
-            aside.name = conflict_name(&place.name, node.is_dir(), &label, stamp, attempt);
+        for name in conflict_names(&place.name, node.is_dir(), &label, by) {
+            aside.name = name;
             if self.entry(aside.parent, &aside.name)?.is_none() {
                 self.attach_by(node.ino, &aside, by, time)?;
                 return Ok(aside);

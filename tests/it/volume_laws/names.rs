@@ -27,7 +27,7 @@ fn two_files_created_at_one_name_are_both_kept() {
 }
 
 #[test]
-fn conflict_names_are_numbered_where_they_are_taken() {
+fn a_conflict_name_that_is_taken_is_followed_by_four_characters() {
     let devices = cluster(2);
     let [a, b] = [&devices[0], &devices[1]];
     a.put("x", "1");
@@ -35,7 +35,49 @@ fn conflict_names_are_numbered_where_they_are_taken() {
     b.later();
     b.put("x", "3");
     sync(&devices);
-    assert_eq!(a.text(&format!("x{ANNA} 2")), "1");
+    let files = a.files().into_iter();
+    let mut files = files.filter(|(_, text)| text == "1");
+    let (name, _) = files.next().unwrap();
+    let mark = name.strip_prefix(&format!("/x{ANNA} ")).unwrap();
+    assert!(mark.len() == 4 && mark.chars().all(|c| c.is_ascii_alphanumeric()));
+}
+
+#[test]
+fn a_third_history_renames_no_conflict_file() {
+    let devices = cluster(3);
+    let [a, b, c] = [&devices[0], &devices[1], &devices[2]];
+    a.put("x", "base");
+    a.mkdir("d");
+    sync(&devices);
+    let meet = || {
+        for (device, other) in [(a, b), (b, a)] {
+            other.publish();
+            device.pull(other, usize::MAX);
+        }
+    };
+    for round in 0..3 {
+        a.put("x", &format!("anna {round}"));
+        b.later();
+        b.put("x", &format!("ben {round}"));
+        meet();
+        if round == 0 {
+            // Between the first and the second.
+            c.later();
+            c.later();
+            c.put("x", "carl");
+            [a, b].map(|device| [(); 3].map(|()| device.later()));
+        }
+        a.later();
+    }
+    let mut before = a.files();
+    assert_eq!(before.remove("/x").as_deref(), Some("ben 2"));
+    assert_eq!(before.len(), 3);
+    sync(&devices);
+    let after = a.files();
+    for (name, text) in &before {
+        assert_eq!(after.get(name), Some(text), "{name} in {after:?}");
+    }
+    assert_eq!(after.len(), 5, "{after:?}");
 }
 
 #[test]

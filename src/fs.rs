@@ -18,6 +18,7 @@ mod commit;
 mod contents;
 mod cookies;
 mod create_ops;
+mod departed;
 mod dirty;
 mod error;
 mod file_ops;
@@ -57,6 +58,7 @@ use parking_lot::Mutex;
 
 use self::atimes::{Atime, Atimes};
 use self::contents::Contents;
+use self::departed::Departed;
 use self::handles::Handles;
 use self::inode_table::{Dropped, InodeTable};
 use self::kept::Kept;
@@ -78,6 +80,7 @@ pub struct Fs {
     handles: Handles,
     atimes: Atimes,
     kept: Kept,
+    departed: Departed,
     /// Whether an fsync waits for other holders, where it was told how to.
     waits_for_holders: AtomicBool,
     room: Room,
@@ -110,6 +113,7 @@ impl Fs {
             clock,
             atimes: Atimes::open(config.rows.clone()),
             kept: Kept::default(),
+            departed: Departed::default(),
             read_only: AtomicBool::new(config.read_only),
             config,
             inodes: InodeTable::default(),

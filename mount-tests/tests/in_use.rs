@@ -87,6 +87,61 @@ fn what_works_in_a_folder_or_is_mounted_below_goes_along_with_it() {
 }
 
 #[test]
+fn what_is_mounted_below_a_folder_that_others_remove_stays_until_it_is_unmounted() {
+    scenario("in-use", 5 * MINUTES, |s| {
+        let (a, b) = two(s);
+        for folder in ["proj/deep/below", "itself"] {
+            fs::create_dir_all(a.path(folder)).expect("made");
+        }
+        fs::write(a.path("proj/deep/file"), "text").expect("written");
+        fs::write(a.path("last"), "first").expect("written");
+        wait_for_content(&b.path("last"), b"first");
+        let points = ["proj/deep/below", "itself"].map(|folder| b.path(folder));
+        for point in &points {
+            Command::new("mount")
+                .args(["-t", "tmpfs", "none"])
+                .arg(point)
+                .ok();
+            fs::write(point.join("inside"), "of the other").expect("written");
+        }
+        fs::remove_dir_all(a.path("proj")).expect("removed");
+        fs::remove_dir(a.path("itself")).expect("removed");
+        // One that is new by that name.
+        fs::create_dir(a.path("proj")).expect("made");
+        fs::write(a.path("proj/new"), "new").expect("written");
+        fs::write(a.path("last"), "second").expect("written");
+        // The kernel is told of that together with what is gone, or after.
+        wait_for_content(&b.path("last"), b"second");
+        wait_until("what was removed is told", MINUTES, || {
+            let names = fs::read_dir(b.mountpoint()).ok()?;
+            let mut names = names.filter_map(|name| name.ok()?.file_name().into_string().ok());
+            (!names.any(|name| name == "itself")).then_some(())
+        });
+        for point in &points {
+            fs::write(point.join("more"), "more").expect("still mounted");
+            let inside = fs::read(point.join("inside"));
+            assert_eq!(inside.expect("still mounted"), b"of the other");
+        }
+        assert!(fs::create_dir(b.path("itself")).is_err());
+        assert!(fs::write(b.path("proj/deep/made"), "x").is_err());
+        assert!(!b.path("proj/deep/file").exists());
+        for point in &points {
+            Command::new("umount").arg(point).ok();
+        }
+        wait_for_content(&b.path("proj/new"), b"new");
+        wait_until("they are gone", MINUTES, || {
+            let is_gone = ["itself", "proj/deep"].map(|name| !b.path(name).exists());
+            (is_gone == [true, true]).then_some(())
+        });
+        for peer in [&a, &b] {
+            let names = fs::read_dir(peer.path("proj")).expect("listed");
+            assert_eq!(names.count(), 1);
+        }
+        fs::create_dir(b.path("itself")).expect("free");
+    });
+}
+
+#[test]
 fn a_folder_that_became_one_with_another_is_that_of_who_works_in_it() {
     scenario("in-use", 5 * MINUTES, |s| {
         let (a, b) = two(s);

@@ -133,6 +133,7 @@ impl Fs {
             };
         };
         if self.is_dead(file) {
+            self.note_departed(parent, &name, child);
             return Invalidation::Delete {
                 parent,
                 child,
@@ -180,6 +181,14 @@ impl Fs {
         }
         names.reverse();
         Some((to, names.join(&b'/')))
+    }
+
+    fn note_departed(&self, parent: Ino, name: &[u8], child: Ino) {
+        if let Ok(Some(inode)) = self.volume.inode(child)
+            && inode.is_dir()
+        {
+            self.keep_departed(parent, name, child);
+        }
     }
 
     fn is_dead(&self, ino: Ino) -> bool {

@@ -27,6 +27,9 @@ impl Fs {
             let dirent = self.volume.dirent(parent, name)?;
             Ok::<_, FsError>(dirent.ok_or(FsError::NotFound)?.ino)
         };
+        if let Some(entry) = self.lookup_departed(parent, name)? {
+            return Ok(entry);
+        }
         let mut ino = named()?;
         loop {
             if let Some(entry) = self.looked_up(ino)? {
@@ -37,6 +40,14 @@ impl Fs {
                 now if now == ino => return Err(FsError::NotFound),
                 now => ino = now,
             }
+        }
+    }
+
+    /// Looks up a directory that was removed and goes on to be shown.
+    pub(super) fn lookup_departed(&self, parent: Ino, name: &[u8]) -> Result<Option<Entry>> {
+        match self.departed(parent, name) {
+            Some(ino) => self.looked_up(ino),
+            None => Ok(None),
         }
     }
 

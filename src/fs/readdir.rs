@@ -48,7 +48,11 @@ impl Fs {
             if entry.cookie <= DOT_DOT {
                 return reply(entry);
             }
-            match self.looked_up(self.file(entry.ino)) {
+            let found = match self.lookup_departed(ino, entry.name) {
+                Ok(None) => self.looked_up(self.file(entry.ino)),
+                found => found,
+            };
+            match found {
                 Ok(Some(plus)) => {
                     entry.entry = Some(plus);
                     let answer = reply(entry);

@@ -1,5 +1,6 @@
 //! The mountpoint before and after: is it fit, what is mounted there, and how to get rid of it.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -18,8 +19,13 @@ use crate::base::task;
 /// One line of /proc/self/mountinfo, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MountEntry {
+    /// Its number, and that of the mount that it lies in.
+    id: u64,
+    parent: u64,
     /// `major:minor` of the mounted filesystem, which names its folders under /sys.
     pub(super) device: String,
+    /// What of the filesystem is there: a bind mount shows a part of it.
+    root: PathBuf,
     pub(super) mountpoint: PathBuf,
     pub(super) fstype: OsString,
 }
@@ -33,19 +39,49 @@ impl MountEntry {
     /// mountpoint, options, optional ones, a dash, type, source, options.
     fn parse(line: &[u8]) -> Option<Self> {
         let mut fields = line.split(|byte| *byte == b' ');
-        let device = fields.nth(2)?;
-        let mountpoint = fields.nth(1)?;
+        let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse().ok();
+        let (id, parent) = (number(fields.next()?)?, number(fields.next()?)?);
+        let (device, root, mountpoint) = (fields.next()?, fields.next()?, fields.next()?);
         let fstype = fields.skip_while(|field| *field != b"-").nth(1)?;
         Some(Self {
+            id,
+            parent,
             device: String::from_utf8(device.to_vec()).ok()?,
+            root: OsString::from_vec(unescape(root)).into(),
             mountpoint: OsString::from_vec(unescape(mountpoint)).into(),
             fstype: OsString::from_vec(unescape(fstype)),
         })
     }
 }
 
+/// Returns where something is mounted in a filesystem: the paths from its root.
+pub(super) fn mounted_below(device: &str) -> Result<Vec<PathBuf>, FuseError> {
+    Ok(below(&table()?, device))
+}
+
+fn below(table: &[MountEntry], device: &str) -> Vec<PathBuf> {
+    let ours: BTreeMap<u64, &MountEntry> = table
+        .iter()
+        .filter(|entry| entry.device == device)
+        .map(|entry| (entry.id, entry))
+        .collect();
+    let path = |entry: &MountEntry| {
+        let within = ours.get(&entry.parent)?;
+        let path = entry.mountpoint.strip_prefix(&within.mountpoint).ok()?;
+        let root = within.root.strip_prefix("/").ok()?;
+        Some(root.join(path))
+    };
+    table.iter().filter_map(path).collect()
+}
+
 /// Returns what is mounted at `path`, which is absolute and has no links: the uppermost last.
 pub(super) fn mounted_at(path: &Path) -> Result<Vec<MountEntry>, FuseError> {
+    let mut entries = table()?;
+    entries.retain(|entry| entry.mountpoint == path);
+    Ok(entries)
+}
+
+fn table() -> Result<Vec<MountEntry>, FuseError> {
     const MOUNTINFO: &str = "/proc/self/mountinfo";
     let table = std::fs::read(MOUNTINFO).map_err(|source| FuseError::Io {
         what: "read",
@@ -55,7 +91,6 @@ pub(super) fn mounted_at(path: &Path) -> Result<Vec<MountEntry>, FuseError> {
     Ok(table
         .split(|byte| *byte == b'\n')
         .filter_map(MountEntry::parse)
-        .filter(|entry| entry.mountpoint == path)
         .collect())
 }
 
@@ -304,6 +339,24 @@ mod tests {
         assert_eq!(MountEntry::parse(b"36 35 0:52 / /mnt rw"), None);
         assert_eq!(MountEntry::parse(b""), None);
         assert_eq!(unescape(br"\04x\1"), br"\04x\1");
+    }
+
+    #[test]
+    fn what_is_mounted_in_a_filesystem_is_found_by_its_path_there() {
+        let lines = [
+            "30 1 0:52 / /mnt/dfs rw - fuse.dfs-mount vol rw",
+            "31 30 0:60 / /mnt/dfs/a/tmp rw - tmpfs none rw",
+            "32 31 0:61 / /mnt/dfs/a/tmp/deeper rw - tmpfs none rw",
+            "33 1 0:52 /b /srv/part rw - fuse.dfs-mount vol rw",
+            "34 33 0:62 / /srv/part/c\\040d rw - tmpfs none rw",
+            "35 1 0:63 / /mnt/dfs-other rw - tmpfs none rw",
+        ];
+        let table: Vec<MountEntry> = lines
+            .iter()
+            .filter_map(|line| MountEntry::parse(line.as_bytes()))
+            .collect();
+        let paths = ["a/tmp", "b/c d"].map(PathBuf::from);
+        assert_eq!(below(&table, "0:52"), paths);
     }
 
     #[test]

@@ -8,21 +8,25 @@
 //! would keep that answer for good. So the thread lets the answers that are being made go first
 //! ([`Gate`]). What the kernel has received it may take a moment to take in, and a notice for an
 //! inode that it does not know yet is lost; so those go out a second time a little later.
+//!
+//! The kernel takes away what is mounted below a name that it drops. Names on the way to something
+//! mounted wait until that is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use fuser::Notifier;
+use fuser::{INodeNo, Notifier};
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 use tokio::sync::Notify;
 
+use super::mountpoint;
 use super::numbers::Numbers;
 use crate::base::{Ino, task};
 use crate::fs::{Fs, Invalidation};
@@ -128,6 +132,10 @@ pub(super) trait Kernel: Send + 'static {
     fn knows(&self, child: Ino) -> bool;
     /// Looks a directory up at its path, which moves it there in the kernel; says whether it is there.
     fn finds(&self, child: Ino, path: &[u8]) -> bool;
+    /// Returns the names that lead to something mounted.
+    fn names_in_use(&self) -> InUse;
+    /// Says that the kernel is about to drop a name.
+    fn lets_go(&self, parent: Ino, name: &[u8]);
 }
 
 /// The kernel of a mount. What it does not know it need not be told of.
@@ -179,15 +187,41 @@ impl Kernel for Told {
             return false;
         };
         let path = self.mountpoint.join(OsStr::from_bytes(path));
-        let Ok(found) = std::fs::symlink_metadata(path) else {
-            return false;
-        };
-        let device = (
-            rustix::fs::major(found.dev()),
-            rustix::fs::minor(found.dev()),
-        );
-        let is_ours = |ours: &String| *ours == format!("{}:{}", device.0, device.1);
-        found.ino() == number.0 && self.device.as_ref().is_none_or(is_ours)
+        self.number_at(&path) == Some(number.0)
+    }
+
+    fn names_in_use(&self) -> InUse {
+        let mut names = InUse::new();
+        let device = self.device.as_deref();
+        let mounted = device.map_or(Ok(Vec::new()), mountpoint::mounted_below);
+        for path in mounted.unwrap_or_default() {
+            let mut at = self.mountpoint.clone();
+            for name in path.iter() {
+                let Some(number) = self.number_at(&at) else {
+                    break;
+                };
+                let dir = self.numbers.ino(INodeNo(number));
+                names.insert((dir, name.as_bytes().to_vec()));
+                at.push(name);
+            }
+        }
+        names
+    }
+
+    fn lets_go(&self, parent: Ino, name: &[u8]) {
+        self.fs.let_depart(parent, name);
+    }
+}
+
+impl Told {
+    /// Returns the number of what the kernel has at a path of this mount.
+    fn number_at(&self, path: &Path) -> Option<u64> {
+        let found = std::fs::symlink_metadata(path).ok()?;
+        let device = found.dev();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        let device = format!("{major}:{minor}");
+        let is_ours = self.device.as_ref().is_none_or(|ours| *ours == device);
+        is_ours.then(|| found.ino())
     }
 }
 
@@ -202,26 +236,44 @@ struct Shared {
 
 impl Shared {
     fn run(&self, kernel: &impl Kernel, gate: &Gate) {
-        let mut again = Pending::default();
-        while let Some(pending) = self.next(!again.is_empty()) {
+        let (mut again, mut waiting) = (Pending::default(), Pending::default());
+        loop {
+            let most = match (again.is_empty(), waiting.is_empty()) {
+                (false, _) => Some(REPEAT_AFTER),
+                (true, false) => Some(LOOK_AFTER),
+                (true, true) => None,
+            };
+            let Some(mut pending) = self.next(most) else {
+                return;
+            };
             let repeated = std::mem::replace(&mut again, pending.repeated());
+            pending.add_waiting(waiting);
+            let in_use = match pending.entries.is_empty() && pending.moved.is_empty() {
+                true => InUse::new(),
+                false => kernel.names_in_use(),
+            };
+            // Whoever looks one up from now on finds what there is.
+            for at in pending.entries.keys().filter(|at| !in_use.contains(at)) {
+                kernel.lets_go(at.0, &at.1);
+            }
             gate.pass();
-            repeated.send(kernel);
-            pending.send(kernel);
+            repeated.send(kernel, &in_use);
+            waiting = pending.send(kernel, &in_use);
             self.drained.notify_waiters();
         }
     }
 
-    /// Waits for notices; not for long when some are to be repeated. `None` when closed.
-    fn next(&self, is_brief: bool) -> Option<Pending> {
+    /// Waits for notices, `most` so long. `None` when closed.
+    fn next(&self, most: Option<Duration>) -> Option<Pending> {
         let mut queue = self.queue.lock();
         while queue.pending.is_empty() && !queue.closed {
-            if is_brief {
-                if self.wake.wait_for(&mut queue, REPEAT_AFTER).timed_out() {
-                    break;
+            match most {
+                Some(most) => {
+                    if self.wake.wait_for(&mut queue, most).timed_out() {
+                        break;
+                    }
                 }
-            } else {
-                self.wake.wait(&mut queue);
+                None => self.wake.wait(&mut queue),
             }
         }
         (!queue.closed).then(|| std::mem::take(&mut queue.pending))
@@ -263,6 +315,9 @@ impl Moved {
         names.next().unwrap_or_default().to_vec()
     }
 }
+
+/// Names that lead to something mounted.
+type InUse = BTreeSet<(Ino, Vec<u8>)>;
 
 impl Pending {
     fn add(&mut self, invalidation: Invalidation) {
@@ -319,9 +374,27 @@ impl Pending {
         self.inodes.len() + self.folders.len() + self.entries.len() + self.moved.len()
     }
 
-    fn send(self, kernel: &impl Kernel) {
-        send_moved(self.moved, kernel);
+    /// Adds names that waited, where nothing newer is known of them.
+    fn add_waiting(&mut self, waiting: Self) {
+        for (at, moved) in waiting.moved {
+            self.moved.entry(at).or_insert(moved);
+        }
+        for (at, child) in waiting.entries {
+            self.entries.entry(at).or_insert(child);
+        }
+    }
+
+    /// Sends all but the names that are `in_use`, which it returns.
+    fn send(self, kernel: &impl Kernel, in_use: &InUse) -> Self {
+        let mut waiting = Self {
+            moved: send_moved(self.moved, kernel, in_use),
+            ..Self::default()
+        };
         for ((parent, name), child) in self.entries {
+            if in_use.contains(&(parent, name.clone())) {
+                waiting.entries.insert((parent, name), child);
+                continue;
+            }
             let deleted = child.map(|child| kernel.delete(parent, child, &name));
             // The kernel refuses a deletion where the name stands for something else there, or for
             // a folder in use; to drop the name is then the part that counts.
@@ -335,12 +408,18 @@ impl Pending {
         for (ino, content) in self.inodes {
             log_failure(kernel.inval_inode(ino, content));
         }
+        waiting
     }
 }
 
 /// Lets directories be where they are now. A name is dropped only where no directory is that was moved
-/// there: what is mounted below it would go with it.
-fn send_moved(moved: BTreeMap<(Ino, Vec<u8>), Moved>, kernel: &impl Kernel) {
+/// there, and nothing is mounted below: that would go with it. Returns those that are to wait.
+fn send_moved(
+    moved: BTreeMap<(Ino, Vec<u8>), Moved>,
+    kernel: &impl Kernel,
+    in_use: &InUse,
+) -> BTreeMap<(Ino, Vec<u8>), Moved> {
+    let mut waiting = BTreeMap::new();
     let (mut known, unknown): (Vec<_>, Vec<_>) = moved
         .into_iter()
         .partition(|(_, moved)| kernel.knows(moved.child));
@@ -348,26 +427,31 @@ fn send_moved(moved: BTreeMap<(Ino, Vec<u8>), Moved>, kernel: &impl Kernel) {
     known.sort_by_key(|(_, moved)| moved.path.len());
     let mut found = BTreeSet::new();
     for ((parent, name), moved) in known {
-        let last = moved.last();
+        let (from, to) = ((parent, name), (moved.to, moved.last()));
         let mut is_found = kernel.finds(moved.child, &moved.path);
-        if !is_found {
+        if !is_found && !in_use.contains(&to) {
             // The kernel may know that there is nothing, or something else.
-            log_failure(kernel.inval_entry(moved.to, &last));
+            log_failure(kernel.inval_entry(to.0, &to.1));
             is_found = kernel.finds(moved.child, &moved.path);
         }
         if is_found {
             // It has left the old name, where something else may be by now.
-            found.insert((moved.to, last));
-        } else if !found.contains(&(parent, name.clone())) {
-            log_failure(kernel.inval_entry(parent, &name));
+            found.insert(to);
+        } else if in_use.contains(&from) || in_use.contains(&to) {
+            waiting.insert(from, moved);
+        } else if !found.contains(&from) {
+            log_failure(kernel.inval_entry(from.0, &from.1));
         }
     }
-    for (_, moved) in unknown {
-        let at = (moved.to, moved.last());
-        if !found.contains(&at) {
-            log_failure(kernel.inval_entry(at.0, &at.1));
+    for (from, moved) in unknown {
+        let to = (moved.to, moved.last());
+        if in_use.contains(&to) && !found.contains(&to) {
+            waiting.insert(from, moved);
+        } else if !found.contains(&to) {
+            log_failure(kernel.inval_entry(to.0, &to.1));
         }
     }
+    waiting
 }
 
 /// A notice fails when the mount has gone, which the session notices by itself, or where the kernel
@@ -380,6 +464,9 @@ fn log_failure(result: io::Result<()>) {
 
 /// Different notices that wait at most before whoever applies changes has to wait: about 10 MB.
 const PENDING_MAX: usize = 65_536;
+
+/// How often is looked whether something is still mounted below a name that is to go.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// After how long a notice goes out again: far longer than a woken process takes to take in the
 /// answer that it waited for, and shorter than anybody notices.
@@ -423,6 +510,10 @@ mod tests {
         fn finds(&self, _: Ino, _: &[u8]) -> bool {
             false
         }
+        fn names_in_use(&self) -> InUse {
+            InUse::new()
+        }
+        fn lets_go(&self, _: Ino, _: &[u8]) {}
         fn delete(&self, parent: Ino, child: Ino, name: &[u8]) -> io::Result<()> {
             self.send(Sent::Delete(parent, child, name.to_vec()))?;
             match name {
@@ -459,8 +550,12 @@ mod tests {
             }
             there.get(path) == Some(&child)
         }
-        fn delete(&self, _: Ino, _: Ino, _: &[u8]) -> io::Result<()> {
-            Ok(())
+        fn names_in_use(&self) -> InUse {
+            InUse::new()
+        }
+        fn lets_go(&self, _: Ino, _: &[u8]) {}
+        fn delete(&self, parent: Ino, _: Ino, name: &[u8]) -> io::Result<()> {
+            self.inval_entry(parent, name)
         }
     }
 
@@ -482,11 +577,33 @@ mod tests {
                     path: names[1 - at].to_vec(),
                 });
             }
-            pending.send(&kernel);
+            pending.send(&kernel, &InUse::new());
             assert_eq!(*kernel.lost.lock(), []);
             let there = kernel.there.lock().get(&names[1][..]).copied();
             assert_eq!(there, Some(Ino(children[0])));
         }
+    }
+
+    #[test]
+    fn a_name_below_which_something_is_mounted_waits_until_that_is_gone() {
+        let kernel = Names::default();
+        let mut pending = Pending::default();
+        for (name, child) in [("removed", Ino(3)), ("another", Ino(4))] {
+            let (parent, name) = (Ino::ROOT, name.as_bytes().to_vec());
+            kernel.there.lock().insert(name.clone(), child);
+            pending.add(Invalidation::Delete {
+                parent,
+                child,
+                name,
+            });
+        }
+        let in_use = (Ino::ROOT, b"removed".to_vec());
+        let waiting = pending.send(&kernel, &InUse::from([in_use]));
+        assert_eq!(*kernel.lost.lock(), [Ino(4)]);
+        let mut pending = Pending::default();
+        pending.add_waiting(waiting);
+        assert!(pending.send(&kernel, &InUse::new()).is_empty());
+        assert_eq!(*kernel.lost.lock(), [Ino(4), Ino(3)]);
     }
 
     #[test]

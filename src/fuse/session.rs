@@ -75,6 +75,7 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
         mountpoint: mounted.mountpoint.clone(),
         device: mounted.device.clone(),
     };
+    fs.show_departed();
     mounted.invalidator = Some(Invalidator::start(told, gate).map_err(failed_thread)?);
     let device = Device {
         connection: mounted.connection.try_clone().map_err(failed_thread)?,

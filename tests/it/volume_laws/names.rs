@@ -65,7 +65,9 @@ fn a_third_history_renames_no_conflict_file() {
             c.later();
             c.later();
             c.put("x", "carl");
-            [a, b].map(|device| [(); 3].map(|()| device.later()));
+            for device in [a, b, a, b, a, b] {
+                device.later();
+            }
         }
         a.later();
     }

@@ -6,6 +6,7 @@
 pub mod args;
 
 mod client;
+mod conflicts;
 mod demo;
 mod detach;
 mod exit;

@@ -14,6 +14,7 @@ mod addresses;
 mod asking;
 mod birth;
 mod config;
+mod conflicts;
 mod ending;
 mod epochs;
 mod error;

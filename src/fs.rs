@@ -63,9 +63,9 @@ use self::handles::Handles;
 use self::inode_table::{Dropped, InodeTable};
 use self::kept::Kept;
 use self::room::Room;
-use crate::base::{Clock, Ino, Timespec};
+use crate::base::{Clock, Ino, OpId, Timespec};
 use crate::data::Data;
-use crate::volume::{Inode, Volume, is_aside};
+use crate::volume::{Inode, OpKind, Volume, is_aside};
 
 type Result<T, E = FsError> = std::result::Result<T, E>;
 
@@ -242,6 +242,17 @@ impl Fs {
     pub fn set_read_only(&self, read_only: bool) {
         self.read_only
             .store(read_only || self.config.read_only, Ordering::Relaxed);
+    }
+
+    /// Takes a conflict off the list: both sides of it stay.
+    ///
+    /// # Errors
+    ///
+    /// [`FsError::ReadOnly`] where changes are refused; else those of the store.
+    pub fn settle_conflict(&self, conflict: OpId) -> Result<()> {
+        self.check_writable(Ino::ROOT)?;
+        self.volume.write()?.apply(OpKind::Resolve { conflict })?;
+        Ok(())
     }
 
     /// Returns whether changes are refused.

@@ -138,8 +138,10 @@ pub enum Verb {
     Leave(LeaveArgs),
     /// Print words that let a new machine in as an admin when all others are lost
     Recovery(RecoveryArgs),
-    /// List the conflicts that the merge kept
-    Conflicts(FactArgs),
+    /// List what two people changed at once, of which the merge kept both
+    Conflicts(ConflictsArgs),
+    /// Settle a conflict: say whose side keeps the name, or that both stay
+    Resolve(ResolveArgs),
     /// Wait until everything is replicated
     Sync(SyncArgs),
     /// Show this peer's activity log
@@ -197,6 +199,37 @@ pub struct StatusArgs {
     /// File or folder in the mount; the mountpoint itself means the volume
     #[arg(value_name = "PATH")]
     pub path: Option<PathBuf>,
+}
+
+/// Arguments of `dfs conflicts`.
+#[derive(Debug, Args)]
+pub struct ConflictsArgs {
+    #[command(flatten)]
+    pub fact: FactArgs,
+
+    /// Show how the two sides of each differ, as diff(1) does
+    #[arg(long, conflicts_with = "json")]
+    pub diff: bool,
+}
+
+/// Arguments of `dfs resolve`.
+#[derive(Debug, Args)]
+pub struct ResolveArgs {
+    #[command(flatten)]
+    pub target: TargetArgs,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Whose side keeps the name: the name of a device or its id's first digits, `mine` (this
+    /// machine's), `theirs`, or `both`. What is not kept is removed
+    #[arg(long, value_name = "DEVICE|mine|theirs|both")]
+    pub keep: String,
+
+    /// The file or one of its copies; of a file all its conflicts are meant
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
 }
 
 /// Arguments of `dfs peers`.

@@ -11,7 +11,7 @@ use super::args::{
     ApproveArgs, ConfigArgs, FactArgs, StatusArgs, StopArgs, SyncArgs, TargetArgs, Verb,
 };
 use super::exit::{Exit, complain};
-use super::{members, settings, show, show_asking};
+use super::{conflicts, members, settings, show, show_asking};
 use crate::daemon::control::{self, ControlError, FailKind, Request};
 use crate::daemon::report::SyncReport;
 use crate::daemon::{self, dead_mount, default_state_base, locate};
@@ -42,7 +42,8 @@ pub(super) fn run(verb: Verb) -> Exit {
         Verb::Approve(args) => approve(&args),
         Verb::Stop(args) => stop(&args),
         Verb::Config(args) => config(&args),
-        Verb::Conflicts(args) => fact(&args, &Request::Conflicts, show::conflicts),
+        Verb::Conflicts(args) => conflicts::list(&args),
+        Verb::Resolve(args) => conflicts::resolve(&args),
         Verb::Sync(args) => sync(&args),
         Verb::Log(args) => log(&args.fact, args.lines),
         Verb::Node(_) | Verb::Demo(_) | Verb::Repair(_) | Verb::Man { .. } => Ok(()),

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::units::show_size;
 use crate::base::text::shown;
 use crate::daemon::report::{
-    ConflictReport, FileReport, FolderReport, PeerReport, StatusReport, SyncReport, WorkerReport,
+    FileReport, FolderReport, PeerReport, StatusReport, SyncReport, WorkerReport,
 };
 
 pub(super) fn parse<T: DeserializeOwned>(value: &Value) -> Option<T> {
@@ -312,26 +312,6 @@ pub(super) fn peers(value: &Value, verbose: bool) -> Option<String> {
             let _ = write!(out, "  {} free of {}", show_size(free), show_size(all));
         }
         out.push('\n');
-    }
-    Some(out)
-}
-
-pub(super) fn conflicts(value: &Value) -> Option<String> {
-    let conflicts: Vec<ConflictReport> = parse(value)?;
-    if conflicts.is_empty() {
-        return Some("no conflicts".to_owned());
-    }
-    let mut out = String::new();
-    for conflict in conflicts {
-        let _ = writeln!(
-            out,
-            "{}  {}: {} kept beside {} (from {})",
-            conflict.id.get(..16).unwrap_or(&conflict.id),
-            conflict.kind,
-            shown(conflict.copy.as_deref().unwrap_or("?")),
-            shown(conflict.path.as_deref().unwrap_or("?")),
-            super::members::label(&conflict.device, &conflict.device_id)
-        );
     }
     Some(out)
 }

@@ -86,7 +86,15 @@ pub enum Request {
     /// Ends them.
     EndRecovery,
     /// The conflicts.
-    Conflicts,
+    Conflicts {
+        /// A side of those that are meant, by its path below the mountpoint, hex; absent for all.
+        path: Option<String>,
+    },
+    /// Takes conflicts off the list, of which both sides stay.
+    Settle {
+        /// Their ids.
+        ids: Vec<String>,
+    },
     /// The settings of this machine, after a change of one where there is one.
     Config {
         /// The change.

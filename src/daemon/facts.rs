@@ -10,11 +10,10 @@ use super::error::DaemonError;
 use super::locate::components;
 use super::peer::{Member, Peer};
 use super::protection::sync;
-use super::report::{ConflictReport, PeerReport, StatusReport, TroubleReport};
+use super::report::{PeerReport, StatusReport, TroubleReport};
 use super::settings::Live;
 use crate::base::{Ino, LogId, PeerId};
 use crate::node::{Node, PeerInfo, PeerState, Role};
-use crate::volume::ConflictKind;
 use crate::wire::Vector;
 
 /// What only the daemon around a peer knows.
@@ -228,71 +227,30 @@ fn missing(ends: &[(LogId, u64)], has: &Vector) -> u64 {
     ends.iter().map(lacks).sum()
 }
 
-pub(super) fn conflicts(peer: &Arc<Peer>) -> Result<Vec<ConflictReport>, DaemonError> {
-    let member = peer.member_parts().ok_or(DaemonError::NoFiles)?;
-    let roster = peer.node().roster();
-    let mut reports = Vec::new();
-    for conflict in member
-        .volume
-        .conflicts()?
-        .into_iter()
-        .filter(|conflict| !conflict.resolved)
-    {
-        let place = conflict.place.as_ref();
-        let at = |name: &[u8]| place.and_then(|place| path_of(member, place.parent, name));
-        reports.push(ConflictReport {
-            id: crate::base::id::to_hex(&conflict.op.to_key()),
-            kind: kind_words(conflict.kind).to_owned(),
-            path: place.and_then(|place| path_of(member, place.parent, &place.name)),
-            copy: conflict.other_name.as_ref().and_then(|name| at(name)),
-            device: roster
-                .author(conflict.device)
-                .map(|author| author.name.clone())
-                .unwrap_or_default(),
-            device_id: format!("{:016x}", conflict.device.0),
-            time_ms: conflict.op.stamp.ms(),
-        });
-    }
-    Ok(reports)
-}
-
-fn kind_words(kind: ConflictKind) -> &'static str {
-    match kind {
-        ConflictKind::Name => "two things at one name",
-        ConflictKind::Content => "two writes from one version",
-        ConflictKind::WriteAgainstUnlink => "written here, removed there",
-        ConflictKind::DirRevived => "filled here, removed there",
-        ConflictKind::DirsMerged => "two folders at one name",
-        ConflictKind::RmdirDropped => "removed here, filled there",
-        ConflictKind::CycleDropped => "moved into each other",
-        ConflictKind::MovedTwice => "moved to two places",
-        ConflictKind::ReplacedKept => "replaced here, written there",
-    }
-}
-
 /// Returns the path of an inode below the mountpoint, where it has one.
 pub(super) fn path_of_inode(member: &Member, ino: Ino) -> Option<String> {
     let home = member.volume.inode(ino).ok()??.home?;
-    path_of(member, home.parent, &home.name)
+    let path = path_to(member, home.parent, &home.name)?;
+    Some(String::from_utf8_lossy(&path).into_owned())
 }
 
 /// Deepest path that is walked up for a report.
 const DEPTH_MAX: usize = 4096;
 
 /// Returns the path of `name` in the directory `parent`, below the mountpoint.
-fn path_of(member: &Member, parent: Ino, name: &[u8]) -> Option<String> {
-    let mut parts = vec![String::from_utf8_lossy(name).into_owned()];
+pub(super) fn path_to(member: &Member, parent: Ino, name: &[u8]) -> Option<Vec<u8>> {
+    let mut parts = vec![name.to_vec()];
     let mut at = parent;
     while at != Ino::ROOT {
         let home = member.volume.inode(at).ok()??.home?;
-        parts.push(String::from_utf8_lossy(&home.name).into_owned());
+        parts.push(home.name.to_vec());
         at = home.parent;
         if parts.len() > DEPTH_MAX {
             return None;
         }
     }
     parts.reverse();
-    Some(parts.join("/"))
+    Some(parts.join(&b'/'))
 }
 
 /// Returns the inode at a path below the mountpoint; symlinks are not followed.

@@ -362,14 +362,38 @@ pub struct ConflictReport {
     pub id: String,
     /// What met, in words.
     pub kind: String,
-    /// The path that kept the name, below the mountpoint.
+    /// The path of what kept the name, where that is now; absent where it is gone.
     pub path: Option<String>,
-    /// The path of the copy beside it.
+    /// The path of what stands aside; absent where nothing does.
     pub copy: Option<String>,
+    /// What kept the name, where it is there.
+    pub kept: Option<SideReport>,
+    /// What stands aside, where something does.
+    pub aside: Option<SideReport>,
     /// The device whose change moved aside.
     pub device: String,
     /// The first 16 digits of that peer's id.
     pub device_id: String,
+    /// When it was written, milliseconds since 1970.
+    pub time_ms: u64,
+}
+
+/// One of two things that met.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct SideReport {
+    /// Where it is now, from the root of the machine's tree; below the volume's root where that is not
+    /// mounted.
+    pub path: String,
+    /// The bytes of that path, hex: it need not be text.
+    pub path_hex: String,
+    /// Whether it is a folder.
+    pub is_folder: bool,
+    /// The name of the device that wrote it.
+    pub device: String,
+    /// The first 16 digits of that peer's id.
+    pub device_id: String,
+    /// Whether that is the peer that is asked.
+    pub is_mine: bool,
     /// When it was written, milliseconds since 1970.
     pub time_ms: u64,
 }

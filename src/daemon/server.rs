@@ -12,6 +12,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::asking;
+use super::conflicts;
 use super::control::{FailKind, Reply, Request, SOCKET_NAME, with_short_path};
 use super::error::DaemonError;
 use super::facts::{self, Surroundings};
@@ -240,7 +241,10 @@ async fn answer(peer: &Arc<Peer>, surroundings: &Surroundings, request: Request)
         Request::Workers => value(workers::list(peer)),
         Request::Peers => value(facts::peers(peer)),
         Request::Members => value(members::list(peer)),
-        Request::Conflicts => facts::conflicts(peer).and_then(value),
+        Request::Conflicts { path } => {
+            conflicts::list(peer, surroundings, path.as_deref()).and_then(value)
+        }
+        Request::Settle { ids } => conflicts::settle(peer, &ids).and_then(value),
         Request::Invite { role, expires_s } => {
             members::invite(peer, &role, Duration::from_secs(expires_s))
                 .await

@@ -1,0 +1,344 @@
+//! The verbs about what two people changed at once: list it, show how it differs, choose.
+
+use std::fmt::Write;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::args::{ConflictsArgs, ResolveArgs};
+use super::client::{Failure, PATIENCE, output, pick, print_line};
+use super::exit::Exit;
+use super::members::label;
+use super::show::{hex, io_error, parse};
+use super::when::moment;
+use crate::base::text::shown;
+use crate::daemon::control::{self, Request};
+use crate::daemon::report::{ConflictReport, SideReport};
+
+pub(super) fn list(args: &ConflictsArgs) -> Result<(), Failure> {
+    let fact = &args.fact;
+    let (state, inside) = pick(&fact.target, fact.path.as_deref())?;
+    let path = inside.filter(|path| !path.as_os_str().is_empty());
+    let path = path.map(|path| hex(&path.into_os_string().into_vec()));
+    let value = control::ask(&state, &Request::Conflicts { path }, PATIENCE, |_| {})?;
+    if !args.diff {
+        return output(fact.json, &value, text);
+    }
+    for conflict in &reports(&value)? {
+        if let (Some(kept), Some(aside)) = (&conflict.kept, &conflict.aside) {
+            print_line(&differences(kept, aside)?);
+        } else {
+            print_line(block(conflict).trim_end());
+        }
+    }
+    Ok(())
+}
+
+fn reports(value: &Value) -> Result<Vec<ConflictReport>, Failure> {
+    parse(value).ok_or_else(|| failed("the daemon is of another version: restart it"))
+}
+
+fn failed(message: impl Into<String>) -> Failure {
+    Failure {
+        exit: Exit::Failed,
+        message: message.into(),
+    }
+}
+
+fn usage(message: impl Into<String>) -> Failure {
+    Failure {
+        exit: Exit::Usage,
+        message: message.into(),
+    }
+}
+
+fn text(value: &Value) -> Option<String> {
+    let conflicts: Vec<ConflictReport> = parse(value)?;
+    if conflicts.is_empty() {
+        return Some("no conflicts".to_owned());
+    }
+    let mut out = String::new();
+    for conflict in &conflicts {
+        out.push_str(&block(conflict));
+    }
+    out.push_str("settle one with: dfs resolve PATH --keep DEVICE|mine|theirs|both\n");
+    Some(out)
+}
+
+/// Returns the lines of one conflict.
+fn block(conflict: &ConflictReport) -> String {
+    let mut out = String::new();
+    let (kept, aside) = (&conflict.kept, &conflict.aside);
+    let first = kept.as_ref().or(aside.as_ref());
+    let path = first.map_or_else(|| "what is gone".to_owned(), |side| shown(&side.path));
+    let _ = writeln!(out, "{path}: {}", conflict.kind);
+    let by = |device: &str, id: &str, ms| format!("{}, {}", label(device, id), moment(ms));
+    if let Some(kept) = kept.as_ref().filter(|_| aside.is_some()) {
+        let by = by(&kept.device, &kept.device_id, kept.time_ms);
+        let _ = writeln!(out, "    {by}: has the name");
+    }
+    let by = by(&conflict.device, &conflict.device_id, conflict.time_ms);
+    let _ = match aside {
+        Some(aside) => writeln!(out, "    {by}: is at {}", shown(&aside.path)),
+        None => writeln!(out, "    {by}"),
+    };
+    out
+}
+
+fn path_of(side: &SideReport) -> PathBuf {
+    let bytes = crate::base::id::from_hex(&side.path_hex);
+    bytes.map_or_else(
+        || PathBuf::from(&side.path),
+        |bytes| PathBuf::from(std::ffi::OsString::from_vec(bytes)),
+    )
+}
+
+/// Returns how two sides differ, as diff(1) says it.
+fn differences(kept: &SideReport, aside: &SideReport) -> Result<String, Failure> {
+    let label = |side: &SideReport| {
+        let by = label(&side.device, &side.device_id);
+        format!("{} ({by}, {})", shown(&side.path), moment(side.time_ms))
+    };
+    let told = Command::new("diff")
+        .args(["--unified", "--recursive", "--no-dereference"])
+        .args(["--label", &label(kept), "--label", &label(aside), "--"])
+        .args([path_of(kept), path_of(aside)])
+        .output();
+    let told = told.map_err(|error| {
+        failed(format!(
+            "cannot run diff (package diffutils): {}",
+            io_error(&error)
+        ))
+    })?;
+    match told.status.code() {
+        Some(0) => Ok(format!(
+            "{} and {} are the same",
+            shown(&kept.path),
+            shown(&aside.path)
+        )),
+        Some(1) => Ok(String::from_utf8_lossy(&told.stdout).trim_end().to_owned()),
+        _ => {
+            let said = String::from_utf8_lossy(&told.stderr);
+            Err(failed(format!("diff failed: {}", shown(said.trim_end()))))
+        }
+    }
+}
+
+/// What is to stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    /// All sides.
+    Both,
+    /// What has the name.
+    Kept,
+    /// What stands aside in the conflict of this place in the list.
+    Aside(usize),
+}
+
+/// Settles the conflicts of a path, by what a person would do by hand: the copies are removed, or
+/// one is moved over the file.
+pub(super) fn resolve(args: &ResolveArgs) -> Result<(), Failure> {
+    let (state, inside) = pick(&args.target, Some(&args.path))?;
+    let inside = inside.unwrap_or_default().into_os_string().into_vec();
+    let path = Some(hex(&inside));
+    let value = control::ask(&state, &Request::Conflicts { path }, PATIENCE, |_| {})?;
+    let conflicts = reports(&value)?;
+    if conflicts.is_empty() {
+        return Err(failed(format!(
+            "{} is in no conflict",
+            shown(&args.path.to_string_lossy())
+        )));
+    }
+    let done = match choose(&conflicts, &args.keep)? {
+        Choice::Both => {
+            let ids = conflicts.iter().map(|conflict| conflict.id.clone());
+            let ids = ids.collect();
+            control::ask(&state, &Request::Settle { ids }, PATIENCE, |_| {})?;
+            vec!["all of it stays; taken off the list".to_owned()]
+        }
+        Choice::Kept => conflicts
+            .iter()
+            .filter_map(|conflict| conflict.aside.as_ref())
+            .map(remove)
+            .collect::<Result<_, _>>()?,
+        Choice::Aside(chosen) => keep_aside(&conflicts, chosen)?,
+    };
+    let value = serde_json::json!({ "done": done });
+    output(args.json, &value, |_| Some(done.join("\n")))
+}
+
+fn choose(conflicts: &[ConflictReport], keep: &str) -> Result<Choice, Failure> {
+    if keep == "both" {
+        return Ok(Choice::Both);
+    }
+    let kept = conflicts.iter().find_map(|conflict| conflict.kept.as_ref());
+    let aside = conflicts
+        .iter()
+        .enumerate()
+        .filter_map(|(index, conflict)| {
+            let side = conflict.aside.as_ref()?;
+            Some((Choice::Aside(index), side))
+        });
+    let kept = kept.map(|side| (Choice::Kept, side));
+    let sides: Vec<_> = kept.into_iter().chain(aside).collect();
+    if sides.len() < 2 {
+        return Err(usage(
+            "nothing stands aside here: --keep both takes it off the list",
+        ));
+    }
+    let is_meant = |side: &SideReport| match keep {
+        "mine" => side.is_mine,
+        "theirs" => !side.is_mine,
+        // Digits of the id tell devices of one name apart.
+        name => side.device == name || (name.len() >= 8 && side.device_id.starts_with(name)),
+    };
+    let meant: Vec<_> = sides.iter().filter(|(_, side)| is_meant(side)).collect();
+    match meant.as_slice() {
+        [(choice, _)] => Ok(*choice),
+        found => {
+            let names = sides.iter().map(|(_, side)| {
+                let by = label(&side.device, &side.device_id);
+                format!("{by} at {}", shown(&side.path))
+            });
+            let names = names.collect::<Vec<_>>().join(", ");
+            let what = if found.is_empty() {
+                "none of the sides is"
+            } else {
+                "several sides are"
+            };
+            Err(usage(format!(
+                "{what} {}: there are {names}; name a device, or the path of one copy",
+                shown(keep)
+            )))
+        }
+    }
+}
+
+/// Moves what stands aside to the name, and removes the other copies.
+fn keep_aside(conflicts: &[ConflictReport], chosen: usize) -> Result<Vec<String>, Failure> {
+    let conflict = conflicts.get(chosen);
+    let Some((kept, aside)) =
+        conflict.and_then(|conflict| conflict.kept.as_ref().zip(conflict.aside.as_ref()))
+    else {
+        return Err(failed("what had the name is gone: move the copy there"));
+    };
+    if kept.is_folder || aside.is_folder {
+        return Err(failed(format!(
+            "{} is a folder: move away what is not to stay, by hand",
+            shown(if kept.is_folder {
+                &kept.path
+            } else {
+                &aside.path
+            })
+        )));
+    }
+    rename(&path_of(aside), &path_of(kept))?;
+    let mut done = vec![format!(
+        "{} is what {} wrote",
+        shown(&kept.path),
+        shown(&aside.device)
+    )];
+    let others = conflicts.iter().enumerate();
+    let others = others.filter(|(index, _)| *index != chosen);
+    for other in others.filter_map(|(_, conflict)| conflict.aside.as_ref()) {
+        done.push(remove(other)?);
+    }
+    Ok(done)
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), Failure> {
+    std::fs::rename(from, to).map_err(|error| {
+        let (from, to) = (from.to_string_lossy(), to.to_string_lossy());
+        failed(format!(
+            "cannot move {} to {}: {}",
+            shown(&from),
+            shown(&to),
+            io_error(&error)
+        ))
+    })
+}
+
+fn remove(side: &SideReport) -> Result<String, Failure> {
+    let path = shown(&side.path);
+    if side.is_folder {
+        return Err(failed(format!(
+            "{path} is a folder: look what is to stay of it, and remove it by hand"
+        )));
+    }
+    match std::fs::remove_file(path_of(side)) {
+        Ok(()) => Ok(format!("{path} is removed")),
+        Err(error) => Err(failed(format!(
+            "cannot remove {path}: {}",
+            io_error(&error)
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn side(path: &str, device: &str, is_mine: bool) -> SideReport {
+        SideReport {
+            path: path.to_owned(),
+            path_hex: hex(path.as_bytes()),
+            device: device.to_owned(),
+            device_id: format!("{:0<16}", hex(device.as_bytes())),
+            is_mine,
+            ..SideReport::default()
+        }
+    }
+
+    fn conflict(kept: Option<SideReport>, aside: Option<SideReport>) -> ConflictReport {
+        ConflictReport {
+            id: "1".to_owned(),
+            kind: "two writes from one version".to_owned(),
+            path: kept.as_ref().map(|side| side.path.clone()),
+            copy: aside.as_ref().map(|side| side.path.clone()),
+            device: aside.as_ref().map_or("b", |side| &side.device).to_owned(),
+            device_id: "62".to_owned(),
+            time_ms: 0,
+            kept,
+            aside,
+        }
+    }
+
+    #[test]
+    fn a_side_is_chosen_by_device_and_nothing_is_guessed() {
+        let file = || Some(side("/m/f", "b", false));
+        let two = [
+            conflict(file(), Some(side("/m/f (a)", "a", true))),
+            conflict(file(), Some(side("/m/f (c)", "c", false))),
+        ];
+        let one = two.get(..1).unwrap_or_default();
+        let chosen = |of: &[ConflictReport], keep| choose(of, keep).ok();
+        assert_eq!(chosen(&two, "both"), Some(Choice::Both));
+        assert_eq!(chosen(&two, "b"), Some(Choice::Kept));
+        assert_eq!(chosen(&two, "c"), Some(Choice::Aside(1)));
+        assert_eq!(chosen(&two, "mine"), Some(Choice::Aside(0)));
+        assert_eq!(chosen(one, "theirs"), Some(Choice::Kept));
+        assert_eq!(chosen(&two, "theirs"), None, "that are two");
+        assert_eq!(chosen(&two, "d"), None);
+        assert_eq!(chosen(&two, "6300000000000000"), Some(Choice::Aside(1)));
+        let note = [conflict(file(), None)];
+        assert_eq!(chosen(&note, "b"), None, "nothing stands aside");
+        assert_eq!(chosen(&note, "both"), Some(Choice::Both));
+    }
+
+    #[test]
+    fn both_sides_are_told_with_their_paths_and_of_a_note_its_own() {
+        let file = side("/m/f", "b", false);
+        let both = conflict(Some(file.clone()), Some(side("/m/f (a)", "a", true)));
+        let told = block(&both);
+        let lines: Vec<&str> = told.lines().collect();
+        assert_eq!(lines.len(), 3, "{told}");
+        assert!(lines[0].starts_with("/m/f: "), "{told}");
+        assert!(lines[1].ends_with("has the name"), "{told}");
+        assert!(lines[2].ends_with("is at /m/f (a)"), "{told}");
+        let note = block(&conflict(Some(file), None));
+        assert_eq!(note.lines().count(), 2, "{note}");
+        assert!(!note.contains('?'), "{note}");
+    }
+}

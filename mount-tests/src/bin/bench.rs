@@ -3,19 +3,29 @@
 //!     cargo build --release
 //!     cargo run --release -p mount-tests --bin bench -- [--runs N] [--mib N] [--only WORD]
 //!
+//! `--only` leaves out the workloads without this word, but for the first, which makes the file.
 //! Prints the median of each workload, its ratio to the plain folder and to gocryptfs (above 1 is
 //! faster than that one), and the daemon's peak memory. Needs root (it drops the page cache) and,
 //! for the comparison, the Debian package gocryptfs.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use mount_tests::sys::Mapping;
+
 /// Files of the small-files workloads.
 const TREE_FILES: usize = 3_000;
+
+/// Reads and writes at random places, and the bytes of each.
+const RANDOM_OPS: usize = 8_192;
+const PAGE: usize = 4096;
+
+/// Jobs of the workload with many.
+const JOBS: usize = 16;
 
 /// Appends of the append workload.
 const APPENDS: usize = 400;
@@ -30,6 +40,9 @@ fn main() -> Fallible<()> {
     };
     let runs = number("--runs", 5).unwrap_or(5);
     let mib = number("--mib", 1024).unwrap_or(1024);
+    let only = args.iter().position(|arg| arg == "--only");
+    let only = only.and_then(|at| args.get(at + 1)).map_or("", |word| word);
+    let is_wanted = |place: usize, workload: &Workload| place == 0 || workload.name.contains(only);
     let root = tempfile::Builder::new()
         .prefix("dfs-bench")
         .tempdir_in(".")?;
@@ -50,6 +63,9 @@ fn main() -> Fallible<()> {
                 archive: &archive,
             };
             for (place, workload) in WORKLOADS.iter().enumerate() {
+                if !is_wanted(place, workload) {
+                    continue;
+                }
                 if workload.cold {
                     target.remount()?;
                     drop_caches()?;
@@ -85,7 +101,7 @@ struct Workload {
 }
 
 /// In the order in which each run does them: later ones use what earlier ones left.
-const WORKLOADS: [Workload; 8] = [
+const WORKLOADS: [Workload; 13] = [
     Workload {
         name: "write 1 MiB blocks + fsync",
         unit: "MB/s",
@@ -103,6 +119,36 @@ const WORKLOADS: [Workload; 8] = [
         unit: "MB/s",
         cold: true,
         run: read_big,
+    },
+    Workload {
+        name: "random 4 KiB, cold",
+        unit: "per s",
+        cold: true,
+        run: |job, dir| random_reads(job, dir, 1, 0),
+    },
+    Workload {
+        name: "random 4 KiB, 16 jobs, cold",
+        unit: "per s",
+        cold: true,
+        run: |job, dir| random_reads(job, dir, JOBS, 0),
+    },
+    Workload {
+        name: "random 4 KiB, O_DIRECT, cold",
+        unit: "per s",
+        cold: true,
+        run: |job, dir| random_reads(job, dir, 1, libc::O_DIRECT),
+    },
+    Workload {
+        name: "random mmap, cold",
+        unit: "per s",
+        cold: true,
+        run: random_mmap,
+    },
+    Workload {
+        name: "random 4 KiB writes",
+        unit: "per s",
+        cold: true,
+        run: random_writes,
     },
     Workload {
         name: "untar 3,000 files",
@@ -181,6 +227,77 @@ fn read_big(job: &Job<'_>, dir: &Path) -> Fallible<f64> {
         Ok(())
     })?;
     Ok(job.mib as f64 * 1.048_576 / seconds)
+}
+
+/// Returns places of pages in a file of `mib` MiB, the same for all who ask with one seed.
+fn places(mib: usize, seed: usize) -> impl Iterator<Item = u64> {
+    let pages = (mib << 20) / PAGE;
+    let mut state = 0x9e37_79b9_7f4a_7c15u64.wrapping_mul(seed as u64 + 1);
+    std::iter::repeat_with(move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % pages.max(1) as u64) * PAGE as u64
+    })
+}
+
+/// Reads at random places, in so many jobs of one share each.
+fn random_reads(job: &Job<'_>, dir: &Path, jobs: usize, flags: i32) -> Fallible<f64> {
+    let path = dir.join("big");
+    let ops = RANDOM_OPS * if jobs > 1 { 4 } else { 1 };
+    let one = |seed: usize| -> std::io::Result<()> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).custom_flags(flags).open(&path)?;
+        // O_DIRECT takes memory at the beginning of a page.
+        let mut memory = vec![0u8; 2 * PAGE];
+        let skip = memory.as_ptr().align_offset(PAGE);
+        let buffer = memory.get_mut(skip..skip + PAGE).unwrap_or_default();
+        places(job.mib, seed)
+            .take(ops / jobs)
+            .try_for_each(|place| file.read_exact_at(buffer, place))
+    };
+    let seconds = timed(|| {
+        let outcomes: Vec<std::io::Result<()>> = std::thread::scope(|scope| {
+            let started: Vec<_> = (0..jobs)
+                .map(|seed| scope.spawn(move || one(seed)))
+                .collect();
+            let ended = started.into_iter().map(|job| job.join());
+            ended
+                .map(|ended| ended.unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into())))
+                .collect()
+        });
+        outcomes.into_iter().collect::<Result<(), _>>()?;
+        Ok(())
+    })?;
+    Ok(ops as f64 / seconds)
+}
+
+fn random_mmap(job: &Job<'_>, dir: &Path) -> Fallible<f64> {
+    let file = File::open(dir.join("big"))?;
+    let mapping = Mapping::private(&file, job.mib << 20)?;
+    let seconds = timed(|| {
+        for place in places(job.mib, 1).take(RANDOM_OPS) {
+            let place = place as usize;
+            mapping.read(place..place + 8)?;
+        }
+        Ok(())
+    })?;
+    Ok(RANDOM_OPS as f64 / seconds)
+}
+
+/// Writes at random places, and an fsync at the end.
+fn random_writes(job: &Job<'_>, dir: &Path) -> Fallible<f64> {
+    let file = OpenOptions::new().write(true).open(dir.join("big"))?;
+    let mut page = [7u8; PAGE];
+    let seconds = timed(|| {
+        for place in places(job.mib, 1).take(RANDOM_OPS) {
+            page[..8].copy_from_slice(&place.to_le_bytes());
+            file.write_all_at(&page, place)?;
+        }
+        file.sync_all()?;
+        Ok(())
+    })?;
+    Ok(RANDOM_OPS as f64 / seconds)
 }
 
 fn untar(job: &Job<'_>, dir: &Path) -> Fallible<f64> {
@@ -444,6 +561,9 @@ fn report(targets: &[Target], results: &[Vec<Vec<f64>>], peaks: &[u64]) {
         "dfs/plain", "dfs/gocryptfs", "peak MiB"
     );
     for ((workload, values), peak) in WORKLOADS.iter().zip(results).zip(peaks) {
+        if values.iter().all(Vec::is_empty) {
+            continue;
+        }
         let medians: Vec<f64> = values.iter().map(|all| median(&mut all.clone())).collect();
         print!("{:<28} {:>10}", workload.name, workload.unit);
         for value in &medians {

@@ -11,7 +11,7 @@
 //! | signatures | Ed25519 under a domain; the RSA key certifies the Ed25519 key once (PSS, SHA-256) |
 //! | wrapping | RSA-OAEP (SHA-256) of a fresh key, then AES-256-GCM with it |
 //! | rows | AES-256-GCM, counted nonces |
-//! | chunks | AES-256-GCM, the key derived from a keyed BLAKE3 of the plaintext: equal chunks seal alike |
+//! | chunks | AES-256-GCM in frames, the key derived from a keyed BLAKE3 of the plaintext: equal chunks seal alike |
 //! | recovery phrases | 128 random bits as words; HKDF-SHA256, then AES-256-GCM |
 //! | segments | AES-256-GCM, the key derived from a random salt |
 //!
@@ -21,6 +21,7 @@
 //! signed by the TLS provider. docs/threats.md says what all this protects against.
 
 mod aead;
+mod frames;
 mod identity;
 mod local;
 mod phrase;
@@ -28,13 +29,12 @@ mod public;
 pub mod spoken;
 mod volume_keys;
 
+pub use frames::{CHUNK_HEAD_BYTES, FRAME_BYTES, Frames, chunk_head, sealed_range};
 pub use identity::Identity;
 pub use local::{LocalKey, ROW_OVERHEAD_BYTES, RowSealer};
 pub use phrase::{PHRASE_WORDS, PhraseError, RecoveryPhrase};
 pub use public::{PublicIdentity, Signature, WRAPPED_KEY_MAX_BYTES, peer_id_of_spki};
-pub use volume_keys::{
-    EPOCHS_MAX, SEALED_OVERHEAD_BYTES, SEGMENT_OVERHEAD_BYTES, SealedChunk, VolumeKeys, chunk_id,
-};
+pub use volume_keys::{EPOCHS_MAX, SEGMENT_OVERHEAD_BYTES, SealedChunk, VolumeKeys, chunk_id};
 
 /// Says why something could not be opened, verified or made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

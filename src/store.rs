@@ -43,7 +43,7 @@ mod trial;
 mod wal;
 mod whole;
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -65,7 +65,7 @@ pub use table::Table;
 
 use crate::base::ChunkId;
 use crate::base::memory::Budget;
-use crate::crypto::LocalKey;
+use crate::crypto::{CHUNK_HEAD_BYTES, LocalKey};
 
 /// Longest key of a row: what the row database can hold less the table tag.
 pub const KEY_MAX_BYTES: usize = 4096;
@@ -178,6 +178,16 @@ pub trait Chunks: Send + Sync + std::fmt::Debug {
     /// [`StoreError::Corrupt`] says that the disk holds fewer bytes than it should.
     fn get(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError>;
 
+    /// Returns a part of the sealed bytes as they lie on the disk, `None` where the chunk is not
+    /// held: what `wanted` picks when it is told how many there are, up to their end.
+    ///
+    /// Nothing says that the part is the chunk's but that it opens under the head.
+    fn get_part(
+        &self,
+        id: ChunkId,
+        wanted: &dyn Fn(usize) -> Range<usize>,
+    ) -> Result<Option<ChunkPart>, StoreError>;
+
     /// Returns the sealed length without reading the chunk, `None` where it is not held.
     fn len(&self, id: ChunkId) -> Result<Option<u64>, StoreError>;
 
@@ -203,6 +213,17 @@ pub trait Chunks: Send + Sync + std::fmt::Debug {
 
     /// Returns how much is held.
     fn usage(&self) -> ChunkUsage;
+}
+
+/// A part of a sealed chunk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChunkPart {
+    /// What the chunk begins with; zeros behind the end of a shorter one.
+    pub head: [u8; CHUNK_HEAD_BYTES],
+    /// Length of the sealed chunk.
+    pub len: usize,
+    /// The part.
+    pub bytes: Bytes,
 }
 
 /// The rows and the chunks of one peer.

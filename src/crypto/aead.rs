@@ -23,17 +23,27 @@ pub(super) fn seal(
     aad: &[u8],
     plain: &[u8],
 ) -> Vec<u8> {
-    let body_end = header.len() + plain.len();
-    let mut sealed = vec![0; body_end + TAG_BYTES];
+    let mut sealed = vec![0; header.len() + plain.len() + TAG_BYTES];
     let (head, rest) = sealed.split_at_mut(header.len());
-    let (body, tag) = rest.split_at_mut(plain.len());
     head.copy_from_slice(header);
+    seal_into(cipher, nonce, aad, plain, rest);
+    sealed
+}
+
+/// Writes the ciphertext of `plain` and the tag to `sealed`, which has room for just these.
+pub(super) fn seal_into(
+    cipher: &Aes256Gcm,
+    nonce: &[u8; 12],
+    aad: &[u8],
+    plain: &[u8],
+    sealed: &mut [u8],
+) {
+    let (body, tag) = sealed.split_at_mut(plain.len());
     let buffers = InOutBuf::new(plain, body).expect("the body is as long as the plaintext");
     let made = cipher
         .encrypt_inout_detached(nonce.into(), aad, buffers)
         .expect("nothing sealed here comes near GCM's 64 GiB");
     tag.copy_from_slice(&made);
-    sealed
 }
 
 /// Returns the plaintext of `sealed`, which is ciphertext and tag.
@@ -43,15 +53,27 @@ pub(super) fn open(
     aad: &[u8],
     sealed: &[u8],
 ) -> Result<Vec<u8>> {
+    let len = sealed.len().checked_sub(TAG_BYTES);
+    let mut plain = vec![0; len.ok_or(CryptoError::Unauthentic)?];
+    open_into(cipher, nonce, aad, sealed, &mut plain)?;
+    Ok(plain)
+}
+
+/// Writes the plaintext of `sealed`, which is ciphertext and tag, to `plain`.
+pub(super) fn open_into(
+    cipher: &Aes256Gcm,
+    nonce: &[u8; 12],
+    aad: &[u8],
+    sealed: &[u8],
+    plain: &mut [u8],
+) -> Result<()> {
     let (body, tag) = sealed
         .split_last_chunk::<TAG_BYTES>()
         .ok_or(CryptoError::Unauthentic)?;
-    let mut plain = vec![0; body.len()];
-    let buffers = InOutBuf::new(body, &mut plain).map_err(|_| CryptoError::Unauthentic)?;
+    let buffers = InOutBuf::new(body, plain).map_err(|_| CryptoError::Unauthentic)?;
     cipher
         .decrypt_inout_detached(nonce.into(), aad, buffers, tag.into())
-        .map_err(|_| CryptoError::Unauthentic)?;
-    Ok(plain)
+        .map_err(|_| CryptoError::Unauthentic)
 }
 
 /// Returns `first` and `second` behind the length of `first`, so that no two pairs look alike.

@@ -2,17 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
 use zeroize::{Zeroize, Zeroizing};
 
+use super::frames::{CHUNK_HEAD_BYTES, Frames};
 use super::{CryptoError, Result, aead};
 use crate::base::{ChunkId, Ino, Rng};
-
-/// Length that [`VolumeKeys::seal_chunk`] adds to the plaintext.
-pub const SEALED_OVERHEAD_BYTES: usize = CHUNK_HEADER_BYTES + aead::TAG_BYTES;
 
 /// Length that [`VolumeKeys::seal_segment`] adds to the plaintext.
 pub const SEGMENT_OVERHEAD_BYTES: usize = SEGMENT_HEADER_BYTES + aead::TAG_BYTES;
@@ -25,7 +24,7 @@ pub const EPOCHS_MAX: usize = 1024;
 pub struct SealedChunk {
     /// The BLAKE3 of `bytes`.
     pub id: ChunkId,
-    /// Version u8, epoch u32 LE, keyed hash of the plaintext `[32]`, ciphertext, tag `[16]`.
+    /// The head, then the frames: see [`Frames`].
     pub bytes: Bytes,
 }
 
@@ -278,20 +277,32 @@ impl VolumeKeys {
         Ok(grown)
     }
 
-    /// Returns a chunk's plaintext sealed under the newest epoch.
+    /// Returns a chunk's plaintext sealed under the newest epoch, frame by frame.
     ///
     /// Deterministic: within an epoch equal plaintexts seal to equal bytes, so a volume stores them
-    /// once. The AES key follows from a keyed hash of the plaintext, so it seals nothing else and
-    /// its nonce can be constant; without the volume's secret nobody can test for a content.
+    /// once. The AES key follows from a keyed hash of the whole plaintext, so it seals nothing else,
+    /// and a frame's number can be its nonce; without the volume's secret nobody can test for a
+    /// content. The length of the plaintext is bound to each frame: so none opens in another place,
+    /// in another chunk, or in a chunk that was cut.
     pub fn seal_chunk(&self, plain: &[u8]) -> SealedChunk {
         let ring = self.ring();
         let keys = ring.newest();
         let hash = blake3::keyed_hash(&keys.chunk_hash, plain);
-        let mut header = [0; CHUNK_HEADER_BYTES];
-        write_header(&mut header, CHUNK_VERSION, ring.newest, hash.as_bytes());
+        let frames = Frames::of_plain(plain.len());
+        let mut bytes = vec![0; frames.sealed_len()];
+        let (head, body) = bytes.split_at_mut(CHUNK_HEAD_BYTES);
+        write_header(head, CHUNK_VERSION, ring.newest, hash.as_bytes());
         let cipher = aead::cipher(&subkey(&keys.chunk_seal, hash.as_bytes()));
-        let nonce = aead::ONE_MESSAGE_NONCE;
-        let bytes = Bytes::from(aead::seal(&cipher, &nonce, &header, &header, plain));
+        let aad = frame_aad(head, frames);
+        let mut rest = body;
+        for frame in 0..frames.count() {
+            let part = frames.plain(&(frame..frame + 1));
+            let (sealed, later) = rest.split_at_mut(part.len() + aead::TAG_BYTES);
+            let part = plain.get(part).unwrap_or_default();
+            aead::seal_into(&cipher, &frame_nonce(frame), &aad, part, sealed);
+            rest = later;
+        }
+        let bytes = Bytes::from(bytes);
         SealedChunk {
             id: chunk_id(&bytes),
             bytes,
@@ -303,13 +314,42 @@ impl VolumeKeys {
     /// That the bytes are those of the wanted [`ChunkId`] is for the caller to check, with
     /// [`chunk_id`]; this says only that a holder of the volume's keys sealed them.
     pub fn open_chunk(&self, sealed: &[u8]) -> Result<Vec<u8>> {
-        let (header, body) = sealed
-            .split_first_chunk::<CHUNK_HEADER_BYTES>()
-            .ok_or(CryptoError::Malformed { what: CHUNK })?;
-        let (epoch, hash) = read_header(header, CHUNK, CHUNK_VERSION)?;
+        const MALFORMED: CryptoError = CryptoError::Malformed { what: CHUNK };
+        let frames = Frames::of_sealed(sealed.len()).ok_or(MALFORMED)?;
+        let (head, body) = sealed.split_first_chunk().ok_or(MALFORMED)?;
+        self.open_frames(head, frames, 0..frames.count(), body)
+    }
+
+    /// Returns the plaintext of some frames of a sealed chunk, which has the head `head`; `sealed` is
+    /// these frames alone.
+    ///
+    /// Fails where any of them is not that frame of that chunk.
+    pub fn open_frames(
+        &self,
+        head: &[u8; CHUNK_HEAD_BYTES],
+        frames: Frames,
+        wanted: Range<usize>,
+        sealed: &[u8],
+    ) -> Result<Vec<u8>> {
+        let (epoch, hash) = read_header(head, CHUNK, CHUNK_VERSION)?;
+        if wanted.end > frames.count() || sealed.len() != frames.sealed(&wanted).len() {
+            return Err(CryptoError::Malformed { what: CHUNK });
+        }
         let ring = self.ring();
         let cipher = aead::cipher(&subkey(&ring.epoch(epoch)?.chunk_seal, hash));
-        aead::open(&cipher, &aead::ONE_MESSAGE_NONCE, header, body)
+        let aad = frame_aad(head, frames);
+        let mut plain = vec![0; frames.plain(&wanted).len()];
+        let (mut from, mut to) = (sealed, &mut plain[..]);
+        for frame in wanted {
+            let len = frames.plain(&(frame..frame + 1)).len();
+            let (sealed, later) = from
+                .split_at_checked(len + aead::TAG_BYTES)
+                .ok_or(CryptoError::Unauthentic)?;
+            let (part, rest) = to.split_at_mut(len);
+            aead::open_into(&cipher, &frame_nonce(frame), &aad, sealed, part)?;
+            (from, to) = (later, rest);
+        }
+        Ok(plain)
     }
 
     /// Returns a segment's body sealed under the newest epoch, for the place that `aad` names.
@@ -406,7 +446,7 @@ const CHUNK: &str = "sealed chunk";
 const SEGMENT: &str = "sealed segment";
 
 const KEYS_VERSION: u8 = 1;
-const CHUNK_VERSION: u8 = 1;
+const CHUNK_VERSION: u8 = 2;
 const SEGMENT_VERSION: u8 = 1;
 
 const FIRST_EPOCH: u32 = 0;
@@ -415,7 +455,6 @@ const EPOCH_BYTES: usize = 4 + 32;
 
 /// Version and epoch, which every header begins with.
 const PREFIX_BYTES: usize = 1 + 4;
-const CHUNK_HEADER_BYTES: usize = PREFIX_BYTES + 32;
 /// 192 bits: no two segments of a volume ever draw the same salt.
 const SEGMENT_SALT_BYTES: usize = 24;
 const SEGMENT_HEADER_BYTES: usize = PREFIX_BYTES + SEGMENT_SALT_BYTES;
@@ -449,6 +488,21 @@ fn check_version(what: &'static str, found: u8, known: u8) -> Result<()> {
         return Err(CryptoError::Malformed { what });
     }
     Ok(())
+}
+
+/// Returns the nonce of a frame: its number, under a key that seals one chunk alone.
+fn frame_nonce(frame: usize) -> [u8; 12] {
+    let mut nonce = [0; 12];
+    nonce[..8].copy_from_slice(&(frame as u64).to_le_bytes());
+    nonce
+}
+
+/// Returns what is bound to each frame of a chunk: its head and the length of its plaintext.
+fn frame_aad(head: &[u8], frames: Frames) -> [u8; CHUNK_HEAD_BYTES + 8] {
+    let mut aad = [0; CHUNK_HEAD_BYTES + 8];
+    aad[..CHUNK_HEAD_BYTES].copy_from_slice(head);
+    aad[CHUNK_HEAD_BYTES..].copy_from_slice(&(frames.plain_len() as u64).to_le_bytes());
+    aad
 }
 
 fn subkey(key: &[u8; 32], input: &[u8]) -> Zeroizing<[u8; 32]> {

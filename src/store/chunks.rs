@@ -10,9 +10,10 @@
 //! Departures: room is given back by punching holes; a file goes as a whole when nothing in it is
 //! alive. Nothing is ever moved.
 //!
-//! Reading compares what lies there with what was asked for: the record names its chunk, and the
-//! index row, which is sealed, has the end of the bytes. So records that were exchanged, by accident
-//! or on purpose, are found.
+//! Reading a chunk compares what lies there with what was asked for: the record names its chunk, and
+//! the index row, which is sealed, has the head of the bytes. Who reads a part of one gets the head
+//! from the row and opens the part with that. So records that were exchanged, by accident or on
+//! purpose, are found.
 
 mod adopt;
 mod layout;
@@ -23,7 +24,7 @@ pub use self::adopt::Adopted;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,7 +33,7 @@ use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::{Condvar, Mutex};
 
-use self::layout::{End, FIRST_OFFSET, Place, Totals};
+use self::layout::{FIRST_OFFSET, Head, Place, Totals};
 use self::reclaim::Reclaimer;
 use super::batch::Batch;
 use super::disk::{Disk, DiskFile};
@@ -40,8 +41,9 @@ use super::gate::Gate;
 use super::group::GroupSync;
 use super::memory::check_sealed;
 use super::space::{Reserve, Space};
-use super::{ChunkUsage, Chunks, Rows, StoreError, Table};
+use super::{ChunkPart, ChunkUsage, Chunks, Rows, StoreError, Table};
 use crate::base::ChunkId;
+use crate::crypto::chunk_head;
 
 /// The chunks in the files of a [`Disk`].
 #[derive(Debug)]
@@ -175,8 +177,8 @@ impl Core {
         Ok(self.find(id)?.map(|(place, _)| place))
     }
 
-    /// Returns where a chunk lies and how it ends.
-    fn find(&self, id: ChunkId) -> Result<Option<(Place, End)>, StoreError> {
+    /// Returns where a chunk lies and what it begins with.
+    fn find(&self, id: ChunkId) -> Result<Option<(Place, Head)>, StoreError> {
         match self.rows.get(Table::ChunkIndex, id.as_bytes())? {
             Some(row) => layout::parse_index(&row).map(Some),
             None => Ok(None),
@@ -276,7 +278,7 @@ impl Core {
         &self,
         id: ChunkId,
         place: Place,
-        end: End,
+        head: Head,
         file: &Arc<dyn DiskFile>,
     ) -> Result<usize, StoreError> {
         let mut state = self.state.lock();
@@ -287,7 +289,7 @@ impl Core {
         batch.put(
             Table::ChunkIndex,
             id.as_bytes(),
-            layout::index_row(place, end),
+            layout::index_row(place, head),
         );
         batch.put(
             Table::ChunkFresh,
@@ -354,7 +356,7 @@ impl Core {
         let entered = file
             .write_at(&header, sealed, place.offset)
             .map_err(|e| failed("write", e))
-            .and_then(|()| self.enter(id, place, layout::end_of(sealed), &file));
+            .and_then(|()| self.enter(id, place, chunk_head(sealed), &file));
         if entered.is_err() {
             self.abandon(place, &*file);
         }
@@ -364,30 +366,63 @@ impl Core {
     }
 
     fn get(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError> {
+        let whole = |place: Place| (place.offset, place.record_len());
+        let Some((place, head, record)) = self.read(id, &whole)? else {
+            return Ok(None);
+        };
+        let sealed = record.slice(layout::RECORD_HEADER_BYTES as usize..);
+        if !record.starts_with(&layout::record_header(id, place)) || chunk_head(&sealed) != head {
+            return Err(MISPLACED);
+        }
+        Ok(Some(sealed))
+    }
+
+    fn get_part(
+        &self,
+        id: ChunkId,
+        wanted: &dyn Fn(usize) -> Range<usize>,
+    ) -> Result<Option<ChunkPart>, StoreError> {
+        let part = |place: Place| {
+            let len = place.len as usize;
+            let Range { start, end } = wanted(len);
+            let end = end.min(len);
+            (
+                place.body() + start.min(end) as u64,
+                end.saturating_sub(start),
+            )
+        };
+        let read = self.read(id, &part)?;
+        Ok(read.map(|(place, head, bytes)| ChunkPart {
+            head,
+            len: place.len as usize,
+            bytes,
+        }))
+    }
+
+    /// Reads what `part` picks (offset in the file, length) where a chunk lies.
+    fn read(
+        &self,
+        id: ChunkId,
+        part: &dyn Fn(Place) -> (u64, usize),
+    ) -> Result<Option<(Place, Head, Bytes)>, StoreError> {
         loop {
             let reclaims = self.reclaims.load(Ordering::Acquire);
-            let Some((place, end)) = self.find(id)? else {
+            let Some((place, head)) = self.find(id)? else {
                 return Ok(None);
             };
-            let read = self.handle(place.file).and_then(|file| {
-                file.read_at(place.record_len(), place.offset)
-                    .map_err(|e| failed("read", e))
-            });
+            let (offset, len) = part(place);
+            let read = self
+                .handle(place.file)
+                .and_then(|file| file.read_at(len, offset).map_err(|e| failed("read", e)));
             // The chunk may have been deleted since the index was read, and its room given back.
             if self.reclaims.load(Ordering::Acquire) != reclaims && self.place(id)? != Some(place) {
                 continue;
             }
-            let record = read?;
-            if record.len() != place.record_len() {
+            let bytes = read?;
+            if bytes.len() != len {
                 return Err(LOST);
             }
-            let sealed = record.slice(layout::RECORD_HEADER_BYTES as usize..);
-            if !record.starts_with(&layout::record_header(id, place))
-                || layout::end_of(&sealed) != end
-            {
-                return Err(MISPLACED);
-            }
-            return Ok(Some(sealed));
+            return Ok(Some((place, head, bytes)));
         }
     }
 
@@ -432,6 +467,14 @@ impl Chunks for LocalChunks {
 
     fn get(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError> {
         self.core.get(id)
+    }
+
+    fn get_part(
+        &self,
+        id: ChunkId,
+        wanted: &dyn Fn(usize) -> Range<usize>,
+    ) -> Result<Option<ChunkPart>, StoreError> {
+        self.core.get_part(id, wanted)
     }
 
     fn len(&self, id: ChunkId) -> Result<Option<u64>, StoreError> {

@@ -1,7 +1,7 @@
 //! The memory twins of rows and chunks, and a disk in memory that can crash, fill up and rot.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,10 +9,11 @@ use parking_lot::Mutex;
 
 use super::batch::{Batch, stored_key, stored_range};
 use super::{
-    BATCH_MAX_BYTES, ChunkUsage, Chunks, KEY_MAX_BYTES, KeyVisitor, RowVisitor, Rows,
+    BATCH_MAX_BYTES, ChunkPart, ChunkUsage, Chunks, KEY_MAX_BYTES, KeyVisitor, RowVisitor, Rows,
     SEALED_MAX_BYTES, Store, StoreError, Table, VALUE_MAX_BYTES,
 };
 use crate::base::{ChunkId, Rng};
+use crate::crypto::chunk_head;
 
 type RowMap = BTreeMap<Vec<u8>, Vec<u8>>;
 type ChunkMap = BTreeMap<ChunkId, Bytes>;
@@ -415,12 +416,16 @@ impl Chunks for MemoryChunks {
     fn put(&self, id: ChunkId, sealed: &[u8]) -> Result<(), StoreError> {
         check_sealed(sealed)?;
         let mut state = self.0.lock();
-        if state.chunks.contains_key(&id) {
+        let held = state.chunks.get(&id);
+        if held.is_some_and(|held| held == sealed) {
             return Ok(());
         }
+        // What the disk made of it is worth nothing.
+        let damaged_len = held.map_or(0, Bytes::len) as u64;
         state.check_writable(sealed.len() as u64)?;
         state.chunks.insert(id, Bytes::copy_from_slice(sealed));
         state.chunk_bytes += sealed.len() as u64;
+        state.chunk_bytes -= damaged_len;
         if let Some(durable) = &mut state.durable {
             durable.touched.insert(id);
         }
@@ -429,6 +434,23 @@ impl Chunks for MemoryChunks {
 
     fn get(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError> {
         Ok(self.0.lock().chunks.get(&id).cloned())
+    }
+
+    fn get_part(
+        &self,
+        id: ChunkId,
+        wanted: &dyn Fn(usize) -> Range<usize>,
+    ) -> Result<Option<ChunkPart>, StoreError> {
+        let Some(sealed) = self.get(id)? else {
+            return Ok(None);
+        };
+        let Range { start, end } = wanted(sealed.len());
+        let end = end.min(sealed.len());
+        Ok(Some(ChunkPart {
+            head: chunk_head(&sealed),
+            len: sealed.len(),
+            bytes: sealed.slice(start.min(end)..end),
+        }))
     }
 
     fn len(&self, id: ChunkId) -> Result<Option<u64>, StoreError> {

@@ -12,7 +12,7 @@ use super::StoreError;
 use super::first_start::FIRST_START_FILE;
 
 /// Format version of the state folder, the one that this release reads and writes.
-pub const STATE_VERSION: u32 = 3;
+pub const STATE_VERSION: u32 = 4;
 
 /// A state folder that this process holds until the value is dropped.
 ///
@@ -144,8 +144,12 @@ pub(super) fn owner_of(folder: &Path) -> Result<Option<u64>, StoreError> {
         .strip_prefix(FORMAT_MAGIC)
         .and_then(|rest| rest.split_first_chunk())
         .ok_or_else(|| damaged("is damaged"))?;
+    let owner = rest.first_chunk().map(|owner| u64::from_le_bytes(*owner));
     match u32::from_le_bytes(*version) {
         STATE_VERSION => {}
+        found @ 3 if owner.is_some_and(|owner| bytes == format_of_version(found, owner)) => {
+            return Err(StoreError::TooOld { found });
+        }
         // Those had no checksum.
         found @ (1 | 2) if rest.is_empty() => return Err(StoreError::TooOld { found }),
         found if found > STATE_VERSION && found <= VERSION_CREDIBLE => {
@@ -154,7 +158,6 @@ pub(super) fn owner_of(folder: &Path) -> Result<Option<u64>, StoreError> {
         }
         _ => return Err(damaged("is damaged")),
     }
-    let owner = rest.first_chunk().map(|owner| u64::from_le_bytes(*owner));
     let owner = owner.filter(|owner| bytes == format_of(*owner));
     let owner = owner.ok_or_else(|| damaged("is damaged"))?;
     Ok(Some(owner).filter(|owner| *owner != 0))
@@ -166,8 +169,12 @@ pub(super) fn set_owner(folder: &Path, owner: u64) -> Result<(), StoreError> {
 }
 
 pub(super) fn format_of(owner: u64) -> Vec<u8> {
+    format_of_version(STATE_VERSION, owner)
+}
+
+fn format_of_version(version: u32, owner: u64) -> Vec<u8> {
     let mut format = FORMAT_MAGIC.to_vec();
-    format.extend_from_slice(&STATE_VERSION.to_le_bytes());
+    format.extend_from_slice(&version.to_le_bytes());
     format.extend_from_slice(&owner.to_le_bytes());
     format.extend_from_slice(&xxh3_64(&format).to_le_bytes());
     format
@@ -441,10 +448,12 @@ mod tests {
             let outcome = format(&[b"dfsstate", &[found, 0, 0, 0][..]].concat());
             assert!(matches!(outcome, Err(StoreError::TooOld { .. })));
         }
-        let outcome = format(b"dfsstate\x04\0\0\0 and more");
+        let outcome = format(&format_of_version(3, 7));
+        assert!(matches!(outcome, Err(StoreError::TooOld { found: 3 })));
+        let outcome = format(b"dfsstate\x05\0\0\0 and more");
         assert!(matches!(
             outcome,
-            Err(StoreError::TooNew { found: 4, known: 3 })
+            Err(StoreError::TooNew { found: 5, known: 4 })
         ));
         let mut whole = format_of(7);
         assert_eq!(owner_of(&path).map_err(|_| ()), Err(()));

@@ -421,6 +421,13 @@ fn records_that_were_exchanged_are_found_whether_by_accident_or_on_purpose() {
             );
         }
         assert_eq!(store.chunks.get(ids[2]).unwrap().unwrap(), sealed[2]);
+        // Who reads a part gets the head of the chunk that was asked for, under which it has to open.
+        for n in 0..3 {
+            let part = store.chunks.get_part(ids[n], &|_| 4990..6000).unwrap();
+            let part = part.unwrap();
+            assert_eq!((part.len, part.bytes.len()), (5000, 10));
+            assert_eq!(part.head, sealed[n][..part.head.len()]);
+        }
     };
     // A write that went astray takes its header along.
     let mut astray = bytes.clone();

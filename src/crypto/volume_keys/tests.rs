@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::id::to_hex;
+use crate::crypto::FRAME_BYTES;
 
 fn keys(seed: u64) -> VolumeKeys {
     VolumeKeys::generate(&Rng::from_seed(seed))
@@ -10,10 +11,11 @@ fn keys(seed: u64) -> VolumeKeys {
 #[test]
 fn chunks_round_trip_and_equal_ones_seal_alike() {
     let keys = keys(1);
-    for length in [0, 1, 15, 16, 17, 4096, 1 << 20] {
+    const FRAME: usize = FRAME_BYTES;
+    for length in [0, 1, 15, 17, 4096, FRAME - 1, FRAME, FRAME + 1, 1 << 20] {
         let plain: Vec<u8> = (0..length).map(|at| (at * 7 % 251) as u8).collect();
         let sealed = keys.seal_chunk(&plain);
-        assert_eq!(sealed.bytes.len(), length + SEALED_OVERHEAD_BYTES);
+        assert_eq!(sealed.bytes.len(), Frames::of_plain(length).sealed_len());
         assert_eq!(sealed.id, chunk_id(&sealed.bytes));
         assert_eq!(keys.open_chunk(&sealed.bytes).unwrap(), plain);
         assert_eq!(keys.seal_chunk(&plain), sealed);
@@ -31,8 +33,8 @@ fn the_chunk_format_stays_as_it_is() {
 }
 
 const CHUNK_ANSWER: &str = concat!(
-    "0100000000f75fbadfbb0c2327dbf1ba7d73625ff139e5196f305ca3",
-    "1649e84c2924f2183d8dfaea61a183a03981943ff7b0a28a6472659d"
+    "0200000000f75fbadfbb0c2327dbf1ba7d73625ff139e5196f305ca3",
+    "1649e84c2924f2183d8dfaeaeaaf4297d429dfe1e30b5a7a81ea2ca5"
 );
 const NAME_ANSWER: &str = "589051143698336338eb6e47192622ab";
 
@@ -46,8 +48,8 @@ fn every_flipped_byte_of_a_chunk_is_refused() {
         let expected = match index {
             0 => CryptoError::TooNew {
                 what: CHUNK,
-                found: 5,
-                known: 1,
+                found: 6,
+                known: 2,
             },
             1..5 => CryptoError::UnknownEpoch(4 << (8 * (index - 1))),
             _ => CryptoError::Unauthentic,
@@ -55,6 +57,102 @@ fn every_flipped_byte_of_a_chunk_is_refused() {
         assert_eq!(keys.open_chunk(&changed), Err(expected), "byte {index}");
         assert!(keys.open_chunk(&sealed[..index]).is_err());
     }
+}
+
+/// Returns a chunk of three frames, the last one short, with its plaintext.
+fn framed(keys: &VolumeKeys, seed: u8, len: usize) -> (Vec<u8>, Bytes) {
+    let mut plain = vec![0; len];
+    blake3::Hasher::new()
+        .update(&[seed])
+        .finalize_xof()
+        .fill(&mut plain);
+    let sealed = keys.seal_chunk(&plain).bytes;
+    (plain, sealed)
+}
+
+fn head_of(sealed: &[u8]) -> &[u8; CHUNK_HEAD_BYTES] {
+    sealed.first_chunk().unwrap()
+}
+
+#[test]
+fn each_run_of_frames_opens_alone() {
+    let keys = keys(1);
+    let (plain, sealed) = framed(&keys, 1, 2 * FRAME_BYTES + 100);
+    let frames = Frames::of_sealed(sealed.len()).unwrap();
+    for start in 0..3 {
+        for end in start..=3 {
+            let bytes = &sealed[frames.sealed(&(start..end))];
+            let opened = keys
+                .open_frames(head_of(&sealed), frames, start..end, bytes)
+                .unwrap();
+            assert_eq!(opened, plain[frames.plain(&(start..end))]);
+        }
+    }
+}
+
+#[test]
+fn a_frame_opens_in_its_place_its_chunk_and_its_length_only() {
+    let keys = keys(1);
+    let (plain, sealed) = framed(&keys, 1, 3 * FRAME_BYTES);
+    let (_, other) = framed(&keys, 2, 3 * FRAME_BYTES);
+    let frames = Frames::of_sealed(sealed.len()).unwrap();
+    let frame = |sealed: &[u8], index: usize| sealed[frames.sealed(&(index..index + 1))].to_vec();
+    let open = |frames, index: usize, bytes: &[u8]| {
+        keys.open_frames(head_of(&sealed), frames, index..index + 1, bytes)
+    };
+    assert_eq!(
+        open(frames, 1, &frame(&sealed, 1)).unwrap(),
+        plain[frames.plain(&(1..2))]
+    );
+    let refused = Err(CryptoError::Unauthentic);
+    // In another place.
+    assert_eq!(open(frames, 1, &frame(&sealed, 0)), refused);
+    assert_eq!(open(frames, 2, &frame(&sealed, 1)), refused);
+    // Of another chunk, and under another's head.
+    assert_eq!(open(frames, 1, &frame(&other, 1)), refused);
+    let under = keys.open_frames(head_of(&other), frames, 1..2, &frame(&sealed, 1));
+    assert_eq!(under, refused);
+    // Of a chunk that is said to be longer or shorter.
+    for len in [2 * FRAME_BYTES, 3 * FRAME_BYTES - 1, 4 * FRAME_BYTES] {
+        assert_eq!(open(Frames::of_plain(len), 1, &frame(&sealed, 1)), refused);
+    }
+    // Frames left out at the end, in the middle, exchanged.
+    let exchanged = [
+        &sealed[..CHUNK_HEAD_BYTES],
+        &frame(&sealed, 1),
+        &frame(&sealed, 0),
+    ]
+    .concat();
+    let (first, last) = (&sealed[..frames.sealed(&(0..1)).end], frame(&sealed, 2));
+    for cut in [
+        exchanged,
+        [first, &last].concat(),
+        first.to_vec(),
+        sealed[..sealed.len() - 1].to_vec(),
+    ] {
+        assert_eq!(keys.open_chunk(&cut), refused);
+    }
+    // Bytes that are not as many as the frames have.
+    assert!(open(frames, 1, &frame(&sealed, 1)[1..]).is_err());
+    assert!(open(frames, 3, &frame(&sealed, 2)).is_err());
+}
+
+#[test]
+fn a_flipped_bit_costs_its_frame_alone() {
+    let keys = keys(1);
+    let (plain, sealed) = framed(&keys, 1, 3 * FRAME_BYTES);
+    let frames = Frames::of_sealed(sealed.len()).unwrap();
+    let mut rotten = sealed.to_vec();
+    rotten[frames.sealed(&(1..2)).start + 5] ^= 1;
+    for index in 0..3 {
+        let bytes = &rotten[frames.sealed(&(index..index + 1))];
+        let opened = keys.open_frames(head_of(&rotten), frames, index..index + 1, bytes);
+        match index {
+            1 => assert_eq!(opened, Err(CryptoError::Unauthentic)),
+            _ => assert_eq!(opened.unwrap(), plain[frames.plain(&(index..index + 1))]),
+        }
+    }
+    assert_eq!(keys.open_chunk(&rotten), Err(CryptoError::Unauthentic));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use super::layout::{self, ALIGN_BYTES, FIRST_OFFSET, Place, RECORD_HEADER_BYTES,
 use super::recover::{files, is_whole};
 use super::{LocalChunks, failed};
 use crate::base::ChunkId;
+use crate::crypto::chunk_head;
 use crate::store::disk::{Disk, DiskFile};
 use crate::store::{Batch, Rows, StoreError, Table};
 
@@ -67,7 +68,7 @@ fn adopt_file(
         }
         let sealed = file.read_at(place.len as usize, place.body());
         let sealed = sealed.map_err(|e| failed("read", e))?;
-        let row = layout::index_row(place, layout::end_of(&sealed));
+        let row = layout::index_row(place, chunk_head(&sealed));
         batch.put(Table::ChunkIndex, id.as_bytes(), row);
         totals.add(id, place);
         adopted.kept += 1;

@@ -1,6 +1,7 @@
 //! Where things lie in a chunk file, and the rows that say so. docs/format.md has the byte maps.
 
 use crate::base::ChunkId;
+use crate::crypto::CHUNK_HEAD_BYTES;
 use crate::store::{ChunkUsage, StoreError};
 
 /// Records begin at multiples of this: a page of memory and a block of the file system, so that no
@@ -84,45 +85,31 @@ impl Place {
     }
 }
 
-/// The last bytes of a sealed chunk: the tag of its seal, which no other bytes have that open.
-pub(super) type End = [u8; 16];
-
-/// Returns how sealed bytes end; what is shorter is filled up with zeros.
-pub(super) fn end_of(sealed: &[u8]) -> End {
-    match sealed.last_chunk() {
-        Some(end) => *end,
-        None => {
-            let mut end = End::default();
-            for (to, from) in end.iter_mut().zip(sealed) {
-                *to = *from;
-            }
-            end
-        }
-    }
-}
+/// What the sealed bytes of a chunk begin with: no frame opens under the head of another chunk.
+pub(super) type Head = [u8; CHUNK_HEAD_BYTES];
 
 /// Returns the value of an index row.
-pub(super) fn index_row(place: Place, end: End) -> Vec<u8> {
-    let mut row = Vec::with_capacity(32);
+pub(super) fn index_row(place: Place, head: Head) -> Vec<u8> {
+    let mut row = Vec::with_capacity(16 + CHUNK_HEAD_BYTES);
     row.extend_from_slice(&place.file.to_le_bytes());
     row.extend_from_slice(&place.len.to_le_bytes());
     row.extend_from_slice(&place.offset.to_le_bytes());
-    row.extend_from_slice(&end);
+    row.extend_from_slice(&head);
     row
 }
 
 /// Returns what an index row names.
-pub(super) fn parse_index(row: &[u8]) -> Result<(Place, End), StoreError> {
+pub(super) fn parse_index(row: &[u8]) -> Result<(Place, Head), StoreError> {
     let parse = || {
         let (file, rest) = row.split_first_chunk()?;
         let (len, rest) = rest.split_first_chunk()?;
-        let (offset, end) = rest.split_first_chunk()?;
+        let (offset, head) = rest.split_first_chunk()?;
         let place = Place {
             file: u32::from_le_bytes(*file),
             len: u32::from_le_bytes(*len),
             offset: u64::from_le_bytes(*offset),
         };
-        Some((place.checked()?, end.try_into().ok()?))
+        Some((place.checked()?, head.try_into().ok()?))
     };
     parse().ok_or(BAD_ROW)
 }
@@ -230,6 +217,7 @@ const BAD_ROW: StoreError = StoreError::Corrupt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::chunk_head;
 
     #[test]
     fn records_never_share_a_page_and_waste_less_than_one() {
@@ -253,9 +241,9 @@ mod tests {
             offset: 5 * ALIGN_BYTES,
             len: 1234,
         };
-        let end = end_of(b"some sealed bytes with a tag");
-        assert_eq!(parse_index(&index_row(place, end)).unwrap(), (place, end));
-        assert_eq!(&end_of(b"short")[..6], b"short\0");
+        let head = chunk_head(b"some sealed bytes that are longer than a head");
+        assert_eq!(parse_index(&index_row(place, head)).unwrap(), (place, head));
+        assert_eq!(&chunk_head(b"short")[..6], b"short\0");
         let fresh = fresh_row(ChunkId([9; 32]), place);
         let parsed = parse_fresh(&place.to_key(), &fresh).unwrap();
         assert_eq!(parsed, (ChunkId([9; 32]), place));
@@ -265,7 +253,7 @@ mod tests {
             ids: 7,
         };
         assert_eq!(Totals::from_row(&totals.to_row()).unwrap(), totals);
-        for row in [&[][..], &[1; 31], &[1; 33], &[0xff; 32]] {
+        for row in [&[][..], &[1; 52], &[1; 54], &[0xff; 53]] {
             assert!(parse_index(row).is_err());
             assert!(parse_fresh(row, row).is_err());
         }
@@ -289,8 +277,9 @@ mod tests {
         assert_eq!(crate::base::id::to_hex(&record_header(id, place)), header);
         assert_eq!(place.body(), 4096 + 48);
         assert_eq!(place.end(), 8192);
-        let row = b"\x01\0\0\0\x05\0\0\0\0\x10\0\0\0\0\0\0hello\0\0\0\0\0\0\0\0\0\0\0";
-        assert_eq!(index_row(place, end_of(b"hello")), row);
+        let row = b"\x01\0\0\0\x05\0\0\0\0\x10\0\0\0\0\0\0hello";
+        let row = [&row[..], &[0; 32]].concat();
+        assert_eq!(index_row(place, chunk_head(b"hello")), row);
     }
 
     #[test]

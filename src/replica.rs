@@ -36,6 +36,7 @@ pub(crate) mod tests;
 mod view;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -54,7 +55,7 @@ use crate::base::task::Pool;
 use crate::base::time::timeout;
 use crate::base::told::{Changes, Told};
 use crate::base::{ChunkId, Clock, PeerId};
-use crate::store::{Store, StoreError};
+use crate::store::{ChunkPart, Store, StoreError};
 
 /// Says why a chunk cannot be had or kept.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -292,10 +293,10 @@ impl Replica {
     }
 
     /// Returns the sealed bytes of a chunk that is here, checked against its id; `None` where it
-    /// is not here. A copy that is damaged is dropped, so that the next fetch brings a good one.
+    /// is not here. A copy that is found to be damaged counts as not here from then on.
     pub fn get_local(&self, id: ChunkId) -> Result<Option<Bytes>, ReplicaError> {
         match self.get_unchecked(id)? {
-            Some(sealed) if !is_chunk(&id, &sealed) => Err(self.drop_corrupt(id)?),
+            Some(sealed) if !is_chunk(&id, &sealed) => self.note_damage(id),
             checked => Ok(checked),
         }
     }
@@ -305,7 +306,28 @@ impl Replica {
     /// For who opens them: a seal that opens is as good as the id, and costs no second pass over
     /// the bytes. What does not open is asked for again with [`Replica::get_local`].
     pub fn get_unchecked(&self, id: ChunkId) -> Result<Option<Bytes>, ReplicaError> {
-        match self.store.chunks.get(id) {
+        self.looked_up(id, self.store.chunks.get(id))
+    }
+
+    /// Returns a part of the sealed bytes as it lies on the local disk; `None` where the chunk is not
+    /// here: what `wanted` picks when it is told how many there are.
+    ///
+    /// For who opens it, as [`Replica::get_unchecked`].
+    pub fn get_part(
+        &self,
+        id: ChunkId,
+        wanted: &dyn Fn(usize) -> Range<usize>,
+    ) -> Result<Option<ChunkPart>, ReplicaError> {
+        self.looked_up(id, self.store.chunks.get_part(id, wanted))
+    }
+
+    /// Keeps the books when a chunk was looked for on the local disk.
+    fn looked_up<T>(
+        &self,
+        id: ChunkId,
+        found: Result<Option<T>, StoreError>,
+    ) -> Result<Option<T>, ReplicaError> {
+        match found {
             Ok(None) => {
                 if self.ledger.holding(&id)?.is_some() && self.ledger.lose(id)? {
                     tracing::warn!(%id, "a chunk is gone from the local disk");
@@ -314,11 +336,11 @@ impl Replica {
                 }
                 Ok(None)
             }
-            Ok(Some(sealed)) => {
+            Ok(found) => {
                 self.ledger.touch(&id);
-                Ok(Some(sealed))
+                Ok(found)
             }
-            Err(StoreError::Corrupt { .. }) => Err(self.drop_corrupt(id)?),
+            Err(StoreError::Corrupt { .. }) => self.note_damage(id),
             Err(error) => Err(error.into()),
         }
     }
@@ -331,19 +353,20 @@ impl Replica {
         Collection { replica: self }
     }
 
-    /// Drops a damaged copy, and returns what to tell of it.
-    fn drop_corrupt(&self, id: ChunkId) -> Result<ReplicaError, ReplicaError> {
-        if self.ledger.lose(id)? {
-            tracing::warn!(%id, "a chunk on the local disk is corrupt: dropped");
-            self.mend.notify_one();
-            self.changed();
+    /// Takes a damaged copy off the books; fails with [`ReplicaError::Corrupt`] the first time.
+    fn note_damage<T>(&self, id: ChunkId) -> Result<Option<T>, ReplicaError> {
+        if !self.ledger.lose(id)? {
+            return Ok(None);
         }
-        Ok(ReplicaError::Corrupt { id })
+        tracing::warn!(%id, "a chunk on the local disk is corrupt");
+        self.mend.notify_one();
+        self.changed();
+        Err(ReplicaError::Corrupt { id })
     }
 
-    /// Tells whether a chunk is on this peer's disk, without reading it.
+    /// Tells whether a chunk is on this peer's disk and not known to be damaged, without reading it.
     pub fn is_local(&self, id: ChunkId) -> Result<bool, ReplicaError> {
-        Ok(self.store.chunks.len(id)?.is_some())
+        Ok(self.store.chunks.len(id)?.is_some() && !self.ledger.is_missing(&id))
     }
 
     /// Returns what is known of a chunk.

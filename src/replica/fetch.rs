@@ -1,6 +1,7 @@
 //! Getting a chunk from those who hold it.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,9 @@ use super::{Replica, ReplicaError, is_chunk};
 use crate::base::task::spawn;
 use crate::base::time::{sleep, timeout};
 use crate::base::{ChunkId, PeerId};
+use crate::crypto::chunk_head;
 use crate::node::{NodeEvent, Transfer};
+use crate::store::ChunkPart;
 use crate::transport::Priority;
 
 /// How fast a peer has been lately, and how much is asked of it.
@@ -29,11 +32,69 @@ pub(super) struct Speed {
     in_flight: u32,
 }
 
+/// What is fetched of a chunk.
+#[derive(Debug, Clone)]
+struct Wanted {
+    id: ChunkId,
+    /// These of the sealed bytes; `None` for all.
+    part: Option<Range<usize>>,
+}
+
+/// What came of a chunk, checked against its id.
+#[derive(Debug)]
+enum Found {
+    Whole(Bytes),
+    Part(ChunkPart),
+}
+
+impl Wanted {
+    fn whole(id: ChunkId) -> Self {
+        Self { id, part: None }
+    }
+
+    fn ask(&self) -> Ask {
+        match &self.part {
+            None => Ask::Get(self.id),
+            Some(part) => Ask::GetPart(self.id, part.clone()),
+        }
+    }
+
+    /// Returns what a holder sent, if it is what the id says; takes a core's time.
+    fn check(&self, answer: Answer) -> Option<Found> {
+        match (answer, &self.part) {
+            (Answer::Get(Some(sealed)), None) => {
+                is_chunk(&self.id, &sealed).then_some(Found::Whole(sealed))
+            }
+            (Answer::GetPart(Some(part)), Some(wanted)) => {
+                let (head, bytes) = part.verify(self.id, wanted)?;
+                // A copy: a slice would keep all that came.
+                let bytes = Bytes::copy_from_slice(&bytes);
+                let len = part.len;
+                Some(Found::Part(ChunkPart { head, len, bytes }))
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes what is wanted of a chunk that is here.
+    fn cut(&self, sealed: Bytes) -> Found {
+        let Some(wanted) = &self.part else {
+            return Found::Whole(sealed);
+        };
+        let end = wanted.end.min(sealed.len());
+        Found::Part(ChunkPart {
+            head: chunk_head(&sealed),
+            len: sealed.len(),
+            bytes: sealed.slice(wanted.start.min(end)..end),
+        })
+    }
+}
+
 /// What one holder sent.
 #[derive(Debug)]
 enum Reply {
-    /// The chunk, checked against its id.
-    Good(Bytes),
+    /// What is wanted, checked against the id.
+    Good(Found),
     /// Other bytes.
     Corrupt,
     /// It has not got the chunk.
@@ -81,33 +142,72 @@ impl Replica {
             Ok(None) | Err(ReplicaError::Corrupt { .. }) => {}
             Err(error) => return Err(error),
         }
+        match self
+            .fetch_wanted(&Wanted::whole(id), limit, transfer)
+            .await?
+        {
+            (Found::Whole(sealed), is_kept) => {
+                if !is_kept {
+                    self.keep_fetched(id, sealed.clone()).await?;
+                }
+                Ok(sealed)
+            }
+            (Found::Part(_), _) => Err(ReplicaError::Missing { id }),
+        }
+    }
+
+    /// Returns some of the sealed bytes of a chunk from other peers, checked against its id without the
+    /// others: at most [`PART_MAX_BYTES`]. They are not kept; else as [`Replica::fetch_for`].
+    ///
+    /// [`PART_MAX_BYTES`]: super::limits::PART_MAX_BYTES
+    pub async fn fetch_part(
+        self: &Arc<Self>,
+        id: ChunkId,
+        part: Range<usize>,
+        limit: Duration,
+        transfer: &Arc<Transfer>,
+    ) -> Result<ChunkPart, ReplicaError> {
+        let part = Some(part);
+        match self
+            .fetch_wanted(&Wanted { id, part }, limit, transfer)
+            .await?
+        {
+            (Found::Part(part), _) => Ok(part),
+            (Found::Whole(_), _) => Err(ReplicaError::Missing { id }),
+        }
+    }
+
+    /// Returns what is wanted from other peers, or from here where that comes first, which is told.
+    async fn fetch_wanted(
+        self: &Arc<Self>,
+        wanted: &Wanted,
+        limit: Duration,
+        transfer: &Arc<Transfer>,
+    ) -> Result<(Found, bool), ReplicaError> {
+        let id = wanted.id;
         let Some(peers) = self.peers.clone() else {
             return Err(ReplicaError::Missing { id });
         };
         let search = async {
-            let search = self.search_with_grace(&peers, id, limit, transfer);
+            let search = self.search_with_grace(&peers, wanted, limit, transfer);
             tokio::select! {
                 biased;
-                sealed = self.arrival(id) => Ok((sealed, true)),
-                found = search => found.map(|sealed| (sealed, false)),
+                sealed = self.arrival(id) => Ok((wanted.cut(sealed), true)),
+                found = search => found.map(|found| (found, false)),
             }
         };
         let mut search = std::pin::pin!(search);
         let started = self.clock.monotonic();
-        let (sealed, is_kept) = loop {
+        loop {
             let since = transfer.moved_at().unwrap_or_default().max(started);
             let left = (since + limit).saturating_sub(self.clock.monotonic());
             if left.is_zero() {
                 return Err(ReplicaError::TimedOut { id });
             }
             if let Ok(outcome) = timeout(left, search.as_mut()).await {
-                break outcome?;
+                return outcome;
             }
-        };
-        if !is_kept {
-            self.keep_fetched(id, sealed.clone()).await?;
         }
-        Ok(sealed)
     }
 
     /// Waits until a chunk is here, put by another peer or fetched by somebody else.
@@ -152,15 +252,15 @@ impl Replica {
     async fn search_with_grace(
         self: &Arc<Self>,
         peers: &Arc<dyn Peers>,
-        id: ChunkId,
+        wanted: &Wanted,
         limit: Duration,
         transfer: &Arc<Transfer>,
-    ) -> Result<Bytes, ReplicaError> {
+    ) -> Result<Found, ReplicaError> {
         let mut events = peers.subscribe();
         let started = self.clock.monotonic();
         let had_links = !peers.links().is_empty();
         loop {
-            let outcome = self.search(peers, id, transfer).await;
+            let outcome = self.search(peers, wanted, transfer).await;
             let is_away = match outcome {
                 Err(ReplicaError::Unreachable { .. }) => true,
                 // Who comes may have it.
@@ -191,9 +291,10 @@ impl Replica {
     async fn search(
         self: &Arc<Self>,
         peers: &Arc<dyn Peers>,
-        id: ChunkId,
+        wanted: &Wanted,
         transfer: &Arc<Transfer>,
-    ) -> Result<Bytes, ReplicaError> {
+    ) -> Result<Found, ReplicaError> {
+        let id = wanted.id;
         let view = self.view();
         let me = peers.me();
         let mut expected = view.plan(&id).targets;
@@ -207,9 +308,11 @@ impl Replica {
         search.plan(expected.iter().copied());
         search.queue.retain(|peer| *peer != me);
 
-        let found = self.ask_all(peers, id, &links, &mut search, transfer).await;
-        if let Some(sealed) = found {
-            return Ok(sealed);
+        let found = self
+            .ask_all(peers, wanted, &links, &mut search, transfer)
+            .await;
+        if let Some(found) = found {
+            return Ok(found);
         }
         search.plan(
             peers
@@ -218,9 +321,11 @@ impl Replica {
                 .into_iter()
                 .filter(|peer| *peer != me),
         );
-        let found = self.ask_all(peers, id, &links, &mut search, transfer).await;
-        if let Some(sealed) = found {
-            return Ok(sealed);
+        let found = self
+            .ask_all(peers, wanted, &links, &mut search, transfer)
+            .await;
+        if let Some(found) = found {
+            return Ok(found);
         }
         let unreachable = expected
             .iter()
@@ -239,11 +344,11 @@ impl Replica {
     async fn ask_all(
         self: &Arc<Self>,
         peers: &Arc<dyn Peers>,
-        id: ChunkId,
+        wanted: &Wanted,
         links: &[Link],
         search: &mut Search,
         transfer: &Arc<Transfer>,
-    ) -> Option<Bytes> {
+    ) -> Option<Found> {
         let (sender, mut replies) = mpsc::channel(FETCH_PARALLEL_MAX);
         let mut attempts: Vec<Attempt> = Vec::new();
         let mut is_due = true;
@@ -253,7 +358,7 @@ impl Replica {
                 && let Some(peer) = search.queue.pop_front()
             {
                 let sender = sender.clone();
-                attempts.push(self.attempt(peers, peer, id, links, sender, transfer));
+                attempts.push(self.attempt(peers, peer, wanted, links, sender, transfer));
             }
             let patience = attempts.last()?.patience;
             let hedge = async {
@@ -274,7 +379,7 @@ impl Replica {
             attempts.retain(|attempt| attempt.peer != peer);
             is_due = true;
             match reply {
-                Reply::Good(sealed) => return Some(sealed),
+                Reply::Good(found) => return Some(found),
                 Reply::Corrupt => search.corrupt += 1,
                 Reply::Missing => {}
                 Reply::Unreachable => search.unreachable.push(peer),
@@ -287,7 +392,7 @@ impl Replica {
         self: &Arc<Self>,
         peers: &Arc<dyn Peers>,
         peer: PeerId,
-        id: ChunkId,
+        wanted: &Wanted,
         links: &[Link],
         sender: mpsc::Sender<(PeerId, Reply)>,
         transfer: &Arc<Transfer>,
@@ -305,8 +410,9 @@ impl Replica {
         let patience = (average * 2).max(rtt * 3).clamp(HEDGE.0, HEDGE.1);
         let replica = Arc::clone(self);
         let (peers, transfer) = (Arc::clone(peers), Arc::clone(transfer));
+        let wanted = wanted.clone();
         let task = spawn(async move {
-            let reply = replica.ask_one(&peers, peer, id, &transfer).await;
+            let reply = replica.ask_one(&peers, peer, wanted, &transfer).await;
             let _ = sender.send((peer, reply)).await;
         });
         Attempt {
@@ -320,13 +426,13 @@ impl Replica {
         self: &Arc<Self>,
         peers: &Arc<dyn Peers>,
         peer: PeerId,
-        id: ChunkId,
+        wanted: Wanted,
         transfer: &Transfer,
     ) -> Reply {
         let load = Load::new(Arc::clone(self), peer);
         let asked_at = self.clock.monotonic();
         let answer = loop {
-            let get = peers.ask_for(peer, Ask::Get(id), GET_TIMEOUT, transfer);
+            let get = peers.ask_for(peer, wanted.ask(), GET_TIMEOUT, transfer);
             match get.await {
                 // The fetch ends when it is there.
                 Ok(Answer::Coming) => {
@@ -337,27 +443,28 @@ impl Replica {
             }
         };
         drop(load);
-        match answer {
-            Ok(Answer::Get(Some(sealed))) => {
-                let bytes = sealed.clone();
-                let checked = self.pool.call(move || is_chunk(&id, &bytes)).await;
-                if checked != Some(true) {
-                    tracing::warn!(%peer, %id, "a holder sent a corrupt chunk");
-                    return Reply::Corrupt;
-                }
-                let took = self.clock.monotonic().saturating_sub(asked_at);
-                let mut speeds = self.speeds.lock();
-                let speed = speeds.entry(peer).or_default();
-                speed.average = if speed.average.is_zero() {
-                    took
-                } else {
-                    (speed.average * 7 + took) / 8
-                };
-                Reply::Good(sealed)
-            }
-            Ok(Answer::Get(None)) => Reply::Missing,
-            Ok(_) | Err(_) => Reply::Unreachable,
+        let answer = match answer {
+            Ok(answer @ (Answer::Get(Some(_)) | Answer::GetPart(Some(_)))) => answer,
+            Ok(Answer::Get(None) | Answer::GetPart(None)) => return Reply::Missing,
+            Ok(_) | Err(_) => return Reply::Unreachable,
+        };
+        let (id, is_whole) = (wanted.id, wanted.part.is_none());
+        let checked = self.pool.call(move || wanted.check(answer)).await;
+        let Some(Some(found)) = checked else {
+            tracing::warn!(%peer, %id, "a holder sent a corrupt chunk");
+            return Reply::Corrupt;
+        };
+        if is_whole {
+            let took = self.clock.monotonic().saturating_sub(asked_at);
+            let mut speeds = self.speeds.lock();
+            let speed = speeds.entry(peer).or_default();
+            speed.average = if speed.average.is_zero() {
+                took
+            } else {
+                (speed.average * 7 + took) / 8
+            };
         }
+        Reply::Good(found)
     }
 
     /// Returns those of `peers` that are linked, the one that will probably answer first in front.

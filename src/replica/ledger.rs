@@ -102,6 +102,10 @@ impl Ledger {
             self.lose(id)?;
         }
         for (id, len) in on_disk {
+            // What is left of a damaged one.
+            if self.is_missing(&id) {
+                continue;
+            }
             self.edit()
                 .set(id, None, Some(Holding::new(len, Kind::Cached)))
                 .commit()?;

@@ -58,6 +58,10 @@ pub const PUT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a question without payload may take.
 pub const HOLD_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Most sealed bytes of a chunk that are asked for and sent as a part: a larger one goes in pieces over
+/// slow lines, which only whole chunks do.
+pub const PART_MAX_BYTES: usize = 60 << 10;
+
 /// Holders that one fetch asks at the same time.
 pub const FETCH_PARALLEL_MAX: usize = 3;
 

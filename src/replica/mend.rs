@@ -85,8 +85,9 @@ impl Replica {
     /// Brings one chunk back, as one that this peer sees to.
     async fn mend(self: &Arc<Self>, id: ChunkId) -> Result<(), ReplicaError> {
         let limit: Duration = FETCH_MEND_LIMIT;
-        self.fetch(id, limit).await?;
-        self.ledger.reinstate(id, &|id| self.view().plan(id))?;
+        let sealed = self.fetch(id, limit).await?;
+        self.ledger
+            .reinstate(id, &sealed, &|id| self.view().plan(id))?;
         self.changed();
         Ok(())
     }

@@ -12,6 +12,7 @@ use super::peers::{Answer, Ask, AskError, Link, Peers, PutOutcome};
 use super::placement::Candidate;
 use crate::base::limits::K;
 use crate::base::{ChunkId, PeerId};
+use crate::crypto::ProvenPart;
 use crate::node::{ChunkHandler, Node, NodeError, NodeEvent, PeerInfo, PeerState, Transfer};
 use crate::wire::{ChunkLen, ChunkRefusal, ChunkRequest, ChunkResponse, Request, Response};
 
@@ -118,6 +119,9 @@ impl ChunkHandler for Server {
         };
         let ask = match request {
             ChunkRequest::Get { id } => Ask::Get(id),
+            ChunkRequest::GetPart { id, start, end } => {
+                Ask::GetPart(id, start as usize..end as usize)
+            }
             ChunkRequest::Have { ids } => Ask::Hold(ids),
             ChunkRequest::Query { ids } => Ask::Query(ids),
             ChunkRequest::Lost { ids } => Ask::Lost(ids),
@@ -131,7 +135,14 @@ impl ChunkHandler for Server {
         };
         match replica.serve(from, ask).await {
             None => refuse(ChunkRefusal::Failed),
-            Some(Answer::Get(None)) => (ChunkResponse::Missing, Bytes::new()),
+            Some(Answer::Get(None) | Answer::GetPart(None)) => {
+                (ChunkResponse::Missing, Bytes::new())
+            }
+            Some(Answer::GetPart(Some(part))) => {
+                // A sealed chunk is little more than 1 MiB, so its length fits.
+                let (len, hashes) = (part.len as u32, part.hashes);
+                (ChunkResponse::Part { len, hashes }, part.bytes)
+            }
             Some(Answer::Get(Some(sealed))) => (ChunkResponse::Found, sealed),
             Some(Answer::Coming) => (ChunkResponse::Coming, Bytes::new()),
             Some(Answer::Hold(kept)) => (ChunkResponse::Have { kept }, Bytes::new()),
@@ -150,6 +161,7 @@ enum AskKind {
     Hold,
     Put,
     Get,
+    GetPart,
     Told,
 }
 
@@ -159,6 +171,11 @@ fn encode(ask: Ask) -> (ChunkRequest, Bytes, AskKind) {
         Ask::Query(ids) => (ChunkRequest::Query { ids }, Bytes::new(), AskKind::Hold),
         Ask::Lost(ids) => (ChunkRequest::Lost { ids }, Bytes::new(), AskKind::Told),
         Ask::Get(id) => (ChunkRequest::Get { id }, Bytes::new(), AskKind::Get),
+        Ask::GetPart(id, wanted) => {
+            let (start, end) = (wanted.start as u32, wanted.end as u32);
+            let get = ChunkRequest::GetPart { id, start, end };
+            (get, Bytes::new(), AskKind::GetPart)
+        }
         Ask::Put(chunks) => {
             // A sealed chunk is little more than 1 MiB, so its length fits.
             let lens = chunks
@@ -185,6 +202,14 @@ fn decode(response: ChunkResponse, payload: Bytes, kind: AskKind) -> Option<Answ
         (AskKind::Hold, ChunkResponse::Have { kept }) => Some(Answer::Hold(kept)),
         (AskKind::Get, ChunkResponse::Found) => Some(Answer::Get(Some(payload))),
         (AskKind::Get, ChunkResponse::Missing) => Some(Answer::Get(None)),
+        (AskKind::GetPart, ChunkResponse::Missing) => Some(Answer::GetPart(None)),
+        (AskKind::GetPart, ChunkResponse::Part { len, hashes }) => {
+            Some(Answer::GetPart(Some(ProvenPart {
+                len: len as usize,
+                hashes,
+                bytes: payload,
+            })))
+        }
         (AskKind::Get, ChunkResponse::Coming) => Some(Answer::Coming),
         (AskKind::Told, ChunkResponse::Noted) => Some(Answer::Noted),
         (AskKind::Put, ChunkResponse::Stored { refused }) => {

@@ -1,5 +1,6 @@
 //! The other peers as this room needs them; the node implements it, tests have their own.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,6 +9,7 @@ use tokio::sync::broadcast;
 
 use super::placement::Candidate;
 use crate::base::{ChunkId, PeerId};
+use crate::crypto::ProvenPart;
 use crate::node::{NodeEvent, Transfer};
 use crate::transport::Priority;
 
@@ -71,6 +73,8 @@ pub enum Ask {
     Put(Vec<(ChunkId, Bytes)>),
     /// Send this one.
     Get(ChunkId),
+    /// Send these of its sealed bytes; at most [`super::limits::PART_MAX_BYTES`].
+    GetPart(ChunkId, Range<usize>),
     /// Which of these does the peer hold? Changes nothing there.
     Query(Vec<ChunkId>),
     /// The asking peer has lost these, and found nobody who has them.
@@ -86,6 +90,8 @@ pub enum Answer {
     Put(Vec<PutOutcome>),
     /// The sealed bytes, unverified; `None` where the peer has not got them.
     Get(Option<Bytes>),
+    /// The part, unverified; `None` where the peer has not got the chunk.
+    GetPart(Option<ProvenPart>),
     /// To a get: the peer is putting this chunk to who asks, and goes on with that.
     Coming,
     /// To what is only told.

@@ -1,14 +1,16 @@
 //! Answers to other peers' questions about chunks.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::ledger::Kind;
-use super::limits::HOLD_SERVED_MAX;
+use super::limits::{HOLD_SERVED_MAX, PART_MAX_BYTES};
 use super::peers::{Answer, Ask, PutOutcome};
 use super::{Replica, ReplicaError, is_chunk};
 use crate::base::{ChunkId, PeerId};
+use crate::crypto::ProvenPart;
 use crate::store::StoreError;
 
 impl Replica {
@@ -29,6 +31,16 @@ impl Replica {
                     None
                 }
             },
+            Ask::GetPart(id, wanted) if wanted.len() <= PART_MAX_BYTES => {
+                let cut = self
+                    .pool
+                    .call(move || replica.cut_part(id, &wanted))
+                    .await?;
+                cut.map(Answer::GetPart)
+                    .inspect_err(|error| tracing::warn!(%id, %error, "a chunk cannot be served"))
+                    .ok()
+            }
+            Ask::GetPart(..) => None,
             Ask::Hold(ids) if ids.len() <= HOLD_SERVED_MAX => {
                 let held = self.pool.call(move || replica.serve_hold(&ids)).await?;
                 held.map(Answer::Hold)
@@ -57,6 +69,26 @@ impl Replica {
                     .call(move || Answer::Put(replica.serve_put(chunks)))
                     .await
             }
+        }
+    }
+
+    /// Cuts a part out of a local chunk, which is checked against its id on the way.
+    fn cut_part(
+        &self,
+        id: ChunkId,
+        wanted: &Range<usize>,
+    ) -> Result<Option<ProvenPart>, ReplicaError> {
+        let sealed = match self.get_unchecked(id) {
+            Ok(Some(sealed)) => sealed,
+            Ok(None) | Err(ReplicaError::Corrupt { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match ProvenPart::of(&sealed, wanted) {
+            (found, part) if found == id => Ok(Some(part)),
+            _ => match self.note_damage::<ProvenPart>(id) {
+                Err(ReplicaError::Corrupt { .. }) => Ok(None),
+                noted => noted,
+            },
         }
     }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::bounded;
 use super::limits::{CHUNKS_MAX, HAVE_MAX};
 use crate::base::ChunkId;
+use crate::crypto::PART_HASHES_MAX;
 
 /// Names one chunk of a put and how many bytes of the payload are its.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +48,15 @@ pub enum ChunkRequest {
         #[serde(deserialize_with = "bounded::list::<_, _, HAVE_MAX>")]
         ids: Vec<ChunkId>,
     },
+    /// Asks for a part of the sealed bytes of a chunk, and what shows that it is one.
+    GetPart {
+        /// The chunk.
+        id: ChunkId,
+        /// First byte.
+        start: u32,
+        /// First byte behind it; the chunk may end before.
+        end: u32,
+    },
 }
 
 /// The answer to a [`ChunkRequest`].
@@ -74,6 +84,15 @@ pub enum ChunkResponse {
     Noted,
     /// To a get: a put of the chunk to the asking peer is under way.
     Coming,
+    /// To a get of a part: the payload is the leaves of the BLAKE3 tree over the sealed bytes that have
+    /// a byte of the part, of the head, or the last one.
+    Part {
+        /// Length of the sealed bytes.
+        len: u32,
+        /// Hashes of the subtrees that are left out, from left to right.
+        #[serde(deserialize_with = "bounded::list::<_, _, PART_HASHES_MAX>")]
+        hashes: Vec<[u8; 32]>,
+    },
 }
 
 /// Why a peer does not take or give a chunk.

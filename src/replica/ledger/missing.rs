@@ -2,9 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use super::Ledger;
 use super::edit::State;
-use super::holding::{Kind, Plan, remove};
+use super::holding::{Holding, Kind, Plan, remove};
+use super::{Ledger, len_of};
 use crate::base::{ChunkId, PeerId};
 use crate::replica::limits::MISSING_MAX;
 use crate::replica::{ReplicaError, is_chunk};
@@ -34,9 +34,10 @@ pub(super) fn load(store: &Store, state: &mut State) -> Result<(), ReplicaError>
 }
 
 impl Ledger {
-    /// Takes a chunk off the books whose bytes here are damaged or gone, and drops them; one that
-    /// this peer has to hold or to send is missing from then on. Looks again first, as another may
-    /// have put a good one in its place; returns whether it was so.
+    /// Takes a chunk off the books whose bytes here are damaged or gone. One that this peer has to
+    /// hold or to send is missing from then on, and what is left of it stays until a good copy takes its
+    /// place: frames that are whole can be read. Looks again first, as another may have put a good one
+    /// in its place; returns whether it was so and not known.
     pub(in crate::replica) fn lose(&self, id: ChunkId) -> Result<bool, ReplicaError> {
         let mut edit = self.edit();
         match self.store.chunks.get(id) {
@@ -45,14 +46,26 @@ impl Ledger {
             Err(error) => return Err(error.into()),
         }
         let old = self.holding(&id)?;
+        if old.is_none() && edit.state.missing.contains_key(&id) {
+            return Ok(false);
+        }
         let is_due = old.as_ref().is_some_and(|old| old.kind != Kind::Cached);
-        if is_due && edit.state.missing.len() < MISSING_MAX {
+        let is_kept = is_due && edit.state.missing.len() < MISSING_MAX;
+        if is_kept {
             edit.state.missing.insert(id, false);
             edit.batch.put(Table::Replica, missing_key(&id), []);
         }
-        edit.set(id, old, None)
-            .commit_then(|| self.store.chunks.delete(id))?;
+        let edit = edit.set(id, old, None);
+        match is_kept {
+            true => edit.commit()?,
+            false => edit.commit_then(|| self.store.chunks.delete(id))?,
+        }
         Ok(true)
+    }
+
+    /// Tells whether a chunk is missing.
+    pub(in crate::replica) fn is_missing(&self, id: &ChunkId) -> bool {
+        self.state.lock().missing.contains_key(id)
     }
 
     /// Returns what is missing.
@@ -75,12 +88,15 @@ impl Ledger {
         }
     }
 
-    /// Takes chunks off the list of what is missing.
+    /// Takes chunks off the list of what is missing, and drops what is left of them.
     pub(in crate::replica) fn give_up(&self, ids: &[ChunkId]) -> Result<(), ReplicaError> {
         let mut state = self.state.lock();
         let mut batch = Batch::new();
         for id in ids {
             batch.delete(Table::Replica, missing_key(id));
+            if state.missing.contains_key(id) && self.holding(id)?.is_none() {
+                self.store.chunks.delete(*id)?;
+            }
         }
         self.store.rows.commit(batch)?;
         state.missing.retain(|id, _| !ids.contains(id));
@@ -91,15 +107,19 @@ impl Ledger {
     pub(in crate::replica) fn reinstate(
         &self,
         id: ChunkId,
+        sealed: &[u8],
         plan_of: &dyn Fn(&ChunkId) -> Plan,
     ) -> Result<(), ReplicaError> {
         let edit = self.edit();
-        let Some(old) = self.holding(&id)? else {
+        if self.store.chunks.len(id)?.is_none() {
             return Ok(());
-        };
-        let mut new = old.clone();
+        }
+        let old = self.holding(&id)?;
+        let mut new = old
+            .clone()
+            .unwrap_or_else(|| Holding::new(len_of(sealed), Kind::Cached));
         new.replan(&plan_of(&id), &|_| true);
-        edit.set(id, Some(old), Some(new)).commit()
+        edit.set(id, old, Some(new)).commit()
     }
 
     /// Books that `peer` does not hold chunks that it had confirmed, and queues them for it; returns

@@ -1,10 +1,15 @@
 //! Fetching from holders that are slow, gone, or lie.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use super::net::Swarm;
+use crate::base::time::sleep;
 use crate::base::{ChunkId, Clock};
+use crate::crypto::chunk_id;
+use crate::node::Transfer;
 use crate::replica::{ReplicaConfig, ReplicaError};
+use crate::transport::Priority;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -82,6 +87,61 @@ async fn a_corrupt_holder_is_passed_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_part_is_that_of_the_chunk_and_a_holder_that_lies_is_passed_over() {
+    for seed in 10..30 {
+        let (swarm, id, holders, reader) = scene(seed).await;
+        let sealed = swarm.at(holders[0]).get_local(id).unwrap().unwrap();
+        let transfer = Transfer::new(Priority::Awaited);
+        let fetch = async |range: Range<usize>| {
+            swarm
+                .at(reader)
+                .fetch_part(id, range, LIMIT, &transfer)
+                .await
+        };
+        swarm.set_liar(holders[0]);
+        swarm.set_liar(holders[1]);
+        for range in [0..5_000, 2_000..2_001, 4_990..9_000] {
+            let part = fetch(range.clone()).await.unwrap();
+            assert_eq!(part.len, 5_000);
+            assert_eq!(part.head, sealed[..part.head.len()]);
+            assert_eq!(part.bytes, sealed[range.start..range.end.min(5_000)]);
+        }
+        // Nothing of it is kept, and no chunk was asked for.
+        assert!(!swarm.at(reader).is_local(id).unwrap());
+        assert_eq!(swarm.traffic().0, 0);
+        swarm.set_liar(holders[2]);
+        let outcome = fetch(2_000..2_001).await;
+        assert!(
+            matches!(outcome, Err(ReplicaError::Corrupt { .. })),
+            "seed {seed}: {outcome:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_asked_for_a_part_of_a_rotten_chunk_finds_out_and_mends_it() {
+    let (swarm, id, holders, reader) = scene(6).await;
+    for rotten in &holders[1..] {
+        assert!(swarm.disk(*rotten).rot(id));
+    }
+    let transfer = Transfer::new(Priority::Awaited);
+    // All are asked in turn: the fastest changes.
+    for slow in &holders {
+        swarm.set_delay(*slow, Duration::from_secs(3));
+        let reader = swarm.at(reader);
+        let part = reader.fetch_part(id, 0..100, LIMIT, &transfer).await;
+        assert_eq!(part.unwrap().bytes.len(), 100);
+        swarm.set_delay(*slow, Duration::from_millis(5));
+    }
+    sleep(Duration::from_secs(5)).await;
+    assert!(holders.iter().all(|index| {
+        let sealed = swarm.at(*index).get_local(id).unwrap().unwrap();
+        chunk_id(&sealed) == id
+    }));
+    swarm.check_books();
+}
+
+#[tokio::test(start_paused = true)]
 async fn rot_on_a_holders_disk_is_found_and_mended_by_the_next_read() {
     let (swarm, id, holders, reader) = scene(4).await;
     let rotten = holders[0];
@@ -135,7 +195,7 @@ async fn a_fetch_waits_a_moment_for_a_session() {
     holders.iter().for_each(|holder| swarm.kill(*holder));
     let replica = swarm.at(reader);
     let fetch = crate::base::task::spawn(async move { replica.fetch(id, LIMIT).await });
-    crate::base::time::sleep(Duration::from_secs(1)).await;
+    sleep(Duration::from_secs(1)).await;
     swarm.start(holders[1]);
     assert!(fetch.await.unwrap().is_ok());
 }

@@ -36,6 +36,7 @@ struct NetState {
     cuts: BTreeSet<(PeerId, PeerId)>,
     loss_percent: u64,
     gets: u64,
+    parts: u64,
     puts: u64,
 }
 
@@ -111,6 +112,7 @@ impl Peers for View {
             }
             match &ask {
                 Ask::Get(_) => state.gets += 1,
+                Ask::GetPart(..) => state.parts += 1,
                 Ask::Put(chunks) => state.puts += chunks.len() as u64,
                 Ask::Hold(_) | Ask::Query(_) | Ask::Lost(_) => {}
             }
@@ -147,6 +149,19 @@ impl Peers for View {
                 let mut wrong = sealed.to_vec();
                 wrong[0] ^= 1;
                 Ok(Answer::Get(Some(Bytes::from(wrong))))
+            }
+            // Its length, a hash or a byte: whatever it may lie about.
+            Answer::GetPart(Some(mut part)) if is_liar => {
+                match self.net.rng.below(3) {
+                    0 => part.len += 1,
+                    1 if !part.hashes.is_empty() => part.hashes[0][0] ^= 1,
+                    _ => {
+                        let mut wrong = part.bytes.to_vec();
+                        wrong[0] ^= 1;
+                        part.bytes = Bytes::from(wrong);
+                    }
+                }
+                Ok(Answer::GetPart(Some(part)))
             }
             answer => Ok(answer),
         }
@@ -369,6 +384,11 @@ impl Swarm {
             .get_mut(&self.ids[index])
             .unwrap()
             .is_liar = true;
+    }
+
+    /// Returns how many parts of chunks were asked for.
+    pub(crate) fn parts(&self) -> u64 {
+        self.net.state.lock().parts
     }
 
     /// Returns how many chunks were asked for, and how many were sent to holders.

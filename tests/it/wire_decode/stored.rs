@@ -24,6 +24,11 @@ fn more_requests() -> Vec<Request> {
         },
         Request::Chunk(ChunkRequest::Query { ids: ids() }),
         Request::Chunk(ChunkRequest::Lost { ids: ids() }),
+        Request::Chunk(ChunkRequest::GetPart {
+            id: ChunkId([1; 32]),
+            start: 16_437,
+            end: 32_837,
+        }),
     ]
 }
 
@@ -87,6 +92,10 @@ fn more_responses() -> Vec<Response> {
     all.push(Response::Chain { links });
     all.push(Response::Chunk(ChunkResponse::Noted));
     all.push(Response::Chunk(ChunkResponse::Coming));
+    all.push(Response::Chunk(ChunkResponse::Part {
+        len: 1_049_637,
+        hashes: vec![[7; 32], [8; 32]],
+    }));
     all
 }
 

@@ -6,13 +6,21 @@
 //!
 //! ```text
 //!   seal ──> pool: seal ──> replica.put ──> cache ──> ticket
-//!   read ──> cache ──> replica.get_local ──> open ──> cache      (any thread)
+//!   read ──> cache ──> replica.get_part ──> open its frames      (any thread)
+//!                 ├──> replica.fetch_part ──> open ──> cache     (runtime; a few frames)
 //!                 └──> replica.fetch ──> open ──> cache          (runtime)
+//!   prefetch ──> pool: replica.get ──> open ──> cache
 //! ```
+//!
+//! A read opens the frames that hold its range. What it takes of a frame leaves the rest for the next
+//! read, so such frames are cached; whole ones go to the kernel's cache, and here would be twice.
+//! Whole chunks are opened ahead of who reads on; from a peer they come whole, unless somebody reads
+//! a few frames here and there (`parts.rs`).
 
 mod cache;
 mod failures;
 mod flight;
+mod parts;
 mod prefetch;
 mod readahead;
 #[cfg(test)]
@@ -28,18 +36,21 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::mpsc;
 
+pub use self::parts::SMALL_READ_BYTES;
 pub use self::readahead::Readahead;
 
-use self::cache::Cache;
+use self::cache::{Cache, Key};
 use self::failures::Failures;
-use self::flight::Flight;
+use self::flight::{Flight, Goal};
+use self::parts::Parts;
 use crate::base::limits::{CHUNK_BYTES, FETCH_TIMEOUT};
 use crate::base::task::{Pool, spawn};
 use crate::base::time::timeout;
 use crate::base::worker::Workers;
 use crate::base::{ChunkId, Clock};
-use crate::crypto::{CryptoError, VolumeKeys};
+use crate::crypto::{CryptoError, FRAME_BYTES, Frames, VolumeKeys};
 use crate::replica::{Collection, Replica, ReplicaError};
+use crate::store::ChunkPart;
 use crate::transport::Priority;
 
 /// Chunks being sealed at once: 16 of 1 MiB, plain and sealed, are 32 MiB.
@@ -97,8 +108,10 @@ pub struct Data {
     clock: Arc<dyn Clock>,
     /// Innermost lock.
     cache: Mutex<Cache>,
-    /// Chunks that are being opened. Taken before `cache`, never held across an await.
-    flights: Mutex<BTreeMap<ChunkId, Arc<Flight>>>,
+    /// What is being opened. Taken before `cache`, never held across an await.
+    flights: Mutex<BTreeMap<Goal, Arc<Flight>>>,
+    /// A leaf lock.
+    parts: Mutex<Parts>,
     /// A leaf lock.
     failures: Mutex<Failures>,
     seals: Arc<Gate>,
@@ -145,6 +158,7 @@ impl Data {
             cache: Mutex::new(Cache::new(memory_cache_bytes)),
             flights: Mutex::new(BTreeMap::new()),
             failures: Mutex::default(),
+            parts: Mutex::default(),
             seals: Arc::new(Gate::new(seals_in_flight(memory_cache_bytes))),
             prefetches,
             prefetch_queue: Mutex::new(Some(prefetch_queue)),
@@ -183,32 +197,25 @@ impl Data {
         let len = plain.len() as u32;
         let sealed = self.keys.seal_chunk(&plain);
         self.replica.put(sealed.id, &sealed.bytes)?;
-        self.cache.lock().insert(sealed.id, plain);
+        self.cache.lock().insert(Key::whole(sealed.id), plain);
         Ok(ChunkRef { id: sealed.id, len })
     }
 
     /// Returns a part of a chunk's plaintext from memory or the local disk; `None` where the chunk
     /// must come from a peer.
     ///
-    /// The part of `range` beyond the plaintext's end is cut off. The answer shares the memory of
-    /// the whole chunk. A local copy that is corrupt is dropped and counts as not here.
+    /// The part of `range` beyond the plaintext's end is cut off. A local copy of which the wanted
+    /// frames are corrupt counts as not here.
     pub fn read_local(&self, id: ChunkId, range: Range<usize>) -> Result<Option<Bytes>, DataError> {
-        let flight = match self.board(id, Priority::Awaited) {
-            Boarded::Cached(plain) => return Ok(Some(slice(&plain, range))),
-            Boarded::Passenger(flight) => {
-                let outcome = flight.wait_local().unwrap_or(Ok(None));
-                return outcome.map(|plain| plain.map(|plain| slice(&plain, range)));
-            }
-            Boarded::Pilot(flight) => flight,
-        };
-        let lead = Lead {
-            data: self,
-            id,
-            flight: &flight,
-        };
-        let outcome = self.open_local(id);
-        lead.land(outcome.clone());
-        outcome.map(|plain| plain.map(|plain| slice(&plain, range)))
+        if let Some(plain) = self.cached(id, &range) {
+            return Ok(Some(plain));
+        }
+        // Where all of it is being opened, that ends sooner than another opening would.
+        let flight = self.flights.lock().get(&Goal::whole(id)).cloned();
+        if let Some(Ok(Some(plain))) = flight.and_then(|flight| flight.wait_local()) {
+            return Ok(Some(slice(&plain, range)));
+        }
+        self.open_range(id, range)
     }
 
     /// Returns a part of a chunk's plaintext from memory, the local disk or a peer; gives up where
@@ -222,29 +229,31 @@ impl Data {
         range: Range<usize>,
         limit: Duration,
     ) -> Result<Bytes, DataError> {
-        self.read_as(id, range, limit, Priority::Awaited).await
+        let goal = self.goal_of(id, &range)?;
+        self.read_as(goal, range, limit, Priority::Awaited).await
     }
 
     async fn read_as(
         self: &Arc<Self>,
-        id: ChunkId,
+        goal: Goal,
         range: Range<usize>,
         limit: Duration,
         priority: Priority,
     ) -> Result<Bytes, DataError> {
+        let id = goal.id;
         let started = self.clock.monotonic();
         let timed_out = || DataError::from(ReplicaError::TimedOut { id });
         if let Some(error) = self.failed_lately(id)? {
             return Err(error);
         }
         loop {
-            let (flight, is_pilot) = match self.board(id, priority) {
-                Boarded::Cached(plain) => return Ok(slice(&plain, range)),
+            let (flight, is_pilot) = match self.board(&goal, &range, priority) {
+                Boarded::Cached(plain) => return Ok(plain),
                 Boarded::Passenger(flight) => (flight, false),
                 Boarded::Pilot(flight) => {
-                    let (data, flown) = (Arc::clone(self), Arc::clone(&flight));
+                    let (data, flown, goal) = (Arc::clone(self), Arc::clone(&flight), goal.clone());
                     // In the background: a reader that is interrupted leaves the others theirs.
-                    spawn(async move { data.fly(id, &flown, limit).await });
+                    spawn(async move { data.fly(goal, &flown, limit).await });
                     (flight, true)
                 }
             };
@@ -261,7 +270,7 @@ impl Data {
                 }
             };
             match landed {
-                Ok(Some(plain)) => return Ok(slice(&plain, range)),
+                Ok(Some(plain)) => return Ok(goal.cut(&plain, &range)),
                 // Another reader looked only here, or had less time.
                 Ok(None) => {}
                 Err(DataError::Replica(ReplicaError::TimedOut { .. })) if !is_pilot => {}
@@ -275,7 +284,7 @@ impl Data {
         let Some(error) = self.failures.lock().lately(&id, self.clock.monotonic()) else {
             return Ok(None);
         };
-        let is_coming = self.flights.lock().contains_key(&id) || self.is_cached(&id);
+        let is_coming = self.is_coming(&id) || self.is_cached(&id);
         Ok((!is_coming && !self.replica.is_local(id)?).then_some(error))
     }
 
@@ -283,7 +292,7 @@ impl Data {
     /// Nothing happens unless [`Data::run`] is running.
     pub fn prefetch(&self, ids: &[ChunkId]) {
         for id in ids {
-            if !self.cache.lock().contains(id) && !self.flights.lock().contains_key(id) {
+            if !self.is_cached(id) && !self.is_coming(id) {
                 let _ = self.prefetches.try_send(*id);
             }
         }
@@ -297,19 +306,19 @@ impl Data {
         }
     }
 
-    /// Tells whether a chunk's plaintext is in memory.
+    /// Tells whether a chunk's whole plaintext is in memory.
     pub fn is_cached(&self, id: &ChunkId) -> bool {
-        self.cache.lock().contains(id)
+        self.cache.lock().contains(&Key::whole(*id))
+    }
+
+    /// Tells whether all of a chunk is being opened.
+    fn is_coming(&self, id: &ChunkId) -> bool {
+        self.flights.lock().contains_key(&Goal::whole(*id))
     }
 
     /// Returns the bytes of plaintext in memory.
     pub fn cached_bytes(&self) -> u64 {
         self.cache.lock().bytes()
-    }
-
-    /// Drops a chunk's plaintext from memory.
-    pub fn forget_cached(&self, id: &ChunkId) {
-        self.cache.lock().remove(id);
     }
 
     /// Drops all plaintext from memory.
@@ -322,28 +331,34 @@ impl Data {
         &self.replica
     }
 
-    /// Finds a chunk in memory, or its opening under way, or begins one.
-    fn board(&self, id: ChunkId, priority: Priority) -> Boarded {
+    /// Finds a range in memory, or the opening of its goal under way, or begins one.
+    fn board(&self, goal: &Goal, range: &Range<usize>, priority: Priority) -> Boarded {
         let mut flights = self.flights.lock();
-        if let Some(plain) = self.cache.lock().get(&id) {
+        if let Some(plain) = self.cached(goal.id, range) {
             return Boarded::Cached(plain);
         }
-        if let Some(flight) = flights.get(&id) {
+        if let Some(flight) = flights.get(goal) {
             return Boarded::Passenger(Arc::clone(flight));
         }
         let flight = Arc::new(Flight::new(priority));
-        flights.insert(id, Arc::clone(&flight));
+        flights.insert(goal.clone(), Arc::clone(&flight));
         Boarded::Pilot(flight)
     }
 
-    /// Opens a chunk for everyone who waits for it.
-    async fn fly(self: &Arc<Self>, id: ChunkId, flight: &Arc<Flight>, limit: Duration) {
+    /// Opens what is wanted of a chunk for everyone who waits for it.
+    async fn fly(self: &Arc<Self>, goal: Goal, flight: &Arc<Flight>, limit: Duration) {
+        let id = goal.id;
         let lead = Lead {
             data: self,
-            id,
+            goal: &goal,
             flight,
         };
-        let (data, flown) = (Arc::clone(self), Arc::clone(flight));
+        if let Some(frames) = &goal.frames {
+            flight.go_remote();
+            let outcome = self.fetch_frames(id, frames, limit, &flight.transfer).await;
+            return lead.land(outcome.map(Some));
+        }
+        let (data, flown, of) = (Arc::clone(self), Arc::clone(flight), goal.clone());
         // The stage ends inside the job: with an inline pool no thread ever sees it begun.
         let local = move || {
             let outcome = data.open_local(id);
@@ -352,7 +367,7 @@ impl Data {
             } else {
                 Lead {
                     data: &data,
-                    id,
+                    goal: &of,
                     flight: &flown,
                 }
                 .land(outcome.clone());
@@ -363,11 +378,7 @@ impl Data {
             return;
         }
         let fetched = self.replica.fetch_for(id, limit, &flight.transfer).await;
-        let fetched = fetched.map_err(DataError::from);
-        let now = self.clock.monotonic();
-        let outcome = fetched.as_ref().map(|_| ());
-        self.failures.lock().note(id, now, outcome);
-        let sealed = match fetched {
+        let sealed = match self.note_fetched(id, fetched) {
             Ok(sealed) => sealed,
             Err(error) => return lead.land(Err(error)),
         };
@@ -376,19 +387,114 @@ impl Data {
         lead.land(opened.unwrap_or(Err(DataError::Aborted)).map(Some));
     }
 
+    /// Takes note of how a fetch ended.
+    fn note_fetched<T>(
+        &self,
+        id: ChunkId,
+        fetched: Result<T, ReplicaError>,
+    ) -> Result<T, DataError> {
+        let fetched = fetched.map_err(DataError::from);
+        let now = self.clock.monotonic();
+        let outcome = fetched.as_ref().map(|_| ());
+        self.failures.lock().note(id, now, outcome);
+        fetched
+    }
+
+    /// Returns a range of a chunk's plaintext that is in memory.
+    fn cached(&self, id: ChunkId, range: &Range<usize>) -> Option<Bytes> {
+        let mut cache = self.cache.lock();
+        if let Some(plain) = cache.get(&Key::whole(id)) {
+            return Some(slice(&plain, range.clone()));
+        }
+        let frame = range.start / FRAME_BYTES;
+        let start = frame * FRAME_BYTES;
+        if range.end > start + FRAME_BYTES {
+            return None;
+        }
+        let plain = cache.get(&Key::frame(id, frame))?;
+        Some(slice(
+            &plain,
+            range.start - start..range.end.saturating_sub(start),
+        ))
+    }
+
+    /// Opens the frames of a local chunk that hold a range.
+    fn open_range(&self, id: ChunkId, range: Range<usize>) -> Result<Option<Bytes>, DataError> {
+        let of = |len| Frames::of_sealed(len).map(|frames| (frames, frames.holding(&range)));
+        let wanted = |len| of(len).map_or(0..0, |(frames, wanted)| frames.sealed(&wanted));
+        let part = match self.replica.get_part(id, &wanted) {
+            Ok(Some(part)) => part,
+            Ok(None) | Err(ReplicaError::Corrupt { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let opened = self.open_part(id, &part, &range);
+        self.unless_damaged(id, opened)
+    }
+
+    /// Opens frames that hold a range of a chunk's plaintext, and keeps those that it does not take
+    /// whole.
+    fn open_part(
+        &self,
+        id: ChunkId,
+        part: &ChunkPart,
+        range: &Range<usize>,
+    ) -> Result<Bytes, DataError> {
+        let failed = |source| DataError::Open { id, source };
+        let frames = Frames::of_sealed(part.len).ok_or_else(|| failed(CryptoError::Unauthentic))?;
+        let wanted = frames.holding(range);
+        let opened = self
+            .keys
+            .open_frames(&part.head, frames, wanted.clone(), &part.bytes);
+        let plain = Bytes::from(opened.map_err(failed)?);
+        let all = frames.plain(&wanted);
+        let is_taken_whole =
+            |held: &Range<usize>| range.start <= held.start && held.end <= range.end;
+        // The first and the last one: one in between is taken whole.
+        let last = wanted.end.saturating_sub(1);
+        let edges = wanted
+            .clone()
+            .filter(|frame| *frame == wanted.start || *frame == last);
+        for frame in edges {
+            let held = frames.plain(&(frame..frame + 1));
+            if is_taken_whole(&held) {
+                continue;
+            }
+            let edge = slice(&plain, held.start - all.start..held.end - all.start);
+            // A copy where there is more: a slice would keep all of it in memory.
+            let edge = match wanted.len() {
+                1 => edge,
+                _ => Bytes::copy_from_slice(&edge),
+            };
+            self.cache.lock().insert(Key::frame(id, frame), edge);
+        }
+        Ok(slice(
+            &plain,
+            range.start.saturating_sub(all.start)..range.end.saturating_sub(all.start),
+        ))
+    }
+
     fn open_local(&self, id: ChunkId) -> Result<Option<Bytes>, DataError> {
         let opened = match self.replica.get_unchecked(id) {
-            Ok(Some(sealed)) => self.open(id, &sealed).map(Some),
-            Ok(None) | Err(ReplicaError::Corrupt { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
+            Ok(Some(sealed)) => self.open(id, &sealed),
+            Ok(None) | Err(ReplicaError::Corrupt { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
         };
+        self.unless_damaged(id, opened)
+    }
+
+    /// Passes on what was opened of a local chunk; `None` where it does not open as it is damaged.
+    fn unless_damaged(
+        &self,
+        id: ChunkId,
+        opened: Result<Bytes, DataError>,
+    ) -> Result<Option<Bytes>, DataError> {
         let Err(DataError::Open { .. }) = &opened else {
-            return opened;
+            return opened.map(Some);
         };
-        // Damaged bytes are dropped by this check, and fetched anew; whole ones that do not open
-        // were sealed with another key.
+        // Damaged bytes are found by this check, and fetched anew; whole ones that do not open were
+        // sealed with another key.
         match self.replica.get_local(id) {
-            Ok(Some(_)) => opened,
+            Ok(Some(_)) => opened.map(Some),
             Ok(None) | Err(ReplicaError::Corrupt { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -401,7 +507,7 @@ impl Data {
             .open_chunk(sealed)
             .map_err(|source| DataError::Open { id, source })?;
         let plain = Bytes::from(plain);
-        self.cache.lock().insert(id, plain.clone());
+        self.cache.lock().insert(Key::whole(id), plain.clone());
         Ok(plain)
     }
 }
@@ -422,9 +528,9 @@ impl SealTicket {
 
 /// What a reader finds.
 enum Boarded {
-    /// The plaintext is in memory.
+    /// The range is in memory.
     Cached(Bytes),
-    /// Another reader opens the chunk.
+    /// Another reader opens it.
     Passenger(Arc<Flight>),
     /// This reader is to open it.
     Pilot(Arc<Flight>),
@@ -433,7 +539,7 @@ enum Boarded {
 /// The duty to end a flight, however its pilot ends.
 struct Lead<'a> {
     data: &'a Data,
-    id: ChunkId,
+    goal: &'a Goal,
     flight: &'a Arc<Flight>,
 }
 
@@ -442,10 +548,10 @@ impl Lead<'_> {
         // Taken off the board first: who comes later finds the cache or begins anew.
         let mut flights = self.data.flights.lock();
         if flights
-            .get(&self.id)
+            .get(self.goal)
             .is_some_and(|flight| Arc::ptr_eq(flight, self.flight))
         {
-            flights.remove(&self.id);
+            flights.remove(self.goal);
         }
         drop(flights);
         self.flight.land(outcome);

@@ -1,4 +1,4 @@
-//! The plaintext cache: chunks by id, weighed by bytes, not emptied by one big scan.
+//! The plaintext cache: whole chunks and single frames, weighed by bytes, not emptied by one big scan.
 //!
 //! 2Q (Johnson and Shasha 1994): what comes in first waits in a queue that is emptied oldest first;
 //! only what is asked for again after it left that queue enters the main list, which is LRU. So the
@@ -9,21 +9,44 @@ use lru::LruCache;
 
 use crate::base::ChunkId;
 
-/// A cache of chunks in memory. The caller locks it.
+/// What is kept as one: a chunk that was opened whole, or a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    id: ChunkId,
+    /// Number of the frame; `None` for the chunk.
+    frame: Option<usize>,
+}
+
+impl Key {
+    /// Names a whole chunk.
+    pub(super) fn whole(id: ChunkId) -> Self {
+        Self { id, frame: None }
+    }
+
+    /// Names a frame.
+    pub(super) fn frame(id: ChunkId, frame: usize) -> Self {
+        Self {
+            id,
+            frame: Some(frame),
+        }
+    }
+}
+
+/// A cache of plaintext in memory. The caller locks it.
 #[derive(Debug)]
 pub(super) struct Cache {
     max_bytes: u64,
-    /// New chunks, oldest last.
+    /// What is new, oldest last.
     recent: Shelf,
-    /// Chunks that proved to be used again, least recently used last.
+    /// What proved to be used again, least recently used last.
     proven: Shelf,
-    /// Ids that lately left `recent`, without their bytes.
-    ghosts: LruCache<ChunkId, ()>,
+    /// What lately left `recent`, without its bytes.
+    ghosts: LruCache<Key, ()>,
 }
 
 #[derive(Debug)]
 struct Shelf {
-    chunks: LruCache<ChunkId, Bytes>,
+    items: LruCache<Key, Bytes>,
     bytes: u64,
 }
 
@@ -38,38 +61,33 @@ impl Cache {
         }
     }
 
-    /// Returns a chunk and notes the use.
-    pub(super) fn get(&mut self, id: &ChunkId) -> Option<Bytes> {
-        if let Some(plain) = self.proven.chunks.get(id) {
+    /// Returns a plaintext and notes the use.
+    pub(super) fn get(&mut self, key: &Key) -> Option<Bytes> {
+        if let Some(plain) = self.proven.items.get(key) {
             return Some(plain.clone());
         }
-        self.recent.chunks.peek(id).cloned()
+        self.recent.items.peek(key).cloned()
     }
 
-    /// Tells whether a chunk is here, without noting a use.
-    pub(super) fn contains(&self, id: &ChunkId) -> bool {
-        self.proven.chunks.contains(id) || self.recent.chunks.contains(id)
+    /// Tells whether a plaintext is here, without noting a use.
+    pub(super) fn contains(&self, key: &Key) -> bool {
+        self.proven.items.contains(key) || self.recent.items.contains(key)
     }
 
-    /// Adds a chunk, and drops others until there is room. A chunk larger than all is not kept.
-    pub(super) fn insert(&mut self, id: ChunkId, plain: Bytes) {
-        if plain.len() as u64 > self.max_bytes || self.contains(&id) {
+    /// Adds a plaintext that shares its memory with nothing else, and drops others until there is
+    /// room. One larger than all is not kept.
+    pub(super) fn insert(&mut self, key: Key, plain: Bytes) {
+        if plain.len() as u64 > self.max_bytes || self.contains(&key) {
             return;
         }
-        if self.ghosts.pop(&id).is_some() {
-            self.proven.put(id, plain);
+        if self.ghosts.pop(&key).is_some() {
+            self.proven.put(key, plain);
         } else {
-            self.recent.put(id, plain);
+            self.recent.put(key, plain);
         }
         while self.bytes() > self.max_bytes {
             self.drop_one();
         }
-    }
-
-    /// Drops a chunk.
-    pub(super) fn remove(&mut self, id: &ChunkId) {
-        self.recent.take(id);
-        self.proven.take(id);
     }
 
     /// Drops everything.
@@ -84,16 +102,16 @@ impl Cache {
 
     fn drop_one(&mut self) {
         let is_recent_over = self.recent.bytes > self.max_bytes / RECENT_SHARE;
-        if is_recent_over || self.proven.chunks.is_empty() {
-            if let Some(id) = self.recent.drop_last() {
-                self.ghosts.put(id, ());
+        if is_recent_over || self.proven.items.is_empty() {
+            if let Some(key) = self.recent.drop_last() {
+                self.ghosts.put(key, ());
             }
         } else {
             self.proven.drop_last();
         }
-        // As many ghosts as the whole cache has chunks, at least a few for tiny caches.
-        let chunks = self.recent.chunks.len() + self.proven.chunks.len();
-        while self.ghosts.len() > chunks.max(GHOSTS_MIN) {
+        // As many ghosts as the whole cache has items, at least a few for tiny caches.
+        let items = self.recent.items.len() + self.proven.items.len();
+        while self.ghosts.len() > items.max(GHOSTS_MIN) {
             self.ghosts.pop_lru();
         }
     }
@@ -102,43 +120,42 @@ impl Cache {
 impl Shelf {
     fn new() -> Self {
         Self {
-            chunks: LruCache::unbounded(),
+            items: LruCache::unbounded(),
             bytes: 0,
         }
     }
 
-    fn put(&mut self, id: ChunkId, plain: Bytes) {
+    fn put(&mut self, key: Key, plain: Bytes) {
         self.bytes += plain.len() as u64;
-        if let Some(old) = self.chunks.put(id, plain) {
+        if let Some(old) = self.items.put(key, plain) {
             self.bytes -= old.len() as u64;
         }
     }
 
-    fn take(&mut self, id: &ChunkId) {
-        if let Some(plain) = self.chunks.pop(id) {
-            self.bytes -= plain.len() as u64;
-        }
-    }
-
-    fn drop_last(&mut self) -> Option<ChunkId> {
-        let (id, plain) = self.chunks.pop_lru()?;
+    fn drop_last(&mut self) -> Option<Key> {
+        let (key, plain) = self.items.pop_lru()?;
         self.bytes -= plain.len() as u64;
-        Some(id)
+        Some(key)
     }
 }
 
-/// The queue of new chunks has a quarter of the cache once the rest is in use, as the paper advises.
+/// The queue of what is new has a quarter of the cache once the rest is in use, as the paper advises.
 const RECENT_SHARE: u64 = 4;
 
-/// Least number of ids remembered.
+/// Least number of keys remembered.
 const GHOSTS_MIN: usize = 64;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn id(n: u32) -> ChunkId {
-        ChunkId(*blake3::hash(&n.to_le_bytes()).as_bytes())
+    /// Every other one is a frame.
+    fn key(n: u32) -> Key {
+        let id = ChunkId(*blake3::hash(&(n / 2).to_le_bytes()).as_bytes());
+        match n % 2 {
+            0 => Key::whole(id),
+            _ => Key::frame(id, 3),
+        }
     }
 
     fn plain(len: usize) -> Bytes {
@@ -149,14 +166,17 @@ mod tests {
     fn bytes_are_bounded_and_counted() {
         let mut cache = Cache::new(100);
         for n in 0..50 {
-            cache.insert(id(n), plain(7 + n as usize % 5));
+            cache.insert(key(n), plain(7 + n as usize % 5));
             assert!(cache.bytes() <= 100);
         }
-        cache.insert(id(99), plain(101));
-        assert!(!cache.contains(&id(99)));
-        for n in 0..50 {
-            cache.remove(&id(n));
-        }
+        cache.insert(key(99), plain(101));
+        assert!(!cache.contains(&key(99)));
+        let kept: u64 = (0..50)
+            .filter_map(|n| cache.get(&key(n)))
+            .map(|plain| plain.len() as u64)
+            .sum();
+        assert_eq!(cache.bytes(), kept);
+        cache.clear();
         assert_eq!(cache.bytes(), 0);
     }
 
@@ -164,30 +184,31 @@ mod tests {
     fn a_scan_does_not_evict_what_proved_useful() {
         let mut cache = Cache::new(100);
         // Seen, dropped by a scan, and asked for again: now it is proven.
-        cache.insert(id(0), plain(10));
-        (1..20).for_each(|n| cache.insert(id(n), plain(10)));
-        assert!(!cache.contains(&id(0)));
-        cache.insert(id(0), plain(10));
+        cache.insert(key(0), plain(10));
+        (1..20).for_each(|n| cache.insert(key(n), plain(10)));
+        assert!(!cache.contains(&key(0)));
+        cache.insert(key(0), plain(10));
         for n in 100..10_000 {
-            cache.insert(id(n), plain(10));
+            cache.insert(key(n), plain(10));
             // A sequential reader touches each chunk several times in a row.
-            (0..8).for_each(|_| assert!(cache.get(&id(n)).is_some()));
+            (0..8).for_each(|_| assert!(cache.get(&key(n)).is_some()));
         }
-        assert!(cache.get(&id(0)).is_some());
+        assert!(cache.get(&key(0)).is_some());
     }
 
     #[test]
     fn the_least_recently_used_of_the_proven_goes_first() {
         let mut cache = Cache::new(100);
         let prove = |cache: &mut Cache, n| {
-            cache.insert(id(n), plain(10));
-            cache.recent.take(&id(n));
-            cache.ghosts.put(id(n), ());
-            cache.insert(id(n), plain(10));
+            cache.insert(key(n), plain(10));
+            let gone = cache.recent.items.pop(&key(n)).unwrap();
+            cache.recent.bytes -= gone.len() as u64;
+            cache.ghosts.put(key(n), ());
+            cache.insert(key(n), plain(10));
         };
         (0..10).for_each(|n| prove(&mut cache, n));
-        assert!(cache.get(&id(0)).is_some());
+        assert!(cache.get(&key(0)).is_some());
         prove(&mut cache, 10);
-        assert!(cache.contains(&id(0)) && !cache.contains(&id(1)));
+        assert!(cache.contains(&key(0)) && !cache.contains(&key(1)));
     }
 }

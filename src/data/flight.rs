@@ -1,14 +1,39 @@
-//! One opening of a chunk that several readers wait for.
+//! One opening of a chunk, or of some frames of it, that several readers wait for.
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::DataError;
+use crate::base::ChunkId;
+use crate::crypto::FRAME_BYTES;
 use crate::node::Transfer;
 use crate::transport::Priority;
+
+/// What is opened: a chunk, or some frames of one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Goal {
+    pub(super) id: ChunkId,
+    /// First frame, and the first behind them; `None` for all.
+    pub(super) frames: Option<(usize, usize)>,
+}
+
+impl Goal {
+    /// Names a whole chunk.
+    pub(super) fn whole(id: ChunkId) -> Self {
+        Self { id, frames: None }
+    }
+
+    /// Cuts a range of the chunk's plaintext out of what was opened.
+    pub(super) fn cut(&self, plain: &Bytes, range: &Range<usize>) -> Bytes {
+        let skipped = self.frames.map_or(0, |(first, _)| first * FRAME_BYTES);
+        let at = |at: usize| at.saturating_sub(skipped).min(plain.len());
+        plain.slice(at(range.start)..at(range.end.max(range.start)))
+    }
+}
 
 /// The plaintext; `None` where the reader looked only here and the chunk is not.
 type Outcome = Result<Option<Bytes>, DataError>;

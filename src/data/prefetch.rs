@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc};
 
+use super::flight::Goal;
 use super::{Data, FETCH_TIMEOUT, PREFETCH_PARALLEL};
 use crate::base::ChunkId;
 use crate::base::task::spawn;
@@ -44,7 +45,12 @@ impl Worker for Prefetch {
         let slot = Arc::clone(&self.slots).acquire_owned().await?;
         let data = Arc::clone(&self.data);
         spawn(async move {
-            let read = data.read_as(id, 0..0, FETCH_TIMEOUT, Priority::Readahead);
+            let read = data.read_as(
+                Goal::whole(id),
+                0..usize::MAX,
+                FETCH_TIMEOUT,
+                Priority::Readahead,
+            );
             if let Err(error) = read.await {
                 tracing::debug!(%id, %error, "a chunk is not prefetched");
             }

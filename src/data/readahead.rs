@@ -9,7 +9,9 @@ use crate::base::limits::CHUNK_BYTES;
 pub struct Readahead {
     /// End of the furthest read of the current run.
     end: u64,
-    /// How far ahead of it prefetching goes now, in bytes; 0 outside a run.
+    /// Reads of the current run.
+    reads: u32,
+    /// How far ahead of it prefetching goes now, in bytes; 0 before it began.
     window: u64,
     /// End of what was prefetched.
     ahead: u64,
@@ -18,22 +20,27 @@ pub struct Readahead {
 impl Readahead {
     /// Takes note of a read; returns the range that is worth prefetching now, if any.
     ///
-    /// A run begins with a read that starts where the last one ended, or at 0. The window doubles
-    /// with each answer, and a read elsewhere closes it. The kernel sends the reads of one stream in
-    /// parallel, so a read a little before or behind the expected place belongs to the run.
+    /// A run is reads of which each starts where the last one ended: a read elsewhere ends it. From
+    /// its third read on it is believed, as places that are chosen by chance are near each other now
+    /// and then; the window doubles with each answer. The kernel sends the reads of one stream in
+    /// parallel, so a read a few of its lengths before or behind the expected place belongs to the
+    /// run.
     pub fn on_read(&mut self, offset: u64, len: u64) -> Option<Range<u64>> {
         let end = offset.saturating_add(len);
-        if offset.abs_diff(self.end) > SLACK_BYTES {
+        let slack = len.saturating_mul(SLACK_READS).min(SLACK_MAX_BYTES);
+        if offset.abs_diff(self.end) > slack {
             *self = Self {
                 end,
-                window: 0,
-                ahead: 0,
+                reads: 1,
+                ..Self::default()
             };
             return None;
         }
         self.end = self.end.max(end);
+        self.reads = self.reads.saturating_add(1);
         // Half a window of lead is left when the next part is asked for.
-        if self.window > 0 && self.ahead > self.end.saturating_add(self.window / 2) {
+        let has_lead = self.window > 0 && self.ahead > self.end.saturating_add(self.window / 2);
+        if self.reads < RUN_READS || has_lead {
             return None;
         }
         self.window = (self.window * 2).clamp(WINDOW_MIN_BYTES, WINDOW_MAX_BYTES);
@@ -43,8 +50,15 @@ impl Readahead {
     }
 }
 
-/// How far from the expected place a read may be: twice the largest that the kernel sends.
-const SLACK_BYTES: u64 = 2 << 20;
+/// How many of its lengths a read may be away from the expected place: the kernel sends 2 MiB of a
+/// stream at a time in requests of 128 KiB and more.
+const SLACK_READS: u64 = 8;
+
+/// How far it may be away at most: twice the largest that the kernel sends.
+const SLACK_MAX_BYTES: u64 = 2 << 20;
+
+/// Reads that make a run: the first may be anywhere, the second follow it by chance.
+const RUN_READS: u32 = 3;
 
 /// First window: the chunk after this one, and one more.
 const WINDOW_MIN_BYTES: u64 = 2 * CHUNK_BYTES;
@@ -67,7 +81,8 @@ mod tests {
                 assert!(range.start >= covered, "{range:?} overlaps {covered}");
                 covered = range.end;
             }
-            assert!(covered >= offset + step as u64 + (1 << 20));
+            let is_run = offset >= 2 * step as u64;
+            assert!(!is_run || covered >= offset + step as u64 + (1 << 20));
         }
         assert_eq!(readahead.window, WINDOW_MAX_BYTES);
     }
@@ -78,6 +93,27 @@ mod tests {
         for offset in [50 << 20, 10 << 20, 90 << 20, 30 << 20] {
             assert_eq!(readahead.on_read(offset, 4096), None);
         }
+    }
+
+    #[test]
+    fn a_run_that_goes_over_to_random_places_is_left_at_once() {
+        let mut readahead = Readahead::default();
+        let asked = (0..10u64).filter(|n| readahead.on_read(n << 20, 1 << 20).is_some());
+        assert!(asked.count() > 2);
+        for page in [5000, 77, 3100, 9, 4500, 2400] {
+            assert_eq!(readahead.on_read(page * 4096, 4096), None);
+        }
+    }
+
+    #[test]
+    fn random_reads_of_a_file_of_a_few_chunks_are_seldom_taken_for_a_run() {
+        let mut readahead = Readahead::default();
+        let rng = crate::base::Rng::from_seed(7);
+        let asked = (0..10_000).filter(|_| {
+            let page = u64::from(u16::from_le_bytes(rng.bytes::<2>()) % 1024);
+            readahead.on_read(page * 4096, 4096).is_some()
+        });
+        assert!(asked.count() < 20);
     }
 
     #[test]

@@ -11,9 +11,10 @@ use crate::base::task::{Pool, thread};
 use crate::base::time::SimClock;
 use crate::base::worker::Workers;
 use crate::base::{ChunkId, Rng};
-use crate::crypto::VolumeKeys;
+use crate::crypto::{FRAME_BYTES, VolumeKeys};
 use crate::replica::{Replica, ReplicaConfig, ReplicaError};
 use crate::store::Store;
+use crate::store::memory::MemoryDisk;
 
 fn data_over(store: &Store, pool: Pool, cache_bytes: u64) -> Arc<Data> {
     let clock = SimClock::new(0);
@@ -89,6 +90,78 @@ fn ranges_beyond_the_end_are_cut_off() {
             len
         );
     }
+}
+
+#[test]
+fn ranges_are_read_at_all_boundaries_of_frames() {
+    let data = data_over(&Store::memory(), Pool::inline(), 8 << 20);
+    let len = 2 * FRAME_BYTES + 1000;
+    let plain = plain(1, len);
+    let chunk = seal(&data, &plain);
+    let near = |at: usize| [at.saturating_sub(1), at, at + 1];
+    let places: Vec<usize> = [0, FRAME_BYTES, 2 * FRAME_BYTES, len]
+        .into_iter()
+        .flat_map(near)
+        .collect();
+    for start in &places {
+        for end in places.iter().filter(|end| *end >= start) {
+            data.clear_cache();
+            let expected = &plain[*start.min(&len)..*end.min(&len)];
+            // From the disk, then with what that left in memory.
+            for _ in 0..2 {
+                let read = data.read_local(chunk.id, *start..*end).unwrap().unwrap();
+                assert!(read == expected, "{start}..{end}");
+            }
+            assert!(!data.is_cached(&chunk.id));
+        }
+    }
+}
+
+#[test]
+fn a_small_read_opens_one_frame_and_keeps_it() {
+    let data = data_over(&Store::memory(), Pool::inline(), 8 << 20);
+    let plain = plain(1, 5 * FRAME_BYTES);
+    let chunk = seal(&data, &plain);
+    data.clear_cache();
+    let at = 2 * FRAME_BYTES + 4096;
+    let read = data.read_local(chunk.id, at..at + 4096).unwrap().unwrap();
+    assert_eq!(read, plain[at..at + 4096]);
+    assert_eq!(data.cached_bytes(), FRAME_BYTES as u64);
+    // What is taken whole is not kept: the first and the last one are not here.
+    data.clear_cache();
+    let range = FRAME_BYTES - 1..4 * FRAME_BYTES + 1;
+    let read = data.read_local(chunk.id, range.clone()).unwrap().unwrap();
+    assert_eq!(read, plain[range]);
+    assert_eq!(data.cached_bytes(), 2 * FRAME_BYTES as u64);
+    data.clear_cache();
+    data.read_local(chunk.id, 0..4 * FRAME_BYTES)
+        .unwrap()
+        .unwrap();
+    assert_eq!(data.cached_bytes(), 0);
+}
+
+#[test]
+fn a_rotten_frame_costs_its_range_alone() {
+    let disk = MemoryDisk::new();
+    let data = data_over(&disk.store(), Pool::inline(), 8 << 20);
+    let plain = plain(1, 3 * FRAME_BYTES);
+    let chunk = seal(&data, &plain);
+    data.clear_cache();
+    // The last byte.
+    assert!(disk.rot(chunk.id));
+    let read = |range: std::ops::Range<usize>| data.read_local(chunk.id, range).unwrap();
+    for _ in 0..2 {
+        assert!(read(2 * FRAME_BYTES..2 * FRAME_BYTES + 1).is_none());
+        assert!(read(0..3 * FRAME_BYTES).is_none());
+        assert_eq!(read(0..2 * FRAME_BYTES).unwrap(), plain[..2 * FRAME_BYTES]);
+    }
+    // It is on the books as lost, and one that is put again takes its place.
+    assert_eq!(data.replica().usage().held_count, 0);
+    assert!(!data.replica().is_local(chunk.id).unwrap());
+    seal(&data, &plain);
+    data.clear_cache();
+    assert_eq!(read(0..3 * FRAME_BYTES).unwrap(), plain);
+    assert_eq!(data.replica().usage().held_count, 1);
 }
 
 #[test]
@@ -185,6 +258,10 @@ mod over_a_network {
 
     /// Five peers; a synced chunk; the contents at a peer that does not hold it.
     async fn scene(seed: u64) -> (Swarm, ChunkRef, Bytes, Arc<Data>) {
+        scene_of(seed, 30_000).await
+    }
+
+    async fn scene_of(seed: u64, len: usize) -> (Swarm, ChunkRef, Bytes, Arc<Data>) {
         let mut swarm = Swarm::empty(seed);
         swarm.add_many(
             5,
@@ -205,7 +282,7 @@ mod over_a_network {
             )
         };
         swarm.sync().await;
-        let plain = plain(7, 30_000);
+        let plain = plain(7, len);
         let chunk = seal(&data_at(&swarm, 0), &plain);
         swarm.sync().await;
         let holders = swarm.holders(chunk.id);
@@ -215,19 +292,85 @@ mod over_a_network {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn readers_of_one_chunk_share_one_fetch() {
-        let (swarm, chunk, plain, data) = scene(1).await;
-        let readers: Vec<_> = (0..10)
+    async fn a_little_of_a_chunk_comes_alone_and_much_of_it_as_a_whole() {
+        let (swarm, chunk, plain, data) = scene_of(6, 40 * FRAME_BYTES).await;
+        let limit = Duration::from_secs(9);
+        let read = async |at: usize| {
+            let range = at * FRAME_BYTES + 5000..at * FRAME_BYTES + 9000;
+            let here = data.read_local(chunk.id, range.clone()).unwrap();
+            let read = data.read(chunk.id, range.clone(), limit).await.unwrap();
+            assert_eq!(read, plain[range]);
+            here.is_some()
+        };
+        assert!(!read(30).await);
+        assert_eq!((swarm.parts(), swarm.traffic().0), (1, 0));
+        // The frame is in memory.
+        assert!(read(30).await);
+        assert_eq!(data.cached_bytes(), FRAME_BYTES as u64);
+        for frame in 0..15 {
+            assert!(!read(frame).await);
+        }
+        assert_eq!((swarm.parts(), swarm.traffic().0), (16, 0));
+        assert!(!data.replica().is_local(chunk.id).unwrap());
+        // Once more, and all of it comes.
+        assert!(!read(20).await);
+        assert_eq!((swarm.parts(), swarm.traffic().0), (16, 1));
+        assert!(read(21).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_chunk_comes_alone() {
+        let (swarm, chunk, plain, data) = scene_of(7, 3 * FRAME_BYTES + 100).await;
+        let limit = Duration::from_secs(9);
+        for (range, expected) in [
+            (
+                3 * FRAME_BYTES + 50..4 * FRAME_BYTES,
+                &plain[3 * FRAME_BYTES + 50..],
+            ),
+            (
+                3 * FRAME_BYTES - 1..3 * FRAME_BYTES + 1,
+                &plain[3 * FRAME_BYTES - 1..3 * FRAME_BYTES + 1],
+            ),
+            (5 * FRAME_BYTES..5 * FRAME_BYTES + 9, &[][..]),
+        ] {
+            assert_eq!(data.read(chunk.id, range, limit).await.unwrap(), expected);
+        }
+        assert_eq!(swarm.traffic().0, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn readers_of_one_frame_share_one_fetch() {
+        let (swarm, chunk, plain, data) = scene(8).await;
+        let readers: Vec<_> = (0..4)
             .map(|n| {
                 let data = Arc::clone(&data);
-                let range = n * 3000..(n + 1) * 3000;
+                let range = n * 4000..(n + 1) * 4000;
                 spawn(async move { data.read(chunk.id, range, Duration::from_secs(9)).await })
             })
             .collect();
         for (n, reader) in readers.into_iter().enumerate() {
             assert_eq!(
                 reader.await.unwrap().unwrap(),
-                plain[n * 3000..(n + 1) * 3000]
+                plain[n * 4000..(n + 1) * 4000]
+            );
+        }
+        assert_eq!((swarm.parts(), swarm.traffic().0), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn readers_of_one_chunk_share_one_fetch() {
+        let (swarm, chunk, plain, data) = scene_of(1, 300_000).await;
+        let readers: Vec<_> = (0..6)
+            .map(|n| {
+                let data = Arc::clone(&data);
+                let range = n * 50_000..(n + 1) * 50_000;
+                spawn(async move { data.read(chunk.id, range, Duration::from_secs(9)).await })
+            })
+            .collect();
+        for (n, reader) in readers.into_iter().enumerate() {
+            assert_eq!(
+                reader.await.unwrap().unwrap(),
+                plain[n * 50_000..(n + 1) * 50_000]
             );
         }
         assert_eq!(swarm.traffic().0, 1);

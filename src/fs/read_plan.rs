@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::FsError;
 use super::contents::Contents;
 use super::layout::Span;
+use crate::data::SMALL_READ_BYTES;
 
 /// The answer to `Fs::read`.
 #[derive(Debug)]
@@ -61,8 +62,9 @@ impl PendingRead {
                 Span::Bytes(_) | Span::Zeros(_) => None,
             })
             .collect();
-        // All at once; what follows waits for each in turn.
-        if missing.len() > 1 {
+        // All at once; what follows waits for each in turn. A little of each comes alone.
+        let len: u64 = self.spans.iter().map(Span::len).sum();
+        if missing.len() > 1 && len > SMALL_READ_BYTES as u64 {
             self.contents.prefetch(&missing);
         }
         let mut pieces = Vec::with_capacity(self.spans.len());

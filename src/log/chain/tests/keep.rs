@@ -156,6 +156,10 @@ fn a_removal_is_recorded_once_and_later_segments_are_named_where_somebody_built_
     let mut own = segments(ALICE, 1, 1, &[&carls[0]]);
     own[0].header.admission = Some([5; 32]);
     alice.take(&own);
+    // Before a record names it, too: so far what Bob wrote is taken of others.
+    let reach = alice.chain.reach().unwrap();
+    assert_eq!(reach.get(&log_of(BOB)), Some(&5));
+    assert_eq!(reach.get(&log_of(DeviceId(3))), Some(&1));
     assert_eq!(alice.extend(), Some(false));
     let of = |number| alice.names(number).into_iter().collect::<Vector>();
     assert_eq!(
@@ -292,6 +296,34 @@ fn the_base_line_follows_what_is_needed_and_comes_to_rest() {
     again.take(&segments(DeviceId(4), 1, 1, &[]));
     assert_eq!(again.extend(), Some(false));
     assert_eq!(again.chain.get(5).unwrap().unwrap().base_line, 3);
+}
+
+#[test]
+fn peers_are_told_of_the_records_that_are_durable_and_of_no_others() {
+    let alice = Keeper::new(ALICE);
+    let first = alice.chain.tip();
+    let mut tips = Vec::new();
+    for device in [BOB, DeviceId(3)] {
+        alice.take(&segments(device, 1, 1, &[]));
+        let proposal = Proposal {
+            now_ms: 7,
+            needed: 0,
+            voters: None,
+        };
+        let outcome = alice
+            .chain
+            .extend(Duration::ZERO, proposal, &Stub(ALICE))
+            .unwrap();
+        tips.extend(outcome.grew);
+    }
+    assert_eq!((tips.len(), alice.chain.tip()), (2, tips[1]));
+    assert_eq!(alice.chain.offered(), first);
+    // A sync that ends later says nothing of what was made since.
+    for (durable, offered) in [(0, 0), (1, 1), (0, 1)] {
+        alice.store.rows.sync().unwrap();
+        alice.chain.publish(tips[durable]);
+        assert_eq!(alice.chain.offered(), tips[offered]);
+    }
 }
 
 #[test]
@@ -568,6 +600,8 @@ fn of_two_chains_the_one_of_the_later_era_counts_but_for_one_that_no_admin_began
     );
     assert!(weigh(&alice, &links));
     assert_eq!(alice.chain.tip(), bob.chain.tip());
+    // Though that is the shorter one.
+    assert_eq!(alice.chain.offered(), alice.chain.tip());
     assert_eq!(alice.chain.named(log_of(DeviceId(5))), 0);
     assert!(!weigh(&bob, &alice.chain.range(0, usize::MAX, 9).unwrap()));
 }

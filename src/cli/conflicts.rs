@@ -1,6 +1,7 @@
 //! The verbs about what two people changed at once: list it, show how it differs, choose.
 
 use std::fmt::Write;
+use std::io::IsTerminal;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -30,7 +31,7 @@ pub(super) fn list(args: &ConflictsArgs) -> Result<(), Failure> {
         if let (Some(kept), Some(aside)) = (&conflict.kept, &conflict.aside) {
             print_line(&differences(kept, aside)?);
         } else {
-            print_line(block(conflict).trim_end());
+            print_line(&line(conflict));
         }
     }
     Ok(())
@@ -54,35 +55,37 @@ fn usage(message: impl Into<String>) -> Failure {
     }
 }
 
+/// Returns one line for each conflict.
 fn text(value: &Value) -> Option<String> {
     let conflicts: Vec<ConflictReport> = parse(value)?;
     if conflicts.is_empty() {
         return Some("no conflicts".to_owned());
     }
-    let mut out = String::new();
-    for conflict in &conflicts {
-        out.push_str(&block(conflict));
+    if std::io::stdout().is_terminal() {
+        eprintln!("settle one with: dfs resolve PATH --keep DEVICE|mine|theirs|both");
     }
-    out.push_str("settle one with: dfs resolve PATH --keep DEVICE|mine|theirs|both\n");
-    Some(out)
+    let lines: Vec<String> = conflicts.iter().map(line).collect();
+    Some(lines.join("\n"))
 }
 
-/// Returns the lines of one conflict.
-fn block(conflict: &ConflictReport) -> String {
-    let mut out = String::new();
+fn line(conflict: &ConflictReport) -> String {
     let (kept, aside) = (&conflict.kept, &conflict.aside);
     let first = kept.as_ref().or(aside.as_ref());
     let path = first.map_or_else(|| "what is gone".to_owned(), |side| shown(&side.path));
-    let _ = writeln!(out, "{path}: {}", conflict.kind);
+    let mut out = format!("{path}: {}; ", conflict.kind);
     let by = |device: &str, id: &str, ms| format!("{}, {}", label(device, id), moment(ms));
     if let Some(kept) = kept.as_ref().filter(|_| aside.is_some()) {
         let by = by(&kept.device, &kept.device_id, kept.time_ms);
-        let _ = writeln!(out, "    {by}: has the name");
+        let _ = write!(out, "that of {by} has the name; ");
     }
     let by = by(&conflict.device, &conflict.device_id, conflict.time_ms);
     let _ = match aside {
-        Some(aside) => writeln!(out, "    {by}: is at {}", shown(&aside.path)),
-        None => writeln!(out, "    {by}"),
+        Some(aside) => write!(
+            out,
+            "that of {by} is kept beside it: {}",
+            shown(&aside.path)
+        ),
+        None => write!(out, "by {by}"),
     };
     out
 }
@@ -328,17 +331,15 @@ mod tests {
     }
 
     #[test]
-    fn both_sides_are_told_with_their_paths_and_of_a_note_its_own() {
+    fn each_conflict_is_a_line_with_the_paths_of_both_sides() {
         let file = side("/m/f", "b", false);
         let both = conflict(Some(file.clone()), Some(side("/m/f (a)", "a", true)));
-        let told = block(&both);
-        let lines: Vec<&str> = told.lines().collect();
-        assert_eq!(lines.len(), 3, "{told}");
-        assert!(lines[0].starts_with("/m/f: "), "{told}");
-        assert!(lines[1].ends_with("has the name"), "{told}");
-        assert!(lines[2].ends_with("is at /m/f (a)"), "{told}");
-        let note = block(&conflict(Some(file), None));
-        assert_eq!(note.lines().count(), 2, "{note}");
+        let told = line(&both);
+        assert!(told.starts_with("/m/f: two writes"), "{told}");
+        assert!(told.contains(" b ("), "who has the name: {told}");
+        assert!(told.ends_with(": /m/f (a)"), "{told}");
+        let note = line(&conflict(Some(file), None));
+        assert!(note.starts_with("/m/f: "), "{note}");
         assert!(!note.contains('?'), "{note}");
     }
 }

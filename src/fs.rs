@@ -18,6 +18,7 @@ mod commit;
 mod contents;
 mod cookies;
 mod create_ops;
+mod cuts;
 mod departed;
 mod dirty;
 mod error;
@@ -58,6 +59,7 @@ use parking_lot::Mutex;
 
 use self::atimes::{Atime, Atimes};
 use self::contents::Contents;
+use self::cuts::Cuts;
 use self::departed::Departed;
 use self::handles::Handles;
 use self::inode_table::{Dropped, InodeTable};
@@ -81,6 +83,7 @@ pub struct Fs {
     atimes: Atimes,
     kept: Kept,
     departed: Departed,
+    cuts: Cuts,
     /// Whether an fsync waits for other holders, where it was told how to.
     waits_for_holders: AtomicBool,
     room: Room,
@@ -114,6 +117,7 @@ impl Fs {
             atimes: Atimes::open(config.rows.clone()),
             kept: Kept::default(),
             departed: Departed::default(),
+            cuts: Cuts::default(),
             read_only: AtomicBool::new(config.read_only),
             config,
             inodes: InodeTable::default(),

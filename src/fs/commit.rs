@@ -236,6 +236,7 @@ impl Fs {
             }
         };
         drop(writer);
+        self.note_cuts(node.ino, dirty, &step.pieces, version);
         dirty.is_applied(&step, version);
         self.note_version(node, content, before.version == seen, (seen, version));
         self.tell_others(others)?;
@@ -294,6 +295,7 @@ impl Fs {
                     added => break added?.id,
                 }
             };
+            self.note_cuts(node.ino, dirty, &step.pieces, id);
             dirty.is_applied(&step, id);
             if step.is_last {
                 break;
@@ -439,7 +441,7 @@ impl Fs {
 
     /// Returns the runs of bytes of some spans that begin at `start`, without those that are one
     /// span already. Nothing where a chunk is not here: then the fragments stay as they are.
-    fn gather(&self, start: u64, spans: &[Span]) -> Result<Vec<(u64, Vec<u8>)>> {
+    pub(super) fn gather(&self, start: u64, spans: &[Span]) -> Result<Vec<(u64, Vec<u8>)>> {
         let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
         let mut at = start;
         let mut joined = 0;
@@ -618,6 +620,7 @@ impl Step {
 impl Dirty {
     /// Takes note that a step is in the volume: what is left builds on it.
     fn is_applied(&mut self, step: &Step, version: OpId) {
+        self.is_anew &= step.pieces.is_empty();
         match &*step.pieces {
             // What was appended since the file was emptied is still to be written.
             [] => self.fragments.remove(step.size.max(self.size)..u64::MAX),

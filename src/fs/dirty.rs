@@ -39,6 +39,8 @@ pub(super) struct Dirty {
     /// True while the changes are that the file was emptied, and nothing but such appends since: what others
     /// appended meanwhile loses nothing by either.
     pub(super) is_emptied: bool,
+    /// True where nothing is left of the content at `base`, and what was written since is in no op yet.
+    pub(super) is_anew: bool,
     /// True when the content changed, and not the times alone.
     pub(super) content_changed: bool,
     /// True where a change takes so much away that its ops are many.
@@ -65,6 +67,7 @@ impl Dirty {
             since: now,
             appends_only: true,
             is_emptied: false,
+            is_anew: inode.size == 0,
             content_changed: false,
             is_long: false,
             is_rough: false,
@@ -96,6 +99,7 @@ impl Dirty {
     pub(super) fn set_size(&mut self, size: u64) {
         self.rewrite();
         self.is_emptied = size == 0;
+        self.is_anew |= size == 0;
         if size < self.size {
             self.fragments.remove(size..u64::MAX);
             // What the volume holds beyond must not come back when the file grows again.

@@ -230,6 +230,9 @@ impl Fs {
             self.write_out_in_background(&node);
         }
         if closed.was_last_of_writers {
+            if let Err(error) = self.unite_cuts(ino) {
+                tracing::debug!(%error, "a file stays cut as it was written");
+            }
             self.volume.let_lineage_go(ino);
             // Somebody may have opened it meanwhile.
             if self.inodes.is_open_to_write(ino) {

@@ -552,7 +552,7 @@ impl Filesystem for Skin {
         let (number, handle) = (self.ino(number), fh(handle));
         let release = move |fs: &Fs| fs.release(number, handle);
         // Pages of a mapping may have come after the last flush.
-        match self.fs.is_flush_slow(number) {
+        match self.fs.is_close_slow(number) {
             true => self.run_apart("release", reply, release, answer),
             false => answer(reply, self.run("release", release)),
         }

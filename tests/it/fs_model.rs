@@ -7,6 +7,7 @@
 //! `DFS_MODEL_SEEDS=FROM..TO` runs other seeds than the usual few.
 
 mod callers;
+mod cuts;
 mod faults;
 mod lineage;
 mod long;

@@ -20,16 +20,16 @@ use crate::volume_laws::cluster::{Device, KEYS, agree, cluster, inline, sync};
 const ANNA: &str = " (conflict, anna, 2026-01-02)";
 
 /// A handle of a program.
-type Open = (Ino, FileHandle);
+pub(super) type Open = (Ino, FileHandle);
 
 /// A device with a mount, whose kernel asks for every name anew.
-struct Mounted<'a> {
+pub(super) struct Mounted<'a> {
     device: &'a Device,
-    fs: Fs,
+    pub(super) fs: Fs,
 }
 
 impl<'a> Mounted<'a> {
-    fn new(device: &'a Device) -> Self {
+    pub(super) fn new(device: &'a Device) -> Self {
         let clock: Arc<dyn Clock> = device.clock.clone();
         let replica = Replica::new(
             device.store.clone(),
@@ -62,7 +62,7 @@ impl<'a> Mounted<'a> {
         (number, self.fs.open(ROOT, number, flags).unwrap().fh)
     }
 
-    fn open(&self, name: &str) -> Open {
+    pub(super) fn open(&self, name: &str) -> Open {
         self.open_as(name, BOTH)
     }
 
@@ -98,7 +98,7 @@ impl<'a> Mounted<'a> {
         text
     }
 
-    fn close(&self, file: Open) {
+    pub(super) fn close(&self, file: Open) {
         self.fs.flush(file.0, file.1).unwrap();
         self.fs.release(file.0, file.1).unwrap();
     }

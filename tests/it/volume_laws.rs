@@ -7,6 +7,7 @@ mod anew;
 mod beside;
 pub(crate) mod cluster;
 mod content;
+mod crossed;
 mod cuts;
 mod equal;
 mod large;

@@ -8,29 +8,29 @@ use dfs::volume::FileKind;
 
 use super::cluster::{Device, cluster, sync, write};
 
-type Step = Box<dyn Fn(&Device)>;
+pub(super) type Step = Box<dyn Fn(&Device)>;
 
-fn step(f: impl Fn(&Device) + 'static) -> Step {
+pub(super) fn step(f: impl Fn(&Device) + 'static) -> Step {
     Box::new(f)
 }
 
-fn put(path: &'static str, text: &'static str) -> Step {
+pub(super) fn put(path: &'static str, text: &'static str) -> Step {
     step(move |device| {
         device.put(path, text);
     })
 }
 
-fn make(path: &'static str, kind: FileKind) -> Step {
+pub(super) fn make(path: &'static str, kind: FileKind) -> Step {
     step(move |device| {
         device.make(path, kind);
     })
 }
 
-fn unlink(path: &'static str) -> Step {
+pub(super) fn unlink(path: &'static str) -> Step {
     step(move |device| device.unlink(path))
 }
 
-fn rename(from: &'static str, to: &'static str) -> Step {
+pub(super) fn rename(from: &'static str, to: &'static str) -> Step {
     step(move |device| device.rename(from, to, false))
 }
 
@@ -74,7 +74,7 @@ fn orders(a: usize, b: usize) -> Vec<Vec<usize>> {
 }
 
 /// Lets two devices do things that cross in every order, and checks what both come to.
-fn crossing(base: &[Step], sides: [&[Step]; 2], check: impl Fn(&Device)) {
+pub(super) fn crossing(base: &[Step], sides: [&[Step]; 2], check: impl Fn(&Device)) {
     for order in orders(sides[0].len(), sides[1].len()) {
         let devices = cluster(2);
         for step in base {
@@ -218,7 +218,7 @@ fn where_two_put_the_same_the_folder_has_one_time() {
     }
 }
 
-fn is_exactly(device: &Device, files: &[(&str, &str)]) {
+pub(super) fn is_exactly(device: &Device, files: &[(&str, &str)]) {
     let files = files
         .iter()
         .map(|(path, text)| (format!("/{path}"), (*text).to_owned()));
@@ -498,7 +498,7 @@ fn two_that_became_one_and_were_swapped_by_who_had_not_seen_it_are_where_they_we
     }
 }
 
-fn chmod(path: &'static str, mode: u32) -> Step {
+pub(super) fn chmod(path: &'static str, mode: u32) -> Step {
     step(move |device| {
         device.apply(dfs::volume::OpKind::SetAttr {
             ino: device.at(path).ino,
@@ -511,7 +511,7 @@ fn chmod(path: &'static str, mode: u32) -> Step {
     })
 }
 
-fn save(text: &'static str) -> Step {
+pub(super) fn save(text: &'static str) -> Step {
     step(move |device| {
         device.put(".new", text);
         device.rename(".new", "doc", false);

@@ -316,7 +316,14 @@ impl Fold<'_> {
         }
         inode.ctime = time;
         let stands_for = inode.kin.twin.as_ref().map(|twin| twin.of);
+        let meant = match &**name == Acl::ACCESS && given.is_some() {
+            true => self.meant_aside(&inode)?,
+            false => Vec::new(),
+        };
         self.save(inode)?;
+        for ino in meant {
+            self.set_xattr(ino, name, given, time, true)?;
+        }
         match stands_for {
             Some(of) => self.set_xattr(of, name, given, time, true),
             None => Ok(()),

@@ -100,7 +100,21 @@ impl Fold<'_> {
         inode.ctime = set.ctime;
         let stands_for = inode.kin.twin.as_ref().map(|twin| twin.of);
         let dated = set.mtime.filter(|_| inode.is_dir());
+        let meant = match set.mode {
+            Some(_) => self.meant_aside(&inode)?,
+            None => Vec::new(),
+        };
         self.save(inode)?;
+        for ino in meant {
+            let narrower = SetAttr {
+                ino,
+                uid: None,
+                gid: None,
+                mtime: None,
+                ..*set
+            };
+            self.set_attr_of(&narrower, true)?;
+        }
         if let Some(mtime) = dated {
             self.date(set.ino, mtime)?;
         }
@@ -108,6 +122,27 @@ impl Fold<'_> {
             Some(ino) => self.set_attr_of(&SetAttr { ino, ..*set }, true),
             None => Ok(()),
         }
+    }
+
+    /// Returns the conflict files in which the content is that the author of this op knew by the number of a
+    /// file that has another by now: what he allows nobody with that, nobody may do with them.
+    pub(super) fn meant_aside(&mut self, file: &Inode) -> Result<Vec<Ino>> {
+        let mut meant = Vec::new();
+        if self.saw(file.written_by) {
+            return Ok(meant);
+        }
+        for ino in file.kin.beside.clone() {
+            let aside = self.row_of(ino)?;
+            let is_meant = |aside: &Inode| {
+                aside.origin == Some(file.ino)
+                    && aside.kin.twin.is_none()
+                    && self.saw(aside.created_by)
+            };
+            if aside.as_ref().is_some_and(is_meant) {
+                meant.push(ino);
+            }
+        }
+        Ok(meant)
     }
 
     /// Tells whether a file has a content or an owner that the author of this op had not seen: privileges are

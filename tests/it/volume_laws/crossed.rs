@@ -228,6 +228,58 @@ fn a_private_folder_stays_private_whatever_comes_to_its_name() {
     }
 }
 
+/// Sets an access list by which none but the owner may do anything.
+fn close(path: &'static str) -> Step {
+    step(move |device| {
+        let mut list = 2u32.to_le_bytes().to_vec();
+        for (tag, perm) in [(1u16, 6u16), (4, 0), (32, 0)] {
+            list.extend(tag.to_le_bytes());
+            list.extend(perm.to_le_bytes());
+            list.extend(u32::MAX.to_le_bytes());
+        }
+        device.apply(OpKind::SetXattr {
+            ino: device.at(path).ino,
+            name: "system.posix_acl_access".into(),
+            value: list.into(),
+            time: Timespec::default(),
+        });
+    })
+}
+
+#[test]
+fn what_is_made_private_after_it_was_written_is_private_where_it_stands_aside() {
+    let base = [put("x", "base")];
+    for b in [
+        vec![put("x", "other")],
+        vec![put("x", "other"), put("x", "other still")],
+        vec![save_as("x", "saved")],
+    ] {
+        for narrow in [chmod("x", 0o600), close("x")] {
+            let a = [put("x", "secret"), narrow];
+            crossing(&base, [&a, &b], |device| {
+                let mut names = device.list("").into_iter();
+                let secret = names.find(|name| device.text(name) == "secret");
+                let mode = device.at(&secret.unwrap()).mode;
+                assert_eq!(mode & 0o077, 0, "{:?}", device.files());
+            });
+        }
+    }
+    // Of a conflict file that was seen nothing is said by that.
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("x", "base");
+    sync(&devices);
+    a.put("x", "one");
+    b.later();
+    b.put("x", "two");
+    sync(&devices);
+    chmod("x", 0o600)(a);
+    sync(&devices);
+    for (name, mode) in [("x", 0o600), ("x (conflict, anna, 2026-01-02)", 0o644)] {
+        assert_eq!(b.at(name).mode, mode);
+    }
+}
+
 /// Returns the folder in which the secret is.
 fn secret_folder(device: &Device, within: &str) -> Option<String> {
     device.list(within).into_iter().find_map(|name| {

@@ -290,7 +290,7 @@ impl Store {
     pub fn open(folder: &Path, key: &LocalKey) -> Result<Self, StoreError> {
         let options = StoreOptions {
             ballast: Some(folder.join(state::BALLAST_FILE)),
-            ..StoreOptions::within(Budget::of_process())
+            ..StoreOptions::within(Budget::of_caches())
         };
         Self::open_with(folder, key, &options)
     }

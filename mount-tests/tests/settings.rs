@@ -47,6 +47,7 @@ fn what_was_said_at_the_first_start_holds_at_the_next() {
         let expected = json!({
             "listen": "127.0.0.1:4801", "listening": "127.0.0.1:4801", "listens_later": false,
             "name": "anna", "capacity_bytes": 3 * GIB, "cache_bytes": GIB, "fsync": "replicated",
+            "memory_bytes": 64 << 20,
         });
         assert_eq!(first, expected);
         unmount(&peer);
@@ -147,6 +148,7 @@ fn settings_change_while_the_peer_runs_and_stay() {
             ["capacity", "7G"],
             ["cache", "512M"],
             ["fsync", "replicated"],
+            ["memory", "48M"],
         ] {
             let done = b.dfs(&["config", change[0], change[1]]);
             assert!(done.status.success(), "{done}");
@@ -154,6 +156,7 @@ fn settings_change_while_the_peer_runs_and_stay() {
         let changed = config(&b);
         assert_eq!(changed["capacity_bytes"], 7 * GIB);
         assert_eq!(changed["cache_bytes"], GIB / 2);
+        assert_eq!(changed["memory_bytes"], 48 << 20);
         wait_until("the others hear of the capacity", MINUTES, || {
             let peers = a.facts(&["peers"]);
             (peers[0]["capacity_bytes"] == 7 * GIB).then_some(())

@@ -76,8 +76,9 @@ pub const WRITER_WAIT_MAX: Duration = Duration::from_secs(20);
 /// Copies of each chunk that are aimed for, this peer's own included.
 pub const REPLICAS: usize = 3;
 
-/// Default size of the plaintext cache in memory.
-pub const MEMORY_CACHE_BYTES: u64 = 128 << 20;
+/// Default size of the plaintext cache in memory: two windows of readahead. What programs read again
+/// is in the kernel's cache.
+pub const MEMORY_CACHE_BYTES: u64 = 32 << 20;
 
 /// Most inodes that the kernel is left with once it needs them no more. Each takes 33 bytes of a
 /// table that is between a half and seven eighths full, and about 130 more where the file was open:

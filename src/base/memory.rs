@@ -1,11 +1,19 @@
 //! How much memory the caches and queues of this process may take.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::process::{Resource, getrlimit};
 
 /// The part of the memory that this process may use which its caches and queues take together.
 const CACHES_PART: u64 = 4;
+
+/// What the caches of rows and contents, and what is not written out yet, take together where there is
+/// plenty and nothing else was said.
+pub const CACHES_BYTES: u64 = 64 << 20;
+
+/// What these are to take together at most.
+static SETTING: AtomicU64 = AtomicU64::new(CACHES_BYTES);
 
 /// The memory for caches and queues, of which each takes a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +22,18 @@ pub struct Budget {
 }
 
 impl Budget {
+    /// Sets how much the caches of rows and contents that this process makes from now on take at most.
+    pub fn set_caches(bytes: u64) {
+        SETTING.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Returns the budget for the caches of rows and contents: what was set, within that of the process.
+    pub fn of_caches() -> Self {
+        let setting = SETTING.load(Ordering::Relaxed);
+        let bytes = Self::of_process().bytes.min(setting);
+        Self { bytes }
+    }
+
     /// Returns the budget of this process: by the limits of its control groups and its own
     /// (`ulimit -d`, `ulimit -v`), and by what the machine has.
     pub fn of_process() -> Self {

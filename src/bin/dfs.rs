@@ -9,6 +9,9 @@ use std::path::Path;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
+    // The allocator asks for pages of 2 MiB: of each thread's first one most would stay unused. A
+    // kernel that refuses takes more memory, and that is all.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let name = std::env::args_os().next();
     let name = name.as_deref().map(Path::new).and_then(Path::file_name);
     if name == Some(OsStr::new("dfs-mount")) {

@@ -470,6 +470,8 @@ pub enum Key {
     Cache,
     /// What fsync waits for: local or replicated.
     Fsync,
+    /// Memory of the caches of rows and contents, from the next start on.
+    Memory,
 }
 
 impl Key {
@@ -481,6 +483,7 @@ impl Key {
             Self::Capacity => "capacity",
             Self::Cache => "cache",
             Self::Fsync => "fsync",
+            Self::Memory => "memory",
         }
     }
 }

@@ -31,6 +31,7 @@ fn change(key: Key, value: &str) -> Result<Change, String> {
             _ => return Err(wrong(format!("'{value}' is neither local nor replicated"))),
         }),
         Key::Name => Change::Name(value.to_owned()),
+        Key::Memory => Change::Memory(parse_size(value).map_err(wrong)?),
     })
 }
 
@@ -43,6 +44,7 @@ pub(super) fn show(value: &Value, key: Option<Key>) -> Option<String> {
         (Key::Capacity, show_size(report.capacity_bytes)),
         (Key::Cache, show_size(report.cache_bytes)),
         (Key::Fsync, fsync(report.fsync).to_owned()),
+        (Key::Memory, show_size(report.memory_bytes)),
     ];
     let mut out = String::new();
     for (each, text) in lines {

@@ -144,6 +144,8 @@ pub enum Change {
     Fsync(Fsync),
     /// This machine's name for the others.
     Name(String),
+    /// Memory of the caches of rows and contents from the next start on, in bytes.
+    Memory(u64),
 }
 
 /// What the daemon answers.

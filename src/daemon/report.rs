@@ -463,6 +463,8 @@ pub struct ConfigReport {
     pub cache_bytes: u64,
     /// What fsync waits for: `local` or `replicated`.
     pub fsync: Fsync,
+    /// Memory that its caches of rows and contents take at most from the next start on.
+    pub memory_bytes: u64,
 }
 
 /// What a machine that asks to be admitted shows to whoever started it.

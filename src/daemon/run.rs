@@ -234,6 +234,8 @@ async fn live(
     let before = Settings::load(&state.settings())?;
     let mut settings = before.clone();
     settings.resolve(config);
+    // Before anything that takes a part of it.
+    Budget::set_caches(settings.memory_bytes());
     let is_known = matches!(way, Way::Open);
     let transport: Arc<dyn Transport> = Arc::new(settings.bind(&identity, is_known)?);
     let store = Store::open(&config.state, &identity.local_key())?;
@@ -277,7 +279,7 @@ async fn live(
             state: config.state.clone(),
         });
     }
-    let budget = Budget::of_process();
+    let budget = Budget::of_caches();
     let usual = FsConfig::default();
     let fs = FsConfig {
         state: Some(config.state.clone()),

@@ -20,6 +20,7 @@ use super::members;
 use super::peer::Peer;
 use super::report::ConfigReport;
 use crate::base::limits::DEFAULT_PORT;
+use crate::base::memory::CACHES_BYTES;
 use crate::crypto::Identity;
 use crate::replica::ReplicaConfig;
 use crate::store::state::{read_private, write_private};
@@ -47,6 +48,9 @@ pub(super) struct Settings {
     cache_bytes: Option<u64>,
     /// What fsync waits for.
     fsync: Option<Fsync>,
+    /// Memory of the caches of rows and contents.
+    #[serde(default)]
+    memory_bytes: Option<u64>,
 }
 
 impl Settings {
@@ -104,6 +108,10 @@ impl Settings {
 
     pub(super) fn fsync(&self) -> Fsync {
         self.fsync.unwrap_or_default()
+    }
+
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.memory_bytes.unwrap_or(CACHES_BYTES)
     }
 
     pub(super) fn replica(&self) -> ReplicaConfig {
@@ -226,10 +234,11 @@ impl Live {
             capacity_bytes: replica.capacity_bytes,
             cache_bytes: replica.cache_bytes,
             fsync: settings.fsync(),
+            memory_bytes: settings.memory_bytes(),
         }
     }
 
-    /// Makes a change hold from now on, but for the address, which is of the next start; durable on
+    /// Makes a change hold from now on, but for address and memory, which are of the next start; durable on
     /// return.
     pub(super) async fn change(
         &self,
@@ -250,6 +259,7 @@ impl Live {
             Change::Cache(bytes) => changed.cache_bytes = Some(bytes),
             Change::Fsync(fsync) => changed.fsync = Some(fsync),
             Change::Name(name) => changed.name = Some(name),
+            Change::Memory(bytes) => changed.memory_bytes = Some(bytes),
         }
         changed.keep(&self.path)?;
         *settings = changed;

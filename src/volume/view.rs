@@ -92,13 +92,13 @@ fn cache_rows(budget: Budget) -> NonZeroUsize {
 
 impl View {
     pub(super) fn new(rows: Arc<dyn Rows>, keys: Arc<VolumeKeys>, log: Arc<LogStore>) -> Self {
-        Self::with_cache(rows, keys, log, cache_rows(Budget::of_process()))
+        Self::with_cache(rows, keys, log, cache_rows(Budget::of_caches()))
     }
 
     /// Returns a view in which something is made that nobody sees yet, in about the order of the rows: of
     /// those an eighth is kept decoded.
     pub(super) fn beside(rows: Arc<dyn Rows>, keys: Arc<VolumeKeys>, log: Arc<LogStore>) -> Self {
-        let usual = cache_rows(Budget::of_process());
+        let usual = cache_rows(Budget::of_caches());
         let cached = NonZeroUsize::new(usual.get() / 8).unwrap_or(NonZeroUsize::MIN);
         Self::with_cache(rows, keys, log, cached)
     }

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::Once;
 use std::time::Duration;
 
+use dfs::base::PeerId;
 use dfs::base::time::sleep;
 use dfs::daemon::troubles::Trouble;
 use dfs::log::chain::Ballot;
@@ -142,9 +143,16 @@ impl Seen {
     }
 }
 
-/// What nobody looks back to is given up: some time after all have settled.
+/// What nobody looks back to is given up: some time after all have settled, where all who write are there.
 pub(crate) async fn base_line_goes_on(cluster: &Cluster) {
     let admin = cluster.admin();
+    let roster = cluster.peer(admin).node().roster();
+    let mut writers = roster.members().filter(|member| member.role.writes());
+    let here: Vec<PeerId> = cluster.peers().map(|(_, peer)| peer.node().id()).collect();
+    // Whose admission is on the roster, and got lost on its way, never comes: the others wait for it.
+    if writers.any(|member| !here.contains(&member.id)) {
+        return;
+    }
     let tip = cluster.peer(admin).node().chain().tip();
     sleep(Duration::from_secs(70)).await;
     // A record says so, and there is one where there is something new.

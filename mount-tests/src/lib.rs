@@ -52,6 +52,20 @@ pub fn wait_for_content(path: &std::path::Path, content: &[u8]) {
     );
 }
 
+/// Waits until what is written next is later than what was written so far, as the merge sees it: its
+/// stamps count milliseconds, and of two equal ones the device decides.
+pub fn wait_for_a_later_stamp() {
+    let before = wait::clock();
+    wait_until(
+        "the clock goes on",
+        std::time::Duration::from_secs(30),
+        || {
+            let passed = wait::clock().duration_since(before).ok()?;
+            (passed >= std::time::Duration::from_millis(1)).then_some(())
+        },
+    );
+}
+
 /// Waits until nothing is at a path, as after another peer's deletion.
 ///
 /// # Panics

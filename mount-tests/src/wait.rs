@@ -11,6 +11,15 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// Returns the time of day, which peers stamp what they write with.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "mount tests watch real processes in real time"
+)]
+pub(crate) fn clock() -> std::time::SystemTime {
+    std::time::SystemTime::now()
+}
+
 /// Returns how long ago a moment was.
 pub fn elapsed_since(moment: Instant) -> Duration {
     moment.elapsed()

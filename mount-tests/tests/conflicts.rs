@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mount_tests::{Peer, Scenario, Trio, scenario, wait_for_content, wait_until};
+use mount_tests::{
+    Peer, Scenario, Trio, scenario, wait_for_a_later_stamp, wait_for_content, wait_until,
+};
 use serde_json::Value;
 
 const MINUTES: Duration = Duration::from_secs(60);
@@ -13,7 +15,7 @@ fn path_of(value: &Value) -> PathBuf {
     PathBuf::from(value.as_str().unwrap_or_else(|| panic!("no path: {value}")))
 }
 
-/// Lets both write files apart, and waits until each has the conflicts of all.
+/// Lets both write files apart, A the later, and waits until each has the conflicts of all.
 fn cross(s: &Scenario, trio: &Trio, files: &[&str]) {
     for file in files {
         fs::write(trio.a.path(file), "base\n").expect("written");
@@ -25,6 +27,7 @@ fn cross(s: &Scenario, trio: &Trio, files: &[&str]) {
     for file in files {
         fs::write(trio.b.path(file), "from B\n").expect("written");
     }
+    wait_for_a_later_stamp();
     for file in files {
         fs::write(trio.a.path(file), "from A\n").expect("written");
     }

@@ -7,7 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mount_tests::{Command, Peer, Start, scenario, wait_for_content, wait_until};
+use mount_tests::{
+    Command, Peer, Start, scenario, wait_for_a_later_stamp, wait_for_content, wait_until,
+};
 
 const MINUTES: Duration = Duration::from_secs(60);
 
@@ -311,7 +313,7 @@ fn who_has_a_file_open_goes_on_with_what_it_wrote() {
         program.does("map[32768:32772] = b'page'");
         let mut theirs = [b'.'; 65536];
         theirs[8192..8198].copy_from_slice(b"theirs");
-        // Later than what b wrote.
+        wait_for_a_later_stamp();
         fs::write(a.path("file"), theirs).expect("written");
         let mut appends = fs::OpenOptions::new();
         let mut appends = appends.append(true).open(a.path("log")).expect("open");

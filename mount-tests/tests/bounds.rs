@@ -108,6 +108,27 @@ fn a_small_disk_takes_what_df_says_and_again_what_was_removed() {
 }
 
 #[test]
+fn a_new_volume_that_is_idle_takes_less_than_8_mib() {
+    scenario("idle", 2 * MINUTES, |s| {
+        let mut peer = s.peer("a");
+        peer.mount(&Start::new_volume());
+        let taken = |peer: &Peer| {
+            let said = Command::new("du").arg("-sB1").arg(peer.state()).ok();
+            let said = said.split_whitespace().next().map(str::parse::<u64>);
+            said.expect("a number").expect("a number")
+        };
+        assert!(
+            taken(&peer) < 8 * MIB,
+            "{} bytes when mounted",
+            taken(&peer)
+        );
+        // What is made ahead in the background is there by now.
+        peer.terminate();
+        assert!(taken(&peer) < 8 * MIB, "{} bytes at the end", taken(&peer));
+    });
+}
+
+#[test]
 fn the_capacity_bounds_contents_and_small_files_alike() {
     scenario("capacity", 5 * MINUTES, |s| {
         let mut peer = s.peer("a");

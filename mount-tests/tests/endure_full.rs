@@ -217,6 +217,44 @@ fn a_disk_that_others_fill_still_lets_files_be_removed() {
 }
 
 #[test]
+fn all_of_a_small_volume_can_be_removed_when_others_take_the_last_byte() {
+    scenario("filled-small", 8 * MINUTES, |s| {
+        let mut disk = OnSmallDisk::start(s, 840);
+        let mut number = 0;
+        for round in 0..2 {
+            for size in [0, 1, 2_000].repeat(200) {
+                let path = PathBuf::from(format!("file {number}"));
+                let bytes = pattern(size, number);
+                fs::write(disk.peer.path(&path), &bytes).expect("there is room");
+                disk.kept.insert(path, bytes);
+                number += 1;
+            }
+            let filler = disk.fill_from_outside();
+            // Fsync keeps what was acknowledged, on a disk without a byte.
+            let last = File::open(disk.peer.path(format!("file {}", number - 1)));
+            last.and_then(|file| file.sync_all()).expect("synced");
+            disk.peer.kill();
+            disk.peer.restart();
+            disk.check("after a kill");
+            for path in disk.kept.keys().cloned().collect::<Vec<_>>() {
+                disk.remove(path.to_str().expect("text"));
+            }
+            disk.check("without files");
+            if round == 0 {
+                disk.peer.kill();
+            } else {
+                disk.peer.terminate();
+            }
+            disk.peer.restart();
+            disk.check("after removals");
+            fs::remove_file(filler).expect("removed");
+            disk.wait_for_room();
+            disk.remove("with room again");
+        }
+    });
+}
+
+#[test]
 fn what_was_written_without_fsync_is_told_at_close_or_kept_for_later() {
     scenario("full-close", 5 * MINUTES, |s| {
         let mut disk = OnSmallDisk::start(s, 512);

@@ -57,6 +57,9 @@ const EARLY: usize = 16;
 /// A table smaller than this is left to the log at closing: replaying it takes some milliseconds.
 const LEFT_TO_LOG_BYTES: usize = 1 << 20;
 
+/// No more is taken for a log file that is new: who has few rows has small files.
+const NEW_FILE_MAX_BYTES: u64 = 2 << 20;
+
 /// What may be chosen about buffered rows.
 #[derive(Debug, Clone, Copy)]
 pub struct BufferOptions {
@@ -65,6 +68,14 @@ pub struct BufferOptions {
     /// Log files of flushed tables are kept up to this size, in bytes, before the tree is synced
     /// for them: until then they are what makes its rows durable.
     pub log_bytes: u64,
+}
+
+impl BufferOptions {
+    /// Returns the room that is taken for a new log file. One that has to hold more grows, and
+    /// is used again as long as it is.
+    fn new_file_bytes(self) -> u64 {
+        (self.table_bytes as u64).min(NEW_FILE_MAX_BYTES)
+    }
 }
 
 /// Rows whose newest commits lie in a log and in memory.
@@ -85,6 +96,8 @@ struct Shared {
     group: GroupSync,
     options: BufferOptions,
     gate: Gate,
+    /// What the tree takes of the disk, as of its last table.
+    tree_bytes: AtomicU64,
     /// Number of the last batch that is known to be durable.
     durable: AtomicU64,
     /// Number of the last batch after which the gate was open: whoever copies the folder has it.
@@ -199,8 +212,10 @@ impl BufferedRows {
         };
         let mark = Mark::open(&*disk, sealer.owner(), said);
         let mark = mark.map_err(|e| StoreError::io("write the mark in", folder, e))?;
-        Ok(Self {
+        let tree_bytes = AtomicU64::new(tree.bytes());
+        let rows = Self {
             shared: Arc::new(Shared {
+                tree_bytes,
                 tree,
                 space: Space::new(Arc::clone(&disk), folder.to_owned(), Reserve::ROWS),
                 disk,
@@ -233,7 +248,9 @@ impl BufferedRows {
                 mark: Mutex::new(mark),
             }),
             flusher: None,
-        })
+        };
+        rows.shared.measure();
+        Ok(rows)
     }
 
     /// Opens the rows as [`BufferedRows::open`] does, with a thread that flushes while `gate` is
@@ -419,10 +436,12 @@ impl Shared {
         if let Some(table) = table {
             apply(&*self.tree, &table)?;
             self.flush.lock().applied = table.last();
+            self.tree_bytes.store(self.tree.bytes(), Ordering::Relaxed);
             let mut layers = self.layers.write();
             layers.flushing = None;
             layers.moved += 1;
             drop(layers);
+            self.measure();
             self.flush_changed.notify_all();
         }
         self.retire()?;
@@ -481,7 +500,7 @@ impl Shared {
         drop(flush);
         match free {
             Some(free) => LogFile::recycle(&*self.disk, free, number),
-            None => create(&*self.disk, number, self.options.table_bytes as u64),
+            None => create(&*self.disk, number, self.options.new_file_bytes()),
         }
     }
 
@@ -507,7 +526,7 @@ impl Shared {
     /// Makes the next log file ahead of need. Where that fails, whoever needs one tries again.
     fn prepare(&self) {
         // Not with the last room there is, which is for removing files.
-        let room = self.options.table_bytes as u64;
+        let room = self.options.new_file_bytes();
         if self.flush.lock().free.is_empty() && !self.space.has_room(room) {
             return;
         }
@@ -533,11 +552,21 @@ impl Shared {
         writer.last = seq;
         let active = Arc::clone(&self.layers.read().active);
         active.apply(seq, batch.into_changes());
+        self.measure();
         self.group.wrote();
         if self.gate.is_open() {
             self.copied.store(seq, Ordering::Release);
         }
         Ok(())
+    }
+
+    /// Says what the rows take, for the reserve.
+    fn measure(&self) {
+        let layers = self.layers.read();
+        let flushing = layers.flushing.as_ref().map_or(0, |table| table.bytes());
+        let tables = (layers.active.bytes() + flushing) as u64;
+        let tree = self.tree_bytes.load(Ordering::Relaxed);
+        self.space.set_rows(tree.saturating_add(tables));
     }
 
     fn sync(&self) -> Result<(), StoreError> {

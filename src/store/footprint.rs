@@ -77,7 +77,7 @@ impl Footprint {
         let ballast = std::fs::metadata(ballast).map_or(0, |meta| room_of(&meta));
         bytes(disk.f_bavail)
             .saturating_add(ballast)
-            .saturating_sub(Reserve::CHUNKS.of(bytes(disk.f_blocks)))
+            .saturating_sub(Reserve::CHUNKS.most_of(bytes(disk.f_blocks)))
     }
 }
 

@@ -191,6 +191,10 @@ impl Tree for LocalTree {
         Ok(())
     }
 
+    fn bytes(&self) -> u64 {
+        self.tree.disk_space()
+    }
+
     /// Does nothing: what was applied is durable.
     fn sync(&self) -> Result<(), StoreError> {
         Ok(())

@@ -8,7 +8,7 @@ use super::chunks::LocalChunks;
 use super::disk::{Disk, Folder};
 use super::gate::Gate;
 use super::local::LocalTree;
-use super::space::{Reserve, Space};
+use super::space;
 use super::staged::StagedRows;
 use super::{Rows, Store, StoreError, StoreOptions, state, trial, whole};
 use crate::base::Clock;
@@ -36,10 +36,8 @@ pub(super) fn open(
     if let Some(ballast) = &options.ballast {
         // On a full disk it goes before anything else. A disk that cannot say how full it is has
         // no use for it.
-        let disk = Arc::new(Folder::new(folder));
-        let space = Space::new(disk, folder.to_owned(), Reserve::ROWS);
-        if let Err(error) = space.set_ballast(ballast) {
-            tracing::warn!(%error, "no room is kept back");
+        if let Err(error) = space::give_back(&Folder::new(folder), ballast) {
+            tracing::warn!(%error, "the room that is kept back stays so");
         }
     }
     let rows = folder.join(state::ROWS_FOLDER);

@@ -3,7 +3,8 @@
 //! Against what this process writes a look at the free room is enough. Against other programs,
 //! which take the last byte, the rows own a file of the reserve's size, the ballast, which they
 //! give back when it comes to that: so files can still be removed, and what the row database
-//! writes in the background does not fail half way.
+//! writes in the background does not fail half way. What these need grows with the rows, and so does
+//! the reserve: what there is next to nothing of takes next to nothing of the disk.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -30,6 +31,8 @@ pub(super) struct Space {
     credit: AtomicU64,
     /// When the disk was looked at, in milliseconds.
     looked_ms: AtomicU64,
+    /// What the rows take, in memory and on the disk.
+    rows: AtomicU64,
     reserve: Reserve,
     ballast: OnceLock<Ballast>,
 }
@@ -37,7 +40,11 @@ pub(super) struct Space {
 /// How much room must be left.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reserve {
-    bytes: u64,
+    /// Bytes where there are no rows.
+    least: u64,
+    /// Bytes for each that the rows take.
+    per_row_byte: u64,
+    most: u64,
     /// The reserve takes at most this fraction of the disk.
     fraction: u64,
 }
@@ -46,22 +53,36 @@ impl Reserve {
     /// Room that chunks must leave: rows go on when contents are refused already, so that files
     /// can still be removed.
     pub(super) const CHUNKS: Self = Self {
-        bytes: 192 << 20,
+        least: 192 << 20,
+        per_row_byte: 0,
+        most: 192 << 20,
         fraction: 16,
     };
 
     /// Room that rows must leave: a flush of the memtables and a compaction behind it, which the
     /// row database does by itself and which must not fail half way.
+    ///
+    /// These write each row once at most, and have the quarter that nobody else may take. The half
+    /// that is for removals is twice the rows: what removes all of them.
     pub(super) const ROWS: Self = Self {
-        bytes: 96 << 20,
+        least: 2 << 20,
+        per_row_byte: 4,
+        most: 96 << 20,
         fraction: 32,
     };
-}
 
-impl Reserve {
-    /// Returns the bytes of a disk that are kept back.
-    pub(super) fn of(self, disk_bytes: u64) -> u64 {
-        self.bytes.min(disk_bytes / self.fraction)
+    /// Returns the bytes of a disk that are kept back for rows that take so much.
+    fn of(self, rows: u64, disk_bytes: u64) -> u64 {
+        let grown = self
+            .least
+            .saturating_add(rows.saturating_mul(self.per_row_byte));
+        let grown = grown / STEP_BYTES * STEP_BYTES;
+        grown.min(self.most).min(disk_bytes / self.fraction)
+    }
+
+    /// Returns the most bytes of a disk that are ever kept back.
+    pub(super) fn most_of(self, disk_bytes: u64) -> u64 {
+        self.of(self.most, disk_bytes)
     }
 }
 
@@ -73,23 +94,30 @@ impl Space {
             clock: SystemClock::new(),
             credit: AtomicU64::new(0),
             looked_ms: AtomicU64::new(0),
+            rows: AtomicU64::new(0),
             reserve,
             ballast: OnceLock::new(),
         }
     }
 
-    /// Lets the reserve lie in a file; gives it back at once where the disk is full already.
+    /// Lets the reserve lie in a file.
     pub(super) fn set_ballast(&self, path: &Path) -> Result<(), StoreError> {
         self.ballast.get_or_init(|| Ballast::new(path.to_owned()));
-        self.look().map(drop)
+        self.look(0).map(drop)
     }
 
-    /// Returns the room, of which the ballast is a part, and the reserve.
-    fn look(&self) -> Result<(Room, u64), StoreError> {
+    /// Says how much the rows take, in memory and on the disk.
+    pub(super) fn set_rows(&self, bytes: u64) {
+        self.rows.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Returns the room, of which the ballast is a part, and the reserve with so many bytes more.
+    fn look(&self, more: u64) -> Result<(Room, u64), StoreError> {
         let room = self.disk.room();
         let room =
             room.map_err(|e| StoreError::io("ask for the free space of", &self.folder, e))?;
-        let reserve = self.reserve.of(room.total);
+        let rows = self.rows.load(Ordering::Relaxed).saturating_add(more);
+        let reserve = self.reserve.of(rows, room.total);
         let ballast = self.ballast.get();
         let held = ballast.map_or(0, |ballast| ballast.adjust(room.available, reserve));
         let room = Room {
@@ -102,7 +130,7 @@ impl Space {
 
     /// Tells whether `bytes` could be written without eating into the reserve.
     pub(super) fn has_room(&self, bytes: u64) -> bool {
-        let room = self.look();
+        let room = self.look(0);
         room.is_ok_and(|(room, reserve)| room.available.saturating_sub(reserve) >= bytes)
     }
 
@@ -121,7 +149,7 @@ impl Space {
                 return Ok(());
             }
         }
-        let (room, reserve) = self.look()?;
+        let (room, reserve) = self.look(bytes)?;
         let usable = room.available.saturating_sub(reserve);
         if usable < bytes {
             let kept = if is_removal {
@@ -138,6 +166,16 @@ impl Space {
         self.looked_ms.store(now, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// Gives back the ballast that an earlier process left, where the disk is nearly full.
+pub(super) fn give_back(disk: &dyn Disk, path: &Path) -> std::io::Result<()> {
+    let ballast = Ballast::new(path.to_owned());
+    let held = *ballast.held.lock();
+    if held > 0 && disk.room()?.available < held / 2 {
+        ballast.shrink(0)?;
+    }
+    Ok(())
 }
 
 /// A file of no content that takes up room.
@@ -158,23 +196,21 @@ impl Ballast {
         }
     }
 
-    /// Gives the ballast back where the disk is nearly full, takes it again where there is plenty;
-    /// returns how much of the room it was when `available` was found out.
+    /// Gives the ballast back where the disk is nearly full, makes it as large as the reserve where
+    /// there is plenty; returns how much of the room it was when `available` was found out.
     fn adjust(&self, available: u64, reserve: u64) -> u64 {
         let mut held = self.held.lock();
-        let changed = if *held > 0 && available < reserve / 2 {
-            tracing::warn!("the disk is full: what is kept back for removing files is used now");
-            let given_back = File::options().write(true).open(&self.path);
-            // The room counts as free only after a commit of the file system.
-            let given_back =
-                given_back.and_then(|file| file.set_len(0).and_then(|()| file.sync_all()));
-            given_back.map(|()| 0)
-        } else if *held == 0 && available / PLENTY > reserve && reserve > 0 {
-            self.take(reserve).map(|()| reserve)
-        } else {
-            return *held;
-        };
         let before = *held;
+        let changed = if before > 0 && available < reserve / 2 {
+            tracing::warn!("the disk is full: what is kept back for removing files is used now");
+            self.shrink(0).map(|()| 0)
+        } else if before < reserve && available / PLENTY > reserve {
+            self.grow(reserve).map(|()| reserve)
+        } else if before / 2 > reserve {
+            self.shrink(reserve).map(|()| reserve)
+        } else {
+            return before;
+        };
         match changed {
             Ok(now) => *held = now,
             // A file system that cannot set room aside has a reserve all the same.
@@ -183,7 +219,14 @@ impl Ballast {
         before
     }
 
-    fn take(&self, bytes: u64) -> std::io::Result<()> {
+    fn shrink(&self, bytes: u64) -> std::io::Result<()> {
+        let file = File::options().write(true).open(&self.path)?;
+        file.set_len(bytes)?;
+        // The room counts as free only after a commit of the file system.
+        file.sync_all()
+    }
+
+    fn grow(&self, bytes: u64) -> std::io::Result<()> {
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -199,14 +242,17 @@ impl Ballast {
     }
 }
 
+/// The reserve grows by this much at a time. Less than [`Reserve::least`].
+const STEP_BYTES: u64 = 1 << 20;
+
 /// The free room is asked for again after this many bytes written: a look at the disk costs 2 us,
-/// and other programs take room, too.
-const RECHECK_BYTES: u64 = 2 << 20;
+/// other programs take room, too, and the reserve grows by a step.
+const RECHECK_BYTES: u64 = STEP_BYTES / 4;
 
 /// How long such a look counts: other programs fill the reserve in no shorter time.
 const CREDIT_MS: u64 = 10;
 
-/// The ballast is taken where this many times its size is free.
+/// The ballast is made as large as the reserve where this many times as much is free.
 const PLENTY: u64 = 3;
 
 /// What removing a file or a chunk writes, without the contents of a small file.
@@ -263,6 +309,7 @@ mod tests {
         });
         let held = || std::fs::metadata(&ballast).map_or(0, |meta| meta.blocks() * 512);
         let space = Space::new(Arc::<Shared>::clone(&disk), "x".into(), Reserve::ROWS);
+        space.set_rows(RESERVE);
         space.set_ballast(&ballast).unwrap();
         assert_eq!(held(), RESERVE);
         space.take(1 << 20, false).unwrap();
@@ -287,9 +334,48 @@ mod tests {
 
         // One that is there is used by the next process.
         disk.available.store(RESERVE, Ordering::Relaxed);
-        let next = Space::new(disk, "x".into(), Reserve::ROWS);
+        let next = Space::new(Arc::<Shared>::clone(&disk), "x".into(), Reserve::ROWS);
+        next.set_rows(RESERVE);
+        give_back(&*disk, &ballast).unwrap();
+        assert_eq!(held(), 0);
         next.set_ballast(&ballast).unwrap();
         next.take(100, true).unwrap();
         assert_eq!(held(), 0);
+    }
+
+    #[test]
+    fn the_ballast_is_small_without_rows_and_grows_before_there_are_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let ballast = folder.path().join("ballast");
+        let disk = Arc::new(Shared {
+            available: AtomicU64::new(TOTAL),
+            ballast: ballast.clone(),
+        });
+        let held = || std::fs::metadata(&ballast).map_or(0, |meta| meta.blocks() * 512);
+        let space = Space::new(disk, "x".into(), Reserve::ROWS);
+        space.set_ballast(&ballast).unwrap();
+        assert_eq!(held(), Reserve::ROWS.least);
+        let mut rows = 0;
+        for bytes in [100, 5_000, 60_000].into_iter().cycle().take(200) {
+            space.take(bytes, false).unwrap();
+            rows += bytes;
+            space.set_rows(rows);
+            // The quarter that only what goes on in the background may take holds each row.
+            assert!(
+                held() / 4 >= rows.min(RESERVE / 4),
+                "{rows} bytes of rows, {}",
+                held()
+            );
+        }
+        // The file system may count a block of its own.
+        assert!(
+            (RESERVE..RESERVE + (64 << 10)).contains(&held()),
+            "{}",
+            held()
+        );
+        // Who has removed much has the room for other things.
+        space.set_rows(rows / 16);
+        assert!(space.has_room(1));
+        assert!((rows / 4..RESERVE / 2).contains(&held()), "{}", held());
     }
 }

@@ -35,6 +35,11 @@ pub trait Tree: Send + Sync + std::fmt::Debug {
     /// `None` removes the row. Durable at the next sync.
     fn apply(&self, visit: &mut dyn FnMut(&mut TreeChange<'_>)) -> Result<(), StoreError>;
 
+    /// Returns about how many bytes of the disk the rows take; 0 where that is not known.
+    fn bytes(&self) -> u64 {
+        0
+    }
+
     /// Makes everything that was applied before this call durable.
     fn sync(&self) -> Result<(), StoreError>;
 }

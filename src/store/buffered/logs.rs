@@ -52,7 +52,7 @@ impl Logs {
             None => {
                 let made = match free.pop() {
                     Some(free) => LogFile::recycle(disk, free, next_number),
-                    None => LogFile::create(disk, next_number, options.table_bytes as u64),
+                    None => LogFile::create(disk, next_number, options.new_file_bytes()),
                 };
                 (made.map_err(io)?, next_number + 1)
             }

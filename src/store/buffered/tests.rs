@@ -1,6 +1,7 @@
 //! The rows behind a log, against a map: wherever they lie and whatever is flushed meanwhile.
 
 use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
 
 use bytes::Bytes;
 
@@ -277,6 +278,66 @@ fn who_settles_in_between_leaves_less_than_two_tables_in_memory() {
         most = most.max(layers.active.bytes() + flushing);
     }
     assert!(most < TABLE / 2 * 3 + 2 * ROW, "{most} bytes");
+}
+
+#[test]
+fn room_is_kept_back_for_all_rows_wherever_they_lie() {
+    let mut machine = Machine::new();
+    let rows = machine.open(64 << 10, false);
+    let ballast = machine.folder.path().join("ballast");
+    rows.set_ballast(&ballast).unwrap();
+    let kept = || std::fs::metadata(&ballast).unwrap().blocks() * 512;
+    let idle = kept();
+    for n in 0..400u32 {
+        let mut batch = Batch::new();
+        // One in sixteen lies apart in the tree.
+        let len = if n.is_multiple_of(16) { 9000 } else { 1000 };
+        batch.put(Table::Inode, n.to_be_bytes(), vec![7; len]);
+        rows.commit(batch).unwrap();
+        let tables = rows.shared.layers.read().active.bytes() as u64;
+        let all = rows.shared.tree.bytes() + tables;
+        assert!(all > u64::from(n) * 1000);
+        assert!(
+            kept() / 4 >= all,
+            "{} bytes for {all} bytes of rows",
+            kept()
+        );
+    }
+    assert!(kept() >= 2 * idle);
+    // As much is kept back by whoever opens them next.
+    let before = kept();
+    drop(rows);
+    let rows = machine.open(64 << 10, false);
+    rows.set_ballast(&ballast).unwrap();
+    assert_eq!(kept(), before);
+}
+
+#[test]
+fn a_new_log_file_is_small_and_grows_to_what_a_table_needs() {
+    const TABLE: u64 = 16 << 20;
+    let mut machine = Machine::new();
+    let rows = machine.open(TABLE as usize, true);
+    // Made ahead by the thread.
+    drop(rows);
+    let log = machine.folder.path().join("wal");
+    let held = || {
+        let files = std::fs::read_dir(&log).unwrap();
+        let held = files.map(|file| file.unwrap().metadata().unwrap().blocks() * 512);
+        held.sum::<u64>()
+    };
+    assert!(held() < 5 << 20, "{} bytes for nothing", held());
+    let rows = machine.open(TABLE as usize, false);
+    for n in 0..60u32 {
+        let mut batch = Batch::new();
+        batch.put(Table::Inode, n.to_be_bytes(), vec![7; 1 << 20]);
+        rows.commit(batch).unwrap();
+    }
+    drop(rows);
+    assert!(held() > TABLE, "{} bytes", held());
+    assert_eq!(
+        all(&machine.open(TABLE as usize, false), b"", false).len(),
+        60
+    );
 }
 
 #[test]

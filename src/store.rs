@@ -269,7 +269,7 @@ impl StoreOptions {
     pub fn within(budget: Budget) -> Self {
         let usual = Self::default();
         // Tables that are filled and flushed at once take several times this.
-        let table_bytes = budget.part(usual.table_bytes as u64, 32);
+        let table_bytes = budget.part(usual.table_bytes as u64, 16);
         let table_bytes = table_bytes.max(TABLE_MIN_BYTES);
         Self {
             row_cache_bytes: budget.part(usual.row_cache_bytes, 8),

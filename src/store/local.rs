@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use fjall::compaction::Leveled;
 use fjall::{
     Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, LsmError, Readable, Snapshot,
 };
@@ -282,13 +283,21 @@ fn database_error(op: &'static str, folder: &Path, error: fjall::Error) -> Store
 
 fn tree_options() -> KeyspaceCreateOptions {
     let separation = KvSeparationOptions::default().separation_threshold(LARGE_VALUE_BYTES);
+    let levels = Leveled::default().with_table_target_size(TREE_FILE_BYTES);
     KeyspaceCreateOptions::default()
         // Index and filter blocks go through the bounded cache, but for the two newest levels.
         .with_kv_separation(Some(separation))
+        .compaction_strategy(Arc::new(levels))
 }
 
 /// Name of the one tree.
 const TREE: &str = "rows";
+
+/// A file of the tree is about as large. The first level behind what was flushed holds four, each one behind
+/// it ten times as much as the one before: few files of one level lie where one of the level before does. With the
+/// 64 MiB of the database's own choice the first level is 256 MiB, all of which is written again for every
+/// four tables that are flushed.
+const TREE_FILE_BYTES: u64 = 4 << 20;
 
 /// Descriptors that the database keeps open, of the 1024 that a process has by default.
 const OPEN_FILES_MAX: usize = 200;
@@ -299,6 +308,7 @@ const LARGE_VALUE_BYTES: u32 = 2 << 10;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::time::Duration;
 
     use fjall::AbstractTree;
@@ -388,6 +398,47 @@ mod tests {
 
     fn put(tree: &LocalTree, key: &[u8], value: &[u8]) {
         tree.apply(&mut |change| change(key, Some(value))).unwrap();
+    }
+
+    /// The files of a folder and of all below it, with their lengths.
+    fn files(folder: &Path) -> BTreeMap<PathBuf, u64> {
+        let mut found = BTreeMap::new();
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let metadata = entry.metadata().unwrap();
+            match metadata.is_dir() {
+                true => found.extend(files(&entry.path())),
+                false => found.extend([(entry.path(), metadata.len())]),
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn what_is_flushed_is_written_again_a_few_times_and_not_with_all_that_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tree = open(folder.path(), &local_key(1), 1).unwrap();
+        // Each step is made here.
+        tree.compactor.close();
+        let rng = Rng::from_seed(5);
+        let (mut flushed, mut written) = (0, 0);
+        for _ in 0..64 {
+            let mut keys: Vec<[u8; 16]> = (0..1000).map(|_| rng.bytes()).collect();
+            keys.sort();
+            tree.apply(&mut |change| {
+                for key in &keys {
+                    change(key, Some(&[7; 1000]));
+                }
+            })
+            .unwrap();
+            flushed += 1 << 20;
+            let before = files(folder.path());
+            let strategy = Arc::clone(&tree.tree.config.compaction_strategy);
+            tree.tree.tree.compact(strategy, 0).unwrap();
+            let after = files(folder.path());
+            let new = after.iter().filter(|(name, _)| !before.contains_key(*name));
+            written += new.map(|(_, len)| len).sum::<u64>();
+        }
+        assert!(written / flushed < 6, "{written} for {flushed}");
     }
 
     #[test]

@@ -21,3 +21,4 @@ mod removal;
 mod sums;
 mod times;
 mod tree;
+mod unseen;

@@ -9,7 +9,7 @@ use dfs::volume::{FileKind, OpKind};
 use super::cluster::{Device, cluster, sync};
 use super::equal::{Step, chmod, crossing, make, put, rename, save, step, unlink};
 
-fn link(from: &'static str, to: &'static str) -> Step {
+pub(super) fn link(from: &'static str, to: &'static str) -> Step {
     step(move |device| device.link(from, to))
 }
 
@@ -31,7 +31,7 @@ fn mkdir(path: &'static str) -> Step {
     make(path, FileKind::Dir)
 }
 
-fn files(of: &[(&str, &str)]) -> BTreeMap<String, String> {
+pub(super) fn files(of: &[(&str, &str)]) -> BTreeMap<String, String> {
     let files = of.iter();
     files
         .map(|(path, text)| (format!("/{path}"), (*text).to_owned()))

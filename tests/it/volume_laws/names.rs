@@ -521,7 +521,7 @@ fn a_conflict_file_is_beside_a_name_that_the_file_has() {
     assert_eq!(a.files().len(), 3);
 }
 
-fn list(perms: [u16; 5]) -> Vec<u8> {
+pub(super) fn list(perms: [u16; 5]) -> Vec<u8> {
     // user::, user:4711:, group::, mask::, other::
     let tags = [
         (1u16, u32::MAX),
@@ -539,7 +539,7 @@ fn list(perms: [u16; 5]) -> Vec<u8> {
     value
 }
 
-fn access(device: &Device, path: &str) -> Option<Vec<u8>> {
+pub(super) fn access(device: &Device, path: &str) -> Option<Vec<u8>> {
     let ino = device.at(path).ino;
     let value = device.volume.xattr(ino, dfs::volume::Acl::ACCESS).unwrap();
     value.map(|value| value.to_vec())

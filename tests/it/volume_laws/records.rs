@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use dfs::base::Clock;
+use bytes::Bytes;
+use dfs::base::{Clock, Timespec};
 use dfs::store::Table;
 use dfs::volume::{FileKind, OpKind};
 
@@ -23,7 +24,7 @@ fn chmod(device: &Device, path: &str, mode: u32) {
 }
 
 /// What is done on either side of a tree of f, g, d/a and the empty e.
-const CHANGES: [Change; 20] = [
+const CHANGES: [Change; 23] = [
     ("write f", |d, at| {
         d.put(&at("f"), &format!("written by {}", d.index()));
     }),
@@ -74,10 +75,43 @@ const CHANGES: [Change; 20] = [
     ("move d to k", |d, at| d.rename(&at("d"), &at("k"), false)),
     ("chmod d", |d, at| chmod(d, &at("d"), 0o700)),
     ("remove e", |d, at| d.rmdir(&at("e"))),
+    ("tag f", |d, at| {
+        d.apply(OpKind::SetXattr {
+            ino: d.at(&at("f")).ino,
+            name: TAG.into(),
+            value: format!("by {}", d.index()).into(),
+            time: d.clock.wall(),
+        });
+    }),
+    ("untag f", |d, at| {
+        d.apply(OpKind::RemoveXattr {
+            ino: d.at(&at("f")).ino,
+            name: TAG.into(),
+            time: d.clock.wall(),
+        });
+    }),
+    ("date f", |d, at| {
+        d.apply(OpKind::SetAttr {
+            ino: d.at(&at("f")).ino,
+            mode: None,
+            uid: None,
+            gid: None,
+            mtime: Some(DATES[d.index() - 1]),
+            ctime: d.clock.wall(),
+        });
+    }),
 ];
 
-/// What people see: of each path what it is, who may do what, and the text.
-type Seen = BTreeMap<String, (FileKind, u32, String)>;
+const TAG: &str = "user.tag";
+
+/// What the two set the time of a file to.
+const DATES: [Timespec; 2] = [
+    Timespec { secs: 1, nanos: 0 },
+    Timespec { secs: 2, nanos: 0 },
+];
+
+/// What people see: of each path what it is, who may do what, and the text, with the tag and the date that it got.
+type Seen = BTreeMap<String, (FileKind, u32, String, Option<Bytes>, Option<Timespec>)>;
 
 fn seen(device: &Device, top: &str) -> Seen {
     let mut seen = BTreeMap::new();
@@ -93,7 +127,9 @@ fn seen(device: &Device, top: &str) -> Seen {
             if inode.is_dir() {
                 open.push(path.clone());
             }
-            seen.insert(path, (inode.kind, inode.mode, text));
+            let tag = device.volume.xattr(inode.ino, TAG.as_bytes()).unwrap();
+            let time = Some(inode.mtime).filter(|time| DATES.contains(time));
+            seen.insert(path, (inode.kind, inode.mode, text, tag, time));
         }
     }
     seen
@@ -114,6 +150,18 @@ fn pairs() -> impl Iterator<Item = (String, Change, Change)> {
         .flat_map(move |(i, one)| numbered().map(move |(j, two)| (format!("{i}-{j}"), one, two)))
 }
 
+/// Names all that is published here; returns how many records that takes.
+fn name_all(voter: &Device) -> u64 {
+    let before = voter.chain.tip().number;
+    loop {
+        let tip = voter.chain.tip().number;
+        voter.commit();
+        if voter.chain.tip().number == tip {
+            return tip - before;
+        }
+    }
+}
+
 /// Lets two devices make each pair of changes, neither having seen the other's, the second later than
 /// the first, and has them named so.
 fn cross(named: Named) -> Vec<Seen> {
@@ -124,14 +172,21 @@ fn cross(named: Named) -> Vec<Seen> {
     for (top, ..) in pairs() {
         voter.mkdir(&top);
         voter.put(&format!("{top}/f"), "f as it was");
+        voter.apply(OpKind::SetXattr {
+            ino: voter.at(&format!("{top}/f")).ino,
+            name: TAG.into(),
+            value: "as it was".into(),
+            time: voter.clock.wall(),
+        });
         voter.put(&format!("{top}/g"), "g as it was");
         voter.mkdir(&format!("{top}/d"));
         voter.put(&format!("{top}/d/a"), "a as it was");
         voter.mkdir(&format!("{top}/e"));
     }
     sync(&devices);
-    voter.commit();
-    sync(&devices);
+    while name_all(voter) > 0 {
+        sync(&devices);
+    }
     for (top, (_, change), _) in pairs() {
         change(one, &|path| format!("{top}/{path}"));
     }
@@ -147,10 +202,11 @@ fn cross(named: Named) -> Vec<Seen> {
         Named::LaterFirst => [Some(two), Some(one)],
     };
     for author in order.into_iter().flatten() {
-        let before = voter.chain.tip().number;
         voter.pull(author, usize::MAX);
-        voter.commit();
-        assert!(voter.chain.tip().number > before);
+        assert!(name_all(voter) > 0);
+        let record = voter.chain.get(voter.chain.tip().number).unwrap().unwrap();
+        let mut logs = record.segments.iter().map(|name| name.log);
+        assert!(logs.any(|log| log == author.log.own_log()), "{named:?}");
     }
     sync(&devices);
     pairs().map(|(top, ..)| seen(one, &top)).collect()
@@ -162,10 +218,16 @@ fn what_two_devices_did_ends_the_same_whichever_a_record_names_first() {
     for named in [Named::EarlierFirst, Named::LaterFirst] {
         let got = cross(named);
         for ((_, one, two), (expected, got)) in pairs().zip(expected.iter().zip(&got)) {
+            let is = |a: &str, b: &str| (one.0, two.0) == (a, b);
             // What both append is there, in the order of the records.
-            if (one.0, two.0) == ("append to f", "append to f") {
+            if is("append to f", "append to f") {
                 let texts = |seen: &Seen| seen["/f"].2.len();
                 assert_eq!(texts(expected), texts(got));
+                continue;
+            }
+            // Of an attribute that is gone nothing tells when it was removed.
+            if is("tag f", "untag f") && matches!(named, Named::LaterFirst) {
+                assert_eq!(got["/f"].3.as_deref(), Some(&b"by 1"[..]));
                 continue;
             }
             assert_eq!(expected, got, "{}, then {}, {named:?}", one.0, two.0);

@@ -6,7 +6,7 @@
 
 pub mod chain;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -396,7 +396,7 @@ impl LogStore {
         let mut state = self.state.lock();
         let mut head = state.heads.get(&own_log).copied();
         for segment in segments {
-            if segment.header.log() != own_log || segment.header.device != self.own {
+            if segment.header.log() != own_log {
                 return Err(LogError::NotAuthor(segment.header.device));
             }
             check_form(segment, self.volume)?;
@@ -569,11 +569,11 @@ impl LogStore {
         let mut state = self.state.lock();
         let mut batch = Batch::new();
         let mut heads: BTreeMap<LogId, LogHead> = BTreeMap::new();
+        let mut ended = BTreeSet::new();
         for (log, segment) in checked {
             let head = heads.get(log).or_else(|| state.heads.get(log)).copied();
-            if accepted.refused.contains_key(log)
-                || head.is_some_and(|head| segment.header.seg_no <= head.seg_no)
-            {
+            let is_here = head.is_some_and(|head| segment.header.seg_no <= head.seg_no);
+            if ended.contains(log) || is_here {
                 continue;
             }
             match check_place(segment, head.as_ref()) {
@@ -586,9 +586,10 @@ impl LogStore {
                     }
                 }
                 Err(error) => {
-                    accepted
-                        .refused
-                        .insert(*log, (segment.header.device, error));
+                    ended.insert(*log);
+                    // It comes before whatever was refused of that log by its looks.
+                    let refused = &mut accepted.refused;
+                    refused.insert(*log, (segment.header.device, error));
                 }
             }
         }
@@ -654,8 +655,7 @@ fn check_form(segment: &SealedSegment, volume: VolumeId) -> Result<(), LogError>
     if header.volume != volume {
         return Err(LogError::OtherVolume);
     }
-    if header.seg_no == 0
-        || (header.seg_no == 1) != header.admission.is_some()
+    if (header.seg_no == 1) != header.admission.is_some()
         || header.first > header.last
         || segment.body.len() > SealedSegment::BODY_MAX_BYTES
     {

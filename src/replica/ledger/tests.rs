@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::edit::join;
 use super::window::{FIRST, after};
-use super::{Ledger, Plan};
+use super::{Holding, Kind, Ledger, Plan};
 use crate::base::{ChunkId, PeerId, Rng};
+use crate::replica::limits::HOLDERS_MAX;
 use crate::store::memory::MemoryDisk;
 use crate::store::{Batch, RowVisitor, Rows, Store, StoreError, Table};
 
@@ -302,4 +304,157 @@ fn counted(window_max: usize) -> (Ledger, Arc<Counted>) {
     rows.scans.store(0, Ordering::Relaxed);
     rows.visits.store(0, Ordering::Relaxed);
     (ledger, rows)
+}
+
+/// Tells whether the bytes of a chunk are here.
+fn is_here(ledger: &Ledger, id: ChunkId) -> bool {
+    ledger.store.chunks.len(id).unwrap().is_some()
+}
+
+fn kind(ledger: &Ledger, id: ChunkId) -> Option<Kind> {
+    ledger.holding(&id).unwrap().map(|holding| holding.kind)
+}
+
+#[test]
+fn the_fewest_disks_that_a_pending_chunk_is_on_are_told() {
+    let (ledger, _) = counted(64);
+    let fewest = || ledger.counters().fewest();
+    assert_eq!(fewest(), None);
+    let both = [chunk(2), chunk(3)];
+    author(&ledger, both.into_iter());
+    assert_eq!(fewest(), Some(1));
+    confirm(&ledger, peer(1), &both[..1]);
+    assert_eq!(fewest(), Some(1));
+    confirm(&ledger, peer(1), &both);
+    assert_eq!(fewest(), Some(2));
+    confirm(&ledger, peer(2), &both);
+    assert_eq!(fewest(), Some(3));
+    confirm(&ledger, peer(3), &both);
+    assert_eq!(fewest(), None);
+    ledger.check();
+}
+
+#[test]
+fn no_more_holders_are_noted_than_a_row_has_room_for() {
+    let mut holding = Holding::new(6, Kind::Kept);
+    for n in 0..=HOLDERS_MAX {
+        holding.confirm(PeerId([u8::try_from(n).unwrap(); 32]));
+    }
+    assert_eq!(holding.copies(), HOLDERS_MAX);
+}
+
+#[test]
+fn what_was_used_last_is_evicted_last() {
+    let (ledger, _) = counted(64);
+    let ids = [chunk(2), chunk(3), chunk(4)];
+    for id in ids {
+        ledger.keep(id, b"sealed", false).unwrap();
+        assert!(is_here(&ledger, id));
+    }
+    ledger.touch(&ids[0]);
+    assert_eq!(ledger.evict(6).unwrap(), 2);
+    let here = ids.map(|id| (is_here(&ledger, id), kind(&ledger, id).is_some()));
+    assert_eq!(here, [(true, true), (false, false), (false, false)]);
+    // What is made here is sent, though it was cached before; and once, though it is made again.
+    author(&ledger, ids[..1].iter().copied());
+    assert_eq!(kind(&ledger, ids[0]), Some(Kind::Kept));
+    confirm(&ledger, peer(1), &ids[..1]);
+    author(&ledger, ids[..1].iter().copied());
+    assert_eq!(ledger.queue(&peer(1)).count, 0);
+    assert_eq!(ledger.evict(0).unwrap(), 0);
+    ledger.check();
+}
+
+#[test]
+fn a_collection_drops_nothing_that_was_made_since_it_began() {
+    let (ledger, _) = counted(64);
+    let ids = [chunk(2), chunk(3), chunk(4)];
+    author(&ledger, ids[..2].iter().copied());
+    ledger.forget_unless_authored(ids[0]).unwrap();
+    ledger.note_authored(true);
+    author(&ledger, ids[1..].iter().copied());
+    for id in &ids[1..] {
+        ledger.forget_unless_authored(*id).unwrap();
+    }
+    assert!(ids.iter().all(|id| is_here(&ledger, *id)));
+    ledger.forget_unless_authored(ids[0]).unwrap();
+    assert!(!is_here(&ledger, ids[0]));
+    ledger.note_authored(false);
+    ledger.forget_unless_authored(ids[1]).unwrap();
+    assert!(is_here(&ledger, ids[1]), "it was no collection's");
+    ledger.check();
+}
+
+#[test]
+fn who_finds_nobody_for_a_refused_chunk_holds_it_where_it_may() {
+    let (ledger, _) = counted(64);
+    let ids = [chunk(2), chunk(3), chunk(4)];
+    author(&ledger, ids.into_iter());
+    for to in everyone() {
+        confirm(&ledger, to, &ids[2..]);
+    }
+    assert_eq!(kind(&ledger, ids[2]), Some(Kind::Cached));
+    let redirect = |id, ranked: Vec<PeerId>| {
+        let plan_of = |id: &ChunkId| (ranked.clone(), plan(id));
+        ledger.redirect(peer(1), id, &plan_of, &|_| true).unwrap()
+    };
+    let with_me = || everyone().chain([peer(0)]).collect();
+    assert!(!redirect(ids[0], with_me()));
+    assert!(!redirect(ids[1], everyone().collect()));
+    assert!(!redirect(ids[2], with_me()));
+    let kinds = ids.map(|id| kind(&ledger, id).unwrap());
+    assert_eq!(kinds, [Kind::Held, Kind::Kept, Kind::Cached]);
+    assert_eq!(ledger.queue(&peer(1)).count, 2);
+    ledger.check();
+}
+
+#[test]
+fn what_is_lost_is_missing_where_it_is_due_until_it_is_back_or_given_up() {
+    let disk = MemoryDisk::new();
+    let ledger = Ledger::load_with(disk.store(), 64).unwrap();
+    let [due, cached, stray, gone, held] = [2, 3, 4, 5, 6].map(chunk);
+    author(&ledger, [due, gone, held].into_iter());
+    ledger.keep(cached, b"sealed", false).unwrap();
+    ledger.store.chunks.put(stray, b"sealed").unwrap();
+    for id in [due, cached, stray, gone] {
+        // They are no chunks of these ids.
+        assert!(ledger.lose(id).unwrap());
+    }
+    assert!(!ledger.lose(due).unwrap(), "that is known");
+    let mut missing = vec![due, gone];
+    missing.sort();
+    assert_eq!(ledger.missing(), missing);
+    let here = [due, cached, stray, gone].map(|id| is_here(&ledger, id));
+    assert_eq!(here, [true, false, false, true]);
+    author(&ledger, [due].into_iter());
+    ledger.give_up(&[gone, held]).unwrap();
+    assert!(!is_here(&ledger, gone) && is_here(&ledger, held));
+    assert!(ledger.missing().is_empty());
+    let again = Ledger::load_with(disk.store(), 64).unwrap();
+    assert!(again.missing().is_empty());
+    again.check();
+}
+
+#[test]
+fn a_queue_has_what_is_here_and_is_not_confirmed() {
+    let (ledger, _) = counted(64);
+    let [here, gone, gone_too] = [2, 3, 4].map(chunk);
+    author(&ledger, [here].into_iter());
+    let mut batch = Batch::new();
+    for id in [gone, gone_too] {
+        batch.put(Table::Pending, join(&peer(1), &id), [6, 0, 0, 0]);
+    }
+    ledger.store.rows.commit(batch).unwrap();
+    ledger.unqueue(peer(1), here).unwrap();
+    ledger.unqueue(peer(1), gone).unwrap();
+    confirm(&ledger, peer(1), &[gone_too]);
+    let queue = || queues(&ledger.store).remove(&peer(1)).unwrap_or_default();
+    assert_eq!(queue(), BTreeSet::from([here]));
+    assert!(!ledger.unconfirm(peer(1), &[here], &plan).unwrap());
+    confirm(&ledger, peer(1), &[here]);
+    assert_eq!(queue(), BTreeSet::new());
+    assert!(ledger.unconfirm(peer(1), &[here, here], &plan).unwrap());
+    assert_eq!(queue(), BTreeSet::from([here]));
+    assert_eq!(ledger.queue(&peer(1)).count, 1);
+    ledger.check();
 }

@@ -578,3 +578,6 @@ const HANDLES_MAX: std::num::NonZeroUsize = std::num::NonZeroUsize::new(128).unw
 
 /// So many chunks may wait for a sync; a gigabyte that opening would have to read and hash.
 const FRESH_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests;

@@ -258,6 +258,10 @@ mod tests {
             assert!(parse_fresh(row, row).is_err());
         }
         assert!(Totals::from_row(&[1; 17]).is_err());
+        let longest = crate::store::SEALED_MAX_BYTES as u32;
+        let is_there = |offset, len| Place::at(1, offset, len).is_some();
+        assert!(is_there(ALIGN_BYTES, longest) && !is_there(ALIGN_BYTES, longest + 1));
+        assert!(!is_there(ALIGN_BYTES + 1, 5) && !is_there(1 << 63, 5));
     }
 
     /// The worked example of docs/format.md.

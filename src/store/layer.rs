@@ -581,10 +581,21 @@ mod tests {
         found
     }
 
+    fn keys(rows: &dyn Rows, table: Table) -> Vec<Vec<u8>> {
+        let mut found = Vec::new();
+        let mut visit = |key: &[u8]| {
+            found.push(key.to_vec());
+            ControlFlow::Continue(())
+        };
+        rows.scan_keys(table, &[], None, &mut visit).unwrap();
+        found
+    }
+
     fn expect(rows: &dyn Rows, model: &BTreeMap<Vec<u8>, Vec<u8>>) {
         let expected: Vec<_> = model.clone().into_iter().collect();
         assert_eq!(all(rows, false), expected);
         assert_eq!(all(rows, true), expected);
+        assert!(keys(rows, Table::Inode).iter().eq(model.keys()));
         for n in 0..1000u16 {
             let key = n.to_be_bytes();
             assert_eq!(
@@ -631,6 +642,11 @@ mod tests {
             if seed % 2 == 0 {
                 rows.abandon().unwrap();
                 expect(&*rows, &used);
+                assert!(keys(&*store.rows, Table::Layer).is_empty());
+                // The next one begins with what is there now.
+                let layer = rows.begin().unwrap();
+                change(&rng, &*rows, &mut used.clone());
+                expect(&layer, &used);
                 continue;
             }
             rows.turn().unwrap();
@@ -652,6 +668,7 @@ mod tests {
             assert!(differing > 0 && !rows.is_turned());
             expect(&rows, &made);
             expect(&*store.rows, &made);
+            assert!(keys(&*store.rows, Table::Layer).is_empty());
         }
     }
 }

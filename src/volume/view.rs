@@ -478,6 +478,16 @@ impl View {
         if range.start >= range.end {
             return Ok(());
         }
+        // Most extents begin where a chunk does, and most reads are within one: it is the only one.
+        let likely = RowKey::Extent(ino, range.start / CHUNK_BYTES * CHUNK_BYTES);
+        if let Some(row) = self.row(&likely)?
+            && let Value::Extent(extent) = &row.value
+            && extent.end() >= range.end
+        {
+            self.count_visit();
+            let _ = f(extent);
+            return Ok(());
+        }
         if range.start > 0
             && let Some(before) = self.extent_before(ino, range.start)?
         {

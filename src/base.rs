@@ -21,6 +21,7 @@ pub mod text;
 pub mod time;
 pub mod told;
 pub mod variants;
+pub mod waits;
 pub mod worker;
 
 pub use id::{ChunkId, DeviceId, Ino, LogId, OpId, PeerId, VolumeId};

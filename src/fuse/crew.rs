@@ -9,6 +9,10 @@
 //! seat a little later: each change of threads costs time. Who comes out of a request and has lost his
 //! seat waits with the others.
 //!
+//! Who is about to wait for the disk where requests lie there opens a further seat, one of a few that
+//! are closed else, and the deputy takes it: so the disk has several reads to do at a time. Who sits
+//! there goes back to the bench, and closes it behind him, once nobody asks for anything.
+//!
 //! Each thread begins as a reader, without a seat: all have one request each before it is as said.
 
 use std::cell::RefCell;
@@ -18,15 +22,20 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::base::waits;
+
 /// The threads of a mount. They end together: when one leaves, each of the others reads again, and
 /// finds out why.
 #[derive(Debug, Clone)]
 pub(super) struct Crew(Arc<Shared>);
 
-#[derive(Debug)]
 struct Shared {
     /// Who sits there, and what he does: see [`Held`].
     seats: Box<[AtomicU64]>,
+    /// From this seat on they are closed where nobody waits for the disk.
+    always: usize,
+    /// Tells whether there is a request to read.
+    is_asked: Box<dyn Fn() -> bool + Send + Sync>,
     /// The deputy sleeps until there is a request.
     is_dozing: AtomicBool,
     has_ended: AtomicBool,
@@ -37,8 +46,16 @@ struct Shared {
     wake: Condvar,
 }
 
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("seats", &self.seats)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What a seat holds: the kernel's number of its thread, and above it a count that is odd during a
-/// request. A free one holds 0.
+/// request. A free one holds 0, a closed one [`CLOSED`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Held(u64);
 
@@ -82,10 +99,18 @@ thread_local! {
 }
 
 impl Crew {
-    /// Returns a crew of which so many threads read at a time.
-    pub(super) fn new(seats: usize) -> Self {
+    /// Returns a crew of which so many threads read at a time, and so many `more` while others wait
+    /// for the disk. `is_asked` tells whether there is a request to read.
+    pub(super) fn new(
+        seats: usize,
+        more: usize,
+        is_asked: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Self {
+        let of = |seat| if seat < seats { FREE } else { CLOSED };
         Self(Arc::new(Shared {
-            seats: (0..seats).map(|_| AtomicU64::new(0)).collect(),
+            seats: (0..seats + more).map(of).map(AtomicU64::new).collect(),
+            always: seats,
+            is_asked: Box::new(is_asked),
             is_dozing: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
             bench: Mutex::new(()),
@@ -98,9 +123,13 @@ impl Crew {
     /// until it is to read again.
     pub(super) fn turn(&self) -> Turn {
         MEMBER.with_borrow_mut(|member| {
-            let member = member.get_or_insert_with(|| Member {
-                crew: Arc::clone(&self.0),
-                seat: None,
+            let member = member.get_or_insert_with(|| {
+                let crew = Arc::clone(&self.0);
+                waits::set(move || crew.share());
+                Member {
+                    crew: Arc::clone(&self.0),
+                    seat: None,
+                }
             });
             member.begin();
         });
@@ -129,7 +158,7 @@ impl Member {
             let held = Held::by_this_thread().next();
             let free = |seat: &AtomicU64| {
                 let order = Ordering::SeqCst;
-                seat.compare_exchange(0, held.0, order, order).is_ok()
+                seat.compare_exchange(FREE, held.0, order, order).is_ok()
             };
             self.seat = self.crew.seats.iter().position(free).map(|i| (i, held));
             return self.crew.rouse();
@@ -144,8 +173,12 @@ impl Member {
 
     fn end(&mut self) {
         if let Some((index, held)) = self.seat {
-            let next = held.next();
-            if self.crew.swap(index, held, next) {
+            let is_needless = index >= self.crew.always && !(self.crew.is_asked)();
+            let next = match is_needless {
+                true => Held(CLOSED),
+                false => held.next(),
+            };
+            if self.crew.swap(index, held, next) && !is_needless {
                 self.seat = Some((index, next));
                 return;
             }
@@ -175,6 +208,25 @@ impl Shared {
         self.seats.iter().map(held).collect()
     }
 
+    /// Opens a further seat, where there is one and somebody asks.
+    fn share(&self) {
+        let is_closed = |seat: &&AtomicU64| seat.load(Ordering::SeqCst) == CLOSED;
+        let Some(seat) = self.seats.iter().find(is_closed) else {
+            return;
+        };
+        let order = Ordering::SeqCst;
+        if (self.is_asked)() && seat.compare_exchange(CLOSED, FREE, order, order).is_ok() {
+            let _asleep = self.sleep.lock();
+            self.wake.notify_all();
+        }
+    }
+
+    /// Takes a free seat.
+    fn sit(&self, mine: Held) -> Option<(usize, Held)> {
+        let index = (0..self.seats.len()).find(|index| self.swap(*index, Held(FREE), mine));
+        index.map(|index| (index, mine))
+    }
+
     /// Wakes a deputy who sleeps.
     fn rouse(&self) {
         if self.is_dozing.load(Ordering::SeqCst) {
@@ -191,6 +243,9 @@ impl Shared {
         let (mut seen, mut quiet) = (self.look(), 0);
         let mut looks = vec![0; seen.len()];
         while !self.has_ended.load(Ordering::SeqCst) {
+            if let Some(seat) = self.sit(mine) {
+                return Some(seat);
+            }
             if quiet < QUIET_LOOKS {
                 self.wake.wait_for(&mut asleep, LOOK);
             } else {
@@ -205,7 +260,7 @@ impl Shared {
             quiet = if now == seen { quiet + 1 } else { 0 };
             let seats = now.iter().zip(&seen).zip(&mut looks).enumerate();
             for (index, ((held, before), looks)) in seats {
-                let is_kept = held == before && held.is_in_request();
+                let is_kept = held == before && held.0 != CLOSED && held.is_in_request();
                 *looks = if is_kept { *looks + 1 } else { 0 };
                 let is_late = *looks >= LOOKS_MAX || is_kept && held.is_waiting();
                 if is_late && self.swap(index, *held, mine) {
@@ -227,6 +282,12 @@ const LOOKS_MAX: u32 = 4;
 
 /// Looks without a request after which the deputy sleeps until there is one.
 const QUIET_LOOKS: u32 = 50;
+
+/// What a seat holds that anybody may take.
+const FREE: u64 = 0;
+
+/// What a seat holds that nobody may take.
+const CLOSED: u64 = u64::MAX;
 
 /// Numbers of threads have 22 bits at most.
 const THREAD_MASK: u64 = (1 << 22) - 1;
@@ -252,7 +313,7 @@ mod tests {
 
     impl Device {
         fn new(seats: usize, threads: usize) -> Self {
-            Self::with(Crew::new(seats), threads)
+            Self::with(Crew::new(seats, 0, || false), threads)
         }
 
         fn with(crew: Crew, threads: usize) -> Self {
@@ -393,7 +454,7 @@ mod tests {
 
     #[test]
     fn a_deputy_who_sleeps_is_woken_by_a_request() {
-        let crew = Crew::new(1);
+        let crew = Crew::new(1, 0, || false);
         let shared = Arc::clone(&crew.0);
         let device = Device::with(crew, 2);
         while !shared.is_dozing.load(Ordering::SeqCst) {
@@ -403,6 +464,46 @@ mod tests {
         device.ask(move || stuck.recv().unwrap());
         device.answer_one();
         free.send(()).unwrap();
+        device.end();
+    }
+
+    #[test]
+    fn who_waits_for_the_disk_lets_others_read_beside_him_until_nobody_asks() {
+        let asks = Arc::new(AtomicBool::new(false));
+        let is_asked = Arc::clone(&asks);
+        let crew = Crew::new(1, 2, move || is_asked.load(Ordering::SeqCst));
+        let shared = Arc::clone(&crew.0);
+        let device = Device::with(crew, 5);
+        let wait = || {
+            let (free, stuck) = channel::<()>();
+            let (sender, begun) = channel();
+            device.ask(move || {
+                waits::begin();
+                sender.send(()).unwrap();
+                stuck.recv().unwrap();
+            });
+            begun.recv().unwrap();
+            free
+        };
+        // Where nobody asks there is nothing to be read beside.
+        let first = wait();
+        let closed = |shared: &Shared| {
+            let held = shared.look();
+            held.iter().filter(|held| held.0 == CLOSED).count()
+        };
+        assert_eq!(closed(&shared), 2);
+        asks.store(true, Ordering::SeqCst);
+        let (second, third, fourth) = (wait(), wait(), wait());
+        assert_eq!(closed(&shared), 0);
+        // There is a deputy all the same.
+        device.answer_one();
+        asks.store(false, Ordering::SeqCst);
+        for free in [first, second, third, fourth] {
+            free.send(()).unwrap();
+        }
+        while closed(&shared) < 2 {
+            device.answer_one();
+        }
         device.end();
     }
 }

@@ -51,7 +51,7 @@ impl Pace {
     }
 
     /// Tells whether another request can be read.
-    fn is_asked(&self) -> bool {
+    pub(super) fn is_asked(&self) -> bool {
         let mut watched = [PollFd::new(&self.connection, PollFlags::IN)];
         let now = Timespec {
             tv_sec: 0,

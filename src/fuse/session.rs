@@ -49,20 +49,22 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
         pruner: None,
         ended: watch::channel(None).1,
     };
-    let pace = Pace::new(connection.try_clone().map_err(failed_thread)?);
+    let pace = Arc::new(Pace::new(connection.try_clone().map_err(failed_thread)?));
+    let asked = Arc::clone(&pace);
+    let spare = spare_threads(Budget::of_process());
     let skin = Skin {
         fs: Arc::clone(&fs),
-        crew: Crew::new(threads),
+        crew: Crew::new(threads, spare / 4 * 3, move || asked.is_asked()),
         runtime,
         disk,
-        pace: Arc::new(pace),
+        pace,
         waiting,
         gate: gate.clone(),
         numbers: numbers.clone(),
         direct_io: prepared.options.direct_io,
     };
     let mut config = Config::default();
-    config.n_threads = Some(threads + spare_threads(Budget::of_process()));
+    config.n_threads = Some(threads + spare);
     // The kernel checks who may enter (allow_other, default_permissions). fuser's own check would
     // refuse what the kernel does in the name of somebody else.
     config.acl = SessionACL::All;

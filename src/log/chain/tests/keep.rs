@@ -10,7 +10,10 @@ use bytes::Bytes;
 use super::Stub;
 use crate::base::{DeviceId, LogId, Stamp, VolumeId};
 use crate::crypto::Signature;
-use crate::log::chain::{Chain, Ending, Founding, Notary, Outcome, Proposal, Record, Roll, Vote};
+use crate::log::chain::naming::Endorser;
+use crate::log::chain::{
+    Chain, Ending, Founding, Notary, Outcome, Proposal, Record, RecordBody, Roll, Vote,
+};
 use crate::log::{LogError, LogStore};
 use crate::store::{Batch, Store, Table};
 use crate::wire::{RecordRef, SealedSegment, Seen, SegmentHeader, Vector};
@@ -248,6 +251,57 @@ fn a_record_names_what_others_build_on_first_and_each_segment_once() {
     assert_eq!(alice.names(1), expected.concat());
     assert_eq!(alice.chain.named(log_of(BOB)), 3);
     assert_eq!(alice.extend(), None, "all is named");
+}
+
+#[test]
+fn a_voter_endorses_what_it_offers_in_its_order_and_nothing_else() {
+    let alice = Keeper::new(ALICE);
+    let voter = Keeper::new(DeviceId(5));
+    let bobs = segments(BOB, 3, 1, &[]);
+    let carls = segments(DeviceId(0), 1, 1, &[&bobs[1]]);
+    for keeper in [&alice, &voter] {
+        keeper.take(&bobs);
+        keeper.take(&carls);
+    }
+    assert_eq!(alice.extend(), Some(false));
+    let made = alice.chain.get(1).unwrap().unwrap();
+    assert_eq!(made.segments.len(), 4);
+    let all = voter.log.offered();
+    let none = Vector::new();
+    let asked = |change: &dyn Fn(&mut RecordBody), named: &Vector, offered: &Vector, knows| {
+        let mut body = RecordBody::clone(&made);
+        change(&mut body);
+        let endorser = Endorser {
+            notary: &Stub(DeviceId(5)),
+            footing: &|record| voter.chain.footing(record),
+            log: &voter.log,
+            named,
+            offered,
+            roll: &AllButAlice(knows),
+            base_line: 0,
+        };
+        endorser.endorses(&Record::new(body).unwrap())
+    };
+    let endorses = |change: &dyn Fn(&mut RecordBody)| asked(change, &none, &all, true);
+    assert!(endorses(&|_| {}));
+    assert!(endorses(&|body| body.segments.truncate(1)));
+    assert!(!endorses(&|body| body.segments[0].hash = [9; 32]));
+    assert!(!endorses(&|body| body.segments.swap(0, 1)));
+    // Before what it builds on, and what is not here.
+    assert!(!endorses(&|body| body.segments.rotate_right(1)));
+    assert!(!endorses(&|body| body
+        .segments
+        .iter_mut()
+        .for_each(|name| name.seg_no += 3)));
+    // A statement that is not known here.
+    let states = |body: &mut RecordBody| body.statements = vec![[9; 32]];
+    assert!(endorses(&states));
+    assert!(!asked(&states, &none, &all, false));
+    let mut fewer = all.clone();
+    fewer.insert(log_of(BOB), 2);
+    assert!(!asked(&|_| {}, &none, &fewer, true), "nobody is told of it");
+    let named = Vector::from([(log_of(BOB), 3)]);
+    assert!(!asked(&|_| {}, &named, &all, true), "it was named before");
 }
 
 #[test]

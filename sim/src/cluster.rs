@@ -669,6 +669,8 @@ impl Cluster {
 
     /// Every member shows the same tree, and so does a new one that folds all logs from scratch.
     pub async fn assert_converged(&mut self) {
+        // Who admits says otherwise that one of the two clocks is wrong.
+        self.hosts[self.admin].clock.set_ahead(Duration::ZERO);
         self.join(Role::Reader).await;
         self.settle().await;
         let members = self.members_up();

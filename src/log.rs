@@ -77,16 +77,6 @@ pub enum LogError {
         /// Which segment.
         seg_no: u64,
     },
-    /// The record that the segment states is not here; to be fetched first.
-    #[error("segment {seg_no} of device {device:016x} builds on record {number}, which is not here", device = .device.0)]
-    Unfounded {
-        /// Whose log.
-        device: DeviceId,
-        /// Which segment.
-        seg_no: u64,
-        /// The number of the record.
-        number: u64,
-    },
     /// The stamps lie further ahead of this peer's clock than is allowed.
     #[error("segment {seg_no} of device {device:016x} is {ahead_ms} ms ahead of this clock", device = .device.0)]
     Future {

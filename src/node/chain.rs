@@ -335,33 +335,9 @@ impl Node {
             }
             return went;
         }
-        let Some(grew) = self.pull_links(session, tip).await else {
+        let Some(links) = self.ask_links(session, tip.number).await else {
             return false;
         };
-        let grew = grew || self.pull_branch(session, theirs).await;
-        if !grew {
-            *paused = Some(self.now() + REFUSED_PAUSE);
-        }
-        grew
-    }
-
-    /// Pulls a record that a segment of the peer states, and those before it, as many as one message takes;
-    /// says whether any came.
-    pub(super) async fn pull_record(
-        self: &Arc<Self>,
-        session: &Arc<Session>,
-        record: RecordRef,
-    ) -> bool {
-        let tip = self.chain.tip();
-        match record.number > tip.number {
-            true => self.pull_links(session, tip).await == Some(true),
-            false => self.pull_left(session, &mut None).await,
-        }
-    }
-
-    /// Pulls the records behind the last one; says whether the chain grew, `None` where no answer came.
-    async fn pull_links(self: &Arc<Self>, session: &Arc<Session>, tip: RecordRef) -> Option<bool> {
-        let links = self.ask_links(session, tip.number).await?;
         let (node, from) = (Arc::clone(self), DeviceId::from(session.peer()));
         let take = move || {
             let roster = node.roster();
@@ -382,7 +358,11 @@ impl Node {
             None => {}
         }
         // They may have come from another meanwhile.
-        Some(self.chain.tip() != tip)
+        let grew = self.chain.tip() != tip || self.pull_branch(session, theirs).await;
+        if !grew {
+            *paused = Some(self.now() + REFUSED_PAUSE);
+        }
+        grew
     }
 
     /// Returns the records behind a number, as many as one message takes.

@@ -24,9 +24,7 @@ use crate::log::chain::Fence;
 use crate::log::{Accepted, LogError};
 use crate::transport::Priority;
 use crate::wire::limits::{SEGMENTS_BATCH_BYTES, SEGMENTS_MAX, WANTS_MAX};
-use crate::wire::{
-    LogRefusal, RecordRef, Request, Response, SEGMENT_DOMAIN, SealedSegment, Vector,
-};
+use crate::wire::{LogRefusal, Request, Response, SEGMENT_DOMAIN, SealedSegment, Vector};
 
 /// How long a batch may make no progress.
 pub(super) const BATCH_TIMEOUT: Duration = RPC_TIMEOUT.saturating_add(Duration::from_secs(20));
@@ -71,7 +69,7 @@ impl Exchange {
         let chained = node.pull_chain(session, &mut self.chain_paused).await;
         let chained = node.pull_left(session, &mut self.left_paused).await || chained;
         let pushed = node.push(session).await;
-        let pulled = !chained && node.pull(session, &mut self.paused).await;
+        let pulled = node.pull(session, &mut self.paused).await;
         chained || pushed || pulled
     }
 }
@@ -201,8 +199,8 @@ impl Node {
         for (log, (_, error)) in &accepted.refused {
             if unknown(error) && knows_more {
                 grown = true;
-            } else if matches!(error, LogError::Over { .. } | LogError::Unfounded { .. }) {
-                // Asked for again once something that counts builds on it, or what it builds on is here.
+            } else if matches!(error, LogError::Over { .. }) {
+                // Asked for again once something that counts builds on it.
             } else {
                 paused.insert(*log, self.now() + REFUSED_PAUSE);
             }
@@ -213,13 +211,9 @@ impl Node {
     /// Verifies and stores segments that a peer sent, and tells whoever wants to know.
     pub(super) async fn take_segments(
         self: &Arc<Self>,
-        session: &Arc<Session>,
+        session: &Session,
         segments: Vec<SealedSegment>,
     ) -> Result<Accepted, NodeError> {
-        let segments = Arc::new(segments);
-        while let Some(record) = self.lacks_record(&segments).await?
-            && self.pull_record(session, record).await
-        {}
         let node = Arc::clone(self);
         let from = session.peer();
         let take = move || {
@@ -230,8 +224,7 @@ impl Node {
                 let author = roster.author(segment.header.device);
                 verify(segment, author, from)?;
                 stands(segment, &roster)?;
-                over.takes(segment)?;
-                node.founds(segment)
+                over.takes(segment)
             })
         };
         let accepted = match self.config.pool.call(take).await {
@@ -271,39 +264,6 @@ impl Node {
             self.announce(&accepted.grown);
         }
         Ok(accepted)
-    }
-
-    /// Returns the first record that some segments state and that is not here.
-    async fn lacks_record(
-        self: &Arc<Self>,
-        segments: &Arc<Vec<SealedSegment>>,
-    ) -> Result<Option<RecordRef>, NodeError> {
-        let (node, segments) = (Arc::clone(self), Arc::clone(segments));
-        let look = move || {
-            for segment in segments.iter() {
-                let record = segment.header.record;
-                if node.chain.footing(record)?.is_none() {
-                    return Ok(Some(record));
-                }
-            }
-            Ok::<_, LogError>(None)
-        };
-        let looked = self.config.pool.call(look).await;
-        Ok(looked.ok_or(NodeError::ShutDown)??)
-    }
-
-    /// Refuses a segment while the record that it states is not here. It could not be folded; and where its
-    /// author alone has that record and loses it, whose folder is put back, it never could.
-    fn founds(&self, segment: &SealedSegment) -> Result<(), LogError> {
-        let header = &segment.header;
-        match self.chain.footing(header.record)? {
-            Some(_) => Ok(()),
-            None => Err(LogError::Unfounded {
-                device: header.device,
-                seg_no: header.seg_no,
-                number: header.record.number,
-            }),
-        }
     }
 
     /// Returns how much of a log the peer is known to have.
@@ -499,7 +459,6 @@ fn log_refusal(error: &LogError) -> Option<LogRefusal> {
         | LogError::OtherVolume
         | LogError::UnknownAuthor(_)
         | LogError::Gap { .. }
-        | LogError::Unfounded { .. }
         | LogError::Corrupt { .. }
         | LogError::MalformedRecord { .. }
         | LogError::RecordTooNew { .. }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use fjall::compaction::Leveled;
 use fjall::compaction::filter::{
     CompactionFilter, CompactionFilterResult, Context, Factory, ItemAccessor, Verdict,
 };
@@ -16,7 +17,7 @@ use super::current::Current;
 use super::gate::Gate;
 use crate::base::{panics, task};
 
-/// The thread that compacts; one step for each time it is woken.
+/// The thread that compacts; some steps for each time it is woken, as long as there is something to do.
 #[derive(Debug)]
 pub(super) struct Compactor {
     signal: Arc<Signal>,
@@ -86,23 +87,57 @@ impl Signal {
                 }
                 state.due -= 1;
             }
-            if brake.is_on() {
-                continue;
-            }
-            let strategy = Arc::clone(&tree.config.compaction_strategy);
-            let watermark = database.supervisor.snapshot_tracker.get_seqno_safe_to_gc();
-            // The database asserts what its files say about themselves.
-            let compact = || tree.tree.compact(strategy, watermark);
-            match panics::caught(compact) {
-                Ok(Ok(())) => current.renew(tree),
-                // What was begun lies there as files that nothing names, until the next opening.
-                _ if brake.is_on() => {}
-                Ok(Err(error)) => tracing::warn!(?error, "the row database was not compacted"),
-                Err(_) => tracing::error!("the row database was not compacted: damaged files"),
+            for _ in 0..STEPS_MAX {
+                if brake.is_on() || !step(database, tree, brake, current) {
+                    break;
+                }
             }
         }
     }
 }
+
+/// Compacts once, where there is something to do; says whether that changed anything.
+fn step(database: &Database, tree: &Keyspace, brake: &Brake, current: &Current) -> bool {
+    let tables = || -> Vec<_> {
+        let version = tree.tree.current_version();
+        version.iter_tables().map(|table| table.id()).collect()
+    };
+    let watermark = database.supervisor.snapshot_tracker.get_seqno_safe_to_gc();
+    // The database asserts what its files say about themselves.
+    let compact = || {
+        let before = tables();
+        let strategy = Arc::new(levels());
+        tree.tree
+            .compact(strategy, watermark)
+            .map(|()| before != tables())
+    };
+    match panics::caught(compact) {
+        Ok(Ok(changed)) => {
+            current.renew(tree);
+            return changed;
+        }
+        // What was begun lies there as files that nothing names, until the next opening.
+        _ if brake.is_on() => {}
+        Ok(Err(error)) => tracing::warn!(?error, "the row database was not compacted"),
+        Err(_) => tracing::error!("the row database was not compacted: damaged files"),
+    }
+    false
+}
+
+/// Returns how the tree is laid out in levels, also one that was made with another layout.
+pub(super) fn levels() -> Leveled {
+    Leveled::default().with_table_target_size(TREE_FILE_BYTES)
+}
+
+/// A file of the tree is about as large. The first level behind what was flushed holds four, each one behind
+/// it ten times as much as the one before: few files of one level lie where one of the level before does. With the
+/// 64 MiB of the database's own choice the first level is 256 MiB, all of which is written again for every
+/// four tables that are flushed.
+const TREE_FILE_BYTES: u64 = 4 << 20;
+
+/// A flushed table moves about one file on in each level: so many steps keep up with what is flushed, and catch
+/// up.
+const STEPS_MAX: usize = 8;
 
 /// Stops a compaction that is running, before anything comes of it.
 #[derive(Debug, Clone)]

@@ -7,12 +7,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fjall::compaction::Leveled;
 use fjall::{
     Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, LsmError, Readable, Snapshot,
 };
 
-use super::compact::{Brake, Compactor};
+use super::compact::{Brake, Compactor, levels};
 use super::current::{Current, Found};
 use super::gate::Gate;
 use super::tree::{Tree, TreeChange, TreeRow};
@@ -283,21 +282,14 @@ fn database_error(op: &'static str, folder: &Path, error: fjall::Error) -> Store
 
 fn tree_options() -> KeyspaceCreateOptions {
     let separation = KvSeparationOptions::default().separation_threshold(LARGE_VALUE_BYTES);
-    let levels = Leveled::default().with_table_target_size(TREE_FILE_BYTES);
     KeyspaceCreateOptions::default()
         // Index and filter blocks go through the bounded cache, but for the two newest levels.
         .with_kv_separation(Some(separation))
-        .compaction_strategy(Arc::new(levels))
+        .compaction_strategy(Arc::new(levels()))
 }
 
 /// Name of the one tree.
 const TREE: &str = "rows";
-
-/// A file of the tree is about as large. The first level behind what was flushed holds four, each one behind
-/// it ten times as much as the one before: few files of one level lie where one of the level before does. With the
-/// 64 MiB of the database's own choice the first level is 256 MiB, all of which is written again for every
-/// four tables that are flushed.
-const TREE_FILE_BYTES: u64 = 4 << 20;
 
 /// Descriptors that the database keeps open, of the 1024 that a process has by default.
 const OPEN_FILES_MAX: usize = 200;

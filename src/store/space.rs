@@ -1,9 +1,10 @@
 //! The last room on a disk is kept back, so that a full disk never stops what frees room.
 //!
 //! Against what this process writes a look at the free room is enough. Against other programs,
-//! which take the last byte, the rows own a file of the reserve's size, the ballast, which they
-//! give back when it comes to that: so files can still be removed, and what the row database
-//! writes in the background does not fail half way. What these need grows with the rows, and so does
+//! which take the last byte, the rows own a file, the ballast, which they give back when it comes
+//! to that: so files can still be removed, and what the row database writes in the background does
+//! not fail half way. It grows to the size of the reserve while the disk has plenty of room, and stays
+//! as it is where others have taken that already. What these need grows with the rows, and so does
 //! the reserve: what there is next to nothing of takes next to nothing of the disk.
 
 use std::fs::{File, OpenOptions};
@@ -62,8 +63,8 @@ impl Reserve {
     /// Room that rows must leave: a flush of the memtables and a compaction behind it, which the
     /// row database does by itself and which must not fail half way.
     ///
-    /// These write each row once at most, and have the quarter that nobody else may take. The half
-    /// that is for removals is twice the rows: what removes all of them.
+    /// These have the quarter that nobody else may take: all rows, up to the most that is kept back. The
+    /// half that is for removals is twice the rows: what removes all of them.
     pub(super) const ROWS: Self = Self {
         least: 2 << 20,
         per_row_byte: 4,

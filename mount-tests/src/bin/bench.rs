@@ -34,6 +34,12 @@ type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Fallible<()> {
     let args: Vec<String> = std::env::args().collect();
+    let is_known = |pair: &[String]| {
+        pair.len() == 2 && ["--runs", "--mib", "--only"].contains(&pair[0].as_str())
+    };
+    if !args[1..].chunks(2).all(is_known) {
+        return Err("usage: bench [--runs N] [--mib N] [--only WORD]".into());
+    }
     let number = |name: &str, default: usize| {
         let at = args.iter().position(|arg| arg == name)?;
         Some(args.get(at + 1)?.parse().unwrap_or(default))

@@ -47,6 +47,8 @@ pub(super) struct Exchange {
     /// The same for the chain, and for records of another one.
     chain_paused: Option<Duration>,
     left_paused: Option<Duration>,
+    /// Nothing is pushed before this time: what was pushed last was not taken.
+    push_paused: Option<Duration>,
     is_closed: bool,
 }
 
@@ -58,6 +60,7 @@ impl Exchange {
             paused: BTreeMap::new(),
             chain_paused: None,
             left_paused: None,
+            push_paused: None,
             is_closed: false,
         }
     }
@@ -68,7 +71,7 @@ impl Exchange {
         // What segments build on before the segments.
         let chained = node.pull_chain(session, &mut self.chain_paused).await;
         let chained = node.pull_left(session, &mut self.left_paused).await || chained;
-        let pushed = node.push(session).await;
+        let pushed = node.push(session, &mut self.push_paused).await;
         let pulled = node.pull(session, &mut self.paused).await;
         chained || pushed || pulled
     }
@@ -105,8 +108,13 @@ impl Worker for Exchange {
 
 impl Node {
     /// Pushes the next own segments that the peer lacks; says whether that moved the peer on.
-    async fn push(self: &Arc<Self>, session: &Arc<Session>) -> bool {
-        if !self.role().is_some_and(Role::writes) {
+    async fn push(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        paused: &mut Option<Duration>,
+    ) -> bool {
+        let is_paused = paused.is_some_and(|until| until > self.now());
+        if is_paused || !self.role().is_some_and(Role::writes) {
             return false;
         }
         let Some((log, has, offered)) = self.lacks(session) else {
@@ -128,7 +136,9 @@ impl Node {
             Ok((Response::Sync(state), _)) => {
                 self.heard_from(session);
                 self.note_state(session, &state);
-                self.known_at(session, log) > has
+                let moved = self.known_at(session, log) > has;
+                *paused = (!moved).then(|| self.now() + EMPTY_PAUSE);
+                moved
             }
             Ok(_) => {
                 self.strike(session, 1);

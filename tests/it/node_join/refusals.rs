@@ -1,9 +1,10 @@
 //! What is told where a log is not taken.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dfs::base::Stamp;
-use dfs::base::time::SimClock;
+use dfs::base::time::{SimClock, sleep};
 use dfs::node::Role;
 use dfs::wire::LogRefusal;
 
@@ -58,4 +59,9 @@ async fn a_log_that_is_not_taken_is_told_to_its_author_and_where_it_is_not() {
     })
     .await;
     assert!(b.node().peers()[0].vector.len() < b.node().log().vector().len());
+    // What is not taken is not sent again and again.
+    let before = world.net.stats().messages;
+    sleep(Duration::from_secs(60)).await;
+    let sent = world.net.stats().messages - before;
+    assert!(sent < 600, "{sent} messages in a minute");
 }

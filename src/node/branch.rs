@@ -85,9 +85,10 @@ impl Node {
     pub(super) fn is_of_chain(&self, theirs: RecordRef) -> bool {
         // One that has not said yet what it has is not apart.
         let is_told = theirs != RecordRef::default();
-        !is_told
-            || theirs.number > self.chain.tip().number
-            || self.chain.has(theirs).unwrap_or(true)
+        let tip = self.chain.tip();
+        // Behind the newest record here comes none of an era before.
+        let is_ahead = theirs.number > tip.number && theirs.era >= tip.era;
+        !is_told || is_ahead || self.chain.has(theirs).unwrap_or(true)
     }
 
     async fn fetch_branch(

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::limits::{STAMP_AHEAD_MAX, STAMPS_BEGIN_MS};
 use crate::base::{DeviceId, LogId, OpId, Stamp, VolumeId};
 use crate::store::{Batch, Rows, StoreError, Table, codec};
-use crate::wire::{SealedSegment, SegmentHeader, Vector};
+use crate::wire::{RecordRef, SealedSegment, SegmentHeader, Vector};
 
 /// Says why a segment is not taken, or why the log cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +76,16 @@ pub enum LogError {
         device: DeviceId,
         /// Which segment.
         seg_no: u64,
+    },
+    /// A record that the segment builds on is not here; to be fetched first.
+    #[error("segment {seg_no} of device {device:016x} builds on record {}, which is not here", record.number, device = .device.0)]
+    Unfounded {
+        /// Whose log.
+        device: DeviceId,
+        /// Which segment.
+        seg_no: u64,
+        /// Which record.
+        record: RecordRef,
     },
     /// The stamps lie further ahead of this peer's clock than is allowed.
     #[error("segment {seg_no} of device {device:016x} is {ahead_ms} ms ahead of this clock", device = .device.0)]

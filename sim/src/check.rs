@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use std::sync::Once;
 use std::time::Duration;
 
-use dfs::base::PeerId;
 use dfs::base::time::sleep;
+use dfs::base::{LogId, PeerId};
 use dfs::daemon::troubles::Trouble;
 use dfs::log::chain::{Ballot, Chain};
 use dfs::store::{Store, Table, codec};
@@ -62,6 +62,8 @@ pub(crate) fn nobody_panicked() {
 pub(crate) struct Seen {
     records: BTreeMap<(u64, u64), [u8; 32]>,
     tips: BTreeMap<usize, u64>,
+    /// The last segments of which it was looked whether what they build on is there, by host and log.
+    founded: BTreeMap<(usize, LogId), u64>,
     /// Members that were seen to have what the base line has passed.
     level: BTreeSet<usize>,
     /// What each host was known to have promised.
@@ -80,8 +82,8 @@ impl Seen {
         self.records.len() as u64
     }
 
-    /// No two peers ever have two records of one number, but where the only one that decides was put back, and nobody gives up what a member that writes
-    /// may look back to.
+    /// No two peers ever have two records of one number, but where the only one that decides was put back,
+    /// nobody gives up what a member that writes may look back to, and each has what its segments build on.
     pub(crate) fn look(&mut self, cluster: &Cluster, removed: &[usize], was_put_back: bool) {
         for (host, peer) in cluster.peers() {
             if !cluster.is_dark(host) {
@@ -136,6 +138,20 @@ impl Seen {
                 );
             }
             self.tips.insert(host, tip);
+            // What a segment builds on is where it is: else it waits for ever where others lose that.
+            let log = peer.node().log();
+            for (name, seg_no) in log.vector() {
+                if self.founded.insert((host, name), seg_no) == Some(seg_no) {
+                    continue;
+                }
+                let segment = log.get(name, seg_no).expect("rows are read");
+                let record = segment.expect("the last one").header.record;
+                assert!(
+                    chain.footing(record).expect("rows are read").is_some(),
+                    "host{host} has segment {seg_no} of {name}, and not record {}",
+                    record.number
+                );
+            }
         }
     }
 }

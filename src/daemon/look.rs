@@ -241,6 +241,7 @@ impl Peer {
                     "its state folder was restored or copied: it has to join anew"
                 }
                 LogRefusal::NotAllowed => "ask an admin to give it a role that writes",
+                LogRefusal::Unfounded { .. } => FOUNDED_ADVICE,
             };
             troubles.note(Trouble::NotTaken(*device), what, advice);
         }
@@ -357,6 +358,7 @@ fn look_at_peers(troubles: &Arc<Troubles>, peers: &[PeerInfo]) {
                 }
                 LogRefusal::Forked { .. } => FORK_ADVICE,
                 LogRefusal::NotAllowed => "ask an admin for a role that writes",
+                LogRefusal::Unfounded { .. } => FOUNDED_ADVICE,
             };
             troubles.note(Trouble::LogRefused(peer.id), what, advice);
         }
@@ -373,6 +375,9 @@ fn differs(peer: &PeerInfo) -> bool {
 pub(super) const FORK_ADVICE: &str = "this state folder was restored or copied: keep a copy of what was written since, and join anew \
      in another state folder";
 
+/// What to do where a log builds on a record that could not be had.
+const FOUNDED_ADVICE: &str = "it goes on by itself once a machine is connected that has it";
+
 /// Returns what is told of a peer that does not take this one's log.
 pub(super) fn log_refused(name: &str, refusal: &LogRefusal) -> String {
     format!("{name} refuses this peer's changes: {}", dated(refusal))
@@ -385,6 +390,9 @@ fn dated(refusal: &LogRefusal) -> String {
             format!("the log has two histories from segment {seg_no} on")
         }
         LogRefusal::NotAllowed => "its role does not write".to_owned(),
+        LogRefusal::Unfounded { number } => {
+            format!("they build on record {number}, which could not be had")
+        }
     }
 }
 

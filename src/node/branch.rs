@@ -1,13 +1,11 @@
 //! Chains that part: a peer fetches the other one and goes over to it where that counts, and fetches
-//! records that nobody here has where a segment stands on them.
+//! the records of others on which segments stand that it is handed.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::Node;
-use super::event::NodeEvent;
 use super::session::Session;
 use super::sync::BATCH_TIMEOUT;
 use super::transfer::Transfer;
@@ -20,12 +18,6 @@ use crate::wire::{LinkBytes, RecordRef, Request, Response};
 /// Most bytes of another chain that are weighed at once: some 70,000 records. Where both are longer from
 /// where they part, and of one era, the one that is here stays.
 const BRANCH_MAX_BYTES: usize = 32 << 20;
-
-/// Records that are asked for at one time, of those that segments stand on.
-const LEFT_AT_ONCE: usize = 4;
-
-/// How long a peer that could give none of them is not asked again.
-const LEFT_PAUSE: Duration = Duration::from_secs(5);
 
 impl Node {
     /// Fetches the chain of a peer from where it parts from the own one, and goes over to it where it
@@ -199,39 +191,36 @@ impl Node {
         }
     }
 
-    /// Fetches records of other chains that segments stand on; says whether there were any.
-    pub(super) async fn pull_left(
+    /// Fetches a record on which a segment of the peer builds, and those before it, as many as one message
+    /// takes: who hands on a segment has them. Says whether any came.
+    pub(super) async fn pull_founding(
         self: &Arc<Self>,
         session: &Arc<Session>,
-        paused: &mut Option<Duration>,
+        lacking: RecordRef,
     ) -> bool {
-        let wanted = self.chain.wanted();
-        if wanted.is_empty() || paused.is_some_and(|until| until > self.now()) {
+        let tip = self.chain.tip();
+        if lacking.number > tip.number && self.pull_links(session, tip).await == Some(true) {
+            return true;
+        }
+        // It is of another chain, to which this peer does not go over.
+        let room = session.inward.batch_bytes(LINKS_BATCH_BYTES) as u32;
+        let request = Request::Left {
+            record: lacking,
+            room,
+        };
+        let Some(links) = self.ask_for_links(session, request).await else {
             return false;
-        }
-        let mut any = false;
-        for record in wanted.into_iter().take(LEFT_AT_ONCE) {
-            let room = session.inward.batch_bytes(LINKS_BATCH_BYTES) as u32;
-            let request = Request::Left { record, room };
-            let Some(links) = self.ask_for_links(session, request).await else {
-                break;
-            };
-            let node = Arc::clone(self);
-            let keep = move || node.chain.keep_left(record, &links);
-            match self.config.pool.call(keep).await {
-                Some(Ok(kept)) => any |= kept,
-                Some(Err(error)) => {
-                    tracing::debug!(peer = %session.peer().short(), %error, "records are not taken");
-                }
-                None => {}
+        };
+        let node = Arc::clone(self);
+        let keep = move || node.chain.keep_left(lacking, &links);
+        match self.config.pool.call(keep).await {
+            Some(Ok(kept)) => kept,
+            Some(Err(error)) => {
+                tracing::debug!(peer = %session.peer().short(), %error, "records are not taken");
+                false
             }
+            None => false,
         }
-        if any {
-            self.emit(NodeEvent::Chain);
-        } else {
-            *paused = Some(self.now() + LEFT_PAUSE);
-        }
-        any
     }
 
     /// Returns a record of a chain that was left, and those before it.

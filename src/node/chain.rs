@@ -335,9 +335,30 @@ impl Node {
             }
             return went;
         }
-        let Some(links) = self.ask_links(session, tip.number).await else {
+        let Some(grew) = self.pull_links(session, tip).await else {
             return false;
         };
+        let grew = grew || self.pull_branch(session, theirs).await;
+        if !grew {
+            *paused = Some(self.now() + REFUSED_PAUSE);
+        }
+        grew
+    }
+
+    /// Says whether a peer has more records than are here, as far as that is known.
+    pub(super) fn has_more_records(&self, session: &Session) -> bool {
+        let table = self.table.lock();
+        let theirs = table.peers.get(&session.peer()).map(|peer| peer.chain);
+        theirs.is_some_and(|theirs| is_longer(theirs, self.chain.tip()))
+    }
+
+    /// Pulls the records behind the last one; says whether the chain grew, `None` where no answer came.
+    pub(super) async fn pull_links(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        tip: RecordRef,
+    ) -> Option<bool> {
+        let links = self.ask_links(session, tip.number).await?;
         let (node, from) = (Arc::clone(self), DeviceId::from(session.peer()));
         let take = move || {
             let roster = node.roster();
@@ -358,11 +379,7 @@ impl Node {
             None => {}
         }
         // They may have come from another meanwhile.
-        let grew = self.chain.tip() != tip || self.pull_branch(session, theirs).await;
-        if !grew {
-            *paused = Some(self.now() + REFUSED_PAUSE);
-        }
-        grew
+        Some(self.chain.tip() != tip)
     }
 
     /// Returns the records behind a number, as many as one message takes.

@@ -24,6 +24,7 @@ use super::{Node, NodeConfig};
 use crate::base::limits::RPC_TIMEOUT;
 use crate::base::{Clock, DeviceId, LogId, VolumeId};
 use crate::crypto::Identity;
+use crate::log::chain::Chain;
 use crate::log::{LogHead, LogStore};
 use crate::store::{Batch, Rows, Store, Table, codec};
 use crate::transport::Transport;
@@ -112,8 +113,10 @@ impl Restored {
         batch.append(own);
         store.rows.commit(batch)?;
         for table in TAKEN_OVER {
-            copy(&*old.rows, &*store.rows, table, &|_| true)?;
+            copy(&*old.rows, &*store.rows, table, &|_, _| true)?;
         }
+        // What authors had folded who stood on another chain follows from these alone.
+        copy(&*old.rows, &*store.rows, Table::Left, &Chain::is_left)?;
         Ok(store.sync()?)
     }
 
@@ -204,7 +207,7 @@ impl Restored {
             .keys()
             .map(|name| (*name, log.head(*name).map(|head| head.last)))
             .collect();
-        let is_draft = |key: &[u8]| {
+        let is_draft = |key: &[u8], _: &[u8]| {
             let key = key.get(..crate::base::OpId::KEY_BYTES);
             let id = key.and_then(crate::base::OpId::from_key);
             id.is_some_and(|id| {
@@ -214,7 +217,7 @@ impl Restored {
         };
         let count = copy(&*old.rows, &*store.rows, Table::Op, &is_draft)?;
         copy(&*old.rows, &*store.rows, Table::OpPart, &is_draft)?;
-        let of_log = |key: &[u8]| {
+        let of_log = |key: &[u8], _: &[u8]| {
             let log = key.first_chunk().map(|log| LogId(u64::from_be_bytes(*log)));
             log.is_some_and(|log| sealed.contains_key(&log))
         };
@@ -229,12 +232,12 @@ fn copy(
     from: &dyn Rows,
     to: &dyn Rows,
     table: Table,
-    wanted: &dyn Fn(&[u8]) -> bool,
+    wanted: &dyn Fn(&[u8], &[u8]) -> bool,
 ) -> Result<usize, NodeError> {
     let (mut batch, mut bytes, mut count) = (Batch::new(), 0, 0);
     let mut failed = Ok(());
     from.scan(table, &[], None, &mut |key, value| {
-        if wanted(key) {
+        if wanted(key, value) {
             batch.put(table, key, value);
             bytes += key.len() + value.len();
             count += 1;

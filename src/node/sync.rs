@@ -5,7 +5,7 @@
 //! fully connected swarm a segment travels once to each peer, and elsewhere each hop relays it.
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +24,9 @@ use crate::log::chain::Fence;
 use crate::log::{Accepted, LogError};
 use crate::transport::Priority;
 use crate::wire::limits::{SEGMENTS_BATCH_BYTES, SEGMENTS_MAX, WANTS_MAX};
-use crate::wire::{LogRefusal, Request, Response, SEGMENT_DOMAIN, SealedSegment, Vector};
+use crate::wire::{
+    LogRefusal, RecordRef, Request, Response, SEGMENT_DOMAIN, SealedSegment, Vector,
+};
 
 /// How long a batch may make no progress.
 pub(super) const BATCH_TIMEOUT: Duration = RPC_TIMEOUT.saturating_add(Duration::from_secs(20));
@@ -38,15 +40,17 @@ pub(super) const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 /// The same where the peer gave nothing at all.
 const EMPTY_PAUSE: Duration = Duration::from_millis(1500);
 
+/// How often records are fetched for one batch of segments. What takes more goes on with the next one.
+const FOUNDING_ROUNDS: usize = 8;
+
 /// The worker that pushes to a peer and pulls from it until the connection ends.
 pub(super) struct Exchange {
     node: Arc<Node>,
     session: Arc<Session>,
     /// Logs that are not pulled before this time.
     paused: BTreeMap<LogId, Duration>,
-    /// The same for the chain, and for records of another one.
+    /// The same for the chain.
     chain_paused: Option<Duration>,
-    left_paused: Option<Duration>,
     /// Nothing is pushed before this time: what was pushed last was not taken.
     push_paused: Option<Duration>,
     is_closed: bool,
@@ -59,7 +63,6 @@ impl Exchange {
             session: Arc::clone(session),
             paused: BTreeMap::new(),
             chain_paused: None,
-            left_paused: None,
             push_paused: None,
             is_closed: false,
         }
@@ -68,11 +71,11 @@ impl Exchange {
     /// Says whether anything moved on.
     async fn exchange(&mut self) -> bool {
         let (node, session) = (&self.node, &self.session);
-        // What segments build on before the segments.
         let chained = node.pull_chain(session, &mut self.chain_paused).await;
-        let chained = node.pull_left(session, &mut self.left_paused).await || chained;
         let pushed = node.push(session, &mut self.push_paused).await;
-        let pulled = node.pull(session, &mut self.paused).await;
+        // What segments build on comes before the segments.
+        let pulled = !(chained && node.has_more_records(session))
+            && node.pull(session, &mut self.paused).await;
         chained || pushed || pulled
     }
 }
@@ -108,11 +111,7 @@ impl Worker for Exchange {
 
 impl Node {
     /// Pushes the next own segments that the peer lacks; says whether that moved the peer on.
-    async fn push(
-        self: &Arc<Self>,
-        session: &Arc<Session>,
-        paused: &mut Option<Duration>,
-    ) -> bool {
+    async fn push(self: &Arc<Self>, session: &Arc<Session>, paused: &mut Option<Duration>) -> bool {
         let is_paused = paused.is_some_and(|until| until > self.now());
         if is_paused || !self.role().is_some_and(Role::writes) {
             return false;
@@ -198,9 +197,10 @@ impl Node {
             return Err(NodeError::Protocol { peer });
         };
         self.heard_from(session);
+        let tip = self.chain.tip();
         let accepted = self.take_segments(session, segments).await?;
         let unknown = |error: &LogError| matches!(error, LogError::UnknownAuthor(_));
-        let mut grown = !accepted.grown.is_empty();
+        let mut grown = !accepted.grown.is_empty() || self.chain.tip() != tip;
         let known = self.roster().digest();
         if accepted.refused.values().any(|(_, error)| unknown(error)) {
             self.pull_roster(session).await;
@@ -211,6 +211,8 @@ impl Node {
                 grown = true;
             } else if matches!(error, LogError::Over { .. }) {
                 // Asked for again once something that counts builds on it.
+            } else if grown && matches!(error, LogError::Unfounded { .. }) {
+                // More records come.
             } else {
                 paused.insert(*log, self.now() + REFUSED_PAUSE);
             }
@@ -218,13 +220,48 @@ impl Node {
         Ok(grown)
     }
 
-    /// Verifies and stores segments that a peer sent, and tells whoever wants to know.
+    /// Verifies and stores segments that a peer sent, with the records that they build on, and tells whoever
+    /// wants to know.
     pub(super) async fn take_segments(
         self: &Arc<Self>,
-        session: &Session,
+        session: &Arc<Session>,
         segments: Vec<SealedSegment>,
     ) -> Result<Accepted, NodeError> {
-        let node = Arc::clone(self);
+        let segments = Arc::new(segments);
+        let mut accepted = self.store_segments(session, &segments).await?;
+        for round in 0.. {
+            let unfounded = |(_, error): &(DeviceId, LogError)| match error {
+                LogError::Unfounded { record, .. } => Some(*record),
+                _ => None,
+            };
+            let lacking = accepted.refused.values().filter_map(unfounded);
+            let lacking: BTreeSet<RecordRef> = lacking.collect();
+            if round >= FOUNDING_ROUNDS {
+                // More of them come: that is no refusal.
+                accepted.refused.retain(|_, it| unfounded(it).is_none());
+            }
+            let mut any = false;
+            for record in lacking.into_iter().filter(|_| round < FOUNDING_ROUNDS) {
+                any |= self.pull_founding(session, record).await;
+            }
+            if !any {
+                break;
+            }
+            let more = self.store_segments(session, &segments).await?;
+            accepted.grown.extend(more.grown);
+            accepted.refused = more.refused;
+        }
+        self.note_refused(session, &accepted);
+        Ok(accepted)
+    }
+
+    /// Verifies and stores segments that are founded, and tells whoever wants to know.
+    async fn store_segments(
+        self: &Arc<Self>,
+        session: &Session,
+        segments: &Arc<Vec<SealedSegment>>,
+    ) -> Result<Accepted, NodeError> {
+        let (node, segments) = (Arc::clone(self), Arc::clone(segments));
         let from = session.peer();
         let take = move || {
             let roster = node.roster();
@@ -234,13 +271,38 @@ impl Node {
                 let author = roster.author(segment.header.device);
                 verify(segment, author, from)?;
                 stands(segment, &roster)?;
-                over.takes(segment)
+                over.takes(segment)?;
+                node.founds(segment)
             })
         };
-        let accepted = match self.config.pool.call(take).await {
-            Some(accepted) => accepted?,
-            None => return Err(NodeError::ShutDown),
-        };
+        let accepted = self.config.pool.call(take).await;
+        let accepted = accepted.ok_or(NodeError::ShutDown)??;
+        if !accepted.grown.is_empty() {
+            for (log, seg_no) in &accepted.grown {
+                let (log, seg_no) = (*log, *seg_no);
+                self.emit(NodeEvent::Segments { log, seg_no });
+            }
+            self.announce(&accepted.grown);
+        }
+        Ok(accepted)
+    }
+
+    /// Refuses a segment while a record is not here that it builds on. It could not be folded; and where its
+    /// author alone has that record and loses it, as its folder is put back, it never could.
+    fn founds(&self, segment: &SealedSegment) -> Result<(), LogError> {
+        let header = &segment.header;
+        match self.chain.lacks(header.record)? {
+            None => Ok(()),
+            Some(record) => Err(LogError::Unfounded {
+                device: header.device,
+                seg_no: header.seg_no,
+                record,
+            }),
+        }
+    }
+
+    /// Takes note of why logs of others are not taken, and of who is at fault.
+    fn note_refused(&self, session: &Session, accepted: &Accepted) {
         let peer = session.peer();
         {
             let mut refused_logs = self.refused_logs.lock();
@@ -248,10 +310,20 @@ impl Node {
             for device in grown.filter_map(|log| self.log.author(*log)) {
                 refused_logs.remove(&device);
             }
+            // It may have come from another peer meanwhile, with what it builds on.
+            let is_here = |log: &LogId, error: &LogError| match error {
+                LogError::Unfounded { seg_no, .. } => {
+                    let head = self.log.head(*log);
+                    head.is_some_and(|head| head.seg_no >= *seg_no)
+                }
+                _ => false,
+            };
+            let refused = accepted.refused.iter();
+            let refused = refused.filter(|(log, (_, error))| !is_here(log, error));
             // Authors are on the roster, so there are not many.
-            let refused = accepted.refused.values();
-            refused_logs
-                .extend(refused.filter_map(|(device, error)| Some((*device, log_refusal(error)?))));
+            refused_logs.extend(
+                refused.filter_map(|(_, (device, error))| Some((*device, log_refusal(error)?))),
+            );
         }
         for (log, (_, error)) in &accepted.refused {
             tracing::debug!(peer = %peer.short(), %error, "a segment was refused");
@@ -266,14 +338,6 @@ impl Node {
                 _ => {}
             }
         }
-        if !accepted.grown.is_empty() {
-            for (log, seg_no) in &accepted.grown {
-                let (log, seg_no) = (*log, *seg_no);
-                self.emit(NodeEvent::Segments { log, seg_no });
-            }
-            self.announce(&accepted.grown);
-        }
-        Ok(accepted)
     }
 
     /// Returns how much of a log the peer is known to have.
@@ -463,6 +527,9 @@ fn log_refusal(error: &LogError) -> Option<LogRefusal> {
         }),
         LogError::Forked { seg_no, .. } => Some(LogRefusal::Forked { seg_no: *seg_no }),
         LogError::NotAuthor(_) | LogError::Over { .. } => Some(LogRefusal::NotAllowed),
+        LogError::Unfounded { record, .. } => Some(LogRefusal::Unfounded {
+            number: record.number,
+        }),
         // Who passes a forged segment on may be the one who forged it.
         LogError::Malformed { .. }
         | LogError::Unauthentic { .. }

@@ -308,6 +308,11 @@ pub enum LogRefusal {
     },
     /// Its author may not write.
     NotAllowed,
+    /// It builds on a record of the chain that the peer could not get.
+    Unfounded {
+        /// The number of the record.
+        number: u64,
+    },
 }
 
 /// What a stranger who knows the volume's id is told.

@@ -24,8 +24,8 @@ use crate::wire::{RecordRef, Vector};
 /// Hashes of records that are kept in memory, so that the heads of segments cost no row each.
 const HASHES_MAX: usize = 4096;
 
-/// Most records that are looked for at once, of those that segments state and nobody here knows.
-const WANTED_MAX: usize = 64;
+/// Records of other chains of which it is kept what their authors had folded.
+const FOOTINGS_MAX: usize = 64;
 
 /// Most records that are left behind each other: what stands on more is told to be damaged.
 const LEFT_MAX: usize = 1 << 20;
@@ -39,6 +39,14 @@ pub struct Footing {
     pub beyond: Vector,
 }
 
+/// Where the record stands that a segment states.
+enum Standing {
+    /// On this chain, or on one that parts from it.
+    Known(Footing),
+    /// On records of which the newest that is not here is this one.
+    Lacks(RecordRef),
+}
+
 /// Which of two chains counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Winner {
@@ -50,8 +58,8 @@ enum Winner {
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     hashes: BTreeMap<u64, [u8; 32]>,
-    /// Records that segments state, of no chain that is known here.
-    wanted: BTreeSet<RecordRef>,
+    /// What had been folded of this chain by who had folded a record of another one, by its hash.
+    footings: BTreeMap<[u8; 32], Footing>,
 }
 
 impl Chain {
@@ -72,11 +80,27 @@ impl Chain {
     }
 
     /// Returns what an author had folded that states a record; `None` where that record is not known
-    /// here: of this chain it comes, of another one it is wanted from now on.
+    /// here.
     pub fn footing(&self, record: RecordRef) -> Result<Option<Footing>, LogError> {
+        match self.standing(record)? {
+            Standing::Known(footing) => Ok(Some(footing)),
+            Standing::Lacks(_) => Ok(None),
+        }
+    }
+
+    /// Returns the record that has to be here before it is known what an author had folded who states
+    /// one; `None` where that is known.
+    pub fn lacks(&self, record: RecordRef) -> Result<Option<RecordRef>, LogError> {
+        match self.standing(record)? {
+            Standing::Known(_) => Ok(None),
+            Standing::Lacks(lacking) => Ok(Some(lacking)),
+        }
+    }
+
+    fn standing(&self, record: RecordRef) -> Result<Standing, LogError> {
         // A segment of before the first record states none.
         if record == RecordRef::default() || self.has(record)? {
-            return Ok(Some(Footing {
+            return Ok(Standing::Known(Footing {
                 number: record.number,
                 beyond: Vector::new(),
             }));
@@ -84,13 +108,12 @@ impl Chain {
         let mut beyond = Vector::new();
         let mut at = record;
         for _ in 0..LEFT_MAX {
+            let known = self.memory.lock().footings.get(&at.hash).cloned();
+            if let Some(known) = known {
+                return Ok(self.stands_beside(record, known, beyond));
+            }
             let Some(left) = self.left(at.hash)? else {
-                let is_ahead = record.number > self.tip().number && at == record;
-                let mut memory = self.memory.lock();
-                if !is_ahead && memory.wanted.len() < WANTED_MAX {
-                    memory.wanted.insert(at);
-                }
-                return Ok(None);
+                return Ok(Standing::Lacks(at));
             };
             let left = left.record;
             for name in &left.segments {
@@ -105,18 +128,37 @@ impl Chain {
                 number,
                 hash: left.prev,
             };
-            if self.has(at)? {
-                return Ok(Some(Footing { number, beyond }));
+            if !self.has(at)? {
+                continue;
             }
+            // What continues this chain is no other one: it comes as part of this.
+            if number >= self.tip().number {
+                return Ok(Standing::Lacks(record));
+            }
+            let common = Footing {
+                number,
+                beyond: Vector::new(),
+            };
+            return Ok(self.stands_beside(record, common, beyond));
         }
         Err(LogError::MalformedRecord {
             what: "a chain that was left, which has no beginning",
         })
     }
 
-    /// Returns records that segments state and that nobody here knows.
-    pub fn wanted(&self) -> Vec<RecordRef> {
-        self.memory.lock().wanted.iter().copied().collect()
+    /// Keeps and returns where a record stands of another chain, by where one before it does and what those
+    /// between them name.
+    fn stands_beside(&self, record: RecordRef, mut footing: Footing, named: Vector) -> Standing {
+        for (log, seg_no) in named {
+            let last = footing.beyond.entry(log).or_default();
+            *last = seg_no.max(*last);
+        }
+        let footings = &mut self.memory.lock().footings;
+        if footings.len() >= FOOTINGS_MAX {
+            footings.clear();
+        }
+        footings.insert(record.hash, footing.clone());
+        Standing::Known(footing)
     }
 
     /// Returns a record that was left and those before it, newest first and encoded, up to the first of
@@ -153,19 +195,20 @@ impl Chain {
         Ok(links)
     }
 
-    /// Keeps records of another chain, as [`Chain::left_range`] returned them for a record that is
-    /// wanted: their hashes prove them. Says whether there was any.
+    /// Keeps records of another chain, as [`Chain::left_range`] returned them for a record that a segment
+    /// states. Says whether any of them was not here. Their hashes prove them: it is the author of that
+    /// segment who says by them what it had folded, and no votes are asked for.
     ///
     /// # Errors
     ///
     /// [`LogError::MalformedRecord`] where they are others, or the store's error.
     pub fn keep_left(
         &self,
-        wanted: RecordRef,
+        lacking: RecordRef,
         links: &[impl AsRef<[u8]>],
     ) -> Result<bool, LogError> {
         let mut batch = Batch::new();
-        let mut hash = wanted.hash;
+        let mut hash = lacking.hash;
         for link in links {
             let bytes = link.as_ref();
             let record = Link::from_bytes(bytes)?.record;
@@ -174,18 +217,22 @@ impl Chain {
                     what: "a record that was asked for",
                 });
             }
-            if self.has(record.reference())? {
+            if self.has(record.reference())? || self.left(hash)?.is_some() {
                 break;
             }
             batch.put(Table::Left, hash, bytes);
             hash = record.prev;
         }
-        if batch.is_empty() {
-            return Ok(false);
+        let any = !batch.is_empty();
+        if any {
+            self.rows.commit(batch)?;
         }
-        self.rows.commit(batch)?;
-        self.memory.lock().wanted.remove(&wanted);
-        Ok(true)
+        Ok(any)
+    }
+
+    /// Says whether a row of the table `Left` is what it is kept as.
+    pub fn is_left(key: &[u8], value: &[u8]) -> bool {
+        Link::from_bytes(value).is_ok_and(|link| link.record.hash() == *key)
     }
 
     fn left(&self, hash: [u8; 32]) -> Result<Option<Link>, LogError> {
@@ -366,7 +413,7 @@ impl Chain {
             .retain(|statement, _| !untaken.contains(statement));
         state.taken.extend(taken);
         (state.fence, state.pasts) = (None, Pasts::default());
-        self.memory.lock().hashes.clear();
+        *self.memory.lock() = Memory::default();
         state.last = self.last_naming(last.record.number)?;
         Ok(self.show(state, output, 0))
     }

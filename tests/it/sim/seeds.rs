@@ -43,6 +43,13 @@ fn the_laws_hold_in_seeds_of_the_fourth_part() {
     run_part(3);
 }
 
+/// Who decides alone tells a change and not the record that it builds on, and its folder is put back.
+#[test]
+fn nothing_waits_for_a_record_that_its_author_lost() {
+    let plan = Plan { steps: 150, ..PLAN };
+    simulate(0, |seed| run(seed, plan));
+}
+
 #[test]
 fn a_seed_replays_exactly() {
     for seed in [5, 11] {

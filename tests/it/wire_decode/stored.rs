@@ -72,6 +72,7 @@ fn more_responses() -> Vec<Response> {
         LogRefusal::Ahead { ahead_ms: 9 },
         LogRefusal::Forked { seg_no: 300 },
         LogRefusal::NotAllowed,
+        LogRefusal::Unfounded { number: 300 },
     ];
     let mut all: Vec<Response> = refusals().into_iter().map(Response::Refused).collect();
     let refused = chunk_refusals.map(|refusal| Response::Chunk(ChunkResponse::Refused(refusal)));
@@ -165,7 +166,7 @@ fn every_kind_of_message_has_the_bytes_that_it_always_had() {
     assert_all(&samples, "Response.Asked.", variants::names::<Asked>());
     // Those that `more_responses` and `refusals` list.
     assert_eq!(variants::count::<ChunkRefusal>(), 5);
-    assert_eq!(variants::count::<LogRefusal>(), 3);
+    assert_eq!(variants::count::<LogRefusal>(), 4);
     assert_eq!(variants::count::<InviteRefusal>(), 4);
     assert_eq!(variants::count::<RecoveryRefusal>(), 2);
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/messages.txt");

@@ -607,7 +607,7 @@ fn of_two_chains_of_one_voter_the_longer_counts_and_what_the_other_named_is_name
     assert_eq!(footing.beyond, Vector::from([(log_of(DeviceId(4)), 1)]));
     // Somebody who never had it asks for it, and believes hashes alone.
     assert_eq!(again.chain.footing(left).unwrap(), None);
-    assert_eq!(again.chain.wanted(), [left]);
+    assert_eq!(again.chain.lacks(left).unwrap(), Some(left));
     let wrong = again
         .chain
         .keep_left(left, &alice.chain.range(0, usize::MAX, 1).unwrap());
@@ -617,8 +617,8 @@ fn of_two_chains_of_one_voter_the_longer_counts_and_what_the_other_named_is_name
     );
     let handed = alice.chain.left_range(left, usize::MAX, 9).unwrap();
     assert!(again.chain.keep_left(left, &handed).unwrap());
+    assert!(!again.chain.keep_left(left, &handed).unwrap());
     assert_eq!(again.chain.footing(left).unwrap().unwrap(), footing);
-    assert!(again.chain.wanted().is_empty());
     // One that is ahead on this chain comes by itself.
     let ahead = RecordRef {
         era: 0,
@@ -626,7 +626,56 @@ fn of_two_chains_of_one_voter_the_longer_counts_and_what_the_other_named_is_name
         hash: [9; 32],
     };
     assert_eq!(again.chain.footing(ahead).unwrap(), None);
-    assert!(again.chain.wanted().is_empty());
+    assert_eq!(again.chain.lacks(ahead).unwrap(), Some(ahead));
+}
+
+#[test]
+fn what_an_author_had_folded_of_a_longer_chain_is_known_once_this_one_goes_another_way() {
+    let alice = Keeper::new(ALICE);
+    let (threes, fours) = (
+        segments(DeviceId(3), 1, 1, &[]),
+        segments(DeviceId(4), 70, 1, &[]),
+    );
+    alice.take(&threes);
+    assert_eq!(alice.extend(), Some(false));
+    let again = copy_of(&alice, ALICE);
+    for segment in &fours {
+        alice.take(std::slice::from_ref(segment));
+        assert_eq!(alice.extend(), Some(false));
+    }
+    let far = alice.chain.tip();
+    assert_eq!(again.chain.lacks(far).unwrap(), Some(far));
+
+    // It comes in pieces, and goes on where one ended.
+    let mut lacking = far;
+    for round in 1..=8 {
+        let links = alice.chain.left_range(lacking, usize::MAX, 9).unwrap();
+        assert!(again.chain.keep_left(lacking, &links).unwrap());
+        lacking = again.chain.lacks(far).unwrap().unwrap();
+        let next = far.number - 9 * round.min(7);
+        assert_eq!(lacking.number, if round < 8 { next } else { far.number });
+    }
+    // All of it continues what is here: it may come as part of this chain still.
+    assert_eq!(again.chain.lacks(far).unwrap(), Some(far));
+    assert_eq!(again.chain.footing(far).unwrap(), None);
+
+    again.take(&segments(DeviceId(5), 1, 1, &[]));
+    assert_eq!(again.extend(), Some(false));
+    for record in [far, alice.chain.get(40).unwrap().unwrap().reference(), far] {
+        let footing = again.chain.footing(record).unwrap().unwrap();
+        assert_eq!(footing.number, 1);
+        let beyond = Vector::from([(log_of(DeviceId(4)), record.number - 1)]);
+        assert_eq!(footing.beyond, beyond);
+        assert_eq!(again.chain.lacks(record).unwrap(), None);
+    }
+    // And where that other chain counts in the end it is had as its own.
+    let links = alice.chain.range(1, usize::MAX, 99).unwrap();
+    assert!(weigh(&again, &links));
+    let footing = again.chain.footing(far).unwrap().unwrap();
+    assert_eq!(
+        (footing.number, footing.beyond),
+        (far.number, Vector::new())
+    );
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! undoes nothing. Each other device, however its ops and segments came in, must hold the same rows.
 
 mod anew;
+mod attributes;
 mod beside;
 pub(crate) mod cluster;
 mod content;
@@ -18,6 +19,7 @@ mod random;
 mod rebuilt;
 mod records;
 mod removal;
+mod replaced;
 mod sums;
 mod times;
 mod tree;

@@ -13,7 +13,7 @@ pub(super) fn link(from: &'static str, to: &'static str) -> Step {
     step(move |device| device.link(from, to))
 }
 
-fn exchange(one: &'static str, two: &'static str) -> Step {
+pub(super) fn exchange(one: &'static str, two: &'static str) -> Step {
     step(move |device| device.rename(one, two, true))
 }
 
@@ -23,11 +23,11 @@ fn append(path: &'static str, text: &'static str) -> Step {
     })
 }
 
-fn rmdir(path: &'static str) -> Step {
+pub(super) fn rmdir(path: &'static str) -> Step {
     step(move |device| device.rmdir(path))
 }
 
-fn mkdir(path: &'static str) -> Step {
+pub(super) fn mkdir(path: &'static str) -> Step {
     make(path, FileKind::Dir)
 }
 
@@ -38,7 +38,7 @@ pub(super) fn files(of: &[(&str, &str)]) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn texts(device: &Device) -> Vec<String> {
+pub(super) fn texts(device: &Device) -> Vec<String> {
     let mut texts: Vec<String> = device.files().into_values().collect();
     texts.sort();
     texts

@@ -20,6 +20,7 @@ mod rebuilt;
 mod records;
 mod removal;
 mod replaced;
+mod several;
 mod sums;
 mod times;
 mod tree;

@@ -149,13 +149,23 @@ impl Fold<'_> {
             main.mode &= mode | !PRIVILEGES;
             main.mtime = main.mtime.max(mtime);
             main.ctime = main.ctime.max(ctime);
-            if theirs != ours && main.kind == FileKind::File {
-                let key = RowKey::Fork(of, theirs);
-                self.tx.put(key, Value::Fork(Fork::Same(ours)))?;
-            }
+            let is_file = main.kind == FileKind::File;
             self.save(main)?;
+            if is_file {
+                self.name_same(of, theirs, ours)?;
+            }
         }
         Ok(())
+    }
+
+    /// Says that a content that a node had which `main` stands for is one that `main` has or had: who had
+    /// the node open goes on from that.
+    fn name_same(&mut self, main: Ino, theirs: OpId, ours: OpId) -> Result<()> {
+        if theirs == ours {
+            return Ok(());
+        }
+        let key = RowKey::Fork(main, theirs);
+        self.tx.put(key, Value::Fork(Fork::Same(ours)))
     }
 
     /// Lets what stood behind or beside a node, which another one stands for now, stand there.
@@ -381,10 +391,12 @@ impl Fold<'_> {
                 return self.come_out(ino, time);
             };
             if let Some(said) = self.said(&node, &main)? {
-                twin.same = (node.version, said);
+                let (of, version) = (twin.of, node.version);
+                twin.same = (version, said);
                 twin.seen.push(self.id);
                 node.kin.twin = Some(twin);
-                return self.save(node);
+                self.save(node)?;
+                return self.name_same(of, version, said);
             }
             // What both said is what the other still says: it is this one that went on from it.
             let is_next = main.version == twin.same.1 && main.nlink == 1;

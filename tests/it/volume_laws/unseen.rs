@@ -11,6 +11,7 @@ use super::equal::{crossing, put, unlink};
 use super::names::{access, list};
 
 const ANNA: &str = " (conflict, anna, 2026-01-02)";
+const BEN: &str = " (conflict, ben, 2026-01-02)";
 const CARL: &str = " (conflict, carl, 2026-01-02)";
 
 /// Lets `to` know what `from` wrote.
@@ -115,25 +116,55 @@ fn who_removes_one_of_two_names_keeps_nothing_from_being_written() {
 
 #[test]
 fn what_an_earlier_history_wrote_stands_beside_what_was_chosen() {
-    let devices = cluster(3);
-    let [a, b, c] = [&devices[0], &devices[1], &devices[2]];
-    a.put("f", "base");
-    sync(&devices);
-    c.put("f", "carl");
-    a.later();
-    a.put("f", "anna");
-    (0..2).for_each(|_| b.later());
-    b.put("f", "ben");
-    tell(a, b);
-    b.rename(&format!("f{ANNA}"), "f", false);
-    tell(b, a);
-    assert_eq!(a.files(), files(&[("f", "anna")]));
-    sync(&devices);
-    let aside = format!("f{CARL}");
-    assert_eq!(a.files(), files(&[("f", "anna"), (&aside, "carl")]));
-    let carls = (ConflictKind::Content, Some(aside));
-    assert!(a.conflicts().contains(&carls));
-    assert_eq!(a.volume.counts().conflicts, 1, "what was chosen is settled");
+    for is_named in [false, true] {
+        let devices = cluster(3);
+        let [a, b, c] = [&devices[0], &devices[1], &devices[2]];
+        a.put("f", "base");
+        sync(&devices);
+        c.put("f", "carl");
+        a.later();
+        a.put("f", "anna");
+        (0..2).for_each(|_| b.later());
+        b.put("f", "ben");
+        tell(a, b);
+        b.rename(&format!("f{ANNA}"), "f", false);
+        tell(b, a);
+        assert_eq!(a.files(), files(&[("f", "anna")]));
+        if is_named {
+            a.commit();
+        }
+        sync(&devices);
+        let aside = format!("f{CARL}");
+        assert_eq!(a.files(), files(&[("f", "anna"), (&aside, "carl")]));
+        let carls = (ConflictKind::Content, Some(aside));
+        assert!(a.conflicts().contains(&carls), "{:?}", a.conflicts());
+        assert_eq!(a.volume.counts().conflicts, 1, "what was chosen is settled");
+    }
+}
+
+#[test]
+fn what_an_earlier_history_wrote_is_there_where_the_file_was_removed_meanwhile() {
+    for is_named in [false, true] {
+        let devices = cluster(2);
+        let [a, b] = [&devices[0], &devices[1]];
+        a.put("f", "base");
+        sync(&devices);
+        b.put("f", "ben");
+        a.later();
+        a.put("f", "anna");
+        a.unlink("f");
+        a.publish();
+        if is_named {
+            a.commit();
+        }
+        sync(&devices);
+        let back = if is_named {
+            "f".to_owned()
+        } else {
+            format!("f{BEN}")
+        };
+        assert_eq!(a.files(), files(&[(&back, "ben")]));
+    }
 }
 
 fn written(device: &Device, path: &str, text: &str, mode: Option<u32>, time: Timespec) -> OpId {

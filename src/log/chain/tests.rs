@@ -5,6 +5,7 @@ mod keep;
 mod rules;
 mod stored;
 mod storm;
+mod voter;
 
 use super::{Notary, Record, RecordBody, Row, SegmentName, Tip, Vote, Voter};
 use crate::base::{DeviceId, LogId, VolumeId};

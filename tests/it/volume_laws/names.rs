@@ -215,7 +215,10 @@ fn what_is_made_in_a_removed_directory_brings_it_back() {
     b.put("d/e/f", "late");
     sync(&devices);
     assert_eq!(a.text("d/e/f"), "late");
-    assert_eq!(a.conflicts()[0].0, ConflictKind::DirRevived);
+    // It is told once, of the uppermost.
+    let [told] = a.volume.conflicts().unwrap().try_into().unwrap();
+    assert_eq!(told.kind, ConflictKind::DirRevived);
+    assert_eq!(told.place.unwrap().name, "d");
 }
 
 #[test]

@@ -188,3 +188,73 @@ fn what_was_settled_stays_settled_where_a_third_history_comes() {
         }
     }
 }
+
+#[test]
+fn a_conflict_file_that_has_one_itself_is_one_with_that_where_both_are_made_equal() {
+    let devices = cluster(3);
+    let [a, b, _] = [&devices[0], &devices[1], &devices[2]];
+    three_histories(&devices);
+    let aside = path_of(a, "by 1");
+    a.put(&aside, "more by 0");
+    b.later();
+    b.put(&aside, "more by 1");
+    sync(&devices);
+    assert_eq!(a.text(&aside), "more by 1");
+    a.put(&aside, "more by 0");
+    sync(&devices);
+    for device in &devices {
+        let mut texts: Vec<String> = device.files().into_values().collect();
+        texts.sort();
+        assert_eq!(texts, ["by 0", "by 2", "more by 0"]);
+    }
+}
+
+#[test]
+fn of_two_that_were_one_what_each_wrote_is_where_the_one_was_moved_that_knew_both() {
+    for first in [0, 1] {
+        let devices = cluster(2);
+        let [a, b] = [&devices[0], &devices[1]];
+        a.mkdir("d");
+        sync(&devices);
+        for index in [first, 1 - first] {
+            rename_over(&devices[index], "x", "same");
+            devices.iter().for_each(Device::later);
+        }
+        tell(b, a);
+        a.rename("x", "d/x", false);
+        a.put("d/x", "by 0");
+        b.later();
+        b.put("x", "by 1");
+        sync(&devices);
+        for device in &devices {
+            assert_eq!(device.list(""), ["d"]);
+            for text in ["by 0", "by 1"] {
+                assert!(path_of(device, text).starts_with("/d/x"));
+            }
+        }
+    }
+}
+
+#[test]
+fn each_of_three_that_are_one_is_removed_by_who_knew_that_alone() {
+    let devices = cluster(3);
+    let [a, b, c] = [&devices[0], &devices[1], &devices[2]];
+    for device in [b, c] {
+        rename_over(device, "x", "same");
+        devices.iter().for_each(Device::later);
+    }
+    // By another name, which it has as well: so it takes the place of both.
+    a.put("y", "same");
+    a.link("y", "x");
+    devices.iter().for_each(Device::later);
+    a.unlink("x");
+    devices.iter().for_each(Device::later);
+    b.unlink("x");
+    sync(&devices);
+    for device in &devices {
+        is_exactly(device, &[("x", "same"), ("y", "same")]);
+    }
+    c.unlink("x");
+    sync(&devices);
+    is_exactly(a, &[("y", "same")]);
+}

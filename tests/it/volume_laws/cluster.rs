@@ -556,14 +556,23 @@ impl Device {
 
     /// Returns how many ops can still be folded again.
     pub(crate) fn record_count(&self) -> usize {
+        self.row_count(Table::Op)
+    }
+
+    /// Returns how many rows are here that only what is folded again needs.
+    pub(crate) fn left_count(&self) -> usize {
+        let tables = [Table::Op, Table::OpPart, Table::Draft];
+        tables.map(|table| self.row_count(table)).iter().sum()
+    }
+
+    fn row_count(&self, table: Table) -> usize {
         let mut count = 0;
         let mut visit = |_: &[u8]| {
             count += 1;
             ControlFlow::Continue(())
         };
-        let rows = &self.store.rows;
-        rows.scan_keys(Table::Op, &[], None, &mut visit).unwrap();
-        count
+        let scanned = self.store.rows.scan_keys(table, &[], None, &mut visit);
+        scanned.map(|()| count).unwrap()
     }
 
     /// Tells whether an op is folded here, of those that can still be folded again.

@@ -628,6 +628,12 @@ fn run(seed: u64, count: usize, crashes: bool) {
         device.restart();
     }
     agree(&run.devices);
+    // Where all have all of it, nothing is kept to fold it again.
+    (0..3).for_each(|_| run.meet());
+    sync(&run.devices);
+    for device in &run.devices {
+        assert_eq!(device.left_count(), 0, "seed {seed}: {}", device.index());
+    }
 }
 
 fn seeds() -> std::ops::Range<u64> {

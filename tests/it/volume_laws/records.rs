@@ -308,7 +308,7 @@ fn what_nobody_looks_back_to_is_given_up_and_nothing_before() {
         sync(&devices);
     }
     for device in &devices {
-        assert_eq!(device.record_count(), 0);
+        assert_eq!(device.left_count(), 0);
     }
     assert_eq!(orphans(), 0);
     one.put("f", "thrice");
@@ -329,21 +329,30 @@ fn what_is_written_to_a_file_of_which_nothing_is_left_is_kept() {
             away.append("f", "for too long");
         },
     ];
-    for way in ways {
-        let devices = cluster(2);
-        let [voter, away] = &devices[..] else {
-            panic!("two devices");
+    // Somebody has what it wrote before others know that nobody looks back so far, or nobody has.
+    for (way, is_known) in ways.into_iter().flat_map(|way| [(way, false), (way, true)]) {
+        let devices = cluster(3);
+        let [voter, away, other] = &devices[..] else {
+            panic!("three devices");
         };
         voter.put("f", "text");
         sync(&devices);
         way(away);
+        away.publish();
         voter.unlink("f");
         voter.publish();
+        voter.commit();
+        other.pull(voter, usize::MAX);
+        if is_known {
+            other.pull(away, usize::MAX);
+            assert!(other.text("f").ends_with(TEXT));
+        }
         // Whoever decides this does not know of the one that is away.
-        for _ in 0..3 {
+        for _ in 0..2 {
             voter.commit_from(u64::MAX);
         }
         assert_eq!(voter.record_count(), 0);
+        other.pull(voter, usize::MAX);
         sync(&devices);
         let files = voter.files();
         assert_eq!(files.len(), 1, "{files:?}");

@@ -193,6 +193,47 @@ fn who_is_admitted_anew_writes_on_and_what_it_had_written_before_stays_out() {
 }
 
 #[test]
+fn who_is_admitted_anew_waits_where_something_of_it_is_to_be_taken_back_and_only_there() {
+    // What it left that no record names: nothing, a segment, a draft; or it did not begin anew.
+    for (left, begins_anew) in [(0, true), (1, true), (2, true), (0, false)] {
+        let mut devices = company(3);
+        devices[2].put("named", "in time");
+        sync(&devices);
+        devices[0].commit();
+        sync(&devices);
+        if left > 0 {
+            devices[2].put("late", "nobody has it");
+        }
+        if left == 1 {
+            devices[2].publish();
+        }
+        let (ended, anew) = (devices[2].admission, [77; 32]);
+        devices[2].roll.end(ended);
+        if begins_anew {
+            devices[2].admission = anew;
+            devices[2].restart();
+        }
+        let waits = devices[2].volume.awaits_fence();
+        assert_eq!(waits, left > 0 || !begins_anew, "{left} {begins_anew}");
+        devices[0].roll.end(ended);
+        devices[0].commit();
+        devices[2].pull(&devices[0], usize::MAX);
+        assert!(!devices[2].volume.awaits_fence(), "{left}");
+        assert_eq!(devices[2].volume.is_over(), !begins_anew);
+        if !begins_anew {
+            devices[2].log.stand_on(anew);
+            assert!(!devices[2].volume.is_over());
+        }
+        devices[2].put("new", "behind it");
+        sync(&devices);
+        for device in &devices {
+            let names: Vec<String> = device.files().into_keys().collect();
+            assert_eq!(names, ["/named", "/new"], "{left} {begins_anew}");
+        }
+    }
+}
+
+#[test]
 fn who_loses_the_right_to_write_and_has_it_anew_writes_on_without_a_start_in_between() {
     let mut devices = company(3);
     let old = devices[2].log.own_log();

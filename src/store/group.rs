@@ -166,4 +166,14 @@ mod tests {
         assert!(matches!(group.sync(|| Ok(())), Err(StoreError::Poisoned)));
         assert!(matches!(group.check(), Err(StoreError::Poisoned)));
     }
+
+    #[test]
+    fn after_a_write_that_failed_nothing_is_written_or_said_to_be_durable() {
+        let group = GroupSync::default();
+        group.wrote();
+        group.poison();
+        assert!(matches!(group.check(), Err(StoreError::Poisoned)));
+        let flush = || panic!("nothing is flushed any more");
+        assert!(matches!(group.sync(flush), Err(StoreError::Poisoned)));
+    }
 }

@@ -196,4 +196,26 @@ mod tests {
         assert_eq!(mark.said(), said(7));
         assert_eq!(Mark::read(&disk, 1).unwrap(), Some(said(7)));
     }
+
+    #[test]
+    fn a_mark_that_is_opened_keeps_what_it_said_until_the_new_is_whole_and_grows_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Folder::new(folder.path());
+        let path = folder.path().join(NAME);
+        let mut before = None;
+        for n in 1..6 {
+            let mark = Mark::open(&disk, 1, said(n)).unwrap();
+            // All that it will ever take, so that it is written on a full disk, too.
+            let bytes = std::fs::read(&path).unwrap();
+            assert_eq!(bytes.len() as u64, 2 * SLOT_BYTES);
+            // As if power had gone while the new slot was written.
+            let mut torn = bytes.clone();
+            let slot = (mark.turn % 2 * SLOT_BYTES) as usize;
+            torn[slot + 8..slot + SAID_BYTES].fill(0);
+            std::fs::write(&path, torn).unwrap();
+            assert_eq!(Mark::read(&disk, 1).unwrap(), before);
+            std::fs::write(&path, bytes).unwrap();
+            before = Some(said(n));
+        }
+    }
 }

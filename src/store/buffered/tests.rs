@@ -443,3 +443,86 @@ fn a_disk_without_a_block_left_is_opened_and_rows_are_removed_from_it() {
     rows.sync().unwrap();
     assert_eq!(all(&rows, b"", false).len(), 299);
 }
+
+/// A tree that takes no more rows from a moment on.
+struct Failing {
+    tree: Arc<dyn Tree>,
+    fails: std::sync::atomic::AtomicBool,
+}
+
+impl std::fmt::Debug for Failing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Failing")
+    }
+}
+
+impl Tree for Failing {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.tree.get(key)
+    }
+
+    fn range<'a>(
+        &'a self,
+        start: &[u8],
+        end: &[u8],
+        is_reverse: bool,
+    ) -> Box<dyn Iterator<Item = crate::store::tree::TreeRow> + 'a> {
+        self.tree.range(start, end, is_reverse)
+    }
+
+    fn apply(
+        &self,
+        visit: &mut dyn FnMut(&mut crate::store::tree::TreeChange<'_>),
+    ) -> Result<(), StoreError> {
+        match self.fails.load(Ordering::SeqCst) {
+            true => Err(StoreError::Full),
+            false => self.tree.apply(visit),
+        }
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.tree.sync()
+    }
+}
+
+#[test]
+fn what_the_tree_does_not_take_stays_in_the_log_and_nothing_is_committed_behind_it() {
+    for has_thread in [false, true] {
+        let mut machine = Machine::new();
+        let tree = Arc::clone(&machine.open(64 << 10, false).shared.tree);
+        let log = machine.folder.path().join("wal");
+        let options = BufferOptions {
+            table_bytes: 64 << 10,
+            log_bytes: LOG_BYTES,
+        };
+        let fails = std::sync::atomic::AtomicBool::new(false);
+        let failing = Arc::new(Failing { tree, fails });
+        let (disk, sealer) = (Arc::new(Folder::new(&log)), machine.key.sealer(7));
+        let of = Arc::clone(&failing) as Arc<dyn Tree>;
+        let rows = match has_thread {
+            true => {
+                BufferedRows::open_with_thread(disk, &log, of, sealer, options, Gate::default())
+            }
+            false => BufferedRows::open(disk, &log, of, sealer, options),
+        }
+        .unwrap();
+        failing.fails.store(true, Ordering::SeqCst);
+        let put = |n: u64| {
+            let mut batch = Batch::new();
+            batch.put(Table::Inode, n.to_be_bytes(), vec![n as u8; 500]);
+            rows.commit(batch)
+        };
+        // However many fit, the commits end.
+        let refused = (0..10_000).find(|n| put(*n).is_err());
+        let taken = refused.expect("commits that end");
+        assert!(matches!(put(taken), Err(StoreError::Poisoned)));
+        assert!(matches!(rows.sync(), Err(StoreError::Poisoned)));
+        // What was taken is here, and after a start.
+        let here = all(&rows, b"", false).len() as u64;
+        assert!(here >= taken, "{here} of {taken}");
+        drop((rows, failing));
+        let rows = machine.open(64 << 10, false);
+        let here = all(&rows, b"", false).len() as u64;
+        assert!(here >= taken, "{here} of {taken} are left");
+    }
+}

@@ -208,12 +208,7 @@ impl Known {
         // What this device promised as a voter is not known any more.
         place::disown(&mut own);
         restored.lay(store, &self.old, own)?;
-        let take = || restored.take_segments(store, &self.old, &self.node, &*self.clock);
-        take()?;
-        told("waiting for the other members");
-        let members = self.pull(store, addrs, told).await?;
-        // What others had may lie before what only this one has.
-        let (_, loose_segments) = take()?;
+        let (members, loose_segments) = self.pull(store, addrs, told).await?;
         let drafts = restored.take_drafts(store, &self.old, self.node.identity.device())?;
         let segments = Node::segments_in(store)?;
         store.sync()?;
@@ -228,13 +223,14 @@ impl Known {
         })
     }
 
-    /// Takes what the members have that can be reached; returns their names.
+    /// Takes what is left of the chain and the logs, and what the members have that can be reached; returns
+    /// their names, and how many segments are left out.
     async fn pull(
         &self,
         store: &Store,
         addrs: &[SocketAddr],
         told: &mut dyn FnMut(&str),
-    ) -> Result<Vec<String>, DaemonError> {
+    ) -> Result<(Vec<String>, usize), DaemonError> {
         let node = Node::start(
             Arc::clone(&self.transport),
             self.node.clone(),
@@ -243,6 +239,8 @@ impl Known {
             Rng::from_entropy(),
         )?;
         node.take_chain(&self.old)?;
+        node.take_logs(&self.old)?;
+        told("waiting for the other members");
         for addr in addrs {
             let met: Result<PeerId, NodeError> = node.contact(*addr).await;
             if let Err(error) = met {
@@ -277,8 +275,10 @@ impl Known {
                 break met.into_iter().map(|peer| peer.name).collect();
             }
         };
+        // What others had may lie before what only this one has.
+        let loose_segments = node.take_logs(&self.old)?;
         node.shutdown().await;
-        Ok(members)
+        Ok((members, loose_segments))
     }
 }
 

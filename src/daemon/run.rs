@@ -457,11 +457,12 @@ async fn first_sync(peer: &Arc<Peer>, origin: Origin) -> Result<(), DaemonError>
         RESUME_STALL
     };
     let mut synced = std::pin::pin!(peer.caught_up());
+    let had = || (peer.node().log().vector(), peer.node().chain().tip());
     loop {
-        let before = peer.node().log().vector();
+        let before = had();
         match timeout(stall, synced.as_mut()).await {
             Ok(done) => break done?,
-            Err(_) if peer.node().log().vector() != before => {}
+            Err(_) if had() != before => {}
             Err(_) if is_new => return Err(DaemonError::FirstSync),
             Err(_) => return Ok(()),
         }

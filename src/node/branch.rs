@@ -198,6 +198,11 @@ impl Node {
         session: &Arc<Session>,
         lacking: RecordRef,
     ) -> bool {
+        // Another exchange may have brought it.
+        let is_missing = || self.chain.lacks(lacking).ok().flatten() == Some(lacking);
+        if !is_missing() {
+            return true;
+        }
         let tip = self.chain.tip();
         if lacking.number > tip.number && self.pull_links(session, tip).await == Some(true) {
             return true;
@@ -214,9 +219,12 @@ impl Node {
         let node = Arc::clone(self);
         let keep = move || node.chain.keep_left(lacking, &links);
         match self.config.pool.call(keep).await {
-            Some(Ok(kept)) => kept,
+            Some(Ok(kept)) => kept || !is_missing(),
             Some(Err(error)) => {
                 tracing::debug!(peer = %session.peer().short(), %error, "records are not taken");
+                if matches!(error, LogError::MalformedRecord { .. }) {
+                    self.strike(session, 1);
+                }
                 false
             }
             None => false,

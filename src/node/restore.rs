@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::Node;
 use super::ask::connect;
 use super::error::NodeError;
 use super::hello::{check_member, check_session_clock, refused, unanswered};
@@ -20,7 +21,6 @@ use super::membership::{self, rows_of};
 use super::roster::{Role, Roster};
 use super::session::{Session, ask};
 use super::sync::verify;
-use super::{Node, NodeConfig};
 use crate::base::limits::RPC_TIMEOUT;
 use crate::base::{Clock, DeviceId, LogId, VolumeId};
 use crate::crypto::Identity;
@@ -118,64 +118,6 @@ impl Restored {
         // What authors had folded who stood on another chain follows from these alone.
         copy(&*old.rows, &*store.rows, Table::Left, &Chain::is_left)?;
         Ok(store.sync()?)
-    }
-
-    /// Takes over the segments of a damaged store that are whole, signed, and continue what is there.
-    /// Returns how many, and how many are left.
-    pub fn take_segments(
-        &self,
-        store: &Store,
-        old: &Store,
-        config: &NodeConfig,
-        clock: &dyn Clock,
-    ) -> Result<(usize, usize), NodeError> {
-        let (own, volume) = (config.identity.device(), self.volume());
-        let log = LogStore::open(Arc::clone(&store.rows), volume, own, 0)?;
-        let (mut count, mut left) = (0, 0);
-        let mut slice: Vec<SealedSegment> = Vec::new();
-        let mut bytes = 0;
-        let mut failed = None;
-        let mut take = |slice: &mut Vec<SealedSegment>| -> Result<(), NodeError> {
-            let before: u64 = log.vector().values().sum();
-            let here = |segment: &&SealedSegment| {
-                let head = log.head(segment.header.log());
-                head.is_some_and(|head| head.seg_no >= segment.header.seg_no)
-            };
-            let known = slice.iter().filter(here).count();
-            log.accept(slice, clock.wall_ms(), &|segment| {
-                let author = self.roster.author(segment.header.device);
-                // Of a store of its own: what lies there was taken once.
-                verify(segment, author, crate::base::PeerId([0; 32]))
-            })?;
-            let after: u64 = log.vector().values().sum();
-            let new = usize::try_from(after - before).unwrap_or(usize::MAX);
-            count += new;
-            left += slice.len().saturating_sub(known + new);
-            slice.clear();
-            Ok(())
-        };
-        old.rows.scan(Table::Segment, &[], None, &mut |_, value| {
-            if let Ok(segment) = SealedSegment::from_bytes(&Bytes::copy_from_slice(value)) {
-                bytes += value.len();
-                slice.push(segment);
-            }
-            if bytes < SLICE_BYTES {
-                return ControlFlow::Continue(());
-            }
-            bytes = 0;
-            match take(&mut slice) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
-        })?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        take(&mut slice)?;
-        Ok((count, left))
     }
 
     /// Takes over what this device wrote and no segment of its logs that is in the new store holds, to be
@@ -321,6 +263,53 @@ impl Node {
         })?;
         failed?;
         take(&mut links)
+    }
+
+    /// Takes over the segments of a damaged store that are whole, signed, and continue what is here, with the
+    /// records that they build on: see [`Node::take_chain`]. Returns how many are left out.
+    ///
+    /// # Errors
+    ///
+    /// Those of either store.
+    pub fn take_logs(&self, old: &Store) -> Result<usize, NodeError> {
+        let mut left = 0;
+        let mut slice: Vec<SealedSegment> = Vec::new();
+        let mut bytes = 0;
+        let mut failed = Ok(());
+        let mut take = |slice: &mut Vec<SealedSegment>| -> Result<(), NodeError> {
+            let roster = self.roster();
+            self.log.accept(slice, self.clock.wall_ms(), &|segment| {
+                let author = roster.author(segment.header.device);
+                // Of a store of its own: what lies there was taken once.
+                verify(segment, author, crate::base::PeerId([0; 32]))?;
+                self.founds(segment)
+            })?;
+            let is_here = |segment: &&SealedSegment| {
+                let head = self.log.head(segment.header.log());
+                head.is_some_and(|head| head.seg_no >= segment.header.seg_no)
+            };
+            left += slice.len() - slice.iter().filter(is_here).count();
+            slice.clear();
+            Ok(())
+        };
+        old.rows.scan(Table::Segment, &[], None, &mut |_, value| {
+            if let Ok(segment) = SealedSegment::from_bytes(&Bytes::copy_from_slice(value)) {
+                bytes += value.len();
+                slice.push(segment);
+            }
+            if bytes < SLICE_BYTES {
+                return ControlFlow::Continue(());
+            }
+            bytes = 0;
+            failed = take(&mut slice);
+            match failed {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        })?;
+        failed?;
+        take(&mut slice)?;
+        Ok(left)
     }
 
     /// Asks a member at an address for what a member has to know whose state folder was damaged: the

@@ -10,6 +10,7 @@ use super::Node;
 use super::bulk::answer_priority;
 use super::membership::page;
 use super::session::Session;
+use super::sync::FOUNDING_ROUNDS_PUSHED;
 use crate::base::PeerId;
 use crate::base::time::{sleep, timeout};
 use crate::base::worker::{Failed, Job, Step, Worker};
@@ -247,7 +248,10 @@ impl Node {
                 self.note_state(session, &state);
                 Response::Sync(self.tell_state(session))
             }
-            Request::Push { segments } => match self.take_segments(session, segments).await {
+            Request::Push { segments } => match self
+                .take_segments(session, segments, FOUNDING_ROUNDS_PUSHED)
+                .await
+            {
                 Ok(_) => Response::Sync(self.tell_state(session)),
                 Err(_) => Response::Refused(Refusal::Busy),
             },

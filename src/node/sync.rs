@@ -40,8 +40,12 @@ pub(super) const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 /// The same where the peer gave nothing at all.
 const EMPTY_PAUSE: Duration = Duration::from_millis(1500);
 
-/// How often records are fetched for one batch of segments. What takes more goes on with the next one.
+/// How often records are fetched for one batch of segments that is pulled. What takes more goes on with the
+/// next one.
 const FOUNDING_ROUNDS: usize = 8;
+
+/// The same for one that is pushed: who is far behind pulls.
+pub(super) const FOUNDING_ROUNDS_PUSHED: usize = 2;
 
 /// The worker that pushes to a peer and pulls from it until the connection ends.
 pub(super) struct Exchange {
@@ -51,8 +55,9 @@ pub(super) struct Exchange {
     paused: BTreeMap<LogId, Duration>,
     /// The same for the chain.
     chain_paused: Option<Duration>,
-    /// Nothing is pushed before this time: what was pushed last was not taken.
-    push_paused: Option<Duration>,
+    /// Own logs of which what was pushed last was not taken: not pushed before this time, with how long
+    /// that is.
+    refused: BTreeMap<LogId, (Duration, Duration)>,
     is_closed: bool,
 }
 
@@ -63,7 +68,7 @@ impl Exchange {
             session: Arc::clone(session),
             paused: BTreeMap::new(),
             chain_paused: None,
-            push_paused: None,
+            refused: BTreeMap::new(),
             is_closed: false,
         }
     }
@@ -72,7 +77,7 @@ impl Exchange {
     async fn exchange(&mut self) -> bool {
         let (node, session) = (&self.node, &self.session);
         let chained = node.pull_chain(session, &mut self.chain_paused).await;
-        let pushed = node.push(session, &mut self.push_paused).await;
+        let pushed = node.push(session, &mut self.refused).await;
         // What segments build on comes before the segments.
         let pulled = !(chained && node.has_more_records(session))
             && node.pull(session, &mut self.paused).await;
@@ -111,12 +116,17 @@ impl Worker for Exchange {
 
 impl Node {
     /// Pushes the next own segments that the peer lacks; says whether that moved the peer on.
-    async fn push(self: &Arc<Self>, session: &Arc<Session>, paused: &mut Option<Duration>) -> bool {
-        let is_paused = paused.is_some_and(|until| until > self.now());
-        if is_paused || !self.role().is_some_and(Role::writes) {
+    async fn push(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        refused: &mut BTreeMap<LogId, (Duration, Duration)>,
+    ) -> bool {
+        if !self.role().is_some_and(Role::writes) {
             return false;
         }
-        let Some((log, has, offered)) = self.lacks(session) else {
+        let now = self.now();
+        let is_paused = |log: LogId| refused.get(&log).is_some_and(|(until, _)| *until > now);
+        let Some((log, has, offered)) = self.lacks(session, &is_paused) else {
             return false;
         };
         let room = session.out.batch_bytes(SEGMENTS_BATCH_BYTES);
@@ -136,7 +146,13 @@ impl Node {
                 self.heard_from(session);
                 self.note_state(session, &state);
                 let moved = self.known_at(session, log) > has;
-                *paused = (!moved).then(|| self.now() + EMPTY_PAUSE);
+                let before = refused
+                    .remove(&log)
+                    .map_or(Duration::ZERO, |(_, pause)| pause);
+                if !moved {
+                    let pause = (before * 2).clamp(EMPTY_PAUSE, REFUSED_PAUSE);
+                    refused.insert(log, (self.now() + pause, pause));
+                }
                 moved
             }
             Ok(_) => {
@@ -197,10 +213,11 @@ impl Node {
             return Err(NodeError::Protocol { peer });
         };
         self.heard_from(session);
-        let tip = self.chain.tip();
-        let accepted = self.take_segments(session, segments).await?;
+        let accepted = self
+            .take_segments(session, segments, FOUNDING_ROUNDS)
+            .await?;
         let unknown = |error: &LogError| matches!(error, LogError::UnknownAuthor(_));
-        let mut grown = !accepted.grown.is_empty() || self.chain.tip() != tip;
+        let mut grown = !accepted.grown.is_empty();
         let known = self.roster().digest();
         if accepted.refused.values().any(|(_, error)| unknown(error)) {
             self.pull_roster(session).await;
@@ -211,8 +228,6 @@ impl Node {
                 grown = true;
             } else if matches!(error, LogError::Over { .. }) {
                 // Asked for again once something that counts builds on it.
-            } else if grown && matches!(error, LogError::Unfounded { .. }) {
-                // More records come.
             } else {
                 paused.insert(*log, self.now() + REFUSED_PAUSE);
             }
@@ -221,11 +236,12 @@ impl Node {
     }
 
     /// Verifies and stores segments that a peer sent, with the records that they build on, and tells whoever
-    /// wants to know.
+    /// wants to know. Records are fetched `rounds` times at most.
     pub(super) async fn take_segments(
         self: &Arc<Self>,
         session: &Arc<Session>,
         segments: Vec<SealedSegment>,
+        rounds: usize,
     ) -> Result<Accepted, NodeError> {
         let segments = Arc::new(segments);
         let mut accepted = self.store_segments(session, &segments).await?;
@@ -236,12 +252,12 @@ impl Node {
             };
             let lacking = accepted.refused.values().filter_map(unfounded);
             let lacking: BTreeSet<RecordRef> = lacking.collect();
-            if round >= FOUNDING_ROUNDS {
+            if round >= rounds {
                 // More of them come: that is no refusal.
                 accepted.refused.retain(|_, it| unfounded(it).is_none());
             }
             let mut any = false;
-            for record in lacking.into_iter().filter(|_| round < FOUNDING_ROUNDS) {
+            for record in lacking.into_iter().filter(|_| round < rounds) {
                 any |= self.pull_founding(session, record).await;
             }
             if !any {
@@ -289,7 +305,7 @@ impl Node {
 
     /// Refuses a segment while a record is not here that it builds on. It could not be folded; and where its
     /// author alone has that record and loses it, as its folder is put back, it never could.
-    fn founds(&self, segment: &SealedSegment) -> Result<(), LogError> {
+    pub(super) fn founds(&self, segment: &SealedSegment) -> Result<(), LogError> {
         let header = &segment.header;
         match self.chain.lacks(header.record)? {
             None => Ok(()),
@@ -348,11 +364,16 @@ impl Node {
             .unwrap_or(0)
     }
 
-    /// Returns the first log of this device of which the peer is not known to have all, with the last
-    /// number that it has and the last that there is.
-    fn lacks(&self, session: &Session) -> Option<(LogId, u64, u64)> {
+    /// Returns the first log of this device of which the peer is not known to have all, but for paused
+    /// ones, with the last number that it has and the last that there is.
+    fn lacks(
+        &self,
+        session: &Session,
+        is_paused: &dyn Fn(LogId) -> bool,
+    ) -> Option<(LogId, u64, u64)> {
         let offered = self.counting(self.log.offered());
         let logs = self.log.logs_of(DeviceId::from(self.id)).into_iter();
+        let logs = logs.filter(|log| !is_paused(*log));
         let mut ends = logs.filter_map(|log| Some((log, offered.get(&log).copied()?)));
         ends.find_map(|(log, offered)| {
             let has = self.known_at(session, log);

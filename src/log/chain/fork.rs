@@ -54,9 +54,11 @@ enum Winner {
     Theirs,
 }
 
-/// What is kept so that no row is read twice.
+/// What is kept so that no row is read twice, since this peer went over to this chain.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
+    /// How often it did.
+    turns: u64,
     hashes: BTreeMap<u64, [u8; 32]>,
     /// What had been folded of this chain by who had folded a record of another one, by its hash.
     footings: BTreeMap<[u8; 32], Footing>,
@@ -65,14 +67,20 @@ pub(super) struct Memory {
 impl Chain {
     /// Says whether a record is one of this chain.
     pub fn has(&self, record: RecordRef) -> Result<bool, LogError> {
-        if let Some(hash) = self.memory.lock().hashes.get(&record.number) {
-            return Ok(*hash == record.hash);
-        }
+        let turns = {
+            let memory = self.memory.lock();
+            if let Some(hash) = memory.hashes.get(&record.number) {
+                return Ok(*hash == record.hash);
+            }
+            memory.turns
+        };
         let Some(found) = self.get(record.number)? else {
             return Ok(false);
         };
         let mut memory = self.memory.lock();
-        memory.hashes.insert(record.number, found.hash());
+        if memory.turns == turns {
+            memory.hashes.insert(record.number, found.hash());
+        }
         if memory.hashes.len() > HASHES_MAX {
             memory.hashes.pop_first();
         }
@@ -105,41 +113,40 @@ impl Chain {
                 beyond: Vector::new(),
             }));
         }
+        let turns = self.memory.lock().turns;
         let mut beyond = Vector::new();
         let mut at = record;
         for _ in 0..LEFT_MAX {
             let known = self.memory.lock().footings.get(&at.hash).cloned();
             if let Some(known) = known {
-                return Ok(self.stands_beside(record, known, beyond));
+                return Ok(self.stands_beside(record, known, beyond, turns));
             }
-            let Some(left) = self.left(at.hash)? else {
+            let left = self.left(at.hash)?.map(|left| left.record);
+            // What a segment states may be no number of that record.
+            let Some(left) = left.filter(|left| left.number == at.number) else {
                 return Ok(Standing::Lacks(at));
             };
-            let left = left.record;
             for name in &left.segments {
                 let last = beyond.entry(name.log).or_default();
                 *last = name.seg_no.max(*last);
             }
-            let Some(number) = left.number.checked_sub(1) else {
+            let Some(before) = left.before() else {
                 break;
             };
-            at = RecordRef {
-                era: left.era,
-                number,
-                hash: left.prev,
-            };
-            if !self.has(at)? {
+            if !self.has(before)? {
+                at = before;
                 continue;
             }
-            // What continues this chain is no other one: it comes as part of this.
-            if number >= self.tip().number {
+            // It has become part of this chain meanwhile, or what continues this chain is no other one: it
+            // comes as part of this.
+            if self.has(at)? || before.number >= self.tip().number {
                 return Ok(Standing::Lacks(record));
             }
             let common = Footing {
-                number,
+                number: before.number,
                 beyond: Vector::new(),
             };
-            return Ok(self.stands_beside(record, common, beyond));
+            return Ok(self.stands_beside(record, common, beyond, turns));
         }
         Err(LogError::MalformedRecord {
             what: "a chain that was left, which has no beginning",
@@ -147,17 +154,25 @@ impl Chain {
     }
 
     /// Keeps and returns where a record stands of another chain, by where one before it does and what those
-    /// between them name.
-    fn stands_beside(&self, record: RecordRef, mut footing: Footing, named: Vector) -> Standing {
+    /// between them name. It is kept unless this peer has gone over to another chain since.
+    fn stands_beside(
+        &self,
+        record: RecordRef,
+        mut footing: Footing,
+        named: Vector,
+        turns: u64,
+    ) -> Standing {
         for (log, seg_no) in named {
             let last = footing.beyond.entry(log).or_default();
             *last = seg_no.max(*last);
         }
-        let footings = &mut self.memory.lock().footings;
-        if footings.len() >= FOOTINGS_MAX {
-            footings.clear();
+        let memory = &mut *self.memory.lock();
+        if memory.footings.len() >= FOOTINGS_MAX {
+            memory.footings.clear();
         }
-        footings.insert(record.hash, footing.clone());
+        if memory.turns == turns {
+            memory.footings.insert(record.hash, footing.clone());
+        }
         Standing::Known(footing)
     }
 
@@ -185,11 +200,7 @@ impl Chain {
             };
             room = room.saturating_sub(bytes.len());
             let link = Link::from_bytes(&bytes)?;
-            next = link.record.number.checked_sub(1).map(|number| RecordRef {
-                era: link.record.era,
-                number,
-                hash: link.record.prev,
-            });
+            next = link.record.before();
             links.push(bytes.to_vec());
         }
         Ok(links)
@@ -208,20 +219,22 @@ impl Chain {
         links: &[impl AsRef<[u8]>],
     ) -> Result<bool, LogError> {
         let mut batch = Batch::new();
-        let mut hash = lacking.hash;
+        let mut next = Some(lacking);
         for link in links {
             let bytes = link.as_ref();
             let record = Link::from_bytes(bytes)?.record;
-            if record.hash() != hash {
+            let is_next = |at: RecordRef| at.number == record.number && at.hash == record.hash();
+            if !next.is_some_and(is_next) {
                 return Err(LogError::MalformedRecord {
                     what: "a record that was asked for",
                 });
             }
-            if self.has(record.reference())? || self.left(hash)?.is_some() {
+            let at = record.reference();
+            if self.has(at)? || self.left(at.hash)?.is_some() {
                 break;
             }
-            batch.put(Table::Left, hash, bytes);
-            hash = record.prev;
+            batch.put(Table::Left, at.hash, bytes);
+            next = record.before();
         }
         let any = !batch.is_empty();
         if any {
@@ -413,7 +426,14 @@ impl Chain {
             .retain(|statement, _| !untaken.contains(statement));
         state.taken.extend(taken);
         (state.fence, state.pasts) = (None, Pasts::default());
-        *self.memory.lock() = Memory::default();
+        {
+            let mut memory = self.memory.lock();
+            let turns = memory.turns + 1;
+            *memory = Memory {
+                turns,
+                ..Memory::default()
+            };
+        }
         state.last = self.last_naming(last.record.number)?;
         Ok(self.show(state, output, 0))
     }

@@ -160,6 +160,17 @@ impl Record {
         }
     }
 
+    /// Returns where the record before it stands, `None` for record 0. Its era may be an earlier one: that
+    /// does not follow from this record.
+    pub(super) fn before(&self) -> Option<RecordRef> {
+        let number = self.number.checked_sub(1)?;
+        Some(RecordRef {
+            era: self.era,
+            number,
+            hash: self.prev,
+        })
+    }
+
     /// Returns the id of the volume whose record 0 this is; `None` for any other record.
     pub fn volume(&self) -> Option<VolumeId> {
         (self.number == 0).then_some(VolumeId(self.hash))

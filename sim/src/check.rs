@@ -62,6 +62,8 @@ pub(crate) fn nobody_panicked() {
 pub(crate) struct Seen {
     records: BTreeMap<(u64, u64), [u8; 32]>,
     tips: BTreeMap<usize, u64>,
+    /// The last records of which it was looked whether what they name is there.
+    offered: BTreeMap<usize, u64>,
     /// The last segments of which it was looked whether what they build on is there, by host and log.
     founded: BTreeMap<(usize, LogId), u64>,
     /// Members that were seen to have what the base line has passed.
@@ -138,6 +140,19 @@ impl Seen {
                 );
             }
             self.tips.insert(host, tip);
+            // What peers are told of is where what it names is.
+            let (offered, has) = (chain.offered().number, peer.node().log().vector());
+            let before = self.offered.insert(host, offered).unwrap_or(0);
+            for number in before.min(offered)..=offered {
+                let record = chain.get(number).expect("rows are read");
+                for name in record.expect("below the tip").segments.iter() {
+                    assert!(
+                        has.get(&name.log) >= Some(&name.seg_no),
+                        "host{host} tells of record {number}, and has not what it names of {}",
+                        name.log
+                    );
+                }
+            }
             // What a segment builds on is where it is: else it waits for ever where others lose that.
             let log = peer.node().log();
             for (name, seg_no) in log.vector() {

@@ -21,7 +21,7 @@ use dfs::store::{Batch, Store, Table};
 use dfs::transport::Transport;
 use dfs::transport::sim::SimNet;
 use dfs::volume::Source;
-use dfs::wire::SealedSegment;
+use dfs::wire::{RecordRef, SealedSegment};
 
 use crate::tree;
 
@@ -624,6 +624,11 @@ impl Cluster {
         self.peers()
             .map(|(host, peer)| (host, told(peer)))
             .collect()
+    }
+
+    /// Returns the newest record that a member has folded.
+    pub fn folded(&self, index: usize) -> RecordRef {
+        self.member(index).volume.record()
     }
 
     fn is_settled(&self) -> bool {

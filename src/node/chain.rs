@@ -304,7 +304,7 @@ impl Node {
     }
 
     /// Tells everybody that the chain is longer.
-    fn chain_grew(&self) {
+    pub(super) fn chain_grew(&self) {
         self.emit(NodeEvent::Chain);
         for session in self.table.lock().sessions() {
             session.pulse_wake.notify_one();

@@ -309,6 +309,7 @@ impl Node {
         })?;
         failed?;
         take(&mut slice)?;
+        self.chain.hold()?;
         Ok(left)
     }
 

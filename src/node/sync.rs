@@ -283,16 +283,21 @@ impl Node {
             let roster = node.roster();
             let now_ms = node.clock.wall_ms();
             let over = Over::new(&node);
-            node.log.accept(&segments, now_ms, &|segment| {
+            let accepted = node.log.accept(&segments, now_ms, &|segment| {
                 let author = roster.author(segment.header.device);
                 verify(segment, author, from)?;
                 stands(segment, &roster)?;
                 over.takes(segment)?;
                 node.founds(segment)
-            })
+            })?;
+            let holds_more = !accepted.grown.is_empty() && node.chain.hold()?;
+            Ok::<_, LogError>((accepted, holds_more))
         };
         let accepted = self.config.pool.call(take).await;
-        let accepted = accepted.ok_or(NodeError::ShutDown)??;
+        let (accepted, holds_more) = accepted.ok_or(NodeError::ShutDown)??;
+        if holds_more {
+            self.chain_grew();
+        }
         if !accepted.grown.is_empty() {
             for (log, seg_no) in &accepted.grown {
                 let (log, seg_no) = (*log, *seg_no);

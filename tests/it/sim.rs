@@ -5,6 +5,7 @@
 //! A failure prints its seed.
 
 mod members;
+mod records;
 mod seeds;
 mod voters;
 mod workers;

@@ -196,8 +196,13 @@ impl Chain {
         Ok(outcome.and(made))
     }
 
-    /// Begins an era behind the newest record, in which this device decides alone: an admin does so where
-    /// of those who decide too few are members any more.
+    /// Begins an era, in which this device decides alone: an admin does so where of those who decide too few
+    /// are members any more. It stands behind the newest record up to which all is here that records name:
+    /// what somebody named who is gone, and nobody has, could be folded nowhere.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::Uncertified`] where this device is no admin, or the store's error.
     pub fn begin_era(
         &self,
         now: Duration,
@@ -205,8 +210,13 @@ impl Chain {
         notary: &dyn Notary,
     ) -> Result<Outcome, LogError> {
         let mut state = self.state.lock();
-        let tip = state.agreement.tip().clone();
-        let (Some(era), Some(number)) = (tip.at.era.checked_add(1), tip.at.number.checked_add(1))
+        let newest = state.agreement.tip().at;
+        let held = self.hold_in(&mut state)?;
+        let tip = match self.get(held)? {
+            Some(record) if held < newest.number => Tip::of(&record),
+            _ => state.agreement.tip().clone(),
+        };
+        let (Some(era), Some(number)) = (newest.era.checked_add(1), tip.at.number.checked_add(1))
         else {
             return Ok(Outcome::default());
         };
@@ -226,13 +236,23 @@ impl Chain {
             round: era,
             leader: self.own.device,
         };
-        let vote = Vote::new(self.founding.volume, &record, ballot);
+        let volume = self.founding.volume;
+        let vote = Vote::new(volume, &record, ballot);
         let certificate = Certificate {
             ballot,
             votes: vec![(self.own.device, notary.sign(&vote))],
         };
-        state.agreement.begin_era(now, record, certificate, notary);
-        self.settle(&mut state, tip.at.number, now)
+        if tip.at == newest {
+            state.agreement.begin_era(now, record, certificate, notary);
+            return self.settle(&mut state, newest.number, now);
+        }
+        certificate.check(volume, &tip, &record, notary)?;
+        let ours = self.behind(tip.at.number)?;
+        let begun = Link {
+            record,
+            certificate,
+        };
+        self.go_over(&mut state, &ours, &[begun], now)
     }
 
     /// Has the agreement do something; it endorses only what this device holds.
@@ -266,8 +286,8 @@ impl Chain {
     pub fn publish(&self, tip: RecordRef) {
         let mut shown = self.shown.lock();
         // Another chain that counts may be shorter.
-        if tip == shown.tip || tip.number > shown.offered.number {
-            shown.offered = tip;
+        if tip == shown.tip || tip.number > shown.durable.number {
+            shown.durable = tip;
         }
     }
 
@@ -288,6 +308,9 @@ impl Chain {
                 let naming = records.filter(|record| !record.segments.is_empty());
                 let last = naming.map(|record| record.number).max();
                 state.last = state.last.max(last.unwrap_or(0));
+                if !output.decided.is_empty() {
+                    self.hold_in(state)?;
+                }
                 Ok(self.show(state, output, before))
             }
             Err(error) => {

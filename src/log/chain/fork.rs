@@ -329,7 +329,11 @@ impl Chain {
             return Ok(None);
         };
         let ours = self.behind(common.at.number)?;
-        if winner(&ours, &theirs, common.at.era, notary) == Winner::Ours {
+        // What names what nobody has gives way.
+        let held = self.hold_in(&mut state)?;
+        let counting = ours.partition_point(|link| link.record.number <= held);
+        let counting = &ours[..counting];
+        if winner(counting, &theirs, common.at.era, notary) == Winner::Ours {
             return Ok(None);
         }
         tracing::warn!(
@@ -341,7 +345,7 @@ impl Chain {
     }
 
     /// Returns the records of this chain behind one.
-    fn behind(&self, number: u64) -> Result<Vec<Link>, LogError> {
+    pub(super) fn behind(&self, number: u64) -> Result<Vec<Link>, LogError> {
         let start = number.saturating_add(1).to_be_bytes();
         let mut links = Vec::new();
         let mut failed = None;
@@ -367,7 +371,7 @@ impl Chain {
     }
 
     /// Puts other records in the place of those of this chain, in one batch.
-    fn go_over(
+    pub(super) fn go_over(
         &self,
         state: &mut State,
         ours: &[Link],
@@ -435,6 +439,9 @@ impl Chain {
             };
         }
         state.last = self.last_naming(last.record.number)?;
+        let first = theirs.first().map_or(0, |link| link.record.number);
+        state.held = state.held.min(first.saturating_sub(1));
+        self.hold_in(state)?;
         Ok(self.show(state, output, 0))
     }
 }

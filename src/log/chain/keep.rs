@@ -42,8 +42,10 @@ pub struct Chain {
 pub(super) struct Shown {
     /// The newest record that is here.
     pub(super) tip: RecordRef,
-    /// The newest one that peers may be told of.
-    pub(super) offered: RecordRef,
+    /// The newest one that is durable.
+    pub(super) durable: RecordRef,
+    /// The newest one up to which all is here that records name.
+    pub(super) held: RecordRef,
     /// The base line that the newest one states.
     pub(super) base_line: u64,
 }
@@ -55,6 +57,8 @@ pub(super) struct State {
     pub(super) named: Vector,
     /// The newest record that names anything.
     pub(super) last: u64,
+    /// The newest record up to which all is here that records name.
+    pub(super) held: u64,
     /// Whether the record that this device proposed last leaves segments that are not named.
     pub(super) is_full: bool,
     /// The statements that records took into account, with the first that did.
@@ -93,7 +97,8 @@ impl Chain {
         let taken = stored_taken(&*rows, founding)?;
         let shown = Shown {
             tip: row.tip.at,
-            offered: row.tip.at,
+            durable: row.tip.at,
+            held: row.tip.at,
             base_line: row.tip.base_line,
         };
         let chain = Self {
@@ -108,14 +113,19 @@ impl Chain {
                 agreement: Agreement::new(founding.volume, row, now, seed),
                 named,
                 last: 0,
+                held: 0,
                 is_full: false,
                 taken,
                 fence: None,
                 pasts: Pasts::default(),
             }),
         };
-        let last = chain.last_naming(shown.tip.number)?;
-        chain.state.lock().last = last;
+        {
+            let state = &mut *chain.state.lock();
+            state.last = chain.last_naming(shown.tip.number)?;
+            state.held = chain.held_at_start(state)?;
+            chain.hold_in(state)?;
+        }
         Ok(chain)
     }
 
@@ -124,9 +134,66 @@ impl Chain {
         self.shown.lock().tip
     }
 
-    /// Returns the newest record that peers may be told of.
+    /// Returns the newest record that peers may be told of: durable here, with all that records up to it
+    /// name. What lies behind counts nowhere if nobody has what it names, and gives way then.
     pub fn offered(&self) -> RecordRef {
-        self.shown.lock().offered
+        let shown = *self.shown.lock();
+        match shown.held.number < shown.durable.number {
+            true => shown.held,
+            false => shown.durable,
+        }
+    }
+
+    /// Looks again how much is here of what records name; says whether peers may be told of more of them.
+    pub fn hold(&self) -> Result<bool, LogError> {
+        let before = self.offered();
+        self.hold_in(&mut self.state.lock())?;
+        Ok(self.offered() != before)
+    }
+
+    /// Returns the newest record up to which all is here that records name.
+    pub(super) fn hold_in(&self, state: &mut State) -> Result<u64, LogError> {
+        let have = self.log.offered();
+        let tip = state.agreement.tip().at;
+        let is_here = |log: &LogId, seg_no: &u64| have.get(log) >= Some(seg_no);
+        let mut named = state.named.iter();
+        if named.all(|(log, seg_no)| *seg_no == 0 || is_here(log, seg_no)) {
+            state.held = tip.number;
+            self.shown.lock().held = tip;
+            return Ok(tip.number);
+        }
+        while state.held < tip.number
+            && let Some(record) = self.get(state.held + 1)?
+            && let mut names = record.segments.iter()
+            && names.all(|name| is_here(&name.log, &name.seg_no))
+        {
+            state.held += 1;
+        }
+        let held = self.get(state.held)?;
+        let held = held.map_or_else(RecordRef::default, |record| record.reference());
+        self.shown.lock().held = held;
+        Ok(held.number)
+    }
+
+    /// Returns a record up to which all is here that records name, as near to the newest as what is missing.
+    fn held_at_start(&self, state: &State) -> Result<u64, LogError> {
+        let have = self.log.offered();
+        let have = |log: &LogId| have.get(log).copied().unwrap_or(0);
+        let named = state.named.iter();
+        let mut missing: u64 = named
+            .map(|(log, last)| last.saturating_sub(have(log)))
+            .sum();
+        let mut number = state.agreement.tip().at.number;
+        while missing > 0
+            && number > 0
+            && let Some(record) = self.get(number)?
+        {
+            let names = record.segments.iter();
+            let lacking = names.filter(|name| name.seg_no > have(&name.log)).count();
+            missing = missing.saturating_sub(u64::try_from(lacking).unwrap_or(u64::MAX));
+            number -= 1;
+        }
+        Ok(number)
     }
 
     /// Returns up to which record what was replaced is looked up no more.

@@ -58,6 +58,7 @@ impl Keeper {
     fn take(&self, segments: &[SealedSegment]) {
         let taken = self.log.accept(segments, u64::MAX / 2, &|_| Ok(()));
         assert!(taken.unwrap().refused.is_empty());
+        self.chain.hold().unwrap();
     }
 
     /// Makes a record; says whether it names all that one may.
@@ -411,8 +412,22 @@ fn records_are_taken_that_continue_the_chain_and_are_there_after_a_restart() {
     assert_eq!(bob.chain.tip(), alice.chain.tip());
     let again = Keeper::open(BOB, bob.store.clone());
     assert_eq!(again.chain.tip(), alice.chain.tip());
-    assert_eq!(again.chain.offered(), alice.chain.tip());
     assert_eq!(again.chain.named(log_of(BOB)), 6);
+    // He tells of a record when he has what it names.
+    let named = |number| again.names(number).last().map_or(0, |(_, seg_no)| *seg_no);
+    for (have, bobs) in (1..).zip(bobs.chunks(1)) {
+        again.take(bobs);
+        let told = again.chain.offered();
+        let mut records = 1..=3;
+        let most = records.rfind(|number| named(*number) <= have);
+        assert_eq!(told.number, most.unwrap_or(0));
+        assert!(again.chain.has(told).unwrap());
+        let handed = again.chain.range(0, usize::MAX, usize::MAX).unwrap();
+        assert_eq!(handed, links[..usize::try_from(told.number).unwrap()]);
+        let opened = Keeper::open(BOB, bob.store.clone());
+        assert_eq!(opened.chain.offered(), told);
+    }
+    assert_eq!(again.chain.offered(), alice.chain.tip());
     let again = Keeper::open(ALICE, alice.store.clone());
     assert_eq!(again.extend(), None);
     again.take(&segments(DeviceId(4), 1, 1, &[]));
@@ -460,11 +475,88 @@ fn what_nobody_who_decides_has_signed_is_not_taken() {
 }
 
 #[test]
+fn an_era_begins_behind_the_newest_record_of_which_all_is_here_that_was_named() {
+    let alice = Keeper::new(ALICE);
+    let (threes, fours) = (
+        segments(DeviceId(3), 3, 1, &[]),
+        segments(DeviceId(4), 1, 1, &[]),
+    );
+    for three in threes.chunks(1) {
+        alice.take(three);
+        assert_eq!(alice.extend(), Some(false));
+    }
+    let links = alice.chain.range(0, usize::MAX, 9).unwrap();
+    let bob = Keeper::new(BOB);
+    bob.take(&threes[..1]);
+    assert!(bob.accept(&links).unwrap());
+    assert_eq!(bob.chain.offered().number, 1);
+    let begun = bob.chain.begin_era(Duration::ZERO, 8, &Stub(BOB)).unwrap();
+    assert!(bob.see_to(begun));
+    let tip = bob.chain.tip();
+    assert_eq!((tip.era, tip.number), (1, 2));
+    assert_eq!(bob.chain.offered(), tip);
+    assert_eq!(bob.chain.named(log_of(DeviceId(3))), 1);
+    // What the other chain named comes behind, where somebody has it after all.
+    bob.take(&threes);
+    bob.take(&fours);
+    assert_eq!(bob.extend(), Some(false));
+    let mut names = bob.names(3);
+    names.sort_unstable();
+    let threes = [2, 3].map(|seg_no| (log_of(DeviceId(3)), seg_no));
+    let mut wanted = [&threes[..], &[(log_of(DeviceId(4)), 1)]].concat();
+    wanted.sort_unstable();
+    assert_eq!(names, wanted);
+    let footing = bob.chain.footing(alice.chain.tip()).unwrap().unwrap();
+    assert_eq!(footing.number, 1);
+    assert_eq!(footing.beyond, Vector::from([(log_of(DeviceId(3)), 3)]));
+    // And of the two that of the later era counts, though the other is as long.
+    alice.take(&fours);
+    assert_eq!(alice.extend(), Some(false));
+    assert!(weigh(&alice, &bob.chain.range(1, usize::MAX, 9).unwrap()));
+    assert_eq!(alice.chain.tip(), bob.chain.tip());
+    let opened = Keeper::open(BOB, bob.store.clone());
+    assert_eq!(opened.chain.tip(), bob.chain.tip());
+    assert_eq!(opened.extend(), None);
+}
+
+#[test]
+fn of_two_chains_what_names_what_is_not_here_gives_way_to_a_shorter_one() {
+    let alice = Keeper::new(ALICE);
+    let threes = segments(DeviceId(3), 4, 1, &[]);
+    alice.take(&threes[..1]);
+    assert_eq!(alice.extend(), Some(false));
+    let again = copy_of(&alice, ALICE);
+    for three in threes[1..].chunks(1) {
+        alice.take(three);
+        assert_eq!(alice.extend(), Some(false));
+    }
+    let told = alice.chain.range(0, usize::MAX, 9).unwrap();
+    let (bob, carl) = (Keeper::new(BOB), Keeper::new(DeviceId(7)));
+    for (keeper, has) in [(&bob, 2), (&carl, 4)] {
+        keeper.take(&threes[..has]);
+        assert!(keeper.accept(&told).unwrap());
+        assert_eq!(keeper.chain.offered().number, has as u64);
+    }
+    again.take(&segments(DeviceId(5), 2, 1, &[])[..1]);
+    assert_eq!(again.extend(), Some(false));
+    again.take(&segments(DeviceId(5), 2, 1, &[]));
+    assert_eq!(again.extend(), Some(false));
+    let other = again.chain.range(1, usize::MAX, 9).unwrap();
+    assert!(!weigh(&carl, &other), "it has all of a longer one");
+    assert!(weigh(&bob, &other));
+    assert_eq!(bob.chain.tip(), again.chain.tip());
+    assert_eq!(bob.chain.offered().number, 1);
+    bob.take(&segments(DeviceId(5), 2, 1, &[]));
+    assert_eq!(bob.chain.offered(), again.chain.tip());
+}
+
+#[test]
 fn an_era_goes_on_from_the_newest_record_and_is_taken_from_an_admin_alone() {
     let alice = Keeper::new(ALICE);
     alice.take(&segments(DeviceId(3), 1, 1, &[]));
     assert_eq!(alice.extend(), Some(false));
     let bob = Keeper::new(BOB);
+    bob.take(&segments(DeviceId(3), 1, 1, &[]));
     assert!(
         bob.accept(&alice.chain.range(0, usize::MAX, 9).unwrap())
             .unwrap()
@@ -591,11 +683,12 @@ fn of_two_chains_of_one_voter_the_longer_counts_and_what_the_other_named_is_name
     let left = alice.chain.tip();
     assert!(weigh(&alice, &links));
     assert_eq!(alice.chain.tip(), again.chain.tip());
-    assert_eq!(alice.chain.offered(), again.chain.tip());
     assert!(!weigh(&alice, &links), "it is the same by now");
     assert_eq!(alice.chain.named(log_of(DeviceId(4))), 0);
     assert_eq!(alice.chain.named(log_of(DeviceId(5))), 2);
+    assert_eq!(alice.chain.offered().number, 1);
     alice.take(&fives);
+    assert_eq!(alice.chain.offered(), again.chain.tip());
     assert_eq!(alice.extend(), Some(false));
     assert_eq!(alice.names(4), [(log_of(DeviceId(4)), 1)]);
     let opened = Keeper::open(ALICE, alice.store.clone());

@@ -1,0 +1,90 @@
+//! Records that come before the changes that they name, and whose maker loses both.
+
+use std::time::Duration;
+
+use dfs::base::Rng;
+use dfs::base::time::sleep;
+use dfs::node::Role;
+use dfs::wire::limits::SEGMENTS_MAX;
+use dfs_sim::Cluster;
+
+use super::simulate;
+
+const A_WHILE: Duration = Duration::from_secs(60);
+
+/// Returns a cluster of members of which the first decides alone and has told the second a record, and not
+/// the change that it names; with a copy of the first one's disk of before.
+async fn cut_between(seed: u64, members: usize) -> (Cluster, dfs::store::memory::MemoryDisk) {
+    let mut cluster = Cluster::new(seed, members, 0).await;
+    cluster.set_role(1, Role::Admin).await;
+    cluster.write(1, b"plan", b"version one").await;
+    cluster.settle().await;
+    let copy = cluster.copy_of(0, &Rng::from_seed(seed));
+    let all: Vec<usize> = (1..members).collect();
+    cluster.partition(&[0], &all);
+    // More than one message takes.
+    for number in 0..SEGMENTS_MAX + 10 {
+        let name = format!("lost {number}");
+        cluster.write(0, name.as_bytes(), b"with the disk").await;
+        cluster.peer(0).flush().await.unwrap();
+    }
+    let (first, second) = (cluster.peer(0).node(), cluster.peer(1).node());
+    let log = first.log().own_log();
+    let end = first.log().vector()[&log];
+    while first.chain().named(log) < end {
+        sleep(Duration::from_secs(1)).await;
+    }
+    cluster.heal();
+    cluster.partition(&[0], &all[1..]);
+    let has = || second.log().head(log).map_or(0, |head| head.seg_no);
+    while second.chain().named(log) <= has() {
+        sleep(Duration::from_micros(100)).await;
+    }
+    cluster.partition(&[0], &all);
+    (cluster, copy)
+}
+
+#[test]
+fn what_names_a_change_that_is_nowhere_any_more_gives_way() {
+    for seed in 80..83 {
+        simulate(seed, |seed| async move {
+            let (mut cluster, copy) = cut_between(seed, 3).await;
+            cluster.put_back(0, copy).await;
+            cluster.restart(0).await;
+            cluster.heal();
+            sleep(A_WHILE).await;
+            cluster.write(0, b"after", b"that").await;
+            cluster.write(1, b"and", b"this").await;
+            cluster.settle().await;
+            for index in 0..3 {
+                assert_eq!(cluster.tree(index).await, cluster.tree(0).await);
+                assert!(cluster.read(index, b"and").await.is_some(), "host{index}");
+            }
+            cluster.assert_converged().await;
+        });
+    }
+}
+
+#[test]
+fn an_era_begins_behind_what_can_be_folded() {
+    for seed in 84..87 {
+        simulate(seed, |seed| async move {
+            let (mut cluster, _) = cut_between(seed, 3).await;
+            // The machine that decided alone is burnt.
+            cluster.crash(0).await;
+            cluster.heal();
+            cluster.remove(1, 0).await;
+            sleep(A_WHILE).await;
+            cluster.write(2, b"after", b"that").await;
+            cluster.peer(2).flush().await.unwrap();
+            sleep(A_WHILE).await;
+            for index in 1..3 {
+                let order = cluster.peer(index).order();
+                assert_eq!((order.era, order.waiting_segments), (1, 0), "host{index}");
+                assert!(cluster.read(index, b"after").await.is_some(), "host{index}");
+                let tip = cluster.peer(index).node().chain().tip();
+                assert_eq!(cluster.folded(index), tip, "host{index}");
+            }
+        });
+    }
+}

@@ -43,6 +43,7 @@ impl Peer {
         look_at_peers(troubles, &peers);
         self.look_at_logs();
         self.look_at_waiting();
+        self.look_at_named();
         troubles.set(Trouble::Parted, self.parted_trouble());
         self.look_at_workers();
     }
@@ -152,7 +153,7 @@ impl Peer {
     /// Notes that records wait for what is not known of the members.
     fn look_at_statements(&self) {
         let troubles = self.troubles();
-        let Some(since_ms) = self.waiting.long_for_statements(self.clock().wall_ms()) else {
+        let Some(since_ms) = self.waiting.statements.long(self.clock().wall_ms()) else {
             return troubles.clear(Trouble::Statements);
         };
         let what =
@@ -283,6 +284,34 @@ impl Peer {
             let advice = format!("connect {who}, or any machine that has it; it goes on by itself");
             troubles.note_since(Trouble::Waiting(wait.log), wait.since_ms, what, advice);
         }
+    }
+
+    /// Notes that the order names changes which nobody here has: who made it may be gone with them.
+    fn look_at_named(&self) {
+        let (troubles, now_ms) = (self.troubles(), self.clock().wall_ms());
+        let wants = match self.node().chain().wants() {
+            Ok(wants) => wants,
+            Err(error) => return tracing::warn!(%error, "cannot tell what the chain waits for"),
+        };
+        let number = wants.as_ref().map(|(number, _)| *number);
+        self.waiting.named.set(number, now_ms);
+        let (Some((_, logs)), Some(since_ms)) = (wants, self.waiting.named.long(now_ms)) else {
+            return troubles.clear(Trouble::Named);
+        };
+        let authors = logs.into_iter().map(|log| self.node().log().author(log));
+        let names = authors.map(|author| author.map(|device| self.device_name(device)));
+        let names: BTreeSet<Option<String>> = names.collect();
+        let names: Vec<String> = names.into_iter().flatten().collect();
+        let (of, who) = match names.is_empty() {
+            true => (String::new(), "the machine that made them".to_owned()),
+            false => (format!(" of {}", names.join(" and ")), names.join(" or ")),
+        };
+        let what = format!("the order of the changes waits: it has some{of} that are not here yet");
+        let advice = format!(
+            "connect {who}, or any that has them; it goes on by itself. One that is lost is removed by an admin, with \
+             dfs members remove NAME: then the others go on"
+        );
+        troubles.note_since(Trouble::Named, since_ms, what, advice);
     }
 
     fn look_at_workers(&self) {

@@ -57,6 +57,8 @@ pub enum Trouble {
     Joining,
     /// What is known of the members is less than what the order of the changes is made of.
     Statements,
+    /// A record names changes that are not here.
+    Named,
     /// What this device wrote is left out, as it lost the right to before anybody had it.
     Over,
     /// A log cannot be folded before what its author had seen is here.

@@ -29,8 +29,29 @@ pub(super) struct Wait {
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     waits: Mutex<BTreeMap<LogId, Wait>>,
-    /// The record that waits for statements of the roster, and since when.
-    statements: Mutex<Option<(u64, u64)>>,
+    /// The record that waits for statements of the roster.
+    pub(super) statements: Since,
+    /// The record that waits for changes which it names.
+    pub(super) named: Since,
+}
+
+/// The record that waits for something, and since when, milliseconds since 1970.
+#[derive(Debug, Default)]
+pub(super) struct Since(Mutex<Option<(u64, u64)>>);
+
+impl Since {
+    /// Takes note of the record that waits now.
+    pub(super) fn set(&self, record: Option<u64>, now_ms: u64) {
+        let mut waits = self.0.lock();
+        let since = waits.filter(|(of, _)| Some(*of) == record);
+        *waits = record.map(|of| (of, since.map_or(now_ms, |(_, since)| since)));
+    }
+
+    /// Returns since when it has waited, where that is long.
+    pub(super) fn long(&self, now_ms: u64) -> Option<u64> {
+        let (_, since) = (*self.0.lock())?;
+        (u128::from(now_ms.saturating_sub(since)) >= TOLD_AFTER.as_millis()).then_some(since)
+    }
 }
 
 impl Waiting {
@@ -47,19 +68,6 @@ impl Waiting {
             });
             wait.needs = needs;
         }
-    }
-
-    /// Takes note of the record that waits for what is said of the members and is not here.
-    pub(super) fn set_statements(&self, record: Option<u64>, now_ms: u64) {
-        let mut waits = self.statements.lock();
-        let since = waits.filter(|(of, _)| Some(*of) == record);
-        *waits = record.map(|of| (of, since.map_or(now_ms, |(_, since)| since)));
-    }
-
-    /// Returns since when a record has waited for that, where it is long.
-    pub(super) fn long_for_statements(&self, now_ms: u64) -> Option<u64> {
-        let (_, since) = (*self.statements.lock())?;
-        (u128::from(now_ms.saturating_sub(since)) >= TOLD_AFTER.as_millis()).then_some(since)
     }
 
     /// Returns those that have waited for long.
@@ -93,12 +101,12 @@ mod tests {
         waiting.set(&BTreeMap::from([(b, c)]), 62_000);
         assert_eq!(waiting.long(100_000), [wait(b, 31_000)]);
         waiting.set(&BTreeMap::new(), 100_000);
-        waiting.set_statements(Some(4), 1_000);
-        waiting.set_statements(Some(4), 2_000);
-        assert_eq!(waiting.long_for_statements(60_999), None);
-        assert_eq!(waiting.long_for_statements(61_000), Some(1_000));
-        waiting.set_statements(None, 61_000);
-        assert_eq!(waiting.long_for_statements(u64::MAX), None);
+        waiting.statements.set(Some(4), 1_000);
+        waiting.statements.set(Some(4), 2_000);
+        assert_eq!(waiting.statements.long(60_999), None);
+        assert_eq!(waiting.statements.long(61_000), Some(1_000));
+        waiting.statements.set(None, 61_000);
+        assert_eq!(waiting.statements.long(u64::MAX), None);
         assert_eq!(waiting.long(u64::MAX), []);
     }
 }

@@ -48,7 +48,7 @@ impl Peer {
     fn tell_waiting(&self, member: &Member, merged: &Merged) {
         let (troubles, now_ms) = (self.troubles(), self.clock().wall_ms());
         self.waiting.set(&merged.waiting, now_ms);
-        self.waiting.set_statements(merged.lacks_statements, now_ms);
+        self.waiting.statements.set(merged.lacks_statements, now_ms);
         troubles.clear_all(|trouble| match trouble {
             Trouble::Log(log) => !merged.refused.contains_key(log),
             _ => false,

@@ -151,6 +151,21 @@ impl Chain {
         Ok(self.offered() != before)
     }
 
+    /// Returns the first record that names what is not here, with the logs of that; `None` where all is.
+    pub fn wants(&self) -> Result<Option<(u64, Vec<LogId>)>, LogError> {
+        let mut state = self.state.lock();
+        let held = self.hold_in(&mut state)?;
+        if held >= state.agreement.tip().at.number {
+            return Ok(None);
+        }
+        let have = self.log.offered();
+        let record = self.get(held + 1)?;
+        let names = record.iter().flat_map(|record| record.segments.iter());
+        let lacking = names.filter(|name| have.get(&name.log) < Some(&name.seg_no));
+        let logs: BTreeSet<LogId> = lacking.map(|name| name.log).collect();
+        Ok(Some((held + 1, logs.into_iter().collect())))
+    }
+
     /// Returns the newest record up to which all is here that records name.
     pub(super) fn hold_in(&self, state: &mut State) -> Result<u64, LogError> {
         let have = self.log.offered();

@@ -73,8 +73,16 @@ fn an_era_begins_behind_what_can_be_folded() {
             // The machine that decided alone is burnt.
             cluster.crash(0).await;
             cluster.heal();
+            sleep(3 * A_WHILE).await;
+            let told = |cluster: &Cluster| {
+                let open = cluster.peer(1).troubles().open().into_iter();
+                let mut told = open.map(|noted| noted.what);
+                told.any(|what| what.contains("it has some of host0 that are not here yet"))
+            };
+            assert!(told(&cluster), "{:?}", cluster.peer(1).troubles().open());
             cluster.remove(1, 0).await;
             sleep(A_WHILE).await;
+            assert!(!told(&cluster), "that is over");
             cluster.write(2, b"after", b"that").await;
             cluster.peer(2).flush().await.unwrap();
             sleep(A_WHILE).await;

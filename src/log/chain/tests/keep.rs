@@ -15,6 +15,7 @@ use crate::log::chain::{
     Chain, Ending, Founding, Notary, Outcome, Proposal, Record, RecordBody, Roll, Vote,
 };
 use crate::log::{LogError, LogStore};
+use crate::store::memory::MemoryDisk;
 use crate::store::{Batch, Store, Table};
 use crate::wire::{RecordRef, SealedSegment, Seen, SegmentHeader, Vector};
 
@@ -342,6 +343,7 @@ fn the_base_line_follows_what_is_needed_and_comes_to_rest() {
     alice.needed.set(u64::MAX);
     assert_eq!(alice.extend(), Some(false));
     assert_eq!((base_line(4), alice.names(4).len()), (3, 0));
+    assert_eq!(alice.chain.base_line(), 3);
     assert_eq!(alice.extend(), None, "what names nothing asks for no other");
     let again = Keeper::open(ALICE, alice.store.clone());
     again.needed.set(u64::MAX);
@@ -382,6 +384,44 @@ fn peers_are_told_of_the_records_that_are_durable_and_of_no_others() {
 }
 
 #[test]
+fn a_record_that_the_disk_does_not_take_is_none_and_the_next_stands_in_its_place() {
+    let disk = MemoryDisk::new();
+    let store = disk.store();
+    found(&store, ALICE);
+    let alice = Keeper::open(ALICE, store);
+    alice.take(&segments(BOB, 1, 1, &[]));
+    let before = alice.chain.tip();
+    for writes in 0..2 {
+        disk.set_writes_left(Some(writes));
+        let proposal = Proposal {
+            now_ms: 7,
+            needed: 0,
+            voters: None,
+        };
+        let failed = alice
+            .chain
+            .extend(Duration::ZERO, proposal, &Stub(ALICE))
+            .is_err();
+        if !failed {
+            // So many writes are enough.
+            break;
+        }
+        assert_eq!(alice.chain.tip(), before);
+        assert_eq!(alice.chain.named(log_of(BOB)), 0);
+        assert!(alice.chain.get(1).unwrap().is_none());
+        assert!(!alice.chain.leads(), "it begins from what is on the disk");
+    }
+    disk.set_writes_left(None);
+    alice.take(&segments(DeviceId(3), 1, 1, &[]));
+    while alice.extend().is_some() {}
+    let tip = alice.chain.tip();
+    let named = [(log_of(BOB), 1), (log_of(DeviceId(3)), 1)].into();
+    assert_eq!(alice.chain.all_named(), named);
+    let again = Keeper::open(ALICE, alice.store.clone());
+    assert_eq!((again.chain.tip(), again.chain.all_named()), (tip, named));
+}
+
+#[test]
 fn only_who_decides_makes_records() {
     let bob = Keeper::new(BOB);
     bob.take(&segments(DeviceId(3), 1, 1, &[]));
@@ -412,7 +452,8 @@ fn records_are_taken_that_continue_the_chain_and_are_there_after_a_restart() {
     assert_eq!(bob.chain.tip(), alice.chain.tip());
     let again = Keeper::open(BOB, bob.store.clone());
     assert_eq!(again.chain.tip(), alice.chain.tip());
-    assert_eq!(again.chain.named(log_of(BOB)), 6);
+    assert_eq!(again.chain.all_named(), [(log_of(BOB), 6)].into());
+    assert!(alice.chain.leads() && !bob.chain.leads());
     // He tells of a record when he has what it names.
     let named = |number| again.names(number).last().map_or(0, |(_, seg_no)| *seg_no);
     for (have, bobs) in (1..).zip(bobs.chunks(1)) {

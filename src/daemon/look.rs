@@ -293,12 +293,17 @@ impl Peer {
             Ok(wants) => wants,
             Err(error) => return tracing::warn!(%error, "cannot tell what the chain waits for"),
         };
-        let number = wants.as_ref().map(|(number, _)| *number);
+        // Not while they come.
+        let wants = wants.filter(|wants| !self.node().hears_of(wants.number));
+        let number = wants.as_ref().map(|wants| wants.number);
         self.waiting.named.set(number, now_ms);
-        let (Some((_, logs)), Some(since_ms)) = (wants, self.waiting.named.long(now_ms)) else {
+        let (Some(wants), Some(since_ms)) = (wants, self.waiting.named.long(now_ms)) else {
             return troubles.clear(Trouble::Named);
         };
-        let authors = logs.into_iter().map(|log| self.node().log().author(log));
+        let authors = wants
+            .logs
+            .into_iter()
+            .map(|log| self.node().log().author(log));
         let names = authors.map(|author| author.map(|device| self.device_name(device)));
         let names: BTreeSet<Option<String>> = names.collect();
         let names: Vec<String> = names.into_iter().flatten().collect();

@@ -27,7 +27,7 @@ pub use self::core::Output;
 pub use drive::{Outcome, Proposal};
 pub use fence::{Ending, Fence, Pasts, Roll};
 pub use fork::Footing;
-pub use keep::Chain;
+pub use keep::{Chain, Wants};
 pub use liveness::{Agreement, BEAT};
 pub use message::{Letter, Message};
 pub use record::{

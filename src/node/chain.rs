@@ -15,7 +15,9 @@ use crate::base::worker::{Failed, Job, Step, Worker};
 use crate::base::{DeviceId, PeerId};
 use crate::crypto::{Identity, Signature};
 use crate::log::LogError;
-use crate::log::chain::{Chain, Notary, Outcome, Proposal, Record, VOTE_DOMAIN, Vote, Voter};
+use crate::log::chain::{
+    Chain, Notary, Outcome, Proposal, Record, VOTE_DOMAIN, Vote, Voter, Wants,
+};
 use crate::wire::limits::{LINKS_BATCH_BYTES, LINKS_MAX};
 use crate::wire::{LinkBytes, RecordRef, Response};
 
@@ -27,6 +29,10 @@ const RECORD_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// How long an admin waits for a more senior one, or the one who removed who decided, to begin an era.
 const ERA_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long an admin waits where changes are missing that records name, and members are away that may have
+/// them.
+const MISSING_PAUSE: Duration = Duration::from_secs(3_600);
 
 /// How often it is looked at who is there, and how often that is kept.
 const LOOK_PAUSE: Duration = Duration::from_secs(10);
@@ -98,8 +104,8 @@ impl Notary for Judge<'_> {
 pub(super) struct Chaining {
     node: Arc<Node>,
     needed: Needed,
-    /// Since when too few that decide are members.
-    leaderless: Option<Duration>,
+    /// Since when too few that decide are members, with the record that names what is missing.
+    leaderless: Option<(Duration, Option<u64>)>,
     /// When it was looked who is there, and when that was kept.
     looked: Option<Duration>,
     kept: Duration,
@@ -182,23 +188,64 @@ impl Node {
 
     /// Says whether this peer is to begin an era: it is an admin's, and of those who decide too few are
     /// members any more. Who removed the last of them does so at once, others after a while, one after
-    /// the other.
-    fn is_era_due(&self, since: &mut Option<Duration>) -> bool {
-        if !self.lacks_majority() || self.role() != Some(Role::Admin) {
+    /// the other. Where changes are missing that records name, the era leaves those records out: not while
+    /// they come, and only after long while somebody is away who may have them.
+    fn is_era_due(&self, since: &mut Option<(Duration, Option<u64>)>) -> bool {
+        let wants = self.chain.wants().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot tell what the chain waits for");
+            None
+        });
+        // Those who go on behind what can be folded nowhere are no help.
+        let is_stuck = |wants: &Wants| self.is_few(&wants.voters) && self.hears_all();
+        let is_due = self.lacks_majority() || wants.as_ref().is_some_and(is_stuck);
+        if !is_due || self.role() != Some(Role::Admin) {
             *since = None;
             return false;
         }
+        let missing = wants.map(|wants| wants.number);
+        let is_coming = missing.is_some_and(|number| self.hears_of(number));
+        let (at, of) = *since.get_or_insert((self.now(), missing));
+        if of != missing || is_coming {
+            *since = Some((self.now(), missing));
+        }
+        let begins = self.begins_era.swap(false, Ordering::Relaxed);
+        let pause = match missing {
+            None if begins => return true,
+            Some(_) if !self.hears_all() => MISSING_PAUSE,
+            _ => ERA_PAUSE,
+        };
         let roster = self.roster();
         let place = admins(&roster).iter().position(|id| *id == self.id);
         let place = u32::try_from(place.unwrap_or(0)).unwrap_or(u32::MAX);
-        let since = *since.get_or_insert(self.now());
-        let begins = self.begins_era.swap(false, Ordering::Relaxed);
-        begins || self.now() >= since + ERA_PAUSE.saturating_mul(place.saturating_add(1))
+        let pause = pause.saturating_mul(place.saturating_add(1));
+        of == missing && !is_coming && self.now() >= at + pause
+    }
+
+    /// Says whether a member is heard that has all which records up to one name.
+    pub fn hears_of(&self, number: u64) -> bool {
+        let table = self.table.lock();
+        let mut up = table.peers.values().filter(|peer| peer.session.is_some());
+        up.any(|peer| peer.chain.number >= number)
+    }
+
+    /// Says whether all other members are heard.
+    fn hears_all(&self) -> bool {
+        let roster = self.roster();
+        let table = self.table.lock();
+        let is_heard = |id: &PeerId| {
+            let peer = table.peers.get(id);
+            *id == self.id || peer.is_some_and(|peer| peer.session.is_some())
+        };
+        let mut members = roster.members().map(|member| member.id);
+        members.all(|id| is_heard(&id))
     }
 
     /// Says whether of those who decide too few are members that may.
     pub(super) fn lacks_majority(&self) -> bool {
-        let voters = self.chain.voters();
+        self.is_few(&self.chain.voters())
+    }
+
+    fn is_few(&self, voters: &[Voter]) -> bool {
         let roster = self.roster();
         let may = |voter: &&Voter| {
             let author = roster.author(voter.device);

@@ -228,6 +228,8 @@ impl Node {
                 grown = true;
             } else if matches!(error, LogError::Over { .. }) {
                 // Asked for again once something that counts builds on it.
+            } else if self.is_untold(session, error) {
+                paused.insert(*log, self.now() + EMPTY_PAUSE);
             } else {
                 paused.insert(*log, self.now() + REFUSED_PAUSE);
             }
@@ -322,6 +324,17 @@ impl Node {
         }
     }
 
+    /// Says whether a segment builds on a record that the peer which handed it on does not tell of yet: not
+    /// all is there that it names.
+    fn is_untold(&self, session: &Session, error: &LogError) -> bool {
+        let LogError::Unfounded { record, .. } = error else {
+            return false;
+        };
+        let table = self.table.lock();
+        let told = table.peers.get(&session.peer()).map(|peer| peer.chain);
+        told.is_none_or(|told| told.number < record.number)
+    }
+
     /// Takes note of why logs of others are not taken, and of who is at fault.
     fn note_refused(&self, session: &Session, accepted: &Accepted) {
         let peer = session.peer();
@@ -331,8 +344,10 @@ impl Node {
             for device in grown.filter_map(|log| self.log.author(*log)) {
                 refused_logs.remove(&device);
             }
-            // It may have come from another peer meanwhile, with what it builds on.
+            // It may have come from another peer meanwhile, with what it builds on; or the peer does not tell
+            // of that yet.
             let is_here = |log: &LogId, error: &LogError| match error {
+                error if self.is_untold(session, error) => true,
                 LogError::Unfounded { seg_no, .. } => {
                     let head = self.log.head(*log);
                     head.is_some_and(|head| head.seg_no >= *seg_no)

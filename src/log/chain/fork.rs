@@ -329,8 +329,13 @@ impl Chain {
             return Ok(None);
         };
         let ours = self.behind(common.at.number)?;
-        // What names what nobody has gives way.
+        // What names what nobody has gives way. What is missing of both says nothing of either.
         let held = self.hold_in(&mut state)?;
+        let held = if held < common.at.number {
+            u64::MAX
+        } else {
+            held
+        };
         let counting = ours.partition_point(|link| link.record.number <= held);
         let counting = &ours[..counting];
         if winner(counting, &theirs, common.at.era, notary) == Winner::Ours {
@@ -439,8 +444,16 @@ impl Chain {
             };
         }
         state.last = self.last_naming(last.record.number)?;
-        let first = theirs.first().map_or(0, |link| link.record.number);
-        state.held = state.held.min(first.saturating_sub(1));
+        let common = theirs.first().and_then(|link| link.record.before());
+        let common = self.get(common.map_or(0, |common| common.number))?;
+        let common = common.map_or_else(RecordRef::default, |common| common.reference());
+        state.held = state.held.min(common.number);
+        {
+            let mut shown = self.shown.lock();
+            if shown.durable.number > common.number {
+                shown.durable = common;
+            }
+        }
         self.hold_in(state)?;
         Ok(self.show(state, output, 0))
     }

@@ -50,6 +50,17 @@ pub(super) struct Shown {
     pub(super) base_line: u64,
 }
 
+/// A record that names what is not here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wants {
+    /// Its number.
+    pub number: u64,
+    /// The logs of what it names and is not here.
+    pub logs: BTreeSet<LogId>,
+    /// Who decided it.
+    pub voters: Vec<Voter>,
+}
+
 /// What changes with the chain.
 pub(super) struct State {
     pub(super) agreement: Agreement,
@@ -151,8 +162,8 @@ impl Chain {
         Ok(self.offered() != before)
     }
 
-    /// Returns the first record that names what is not here, with the logs of that; `None` where all is.
-    pub fn wants(&self) -> Result<Option<(u64, Vec<LogId>)>, LogError> {
+    /// Returns the first record that names what is not here; `None` where all is.
+    pub fn wants(&self) -> Result<Option<Wants>, LogError> {
         let mut state = self.state.lock();
         let held = self.hold_in(&mut state)?;
         if held >= state.agreement.tip().at.number {
@@ -162,8 +173,13 @@ impl Chain {
         let record = self.get(held + 1)?;
         let names = record.iter().flat_map(|record| record.segments.iter());
         let lacking = names.filter(|name| have.get(&name.log) < Some(&name.seg_no));
-        let logs: BTreeSet<LogId> = lacking.map(|name| name.log).collect();
-        Ok(Some((held + 1, logs.into_iter().collect())))
+        let logs = lacking.map(|name| name.log).collect();
+        let before = self.get(held)?;
+        Ok(Some(Wants {
+            number: held + 1,
+            logs,
+            voters: before.map_or_else(Vec::new, |before| before.voters.clone()),
+        }))
     }
 
     /// Returns the newest record up to which all is here that records name.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use dfs::base::Rng;
 use dfs::base::time::sleep;
 use dfs::node::Role;
+use dfs::store::memory::MemoryDisk;
 use dfs::wire::limits::SEGMENTS_MAX;
 use dfs_sim::Cluster;
 
@@ -14,14 +15,14 @@ const A_WHILE: Duration = Duration::from_secs(60);
 
 /// Returns a cluster of members of which the first decides alone and has told the second a record, and not
 /// the change that it names; with a copy of the first one's disk of before.
-async fn cut_between(seed: u64, members: usize) -> (Cluster, dfs::store::memory::MemoryDisk) {
-    let mut cluster = Cluster::new(seed, members, 0).await;
+/// The third one has all of it where `third` says so.
+async fn cut_between(seed: u64, third: bool) -> (Cluster, MemoryDisk) {
+    let mut cluster = Cluster::new(seed, 3, 0).await;
     cluster.set_role(1, Role::Admin).await;
     cluster.write(1, b"plan", b"version one").await;
     cluster.settle().await;
     let copy = cluster.copy_of(0, &Rng::from_seed(seed));
-    let all: Vec<usize> = (1..members).collect();
-    cluster.partition(&[0], &all);
+    cluster.partition(&[0], &[1, 2]);
     // More than one message takes.
     for number in 0..SEGMENTS_MAX + 10 {
         let name = format!("lost {number}");
@@ -34,13 +35,22 @@ async fn cut_between(seed: u64, members: usize) -> (Cluster, dfs::store::memory:
     while first.chain().named(log) < end {
         sleep(Duration::from_secs(1)).await;
     }
+    if third {
+        cluster.heal();
+        cluster.partition(&[0, 2], &[1]);
+        while cluster.folded(2) != cluster.folded(0)
+            || cluster.tree(2).await != cluster.tree(0).await
+        {
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
     cluster.heal();
-    cluster.partition(&[0], &all[1..]);
+    cluster.partition(&[0, 1], &[2]);
     let has = || second.log().head(log).map_or(0, |head| head.seg_no);
     while second.chain().named(log) <= has() {
         sleep(Duration::from_micros(100)).await;
     }
-    cluster.partition(&[0], &all);
+    cluster.partition(&[0], &[1, 2]);
     (cluster, copy)
 }
 
@@ -48,7 +58,7 @@ async fn cut_between(seed: u64, members: usize) -> (Cluster, dfs::store::memory:
 fn what_names_a_change_that_is_nowhere_any_more_gives_way() {
     for seed in 80..83 {
         simulate(seed, |seed| async move {
-            let (mut cluster, copy) = cut_between(seed, 3).await;
+            let (mut cluster, copy) = cut_between(seed, false).await;
             cluster.put_back(0, copy).await;
             cluster.restart(0).await;
             cluster.heal();
@@ -69,7 +79,7 @@ fn what_names_a_change_that_is_nowhere_any_more_gives_way() {
 fn an_era_begins_behind_what_can_be_folded() {
     for seed in 84..87 {
         simulate(seed, |seed| async move {
-            let (mut cluster, _) = cut_between(seed, 3).await;
+            let (mut cluster, _) = cut_between(seed, false).await;
             // The machine that decided alone is burnt.
             cluster.crash(0).await;
             cluster.heal();
@@ -92,6 +102,29 @@ fn an_era_begins_behind_what_can_be_folded() {
                 assert!(cluster.read(index, b"after").await.is_some(), "host{index}");
                 let tip = cluster.peer(index).node().chain().tip();
                 assert_eq!(cluster.folded(index), tip, "host{index}");
+            }
+        });
+    }
+}
+
+#[test]
+fn an_era_begins_behind_what_another_member_has() {
+    for seed in 88..91 {
+        simulate(seed, |seed| async move {
+            let (mut cluster, _) = cut_between(seed, true).await;
+            let (all, folded) = (cluster.tree(2).await, cluster.folded(2));
+            cluster.crash(0).await;
+            cluster.heal();
+            // The admin removes it before anything has come.
+            cluster.remove(1, 0).await;
+            sleep(3 * A_WHILE).await;
+            cluster.settle().await;
+            for index in 1..3 {
+                assert_eq!(cluster.tree(index).await, all, "host{index}");
+                let order = cluster.peer(index).order();
+                assert_eq!((order.era, order.waiting_segments), (1, 0), "host{index}");
+                let chain = cluster.peer(index).node().chain();
+                assert!(chain.has(folded).unwrap(), "host{index}: {folded:?}");
             }
         });
     }

@@ -116,6 +116,30 @@ fn open(store: &Store, founding: Founding, own: DeviceId) -> (Arc<LogStore>, Cha
     (log, chain)
 }
 
+/// A notary of Alice without her key, who believes all signatures.
+struct Forger;
+
+impl Notary for Forger {
+    fn sign(&self, vote: &Vote) -> Signature {
+        Stub(BOB).sign(vote)
+    }
+    fn verify(&self, _: DeviceId, _: &Vote, _: &Signature) -> bool {
+        true
+    }
+    fn may_begin_era(&self, _: DeviceId) -> bool {
+        false
+    }
+    fn seniority(&self, _: DeviceId) -> Option<u64> {
+        None
+    }
+    fn ends(&self, _: &Record, _: DeviceId) -> bool {
+        false
+    }
+    fn endorses(&self, _: &Record) -> bool {
+        true
+    }
+}
+
 /// The statement `[9; 32]` ends the admission `[0; 32]`, on which all logs here stand but Alice's.
 struct AllButAlice(bool);
 
@@ -474,6 +498,30 @@ fn records_are_taken_that_continue_the_chain_and_are_there_after_a_restart() {
     again.take(&segments(DeviceId(4), 1, 1, &[]));
     assert_eq!(again.extend(), Some(false));
     assert_eq!(again.names(4), [(log_of(DeviceId(4)), 1)]);
+}
+
+#[test]
+fn what_another_signed_in_the_name_of_who_decides_is_not_taken() {
+    let forged = Keeper::new(ALICE);
+    forged.take(&segments(BOB, 1, 1, &[]));
+    let proposal = Proposal {
+        now_ms: 7,
+        needed: 0,
+        voters: None,
+    };
+    let outcome = forged
+        .chain
+        .extend(Duration::ZERO, proposal, &Forger)
+        .unwrap();
+    assert!(forged.see_to(outcome));
+    let links = forged.chain.range(0, usize::MAX, usize::MAX).unwrap();
+    let carl = Keeper::new(DeviceId(3));
+    let taken = carl.accept(&links);
+    assert!(
+        matches!(taken, Err(LogError::Uncertified { number: 1, .. })),
+        "{taken:?}"
+    );
+    assert_eq!(carl.chain.tip().number, 0);
 }
 
 #[test]

@@ -98,12 +98,23 @@ impl OnSmallDisk {
         assert_eq!(names.len(), self.kept.len(), "{when}: {names:?}");
     }
 
+    /// Takes what every program may of the disk, and leaves what the file system keeps for root.
+    fn fill_but_for_root(&self) {
+        let filler = self.peer.state().join("filler");
+        Command::shell(
+            "n=$(stat -f -c '%a * %S' \"$1\"); fallocate -l $(($n)) \"$0\" && sync -f \"$1\"",
+        )
+        .arg(filler)
+        .arg(self.peer.state())
+        .ok();
+    }
+
     /// Takes the last byte of the disk, as another program may.
     fn fill_from_outside(&self) -> PathBuf {
         let filler = self.peer.state().join("filler");
         // Ends where there is no room, which is what it is for.
         Command::new("dd")
-            .args(["if=/dev/zero", "bs=64k"])
+            .args(["if=/dev/zero", "bs=64k", "oflag=append", "conv=notrunc"])
             .arg(format!("of={}", filler.display()))
             .run();
         filler
@@ -229,6 +240,11 @@ fn all_of_a_small_volume_can_be_removed_when_others_take_the_last_byte() {
                 disk.kept.insert(path, bytes);
                 number += 1;
             }
+            // What others have not taken yet they take later.
+            disk.fill_but_for_root();
+            let path = PathBuf::from(format!("late {round}"));
+            write_and_sync(&disk.peer.path(&path), b"late").expect("what is small goes on");
+            disk.kept.insert(path, b"late".into());
             let filler = disk.fill_from_outside();
             // Fsync keeps what was acknowledged, on a disk without a byte.
             let last = File::open(disk.peer.path(format!("file {}", number - 1)));

@@ -38,7 +38,7 @@ use super::group::GroupSync;
 use super::mark::{Mark, Said};
 use super::memory::check_batch;
 use super::memtable::Memtable;
-use super::space::{Reserve, Space};
+use super::space::{Reserve, SMALL_BYTES, Space};
 use super::tree::Tree;
 use super::wal::{self, LogFile, Replayed};
 use super::{KeyVisitor, RowVisitor, Rows, StoreError, Table};
@@ -140,13 +140,15 @@ struct OpenLog {
 struct Flush {
     /// A table waits to be flushed, or is being flushed.
     is_wanted: bool,
+    /// That has found no room on the disk, and waits until there is some.
+    is_stuck: bool,
     /// The next log file, made ahead.
     spare: Option<LogFile>,
     /// Above the number of each log file.
     next_number: u64,
     /// Number of the last batch that went to the tree.
     applied: u64,
-    /// Log files that earlier processes wrote, of what is in the active table.
+    /// Log files of what is in the active table that are written to no more.
     held: Vec<(u64, u64)>,
     /// Log files of tables that are in the tree: number and length.
     retired: VecDeque<(u64, u64)>,
@@ -249,6 +251,8 @@ impl BufferedRows {
             }),
             flusher: None,
         };
+        let room = rows.shared.writer.lock().log.room();
+        rows.shared.space.set_log_room(room);
         rows.shared.measure();
         Ok(rows)
     }
@@ -339,10 +343,9 @@ impl Shared {
             if held < self.options.table_bytes && flush.spare.is_none() {
                 return Ok(());
             }
-            if !flush.is_wanted {
-                let spare = flush.spare.take();
+            if !flush.is_wanted || flush.is_stuck {
                 drop(flush);
-                return self.freeze(writer, spare);
+                return self.flush_full(writer, held);
             }
             if held < self.options.table_bytes * OVERFULL {
                 return Ok(());
@@ -351,6 +354,88 @@ impl Shared {
             // Ends with the flush, which a failure ends too.
             self.flush_changed.wait(&mut flush);
         }
+    }
+
+    /// Has the active table flushed, or the one before it that found no room, where there is room now. Until then
+    /// rows are removed from a full disk all the same: the log and the table go on.
+    fn flush_full(&self, writer: &mut Writer, held: usize) -> Result<(), StoreError> {
+        let stuck = self.layers.read().flushing.clone();
+        let bytes = stuck.as_ref().map_or(held, |table| table.bytes()) as u64;
+        // The next log file takes room, too.
+        let bytes = bytes.saturating_add(self.options.new_file_bytes());
+        self.space.set_flush(bytes);
+        let missing = self.space.missing_for_flush(bytes);
+        let is_due = held >= self.options.table_bytes;
+        let is_overfull = held >= self.options.table_bytes * OVERFULL;
+        let has_room = missing == 0 || is_due && self.space.give(missing);
+        if !has_room && (!is_overfull || stuck.is_some()) {
+            self.space.set_flush(0);
+            return match is_overfull {
+                true => Err(StoreError::Full),
+                false => Ok(()),
+            };
+        }
+        let mut flush = self.flush.lock();
+        if !flush.is_stuck {
+            let spare = flush.spare.take();
+            drop(flush);
+            return self.freeze(writer, spare);
+        }
+        flush.is_stuck = false;
+        if flush.has_thread {
+            self.flush_changed.notify_all();
+            // Memory takes no more before it is known.
+            while is_overfull && flush.is_wanted && !flush.is_stuck {
+                self.flush_changed.wait(&mut flush);
+            }
+        } else {
+            drop(flush);
+            self.flush_table()?;
+            flush = self.flush.lock();
+        }
+        match is_overfull && flush.is_stuck {
+            true => Err(StoreError::Full),
+            false => Ok(()),
+        }
+    }
+
+    /// Lets the log go on in another file that has its room already, where nothing else on the disk is left; tells
+    /// whether there is one.
+    fn go_on(&self, writer: &mut Writer) -> Result<bool, StoreError> {
+        let mut flush = self.flush.lock();
+        // It may be making a file, whose number is below the next.
+        while flush.is_wanted && !flush.is_stuck {
+            self.group.check()?;
+            self.flush_changed.wait(&mut flush);
+        }
+        // Whoever copies the folder finds each file where it was.
+        if !self.gate.is_open() {
+            return Ok(false);
+        }
+        let spare = flush.spare.take();
+        let is_free = !flush.free.is_empty();
+        let number = flush.next_number;
+        drop(flush);
+        let io = |e| StoreError::io("go on with the row log in", &self.folder, e);
+        let next = match spare {
+            Some(spare) => spare,
+            None if is_free => self.next_log(LogFile::create).map_err(io)?,
+            None => {
+                let path = self.folder.join(wal::name_of(number));
+                if !self.space.turn_to_log(&path).map_err(io)? {
+                    return Ok(false);
+                }
+                self.flush.lock().next_number = number + 1;
+                LogFile::adopt(&*self.disk, number).map_err(io)?
+            }
+        };
+        self.unsynced.lock().push(OpenLog {
+            number: next.number,
+            file: Arc::clone(&next.file),
+        });
+        let old = std::mem::replace(&mut writer.log, next);
+        self.flush.lock().held.push((old.number, old.len));
+        Ok(true)
     }
 
     /// Waits while the tables are more than one and a half that are full: those who do not call this may go
@@ -365,7 +450,8 @@ impl Shared {
             let held = layers.active.bytes() + flushing;
             drop(layers);
             let mut flush = self.flush.lock();
-            if held < self.options.table_bytes / 2 * 3 || !flush.is_wanted {
+            let is_flushing = flush.is_wanted && !flush.is_stuck;
+            if held < self.options.table_bytes / 2 * 3 || !is_flushing {
                 return Ok(());
             }
             self.group.check()?;
@@ -380,14 +466,17 @@ impl Shared {
 
     fn freeze(&self, writer: &mut Writer, spare: Option<LogFile>) -> Result<(), StoreError> {
         let io = |e| StoreError::io("make the row log in", &self.folder, e);
-        let next = match spare {
-            Some(spare) => spare,
-            None => match self.next_log(LogFile::create) {
-                Ok(next) => next,
+        let made = spare.map_or_else(|| self.next_log(LogFile::create), Ok);
+        let next = match made {
+            Ok(next) => next,
+            Err(error) => {
+                self.space.set_flush(0);
                 // Rows are removed from a full disk all the same: the log goes on in its file.
-                Err(error) if is_full(&error) && !self.is_overfull() => return Ok(()),
-                Err(error) => return Err(io(error)),
-            },
+                return match is_full(&error) && !self.is_overfull() {
+                    true => Ok(()),
+                    false => Err(io(error)),
+                };
+            }
         };
         self.unsynced.lock().push(OpenLog {
             number: next.number,
@@ -411,16 +500,23 @@ impl Shared {
         self.flush_table()
     }
 
-    /// Moves the flushing table into the tree. A failure is final, as of every write.
+    /// Moves the flushing table into the tree. A failure is final, as of every write, but on a full disk.
     fn flush_table(&self) -> Result<(), StoreError> {
         // The tree asserts what its files say; damage there must not leave commits waiting.
         let moved = panics::caught(|| self.move_table());
+        self.space.set_flush(0);
         let outcome = moved.unwrap_or(Err(StoreError::Corrupt {
             what: "the row database takes no rows",
         }));
         let outcome = match outcome {
             // The table stays in memory and in the log.
             Err(StoreError::Frozen) => Ok(()),
+            Err(StoreError::Full) if self.layers.read().flushing.is_some() => {
+                tracing::warn!("the disk is full: rows stay in the log until there is room");
+                self.flush.lock().is_stuck = true;
+                self.flush_changed.notify_all();
+                return Ok(());
+            }
             outcome => outcome.inspect_err(|_| self.group.poison()),
         };
         self.flush.lock().is_wanted = false;
@@ -508,7 +604,7 @@ impl Shared {
     fn run(&self) {
         let mut flush = self.flush.lock();
         loop {
-            if flush.is_wanted {
+            if flush.is_wanted && !flush.is_stuck {
                 drop(flush);
                 if let Err(error) = self.flush_table() {
                     tracing::error!(%error, "rows cannot be moved into the tree");
@@ -535,17 +631,20 @@ impl Shared {
         }
     }
 
-    fn log(&self, writer: &mut Writer, batch: Batch) -> Result<(), StoreError> {
+    /// Writes a batch to the log, a small one also to what is kept back, and applies it.
+    fn log(&self, writer: &mut Writer, batch: Batch, is_small: bool) -> Result<(), StoreError> {
         let seq = writer.last + 1;
         let durable = self.durable.load(Ordering::Acquire);
         wal::encode(&mut writer.body, durable, batch.changes());
-        let logged = writer.log.append(&self.sealer, seq, &writer.body);
-        if let Err(error) = logged {
+        while let Err(error) = writer.log.append(&self.sealer, seq, &writer.body) {
             if !is_full(&error) {
                 self.group.poison();
+            } else if is_small && self.go_on(writer)? {
+                continue;
             }
             return Err(StoreError::io("write the row log in", &self.folder, error));
         }
+        self.space.set_log_room(writer.log.room());
         if writer.body.capacity() > BODY_KEPT_BYTES {
             writer.body = Vec::new();
         }
@@ -720,7 +819,7 @@ impl Rows for BufferedRows {
         }
         let mut writer = shared.writer.lock();
         shared.make_room(&mut writer)?;
-        shared.log(&mut writer, batch)
+        shared.log(&mut writer, batch, bytes <= SMALL_BYTES)
     }
 
     fn settle(&self) -> Result<(), StoreError> {
@@ -748,7 +847,9 @@ impl Drop for BufferedRows {
         if shared.group.check().is_err() {
             return;
         }
-        if held > LEFT_TO_LOG_BYTES && shared.gate.is_open() {
+        let is_stuck = shared.flush.lock().is_stuck;
+        let has_room = !is_stuck && shared.space.missing_for_flush(held as u64) == 0;
+        if held > LEFT_TO_LOG_BYTES && has_room && shared.gate.is_open() {
             let spare = shared.flush.lock().spare.take();
             if let Err(error) = shared.freeze(&mut writer, spare) {
                 tracing::warn!(%error, "rows stay in the log until the next start");

@@ -8,7 +8,6 @@ use super::chunks::LocalChunks;
 use super::disk::{Disk, Folder};
 use super::gate::Gate;
 use super::local::LocalTree;
-use super::space;
 use super::staged::StagedRows;
 use super::{Rows, Store, StoreError, StoreOptions, state, trial, whole};
 use crate::base::Clock;
@@ -33,13 +32,6 @@ pub(super) fn open(
     let look = look(folder, key)?;
     let epoch = state::next_epoch(look.epoch, SystemClock::new().wall_ms());
     let sealer = key.sealer(epoch);
-    if let Some(ballast) = &options.ballast {
-        // On a full disk it goes before anything else. A disk that cannot say how full it is has
-        // no use for it.
-        if let Err(error) = space::give_back(&Folder::new(folder), ballast) {
-            tracing::warn!(%error, "the room that is kept back stays so");
-        }
-    }
     let rows = folder.join(state::ROWS_FOLDER);
     if let whole::Found::Nothing = look.tree {
         match std::fs::remove_dir_all(&rows) {

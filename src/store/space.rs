@@ -1,13 +1,15 @@
 //! The last room on a disk is kept back, so that a full disk never stops what frees room.
 //!
 //! Against what this process writes a look at the free room is enough. Against other programs,
-//! which take the last byte, the rows own a file, the ballast, which they give back when it comes
-//! to that: so files can still be removed, and what the row database writes in the background does
-//! not fail half way. It grows to the size of the reserve while the disk has plenty of room, and stays
-//! as it is where others have taken that already. What these need grows with the rows, and so does
-//! the reserve: what there is next to nothing of takes next to nothing of the disk.
+//! which take the last byte, the rows own a file, the ballast. What it holds is never free in
+//! between, where others could take it: where the row log cannot grow, the ballast becomes its next
+//! file. So files can still be removed. A flush of the row database, which makes files of its own, is put off where
+//! there is no room for it, and takes some of the ballast where that has enough.
+//!
+//! What these need grows with the rows, and so does the reserve: what there is next to nothing of takes next to
+//! nothing of the disk. It grows before the rows do: rows that it cannot grow for are refused.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +20,7 @@ use rustix::fs::FallocateFlags;
 
 use super::StoreError;
 use super::disk::{Disk, Room};
+use super::error::is_full;
 use crate::base::Clock;
 use crate::base::time::SystemClock;
 
@@ -34,6 +37,10 @@ pub(super) struct Space {
     looked_ms: AtomicU64,
     /// What the rows take, in memory and on the disk.
     rows: AtomicU64,
+    /// What the row log may grow by without taking room from the disk.
+    log_room: AtomicU64,
+    /// What a flush is about to take.
+    flush: AtomicU64,
     reserve: Reserve,
     ballast: OnceLock<Ballast>,
 }
@@ -60,11 +67,11 @@ impl Reserve {
         fraction: 16,
     };
 
-    /// Room that rows must leave: a flush of the memtables and a compaction behind it, which the
-    /// row database does by itself and which must not fail half way.
+    /// Room that rows must leave: for the log of what removes them, and for a flush of the memtables and a
+    /// compaction behind it, which the row database does by itself.
     ///
-    /// These have the quarter that nobody else may take: all rows, up to the most that is kept back. The
-    /// half that is for removals is twice the rows: what removes all of them.
+    /// A quarter is what others may have taken by small changes when removals begin. Of the rest twice the rows
+    /// are for the log of what removes all of them, and once the rows for the flush.
     pub(super) const ROWS: Self = Self {
         least: 2 << 20,
         per_row_byte: 4,
@@ -96,6 +103,8 @@ impl Space {
             credit: AtomicU64::new(0),
             looked_ms: AtomicU64::new(0),
             rows: AtomicU64::new(0),
+            log_room: AtomicU64::new(0),
+            flush: AtomicU64::new(0),
             reserve,
             ballast: OnceLock::new(),
         }
@@ -112,33 +121,77 @@ impl Space {
         self.rows.store(bytes, Ordering::Relaxed);
     }
 
+    /// Says how much the row log may grow by without taking room from the disk.
+    pub(super) fn set_log_room(&self, bytes: u64) {
+        self.log_room.store(bytes, Ordering::Relaxed);
+    }
+
     /// Returns the room, of which the ballast is a part, and the reserve with so many bytes more.
-    fn look(&self, more: u64) -> Result<(Room, u64), StoreError> {
-        let room = self.disk.room();
-        let room =
-            room.map_err(|e| StoreError::io("ask for the free space of", &self.folder, e))?;
+    fn look(&self, more: u64) -> Result<Look, StoreError> {
+        let room = self.room()?;
         let rows = self.rows.load(Ordering::Relaxed).saturating_add(more);
         let reserve = self.reserve.of(rows, room.total);
         let ballast = self.ballast.get();
-        let held = ballast.map_or(0, |ballast| ballast.adjust(room.available, reserve));
-        let room = Room {
-            available: room.available.saturating_add(held),
-            last: room.last.saturating_add(held),
-            ..room
-        };
-        Ok((room, reserve))
+        let free = room.available;
+        let free = free.saturating_sub(self.flush.load(Ordering::Relaxed));
+        let held = ballast.map(|ballast| ballast.adjust(free, reserve));
+        let (before, kept) = held.map_or((0, None), |held| (held.before, held.kept));
+        Ok(Look {
+            available: room.available.saturating_add(before),
+            last: room.last.saturating_add(before),
+            kept,
+            reserve,
+        })
+    }
+
+    fn room(&self) -> Result<Room, StoreError> {
+        let room = self.disk.room();
+        room.map_err(|e| StoreError::io("ask for the free space of", &self.folder, e))
     }
 
     /// Tells whether `bytes` could be written without eating into the reserve.
     pub(super) fn has_room(&self, bytes: u64) -> bool {
-        let room = self.look(0);
-        room.is_ok_and(|(room, reserve)| room.available.saturating_sub(reserve) >= bytes)
+        let look = self.look(0);
+        look.is_ok_and(|look| look.is_kept() && look.usable() >= bytes)
+    }
+
+    /// Says what a flush that runs takes: what is free for it is not kept back again meanwhile.
+    pub(super) fn set_flush(&self, bytes: u64) {
+        let needed = if bytes == 0 {
+            0
+        } else {
+            needed_for_flush(bytes)
+        };
+        self.flush.store(needed, Ordering::Relaxed);
+    }
+
+    /// Returns how much of the room for a flush of so many bytes is missing on the disk.
+    pub(super) fn missing_for_flush(&self, bytes: u64) -> u64 {
+        let needed = needed_for_flush(bytes);
+        // A disk that does not say takes any. Of what it keeps for root not all can be written: ext4 counts as free
+        // what it needs for itself.
+        let room = self.room().map_or(u64::MAX, |room| room.available);
+        needed.saturating_sub(room)
+    }
+
+    /// Gives so much of the ballast back to the disk, where at least as much is left for the log.
+    pub(super) fn give(&self, bytes: u64) -> bool {
+        self.credit.store(0, Ordering::Relaxed);
+        let ballast = self.ballast.get();
+        ballast.is_some_and(|ballast| ballast.give(bytes))
+    }
+
+    /// Makes the ballast a file of the row log; tells whether there is one.
+    pub(super) fn turn_to_log(&self, path: &Path) -> std::io::Result<bool> {
+        self.credit.store(0, Ordering::Relaxed);
+        let ballast = self.ballast.get();
+        ballast.map_or(Ok(false), |ballast| ballast.turn(path))
     }
 
     /// Fails with [`StoreError::Full`] where writing `bytes` would eat into the reserve.
     ///
-    /// A few bytes may take a quarter of the reserve, and three quarters where something is removed
-    /// by them: so what is small can be removed also where it is what filled the disk.
+    /// A few bytes may take a quarter of the reserve, and all of it where something is removed by them: so what is
+    /// small can be removed also where it is what filled the disk.
     pub(super) fn take(&self, bytes: u64, is_removal: bool) -> Result<(), StoreError> {
         let now = u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX);
         if now.saturating_sub(self.looked_ms.load(Ordering::Relaxed)) < CREDIT_MS {
@@ -150,74 +203,138 @@ impl Space {
                 return Ok(());
             }
         }
-        let (room, reserve) = self.look(bytes)?;
-        let usable = room.available.saturating_sub(reserve);
-        if usable < bytes {
-            let kept = if is_removal {
-                reserve / 4
-            } else {
-                reserve / 4 * 3
-            };
-            if bytes > SMALL_BYTES || room.last.saturating_sub(kept) < bytes {
-                return Err(StoreError::Full);
-            }
+        let look = self.look(bytes)?;
+        let mut credit = 0;
+        if look.is_kept() && look.usable() >= bytes {
+            credit = (look.usable() - bytes).min(RECHECK_BYTES);
+        } else if bytes > SMALL_BYTES || !self.takes_small(look, bytes, is_removal) {
+            return Err(StoreError::Full);
         }
-        let credit = usable.saturating_sub(bytes).min(RECHECK_BYTES);
         self.credit.store(credit, Ordering::Relaxed);
         self.looked_ms.store(now, Ordering::Relaxed);
         Ok(())
     }
+
+    /// Tells whether a few bytes may go to what is kept back.
+    fn takes_small(&self, look: Look, bytes: u64, is_removal: bool) -> bool {
+        let left = match look.kept {
+            // The log says where it ends.
+            Some(_) if is_removal => return true,
+            Some(kept) => kept.saturating_add(self.log_room.load(Ordering::Relaxed)),
+            None => look.last,
+        };
+        let parts = if is_removal { 1 } else { 3 };
+        left.saturating_sub(look.reserve / 4 * parts) >= bytes
+    }
 }
 
-/// Gives back the ballast that an earlier process left, where the disk is nearly full.
-pub(super) fn give_back(disk: &dyn Disk, path: &Path) -> std::io::Result<()> {
-    let ballast = Ballast::new(path.to_owned());
-    let held = *ballast.held.lock();
-    if held > 0 && disk.room()?.available < held / 2 {
-        ballast.shrink(0)?;
+fn needed_for_flush(bytes: u64) -> u64 {
+    bytes.saturating_add(bytes / 8).saturating_add(FLUSH_BYTES)
+}
+
+/// What there is on the disk.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    /// What any process could write where nothing was kept back.
+    available: u64,
+    /// The same of this process.
+    last: u64,
+    /// What nobody else can take; `None` where no file can keep room.
+    kept: Option<u64>,
+    reserve: u64,
+}
+
+impl Look {
+    /// Tells whether the reserve is kept from others.
+    fn is_kept(self) -> bool {
+        self.kept.is_none_or(|kept| kept >= self.reserve)
     }
-    Ok(())
+
+    fn usable(self) -> u64 {
+        self.available.saturating_sub(self.reserve)
+    }
 }
 
 /// A file of no content that takes up room.
 #[derive(Debug)]
 struct Ballast {
     path: PathBuf,
-    /// Its bytes. A leaf lock.
-    held: Mutex<u64>,
+    state: Mutex<Kept>,
+}
+
+/// A leaf lock.
+#[derive(Debug)]
+struct Kept {
+    bytes: u64,
+    /// The file system cannot set room aside: the reserve is what others leave of it.
+    is_without: bool,
+}
+
+/// What [`Ballast::adjust`] found and left.
+struct Adjusted {
+    before: u64,
+    kept: Option<u64>,
 }
 
 impl Ballast {
     /// Returns the ballast that an earlier process left, or none yet.
     fn new(path: PathBuf) -> Self {
-        let held = std::fs::metadata(&path).map_or(0, |meta| meta.blocks() * 512);
-        Self {
-            path,
-            held: Mutex::new(held),
+        let meta = std::fs::metadata(&path).ok().filter(Metadata::is_file);
+        let bytes = meta.map_or(0, |meta| meta.blocks() * 512);
+        let state = Mutex::new(Kept {
+            bytes,
+            is_without: false,
+        });
+        Self { path, state }
+    }
+
+    /// Makes the ballast as large as the reserve, where that fits into what was `available`, and much smaller
+    /// where the reserve is.
+    fn adjust(&self, available: u64, reserve: u64) -> Adjusted {
+        let mut state = self.state.lock();
+        let before = state.bytes;
+        let changed = if before < reserve && !state.is_without && available >= reserve - before {
+            Some(self.grow(reserve))
+        } else if before / 2 > reserve {
+            Some(self.shrink(reserve))
+        } else {
+            None
+        };
+        match changed {
+            Some(Ok(())) => state.bytes = reserve,
+            Some(Err(error)) => {
+                tracing::debug!(%error, "the ballast stays as it is");
+                state.is_without |= before == 0 && !is_full(&error);
+            }
+            None => {}
+        }
+        Adjusted {
+            before,
+            kept: (!state.is_without).then_some(state.bytes),
         }
     }
 
-    /// Gives the ballast back where the disk is nearly full, makes it as large as the reserve where
-    /// there is plenty; returns how much of the room it was when `available` was found out.
-    fn adjust(&self, available: u64, reserve: u64) -> u64 {
-        let mut held = self.held.lock();
-        let before = *held;
-        let changed = if before > 0 && available < reserve / 2 {
-            tracing::warn!("the disk is full: what is kept back for removing files is used now");
-            self.shrink(0).map(|()| 0)
-        } else if before < reserve && available / PLENTY > reserve {
-            self.grow(reserve).map(|()| reserve)
-        } else if before / 2 > reserve {
-            self.shrink(reserve).map(|()| reserve)
-        } else {
-            return before;
-        };
-        match changed {
-            Ok(now) => *held = now,
-            // A file system that cannot set room aside has a reserve all the same.
-            Err(error) => tracing::debug!(%error, "the ballast stays as it is"),
+    /// Gives so many bytes back to the disk, where that leaves at least as many.
+    fn give(&self, bytes: u64) -> bool {
+        let mut state = self.state.lock();
+        let left = state.bytes.saturating_sub(bytes);
+        if left < bytes || self.shrink(left).is_err() {
+            return false;
         }
-        before
+        tracing::warn!("the disk is full: what is kept back for removing files is used now");
+        state.bytes = left;
+        true
+    }
+
+    fn turn(&self, path: &Path) -> std::io::Result<bool> {
+        let mut state = self.state.lock();
+        if state.bytes == 0 {
+            return Ok(false);
+        }
+        std::fs::rename(&self.path, path)?;
+        tracing::warn!("the disk is full: what is kept back for removing files is used now");
+        state.bytes = 0;
+        Ok(true)
     }
 
     fn shrink(&self, bytes: u64) -> std::io::Result<()> {
@@ -234,12 +351,8 @@ impl Ballast {
             .truncate(false)
             .mode(0o600)
             .open(&self.path)?;
-        Ok(rustix::fs::fallocate(
-            &file,
-            FallocateFlags::empty(),
-            0,
-            bytes,
-        )?)
+        let take = || rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes);
+        Ok(rustix::io::retry_on_intr(take)?)
     }
 }
 
@@ -253,11 +366,11 @@ const RECHECK_BYTES: u64 = STEP_BYTES / 4;
 /// How long such a look counts: other programs fill the reserve in no shorter time.
 const CREDIT_MS: u64 = 10;
 
-/// The ballast is made as large as the reserve where this many times as much is free.
-const PLENTY: u64 = 3;
+/// What a flush writes beside its rows.
+const FLUSH_BYTES: u64 = 256 << 10;
 
 /// What removing a file or a chunk writes, without the contents of a small file.
-const SMALL_BYTES: u64 = 4 << 10;
+pub(super) const SMALL_BYTES: u64 = 4 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -301,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ballast_is_given_back_when_others_fill_the_disk_and_taken_again_later() {
+    fn what_is_kept_back_is_never_free_in_between_and_is_kept_again_later() {
         let folder = tempfile::tempdir().unwrap();
         let ballast = folder.path().join("ballast");
         let disk = Arc::new(Shared {
@@ -315,19 +428,25 @@ mod tests {
         assert_eq!(held(), RESERVE);
         space.take(1 << 20, false).unwrap();
 
-        // Everything but the ballast: a few bytes go on, much does not.
+        // Others take everything else, and would take what is given back: a few bytes go on, much does not.
         disk.available.store(RESERVE, Ordering::Relaxed);
         space.looked_ms.store(0, Ordering::Relaxed);
         space.credit.store(0, Ordering::Relaxed);
         assert!(matches!(space.take(1 << 20, true), Err(StoreError::Full)));
         space.take(100, false).unwrap();
-        assert_eq!(held(), 0);
-        // What is added ends before what is removed, and that before what goes on in the background.
-        disk.available.store(RESERVE / 2, Ordering::Relaxed);
+        assert_eq!(held(), RESERVE);
+        // What is added ends before what is removed.
+        let log = folder.path().join("log");
+        assert!(space.turn_to_log(&log).unwrap());
+        assert_eq!(std::fs::metadata(&log).unwrap().blocks() * 512, RESERVE);
+        assert!(!space.turn_to_log(&log).unwrap());
+        disk.available.store(0, Ordering::Relaxed);
+        space.set_log_room(RESERVE - 1000);
+        space.take(100, false).unwrap();
+        space.set_log_room(RESERVE / 4 * 3);
         assert!(matches!(space.take(100, false), Err(StoreError::Full)));
+        space.set_log_room(100);
         space.take(100, true).unwrap();
-        disk.available.store(RESERVE / 4, Ordering::Relaxed);
-        assert!(matches!(space.take(100, true), Err(StoreError::Full)));
 
         disk.available.store(TOTAL, Ordering::Relaxed);
         space.take(1 << 20, false).unwrap();
@@ -337,11 +456,86 @@ mod tests {
         disk.available.store(RESERVE, Ordering::Relaxed);
         let next = Space::new(Arc::<Shared>::clone(&disk), "x".into(), Reserve::ROWS);
         next.set_rows(RESERVE);
-        give_back(&*disk, &ballast).unwrap();
-        assert_eq!(held(), 0);
         next.set_ballast(&ballast).unwrap();
         next.take(100, true).unwrap();
-        assert_eq!(held(), 0);
+        assert_eq!(held(), RESERVE);
+    }
+
+    #[test]
+    fn what_is_kept_back_grows_while_there_is_room_and_rows_without_it_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let ballast = folder.path().join("ballast");
+        let disk = Arc::new(Shared {
+            available: AtomicU64::new(RESERVE + (1 << 20)),
+            ballast: ballast.clone(),
+        });
+        let held = || std::fs::metadata(&ballast).map_or(0, |meta| meta.blocks() * 512);
+        let space = Space::new(Arc::<Shared>::clone(&disk), "x".into(), Reserve::ROWS);
+        space.set_rows(RESERVE);
+        space.set_ballast(&ballast).unwrap();
+        assert_eq!(held(), RESERVE);
+        drop(space);
+
+        // There is room for what is asked, and none for what would have to be kept back for it.
+        std::fs::remove_file(&ballast).unwrap();
+        std::fs::create_dir(&ballast).unwrap();
+        let space = Space::new(disk, "x".into(), Reserve::ROWS);
+        space.set_ballast(&ballast).unwrap();
+        // A file system that can keep nothing back has what others leave.
+        space.take(100 << 10, false).unwrap();
+        let look = Look {
+            available: TOTAL,
+            last: TOTAL,
+            kept: Some(RESERVE - 1),
+            reserve: RESERVE,
+        };
+        assert!(!look.is_kept());
+        assert!(!space.takes_small(
+            Look {
+                kept: Some(RESERVE / 2),
+                ..look
+            },
+            100,
+            false
+        ));
+        assert!(space.takes_small(
+            Look {
+                kept: Some(0),
+                ..look
+            },
+            100,
+            true
+        ));
+    }
+
+    #[test]
+    fn a_flush_takes_half_of_what_is_kept_back_at_most() {
+        let folder = tempfile::tempdir().unwrap();
+        let ballast = folder.path().join("ballast");
+        let disk = Arc::new(Shared {
+            available: AtomicU64::new(TOTAL),
+            ballast: ballast.clone(),
+        });
+        let held = || std::fs::metadata(&ballast).map_or(0, |meta| meta.blocks() * 512);
+        let space = Space::new(Arc::<Shared>::clone(&disk), "x".into(), Reserve::ROWS);
+        space.set_rows(RESERVE);
+        space.set_ballast(&ballast).unwrap();
+        assert_eq!(space.missing_for_flush(TOTAL / 2), 0);
+        disk.available.store(RESERVE, Ordering::Relaxed);
+        let missing = space.missing_for_flush(RESERVE / 4);
+        assert!(missing > RESERVE / 4);
+        assert!(!space.give(RESERVE / 2 + 1));
+        assert!(space.give(missing));
+        assert_eq!(space.missing_for_flush(RESERVE / 4), 0);
+        let left = held();
+        assert!(left >= RESERVE / 2);
+        // It is not taken back before the flush has it.
+        space.set_flush(RESERVE / 4);
+        space.take(100, true).unwrap();
+        assert_eq!(held(), left);
+        space.set_flush(0);
+        space.take(100, true).unwrap();
+        assert_eq!(held(), RESERVE);
     }
 
     #[test]

@@ -15,8 +15,9 @@ use super::mark::Said;
 use super::{KEY_MAX_BYTES, StoreError, VALUE_MAX_BYTES};
 use crate::crypto::RowSealer;
 
-/// A file larger than that is removed after its use; it was made for a batch larger than others.
-const KEPT_MAX_BYTES: u64 = 64 << 20;
+/// A file larger than that is removed after its use; it was made for a batch larger than others. What was kept
+/// back for the log is not.
+const KEPT_MAX_BYTES: u64 = 96 << 20;
 
 /// Bytes that [`LogFile::create_written`] writes at once.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -40,6 +41,8 @@ pub(super) struct LogFile {
     pub(super) file: Arc<dyn DiskFile>,
     /// Where the next batch begins.
     pub(super) len: u64,
+    /// Its size: up to there it has its blocks.
+    pub(super) size: u64,
     /// Its blocks were written before, so that a sync is cheap.
     pub(super) is_written: bool,
 }
@@ -57,6 +60,20 @@ impl LogFile {
         disk.sync_names()?;
         Ok(Self {
             number,
+            size: file.size()?,
+            file,
+            len: 0,
+            is_written: false,
+        })
+    }
+
+    /// Takes the file with a number, which holds nothing but has its room. Its name is durable when this returns.
+    pub(super) fn adopt(disk: &dyn Disk, number: u64) -> io::Result<Self> {
+        disk.sync_names()?;
+        let file = disk.open(&name_of(number), false)?;
+        Ok(Self {
+            number,
+            size: file.size()?,
             file,
             len: 0,
             is_written: false,
@@ -86,9 +103,11 @@ impl LogFile {
         let name = name_of(number);
         disk.rename(&name_of(old), &name)?;
         disk.sync_names()?;
+        let file = disk.open(&name, false)?;
         Ok(Self {
             number,
-            file: disk.open(&name, false)?,
+            size: file.size()?,
+            file,
             len: 0,
             is_written: true,
         })
@@ -101,7 +120,13 @@ impl LogFile {
         let header = header(self.number, seq, &sealed);
         self.file.write_at(&header, &sealed, self.len)?;
         self.len += (HEADER_BYTES + sealed.len()).next_multiple_of(ALIGN_BYTES) as u64;
+        self.size = self.size.max(self.len);
         Ok(())
+    }
+
+    /// Returns what it may grow by without taking room from the disk.
+    pub(super) fn room(&self) -> u64 {
+        self.size.saturating_sub(self.len)
     }
 
     /// Goes on in a file behind what was replayed of it. Batches behind that which were given up
@@ -116,6 +141,7 @@ impl LogFile {
         }
         Ok(Self {
             number: found.number,
+            size: found.size,
             file,
             len: found.end,
             is_written: true,

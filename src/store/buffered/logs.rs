@@ -125,7 +125,7 @@ pub(super) fn said(
     said.map_err(|e| StoreError::io("read the mark in", folder, e))
 }
 
-/// Keeps files for recycling and removes the others.
+/// Keeps the largest files for recycling and removes the others: on a full disk these have what is left of its room.
 pub(super) fn keep_some(
     disk: &dyn Disk,
     folder: &Path,
@@ -135,12 +135,17 @@ pub(super) fn keep_some(
     let (mut kept, mut superfluous) = (Vec::new(), Vec::new());
     for number in files {
         let file = disk.open(&wal::name_of(number), false).map_err(io)?;
-        if kept.len() < FREE_FILES_MAX && wal::is_kept(file.size().map_err(io)?) {
-            kept.push(number);
+        let size = file.size().map_err(io)?;
+        if wal::is_kept(size) {
+            kept.push((size, number));
         } else {
             superfluous.push(number);
         }
     }
+    kept.sort_unstable();
+    let smaller = kept.len().saturating_sub(FREE_FILES_MAX);
+    superfluous.extend(kept.drain(..smaller).map(|(_, number)| number));
+    let kept = kept.into_iter().map(|(_, number)| number).collect();
     remove(disk, folder, superfluous.into_iter())?;
     Ok(kept)
 }

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 
@@ -355,57 +356,87 @@ fn what_is_too_large_is_refused() {
     rows.commit(batch).unwrap();
 }
 
-/// A disk that is full to the last block: no file is made, none grows.
+/// A disk that others fill to the last block: then no file is made, none grows.
 #[derive(Debug)]
-struct FullDisk(Folder);
+struct FullDisk {
+    folder: Folder,
+    is_full: Arc<AtomicBool>,
+}
 
 #[derive(Debug)]
-struct FullFile(Arc<dyn DiskFile>);
+struct FullFile {
+    file: Arc<dyn DiskFile>,
+    is_full: Arc<AtomicBool>,
+}
+
+impl FullDisk {
+    fn new(folder: &Path, is_full: bool) -> Self {
+        Self {
+            folder: Folder::new(folder),
+            is_full: Arc::new(AtomicBool::new(is_full)),
+        }
+    }
+}
 
 impl Disk for FullDisk {
     fn open(&self, name: &str, create: bool) -> io::Result<Arc<dyn DiskFile>> {
-        match self.0.open(name, false) {
+        let is_full = self.is_full.load(Ordering::Relaxed);
+        let file = match self.folder.open(name, create && !is_full) {
             Err(e) if create && e.kind() == io::ErrorKind::NotFound => {
-                Err(io::ErrorKind::StorageFull.into())
+                return Err(io::ErrorKind::StorageFull.into());
             }
-            opened => Ok(Arc::new(FullFile(opened?))),
-        }
+            opened => opened?,
+        };
+        let is_full = Arc::clone(&self.is_full);
+        Ok(Arc::new(FullFile { file, is_full }))
     }
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.0.remove(name)
+        self.folder.remove(name)
     }
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.0.rename(from, to)
+        self.folder.rename(from, to)
     }
     fn names(&self) -> io::Result<Vec<String>> {
-        self.0.names()
+        self.folder.names()
     }
     fn sync_names(&self) -> io::Result<()> {
-        self.0.sync_names()
+        self.folder.sync_names()
     }
     fn room(&self) -> io::Result<crate::store::disk::Room> {
-        self.0.room()
+        let mut room = self.folder.room()?;
+        if self.is_full.load(Ordering::Relaxed) {
+            (room.available, room.last) = (0, 0);
+        }
+        Ok(room)
     }
 }
 
 impl DiskFile for FullFile {
     fn write_at(&self, first: &[u8], second: &[u8], offset: u64) -> io::Result<()> {
-        if offset + (first.len() + second.len()) as u64 > self.0.size()? {
+        if self.is_full.load(Ordering::Relaxed)
+            && offset + (first.len() + second.len()) as u64 > self.file.size()?
+        {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        self.0.write_at(first, second, offset)
+        self.file.write_at(first, second, offset)
     }
     fn read_at(&self, len: usize, offset: u64) -> io::Result<Bytes> {
-        self.0.read_at(len, offset)
+        self.file.read_at(len, offset)
     }
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.0.punch(offset, len)
+        self.file.punch(offset, len)
+    }
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        if self.is_full.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.file.reserve(len)
     }
     fn size(&self) -> io::Result<u64> {
-        self.0.size()
+        self.file.size()
     }
 }
 
@@ -429,7 +460,7 @@ fn a_disk_without_a_block_left_is_opened_and_rows_are_removed_from_it() {
     }
     let tree = Arc::clone(&rows.shared.tree);
     drop(rows);
-    let disk = Arc::new(FullDisk(Folder::new(killed.path())));
+    let disk = Arc::new(FullDisk::new(killed.path(), true));
     let sealer = machine.key.sealer(9);
     let options = BufferOptions {
         table_bytes: 64 << 10,
@@ -444,10 +475,182 @@ fn a_disk_without_a_block_left_is_opened_and_rows_are_removed_from_it() {
     assert_eq!(all(&rows, b"", false).len(), 299);
 }
 
+/// A tree that finds no room while others have taken it.
+#[derive(Debug)]
+struct FullTree {
+    tree: LocalTree,
+    is_full: Arc<AtomicBool>,
+}
+
+impl Tree for FullTree {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.tree.get(key)
+    }
+    fn range<'a>(
+        &'a self,
+        start: &[u8],
+        end: &[u8],
+        is_reverse: bool,
+    ) -> Box<dyn Iterator<Item = super::super::tree::TreeRow> + 'a> {
+        self.tree.range(start, end, is_reverse)
+    }
+    fn apply(
+        &self,
+        visit: &mut dyn FnMut(&mut super::super::tree::TreeChange<'_>),
+    ) -> Result<(), StoreError> {
+        if self.is_full.load(Ordering::Relaxed) {
+            return Err(StoreError::Full);
+        }
+        self.tree.apply(visit)
+    }
+    fn bytes(&self) -> u64 {
+        self.tree.bytes()
+    }
+    fn sync(&self) -> Result<(), StoreError> {
+        self.tree.sync()
+    }
+}
+
+impl Machine {
+    /// Opens rows on a disk that others fill when `is_full` is set.
+    fn open_beside_others(
+        &mut self,
+        table_bytes: usize,
+        is_full: &Arc<AtomicBool>,
+    ) -> BufferedRows {
+        self.opened += 1;
+        let sealer = self.key.sealer(self.opened);
+        let options = StoreOptions::default();
+        let tree = self.folder.path().join("rows");
+        let tree = LocalTree::open(&tree, sealer.clone(), &options, Gate::default()).unwrap();
+        let is_full = Arc::clone(is_full);
+        let tree = FullTree {
+            tree,
+            is_full: Arc::clone(&is_full),
+        };
+        let log = self.folder.path().join("wal");
+        let disk = FullDisk {
+            folder: Folder::new(&log),
+            is_full,
+        };
+        let options = BufferOptions {
+            table_bytes,
+            log_bytes: 0,
+        };
+        let rows = BufferedRows::open(Arc::new(disk), &log, Arc::new(tree), sealer, options);
+        let rows = rows.unwrap();
+        rows.set_ballast(&self.folder.path().join("ballast"))
+            .unwrap();
+        rows
+    }
+}
+
+fn put(rows: &BufferedRows, n: u32, len: usize) -> Result<(), StoreError> {
+    let mut batch = Batch::new();
+    batch.put(Table::Inode, n.to_be_bytes(), vec![n as u8; len]);
+    rows.commit(batch)
+}
+
+/// As the removal of a file, which says in the log of the volume that it is gone.
+fn remove(rows: &BufferedRows, n: u32) -> Result<(), StoreError> {
+    let mut batch = Batch::new();
+    batch.delete(Table::Inode, n.to_be_bytes());
+    batch.put(Table::Draft, n.to_be_bytes(), [7; 300]);
+    rows.commit(batch)
+}
+
+#[test]
+fn all_rows_are_removed_when_others_take_what_is_free_at_each_moment() {
+    let mut machine = Machine::new();
+    let is_full = Arc::default();
+    let rows = machine.open_beside_others(16 << 20, &is_full);
+    let ballast = machine.folder.path().join("ballast");
+    let mut most = 0;
+    for round in 0..3 {
+        (0..4000).for_each(|n| put(&rows, n, 500).unwrap());
+        let kept = std::fs::metadata(&ballast).unwrap().len();
+        is_full.store(true, Ordering::Relaxed);
+        // What is small goes on for a while, and what is not does not; neither may take what removals need.
+        assert!(matches!(put(&rows, 9999, 300 << 10), Err(StoreError::Full)));
+        let more = (4000..).find(|n| put(&rows, *n, 500).is_err()).unwrap();
+        assert!(more > 4100, "{more}");
+        let from = if round == 1 { 2000 } else { 0 };
+        for n in from..more {
+            remove(&rows, n)
+                .unwrap_or_else(|error| panic!("round {round}, {n} of {more}: {error}"));
+        }
+        rows.sync().unwrap();
+        let left = all(&rows, b"", false).len();
+        assert_eq!(left as u32, from);
+        most = most.max(kept);
+
+        // Others leave.
+        is_full.store(false, Ordering::Relaxed);
+        put(&rows, 0, 5000).unwrap();
+        assert!(std::fs::metadata(&ballast).unwrap().len() > 2 << 20);
+    }
+    assert!(most > 8 << 20, "{most}");
+    drop(rows);
+    let rows = machine.open_beside_others(16 << 20, &is_full);
+    assert_eq!(all(&rows, b"", false).len(), 1);
+}
+
+#[test]
+fn rows_are_removed_after_kills_while_others_take_what_is_free() {
+    let mut machine = Machine::new();
+    let is_full = Arc::default();
+    let mut rows = machine.open_beside_others(16 << 20, &is_full);
+    (0..3000).for_each(|n| put(&rows, n, 500).unwrap());
+    is_full.store(true, Ordering::Relaxed);
+    for n in 0..3000 {
+        if n % 700 == 600 {
+            // Closing moves nothing to the tree, as a kill does: there is no room for that.
+            drop(rows);
+            rows = machine.open_beside_others(16 << 20, &is_full);
+            assert_eq!(all(&rows, b"", false).len() as u32, 3000 - n);
+        }
+        remove(&rows, n).unwrap_or_else(|error| panic!("{n}: {error}"));
+    }
+    assert!(all(&rows, b"", false).is_empty());
+    assert!(!machine.folder.path().join("ballast").exists());
+}
+
+#[test]
+fn a_flush_that_finds_no_room_waits_for_it_and_nothing_else_does() {
+    const TABLE: usize = 256 << 10;
+    let mut machine = Machine::new();
+    let is_full = Arc::default();
+    let rows = machine.open_beside_others(TABLE, &is_full);
+    (0..1500).for_each(|n| put(&rows, n, 500).unwrap());
+    is_full.store(true, Ordering::Relaxed);
+    let moved = rows.shared.layers.read().moved;
+    // Several tables full: what is given for a flush is taken by others each time.
+    for n in 0..1500 {
+        remove(&rows, n).unwrap_or_else(|error| panic!("{n}: {error}"));
+    }
+    assert!(rows.shared.flush.lock().is_stuck);
+    assert!(rows.shared.layers.read().active.bytes() > TABLE);
+    assert_eq!(rows.shared.layers.read().moved, moved);
+    rows.sync().unwrap();
+    rows.settle().unwrap();
+    // Memory takes no more than a few tables.
+    let more = (1500..9000).find(|n| put(&rows, *n, 500).is_err()).unwrap();
+    assert!(rows.shared.layers.read().active.bytes() <= TABLE * OVERFULL + 4096);
+    drop(rows);
+
+    let rows = machine.open_beside_others(TABLE, &is_full);
+    assert_eq!(all(&rows, b"", false).len() as u32, more - 1500);
+    is_full.store(false, Ordering::Relaxed);
+    (0..3000).for_each(|n| put(&rows, n, 500).unwrap());
+    assert!(rows.shared.layers.read().moved > 3);
+    assert!(!rows.shared.flush.lock().is_stuck);
+    assert_eq!(all(&rows, b"", false).len(), 3000);
+}
+
 /// A tree that takes no more rows from a moment on.
 struct Failing {
     tree: Arc<dyn Tree>,
-    fails: std::sync::atomic::AtomicBool,
+    fails: AtomicBool,
 }
 
 impl std::fmt::Debug for Failing {
@@ -475,7 +678,7 @@ impl Tree for Failing {
         visit: &mut dyn FnMut(&mut crate::store::tree::TreeChange<'_>),
     ) -> Result<(), StoreError> {
         match self.fails.load(Ordering::SeqCst) {
-            true => Err(StoreError::Full),
+            true => Err(StoreError::Corrupt { what: "a tree" }),
             false => self.tree.apply(visit),
         }
     }
@@ -495,7 +698,7 @@ fn what_the_tree_does_not_take_stays_in_the_log_and_nothing_is_committed_behind_
             table_bytes: 64 << 10,
             log_bytes: LOG_BYTES,
         };
-        let fails = std::sync::atomic::AtomicBool::new(false);
+        let fails = AtomicBool::new(false);
         let failing = Arc::new(Failing { tree, fails });
         let (disk, sealer) = (Arc::new(Folder::new(&log)), machine.key.sealer(7));
         let of = Arc::clone(&failing) as Arc<dyn Tree>;

@@ -86,12 +86,18 @@ fn rename_over(device: &Device, path: &str, text: &str) {
 
 #[test]
 fn who_had_it_open_goes_on_from_what_is_one_with_another_by_now() {
-    for who in 0..2 {
+    let ways: [fn(&Device); 2] = [
+        |device| {
+            device.put("x", "same");
+        },
+        |device| rename_over(device, "x", "same"),
+    ];
+    for (who, made) in ways.into_iter().flat_map(|way| [(0, way), (1, way)]) {
         let devices = cluster(2);
         let before = [0, 1].map(|index| {
             let device: &Device = &devices[index];
             devices[1].later();
-            device.put("x", "same");
+            made(device);
             (device.at("x").ino, device.at("x").version)
         });
         sync(&devices);

@@ -499,6 +499,7 @@ impl Device {
                 next += range.len() as u64;
             }
         }
+        from.chain.hold().expect("looked at");
         loop {
             let after = self.chain.tip().number;
             let links = from.chain.range(after, 4 << 20, 64).expect("records");

@@ -200,11 +200,20 @@ impl Volume {
 
     /// Returns the record behind the newest folded one, where it is here.
     pub(super) fn unfolded_record(&self) -> Result<Option<Record>> {
-        let number = self.state.lock().chain.record.number;
-        let Some(next) = number.checked_add(1) else {
+        let folded = self.state.lock().chain.record;
+        let Some(next) = folded.number.checked_add(1) else {
             return Ok(None);
         };
-        self.config.chain.get(next).map_err(Into::into)
+        let next = self.config.chain.get(next)?;
+        // Of another chain to which this peer has gone over nothing is folded behind this one.
+        Ok(next.filter(|next| next.prev == folded.hash))
+    }
+
+    /// Says whether what is folded is of the chain: else this peer has gone over to another one since, and
+    /// everything is to be folded anew.
+    pub fn is_of_chain(&self) -> Result<bool> {
+        let folded = self.record();
+        Ok(folded == RecordRef::default() || self.config.chain.has(folded)?)
     }
 
     /// Returns the next record, where all that it names is folded.

@@ -25,6 +25,12 @@ impl Peer {
             if let Some(sink) = self.sink() {
                 sink.has_room().await;
             }
+            if !member.volume.is_of_chain()? {
+                let volume = Arc::clone(&member.volume);
+                let anew = self.fold_pool().call(move || volume.fold_anew()).await;
+                let anew = anew.ok_or(DaemonError::WorkerFailed)??;
+                self.invalidate(member.fs.apply_changes(&anew.changes));
+            }
             let volume = Arc::clone(&member.volume);
             let merged = self.fold_pool().call(move || volume.apply_segments()).await;
             let merged = merged.ok_or(DaemonError::WorkerFailed)??;

@@ -129,3 +129,42 @@ fn an_era_begins_behind_what_another_member_has() {
         });
     }
 }
+
+#[test]
+fn who_goes_over_to_another_chain_shows_what_that_makes_of_the_changes() {
+    for seed in 92..95 {
+        simulate(seed, |seed| async move {
+            let mut cluster = Cluster::new(seed, 3, 0).await;
+            cluster.write(1, b"plan", b"version one").await;
+            cluster.settle().await;
+            let copy = cluster.copy_of(0, &Rng::from_seed(seed));
+            cluster.partition(&[0, 1], &[2]);
+            for name in [&b"plan"[..], b"list"] {
+                cluster.write(0, name, b"of before").await;
+                cluster.peer(0).flush().await.unwrap();
+            }
+            sleep(A_WHILE).await;
+            let left = cluster.folded(1);
+            assert_eq!(cluster.folded(0), left);
+            // Its folder is put back, and it goes on with somebody who knows nothing of that.
+            cluster.put_back(0, copy).await;
+            cluster.heal();
+            cluster.partition(&[0, 2], &[1]);
+            cluster.restart(0).await;
+            for round in 0..4 {
+                let text = format!("round {round}");
+                for name in [&b"list"[..], b"plan"] {
+                    cluster.write(0, name, text.as_bytes()).await;
+                    cluster.peer(0).flush().await.unwrap();
+                }
+                sleep(A_WHILE).await;
+            }
+            assert!(cluster.folded(2).number > left.number);
+            cluster.heal();
+            cluster.settle().await;
+            let chain = cluster.peer(1).node().chain();
+            assert!(!chain.has(left).unwrap(), "it has gone over");
+            cluster.assert_converged().await;
+        });
+    }
+}

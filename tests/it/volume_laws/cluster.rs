@@ -492,6 +492,7 @@ impl Device {
     /// Takes the records that another device has, and nothing of what it knows of the members.
     pub(crate) fn take_records_alone(&self, from: &Self) {
         let after = self.chain.tip().number;
+        from.chain.hold().unwrap();
         let links = from.chain.range(after, usize::MAX, usize::MAX).unwrap();
         let (device, now) = (from.identity().device(), self.clock.monotonic());
         self.take_links(&links, device, now);
@@ -536,6 +537,7 @@ impl Device {
         let mut undone = 0;
         self.roll.learn(&from.roll);
         let now = self.clock.wall_ms() + 300_000;
+        from.chain.hold().unwrap();
         for number in 1..=from.chain.tip().number {
             let record = from.chain.get(number).unwrap().unwrap();
             for name in &record.segments {

@@ -294,7 +294,7 @@ impl Peer {
             Err(error) => return tracing::warn!(%error, "cannot tell what the chain waits for"),
         };
         // Not while they come.
-        let wants = wants.filter(|wants| !self.node().hears_of(wants.number));
+        let wants = wants.filter(|wants| !self.node().hears_of(wants));
         let number = wants.as_ref().map(|wants| wants.number);
         self.waiting.named.set(number, now_ms);
         let (Some(wants), Some(since_ms)) = (wants, self.waiting.named.long(now_ms)) else {

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use crate::base::LogId;
 use crate::volume::Missing;
+use crate::wire::{RecordRef, Vector};
 
 /// How long a log may wait before it is told: what it waits for comes from another peer at the same
 /// time, over a slow line perhaps.
@@ -33,6 +34,9 @@ pub(super) struct Waiting {
     pub(super) statements: Since,
     /// The record that waits for changes which it names.
     pub(super) named: Since,
+    /// What was here when another chain could not be folded anew: the newest record, the logs, and the
+    /// digest of the roster.
+    pub(super) anew: Mutex<Option<(RecordRef, Vector, [u8; 32])>>,
 }
 
 /// The record that waits for something, and since when, milliseconds since 1970.

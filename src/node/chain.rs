@@ -19,7 +19,7 @@ use crate::log::chain::{
     Chain, Notary, Outcome, Proposal, Record, VOTE_DOMAIN, Vote, Voter, Wants,
 };
 use crate::wire::limits::{LINKS_BATCH_BYTES, LINKS_MAX};
-use crate::wire::{LinkBytes, RecordRef, Response};
+use crate::wire::{LinkBytes, RecordRef, Response, Vector};
 
 /// Pause between two records, unless there is more to name than one takes.
 const RECORD_PAUSE: Duration = Duration::from_secs(1);
@@ -100,12 +100,22 @@ impl Notary for Judge<'_> {
     }
 }
 
+/// Too few that decide are members.
+#[derive(Debug, Clone, Copy)]
+struct Leaderless {
+    /// Since when that is so, with the rest as it is.
+    since: Duration,
+    /// The record that names what is missing.
+    missing: Option<u64>,
+    /// Whether all other members are heard.
+    hears_all: bool,
+}
+
 /// The worker that does this peer's part in making records.
 pub(super) struct Chaining {
     node: Arc<Node>,
     needed: Needed,
-    /// Since when too few that decide are members, with the record that names what is missing.
-    leaderless: Option<(Duration, Option<u64>)>,
+    leaderless: Option<Leaderless>,
     /// When it was looked who is there, and when that was kept.
     looked: Option<Duration>,
     kept: Duration,
@@ -188,44 +198,58 @@ impl Node {
 
     /// Says whether this peer is to begin an era: it is an admin's, and of those who decide too few are
     /// members any more. Who removed the last of them does so at once, others after a while, one after
-    /// the other. Where changes are missing that records name, the era leaves those records out: not while
-    /// they come, and only after long while somebody is away who may have them.
-    fn is_era_due(&self, since: &mut Option<(Duration, Option<u64>)>) -> bool {
+    /// the other. Where changes are missing that records name, the era leaves those records out: only after
+    /// long where they may come, as who may have them is away, or is heard and has more.
+    fn is_era_due(&self, since: &mut Option<Leaderless>) -> bool {
         let wants = self.chain.wants().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot tell what the chain waits for");
             None
         });
+        let hears_all = self.hears_all();
         // Those who go on behind what can be folded nowhere are no help.
-        let is_stuck = |wants: &Wants| self.is_few(&wants.voters) && self.hears_all();
+        let is_stuck = |wants: &Wants| self.is_few(&wants.voters) && hears_all;
         let is_due = self.lacks_majority() || wants.as_ref().is_some_and(is_stuck);
         if !is_due || self.role() != Some(Role::Admin) {
             *since = None;
             return false;
         }
-        let missing = wants.map(|wants| wants.number);
-        let is_coming = missing.is_some_and(|number| self.hears_of(number));
-        let (at, of) = *since.get_or_insert((self.now(), missing));
-        if of != missing || is_coming {
-            *since = Some((self.now(), missing));
-        }
+        let missing = wants.as_ref().map(|wants| wants.number);
+        let now = Leaderless {
+            since: self.now(),
+            missing,
+            hears_all,
+        };
+        let is_same = |before: &Leaderless| {
+            before.missing == missing && (before.hears_all == hears_all || missing.is_none())
+        };
+        let at = since.filter(is_same).unwrap_or(now);
+        *since = Some(at);
         let begins = self.begins_era.swap(false, Ordering::Relaxed);
+        let may_come = wants.is_some_and(|wants| !hears_all || self.hears_of(&wants));
         let pause = match missing {
             None if begins => return true,
-            Some(_) if !self.hears_all() => MISSING_PAUSE,
+            Some(_) if may_come => MISSING_PAUSE,
             _ => ERA_PAUSE,
         };
         let roster = self.roster();
         let place = admins(&roster).iter().position(|id| *id == self.id);
         let place = u32::try_from(place.unwrap_or(0)).unwrap_or(u32::MAX);
-        let pause = pause.saturating_mul(place.saturating_add(1));
-        of == missing && !is_coming && self.now() >= at + pause
+        self.now() >= at.since + pause.saturating_mul(place.saturating_add(1))
     }
 
-    /// Says whether a member is heard that has all which records up to one name.
-    pub fn hears_of(&self, number: u64) -> bool {
-        let table = self.table.lock();
-        let mut up = table.peers.values().filter(|peer| peer.session.is_some());
-        up.any(|peer| peer.chain.number >= number)
+    /// Says whether a member is heard that has what is missing, or tells of a chain that goes further.
+    pub fn hears_of(&self, wants: &Wants) -> bool {
+        let told: Vec<(RecordRef, Vector)> = {
+            let table = self.table.lock();
+            let up = table.peers.values().filter(|peer| peer.session.is_some());
+            up.map(|peer| (peer.chain, peer.vector.clone())).collect()
+        };
+        let have = self.log.vector();
+        told.iter().any(|(record, vector)| {
+            let mut logs = wants.logs.iter();
+            record.number >= wants.number && self.is_of_chain(*record)
+                || logs.any(|log| vector.get(log) > have.get(log))
+        })
     }
 
     /// Says whether all other members are heard.

@@ -169,8 +169,16 @@ impl Volume {
             let lost = self.lost_beside(&state, &shadow, &anew)?;
             self.keep_aside(lost.into_iter())?
         };
-        let mut anew = self.take_over(beside)?;
+        // A file that is open stays what it is, whoever has its name now.
+        let moves = self.moves_beside(&state, &shadow, &shadow.state.lock())?;
+        let mut anew = {
+            let _merging = self.view.merging.write();
+            let anew = self.take_over(beside)?;
+            self.move_numbers(&moves);
+            anew
+        };
         anew.changes.extend(aside);
+        anew.changes.extend(self.renamed_by(moves));
         anew.lost = lost;
         let first = self.config.chain.get(0)?.map(|record| record.reference());
         let rows = &*self.view.rows;

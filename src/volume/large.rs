@@ -18,6 +18,7 @@ use super::anew::{FOLDED, SHARED, is_of_private};
 use super::committed::Rank;
 use super::drafts::groups_in;
 use super::feed::{Feed, Merged};
+use super::lineage::Move;
 use super::overlay::{Base, Overlay};
 use super::record::Record;
 use super::rows::RowKey;
@@ -122,6 +123,36 @@ impl Volume {
         let lost = self.lost_beside(&state, &beside, &anew)?;
         merged.changes.extend(self.keep_aside(lost.into_iter())?);
         self.drop_over(&mut state, &anew);
+        let moves = self.moves_beside(&state, &beside, &anew)?;
+        {
+            let _merging = self.view.merging.write();
+            layer.turn()?;
+            self.view.forget();
+            self.move_numbers(&moves);
+        }
+        let mut anew = std::mem::take(&mut *anew);
+        anew.take_own_of(&mut state);
+        self.hlc.observe(anew.newest.stamp);
+        *state = anew;
+        self.drop_public(&mut state)?;
+        MutexGuard::unlock_fair(state);
+        merged.changes.extend(self.renamed_by(moves));
+        merged.op_count += news.op_count;
+        merged.undone_count += news.undone_count;
+        merged.waiting_bytes = merged.waiting_bytes.max(news.waiting_bytes);
+        merged.waiting = news.waiting;
+        merged.refused = news.refused;
+        merged.lacks_statements = news.lacks_statements;
+        Ok(())
+    }
+
+    /// Returns which of the numbers that are kept go to another file with what is folded beside.
+    pub(super) fn moves_beside(
+        &self,
+        state: &State,
+        beside: &Self,
+        anew: &State,
+    ) -> Result<Vec<Move>> {
         let nothing = Overlay::default();
         let overlay = &nothing;
         let (view, committed) = (&self.view, &state.chain.committed);
@@ -144,27 +175,7 @@ impl Volume {
             );
             rows.0.map(|row| row.bytes.clone()) != rows.1.map(|row| row.bytes.clone())
         };
-        let moves = self.moves(before, after, &differs)?;
-        {
-            let _merging = self.view.merging.write();
-            layer.turn()?;
-            self.view.forget();
-            self.move_numbers(&moves);
-        }
-        let mut anew = std::mem::take(&mut *anew);
-        anew.take_own_of(&mut state);
-        self.hlc.observe(anew.newest.stamp);
-        *state = anew;
-        self.drop_public(&mut state)?;
-        MutexGuard::unlock_fair(state);
-        merged.changes.extend(self.renamed_by(moves));
-        merged.op_count += news.op_count;
-        merged.undone_count += news.undone_count;
-        merged.waiting_bytes = merged.waiting_bytes.max(news.waiting_bytes);
-        merged.waiting = news.waiting;
-        merged.refused = news.refused;
-        merged.lacks_statements = news.lacks_statements;
-        Ok(())
+        self.moves(before, after, &differs)
     }
 
     /// Returns a volume of the same logs and chain over a layer.

@@ -25,12 +25,7 @@ impl Peer {
             if let Some(sink) = self.sink() {
                 sink.has_room().await;
             }
-            if !member.volume.is_of_chain()? {
-                let volume = Arc::clone(&member.volume);
-                let anew = self.fold_pool().call(move || volume.fold_anew()).await;
-                let anew = anew.ok_or(DaemonError::WorkerFailed)??;
-                self.invalidate(member.fs.apply_changes(&anew.changes));
-            }
+            self.fold_anew(member).await?;
             let volume = Arc::clone(&member.volume);
             let merged = self.fold_pool().call(move || volume.apply_segments()).await;
             let merged = merged.ok_or(DaemonError::WorkerFailed)??;
@@ -48,6 +43,31 @@ impl Peer {
             );
             self.invalidate(member.fs.apply_changes(&merged.changes));
         }
+    }
+
+    /// Folds everything anew where this peer has gone over to another chain since. Where that cannot be
+    /// done, as not all is here that it takes, changes are shown in their tentative order until there is
+    /// more.
+    async fn fold_anew(&self, member: &Member) -> Result<(), DaemonError> {
+        if member.volume.is_of_chain()? {
+            self.waiting.anew.lock().take();
+            return Ok(());
+        }
+        let (log, chain) = (self.node().log(), self.node().chain());
+        let has = (chain.tip(), log.vector(), self.node().roster().digest());
+        if self.waiting.anew.lock().as_ref() == Some(&has) {
+            return Ok(());
+        }
+        let volume = Arc::clone(&member.volume);
+        let anew = self.fold_pool().call(move || volume.fold_anew()).await;
+        match anew.ok_or(DaemonError::WorkerFailed)? {
+            Ok(anew) => self.invalidate(member.fs.apply_changes(&anew.changes)),
+            Err(error) => {
+                tracing::warn!(%error, "another chain counts, and not all of it can be folded yet");
+                *self.waiting.anew.lock() = Some(has);
+            }
+        }
+        Ok(())
     }
 
     /// Notes which logs cannot be folded, and what others wait for.

@@ -491,15 +491,15 @@ impl Device {
 
     /// Takes the records that another device has, and nothing of what it knows of the members.
     pub(crate) fn take_records_alone(&self, from: &Self) {
-        let after = self.chain.tip().number;
-        from.chain.hold().unwrap();
-        let links = from.chain.range(after, usize::MAX, usize::MAX).unwrap();
-        let (device, now) = (from.identity().device(), self.clock.monotonic());
-        self.take_links(&links, device, now);
+        self.take_links(from, self.chain.tip().number, usize::MAX);
     }
 
-    fn take_links(&self, links: &[Vec<u8>], from: DeviceId, now: Duration) {
-        let (outcome, taken) = self.chain.accept(links, from, now, &Judge(self.index));
+    /// Takes up to `max` of the records behind one that another device has.
+    fn take_links(&self, from: &Self, after: u64, max: usize) {
+        from.chain.hold().unwrap();
+        let links = from.chain.range(after, max, max).unwrap();
+        let (device, now) = (from.identity().device(), self.clock.monotonic());
+        let (outcome, taken) = self.chain.accept(&links, device, now, &Judge(self.index));
         taken.unwrap();
         self.see_to(outcome);
     }
@@ -537,7 +537,6 @@ impl Device {
         let mut undone = 0;
         self.roll.learn(&from.roll);
         let now = self.clock.wall_ms() + 300_000;
-        from.chain.hold().unwrap();
         for number in 1..=from.chain.tip().number {
             let record = from.chain.get(number).unwrap().unwrap();
             for name in &record.segments {
@@ -548,9 +547,7 @@ impl Device {
             }
             let merged = self.volume.apply_segments().unwrap();
             assert!(merged.waiting.is_empty(), "a record is closed");
-            let links = from.chain.range(number - 1, 1, 1).unwrap();
-            let (device, now) = (from.identity().device(), self.clock.monotonic());
-            self.take_links(&links, device, now);
+            self.take_links(from, number - 1, 1);
             undone += merged.undone_count + self.volume.apply_segments().unwrap().undone_count;
         }
         undone + self.pull(from, usize::MAX).undone_count

@@ -55,6 +55,7 @@ mod places;
 mod presence;
 mod pulse;
 mod recovery;
+mod refused;
 mod restore;
 pub mod roster;
 mod serve;
@@ -105,6 +106,7 @@ use askings::Askings;
 use membership::Membership;
 use peers::{Peer, PeerTable, Remembered, Seed};
 use places::Strangers;
+use refused::RefusedLogs;
 use tasks::Tasks;
 
 /// Events that a subscriber may be behind before it loses the oldest.
@@ -167,8 +169,8 @@ pub struct Node {
     settled: Mutex<Option<Settled>>,
     /// Devices whose segments are being pulled from some peer, and since when.
     pulling: Mutex<BTreeMap<LogId, Duration>>,
-    /// Devices whose next segment was not taken, and why; until one is.
-    refused_logs: Mutex<BTreeMap<DeviceId, LogRefusal>>,
+    /// Logs whose next segment was not taken, and why; until one is.
+    refused_logs: Mutex<RefusedLogs>,
     /// Large messages that are under way.
     bulk: bulk::Bulk,
     recent: Mutex<Recent>,
@@ -586,9 +588,14 @@ impl Node {
             .collect()
     }
 
-    /// Returns the devices whose next segment was not taken from anybody, and why.
+    /// Returns the devices of which a log's next segment was not taken from anybody, and why.
     pub fn refused_logs(&self) -> BTreeMap<DeviceId, LogRefusal> {
-        self.refused_logs.lock().clone()
+        self.refused_logs.lock().all()
+    }
+
+    /// Says whether the next segment of a log wants for a record that nobody hands over.
+    pub fn is_unfounded(&self, log: LogId) -> bool {
+        self.refused_logs.lock().is_unfounded(log)
     }
 
     /// Returns a receiver of everything that happens from now on.

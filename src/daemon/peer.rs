@@ -28,7 +28,7 @@ use super::workers::{self, Drafts};
 use crate::base::limits::{DRAFT_AGE_MAX, REPLICAS};
 use crate::base::task::Pool;
 use crate::base::time::timeout;
-use crate::base::{Clock, DeviceId, Ino, LogId, PeerId, Rng};
+use crate::base::{Clock, DeviceId, Ino, PeerId, Rng};
 use crate::crypto::{Identity, VolumeKeys};
 use crate::data::Data;
 use crate::fs::{Fs, FsConfig, FsError, Invalidation, ReplicationWait};
@@ -37,7 +37,6 @@ use crate::replica::{NodePeers, Replica, ReplicaConfig};
 use crate::store::{Gate, Store};
 use crate::transport::Transport;
 use crate::volume::{Volume, VolumeConfig, VolumeContext};
-use crate::wire::LogRefusal;
 
 /// How long an fsync waits for other holders, where it was asked to, while nothing moves.
 const REPLICATED_MAX: Duration = Duration::from_secs(30);
@@ -435,14 +434,7 @@ impl Peer {
         let mut events = self.node.subscribe();
         loop {
             self.fold().await?;
-            let log = self.node.log();
-            let have = log.vector();
-            // What builds on a record that nobody hands over cannot be had.
-            let refused = self.node.refused_logs();
-            let is_unfounded = |id: &LogId| {
-                let refusal = log.author(*id).and_then(|author| refused.get(&author));
-                matches!(refusal, Some(LogRefusal::Unfounded { .. }))
-            };
+            let have = self.node.log().vector();
             let connected = self
                 .node
                 .peers()
@@ -451,7 +443,9 @@ impl Peer {
             let behind = connected.into_iter().any(|peer| {
                 let theirs = self.node.counting(peer.vector);
                 let mut theirs = theirs.iter();
-                theirs.any(|(id, seg_no)| have.get(id) < Some(seg_no) && !is_unfounded(id))
+                // What builds on a record that nobody hands over cannot be had.
+                theirs
+                    .any(|(id, seg_no)| have.get(id) < Some(seg_no) && !self.node.is_unfounded(*id))
             });
             let has_all = self.awaited().is_empty() && member.volume.inode(Ino::ROOT)?.is_some();
             if !behind && has_all {

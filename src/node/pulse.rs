@@ -145,7 +145,7 @@ impl Node {
     /// Returns what this peer knows, to be told over a session.
     pub(super) fn tell_state(&self, session: &Session) -> SyncState {
         let device = DeviceId::from(session.peer());
-        let refuses = self.refused_logs.lock().get(&device).copied();
+        let refuses = self.refused_logs.lock().of(device);
         let state = SyncState {
             refuses,
             alike: self.alike(session.peer()),

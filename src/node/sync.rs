@@ -340,9 +340,10 @@ impl Node {
         let peer = session.peer();
         {
             let mut refused_logs = self.refused_logs.lock();
-            let grown = accepted.grown.keys();
-            for device in grown.filter_map(|log| self.log.author(*log)) {
-                refused_logs.remove(&device);
+            for log in accepted.grown.keys() {
+                if let Some(device) = self.log.author(*log) {
+                    refused_logs.grew(device, *log);
+                }
             }
             // It may have come from another peer meanwhile, with what it builds on; or the peer does not tell
             // of that yet.
@@ -356,10 +357,11 @@ impl Node {
             };
             let refused = accepted.refused.iter();
             let refused = refused.filter(|(log, (_, error))| !is_here(log, error));
-            // Authors are on the roster, so there are not many.
-            refused_logs.extend(
-                refused.filter_map(|(_, (device, error))| Some((*device, log_refusal(error)?))),
-            );
+            for (log, (device, error)) in refused {
+                if let Some(refusal) = log_refusal(error) {
+                    refused_logs.note(*device, *log, refusal);
+                }
+            }
         }
         for (log, (_, error)) in &accepted.refused {
             tracing::debug!(peer = %peer.short(), %error, "a segment was refused");

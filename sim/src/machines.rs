@@ -100,6 +100,12 @@ impl Cluster {
         disk.set_writes_left(is_full.then_some(0));
     }
 
+    /// Leaves so much room on the disk of a host from now on; `None` as much as comes.
+    pub fn leave_room(&self, index: usize, bytes: Option<u64>) {
+        let disk = &self.hosts[index].disk;
+        disk.set_capacity(bytes.map(|bytes| disk.used_bytes() + bytes));
+    }
+
     /// Spoils one chunk on the disk of a host that two others hold, too; says whether there is one.
     pub fn rot(&self, index: usize, chance: &Rng) -> bool {
         let mut held: Vec<ChunkId> = Vec::new();

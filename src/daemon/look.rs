@@ -44,6 +44,7 @@ impl Peer {
         self.look_at_logs();
         self.look_at_waiting();
         self.look_at_named();
+        self.look_at_anew();
         troubles.set(Trouble::Parted, self.parted_trouble());
         self.look_at_workers();
     }
@@ -317,6 +318,18 @@ impl Peer {
              dfs members remove NAME: then the others go on"
         );
         troubles.note_since(Trouble::Named, since_ms, what, advice);
+    }
+
+    /// Notes that another order counts than the one by which the changes are shown.
+    fn look_at_anew(&self) {
+        let troubles = self.troubles();
+        let Some((since_ms, why, advice)) = self.waiting.anew.told(self.clock().wall_ms()) else {
+            return troubles.clear(Trouble::Anew);
+        };
+        let what = format!(
+            "another order of the changes counts now, and what is shown here does not follow it yet: {why}"
+        );
+        troubles.note_since(Trouble::Anew, since_ms, what, advice);
     }
 
     fn look_at_workers(&self) {

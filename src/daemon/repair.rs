@@ -290,6 +290,7 @@ pub(super) fn advised(error: DaemonError, state: &Path) -> DaemonError {
         DaemonError::Volume(error) => matches!(
             error,
             VolumeError::Corrupt { .. }
+                | VolumeError::NotHere { .. }
                 | VolumeError::Log(LogError::Corrupt { .. } | LogError::MalformedRecord { .. })
                 | VolumeError::Store(StoreError::Corrupt { .. })
         ),

@@ -59,6 +59,8 @@ pub enum Trouble {
     Statements,
     /// A record names changes that are not here.
     Named,
+    /// Another chain counts, and what is shown is not folded by it yet.
+    Anew,
     /// What this device wrote is left out, as it lost the right to before anybody had it.
     Over,
     /// A log cannot be folded before what its author had seen is here.

@@ -8,7 +8,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::base::LogId;
-use crate::volume::Missing;
+use crate::base::time::Backoff;
+use crate::store::StoreError;
+use crate::volume::{Missing, VolumeError};
 use crate::wire::{RecordRef, Vector};
 
 /// How long a log may wait before it is told: what it waits for comes from another peer at the same
@@ -34,9 +36,98 @@ pub(super) struct Waiting {
     pub(super) statements: Since,
     /// The record that waits for changes which it names.
     pub(super) named: Since,
-    /// What was here when another chain could not be folded anew: the newest record, the logs, and the
-    /// digest of the roster.
-    pub(super) anew: Mutex<Option<(RecordRef, Vector, [u8; 32])>>,
+    /// What everything cannot be folded anew for, where another chain counts.
+    pub(super) anew: Anew,
+}
+
+/// What folding anew takes: the newest record, the logs, and the digest of the roster.
+pub(super) type Here = (RecordRef, Vector, [u8; 32]);
+
+/// Why everything could not be folded anew, where another chain counts.
+#[derive(Debug, Default)]
+pub(super) struct Anew(Mutex<Option<NotAnew>>);
+
+#[derive(Debug)]
+struct NotAnew {
+    /// What was here at the newest try.
+    here: Here,
+    /// Since when that has failed, milliseconds since 1970.
+    since_ms: u64,
+    /// Why.
+    error: VolumeError,
+    backoff: Backoff,
+    /// When it is tried again where nothing more has come, by the monotonic clock; `None` where something
+    /// has to come first.
+    again_at: Option<Duration>,
+}
+
+/// How long after a failure everything is folded anew again, at first and at most: it takes as long as the
+/// history, and writes as much as all rows.
+const ANEW_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
+
+impl Anew {
+    /// Says whether it is to be tried, with what is here.
+    pub(super) fn is_due(&self, here: &Here, now: Duration) -> bool {
+        self.0.lock().as_ref().is_none_or(|failed| {
+            failed.here != *here || failed.again_at.is_some_and(|again_at| now >= again_at)
+        })
+    }
+
+    /// Returns how long it is until it is tried again, where that is so without anything having come.
+    pub(super) fn pause(&self, now: Duration) -> Option<Duration> {
+        let again_at = self.0.lock().as_ref()?.again_at?;
+        Some(again_at.saturating_sub(now))
+    }
+
+    /// Takes note of a try that failed.
+    pub(super) fn failed(&self, here: Here, error: VolumeError, now: Duration, now_ms: u64) {
+        let mut failed = self.0.lock();
+        let first = Backoff::new(ANEW_AGAIN.0, ANEW_AGAIN.1);
+        let (since_ms, mut backoff) = failed
+            .take()
+            .map_or((now_ms, first), |failed| (failed.since_ms, failed.backoff));
+        let again_at = match error {
+            VolumeError::NotHere { .. } => None,
+            _ => Some(now + backoff.failed()),
+        };
+        *failed = Some(NotAnew {
+            here,
+            since_ms,
+            error,
+            backoff,
+            again_at,
+        });
+    }
+
+    /// Takes note that it is done, or not to be done any more.
+    pub(super) fn done(&self) {
+        self.0.lock().take();
+    }
+
+    /// Returns what to say of it, and since when: what comes from another peer in a moment is not told.
+    pub(super) fn told(&self, now_ms: u64) -> Option<(u64, String, &'static str)> {
+        let failed = self.0.lock();
+        let NotAnew {
+            since_ms, error, ..
+        } = failed.as_ref()?;
+        let advice = match error {
+            VolumeError::NotHere { .. } if !is_long(*since_ms, now_ms) => return None,
+            VolumeError::NotHere { .. } => {
+                "connect the machine that wrote it, or any that has it; it goes on by itself"
+            }
+            VolumeError::Store(StoreError::Full) => {
+                "free room on the disk of the state folder; it goes on by itself"
+            }
+            VolumeError::Store(StoreError::Poisoned) => "check the disk, unmount, and mount again",
+            _ => "see dfs log; if it goes on, unmount and mount again",
+        };
+        Some((*since_ms, error.to_string(), advice))
+    }
+}
+
+/// Says whether what has waited since then has waited for long.
+fn is_long(since_ms: u64, now_ms: u64) -> bool {
+    u128::from(now_ms.saturating_sub(since_ms)) >= TOLD_AFTER.as_millis()
 }
 
 /// The record that waits for something, and since when, milliseconds since 1970.
@@ -54,7 +145,7 @@ impl Since {
     /// Returns since when it has waited, where that is long.
     pub(super) fn long(&self, now_ms: u64) -> Option<u64> {
         let (_, since) = (*self.0.lock())?;
-        (u128::from(now_ms.saturating_sub(since)) >= TOLD_AFTER.as_millis()).then_some(since)
+        is_long(since, now_ms).then_some(since)
     }
 }
 
@@ -77,10 +168,8 @@ impl Waiting {
     /// Returns those that have waited for long.
     pub(super) fn long(&self, now_ms: u64) -> Vec<Wait> {
         let waits = self.waits.lock();
-        let is_long = |wait: &&Wait| {
-            u128::from(now_ms.saturating_sub(wait.since_ms)) >= TOLD_AFTER.as_millis()
-        };
-        waits.values().filter(is_long).copied().collect()
+        let long = waits.values().filter(|wait| is_long(wait.since_ms, now_ms));
+        long.copied().collect()
     }
 }
 
@@ -112,5 +201,41 @@ mod tests {
         waiting.statements.set(None, 61_000);
         assert_eq!(waiting.statements.long(u64::MAX), None);
         assert_eq!(waiting.long(u64::MAX), []);
+    }
+
+    #[test]
+    fn what_is_missing_is_waited_for_and_a_full_disk_is_tried_again_ever_more_rarely() {
+        let here = |number: u64| {
+            let record = RecordRef {
+                number,
+                ..RecordRef::default()
+            };
+            (record, Vector::new(), [0; 32])
+        };
+        let at = Duration::from_secs;
+        let anew = Anew::default();
+        assert!(anew.is_due(&here(1), at(0)));
+        let (log, seg_no) = (LogId(1), 2);
+        anew.failed(here(1), VolumeError::NotHere { log, seg_no }, at(0), 1_000);
+        assert!(!anew.is_due(&here(1), at(9_999)), "only with more");
+        assert!(anew.is_due(&here(2), at(0)));
+        assert_eq!(anew.pause(at(0)), None);
+        // It is on its way, as a rule.
+        assert_eq!(anew.told(60_999), None);
+        assert!(
+            anew.told(61_000)
+                .is_some_and(|(since_ms, ..)| since_ms == 1_000)
+        );
+        for pause in [5, 10, 20, 40, 80, 160, 300, 300] {
+            anew.failed(here(2), StoreError::Full.into(), at(100), 2_000);
+            assert_eq!(anew.pause(at(101)), Some(at(pause - 1)));
+            assert!(!anew.is_due(&here(2), at(99 + pause)));
+            assert!(anew.is_due(&here(2), at(100 + pause)));
+            let (since_ms, ..) = anew.told(2_000).expect("told at once");
+            assert_eq!(since_ms, 1_000);
+        }
+        anew.done();
+        assert_eq!(anew.told(u64::MAX), None);
+        assert!(anew.is_due(&here(2), at(0)));
     }
 }

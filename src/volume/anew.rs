@@ -28,7 +28,6 @@ use super::types::{Change, DirKey, Inode};
 use super::view::is_private;
 use super::{Result, Volume, VolumeConfig, VolumeContext, VolumeError};
 use crate::base::{DeviceId, Ino, LogId, OpId};
-use crate::log::LogError;
 use crate::store::{Batch, BesideRows, Rows, Table, codec};
 
 /// The tables that a fold fills.
@@ -126,7 +125,7 @@ impl Volume {
     ///
     /// # Errors
     ///
-    /// [`LogError::Corrupt`] where a segment that was folded is not here any more, or does not open:
+    /// [`VolumeError::NotHere`] where a segment that was folded is not here any more, or does not open:
     /// nothing is changed then. Else those of the store; a crash or an error in between leaves what was
     /// there, or a mark by which the next opening begins again.
     pub fn fold_anew(&self) -> Result<Anew> {
@@ -227,7 +226,7 @@ impl Volume {
             return Ok(());
         };
         let state = self.state.lock();
-        Err(not_here(log, &state).into())
+        Err(not_here(log, &state))
     }
 
     /// Fails where something that is folded in `state` is not folded in `shadow`.
@@ -237,7 +236,7 @@ impl Volume {
             let there = anew.progress.get(log).map_or(0, |at| at.seg_no);
             // The rows anew may have a removal behind them that those in use have not: that is no loss.
             if there < at.seg_no && !anew.is_over(self, *log) {
-                return Err(not_here(*log, &anew).into());
+                return Err(not_here(*log, &anew));
             }
         }
         let record = self.config.chain.get(state.chain.record.number)?;
@@ -503,7 +502,7 @@ pub(super) fn like(table: Table) -> Option<RowKey> {
 }
 
 /// Says that the segment behind those that are folded of a log is not here.
-fn not_here(log: LogId, state: &State) -> LogError {
+fn not_here(log: LogId, state: &State) -> VolumeError {
     let seg_no = state.progress.get(&log).map_or(0, |at| at.seg_no) + 1;
-    LogError::Corrupt { log, seg_no }
+    VolumeError::NotHere { log, seg_no }
 }

@@ -1,6 +1,6 @@
 //! What can go wrong in the room.
 
-use crate::base::{DeviceId, Ino};
+use crate::base::{DeviceId, Ino, LogId};
 use crate::crypto::CryptoError;
 use crate::log::LogError;
 use crate::store::StoreError;
@@ -14,6 +14,14 @@ pub enum VolumeError {
     /// The logs of segments failed.
     #[error(transparent)]
     Log(LogError),
+    /// A segment that was folded is not here.
+    #[error("segment {seg_no} of the log {log} is not here")]
+    NotHere {
+        /// Which log.
+        log: LogId,
+        /// Which segment.
+        seg_no: u64,
+    },
     /// A row does not decode, or rows contradict each other.
     #[error("the volume's rows are damaged: {what}")]
     Corrupt {

@@ -7,6 +7,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::base::PeerId;
+use crate::base::time::sleep;
 use crate::base::worker::{Failed, Job, Step, Worker};
 use crate::daemon::error::DaemonError;
 use crate::daemon::look::FORK_ADVICE;
@@ -46,25 +47,29 @@ impl Peer {
     }
 
     /// Folds everything anew where this peer has gone over to another chain since. Where that cannot be
-    /// done, as not all is here that it takes, changes are shown in their tentative order until there is
-    /// more.
+    /// done, as not all is here that it takes or the disk is full, changes are shown in their tentative
+    /// order until it can.
     async fn fold_anew(&self, member: &Member) -> Result<(), DaemonError> {
         if member.volume.is_of_chain()? {
-            self.waiting.anew.lock().take();
+            self.waiting.anew.done();
             return Ok(());
         }
         let (log, chain) = (self.node().log(), self.node().chain());
-        let has = (chain.tip(), log.vector(), self.node().roster().digest());
-        if self.waiting.anew.lock().as_ref() == Some(&has) {
+        let here = (chain.tip(), log.vector(), self.node().roster().digest());
+        if !self.waiting.anew.is_due(&here, self.clock().monotonic()) {
             return Ok(());
         }
         let volume = Arc::clone(&member.volume);
         let anew = self.fold_pool().call(move || volume.fold_anew()).await;
         match anew.ok_or(DaemonError::WorkerFailed)? {
-            Ok(anew) => self.invalidate(member.fs.apply_changes(&anew.changes)),
+            Ok(anew) => {
+                self.waiting.anew.done();
+                self.invalidate(member.fs.apply_changes(&anew.changes));
+            }
             Err(error) => {
-                tracing::warn!(%error, "another chain counts, and not all of it can be folded yet");
-                *self.waiting.anew.lock() = Some(has);
+                let clock = self.clock();
+                let (now, now_ms) = (clock.monotonic(), clock.wall_ms());
+                self.waiting.anew.failed(here, error, now, now_ms);
             }
         }
         Ok(())
@@ -170,7 +175,11 @@ impl Worker for Fold {
 
     async fn wait(&mut self) {
         loop {
-            let event = self.events.recv().await;
+            let pause = self.peer.waiting.anew.pause(self.peer.clock().monotonic());
+            let event = tokio::select! {
+                event = self.events.recv() => event,
+                () = sleep(pause.unwrap_or_default()), if pause.is_some() => return,
+            };
             self.is_closed = matches!(event, Err(RecvError::Closed));
             if self.heed(event).await {
                 return;

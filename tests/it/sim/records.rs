@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use dfs::base::Rng;
 use dfs::base::time::sleep;
+use dfs::daemon::troubles::Trouble;
 use dfs::node::Role;
 use dfs::store::memory::MemoryDisk;
+use dfs::wire::RecordRef;
 use dfs::wire::limits::SEGMENTS_MAX;
 use dfs_sim::Cluster;
 
@@ -130,40 +132,83 @@ fn an_era_begins_behind_what_another_member_has() {
     }
 }
 
+/// Returns a cluster of which the second member has all of a chain that the other two have left for a longer
+/// one, and hears nobody; with the newest record that it has folded.
+async fn left_behind(seed: u64) -> (Cluster, RecordRef) {
+    let mut cluster = Cluster::new(seed, 3, 0).await;
+    cluster.write(1, b"plan", b"version one").await;
+    cluster.settle().await;
+    let copy = cluster.copy_of(0, &Rng::from_seed(seed));
+    cluster.partition(&[0, 1], &[2]);
+    for name in [&b"plan"[..], b"list"] {
+        cluster.write(0, name, b"of before").await;
+        cluster.peer(0).flush().await.unwrap();
+    }
+    sleep(A_WHILE).await;
+    let left = cluster.folded(1);
+    assert_eq!(cluster.folded(0), left);
+    // Its folder is put back, and it goes on with somebody who knows nothing of that.
+    cluster.put_back(0, copy).await;
+    cluster.heal();
+    cluster.partition(&[0, 2], &[1]);
+    cluster.restart(0).await;
+    for round in 0..4 {
+        let text = format!("round {round}");
+        for name in [&b"list"[..], b"plan"] {
+            cluster.write(0, name, text.as_bytes()).await;
+            cluster.peer(0).flush().await.unwrap();
+        }
+        sleep(A_WHILE).await;
+    }
+    assert!(cluster.folded(2).number > left.number);
+    (cluster, left)
+}
+
 #[test]
 fn who_goes_over_to_another_chain_shows_what_that_makes_of_the_changes() {
     for seed in 92..95 {
         simulate(seed, |seed| async move {
-            let mut cluster = Cluster::new(seed, 3, 0).await;
-            cluster.write(1, b"plan", b"version one").await;
-            cluster.settle().await;
-            let copy = cluster.copy_of(0, &Rng::from_seed(seed));
-            cluster.partition(&[0, 1], &[2]);
-            for name in [&b"plan"[..], b"list"] {
-                cluster.write(0, name, b"of before").await;
-                cluster.peer(0).flush().await.unwrap();
-            }
-            sleep(A_WHILE).await;
-            let left = cluster.folded(1);
-            assert_eq!(cluster.folded(0), left);
-            // Its folder is put back, and it goes on with somebody who knows nothing of that.
-            cluster.put_back(0, copy).await;
-            cluster.heal();
-            cluster.partition(&[0, 2], &[1]);
-            cluster.restart(0).await;
-            for round in 0..4 {
-                let text = format!("round {round}");
-                for name in [&b"list"[..], b"plan"] {
-                    cluster.write(0, name, text.as_bytes()).await;
-                    cluster.peer(0).flush().await.unwrap();
-                }
-                sleep(A_WHILE).await;
-            }
-            assert!(cluster.folded(2).number > left.number);
+            let (mut cluster, left) = left_behind(seed).await;
             cluster.heal();
             cluster.settle().await;
             let chain = cluster.peer(1).node().chain();
             assert!(!chain.has(left).unwrap(), "it has gone over");
+            cluster.assert_converged().await;
+        });
+    }
+}
+
+#[test]
+fn who_cannot_fold_anew_on_a_full_disk_says_so_and_goes_on_when_there_is_room() {
+    for seed in 96..98 {
+        simulate(seed, |seed| async move {
+            let (mut cluster, left) = left_behind(seed).await;
+            for number in 0..24 {
+                let name = format!("large {number}");
+                cluster.write(1, name.as_bytes(), &[7; 12 << 10]).await;
+            }
+            cluster.peer(1).flush().await.unwrap();
+            // Room for the chain and its changes, and not for all rows once more.
+            cluster.leave_room(1, Some(128 << 10));
+            cluster.heal();
+            sleep(A_WHILE).await;
+            let chain = cluster.peer(1).node().chain();
+            assert!(!chain.has(left).unwrap(), "it has gone over");
+            assert_eq!(cluster.folded(1), left, "what is shown has not");
+            let told = |cluster: &Cluster| {
+                let open = cluster.peer(1).troubles().entries().into_iter();
+                let mut told = open.filter(|(trouble, _)| *trouble == Trouble::Anew);
+                told.next().map(|(_, noted)| noted)
+            };
+            let first = told(&cluster).expect("that is told");
+            assert!(first.advice.starts_with("free room"), "{first:?}");
+            sleep(5 * A_WHILE).await;
+            assert_eq!(told(&cluster), Some(first), "it is told since when");
+            // Nobody writes, and nothing comes.
+            cluster.leave_room(1, None);
+            sleep(6 * A_WHILE).await;
+            assert_eq!(told(&cluster), None, "that is over");
+            cluster.settle().await;
             cluster.assert_converged().await;
         });
     }

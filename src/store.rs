@@ -39,6 +39,8 @@ mod rescue;
 mod space;
 mod staged;
 mod table;
+#[cfg(test)]
+mod told;
 mod trial;
 mod wal;
 mod whole;

@@ -14,9 +14,9 @@ use crate::store::{Batch, Rows, StoreError, Table};
 
 /// Returns the state of the chunk files after an orderly end or any crash.
 ///
-/// Forgets the fresh chunks whose bytes are not there. A file that no row names stays, and is gone
-/// on with if it is the last: it was made for a put that did not get as far as its rows, or somebody
-/// put it there, who may want it back.
+/// Forgets the fresh chunks whose bytes are not there; those that cannot be read stay. A file that no
+/// row names stays, and is gone on with if it is the last: it was made for a put that did not get as
+/// far as its rows, or somebody put it there, who may want it back.
 pub(super) fn recover(disk: &dyn Disk, rows: &dyn Rows) -> Result<State, StoreError> {
     let mut state = State::default();
     for_rows(rows, Table::ChunkFile, |key, row| {
@@ -65,12 +65,20 @@ fn keep_whole(
             let file = disk.open(&layout::file_name(place.file), false);
             handles.insert(place.file, file.map_err(|e| failed("open", e))?);
         }
-        if let Some(file) = handles.get(&place.file)
-            && is_whole(&**file, id, place)?
-        {
-            state.fresh.insert(place);
-            state.dirty.insert(place.file, Arc::clone(file));
-            continue;
+        if let Some(file) = handles.get(&place.file) {
+            match is_whole(&**file, id, place) {
+                Ok(true) => {
+                    state.fresh.insert(place);
+                    state.dirty.insert(place.file, Arc::clone(file));
+                    continue;
+                }
+                Ok(false) => {}
+                // It stays fresh for the next opening, and whoever reads it is told.
+                Err(error) => {
+                    tracing::error!(%error, chunk = %id, "a chunk cannot be read");
+                    continue;
+                }
+            }
         }
         lost_count += 1;
         let file = state.files.entry(place.file).or_default();
@@ -95,13 +103,10 @@ fn keep_whole(
     Ok(())
 }
 
-pub(super) fn is_whole(file: &dyn DiskFile, id: ChunkId, place: Place) -> Result<bool, StoreError> {
-    match file.read_at(place.len as usize, place.body()) {
-        Ok(bytes) => Ok(chunk_id(&bytes) == id),
-        // A sector that cannot be read after a crash is lost like one that was not written.
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(e) => Err(failed("read", e)),
-    }
+/// Tells whether what lies at a place is the chunk.
+pub(super) fn is_whole(file: &dyn DiskFile, id: ChunkId, place: Place) -> io::Result<bool> {
+    let bytes = file.read_at(place.len as usize, place.body())?;
+    Ok(chunk_id(&bytes) == id)
 }
 
 /// Brings the files that there are and those that the rows name into line.

@@ -565,6 +565,7 @@ mod tests {
     use super::*;
     use crate::base::Rng;
     use crate::store::Store;
+    use crate::store::told::ToldRows;
 
     fn all(rows: &dyn Rows, is_reverse: bool) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut found = Vec::new();
@@ -669,6 +670,106 @@ mod tests {
             expect(&rows, &made);
             expect(&*store.rows, &made);
             assert!(keys(&*store.rows, Table::Layer).is_empty());
+        }
+    }
+
+    fn put(rows: &dyn Rows, n: u8, value: &[u8]) {
+        let mut batch = Batch::new();
+        batch.put(Table::Inode, [n], value);
+        rows.commit(batch).unwrap();
+    }
+
+    /// Rows that tell what is done below, of which two are there.
+    fn told() -> (Arc<ToldRows>, Arc<LayeredRows>) {
+        let told = ToldRows::new(Store::memory().rows);
+        let below = Arc::clone(&told) as Arc<dyn Rows>;
+        let rows = LayeredRows::open(below, |table, _| table == Table::Inode);
+        let rows = Arc::new(rows.unwrap());
+        put(&*rows, 1, b"first");
+        put(&*rows, 2, b"second");
+        (told, rows)
+    }
+
+    fn expect_two(rows: &dyn Rows, first: &[u8], when: &str) {
+        let expected = [(vec![1], first.to_vec()), (vec![2], b"second".to_vec())];
+        assert_eq!(all(rows, false), expected, "{when}");
+    }
+
+    #[test]
+    fn who_makes_a_layer_sees_no_change_of_the_others_whenever_it_comes() {
+        // Between any two steps of a walk or a look.
+        for step in 0..3 {
+            for is_walk in [false, true] {
+                let (told, rows) = told();
+                let layer = rows.begin().unwrap();
+                told.do_behind(step, move || put(&*rows, 1, b"other"));
+                if is_walk {
+                    expect_two(&layer, b"first", &format!("step {step}"));
+                }
+                let value = layer.get(Table::Inode, &[1]).unwrap();
+                assert_eq!(value.as_deref(), Some(&b"first"[..]), "step {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_reads_a_layer_that_counts_misses_nothing_that_is_moved_meanwhile() {
+        for step in 0..3 {
+            for is_walk in [false, true] {
+                let (told, rows) = told();
+                let layer = rows.begin().unwrap();
+                put(&layer, 1, b"made");
+                rows.turn().unwrap();
+                let mover = Arc::clone(&rows);
+                told.do_behind(step, move || {
+                    let more = mover.move_some(&|_| false, &mut |_, _, _, _, _| Ok(()));
+                    assert!(!more.unwrap());
+                });
+                if is_walk {
+                    expect_two(&*rows, b"made", &format!("step {step}"));
+                }
+                let value = rows.get(Table::Inode, &[1]).unwrap();
+                assert_eq!(value.as_deref(), Some(&b"made"[..]), "step {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_that_only_seems_to_be_in_a_layer_is_kept_there_as_it_was() {
+        let (_, rows) = told();
+        let layer = rows.begin().unwrap();
+        // Another row with the same mark is there.
+        layer.marks.mark(mark_of(Table::Inode, &[1]));
+        put(&*rows, 1, b"other");
+        expect_two(&layer, b"first", "with a mark");
+        put(&*rows, 1, b"and again");
+        expect_two(&layer, b"first", "with a mark and a row");
+        expect_two(&*rows, b"and again", "of the others");
+    }
+
+    #[test]
+    fn a_batch_goes_into_a_layer_in_few_steps_that_are_not_long() {
+        const ROWS: usize = 40;
+        for len in [10, STEP_BYTES / 4, 2 * STEP_BYTES] {
+            let (told, rows) = told();
+            let layer = rows.begin().unwrap();
+            let mut batch = Batch::new();
+            for n in 0..ROWS {
+                batch.put(Table::Inode, [n as u8], vec![7; len]);
+            }
+            told.take();
+            layer.commit(batch).unwrap();
+            let commits = told.take_commits();
+            assert!(
+                commits.iter().all(|bytes| *bytes <= STEP_BYTES + len + 100),
+                "{commits:?}"
+            );
+            assert!(
+                commits.len() <= 2 + ROWS * len / STEP_BYTES,
+                "{}",
+                commits.len()
+            );
+            assert_eq!(all(&layer, false).len(), ROWS);
         }
     }
 }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 
-use super::{Batch, KEY_MAX_BYTES, KeyVisitor, RowVisitor, Rows, StoreError, Table};
+use super::{Batch, KeyVisitor, RowVisitor, Rows, StoreError, Table};
 
 /// Greatest batch that goes as one, in bytes of keys and values: some ten milliseconds of the row log.
 const WHOLE_MAX_BYTES: usize = 16 << 20;
@@ -81,15 +81,6 @@ impl StagedRows {
 
     /// Commits a batch in steps.
     fn commit_staged(&self, batch: &Batch) -> Result<(), StoreError> {
-        for (_, key, _) in batch.iter() {
-            // A tag more than a key may have.
-            if key.len() >= KEY_MAX_BYTES {
-                return Err(StoreError::TooLarge {
-                    len: key.len(),
-                    max: KEY_MAX_BYTES - 1,
-                });
-            }
-        }
         // What an earlier one left behind on a full disk.
         self.drop_staged()?;
         let staged = self.stage(batch).and_then(|()| {

@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::base::Rng;
+use crate::store::layer::LayeredRows;
 use crate::store::memory::MemoryDisk;
+use crate::store::told::{RowsDone, ToldRows};
+use crate::store::{KEY_MAX_BYTES, Store};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -191,4 +194,57 @@ fn rows_can_be_removed_while_a_full_disk_keeps_the_rest_from_moving() {
     assert!(!rows.is_turned());
     check(&rows, &model, 0);
     check(&open(&disk), &model, 0);
+}
+
+#[test]
+fn no_commit_is_much_greater_than_a_step_and_no_step_is_much_smaller() {
+    for (count, len) in [(100, 3), (30, 100)] {
+        let told = ToldRows::new(Store::memory().rows);
+        let rows = StagedRows::with_sizes(Arc::clone(&told) as _, 200, 60).unwrap();
+        let mut batch = Batch::new();
+        for n in 0..count {
+            batch.put(Table::Inode, [n], vec![n; len]);
+        }
+        let bytes = bytes_of(&batch);
+        told.take();
+        rows.commit(batch).unwrap();
+        let commits = told.take_commits();
+        // Each row is staged, and then moved and unstaged.
+        let most = 60 + 3 * (len + 4);
+        assert!(commits.iter().all(|commit| *commit <= most), "{commits:?}");
+        assert!(commits.len() <= 4 + 2 * bytes / 60, "{commits:?}");
+        assert_eq!(listed(&rows, &[], None, false).len(), usize::from(count));
+    }
+}
+
+#[test]
+fn of_a_great_batch_with_a_key_that_is_too_long_nothing_is_left() {
+    let told = ToldRows::new(Store::memory().rows);
+    let rows = StagedRows::with_sizes(Arc::clone(&told) as _, 200, 60).unwrap();
+    let mut batch = Batch::new();
+    for n in 0..10 {
+        batch.put(Table::Inode, [n], [n; 50]);
+    }
+    batch.put(Table::Inode, [255; KEY_MAX_BYTES], []);
+    let refused = rows.commit(batch);
+    assert!(matches!(refused, Err(StoreError::TooLarge { .. })));
+    assert!(listed(&rows, &[], None, false).is_empty());
+    let mut visit = |_: &[u8]| -> ControlFlow<()> { panic!("something is left") };
+    told.scan_keys(Table::Staged, &[], None, &mut visit)
+        .unwrap();
+}
+
+#[test]
+fn whoever_syncs_or_settles_reaches_the_rows_below() {
+    let told = ToldRows::new(Store::memory().rows);
+    let below = || Arc::clone(&told) as Arc<dyn Rows>;
+    let layered = Arc::new(LayeredRows::open(below(), |_, _| true).unwrap());
+    let layer = layered.begin().unwrap();
+    let staged = StagedRows::open(below()).unwrap();
+    for rows in [&*layered as &dyn Rows, &layer, &staged] {
+        told.take();
+        rows.sync().unwrap();
+        rows.settle().unwrap();
+        assert_eq!(told.take(), [RowsDone::Sync, RowsDone::Settle]);
+    }
 }

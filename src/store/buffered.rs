@@ -812,11 +812,8 @@ impl Rows for BufferedRows {
         }
         let shared = &*self.shared;
         shared.group.check()?;
-        // A batch that only removes rows frees room, so it may use the reserve.
-        if bytes > 0 {
-            let is_removal = batch.changes().values().any(Option::is_none);
-            shared.space.take(bytes, is_removal)?;
-        }
+        let is_removal = batch.changes().values().any(Option::is_none);
+        shared.space.take(bytes, is_removal)?;
         let mut writer = shared.writer.lock();
         shared.make_room(&mut writer)?;
         shared.log(&mut writer, batch, bytes <= SMALL_BYTES)

@@ -125,7 +125,8 @@ impl Memtable {
         }
     }
 
-    /// Returns a cursor over the rows with `start <= key < end` as they are now.
+    /// Returns a cursor over the rows with `start <= key < end`, of which the first is not behind the second, as they
+    /// are now.
     pub(super) fn cursor(
         self: &Arc<Self>,
         start: Vec<u8>,
@@ -187,12 +188,7 @@ impl Cursor {
 
     fn fill(&mut self) {
         let rows = self.table.rows.read();
-        let (start, end) = (as_slice(&self.start), as_slice(&self.end));
-        if is_empty(start, end) {
-            self.is_done = true;
-            return;
-        }
-        let range = rows.range::<[u8], _>((start, end));
+        let range = rows.range::<[u8], _>((as_slice(&self.start), as_slice(&self.end)));
         let (seq, block) = (self.seq, &mut self.block);
         let rows_max = self.block_rows;
         self.block_rows = (2 * rows_max).min(BLOCK_ROWS);
@@ -234,15 +230,6 @@ fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
         Bound::Included(key) => Bound::Included(key),
         Bound::Excluded(key) => Bound::Excluded(key),
         Bound::Unbounded => Bound::Unbounded,
-    }
-}
-
-/// Tells whether nothing lies between two bounds: the map refuses to be asked then.
-fn is_empty(start: Bound<&[u8]>, end: Bound<&[u8]>) -> bool {
-    match (start, end) {
-        (Bound::Included(start), Bound::Excluded(end))
-        | (Bound::Excluded(start), Bound::Excluded(end)) => start >= end,
-        _ => false,
     }
 }
 
@@ -293,7 +280,24 @@ mod tests {
         assert_eq!(table.get(&[12]), Some(Some(Bytes::from_static(b"new"))));
         assert_eq!(table.get(&[250]), None);
         assert_eq!(all(table.cursor(vec![20], vec![21], false)).len(), 2);
-        assert!(all(table.cursor(vec![21], vec![20], false)).is_empty());
+        for is_reverse in [false, true] {
+            assert!(all(table.cursor(vec![20], vec![20], is_reverse)).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_cursor_passes_however_many_rows_are_newer_than_it() {
+        let table = Arc::new(Memtable::new(0));
+        table.apply(1, change(&[100], Some(b"old")));
+        let cursor = |is_reverse| table.cursor(vec![], vec![255], is_reverse);
+        let cursors = [cursor(false), cursor(true)];
+        for n in (0..100).chain(101..200) {
+            table.apply(u64::from(n) + 2, change(&[n], Some(b"new")));
+        }
+        for mut cursor in cursors {
+            assert_eq!(cursor.peek(), Some(&[100][..]));
+            assert_eq!(all(cursor).len(), 1);
+        }
     }
 
     #[test]

@@ -473,6 +473,7 @@ mod tests {
     use crate::base::Rng;
     use crate::crypto::Identity;
     use crate::store::disk::Folder;
+    use crate::store::told::{Done, ToldFolder};
 
     fn sealer() -> &'static RowSealer {
         static SEALER: OnceLock<RowSealer> = OnceLock::new();
@@ -542,6 +543,7 @@ mod tests {
         let (seen, replayed) = read(&disk, 8).unwrap();
         assert_eq!(seen, [9, 10, 11]);
         assert_eq!((replayed.last, replayed.lost), (11, 0));
+        assert_eq!(replayed.files[0].end, file.len);
         // One that is written ahead has nothing either.
         LogFile::create_written(&disk, 3, 200 << 10).unwrap();
         assert_eq!(read(&disk, 8).unwrap().0, seen);
@@ -600,6 +602,69 @@ mod tests {
         log.append(sealer(), 3, &body).unwrap();
         let (seen, replayed) = read(&disk, 0).unwrap();
         assert_eq!((seen, replayed.lost), (vec![1, 2, 3], 0));
+    }
+
+    #[test]
+    fn a_new_file_does_with_the_room_that_there_is_and_with_no_other_failure() {
+        for what in [Done::Reserve, Done::Write] {
+            for kind in [io::ErrorKind::StorageFull, io::ErrorKind::Other] {
+                let folder = tempfile::tempdir().unwrap();
+                let disk = ToldFolder::new(folder.path());
+                disk.refuse(what, ".wal", kind);
+                let made = LogFile::create_written(&*disk, 1, 200 << 10);
+                let is_full = kind == io::ErrorKind::StorageFull;
+                assert_eq!(made.is_ok(), is_full, "{what:?} {kind}");
+                let Ok(mut made) = made else {
+                    continue;
+                };
+                assert_eq!(made.is_written, what == Done::Reserve);
+                disk.allow();
+                let mut body = Vec::new();
+                encode(&mut body, 0, &changes(1));
+                made.append(sealer(), 1, &body).unwrap();
+                assert_eq!(read(&*disk, 0).unwrap().0, [1]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_given_up_is_none_for_good_before_anything_is_written_behind_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = ToldFolder::new(folder.path());
+        write(&*disk, 1, 1..9, 0);
+        let file = disk.open(&name_of(1), false).unwrap();
+        file.write_at(&[0; HEADER_BYTES], &[], 0).unwrap();
+        let (_, replayed) = read(&*disk, 0).unwrap();
+        disk.take();
+        LogFile::go_on(&*disk, &replayed.files[0]).unwrap();
+        let done: Vec<Done> = disk.take().into_iter().map(|(what, _)| what).collect();
+        let expected = [vec![Done::Write; 7], vec![Done::Sync]].concat();
+        assert_eq!(done, expected);
+        // Nothing to give up is nothing to wait for.
+        let (_, replayed) = read(&*disk, 0).unwrap();
+        disk.take();
+        LogFile::go_on(&*disk, &replayed.files[0]).unwrap();
+        assert_eq!(disk.take(), []);
+    }
+
+    #[test]
+    fn a_damaged_header_hides_nothing_but_its_own_batch() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Folder::new(folder.path());
+        write(&disk, 1, 1..9, 0);
+        let file = disk.open(&name_of(1), false).unwrap();
+        let mut bytes = file.read_at(10_000, 0).unwrap().to_vec();
+        let found = |bytes: &[u8]| -> Vec<u64> {
+            let all = Records::new(1, bytes);
+            all.map(|record| record.seq).collect()
+        };
+        assert_eq!(found(&bytes), [1, 2, 3, 4, 5, 6, 7, 8]);
+        let third = Records::new(1, &bytes).nth(2).unwrap().offset as usize;
+        for bit in 0..HEADER_BYTES * 8 {
+            bytes[third + bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(found(&bytes), [1, 2, 4, 5, 6, 7, 8], "bit {bit}");
+            bytes[third + bit / 8] ^= 1 << (bit % 8);
+        }
     }
 
     #[test]

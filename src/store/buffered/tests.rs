@@ -1,5 +1,7 @@
 //! The rows behind a log, against a map: wherever they lie and whatever is flushed meanwhile.
 
+mod promises;
+
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::AtomicBool;
@@ -86,6 +88,17 @@ fn all(rows: &BufferedRows, start: &[u8], is_reverse: bool) -> Vec<(Vec<u8>, Vec
     seen
 }
 
+fn keys(rows: &BufferedRows, start: &[u8]) -> Vec<Vec<u8>> {
+    let mut seen = Vec::new();
+    let mut visit = |key: &[u8]| {
+        seen.push(key.to_vec());
+        ControlFlow::Continue(())
+    };
+    rows.scan_keys(Table::Inode, start, None, &mut visit)
+        .unwrap();
+    seen
+}
+
 /// Random batches against a map, over many tables full and several openings.
 #[test]
 fn rows_are_as_a_map_wherever_they_lie() {
@@ -117,6 +130,10 @@ fn rows_are_as_a_map_wherever_they_lie() {
                         .map(|(key, value)| (key.clone(), value.clone()))
                         .collect();
                     assert_eq!(all(&rows, &start, false), expected);
+                    let is_same = keys(&rows, &start)
+                        .iter()
+                        .eq(expected.iter().map(|row| &row.0));
+                    assert!(is_same, "step {step}");
                     let reverse: Vec<_> = expected.into_iter().rev().collect();
                     assert_eq!(all(&rows, &start, true), reverse);
                     let key = [rng.below(6) as u8, rng.below(40) as u8];

@@ -216,7 +216,7 @@ impl Chain {
             Some(record) if held < newest.number => Tip::of(&record),
             _ => state.agreement.tip().clone(),
         };
-        let (Some(era), Some(number)) = (newest.era.checked_add(1), tip.at.number.checked_add(1))
+        let (Some(era), Some(number)) = (tip.at.era.checked_add(1), tip.at.number.checked_add(1))
         else {
             return Ok(Outcome::default());
         };

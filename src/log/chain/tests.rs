@@ -1,6 +1,7 @@
 //! What the tests of the chain share: records of a few bytes, and votes that cost no arithmetic.
 
 mod check;
+mod fork;
 mod keep;
 mod rules;
 mod stored;

@@ -19,22 +19,22 @@ use crate::store::memory::MemoryDisk;
 use crate::store::{Batch, Store, Table};
 use crate::wire::{RecordRef, SealedSegment, Seen, SegmentHeader, Vector};
 
-const VOLUME: VolumeId = VolumeId([1; 32]);
-const ALICE: DeviceId = DeviceId(1);
-const BOB: DeviceId = DeviceId(2);
+pub(super) const VOLUME: VolumeId = VolumeId([1; 32]);
+pub(super) const ALICE: DeviceId = DeviceId(1);
+pub(super) const BOB: DeviceId = DeviceId(2);
 const RUN: u64 = 3;
 
 /// A peer: its rows, its logs, its chain.
-struct Keeper {
-    store: Store,
-    log: Arc<LogStore>,
-    chain: Chain,
+pub(super) struct Keeper {
+    pub(super) store: Store,
+    pub(super) log: Arc<LogStore>,
+    pub(super) chain: Chain,
     /// What the others still need.
     needed: Cell<u64>,
 }
 
 impl Keeper {
-    fn open(own: DeviceId, store: Store) -> Self {
+    pub(super) fn open(own: DeviceId, store: Store) -> Self {
         let founding = Founding {
             volume: VOLUME,
             founder: ALICE,
@@ -48,7 +48,7 @@ impl Keeper {
         }
     }
 
-    fn new(own: DeviceId) -> Self {
+    pub(super) fn new(own: DeviceId) -> Self {
         let store = Store::memory();
         if own == ALICE {
             found(&store, ALICE);
@@ -56,14 +56,14 @@ impl Keeper {
         Self::open(own, store)
     }
 
-    fn take(&self, segments: &[SealedSegment]) {
+    pub(super) fn take(&self, segments: &[SealedSegment]) {
         let taken = self.log.accept(segments, u64::MAX / 2, &|_| Ok(()));
         assert!(taken.unwrap().refused.is_empty());
         self.chain.hold().unwrap();
     }
 
     /// Makes a record; says whether it names all that one may.
-    fn extend(&self) -> Option<bool> {
+    pub(super) fn extend(&self) -> Option<bool> {
         let stub = Stub(self.log.own_device());
         let proposal = Proposal {
             now_ms: 7,
@@ -75,7 +75,7 @@ impl Keeper {
         self.see_to(outcome).then_some(is_full)
     }
 
-    fn accept(&self, links: &[Vec<u8>]) -> Result<bool, LogError> {
+    pub(super) fn accept(&self, links: &[Vec<u8>]) -> Result<bool, LogError> {
         let stub = Stub(self.log.own_device());
         let (outcome, taken) = self.chain.accept(links, ALICE, Duration::ZERO, &stub);
         let grew = self.see_to(outcome);
@@ -83,7 +83,7 @@ impl Keeper {
     }
 
     /// Does what a step leaves to do; says whether the chain grew.
-    fn see_to(&self, outcome: Outcome) -> bool {
+    pub(super) fn see_to(&self, outcome: Outcome) -> bool {
         let Some(tip) = outcome.grew else {
             return false;
         };
@@ -94,7 +94,7 @@ impl Keeper {
     }
 
     /// Returns what a record names, by the author and number of each segment.
-    fn names(&self, number: u64) -> Vec<(LogId, u64)> {
+    pub(super) fn names(&self, number: u64) -> Vec<(LogId, u64)> {
         let record = self.chain.get(number).unwrap().unwrap();
         let names = record.segments.iter();
         names.map(|name| (name.log, name.seg_no)).collect()
@@ -217,12 +217,17 @@ fn a_removal_is_recorded_once_and_later_segments_are_named_where_somebody_built_
     assert!(knowing.knows_statements_of(&record) && knowing.fence().ends(&[0; 32]));
 }
 
-fn log_of(device: DeviceId) -> LogId {
+pub(super) fn log_of(device: DeviceId) -> LogId {
     LogId::of(device, RUN)
 }
 
 /// Returns a log of `count` segments of so many ops, the first of which had seen `seen`.
-fn segments(device: DeviceId, count: u64, ops: u32, seen: &[&SealedSegment]) -> Vec<SealedSegment> {
+pub(super) fn segments(
+    device: DeviceId,
+    count: u64,
+    ops: u32,
+    seen: &[&SealedSegment],
+) -> Vec<SealedSegment> {
     let mut prev = [0; 32];
     let mut log = Vec::new();
     for seg_no in 1..=count {
@@ -717,7 +722,7 @@ impl Notary for NoAdmins {
 }
 
 /// Returns a copy of what a keeper has on its disk.
-fn copy_of(keeper: &Keeper, own: DeviceId) -> Keeper {
+pub(super) fn copy_of(keeper: &Keeper, own: DeviceId) -> Keeper {
     let store = Store::memory();
     let mut batch = Batch::new();
     for table in [
@@ -738,7 +743,7 @@ fn copy_of(keeper: &Keeper, own: DeviceId) -> Keeper {
     Keeper::open(own, store)
 }
 
-fn weigh(keeper: &Keeper, links: &[Vec<u8>]) -> bool {
+pub(super) fn weigh(keeper: &Keeper, links: &[Vec<u8>]) -> bool {
     let stub = Stub(keeper.log.own_device());
     let outcome = keeper.chain.weigh(links, Duration::ZERO, &stub).unwrap();
     outcome.is_some_and(|outcome| keeper.see_to(outcome))

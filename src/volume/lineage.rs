@@ -370,6 +370,13 @@ impl Volume {
                 continue;
             }
             let mut to = goes_on(after, from, was.version)?;
+            if was.ino != from && !has(after, to, was.version)? {
+                // It was one with another file, and has its own content again.
+                let other = goes_on(after, was.ino, was.version)?;
+                if has(after, other, was.version)? {
+                    to = other;
+                }
+            }
             if let (None, Some(origin)) = (to, was.origin) {
                 // What stood aside does so no longer.
                 to = goes_on(after, origin, was.version)?;
@@ -454,4 +461,12 @@ fn goes_on(base: Base<'_>, file: Ino, version: OpId) -> Result<Option<Ino>> {
     }
     let holder = locate(base, at.ino, version)?;
     Ok(stands_for(base, holder)?.map(|there| there.ino))
+}
+
+/// Says whether a file has the content that `version` names.
+fn has(base: Base<'_>, file: Option<Ino>, version: OpId) -> Result<bool> {
+    let inode = file.map(|file| stands_for(base, file)).transpose()?;
+    Ok(inode
+        .flatten()
+        .is_some_and(|inode| inode.version == version))
 }

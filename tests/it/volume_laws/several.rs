@@ -264,3 +264,31 @@ fn each_of_three_that_are_one_is_removed_by_who_knew_that_alone() {
     sync(&devices);
     is_exactly(a, &[("y", "same")]);
 }
+
+#[test]
+fn an_open_file_goes_on_with_its_content_where_it_is_one_with_another_no_longer() {
+    let devices = cluster(3);
+    let [a, b, c] = [&devices[0], &devices[1], &devices[2]];
+    a.put("x", "same");
+    a.publish();
+    b.pull(a, usize::MAX);
+    // Before the other comes, and known later.
+    b.rename("x", "y", false);
+    c.later();
+    c.put("x", "same");
+    let number = c.at("x").ino;
+    c.volume.keep_lineage(number);
+    c.volume.hold(number);
+    c.publish();
+    a.pull(c, usize::MAX);
+    is_exactly(a, &[("x", "same")]);
+    a.put("x", "next");
+    a.publish();
+    c.pull_logs(a, &[a.log.own_log()]);
+    assert_eq!(c.text_of(c.volume.file_of(number)), "next");
+    b.publish();
+    c.pull(b, usize::MAX);
+    assert_eq!(c.files(), files(&[("x", "same"), ("y", "next")]));
+    assert_eq!(c.text_of(c.volume.file_of(number)), "next");
+    sync(&devices);
+}

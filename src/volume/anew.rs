@@ -21,14 +21,15 @@ use super::feed::{Feed, Merged};
 use super::merge::Merge;
 use super::record::Record;
 use super::rows::{RowKey, Stored};
-use super::sight::{self, Sights};
+use super::sight::{self, Past, Sights};
 use super::state::{self, State};
 use super::todo::Todo;
-use super::types::{Change, DirKey, Inode};
+use super::types::{Change, DirKey, Field, Inode};
 use super::view::is_private;
 use super::{Result, Volume, VolumeConfig, VolumeContext, VolumeError};
 use crate::base::{DeviceId, Ino, LogId, OpId};
 use crate::store::{Batch, BesideRows, Rows, Table, codec};
+use crate::wire::RecordRef;
 
 /// The tables that a fold fills.
 pub(super) const FOLDED: &[Table] = &[
@@ -270,7 +271,10 @@ impl Volume {
         let (over, ids): (Vec<OpId>, Vec<OpId>) =
             ids.into_iter().partition(|id| anew.is_over(self, id.log));
         tracing::info!(count = over.len(), "changes made here count no more");
-        let groups: Vec<Group> = drafts::groups_in(rows, &ids)?;
+        let mut groups: Vec<Group> = drafts::groups_in(rows, &ids)?;
+        for group in &mut groups {
+            self.put_in_terms_of_chain(group)?;
+        }
         let mut lost = 0;
         for ids in ids.chunks(DRAFTS_SLICE) {
             let mut todo = Todo::default();
@@ -290,6 +294,21 @@ impl Volume {
         }
         anew.index = None;
         Ok(lost)
+    }
+
+    /// Says in terms of the chain that counts now what had been seen at drafts: as everybody takes it who
+    /// gets them sealed.
+    fn put_in_terms_of_chain(&self, group: &mut Group) -> Result<()> {
+        let past = std::mem::take(&mut group.past);
+        group.past = match self.config.chain.footing(past.record)? {
+            Some(footing) => self.past_of(past, group.first.log, footing)?,
+            // What cannot be told it had not seen.
+            None => Past {
+                record: RecordRef::default(),
+                ..past
+            },
+        };
+        Ok(())
     }
 
     pub(super) fn fold_todo(
@@ -325,7 +344,8 @@ impl Volume {
                     anew: value,
                 } = difference;
                 if SHARED.contains(&table) {
-                    anew.differing += 1;
+                    let is_other = used.is_none() || !is_same(table, used, value);
+                    anew.differing += usize::from(is_other);
                     anew.changes.extend(self.change_of(table, key, used, value));
                 }
                 bytes += key.len() + value.map_or(0, <[u8]>::len);
@@ -385,7 +405,8 @@ impl Volume {
                 };
                 let used = used.map(|(_, value)| &**value);
                 let anew = anew.map(|(_, value)| &**value);
-                if !is_same(table, used, anew) && !is_of_private(table, key) {
+                let differs = !is_same(table, used, anew) || is_dated_later(table, used, anew);
+                if differs && !is_of_private(table, key) {
                     f(Difference {
                         table,
                         key,
@@ -472,8 +493,25 @@ fn is_same(table: Table, used: Option<&[u8]>, anew: Option<&[u8]>) -> bool {
 
 /// Returns the row of a directory without its times; `None` for others.
 fn shared_dir(bytes: &[u8]) -> Option<Inode> {
+    dir(bytes).map(Inode::without_times)
+}
+
+fn dir(bytes: &[u8]) -> Option<Inode> {
     let inode: Inode = codec::decode(bytes, bytes.len()).ok()?;
-    inode.is_dir().then(|| inode.without_times())
+    inode.is_dir().then_some(inode)
+}
+
+/// Tells whether a later op has dated a directory than the one that did in the row in use: what is folded
+/// for the first time. An earlier one is left as it is, as what was taken back has moved it on.
+fn is_dated_later(table: Table, used: Option<&[u8]>, anew: Option<&[u8]>) -> bool {
+    let by = |row: Option<&[u8]>| {
+        let dir = row.filter(|_| table == Table::Inode).and_then(dir);
+        dir.map(|dir| dir.cells.by(Field::Mtime, dir.created_by))
+    };
+    match (by(used), by(anew)) {
+        (Some(used), Some(anew)) => anew > used,
+        _ => false,
+    }
 }
 
 /// Tells whether a row belongs to the private copy of a file without a name.

@@ -27,7 +27,7 @@ use crate::log::LogError;
 use crate::log::chain::{Footing, Pasts};
 use crate::store::Batch;
 use crate::wire::limits::SEEN_MAX;
-use crate::wire::{SealedSegment, Seen, SegmentHeader, Vector};
+use crate::wire::{SealedSegment, Seen, Vector};
 
 /// Most ops merged under one hold of the writer's lock: some 5 ms, which a request may wait.
 const SLICE_OPS: usize = 256;
@@ -378,7 +378,7 @@ impl Volume {
                     break;
                 }
             };
-            let past = self.past_of(&segment.header, footing)?;
+            let past = self.past_of(Past::of(&segment.header), log, footing)?;
             let ops = match open(&self.config.keys, &segment) {
                 Ok(ops) => ops,
                 Err(error @ VolumeError::BadSegment { .. }) => {
@@ -405,42 +405,57 @@ impl Volume {
 }
 
 impl Volume {
-    /// Returns what the author of a segment had folded, in terms of this chain: what a record of another
-    /// one named behind where the two part it had seen, too.
-    fn past_of(&self, header: &SegmentHeader, footing: Footing) -> Result<Past> {
-        if footing.beyond.is_empty() {
-            return Ok(Past {
-                record: header.record,
-                seen: header.seen.clone(),
-            });
+    /// Returns what an author had folded at ops of its log `own`, in terms of this chain: what a record of
+    /// another one named behind where the two part it had seen, too.
+    pub(super) fn past_of(&self, past: Past, own: LogId, footing: Footing) -> Result<Past> {
+        if footing.number == past.record.number {
+            return Ok(past);
         }
-        let seen = header.seen.iter();
+        let seen = past.seen.iter();
         let mut seen: BTreeMap<LogId, Seen> = seen.map(|seen| (seen.log, *seen)).collect();
         for (log, seg_no) in footing.beyond {
             let is_known = |seen: &Seen| seen.seg_no >= seg_no;
-            if log == header.log() || seen.get(&log).is_some_and(is_known) {
+            if seen.get(&log).is_some_and(is_known) {
                 continue;
             }
-            let segment = self.config.log.get(log, seg_no)?;
-            let segment = segment.ok_or(LogError::Corrupt { log, seg_no })?;
-            let named = segment.header.op_log();
-            let last = segment.header.last;
-            let hash = segment.hash();
-            seen.insert(
-                named,
-                Seen {
-                    log: named,
-                    seg_no,
-                    hash,
-                    last,
-                },
-            );
+            let get = |seg_no| {
+                let segment = self.config.log.get(log, seg_no)?;
+                segment.ok_or(LogError::Corrupt { log, seg_no })
+            };
+            if log != own {
+                let last = get(seg_no)?;
+                let at = seen.entry(log).or_insert_with(|| unseen(log));
+                (at.seg_no, at.hash) = (seg_no, last.hash());
+                if last.header.op_log() == log {
+                    at.last = last.header.last;
+                }
+            }
+            // What an earlier start left stands first.
+            for seg_no in 1..=seg_no {
+                let header = get(seg_no)?.header;
+                let named = header.op_log();
+                if named == log {
+                    break;
+                }
+                let at = seen.entry(named).or_insert_with(|| unseen(named));
+                at.last = header.last.max(at.last);
+            }
         }
         let record = self.config.chain.get(footing.number)?;
         Ok(Past {
             record: record.map(|record| record.reference()).unwrap_or_default(),
             seen: seen.into_values().take(SEEN_MAX).collect(),
         })
+    }
+}
+
+/// Says of a log that nothing of it was seen.
+fn unseen(log: LogId) -> Seen {
+    Seen {
+        log,
+        seg_no: 0,
+        hash: [0; 32],
+        last: Stamp(0),
     }
 }
 

@@ -18,15 +18,25 @@ use super::{Result, VolumeError};
 use crate::base::{LogId, OpId, Stamp};
 use crate::store::{Batch, Rows, Table, codec};
 use crate::wire::limits::SEEN_MAX;
-use crate::wire::{RecordRef, Seen};
+use crate::wire::{RecordRef, Seen, SegmentHeader};
 
 /// What an author had folded when it issued the ops of a segment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Past {
     /// The newest record of the chain.
     pub(super) record: RecordRef,
     /// What no record up to that one names.
     pub(super) seen: Vec<Seen>,
+}
+
+impl Past {
+    /// Returns what the author of a segment says.
+    pub(super) fn of(header: &SegmentHeader) -> Self {
+        Self {
+            record: header.record,
+            seen: header.seen.clone(),
+        }
+    }
 }
 
 /// What the author of an op had seen.

@@ -6,6 +6,7 @@
 mod anew;
 mod attributes;
 mod beside;
+mod chains;
 pub(crate) mod cluster;
 mod content;
 mod crossed;

@@ -7,12 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dfs::base::time::SimClock;
-use dfs::base::{Clock, DeviceId, Ino, LogId, OpId, Rng, VolumeId};
-use dfs::crypto::{Identity, Signature, VolumeKeys};
+use dfs::base::{Clock, Ino, LogId, OpId, Rng, VolumeId};
+use dfs::crypto::{Identity, VolumeKeys};
 use dfs::log::LogStore;
-use dfs::log::chain::{
-    Chain, Ending, Founding, Notary, Outcome, Proposal, Record, VOTE_DOMAIN, Vote,
-};
+use dfs::log::chain::{Chain, Ending, Founding, Outcome};
 use dfs::store::memory::{MemoryDisk, Scanned};
 use dfs::store::{Batch, Store, Table, codec};
 use dfs::volume::{
@@ -20,6 +18,10 @@ use dfs::volume::{
     Piece, Place, Replaced, Source, Volume, VolumeConfig, VolumeContext, VolumeError, Write,
 };
 use parking_lot::Mutex;
+
+mod chains;
+
+pub(crate) use chains::{Takes, meet_all};
 
 /// Devices that tests use; making an RSA key takes a while.
 pub(crate) const DEVICES_MAX: usize = 5;
@@ -110,8 +112,14 @@ pub(crate) struct Roll(Mutex<BTreeMap<[u8; 32], [u8; 32]>>);
 impl Roll {
     /// Hears that an admission ended.
     pub(crate) fn end(&self, admission: [u8; 32]) {
-        let statement = admission.map(|byte| byte ^ 0xff);
+        // It is its own inverse.
+        let statement = Self::ended_by(&admission);
         self.0.lock().insert(statement, admission);
+    }
+
+    /// Returns the admission that a statement ends.
+    fn ended_by(statement: &[u8; 32]) -> [u8; 32] {
+        statement.map(|byte| byte ^ 0xff)
     }
 
     /// Says whether nobody was removed.
@@ -234,38 +242,6 @@ fn try_open(
     Ok((log, chain, Arc::new(volume)))
 }
 
-/// Signs as the device at an index, and verifies as everybody does.
-struct Judge(usize);
-
-impl Notary for Judge {
-    fn sign(&self, vote: &Vote) -> Signature {
-        IDENTITIES[self.0].sign(VOTE_DOMAIN, &vote.to_bytes())
-    }
-
-    fn verify(&self, device: DeviceId, vote: &Vote, signature: &Signature) -> bool {
-        let author = IDENTITIES.iter().find(|author| author.device() == device);
-        let author = author.map(|author| author.public());
-        author.is_some_and(|author| {
-            let bytes = vote.to_bytes();
-            author.verify(VOTE_DOMAIN, &bytes, signature).is_ok()
-        })
-    }
-
-    fn may_begin_era(&self, _: DeviceId) -> bool {
-        false
-    }
-    fn seniority(&self, _: DeviceId) -> Option<u64> {
-        None
-    }
-    fn ends(&self, _: &Record, _: DeviceId) -> bool {
-        false
-    }
-
-    fn endorses(&self, _: &Record) -> bool {
-        true
-    }
-}
-
 impl Device {
     /// Returns a device with an empty volume.
     pub(crate) fn new(index: usize) -> Self {
@@ -282,7 +258,7 @@ impl Device {
     fn with_disk(index: usize, disk: MemoryDisk, alone: bool) -> Self {
         let store = disk.store();
         let clock = SimClock::new(START_MS);
-        let (roll, admission) = (Arc::default(), [index as u8 + 1; 32]);
+        let (roll, admission) = (Arc::default(), chains::first_admission(index));
         let (log, chain, volume) = open(&store, (index, admission), &roll, &clock, alone, 1);
         Self {
             disk,
@@ -369,7 +345,7 @@ impl Device {
             .chain
             .range(self.chain.tip().number, usize::MAX, usize::MAX);
         let (device, now) = (from.identity().device(), self.clock.monotonic());
-        let judge = Judge(self.index);
+        let judge = self.judge();
         let (outcome, taken) = self.chain.accept(&links.unwrap(), device, now, &judge);
         if taken.is_err() {
             return false;
@@ -471,6 +447,7 @@ impl Device {
             segments.extend(range.into_iter().take(max));
         }
         self.take_records(from);
+        self.learn_left(from, &segments);
         let now = self.clock.wall_ms() + 300_000;
         let accepted = self.log.accept(&segments, now, &|_| Ok(())).unwrap();
         assert!(accepted.refused.is_empty());
@@ -499,7 +476,7 @@ impl Device {
         from.chain.hold().unwrap();
         let links = from.chain.range(after, max, max).unwrap();
         let (device, now) = (from.identity().device(), self.clock.monotonic());
-        let (outcome, taken) = self.chain.accept(&links, device, now, &Judge(self.index));
+        let (outcome, taken) = self.chain.accept(&links, device, now, &self.judge());
         taken.unwrap();
         self.see_to(outcome);
     }
@@ -521,14 +498,7 @@ impl Device {
 
     /// Makes a record as [`Device::commit`] does, where nobody looks back beyond record `needed`.
     pub(crate) fn commit_from(&self, needed: u64) -> Merged {
-        let (now, now_ms) = (self.clock.monotonic(), self.clock.wall_ms());
-        let judge = Judge(self.index);
-        let proposal = Proposal {
-            now_ms,
-            needed,
-            voters: None,
-        };
-        self.see_to(self.chain.extend(now, proposal, &judge).unwrap());
+        self.make_record(needed);
         self.volume.apply_segments().unwrap()
     }
 
@@ -542,6 +512,7 @@ impl Device {
             for name in &record.segments {
                 let segment = from.log.get(name.log, name.seg_no).unwrap().unwrap();
                 assert_eq!(segment.hash(), name.hash);
+                self.learn_left(from, std::slice::from_ref(&segment));
                 let accepted = self.log.accept(&[segment], now, &|_| Ok(())).unwrap();
                 assert!(accepted.refused.is_empty());
             }

@@ -11,6 +11,7 @@ use dfs::volume::{
 
 use super::cluster::{Device, agree, create, exchange_all, inline, name_of, place, sync};
 
+mod chains;
 mod otherwise;
 
 /// Rounds of one seed.
@@ -105,6 +106,8 @@ struct Run {
     removes: bool,
     /// Whether they do what else there is, and the last of them hears nothing for long.
     wide: bool,
+    /// What devices do that are on two chains of records now and then.
+    apart: Option<chains::Apart>,
     /// Steps so far.
     steps: usize,
 }
@@ -129,6 +132,7 @@ impl Run {
             alike: false,
             removes: false,
             wide: false,
+            apart: None,
             steps: 0,
         };
         for device in &run.devices {
@@ -209,15 +213,21 @@ impl Run {
             self.remove_one();
         }
         match self.rng.below(10) {
+            0 | 2 | 3 if self.apart.is_some() => self.meet_apart(index),
+            1 if self.apart.is_some() && self.chance(2) => self.commit_apart(),
             0 => self.exchange(index),
             1 if self.crashes && self.chance(3) => {
+                self.closed_apart(index);
                 self.devices[index].crash(&self.rng);
                 self.model.crashed(&self.devices[index]);
                 super::tree::check(&self.devices[index]);
             }
-            1 if self.chance(4) => self.devices[index].restart(),
-            1 if self.chance(3) => self.commit(),
-            1 if self.chance(8) => self.meet(),
+            1 if self.chance(4) => {
+                self.closed_apart(index);
+                self.devices[index].restart();
+            }
+            1 if self.apart.is_none() && self.chance(3) => self.commit(),
+            1 if self.apart.is_none() && self.chance(8) => self.meet(),
             1 => {
                 self.devices[index].publish();
                 self.model.recent.remove(&index);
@@ -234,6 +244,9 @@ impl Run {
     fn fold_anew(&self, index: usize) {
         // What it has come to know of the members since may let it fold a record.
         self.devices[index].volume.apply_segments().unwrap();
+        if !self.devices[index].volume.is_of_chain().unwrap() {
+            return;
+        }
         let before = self.devices[index].rows();
         let anew = self.devices[index].volume.fold_anew().unwrap();
         let after = self.devices[index].rows();
@@ -575,10 +588,12 @@ impl Run {
         let bytes = device.bytes_of(ino);
         let made_by_merge = device.log.author(base.log).is_none();
         let on_joined = self.model.contents.get(&base).is_some_and(|on| on.joined);
+        // Where another chain counts there may be no such conflict file: what was changed of it is kept.
+        let may_not_be = self.apart.is_some() && inode.origin.is_some();
         let content = Content {
             bytes,
             token,
-            joined: appended || made_by_merge || on_joined,
+            joined: appended || made_by_merge || on_joined || may_not_be,
         };
         let token = content.token.as_bytes().to_vec();
         self.model.by_token.entry(token).or_default().push(id);

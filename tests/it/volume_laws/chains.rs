@@ -1,0 +1,174 @@
+//! Two chains: what authors had seen who stood on the one that does not count, and what becomes of what a
+//! device goes on to write, has open or has not sealed while it goes over to the other.
+
+use dfs::volume::Change;
+
+use super::cluster::{Device, Takes, agree, cluster, meet_all, sync};
+
+/// Lets a device take all that another has, and fold it; returns what kernels have to forget.
+fn tell(from: &Device, to: &Device) -> Vec<Change> {
+    from.publish();
+    to.meet(from, Takes::All(usize::MAX));
+    to.fold()
+}
+
+/// Makes and folds a record of what a device has.
+fn record(device: &Device) {
+    device.publish();
+    device.make_record(0);
+    device.fold();
+}
+
+/// Returns four devices that have a folder with a file, in their second record. The first decides, the
+/// second is an admin as well.
+fn with_a_folder() -> Vec<Device> {
+    let devices = cluster(4);
+    devices[0].mkdir("dir");
+    devices[0].put("dir/x", "x");
+    record(&devices[0]);
+    devices[0].put("more", "more");
+    record(&devices[0]);
+    sync(&devices);
+    assert_eq!(devices[0].chain.tip().number, 2);
+    devices
+}
+
+/// Lets all come to one chain, and checks that the rows are those of that alone.
+fn come_together(devices: &[Device]) {
+    meet_all(devices);
+    agree(devices);
+}
+
+#[test]
+fn a_draft_has_not_seen_what_records_of_the_other_chain_name() {
+    let devices = with_a_folder();
+    let [a, b, c, d] = [&devices[0], &devices[1], &devices[2], &devices[3]];
+    b.begin_era();
+    for n in 0..4 {
+        a.put(&format!("of a {n}"), "a");
+        record(a);
+    }
+    tell(a, c);
+    tell(b, d);
+    d.rename("dir", "moved", false);
+    tell(d, b);
+    record(b);
+    c.later();
+    // Behind record 6 of the one chain: record 4 of the other names what it has not seen.
+    c.unlink("dir/x");
+    c.meet(b, Takes::All(usize::MAX));
+    c.fold();
+    assert!(c.chain.tip().number < 6);
+    assert_eq!(c.text("moved/x"), "x");
+    come_together(&devices);
+    assert_eq!(a.text("moved/x"), "x");
+}
+
+#[test]
+fn who_folded_a_record_that_names_nothing_has_not_seen_what_another_in_its_place_names() {
+    let devices = with_a_folder();
+    let [a, b, c, d] = [&devices[0], &devices[1], &devices[2], &devices[3]];
+    b.begin_era();
+    tell(b, c);
+    assert_eq!(c.volume.record().number, 3);
+    d.rename("dir", "moved", false);
+    tell(d, a);
+    record(a);
+    c.later();
+    c.unlink("dir/x");
+    c.publish();
+    // Of two who began an era the first admin's counts.
+    a.begin_era();
+    come_together(&devices);
+    assert_eq!(b.chain.tip(), a.chain.tip());
+    assert_eq!(a.text("moved/x"), "x");
+}
+
+#[test]
+fn who_folded_a_record_of_the_chain_that_was_left_had_seen_what_it_names() {
+    // Whether more of that log was seen by then, whether its author had started anew in between, and
+    // whether what was done about it is a draft when the device goes over.
+    for case in 0..8 {
+        let [has_more, restarts, is_draft] = [1, 2, 4].map(|bit| case & bit > 0);
+        let mut devices = with_a_folder();
+        if restarts {
+            devices[3].rename("dir", "between", false);
+            devices[3].restart();
+        } else {
+            devices[3].rename("dir", "between", false);
+            devices[3].publish();
+        }
+        let [a, b, c, d] = [&devices[0], &devices[1], &devices[2], &devices[3]];
+        b.begin_era();
+        tell(d, a);
+        if !has_more {
+            d.rename("between", "moved", false);
+            tell(d, a);
+        }
+        record(a);
+        tell(a, c);
+        if has_more {
+            d.rename("between", "moved", false);
+            tell(d, c);
+        }
+        c.later();
+        c.unlink("moved/x");
+        if !is_draft {
+            c.publish();
+        }
+        b.put("of b", "b");
+        record(b);
+        tell(b, c);
+        assert_eq!(c.list("moved"), Vec::<String>::new(), "case {case}");
+        // Who knows of it from the other side alone.
+        c.publish();
+        b.meet(c, Takes::Segments(usize::MAX));
+        come_together(&devices);
+        for device in &devices {
+            assert_eq!(device.chain.tip().era, 1);
+            assert_eq!(device.list("moved"), Vec::<String>::new(), "case {case}");
+        }
+    }
+}
+
+#[test]
+fn a_folder_has_its_time_of_who_comes_with_the_chain_that_counts() {
+    let devices = with_a_folder();
+    let [a, b, c, d] = [&devices[0], &devices[1], &devices[2], &devices[3]];
+    b.begin_era();
+    a.put("of a", "a");
+    record(a);
+    tell(a, c);
+    d.later();
+    // Nothing else of the folder is another.
+    d.rename("dir/x", "dir/z", false);
+    tell(d, b);
+    record(b);
+    let is_told = tell(b, c).contains(&Change::Attr(c.at("dir").ino));
+    assert!(c.volume.record().era == 1 && is_told);
+    assert_eq!(c.at("dir").mtime, d.at("dir").mtime);
+    come_together(&devices);
+}
+
+#[test]
+fn an_open_file_keeps_its_content_where_the_other_chain_gives_its_name_to_another() {
+    let devices = with_a_folder();
+    let [a, b, c, d] = [&devices[0], &devices[1], &devices[2], &devices[3]];
+    b.begin_era();
+    c.put("dir/x", "by c");
+    tell(c, a);
+    record(a);
+    tell(a, c);
+    let number = c.at("dir/x").ino;
+    c.volume.keep_lineage(number);
+    c.volume.hold(number);
+    d.later();
+    d.put("dir/x", "by d");
+    tell(d, b);
+    record(b);
+    tell(b, c);
+    assert!(c.volume.record().era == 1 && c.text("dir/x") == "by d");
+    assert_eq!(c.text_of(c.volume.file_of(number)), "by c");
+    c.volume.release(number);
+    come_together(&devices);
+}

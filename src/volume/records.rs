@@ -237,8 +237,9 @@ impl Volume {
     fn fold_record(&self, record: &Record, merged: &mut Merged) -> Result<bool> {
         let named = self.named_by(record)?;
         let rows = &*self.view.rows;
-        let found = found(rows, &self.state.lock(), &named)?;
-        // Own ops go on while that is looked up: a record names thousands.
+        // Own ops go on while that is looked up: a record names thousands. They stand behind all that it names.
+        let applied = Applied::of(&self.state.lock(), &named);
+        let found = applied.find(rows, &named)?;
         let crossed = found.crossed().map(|first| {
             let touched = touched_behind(rows, first, &found.named)?;
             Ok::<_, VolumeError>((first, touched))
@@ -249,7 +250,7 @@ impl Volume {
             None => self.state.lock(),
         };
         let order = Arc::clone(&state.chain.committed);
-        let folded = self.fold_named(&mut state, record, (&named, crossed), merged);
+        let folded = self.fold_named(&mut state, record, (&named, &found, crossed), merged);
         if folded.is_err() {
             // Nothing of it is committed: the next try is to find the order as it was.
             state.chain.committed = order;
@@ -262,22 +263,16 @@ impl Volume {
         &self,
         state: &mut MutexGuard<'_, State>,
         record: &Record,
-        (named, crossed): (&Named, Option<(OpId, Touched)>),
+        (named, found, crossed): (&Named, &Found, Option<(OpId, Touched)>),
         merged: &mut Merged,
     ) -> Result<bool> {
-        let found = found(&*self.view.rows, state, named)?;
         // What waits and is named now waits no longer.
         let is_named = |id: OpId| named.ends.get(&id.log).is_some_and(|end| id.stamp <= *end);
         let todo = state.deferred.take_named(is_named);
         let sights = Sights::default();
         let mut merge = Merge::new(&self.view, state, todo, sights, self.bound());
         merge.named = found.named.clone();
-        if let Some(first) = found.crossed() {
-            let touched = match crossed.filter(|(of, _)| *of == first) {
-                Some((_, touched)) => touched,
-                // Own ops were joined meanwhile.
-                None => touched_behind(&*self.view.rows, first, &found.named)?,
-            };
+        if let Some((first, touched)) = crossed {
             merge.undo_passed(first, &found.named, &touched)?;
         }
         if record.base_line > merge.state.chain.committed.base_line {
@@ -409,46 +404,63 @@ pub(super) fn last_ms(record_ms: u64) -> u64 {
     record_ms.max(STAMPS_BEGIN_MS).saturating_add(beyond)
 }
 
-/// Finds the applied ops that a record names, and the first that no record names then.
-///
-/// Looks at what lies between the first and the last of them of a log, and at what is named already: so each op
-/// is looked at by few records, however many are applied that none names.
-fn found(rows: &dyn Rows, state: &State, named: &Named) -> Result<Found> {
-    let mut found = Found::default();
-    if named.stamps.is_empty() {
-        return Ok(found);
+/// What is applied when a record is about to be folded: only own ops are until it is.
+struct Applied {
+    committed: Arc<Committed>,
+    /// No applied op below this one is tentative.
+    tentative: OpId,
+    /// No applied op below this one is tentative once the record is folded; `None` where none is then.
+    beyond: Option<OpId>,
+    newest: OpId,
+}
+
+impl Applied {
+    fn of(state: &State, named: &Named) -> Self {
+        Self {
+            committed: Arc::clone(&state.chain.committed),
+            tentative: state.chain.tentative,
+            beyond: first_beyond(state, named),
+            newest: state.newest,
+        }
     }
-    let is_named = |id: OpId| named.ends.get(&id.log).is_some_and(|end| id.stamp <= *end);
-    // What an earlier record names stays until the base line passes it.
-    let is_open = |id: OpId| state.chain.committed.number(id).is_none();
-    for (first, last) in stretches(&named.stamps) {
-        let start = OpId {
-            stamp: first,
-            log: LogId(0),
-        };
-        scan_ops(
-            rows,
-            start.max(state.chain.tentative),
-            Some(last),
-            &mut |id| {
+
+    /// Finds the applied ops that a record names, and the first that no record names then.
+    ///
+    /// Looks at what lies between the first and the last of them of a log, and at what is named already: so each op
+    /// is looked at by few records, however many are applied that none names.
+    fn find(&self, rows: &dyn Rows, named: &Named) -> Result<Found> {
+        let mut found = Found::default();
+        if named.stamps.is_empty() {
+            return Ok(found);
+        }
+        let is_named = |id: OpId| named.ends.get(&id.log).is_some_and(|end| id.stamp <= *end);
+        // What an earlier record names stays until the base line passes it.
+        let is_open = |id: OpId| self.committed.number(id).is_none();
+        for (first, last) in stretches(&named.stamps) {
+            let start = OpId {
+                stamp: first,
+                log: LogId(0),
+            };
+            let start = start.max(self.tentative);
+            scan_ops(rows, start, Some(last), &mut |id| {
                 if is_named(id) && is_open(id) {
                     found.named.insert(id);
                 }
                 ControlFlow::Continue(())
-            },
-        )?;
+            })?;
+        }
+        if let Some(start) = self.beyond {
+            scan_ops(rows, start.max(self.tentative), None, &mut |id| {
+                if is_named(id) || !is_open(id) {
+                    return ControlFlow::Continue(());
+                }
+                found.passed = Some(id);
+                ControlFlow::Break(())
+            })?;
+        }
+        found.tentative = Some(found.passed.unwrap_or_else(|| after(self.newest)));
+        Ok(found)
     }
-    if let Some(start) = first_beyond(state, named) {
-        scan_ops(rows, start.max(state.chain.tentative), None, &mut |id| {
-            if is_named(id) || !is_open(id) {
-                return ControlFlow::Continue(());
-            }
-            found.passed = Some(id);
-            ControlFlow::Break(())
-        })?;
-    }
-    found.tentative = Some(found.passed.unwrap_or_else(|| after(state.newest)));
-    Ok(found)
 }
 
 /// Returns the stretches of time in which the ops of some logs lie, ascending and apart from one another: who

@@ -6,8 +6,9 @@
 //! this machine has stays: drafts that no segment holds yet are folded last, and times of access and
 //! arrival, private copies, pins and settings lie in rows that are not looked at here.
 //!
-//! A crash leaves the rows as they were, until what differs goes over. That is one batch, or several
-//! with a mark in the first of them: a volume with the mark is folded anew when it is opened.
+//! A crash or a full disk leaves the rows as they were until all that differs lies in a layer of rows; one
+//! batch says that it counts, and it is moved to its tables from then on ([`super::large`]). A volume with
+//! the mark of one that is to be folded anew is, when it is opened.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use super::types::{Change, DirKey, Field, Inode};
 use super::view::is_private;
 use super::{Result, Volume, VolumeConfig, VolumeContext, VolumeError};
 use crate::base::{DeviceId, Ino, LogId, OpId};
-use crate::store::{Batch, BesideRows, Rows, Table, codec};
+use crate::store::{Batch, BesideRows, LayeredRows, Rows, Table, codec};
 use crate::wire::RecordRef;
 
 /// The tables that a fold fills.
@@ -85,7 +86,7 @@ const ANEW_KEY: &[u8] = b"volume/anew";
 const SLICE_ROWS: usize = 1024;
 const SLICE_BYTES: usize = 4 << 20;
 
-/// What differs goes over in batches of about so many bytes, where it does not fit one.
+/// What differs is put beside in batches of about so many bytes.
 const STEP_BYTES: usize = 256 << 10;
 
 /// Drafts folded in one batch.
@@ -116,7 +117,7 @@ impl Volume {
         batch.put(Table::Meta, ANEW_KEY, []);
     }
 
-    /// Tells whether that was asked for, or begun and not ended.
+    /// Tells whether that was asked for.
     pub(super) fn is_anew_asked(rows: &dyn Rows) -> Result<bool> {
         Ok(rows.get(Table::Meta, ANEW_KEY)?.is_some())
     }
@@ -128,7 +129,7 @@ impl Volume {
     ///
     /// [`VolumeError::NotHere`] where a segment that was folded is not here any more, or does not open:
     /// nothing is changed then. Else those of the store; a crash or an error in between leaves what was
-    /// there, or a mark by which the next opening begins again.
+    /// there.
     pub fn fold_anew(&self) -> Result<Anew> {
         tracing::info!("folding everything anew");
         let beside = Arc::new(BesideRows::new(Arc::clone(&self.view.rows), FOLDED)?);
@@ -137,13 +138,21 @@ impl Volume {
             tracing::warn!(%error, "what was folded beside is not removed yet");
         }
         match &folded {
-            Ok(anew) => tracing::info!(rows = anew.differing, "folded anew: so many rows differed"),
+            Ok(anew) => {
+                tracing::info!(rows = anew.differing, "folded anew: so many rows differed");
+                let mut done = Batch::new();
+                done.delete(Table::Meta, ANEW_KEY);
+                if let Err(error) = self.view.rows.commit(done) {
+                    tracing::warn!(%error, "the next opening folds it anew again");
+                }
+            }
             Err(error) => tracing::warn!(%error, "not folded anew"),
         }
         folded
     }
 
     fn fold_beside(&self, beside: &Arc<BesideRows>) -> Result<Anew> {
+        let layer = self.layer.as_ref().ok_or(VolumeError::TooMuch)?;
         let shadow = self.shadow(beside)?;
         shadow.state.lock().drafts.anchors = self.state.lock().drafts.seen();
         shadow.fold_all()?;
@@ -151,6 +160,9 @@ impl Volume {
         let mut feed = self.feed.lock();
         // What was read ahead and is not folded is read again.
         *feed = Feed::default();
+        let mut moved = Merged::default();
+        // Else what counts were lost.
+        self.move_layer(&mut moved)?;
         shadow.state.lock().drafts.anchors = self.state.lock().drafts.seen();
         let merged = shadow.fold_all()?;
         let mut state = self.state.lock();
@@ -171,15 +183,17 @@ impl Volume {
         };
         // A file that is open stays what it is, whoever has its name now.
         let moves = self.moves_beside(&state, &shadow, &shadow.state.lock())?;
-        let mut anew = {
+        let differing = self.lay_over(layer, beside);
+        if differing.is_err() {
+            layer.abandon()?;
+        }
+        let differing = differing?;
+        {
             let _merging = self.view.merging.write();
-            let anew = self.take_over(beside)?;
+            layer.turn()?;
+            self.view.forget();
             self.move_numbers(&moves);
-            anew
-        };
-        anew.changes.extend(aside);
-        anew.changes.extend(self.renamed_by(moves));
-        anew.lost = lost;
+        }
         let first = self.config.chain.get(0)?.map(|record| record.reference());
         let rows = &*self.view.rows;
         let mut fresh = State::load(rows, &own, first.unwrap_or_default(), alone)?;
@@ -190,7 +204,18 @@ impl Volume {
         ));
         self.hlc.observe(fresh.newest.stamp);
         *state = fresh;
-        Ok(anew)
+        drop(state);
+        if let Err(error) = self.move_layer(&mut moved) {
+            // It counts: whoever merges next moves it.
+            tracing::warn!(%error, "what was folded anew is not in its place yet");
+        }
+        moved.changes.extend(aside);
+        moved.changes.extend(self.renamed_by(moves));
+        Ok(Anew {
+            changes: moved.changes,
+            differing,
+            lost,
+        })
     }
 
     /// Returns a volume of the same logs and chain that has folded nothing, over the rows beside.
@@ -329,32 +354,25 @@ impl Volume {
         Ok(())
     }
 
-    /// Puts what differs of the rows beside in the place of what is there.
-    fn take_over(&self, beside: &BesideRows) -> Result<Anew> {
-        let mut anew = Anew::default();
-        let mut batch = Batch::new();
-        let mut bytes = 0;
-        let rows = &self.view.rows;
+    /// Puts what differs of the rows beside into a layer over those that are used; returns how many rows that
+    /// all members share are others than they have to be.
+    fn lay_over(&self, layer: &Arc<LayeredRows>, beside: &BesideRows) -> Result<usize> {
+        let rows = layer.begin()?;
+        let (mut differing, mut batch, mut bytes) = (0, Batch::new(), 0);
         for table in SHARED.iter().chain(LOCAL) {
             self.compare(*table, beside, &mut |difference| {
                 let Difference {
                     table,
                     key,
                     used,
-                    anew: value,
+                    anew,
                 } = difference;
-                if SHARED.contains(&table) {
-                    let is_other = used.is_none() || !is_same(table, used, value);
-                    anew.differing += usize::from(is_other);
-                    anew.changes.extend(self.change_of(table, key, used, value));
+                if SHARED.contains(&table) && !is_same(table, used, anew) {
+                    differing += 1;
                 }
-                bytes += key.len() + value.map_or(0, <[u8]>::len);
-                match value {
-                    Some(value) => batch.put(table, key, value),
-                    None => batch.delete(table, key),
-                }
+                bytes += key.len() + anew.map_or(0, <[u8]>::len);
+                put(&mut batch, table, key, anew);
                 if bytes >= STEP_BYTES {
-                    Self::ask_anew(&mut batch);
                     bytes = 0;
                     rows.commit(std::mem::take(&mut batch))?;
                 }
@@ -362,15 +380,11 @@ impl Volume {
             })?;
         }
         for key in state::META_KEYS {
-            match beside.get(Table::Meta, key)? {
-                Some(value) => batch.put(Table::Meta, key, value),
-                None => batch.delete(Table::Meta, key),
-            }
+            let value = beside.get(Table::Meta, key)?;
+            put(&mut batch, Table::Meta, key, value.as_deref());
         }
-        batch.delete(Table::Meta, ANEW_KEY);
         rows.commit(batch)?;
-        self.view.forget();
-        Ok(anew)
+        Ok(differing)
     }
 
     /// Calls `f` for each row of a table that is not as it is beside.
@@ -454,6 +468,13 @@ impl Volume {
         Ok(super::records::last_ms(
             record.map_or(0, |record| record.time_ms),
         ))
+    }
+}
+
+fn put(batch: &mut Batch, table: Table, key: &[u8], value: Option<&[u8]>) {
+    match value {
+        Some(value) => batch.put(table, key, value),
+        None => batch.delete(table, key),
     }
 }
 

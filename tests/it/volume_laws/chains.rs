@@ -1,6 +1,7 @@
 //! Two chains: what authors had seen who stood on the one that does not count, and what becomes of what a
 //! device goes on to write, has open or has not sealed while it goes over to the other.
 
+use dfs::base::Rng;
 use dfs::volume::Change;
 
 use super::cluster::{Device, Takes, agree, cluster, meet_all, sync};
@@ -171,4 +172,79 @@ fn an_open_file_keeps_its_content_where_the_other_chain_gives_its_name_to_anothe
     assert_eq!(c.text_of(c.volume.file_of(number)), "by c");
     c.volume.release(number);
     come_together(&devices);
+}
+
+/// Returns four devices of which the third is about to go over, with what it has not sealed.
+fn about_to_go_over() -> Vec<Device> {
+    let devices = with_a_folder();
+    let [a, b, c, d] = [&devices[0], &devices[1], &devices[2], &devices[3]];
+    b.begin_era();
+    c.put("dir/x", "by c");
+    tell(c, a);
+    let text = "x".repeat(3000);
+    for n in 0..50 {
+        a.put(&format!("dir/of a {n}"), &text);
+    }
+    record(a);
+    tell(a, c);
+    d.later();
+    d.put("dir/x", "by d");
+    d.rename("dir", "moved", false);
+    for n in 0..50 {
+        d.put(&format!("moved/of d {n}"), &text);
+    }
+    tell(d, b);
+    record(b);
+    c.put("dir/draft", "not sealed");
+    c.meet(b, Takes::All(usize::MAX));
+    assert!(!c.volume.is_of_chain().unwrap());
+    devices
+}
+
+#[test]
+fn a_power_cut_or_a_full_disk_at_any_moment_of_going_over_leaves_what_goes_on() {
+    let rng = Rng::from_seed(1);
+    let devices = about_to_go_over();
+    let c = &devices[2];
+    let disk = c.copy();
+    c.fold();
+    let (expected, files) = (c.rows(), c.files());
+    assert_eq!(c.text("moved/draft"), "not sealed");
+    come_together(&devices);
+    for cut in [true, false] {
+        let mut count = 0;
+        loop {
+            let mut device = Device::new(2);
+            device.put_back(disk.crash(&rng));
+            let number = device.at("dir/x").ino;
+            device.volume.keep_lineage(number);
+            device.volume.hold(number);
+            device.refuse_writes_after(count);
+            let is_done = device.try_fold();
+            if cut {
+                device.crash(&rng);
+            } else {
+                device.refuse_writes(false);
+                // What programs do before it is tried again.
+                device.volume.apply_segments().unwrap();
+                device.put("late", "late");
+            }
+            device.fold();
+            assert_eq!(device.volume.fold_anew().unwrap().differing, 0);
+            let mut found = device.files();
+            assert_eq!(found.remove("/late").is_none(), cut, "{count}");
+            assert_eq!(found, files, "{cut} {count}");
+            if cut {
+                assert!(device.rows() == expected, "{count}");
+            } else {
+                let file = device.volume.file_of(number);
+                assert_eq!(device.text_of(file), "by c", "{count}");
+            }
+            if is_done {
+                break;
+            }
+            count += 1;
+        }
+        assert!(count > 5, "{count}");
+    }
 }

@@ -190,12 +190,24 @@ impl Device {
             changes.extend(merged.changes.to_vec());
         }
     }
+
+    /// Folds as [`Device::fold`] does on a disk that may refuse it; says whether it took all.
+    pub(crate) fn try_fold(&self) -> bool {
+        let anew = match self.volume.is_of_chain() {
+            Ok(true) => true,
+            Ok(false) => self.volume.fold_anew().is_ok(),
+            Err(_) => false,
+        };
+        // Whether or not it went over, it goes on.
+        let first = self.volume.apply_segments();
+        anew && first.is_ok() && self.volume.apply_segments().is_ok()
+    }
 }
 
 fn is_not_here(error: &VolumeError) -> bool {
     matches!(
         error,
-        VolumeError::Log(dfs::log::LogError::Corrupt { .. }) | VolumeError::Corrupt { .. }
+        VolumeError::NotHere { .. } | VolumeError::Corrupt { .. }
     )
 }
 

@@ -246,9 +246,7 @@ impl LogStore {
         if let Some(log) = damaged {
             return Err(LogError::Corrupt { log, seg_no: 0 });
         }
-        if !heads.is_empty() {
-            rows.sync()?;
-        }
+        rows.sync()?;
         let offered = ends(&heads);
         Ok(Self {
             rows,

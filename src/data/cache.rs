@@ -169,8 +169,11 @@ mod tests {
             cache.insert(key(n), plain(7 + n as usize % 5));
             assert!(cache.bytes() <= 100);
         }
+        let before = cache.bytes();
         cache.insert(key(99), plain(101));
         assert!(!cache.contains(&key(99)));
+        // What is too large takes nobody's room.
+        assert_eq!(cache.bytes(), before);
         let kept: u64 = (0..50)
             .filter_map(|n| cache.get(&key(n)))
             .map(|plain| plain.len() as u64)
@@ -178,6 +181,8 @@ mod tests {
         assert_eq!(cache.bytes(), kept);
         cache.clear();
         assert_eq!(cache.bytes(), 0);
+        cache.insert(key(99), plain(100));
+        assert!(cache.contains(&key(99)));
     }
 
     #[test]

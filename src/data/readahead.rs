@@ -39,7 +39,7 @@ impl Readahead {
         self.end = self.end.max(end);
         self.reads = self.reads.saturating_add(1);
         // Half a window of lead is left when the next part is asked for.
-        let has_lead = self.window > 0 && self.ahead > self.end.saturating_add(self.window / 2);
+        let has_lead = self.ahead > self.end.saturating_add(self.window / 2);
         if self.reads < RUN_READS || has_lead {
             return None;
         }

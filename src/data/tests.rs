@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{ChunkRef, Data, DataError};
+use super::cache::Key;
+use super::flight::{Flight, Goal};
+use super::parts::SMALL_READ_BYTES;
+use super::{Boarded, ChunkRef, Data, DataError, Lead};
 use crate::base::limits::CHUNK_BYTES;
 use crate::base::task::{Pool, thread};
 use crate::base::time::SimClock;
@@ -15,6 +18,7 @@ use crate::crypto::{FRAME_BYTES, VolumeKeys};
 use crate::replica::{Replica, ReplicaConfig, ReplicaError};
 use crate::store::Store;
 use crate::store::memory::MemoryDisk;
+use crate::transport::Priority;
 
 fn data_over(store: &Store, pool: Pool, cache_bytes: u64) -> Arc<Data> {
     let clock = SimClock::new(0);
@@ -183,6 +187,100 @@ async fn reading_what_is_nowhere_fails_and_what_is_here_does_not() {
     let chunk = seal(&data, &plain);
     data.clear_cache();
     assert_eq!(data.read(chunk.id, 0..9999, limit).await.unwrap(), plain);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_passed_on_only_while_the_chunk_is_nowhere() {
+    let store = Store::memory();
+    let data = data_over(&store, Pool::inline(), 8 << 20);
+    let limit = Duration::from_secs(1);
+    let fails = |id, error: ReplicaError| {
+        let now = data.clock.monotonic();
+        data.failures.lock().note(id, now, Err(&error.into()));
+    };
+    let plain = plain(1, 5000);
+    let chunk = seal(&data, &plain);
+    let id = chunk.id;
+    fails(id, ReplicaError::Missing { id });
+    // In memory and on the disk, on the disk alone, in memory alone, and on its way.
+    assert_eq!(data.read(id, 0..9999, limit).await.unwrap(), plain);
+    data.clear_cache();
+    assert_eq!(data.read(id, 0..9999, limit).await.unwrap(), plain);
+    let other = ChunkId([7; 32]);
+    fails(other, ReplicaError::Missing { id: other });
+    assert!(data.failed_lately(other).unwrap().is_some());
+    data.cache.lock().insert(Key::whole(other), plain.clone());
+    assert_eq!(data.read(other, 0..9999, limit).await.unwrap(), plain);
+    data.clear_cache();
+    let flight = Arc::new(Flight::new(Priority::Awaited));
+    let board = |id| {
+        data.flights
+            .lock()
+            .insert(Goal::whole(id), Arc::clone(&flight))
+    };
+    board(other);
+    assert!(data.failed_lately(other).unwrap().is_none());
+
+    // That a copy is damaged says nothing of the others.
+    let damaged = ChunkId([8; 32]);
+    fails(damaged, ReplicaError::Corrupt { id: damaged });
+    assert!(data.failed_lately(damaged).unwrap().is_none());
+}
+
+#[test]
+fn a_little_of_a_chunk_comes_alone_where_nothing_of_it_is_here_or_on_its_way() {
+    let data = data_over(&Store::memory(), Pool::inline(), 8 << 20);
+    let is_alone = |id, len| data.goal_of(id, &(10..10 + len)).unwrap().frames.is_some();
+    let id = ChunkId([7; 32]);
+    assert!(is_alone(id, SMALL_READ_BYTES) && !is_alone(id, SMALL_READ_BYTES + 1));
+    let flight = Arc::new(Flight::new(Priority::Awaited));
+    data.flights.lock().insert(Goal::whole(id), flight);
+    assert!(!is_alone(id, 1));
+    let here = seal(&data, &plain(1, 100));
+    data.clear_cache();
+    assert!(!is_alone(here.id, 1));
+}
+
+#[test]
+fn who_waits_for_an_opening_is_told_of_its_end_however_it_ends() {
+    let data = data_over(&Store::memory(), Pool::inline(), 8 << 20);
+    let goal = Goal::whole(ChunkId([7; 32]));
+    let board = || match data.board(&goal, &(0..1), Priority::Awaited) {
+        Boarded::Pilot(flight) => flight,
+        _ => panic!("nobody opens it"),
+    };
+    // It goes on among the peers, it ends well, and it breaks off: each told in time to a thread.
+    for end in 0..3 {
+        let flight = board();
+        let lead = Lead {
+            data: &data,
+            goal: &goal,
+            flight: &flight,
+        };
+        let (sender, told) = std::sync::mpsc::channel();
+        let waiting = Arc::clone(&flight);
+        let waiter = thread("waiter", move || {
+            sender.send(waiting.wait_local()).unwrap();
+        });
+        match end {
+            0 => flight.go_remote(),
+            1 => lead.land(Ok(Some(plain(1, 10)))),
+            _ => {}
+        }
+        let is_on_its_way = end == 0;
+        if !is_on_its_way {
+            drop(lead);
+        }
+        let outcome = told.recv_timeout(Duration::from_secs(30)).expect("word");
+        waiter.unwrap().join().unwrap();
+        match end {
+            0 => assert!(outcome.is_none()),
+            1 => assert_eq!(outcome.unwrap().unwrap(), Some(plain(1, 10))),
+            _ => assert!(matches!(outcome, Some(Err(DataError::Aborted)))),
+        }
+    }
+    // Whoever comes later begins anew.
+    board();
 }
 
 #[tokio::test(start_paused = true)]

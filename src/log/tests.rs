@@ -1,8 +1,10 @@
 //! Laws of the logs: what continues a chain is taken, and nothing else.
 
 use super::*;
+use crate::base::Rng;
 use crate::crypto::Signature;
 use crate::store::Store;
+use crate::store::memory::MemoryDisk;
 use crate::wire::{RecordRef, SegmentHeader};
 
 const VOLUME: VolumeId = VolumeId([1; 32]);
@@ -55,6 +57,20 @@ fn open(store: &Store) -> LogStore {
 
 fn anyone(_: &SealedSegment) -> Result<(), LogError> {
     Ok(())
+}
+
+#[test]
+fn what_a_killed_process_left_is_durable_once_it_is_opened() {
+    for seed in 0..10 {
+        let disk = MemoryDisk::new();
+        let mine = chain(ME, 3);
+        open(&disk.store()).append(&mine, Batch::new()).unwrap();
+        // From here on others may be told of it.
+        assert_eq!(open(&disk.store()).offered().len(), 1);
+        let left = disk.crash(&Rng::from_seed(seed)).store();
+        let ends = open(&left).vector();
+        assert_eq!(ends, Vector::from([(log_of(ME), 3)]), "seed {seed}");
+    }
 }
 
 #[test]

@@ -153,6 +153,7 @@ fn decode(owner: u64, slot: &[u8]) -> Option<(u64, Said)> {
 mod tests {
     use super::*;
     use crate::store::disk::Folder;
+    use crate::store::told::{Done, ToldFolder};
 
     fn said(n: u64) -> Said {
         Said {
@@ -195,6 +196,21 @@ mod tests {
         let mark = Mark::open(&disk, 1, said(7)).unwrap();
         assert_eq!(mark.said(), said(7));
         assert_eq!(Mark::read(&disk, 1).unwrap(), Some(said(7)));
+    }
+
+    #[test]
+    fn a_new_mark_is_there_for_good_once_it_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = ToldFolder::new(folder.path());
+        let done = |n| {
+            Mark::open(&*disk, 1, said(n)).unwrap();
+            let done = disk.take().into_iter();
+            done.map(|(what, _)| what).collect::<Vec<_>>()
+        };
+        let made = done(1);
+        assert_eq!(made.first(), Some(&Done::Make));
+        assert_eq!(made[made.len() - 2..], [Done::Sync, Done::SyncNames]);
+        assert_eq!(done(2), [Done::Read, Done::Write, Done::Sync]);
     }
 
     #[test]

@@ -71,6 +71,8 @@ pub(super) type FileDone = (Done, String);
 #[derive(Debug)]
 pub(super) struct ToldFolder {
     folder: Folder,
+    /// What it says that is free; `None`: what there is.
+    free: Mutex<Option<u64>>,
     teller: Teller<FileDone>,
 }
 
@@ -78,6 +80,7 @@ impl ToldFolder {
     pub(super) fn new(path: &Path) -> Arc<Self> {
         Arc::new(Self {
             folder: Folder::new(path),
+            free: Mutex::default(),
             teller: Teller::default(),
         })
     }
@@ -105,6 +108,11 @@ impl ToldFolder {
     /// Refuses nothing any more.
     pub(super) fn allow(&self) {
         *self.teller.rule.lock() = None;
+    }
+
+    /// Has so many bytes said to be free.
+    pub(super) fn set_free(&self, bytes: Option<u64>) {
+        *self.free.lock() = bytes;
     }
 
     fn tell(&self, what: Done, name: &str) -> io::Result<()> {
@@ -148,7 +156,11 @@ impl Disk for ToldFolder {
     }
 
     fn room(&self) -> io::Result<Room> {
-        self.folder.room()
+        let mut room = self.folder.room()?;
+        if let Some(free) = *self.free.lock() {
+            (room.available, room.last) = (free, free);
+        }
+        Ok(room)
     }
 }
 

@@ -648,6 +648,23 @@ mod tests {
     }
 
     #[test]
+    fn the_greatest_rows_are_read_and_no_greater_ones() {
+        let mut body = Vec::new();
+        // A key is stored with the tag of its table.
+        for (more_key, more_value) in [(0, 0), (1, 0), (0, 1)] {
+            let key = vec![7; KEY_MAX_BYTES + 1 + more_key];
+            let value = Bytes::from(vec![9; VALUE_MAX_BYTES + more_value]);
+            let changes = Changes::from([(key, Some(value))]);
+            encode(&mut body, 5, &changes);
+            let read = decode(&body);
+            match more_key + more_value {
+                0 => assert!(read == Some((5, changes))),
+                _ => assert!(read.is_none()),
+            }
+        }
+    }
+
+    #[test]
     fn a_damaged_header_hides_nothing_but_its_own_batch() {
         let folder = tempfile::tempdir().unwrap();
         let disk = Folder::new(folder.path());

@@ -4,7 +4,6 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::*;
-use crate::store::VALUE_MAX_BYTES;
 use crate::store::told::{Done, FileDone, ToldFolder};
 
 const LARGE: usize = 64 << 20;
@@ -34,19 +33,15 @@ impl Machine {
     }
 
     fn told(&mut self, table_bytes: usize) -> Told {
-        self.told_over(table_bytes, |tree| tree).unwrap()
+        self.open_told(table_bytes, LOG_BYTES).unwrap()
     }
 
-    fn told_over(
-        &mut self,
-        table_bytes: usize,
-        over: impl FnOnce(Arc<dyn Tree>) -> Arc<dyn Tree>,
-    ) -> Result<Told, StoreError> {
+    fn open_told(&mut self, table_bytes: usize, log_bytes: u64) -> Result<Told, StoreError> {
         let (gate, disk) = (Gate::default(), ToldFolder::new(&self.log()));
-        let tree = over(self.tree());
+        let tree = self.tree();
         let options = BufferOptions {
             table_bytes,
-            log_bytes: LOG_BYTES,
+            log_bytes,
         };
         let (log, sealer) = (self.log(), self.key.sealer(self.opened));
         let of = Arc::clone(&disk);
@@ -262,7 +257,7 @@ fn a_log_that_is_anothers_is_refused_and_one_that_was_torn_is_not() {
         wal::encode(&mut body, 0, batch.changes());
         log.append(&key.sealer(1), first, &body).unwrap();
 
-        let opened = machine.told_over(4 << 10, |tree| tree);
+        let opened = machine.open_told(4 << 10, LOG_BYTES);
         match opened {
             Ok(told) => {
                 let rows = usize::from(case.has_tree) + usize::from(case.is_own);
@@ -292,7 +287,7 @@ fn a_log_that_lost_what_was_synced_says_what_is_gone() {
         } else {
             std::fs::write(&path, []).unwrap();
         }
-        let refused = machine.told_over(LARGE, |tree| tree).err();
+        let refused = machine.open_told(LARGE, LOG_BYTES).err();
         let refused = refused.expect("a refusal").to_string();
         assert!(refused.contains(expected), "{refused}");
         assert!(refused.contains(&wal::name_of(1)), "{refused}");
@@ -324,21 +319,14 @@ fn a_log_that_does_not_reach_down_to_the_tree_is_refused_before_anything_is_open
 }
 
 #[test]
-fn the_greatest_rows_come_back_from_the_log() {
+fn room_for_encoding_is_kept_unless_a_batch_was_very_large() {
     let mut machine = Machine::new();
-    let Told { rows, .. } = machine.told(LARGE);
-    let key = [7; KEY_MAX_BYTES];
-    let mut batch = Batch::new();
-    batch.put(Table::Inode, key, vec![9; VALUE_MAX_BYTES]);
-    rows.commit(batch).unwrap();
-    rows.sync().unwrap();
-    // As a kill leaves it: the table is in the log alone.
-    rows.shared.gate.close();
-    drop(rows);
-    let Told { rows, .. } = machine.told(LARGE);
-    assert_eq!(rows.shared.flush.lock().applied, 0);
-    let value = rows.get(Table::Inode, &key).unwrap().unwrap();
-    assert!(value.len() == VALUE_MAX_BYTES && value.iter().all(|byte| *byte == 9));
+    let rows = machine.open(LARGE, false);
+    let kept = || rows.shared.writer.lock().body.capacity();
+    put(&rows, 0, 1000).unwrap();
+    assert!(kept() >= 1000);
+    put(&rows, 1, 2 << 20).unwrap();
+    assert_eq!(kept(), 0);
 }
 
 #[test]
@@ -468,4 +456,107 @@ fn once_rows_are_closed_nobody_writes_to_their_folder_any_more() {
     opener.unwrap().join().unwrap();
     assert!(left.upgrade().is_none(), "a thread has it still");
     assert_eq!(count(&machine.open(4 << 10, false)), 40);
+}
+
+#[test]
+fn where_no_next_log_file_can_be_made_commits_go_on_until_four_tables_are_full() {
+    const TABLE: usize = 16 << 10;
+    let mut machine = Machine::new();
+    let Told { rows, disk, .. } = machine.told(TABLE);
+    disk.refuse(Done::Make, ".wal", io::ErrorKind::StorageFull);
+    let refused = (0..1000).find(|n| put(&rows, *n, 500).is_err());
+    let taken = refused.expect("an end");
+    let held = rows.shared.layers.read().active.bytes();
+    assert!((TABLE * OVERFULL..TABLE * OVERFULL + 1000).contains(&held));
+    // Then as if nothing had been.
+    disk.allow();
+    put(&rows, taken, 500).unwrap();
+    assert_eq!(rows.shared.layers.read().moved, 1);
+    // A failure of another kind is told at once.
+    disk.refuse(Done::Make, ".wal", io::ErrorKind::Other);
+    rows.shared.flush.lock().free.clear();
+    let refused = (0..1000).find(|n| put(&rows, 1000 + n, 500).is_err());
+    let more = refused.expect("an end");
+    assert!(rows.shared.layers.read().active.bytes() < TABLE + 1000);
+    drop(rows);
+    assert_eq!(count(&machine.open(TABLE, false)) as u32, taken + 1 + more);
+}
+
+#[test]
+fn a_new_log_file_is_left_early_for_one_that_was_made_ahead_and_no_other_is() {
+    const TABLE: usize = 64 << 10;
+    let mut machine = Machine::new();
+    let Told { rows, disk, .. } = machine.told(TABLE);
+    let (number, moved) = (
+        || rows.shared.writer.lock().log.number,
+        || rows.shared.layers.read().moved,
+    );
+    (0..20).for_each(|n| put(&rows, n, 500).unwrap());
+    assert_eq!((number(), moved()), (1, 0), "nothing was made ahead");
+    rows.shared.prepare();
+    assert!(rows.shared.flush.lock().spare.is_some());
+    put(&rows, 20, 500).unwrap();
+    assert_eq!((number(), moved()), (2, 1));
+    assert!(rows.shared.writer.lock().log.is_written);
+    // Without a thread the next is made when it is needed.
+    assert!(rows.shared.flush.lock().spare.is_none());
+    rows.shared.prepare();
+    for n in 0.. {
+        put(&rows, n, 500).unwrap();
+        if moved() > 1 {
+            // A whole table full.
+            assert!(n > 90, "{n}");
+            break;
+        }
+        assert!(n < 200);
+        assert!(rows.shared.layers.read().active.bytes() < TABLE + 1000);
+    }
+    assert!(rows.shared.writer.lock().log.number == 3);
+
+    // Not with the last room that there is, but of a file that has its room.
+    disk.set_free(Some(0));
+    disk.take();
+    rows.shared.prepare();
+    assert!(rows.shared.flush.lock().spare.is_none());
+    assert_eq!(disk.take(), []);
+    rows.shared.flush.lock().free = vec![1];
+    rows.shared.prepare();
+    assert!(rows.shared.flush.lock().spare.is_some());
+    assert!(!disk.take().iter().any(|(what, _)| *what == Done::Make));
+}
+
+#[test]
+fn the_thread_makes_the_next_log_file_ahead() {
+    let mut machine = Machine::new();
+    let rows = machine.open(64 << 10, true);
+    let mut flush = rows.shared.flush.lock();
+    while flush.is_wanted {
+        rows.shared.flush_changed.wait(&mut flush);
+    }
+    assert!(flush.spare.is_some());
+}
+
+#[test]
+fn the_log_of_what_is_in_the_tree_is_given_up_when_it_is_large_and_not_before() {
+    const TABLE: usize = 16 << 10;
+    const LOG: u64 = 256 << 10;
+    let mut machine = Machine::new();
+    let Told { rows, disk, .. } = machine.open_told(TABLE, LOG).unwrap();
+    let retired = || -> u64 {
+        let flush = rows.shared.flush.lock();
+        flush.retired.iter().map(|(_, len)| len).sum()
+    };
+    disk.take();
+    let mut most = 0;
+    for n in 0..4000 {
+        put(&rows, n, 500).unwrap();
+        most = most.max(retired());
+    }
+    assert!(most <= LOG && most + 2 * TABLE as u64 > LOG, "{most}");
+    let files = machine.log_files() as u64;
+    assert!(files <= LOG / TABLE as u64 + 2 + FREE_FILES_MAX as u64);
+    // Each time costs a sync of the tree and the mark.
+    let marks = disk.take().into_iter().filter(|(_, name)| name == "mark");
+    let times = marks.count() / 2;
+    assert!((4..20).contains(&times), "{times}");
 }

@@ -46,7 +46,7 @@ impl Readahead {
         self.window = (self.window * 2).clamp(WINDOW_MIN_BYTES, WINDOW_MAX_BYTES);
         let start = self.ahead.max(end);
         self.ahead = self.end.saturating_add(self.window);
-        (start < self.ahead).then_some(start..self.ahead)
+        Some(start..self.ahead)
     }
 }
 

@@ -8,7 +8,10 @@ use bytes::Bytes;
 use super::cache::Key;
 use super::flight::{Flight, Goal};
 use super::parts::SMALL_READ_BYTES;
-use super::{Boarded, ChunkRef, Data, DataError, Lead};
+use super::{
+    Boarded, ChunkRef, Data, DataError, Lead, SEALS_IN_FLIGHT_MAX, SEALS_IN_FLIGHT_MIN,
+    seals_in_flight,
+};
 use crate::base::limits::CHUNK_BYTES;
 use crate::base::task::{Pool, thread};
 use crate::base::time::SimClock;
@@ -239,6 +242,39 @@ fn a_little_of_a_chunk_comes_alone_where_nothing_of_it_is_here_or_on_its_way() {
     let here = seal(&data, &plain(1, 100));
     data.clear_cache();
     assert!(!is_alone(here.id, 1));
+}
+
+#[test]
+fn only_what_is_neither_here_nor_on_its_way_is_prefetched() {
+    let data = data_over(&Store::memory(), Pool::inline(), 8 << 20);
+    let cached = seal(&data, &plain(1, 100)).id;
+    let (coming, elsewhere) = (ChunkId([7; 32]), ChunkId([8; 32]));
+    let flight = Arc::new(Flight::new(Priority::Awaited));
+    data.flights.lock().insert(Goal::whole(coming), flight);
+    data.prefetch(&[cached, coming, elsewhere]);
+    let mut queue = data.prefetch_queue.lock().take().unwrap();
+    assert_eq!(queue.try_recv().ok(), Some(elsewhere));
+    assert!(queue.try_recv().is_err());
+}
+
+#[test]
+fn a_frame_in_memory_serves_what_lies_in_it() {
+    let data = data_over(&Store::memory(), Pool::inline(), 8 << 20);
+    let id = ChunkId([7; 32]);
+    let frame = plain(1, FRAME_BYTES);
+    data.cache.lock().insert(Key::frame(id, 2), frame.clone());
+    let start = 2 * FRAME_BYTES;
+    let cached = |range: std::ops::Range<usize>| data.cached(id, &range);
+    assert_eq!(cached(start..start + FRAME_BYTES), Some(frame.clone()));
+    assert_eq!(cached(start + 5..start + 9), Some(frame.slice(5..9)));
+    assert_eq!(cached(start..start + FRAME_BYTES + 1), None);
+    assert_eq!(cached(start - 1..start + 1), None);
+}
+
+#[test]
+fn chunks_are_sealed_beside_each_other_as_the_cache_allows() {
+    let all = [0, 32 << 20, u64::MAX].map(seals_in_flight);
+    assert_eq!(all, [SEALS_IN_FLIGHT_MIN, 4, SEALS_IN_FLIGHT_MAX]);
 }
 
 #[test]

@@ -565,7 +565,8 @@ mod tests {
     use super::*;
     use crate::base::Rng;
     use crate::store::Store;
-    use crate::store::told::ToldRows;
+    use crate::store::memory::MemoryDisk;
+    use crate::store::told::{RowsDone, ToldRows};
 
     fn all(rows: &dyn Rows, is_reverse: bool) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut found = Vec::new();
@@ -771,5 +772,32 @@ mod tests {
             );
             assert_eq!(all(&layer, false).len(), ROWS);
         }
+    }
+
+    #[test]
+    fn who_makes_a_layer_looks_only_where_a_row_may_lie() {
+        let (told, rows) = told();
+        let layer = rows.begin().unwrap();
+        put(&layer, 1, b"made");
+        told.take();
+        layer.get(Table::Inode, &[1]).unwrap().unwrap();
+        assert_eq!(told.take(), [RowsDone::Get(Table::Layer)]);
+        layer.get(Table::Inode, &[2]).unwrap().unwrap();
+        assert_eq!(told.take(), [RowsDone::Get(Table::Inode)]);
+    }
+
+    #[test]
+    fn a_walk_that_ends_early_reads_little() {
+        let disk = MemoryDisk::new();
+        let rows = LayeredRows::open(disk.bare_rows(), |table, _| table == Table::Inode);
+        let rows = Arc::new(rows.unwrap());
+        (0..=255).for_each(|n| put(&*rows, n, b"below"));
+        let layer = rows.begin().unwrap();
+        (0..=255).for_each(|n| put(&layer, n, b"above"));
+        disk.take_scanned();
+        let mut visit = |_: &[u8], _: &[u8]| ControlFlow::Break(());
+        layer.scan(Table::Inode, &[], None, &mut visit).unwrap();
+        let scanned = disk.take_scanned();
+        assert!(scanned.all <= 2 * (FIRST_SLICE_ROWS + 1), "{scanned:?}");
     }
 }

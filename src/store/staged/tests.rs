@@ -226,8 +226,11 @@ fn of_a_great_batch_with_a_key_that_is_too_long_nothing_is_left() {
         batch.put(Table::Inode, [n], [n; 50]);
     }
     batch.put(Table::Inode, [255; KEY_MAX_BYTES], []);
+    told.take();
     let refused = rows.commit(batch);
     assert!(matches!(refused, Err(StoreError::TooLarge { .. })));
+    // Ten rows in steps of two at least, the refusal, and what takes them back.
+    assert!(told.take_commits().len() <= 5 + 1 + 1);
     assert!(listed(&rows, &[], None, false).is_empty());
     let mut visit = |_: &[u8]| -> ControlFlow<()> { panic!("something is left") };
     told.scan_keys(Table::Staged, &[], None, &mut visit)

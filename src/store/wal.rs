@@ -648,6 +648,31 @@ mod tests {
     }
 
     #[test]
+    fn who_reads_out_what_is_left_gets_each_batch_that_opens_and_how_many_do_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Folder::new(folder.path());
+        write(&disk, 1, 1..5, 4);
+        write(&disk, 2, 5..7, 4);
+        let left = || {
+            let mut seen = Vec::new();
+            let lost = salvage(&disk, Path::new("log"), sealer(), &mut |seq, got| {
+                assert_eq!(got, changes(seq));
+                seen.push(seq);
+            });
+            seen.sort_unstable();
+            (seen, lost.unwrap())
+        };
+        assert_eq!(left(), (vec![1, 2, 3, 4, 5, 6], 0));
+        let file = disk.open(&name_of(1), false).unwrap();
+        let bytes = file.read_at(10_000, 0).unwrap();
+        for lost in Records::new(1, &bytes).skip(1).take(2) {
+            let whole = bytes[lost.offset as usize + 30];
+            file.write_at(&[whole ^ 1], &[], lost.offset + 30).unwrap();
+        }
+        assert_eq!(left(), (vec![1, 4, 5, 6], 2));
+    }
+
+    #[test]
     fn the_greatest_rows_are_read_and_no_greater_ones() {
         let mut body = Vec::new();
         // A key is stored with the tag of its table.

@@ -440,6 +440,40 @@ fn commits_go_on_beside_a_slow_flush_until_four_tables_are_full_and_then_wait_fo
 }
 
 #[test]
+fn who_settles_waits_for_a_slow_flush_only_where_much_is_in_memory() {
+    const TABLE: usize = 64 << 10;
+    let mut machine = Machine::new();
+    let (rows, tree) = machine.open_shut(TABLE);
+    // Nothing, and then a table that waits for the tree and little behind it.
+    rows.settle().unwrap();
+    for n in 0.. {
+        put(&rows, n, 500).unwrap();
+        if rows.shared.layers.read().flushing.is_some() {
+            break;
+        }
+    }
+    let rows = Arc::new(rows);
+    let settle = || {
+        let (of, (sender, settled)) = (Arc::clone(&rows), mpsc::channel());
+        let settler = task::thread("settler", move || {
+            of.settle().unwrap();
+            sender.send(of.shared.layers.read().moved).unwrap();
+        });
+        (settler.unwrap(), settled)
+    };
+    let (settler, settled) = settle();
+    assert_eq!(settled.recv_timeout(DEADLINE), Ok(0));
+    settler.join().unwrap();
+    // Two tables full more.
+    (1000..1200).for_each(|n| put(&rows, n, 500).unwrap());
+    let (settler, settled) = settle();
+    assert!(settled.try_recv().is_err());
+    tree.set_shut(false);
+    assert!(settled.recv_timeout(DEADLINE).unwrap() > 0);
+    settler.join().unwrap();
+}
+
+#[test]
 fn once_rows_are_closed_nobody_writes_to_their_folder_any_more() {
     let mut machine = Machine::new();
     let (rows, tree) = machine.open_shut(4 << 10);

@@ -30,7 +30,7 @@ pub(super) struct Keeper {
     pub(super) log: Arc<LogStore>,
     pub(super) chain: Chain,
     /// What the others still need.
-    needed: Cell<u64>,
+    pub(super) needed: Cell<u64>,
 }
 
 impl Keeper {
@@ -698,7 +698,7 @@ fn a_lone_voter_whose_folder_was_put_back_names_nothing_until_it_is_trusted() {
 }
 
 /// Knows of nobody that may begin an era.
-struct NoAdmins(Stub);
+pub(super) struct NoAdmins(pub(super) Stub);
 
 impl Notary for NoAdmins {
     fn sign(&self, vote: &Vote) -> Signature {
@@ -723,7 +723,11 @@ impl Notary for NoAdmins {
 
 /// Returns a copy of what a keeper has on its disk.
 pub(super) fn copy_of(keeper: &Keeper, own: DeviceId) -> Keeper {
-    let store = Store::memory();
+    copy_to(keeper, own, Store::memory())
+}
+
+/// Copies to a store.
+pub(super) fn copy_to(keeper: &Keeper, own: DeviceId, store: Store) -> Keeper {
     let mut batch = Batch::new();
     for table in [
         Table::Meta,
@@ -731,6 +735,7 @@ pub(super) fn copy_of(keeper: &Keeper, own: DeviceId) -> Keeper {
         Table::Named,
         Table::Segment,
         Table::LogHead,
+        Table::Taken,
     ] {
         let rows = &keeper.store.rows;
         let copied = rows.scan(table, &[], None, &mut |key, value| {
@@ -863,35 +868,4 @@ fn what_an_author_had_folded_of_a_longer_chain_is_known_once_this_one_goes_anoth
         (footing.number, footing.beyond),
         (far.number, Vector::new())
     );
-}
-
-#[test]
-fn of_two_chains_the_one_of_the_later_era_counts_but_for_one_that_no_admin_began() {
-    let alice = Keeper::new(ALICE);
-    alice.take(&segments(DeviceId(3), 1, 1, &[]));
-    assert_eq!(alice.extend(), Some(false));
-    let bob = Keeper::new(BOB);
-    assert!(
-        bob.accept(&alice.chain.range(0, usize::MAX, 9).unwrap())
-            .unwrap()
-    );
-    assert!(bob.see_to(bob.chain.begin_era(Duration::ZERO, 8, &Stub(BOB)).unwrap()));
-    for device in 5..9 {
-        alice.take(&segments(DeviceId(device), 1, 1, &[]));
-        assert_eq!(alice.extend(), Some(false));
-    }
-    let links = bob.chain.range(0, usize::MAX, 9).unwrap();
-    let void = alice
-        .chain
-        .weigh(&links, Duration::ZERO, &NoAdmins(Stub(ALICE)));
-    assert!(
-        matches!(void, Err(LogError::Uncertified { .. })),
-        "{void:?}"
-    );
-    assert!(weigh(&alice, &links));
-    assert_eq!(alice.chain.tip(), bob.chain.tip());
-    // Though that is the shorter one.
-    assert_eq!(alice.chain.offered(), alice.chain.tip());
-    assert_eq!(alice.chain.named(log_of(DeviceId(5))), 0);
-    assert!(!weigh(&bob, &alice.chain.range(0, usize::MAX, 9).unwrap()));
 }

@@ -418,12 +418,9 @@ impl Volume {
             if seen.get(&log).is_some_and(is_known) {
                 continue;
             }
-            let get = |seg_no| {
-                let segment = self.config.log.get(log, seg_no)?;
-                segment.ok_or(LogError::Corrupt { log, seg_no })
-            };
             if log != own {
-                let last = get(seg_no)?;
+                let last = self.config.log.get(log, seg_no)?;
+                let last = last.ok_or(LogError::Corrupt { log, seg_no })?;
                 let at = seen.entry(log).or_insert_with(|| unseen(log));
                 (at.seg_no, at.hash) = (seg_no, last.hash());
                 if last.header.op_log() == log {
@@ -432,11 +429,12 @@ impl Volume {
             }
             // What an earlier start left stands first.
             for seg_no in 1..=seg_no {
-                let header = get(seg_no)?.header;
-                let named = header.op_log();
-                if named == log {
+                let segment = self.config.log.get(log, seg_no)?;
+                let carried = segment.filter(|segment| segment.header.op_log() != log);
+                let Some(SealedSegment { header, .. }) = carried else {
                     break;
-                }
+                };
+                let named = header.op_log();
                 let at = seen.entry(named).or_insert_with(|| unseen(named));
                 at.last = header.last.max(at.last);
             }
@@ -527,8 +525,7 @@ impl Feed {
         let is_missing = |(log, seg_no): &(LogId, u64)| {
             let folded = folded.progress.get(log).map_or(0, |at| at.seg_no);
             let read = self.logs.get(log).map_or(0, |queue| queue.read);
-            let is_own = *log == header.log() && *seg_no < header.seg_no;
-            *seg_no > folded.max(read) && !is_own
+            *seg_no > folded.max(read)
         };
         let seen = header.seen.iter().map(|seen| (seen.log, seen.seg_no));
         let beyond = footing.beyond.iter().map(|(log, seg_no)| (*log, *seg_no));

@@ -144,11 +144,8 @@ impl<'a> Naming<'a> {
         let seen = header.seen.iter().map(|seen| (seen.log, seen.seg_no));
         let beyond = footing.beyond.iter().map(|(log, last)| (*log, *last));
         let mut past = seen.chain(beyond);
-        let is_closed = footing.number <= self.tip
-            && past.all(|(of, last)| {
-                let own = of == log && last < header.seg_no;
-                own || last <= self.last(of)
-            });
+        let is_named = |(of, last)| last <= self.last(of);
+        let is_closed = footing.number <= self.tip && past.all(is_named);
         if !is_closed {
             return Ok(Taken::Waits);
         }

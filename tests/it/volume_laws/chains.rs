@@ -92,20 +92,18 @@ fn who_folded_a_record_of_the_chain_that_was_left_had_seen_what_it_names() {
     for case in 0..8 {
         let [has_more, restarts, is_draft] = [1, 2, 4].map(|bit| case & bit > 0);
         let mut devices = with_a_folder();
-        if restarts {
-            devices[3].rename("dir", "between", false);
-            devices[3].restart();
-        } else {
-            devices[3].rename("dir", "between", false);
+        devices[3].rename("dir", "between", false);
+        if !has_more {
             devices[3].publish();
+            devices[3].rename("between", "moved", false);
+        }
+        if restarts {
+            // The next log begins with what this one leaves.
+            devices[3].restart();
         }
         let [a, b, c, d] = [&devices[0], &devices[1], &devices[2], &devices[3]];
         b.begin_era();
         tell(d, a);
-        if !has_more {
-            d.rename("between", "moved", false);
-            tell(d, a);
-        }
         record(a);
         tell(a, c);
         if has_more {

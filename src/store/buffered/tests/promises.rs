@@ -474,6 +474,50 @@ fn who_settles_waits_for_a_slow_flush_only_where_much_is_in_memory() {
 }
 
 #[test]
+fn a_thread_that_finds_no_room_for_a_flush_tries_again_and_loses_nothing() {
+    const TABLE: usize = 16 << 10;
+    for is_closed_full in [false, true] {
+        let mut machine = Machine::new();
+        let is_full = Arc::new(AtomicBool::new(true));
+        let (folder, log) = (machine.folder.path().join("rows"), machine.log());
+        let (sealer, options) = (machine.key.sealer(1), StoreOptions::default());
+        let tree = LocalTree::open(&folder, sealer.clone(), &options, Gate::default());
+        let tree = Arc::new(FullTree {
+            tree: tree.unwrap(),
+            is_full: Arc::clone(&is_full),
+        });
+        let options = BufferOptions {
+            table_bytes: TABLE,
+            log_bytes: LOG_BYTES,
+        };
+        let disk = Arc::new(Folder::new(&log));
+        let rows =
+            BufferedRows::open_with_thread(disk, &log, tree, sealer, options, Gate::default());
+        let rows = rows.unwrap();
+        let refused = (0..1000).find_map(|n| Some((n, put(&rows, n, 500).err()?)));
+        let (mut taken, error) = refused.expect("an end");
+        assert!(matches!(error, StoreError::Full), "{error}");
+        let held = rows.shared.layers.read().active.bytes();
+        assert!((TABLE * OVERFULL..TABLE * OVERFULL + 1000).contains(&held));
+        assert!(rows.shared.flush.lock().is_stuck);
+        assert_eq!(rows.shared.layers.read().moved, 0);
+        // Nobody waits for what has no room.
+        rows.sync().unwrap();
+        rows.settle().unwrap();
+        assert_eq!(count(&rows) as u32, taken);
+        if !is_closed_full {
+            is_full.store(false, Ordering::Relaxed);
+            put(&rows, taken, 500).unwrap();
+            assert_eq!(rows.shared.layers.read().moved, 1);
+            taken += 1;
+        }
+        drop(rows);
+        machine.opened = 1;
+        assert_eq!(count(&machine.open(TABLE, true)) as u32, taken);
+    }
+}
+
+#[test]
 fn once_rows_are_closed_nobody_writes_to_their_folder_any_more() {
     let mut machine = Machine::new();
     let (rows, tree) = machine.open_shut(4 << 10);

@@ -474,6 +474,49 @@ fn who_settles_waits_for_a_slow_flush_only_where_much_is_in_memory() {
 }
 
 #[test]
+fn without_room_a_table_waits_and_what_is_kept_back_is_given_for_one_that_is_full() {
+    const TABLE: usize = 64 << 10;
+    for (held, has_ballast, is_moved) in [
+        (TABLE / 16, false, false),
+        (TABLE, false, false),
+        // Memory takes no more: then it is tried.
+        (TABLE * OVERFULL, false, true),
+        (TABLE / 16, true, false),
+        (TABLE, true, true),
+        (TABLE * OVERFULL, true, true),
+    ] {
+        let case = format!("{held} {has_ballast}");
+        let mut machine = Machine::new();
+        let Told { rows, disk, .. } = machine.told(TABLE);
+        let ballast = machine.folder.path().join("ballast");
+        if has_ballast {
+            rows.set_ballast(&ballast).unwrap();
+        }
+        let kept = || std::fs::metadata(&ballast).map_or(0, |meta| meta.len());
+        put(&rows, 0, 500).unwrap();
+        disk.set_free(Some(0));
+        let before = kept();
+        let flush = || rows.shared.flush_full(&mut rows.shared.writer.lock(), held);
+        flush().unwrap();
+        assert_eq!(
+            rows.shared.layers.read().moved,
+            u64::from(is_moved),
+            "{case}"
+        );
+        assert_eq!(kept() < before, is_moved && has_ballast, "{case}");
+        // One that waits for room keeps the next from being tried without any.
+        rows.shared.layers.write().flushing = Some(Arc::new(Memtable::new(0)));
+        rows.shared.flush.lock().is_stuck = true;
+        disk.take();
+        if !has_ballast {
+            let is_refused = held >= TABLE * OVERFULL;
+            assert_eq!(flush().is_err(), is_refused, "{case}");
+            assert!(rows.shared.flush.lock().is_stuck && disk.take().is_empty());
+        }
+    }
+}
+
+#[test]
 fn a_thread_that_finds_no_room_for_a_flush_tries_again_and_loses_nothing() {
     const TABLE: usize = 16 << 10;
     for is_closed_full in [false, true] {

@@ -13,7 +13,8 @@ use super::keep::{
 use crate::base::DeviceId;
 use crate::crypto::Signature;
 use crate::log::LogError;
-use crate::log::chain::{Ending, Notary, Record, Roll, Vote};
+use crate::log::chain::stored::Link;
+use crate::log::chain::{Ending, Message, Notary, Proposal, Record, Roll, Vote};
 use crate::store::memory::MemoryDisk;
 use crate::wire::Vector;
 
@@ -231,7 +232,7 @@ fn who_lacks_what_was_named_before_the_two_part_goes_over_to_neither() {
 
 #[test]
 fn statements_are_those_of_the_chain_that_counts() {
-    let [both, ours, shared] = [4, 5, 6].map(|of| [of; 32]);
+    let [both, ours, shared, theirs] = [4, 5, 6, 7].map(|of| [of; 32]);
     let (alice, known) = with_roll(Keeper::new(ALICE));
     known.0.lock().push(shared);
     assert_eq!(alice.extend(), Some(false));
@@ -241,7 +242,7 @@ fn statements_are_those_of_the_chain_that_counts() {
     // There it is taken into account by the third record, here by the second.
     again.take(&segments(DeviceId(3), 1, 1, &[]));
     assert_eq!(again.extend(), Some(false));
-    elsewhere.0.lock().push(both);
+    elsewhere.0.lock().extend([both, theirs]);
     assert_eq!(again.extend(), Some(false));
     again.take(&segments(DeviceId(3), 2, 1, &[]));
     assert_eq!(again.extend(), Some(false));
@@ -253,9 +254,9 @@ fn statements_are_those_of_the_chain_that_counts() {
     let (opened, _) = with_roll(Keeper::open(ALICE, alice.store.clone()));
     for keeper in [&alice, &opened] {
         let chain = &keeper.chain;
-        assert_eq!(chain.statements(), [VOLUME.0, both, shared].into());
+        assert_eq!(chain.statements(), [VOLUME.0, both, shared, theirs].into());
         assert!(chain.fence().ends(&both) && !chain.fence().ends(&ours));
-        for (number, ends) in [(1, shared), (3, both)] {
+        for (number, ends) in [(1, shared), (3, both), (3, theirs)] {
             assert!(!chain.fence_at(number - 1).ends(&ends));
             assert!(chain.fence_at(number).ends(&ends));
         }
@@ -310,6 +311,70 @@ fn who_cannot_write_that_it_goes_over_stays_on_its_chain() {
     disk.set_writes_left(None);
     assert!(weigh(&keeper, &links));
     assert_eq!(keeper.chain.tip(), again.chain.tip());
+}
+
+#[test]
+fn the_founder_of_an_era_is_who_began_it_whoever_decides_then() {
+    let [(bob, _), (carl, _)] = two_eras();
+    let (other, _) = following(DORA, &bob);
+    // He hands on to another one.
+    let voters = Some(vec![other.chain.own_voter()]);
+    let proposal = Proposal {
+        now_ms: 7,
+        needed: 0,
+        voters,
+    };
+    let outcome = bob.chain.extend(Duration::ZERO, proposal, &Stub(BOB));
+    assert!(bob.see_to(outcome.unwrap()));
+    assert!(other.accept(&all_of(&bob)).unwrap());
+    other.take(&segments(DeviceId(4), 1, 1, &[]));
+    while other.chain.tip().number < 4 {
+        other.extend();
+    }
+    for (admins, counts) in [([BOB, CARL, DORA], true), ([DORA, CARL, BOB], false)] {
+        assert_eq!(goes_over(&carl, &other, &admins), counts);
+    }
+}
+
+#[test]
+fn nobody_takes_a_letter_that_begins_an_era_of_who_is_no_admin() {
+    let [(bob, _), _] = two_eras();
+    let (other, _) = following(DORA, &bob);
+    begin(&bob);
+    let Link {
+        record,
+        certificate,
+    } = Link::from_bytes(all_of(&bob).last().unwrap()).unwrap();
+    let message = Message::Decided {
+        record,
+        certificate,
+    };
+    let (before, notary) = (other.chain.tip(), NoAdmins(Stub(DORA)));
+    let heard = other
+        .chain
+        .receive(BOB, message.clone(), Duration::ZERO, &notary);
+    assert_eq!(heard.unwrap().grew, None);
+    assert_eq!(other.chain.tip(), before);
+    let heard = other
+        .chain
+        .receive(BOB, message, Duration::ZERO, &Stub(DORA));
+    assert_eq!(heard.unwrap().grew, Some(bob.chain.tip()));
+}
+
+#[test]
+fn the_first_of_the_records_that_were_left_is_told_however_large() {
+    let alice = Keeper::new(ALICE);
+    for device in 3..6 {
+        alice.take(&segments(DeviceId(device), 1, 1, &[]));
+        assert_eq!(alice.extend(), Some(false));
+    }
+    let all = all_of(&alice);
+    let tip = alice.chain.tip();
+    for (room, count) in [(1, 1), (all[2].len() + 1, 1), (usize::MAX, 3)] {
+        let links = alice.chain.left_range(tip, room, 9).unwrap();
+        assert_eq!(links.len(), count);
+        assert_eq!(links[0], all[2]);
+    }
 }
 
 #[test]

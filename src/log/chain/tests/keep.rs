@@ -368,6 +368,16 @@ fn the_base_line_follows_what_is_needed_and_comes_to_rest() {
     // Their author had folded record 0 alone.
     assert_eq!((base_line(1), base_line(2), base_line(3)), (0, 0, 0));
     assert_eq!(alice.extend(), None);
+    // It comes to rest in the same way, and again, behind a start in between.
+    let mut copy = copy_of(&alice, ALICE);
+    for (device, number) in [(4, 4), (5, 6)] {
+        copy.take(&segments(DeviceId(device), 1, 1, &[]));
+        assert_eq!(copy.extend(), Some(false));
+        copy = Keeper::open(ALICE, copy.store);
+        copy.needed.set(u64::MAX);
+        assert_eq!(copy.extend(), Some(false));
+        assert_eq!((copy.chain.base_line(), copy.extend()), (number, None));
+    }
     // Nothing more comes, and nobody looks back to any of them.
     alice.needed.set(u64::MAX);
     assert_eq!(alice.extend(), Some(false));

@@ -161,3 +161,11 @@ fn a_letter_that_says_what_is_not_known_is_told_from_what_is_no_letter() {
         );
     }
 }
+
+#[test]
+fn a_record_that_is_cut_off_is_of_no_newer_version() {
+    let cut = Link::from_bytes(&[Record::VERSION]);
+    assert!(!matches!(cut, Err(LogError::RecordTooNew { .. })));
+    let newer = Link::from_bytes(&[Record::VERSION + 1]);
+    assert!(matches!(newer, Err(LogError::RecordTooNew { .. })));
+}

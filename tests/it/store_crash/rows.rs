@@ -216,6 +216,14 @@ pub(super) struct LogEnd {
     pub(super) offset: u64,
 }
 
+impl LogEnd {
+    /// Behind whatever there is.
+    pub(super) const ALL: Self = Self {
+        number: u64::MAX,
+        offset: 0,
+    };
+}
+
 /// Returns where the row log of a state folder ends.
 pub(super) fn written(state: &Path) -> LogEnd {
     let log = log(state);

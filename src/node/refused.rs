@@ -5,56 +5,78 @@ use std::collections::BTreeMap;
 use crate::base::{DeviceId, LogId};
 use crate::wire::LogRefusal;
 
-/// Most logs that are kept in mind; a device begins a new one at each start.
-const REFUSED_MAX: usize = 1024;
+/// Most logs of one device that want for a record and are kept in mind: it begins one at each start.
+const UNFOUNDED_MAX: usize = 64;
 
 /// The logs whose next segment was not taken from anybody.
 #[derive(Debug, Default)]
-pub(super) struct RefusedLogs(BTreeMap<(DeviceId, LogId), LogRefusal>);
+pub(super) struct RefusedLogs {
+    /// What is wrong with a device: its clock, its right to write. Devices are of the roster.
+    faults: BTreeMap<DeviceId, LogRefusal>,
+    /// The logs that want for a record that nobody hands over; their segments are signed.
+    unfounded: BTreeMap<(DeviceId, LogId), Unfounded>,
+}
+
+#[derive(Debug)]
+struct Unfounded {
+    /// The number of the record.
+    number: u64,
+    /// False once another log of the device goes on: what it writes now is taken.
+    is_told: bool,
+}
 
 impl RefusedLogs {
     /// Takes note of a log.
     pub(super) fn note(&mut self, device: DeviceId, log: LogId, refusal: LogRefusal) {
-        if self.0.len() < REFUSED_MAX || self.0.contains_key(&(device, log)) {
-            self.0.insert((device, log), refusal);
+        let LogRefusal::Unfounded { number } = refusal else {
+            self.faults.insert(device, refusal);
+            return;
+        };
+        let key = (device, log);
+        if let Some(unfounded) = self.unfounded.get_mut(&key) {
+            unfounded.number = number;
+        } else if self.unfounded_of(device).count() < UNFOUNDED_MAX {
+            let is_told = true;
+            self.unfounded.insert(key, Unfounded { number, is_told });
         }
     }
 
-    /// Takes note that more of a log was taken. What was wrong with the device, its clock or its right to
-    /// write, is over for its other logs, too; but one that wants for a record goes on wanting for it.
+    /// Takes note that more of a log was taken. What was wrong with the device is over, and its other logs
+    /// that want for a record go on wanting for it.
     pub(super) fn grew(&mut self, device: DeviceId, log: LogId) {
-        self.0.retain(|(of, other), refusal| {
-            *of != device || *other != log && matches!(refusal, LogRefusal::Unfounded { .. })
-        });
+        self.faults.remove(&device);
+        self.unfounded.remove(&(device, log));
+        let range = (device, LogId(0))..=(device, LogId(u64::MAX));
+        for (_, unfounded) in self.unfounded.range_mut(range) {
+            unfounded.is_told = false;
+        }
+    }
+
+    fn unfounded_of(&self, device: DeviceId) -> impl Iterator<Item = &Unfounded> {
+        let range = (device, LogId(0))..=(device, LogId(u64::MAX));
+        self.unfounded.range(range).map(|(_, unfounded)| unfounded)
     }
 
     /// Returns why a device's changes are not taken: what is wrong with the device, where there is that.
     pub(super) fn of(&self, device: DeviceId) -> Option<LogRefusal> {
-        let of = self.0.range((device, LogId(0))..=(device, LogId(u64::MAX)));
-        let mut of = of.map(|(_, refusal)| *refusal);
-        let first = of.next()?;
-        let is_fault = |refusal: &LogRefusal| !matches!(refusal, LogRefusal::Unfounded { .. });
-        Some(
-            std::iter::once(first)
-                .chain(of)
-                .find(is_fault)
-                .unwrap_or(first),
-        )
+        let mut told = self.unfounded_of(device).filter(|log| log.is_told);
+        let number = told.next().map(|unfounded| unfounded.number);
+        let unfounded = number.map(|number| LogRefusal::Unfounded { number });
+        self.faults.get(&device).copied().or(unfounded)
     }
 
-    /// Returns the devices of which a log is not taken, each with why.
+    /// Returns the devices whose changes are not taken, each with why.
     pub(super) fn all(&self) -> BTreeMap<DeviceId, LogRefusal> {
-        let devices = self.0.keys().map(|(device, _)| *device);
+        let unfounded = self.unfounded.keys().map(|(device, _)| device);
+        let devices = self.faults.keys().chain(unfounded);
         devices
-            .filter_map(|device| Some((device, self.of(device)?)))
+            .filter_map(|device| Some((*device, self.of(*device)?)))
             .collect()
     }
 
     /// Says whether a log wants for a record that nobody hands over.
     pub(super) fn is_unfounded(&self, log: LogId) -> bool {
-        let mut refused = self.0.iter();
-        refused
-            .any(|((_, of), refusal)| *of == log && matches!(refusal, LogRefusal::Unfounded { .. }))
+        self.unfounded.keys().any(|(_, of)| *of == log)
     }
 }
 
@@ -75,9 +97,10 @@ mod tests {
         assert!(refused.is_unfounded(first));
         assert!(!refused.is_unfounded(second) && !refused.is_unfounded(of_bob));
         assert_eq!(refused.of(alice), Some(UNFOUNDED));
-        // Another log of the same device goes on: this one does not.
+        // Another log of the same device goes on: this one does not, and nobody has to be told.
         refused.grew(alice, second);
         assert!(refused.is_unfounded(first));
+        assert_eq!(refused.of(alice), None);
         refused.note(alice, second, AHEAD);
         assert_eq!(refused.of(alice), Some(AHEAD));
         let all = BTreeMap::from([(alice, AHEAD), (bob, LogRefusal::NotAllowed)]);
@@ -88,18 +111,23 @@ mod tests {
             (None, false)
         );
         refused.note(bob, LogId(6), UNFOUNDED);
-        refused.grew(bob, LogId(7));
-        assert_eq!(refused.all(), BTreeMap::from([(bob, UNFOUNDED)]));
+        refused.grew(bob, LogId(6));
+        assert_eq!(refused.all(), BTreeMap::new());
     }
 
     #[test]
-    fn of_very_many_logs_the_first_are_kept_in_mind() {
+    fn however_many_logs_one_device_has_those_of_another_are_kept_in_mind() {
+        let (alice, bob) = (DeviceId(1), DeviceId(2));
         let mut refused = RefusedLogs::default();
-        for log in 0..2 * REFUSED_MAX as u64 {
-            refused.note(DeviceId(1), LogId(log), UNFOUNDED);
+        for log in 0..4 * UNFOUNDED_MAX as u64 {
+            refused.note(alice, LogId(log), UNFOUNDED);
+            refused.note(alice, LogId(log), AHEAD);
         }
-        assert_eq!(refused.0.len(), REFUSED_MAX);
-        refused.note(DeviceId(1), LogId(0), AHEAD);
-        assert_eq!(refused.of(DeviceId(1)), Some(AHEAD));
+        assert_eq!(
+            (refused.unfounded.len(), refused.faults.len()),
+            (UNFOUNDED_MAX, 1)
+        );
+        refused.note(bob, LogId(u64::MAX), UNFOUNDED);
+        assert!(refused.is_unfounded(LogId(u64::MAX)));
     }
 }

@@ -171,6 +171,7 @@ impl Peer {
                 }
                 seen.damaged = None;
                 drop(seen);
+                self.waiting.anew.done();
                 self.invalidate(member.fs.apply_changes(&changes));
             }
             Some(Err(error)) => {

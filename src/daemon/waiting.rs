@@ -56,8 +56,7 @@ struct NotAnew {
     /// Why.
     error: VolumeError,
     backoff: Backoff,
-    /// When it is tried again where nothing more has come, by the monotonic clock; `None` where something
-    /// has to come first.
+    /// When it is tried again, by the monotonic clock; `None` where something has to come first.
     again_at: Option<Duration>,
 }
 
@@ -68,12 +67,14 @@ const ANEW_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from
 impl Anew {
     /// Says whether it is to be tried, with what is here.
     pub(super) fn is_due(&self, here: &Here, now: Duration) -> bool {
-        self.0.lock().as_ref().is_none_or(|failed| {
-            failed.here != *here || failed.again_at.is_some_and(|again_at| now >= again_at)
+        let failed = self.0.lock();
+        failed.as_ref().is_none_or(|failed| match failed.again_at {
+            Some(again_at) => now >= again_at,
+            None => failed.here != *here,
         })
     }
 
-    /// Returns how long it is until it is tried again, where that is so without anything having come.
+    /// Returns how long it is until it is tried again, where nothing has to come first.
     pub(super) fn pause(&self, now: Duration) -> Option<Duration> {
         let again_at = self.0.lock().as_ref()?.again_at?;
         Some(again_at.saturating_sub(now))
@@ -229,7 +230,8 @@ mod tests {
         for pause in [5, 10, 20, 40, 80, 160, 300, 300] {
             anew.failed(here(2), StoreError::Full.into(), at(100), 2_000);
             assert_eq!(anew.pause(at(101)), Some(at(pause - 1)));
-            assert!(!anew.is_due(&here(2), at(99 + pause)));
+            // However much comes: each try takes as long as the history.
+            assert!(!anew.is_due(&here(3), at(99 + pause)));
             assert!(anew.is_due(&here(2), at(100 + pause)));
             let (since_ms, ..) = anew.told(2_000).expect("told at once");
             assert_eq!(since_ms, 1_000);

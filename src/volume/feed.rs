@@ -105,6 +105,7 @@ struct Queue {
 /// What is folded of logs and chain.
 struct Folded {
     progress: LogProgress,
+    /// The newest record of the chain that counts.
     record: u64,
 }
 
@@ -315,13 +316,14 @@ impl Volume {
         merged: &mut Merged,
         named: Option<&Vector>,
     ) -> Result<()> {
-        let folded = {
+        let (progress, record) = {
             let state = self.state.lock();
-            Folded {
-                progress: state.progress.clone(),
-                record: state.chain.record.number,
-            }
+            (state.progress.clone(), state.chain.record)
         };
+        // Where another chain counts than the one that is folded, both say the same up to where they part.
+        let common = self.config.chain.footing(record)?;
+        let record = common.map_or(0, |common| common.number);
+        let folded = Folded { progress, record };
         let mut ends = self.config.log.vector();
         ends.extend(self.limits(feed, &ends)?);
         if let Some(named) = named {

@@ -246,3 +246,34 @@ fn a_power_cut_or_a_full_disk_at_any_moment_of_going_over_leaves_what_goes_on() 
         assert!(count > 5, "{count}");
     }
 }
+
+#[test]
+fn what_stands_on_the_chain_that_counts_waits_until_that_is_folded() {
+    let devices = with_a_folder();
+    let [a, b, c, d] = [&devices[0], &devices[1], &devices[2], &devices[3]];
+    a.rename("dir", "moved", false);
+    record(a);
+    for n in 0..3 {
+        a.put(&format!("of a {n}"), "a");
+        record(a);
+    }
+    tell(a, d);
+    assert_eq!(d.volume.record().number, 6);
+    b.begin_era();
+    b.put("of b", "b");
+    record(b);
+    tell(b, c);
+    assert_eq!(c.volume.record().number, 4);
+    c.later();
+    // It has not seen what record 3 of the other chain names.
+    c.unlink("dir/x");
+    c.publish();
+    d.meet(b, Takes::All(usize::MAX));
+    d.meet(c, Takes::All(usize::MAX));
+    assert!(!d.volume.is_of_chain().unwrap());
+    // Whatever keeps it from folding all of that anew, a full disk for instance.
+    while !d.volume.apply_segments().unwrap().is_nothing() {}
+    assert_eq!(d.text("moved/x"), "x");
+    come_together(&devices);
+    assert_eq!(d.text("moved/x"), "x");
+}

@@ -268,6 +268,7 @@ impl Volume {
             state.chain.fence = Some(Arc::new(fence));
         }
         if is_anew_asked {
+            volume.move_layer(&mut Merged::default())?;
             volume.fold_anew()?;
         }
         Ok(volume)

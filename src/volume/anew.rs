@@ -160,9 +160,8 @@ impl Volume {
         let mut feed = self.feed.lock();
         // What was read ahead and is not folded is read again.
         *feed = Feed::default();
-        let mut moved = Merged::default();
-        // Else what counts were lost.
-        self.move_layer(&mut moved)?;
+        // Else what counts were lost. Who merges moves it, and tells what changes by that.
+        self.check_moved()?;
         shadow.state.lock().drafts.anchors = self.state.lock().drafts.seen();
         let merged = shadow.fold_all()?;
         let mut state = self.state.lock();
@@ -188,13 +187,18 @@ impl Volume {
             layer.abandon()?;
         }
         let differing = differing?;
+        let first = self.config.chain.get(0)?.map(|record| record.reference());
+        // What became one is asked for under the numbers of both as soon as it counts.
+        shadow.each_alias(&mut |ino| self.view.arrivals.note_elsewhere(ino))?;
         {
             let _merging = self.view.merging.write();
-            layer.turn()?;
+            if let Err(error) = layer.turn() {
+                layer.abandon()?;
+                return Err(error.into());
+            }
             self.view.forget();
             self.move_numbers(&moves);
         }
-        let first = self.config.chain.get(0)?.map(|record| record.reference());
         let rows = &*self.view.rows;
         let mut fresh = State::load(rows, &own, first.unwrap_or_default(), alone)?;
         fresh.keep_of(&mut state);
@@ -205,6 +209,7 @@ impl Volume {
         self.hlc.observe(fresh.newest.stamp);
         *state = fresh;
         drop(state);
+        let mut moved = Merged::default();
         if let Err(error) = self.move_layer(&mut moved) {
             // It counts: whoever merges next moves it.
             tracing::warn!(%error, "what was folded anew is not in its place yet");

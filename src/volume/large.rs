@@ -227,7 +227,7 @@ impl Volume {
     }
 
     /// Calls `f` with each node that is a part of another.
-    fn each_alias(&self, f: &mut dyn FnMut(crate::base::Ino)) -> Result<()> {
+    pub(super) fn each_alias(&self, f: &mut dyn FnMut(crate::base::Ino)) -> Result<()> {
         let rows = &self.view.rows;
         rows.scan_keys(Table::Alias, &[], None, &mut |key| {
             if let Ok(ino) = key.try_into().map(u64::from_be_bytes) {

@@ -12,6 +12,7 @@ mod content;
 mod crossed;
 mod cuts;
 mod equal;
+mod joined;
 mod large;
 mod logs;
 mod names;

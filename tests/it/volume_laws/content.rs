@@ -732,74 +732,10 @@ fn who_empties_what_is_elsewhere_by_now_does_not_empty_what_he_had_in_another_fi
 }
 
 #[test]
-fn an_append_to_what_was_joined_is_joined_where_more_came_before_that() {
-    let devices = cluster(3);
-    let [a, b, c] = [&devices[0], &devices[1], &devices[2]];
-    a.put("log", "0 ");
-    sync(&devices);
-    c.append("log", "c ");
-    c.publish();
-    a.later();
-    a.append("log", "a ");
-    b.later();
-    b.later();
-    b.append("log", "b ");
-    a.publish();
-    b.publish();
-    a.pull(b, usize::MAX);
-    b.pull(a, usize::MAX);
-    // The two have one content, which is nowhere any more once a third append is known.
-    b.append("log", "d ");
-    a.pull(c, usize::MAX);
-    a.commit();
-    sync(&devices);
-    for device in &devices {
-        assert_eq!(device.files().len(), 1, "{:?}", device.files());
-        assert_eq!(device.text("log"), "0 c a b d ");
-    }
-}
-
-#[test]
-fn who_empties_what_he_knew_empties_nothing_that_his_machine_heard_of_meanwhile() {
-    let devices = cluster(2);
-    let [a, b] = [&devices[0], &devices[1]];
-    a.put("log", "0 ");
-    sync(&devices);
-    let shown = a.append("log", "a ");
-    a.publish();
-    b.later();
-    b.append("log", "b ");
-    b.publish();
-    // His program had not read that yet.
-    a.pull(b, usize::MAX);
-    a.later();
-    a.apply(write(a.at("log").ino, shown, ""));
-    sync(&devices);
-    for device in &devices {
-        assert_eq!(device.files().len(), 1, "{:?}", device.files());
-        assert_eq!(device.text("log"), "b ");
-    }
-}
-
-#[test]
-fn an_append_to_what_was_joined_is_joined_where_a_record_has_put_that_in_another_order() {
-    let devices = cluster(2);
-    let [a, b] = [&devices[0], &devices[1]];
-    a.put("log", "0 ");
-    sync(&devices);
-    b.append("log", "b ");
-    a.later();
-    a.later();
-    a.append("log", "a ");
-    a.publish();
-    b.pull(a, usize::MAX);
-    assert_eq!(b.text("log"), "0 b a ");
-    b.append("log", "d ");
-    // What it names comes first, whatever was earlier.
-    a.commit();
-    sync(&devices);
-    for device in &devices {
-        assert_eq!(device.files().len(), 1, "{:?}", device.files());
-        assert_eq!(device.text("log"), "0 a b d ");
-    }
+fn a_file_of_few_pieces_is_cut_and_written_over_in_one_op() {
+    let devices = cluster(1);
+    devices[0].put("f", "text");
+    let (volume, ino) = (&devices[0].volume, devices[0].at("f").ino);
+    assert_eq!(volume.light_end(ino, 0..4).unwrap(), 4);
+    assert_eq!(volume.light_start(ino, 0..4).unwrap(), 0);
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use dfs::base::Ino;
+use dfs::base::{Clock, Ino};
 use dfs::store::{Batch, Table};
 use dfs::volume::{FileKind, Missing, OpKind, VolumeError};
 
@@ -37,7 +37,7 @@ fn what_a_removed_writer_goes_on_to_write_is_taken_back_and_counts_nowhere() {
     let [voter, before, behind, removed] = &devices[..] else {
         panic!("four devices");
     };
-    removed.put("named", "in time");
+    let (log, named) = (removed.log.own_log(), removed.put("named", "in time"));
     removed.publish();
     voter.pull(removed, usize::MAX);
     voter.commit();
@@ -56,6 +56,14 @@ fn what_a_removed_writer_goes_on_to_write_is_taken_back_and_counts_nowhere() {
     for device in [before, behind, voter] {
         device.pull(removed, usize::MAX);
     }
+    // Nor is anything left of what had been seen by who wrote that.
+    let begin = [log.0.to_be_bytes(), named.stamp.next().0.to_be_bytes()].concat();
+    let end = (log.0 + 1).to_be_bytes();
+    let rows = &before.store.rows;
+    rows.scan_keys(Table::Draft, &begin, Some(&end), &mut |_| {
+        panic!("a row of an op that was taken back")
+    })
+    .unwrap();
     for device in [voter, before, behind] {
         let anew = device.volume.fold_anew().unwrap();
         assert_eq!((anew.differing, anew.lost), (0, 0));
@@ -95,6 +103,12 @@ fn what_others_had_built_on_before_they_heard_of_the_removal_counts() {
     // Of this one it is a draft that was built on it, of the other nothing.
     assert_eq!(one.text("f"), "by who is removed, gone on with");
     assert!(two.files().is_empty(), "{:?}", two.files());
+    let anew = one.volume.fold_anew().unwrap();
+    assert_eq!(
+        (anew.differing, anew.lost),
+        (0, 0),
+        "nor where it is made anew"
+    );
     one.publish();
     for device in [two, voter] {
         device.pull(one, usize::MAX);
@@ -527,4 +541,78 @@ fn the_name_of_what_is_set_aside_is_no_users() {
     devices[0].mkdir("d");
     devices[0].mkdir("d/.dfs");
     assert_eq!(devices[0].list("d"), [".dfs"]);
+}
+
+#[test]
+fn what_a_record_names_of_who_was_removed_is_folded_before_what_was_built_on_it_is_here() {
+    let devices = company(4);
+    let [voter, reader, builder, removed] = &devices[..] else {
+        panic!("four devices");
+    };
+    removed.put("f", "built on");
+    removed.publish();
+    reader.put("r", "seen by the builder alone");
+    reader.publish();
+    builder.put("early", "in a segment before");
+    builder.publish();
+    for seen in [removed, reader] {
+        builder.pull(seen, usize::MAX);
+    }
+    builder.put("g", "behind it");
+    builder.publish();
+    remove(voter, removed);
+    reader.pull(voter, usize::MAX);
+    let (log, of_builder) = (removed.log.own_log(), builder.log.own_log());
+    voter.pull_logs(removed, &[log]);
+    voter.pull_logs(builder, &[of_builder]);
+    // What was built on it waits to be named, for what else its author had seen.
+    voter.commit();
+    assert_eq!(
+        (voter.chain.named(log), voter.chain.named(of_builder)),
+        (2, 2)
+    );
+    reader.pull_logs(voter, &[log]);
+    assert_eq!(reader.find("f"), None, "the record waits");
+    let segments = builder.log.range(of_builder, 2, 1).unwrap();
+    let now = reader.clock.wall_ms() + 300_000;
+    let accepted = reader.log.accept(&segments[..1], now, &|_| Ok(())).unwrap();
+    assert!(accepted.refused.is_empty());
+    reader.volume.apply_segments().unwrap();
+    assert_eq!(reader.log.vector().get(&of_builder), Some(&2));
+    assert_eq!(reader.text("f"), "built on");
+    assert_eq!(reader.volume.record(), voter.chain.tip());
+    sync(&devices);
+    assert_eq!(reader.text("g"), "behind it");
+}
+
+#[test]
+fn of_what_earlier_starts_left_what_was_built_on_counts_and_the_rest_not() {
+    let mut devices = company(4);
+    devices[1].put("other", "seen in between");
+    devices[1].publish();
+    devices[3].put("zero", "of the first start");
+    devices[3].restart();
+    devices[3].put("one", "of the second start");
+    devices[3].pull(&devices[1], usize::MAX);
+    devices[3].put("two", "of the second start, too");
+    devices[3].restart();
+    devices[3].publish();
+    let [voter, reader, builder, removed] = &devices[..] else {
+        panic!("four devices");
+    };
+    let log = removed.log.own_log();
+    assert_eq!(removed.log.vector().get(&log), Some(&3), "one for each");
+    builder.pull(removed, 2);
+    assert_eq!(builder.find("two"), None);
+    builder.put("g", "behind the first two");
+    builder.publish();
+    for seen in [builder, removed] {
+        reader.pull(seen, usize::MAX);
+    }
+    assert_eq!(reader.text("two"), "of the second start, too");
+    remove(voter, removed);
+    reader.pull(voter, usize::MAX);
+    assert_eq!(reader.list(""), ["g", "one", "other", "zero"]);
+    exchange_all(&devices);
+    agree(&devices);
 }

@@ -204,6 +204,13 @@ mod tests {
             ..of(0)
         };
         assert_eq!(exact.encode().len() % PART_BYTES, 0);
+        // Those of others lie before and behind it.
+        let beside = [Stamp(6), Stamp(8)].map(|stamp| OpId { stamp, ..id });
+        for other in beside {
+            let mut batch = Batch::new();
+            of(700_000).put(&mut batch, other);
+            rows.commit(batch).unwrap();
+        }
         for record in [
             of(1),
             of(2_000_000),

@@ -436,6 +436,38 @@ fn a_large_merge_that_loses_power_anywhere_ends_the_same() {
     }
 }
 
+#[test]
+fn a_large_merge_that_counts_is_not_given_up_where_the_disk_takes_nothing_more() {
+    for cut in 0..24 {
+        let devices = cluster(2);
+        let (a, b) = (&devices[0], &devices[1]);
+        a.put("f", "base");
+        sync(&devices);
+        // The private copy of a file that comes back is to go as soon as the merge counts.
+        let ino = b.at("f").ino;
+        b.volume.hold(ino);
+        (0..3).for_each(|_| b.later());
+        b.unlink("f");
+        b.overwrite(ino, "scratch");
+        a.put("f", "written");
+        for index in 0..8 {
+            fill(a, "same", index);
+            fill(b, "same", index);
+        }
+        a.publish();
+        b.publish();
+        b.volume.undo_at_most(3);
+        b.refuse_writes_after(cut);
+        b.try_pull(a);
+        b.refuse_writes(false);
+        a.put("g", "more");
+        a.publish();
+        b.pull(a, usize::MAX);
+        assert_eq!(b.text("f"), "written", "{cut}");
+        sync(&devices);
+    }
+}
+
 /// Returns a device that has all that the others have.
 fn a_with_all(devices: &[Device]) -> Device {
     let all = Device::new(3);

@@ -320,9 +320,18 @@ fn what_nobody_looks_back_to_is_given_up_and_nothing_before() {
 #[test]
 fn what_is_written_to_a_file_of_which_nothing_is_left_is_kept() {
     const TEXT: &str = "by who was away for too long";
-    let ways: [fn(&Device); 2] = [
+    let ways: [fn(&Device); 3] = [
         |away| {
             away.put("f", TEXT);
+        },
+        // In the moment after what a record names of it.
+        |away| {
+            let named = away.put("g", "named");
+            away.publish();
+            let file = away.at("f");
+            let kind = super::cluster::write(file.ino, file.version, TEXT);
+            let applied = away.volume.write().unwrap().apply(kind).unwrap();
+            assert_eq!(applied.id.stamp, named.stamp.next());
         },
         |away| {
             away.append("f", "by who was away ");
@@ -338,6 +347,7 @@ fn what_is_written_to_a_file_of_which_nothing_is_left_is_kept() {
         voter.put("f", "text");
         sync(&devices);
         way(away);
+        voter.pull(away, usize::MAX);
         away.publish();
         voter.unlink("f");
         voter.publish();
@@ -354,7 +364,8 @@ fn what_is_written_to_a_file_of_which_nothing_is_left_is_kept() {
         assert_eq!(voter.record_count(), 0);
         other.pull(voter, usize::MAX);
         sync(&devices);
-        let files = voter.files();
+        let mut files = voter.files();
+        files.remove("/g");
         assert_eq!(files.len(), 1, "{files:?}");
         let kept = files.into_values().next().unwrap();
         assert_eq!(kept, TEXT);

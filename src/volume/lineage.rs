@@ -370,11 +370,15 @@ impl Volume {
                 continue;
             }
             let mut to = goes_on(after, from, was.version)?;
-            if was.ino != from && !has(after, to, was.version)? {
-                // It was one with another file, and has its own content again.
-                let other = goes_on(after, was.ino, was.version)?;
-                if has(after, other, was.version)? {
-                    to = other;
+            if !has(after, to, was.version)? {
+                // It was one with another file, and has its own content again; or where it goes on is said of
+                // the file under whose number it was written.
+                for file in [was.ino, *number].into_iter().chain(was.origin) {
+                    let other = goes_on(after, file, was.version)?;
+                    if has(after, other, was.version)? {
+                        to = other;
+                        break;
+                    }
                 }
             }
             if let (None, Some(origin)) = (to, was.origin) {

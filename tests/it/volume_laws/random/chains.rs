@@ -193,7 +193,8 @@ fn run(seed: u64, crashes: bool) -> usize {
 #[test]
 fn devices_agree_though_they_were_on_two_chains() {
     let mut turns = 0;
-    for seed in seeds() {
+    // In the last one an open file's content goes on in a conflict file of a conflict file.
+    for seed in seeds().chain([57]) {
         turns += run(6_000_000 + seed, false);
     }
     println!("went over {turns} times");

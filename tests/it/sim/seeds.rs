@@ -3,8 +3,8 @@
 
 use dfs_sim::{Plan, run, simulate};
 
-/// Seeds of each of the four tests below, which run side by side: about a minute of two cores in all.
-const SEEDS: u64 = 12;
+/// Seeds of each of the four tests below, which run side by side: about two minutes of two cores in all.
+const SEEDS: u64 = 25;
 
 const PLAN: Plan = Plan {
     steps: 50,

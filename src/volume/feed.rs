@@ -105,7 +105,7 @@ struct Queue {
 /// What is folded of logs and chain.
 struct Folded {
     progress: LogProgress,
-    /// The newest record of the chain that counts.
+    /// The newest folded record that is one of the chain that counts.
     record: u64,
 }
 

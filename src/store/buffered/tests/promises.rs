@@ -409,6 +409,14 @@ impl Machine {
     }
 }
 
+/// Waits for what the thread does first.
+fn has_made_the_next_log_file(rows: &BufferedRows) {
+    let mut flush = rows.shared.flush.lock();
+    while flush.is_wanted {
+        rows.shared.flush_changed.wait(&mut flush);
+    }
+}
+
 #[test]
 fn commits_go_on_beside_a_slow_flush_until_four_tables_are_full_and_then_wait_for_it() {
     const TABLE: usize = 64 << 10;
@@ -444,6 +452,8 @@ fn who_settles_waits_for_a_slow_flush_only_where_much_is_in_memory() {
     const TABLE: usize = 64 << 10;
     let mut machine = Machine::new();
     let (rows, tree) = machine.open_shut(TABLE);
+    // Until then a table that is full goes on, and more than one would wait.
+    has_made_the_next_log_file(&rows);
     // Nothing, and then a table that waits for the tree and little behind it.
     rows.settle().unwrap();
     for n in 0.. {
@@ -650,11 +660,8 @@ fn a_new_log_file_is_left_early_for_one_that_was_made_ahead_and_no_other_is() {
 fn the_thread_makes_the_next_log_file_ahead() {
     let mut machine = Machine::new();
     let rows = machine.open(64 << 10, true);
-    let mut flush = rows.shared.flush.lock();
-    while flush.is_wanted {
-        rows.shared.flush_changed.wait(&mut flush);
-    }
-    assert!(flush.spare.is_some());
+    has_made_the_next_log_file(&rows);
+    assert!(rows.shared.flush.lock().spare.is_some());
 }
 
 #[test]

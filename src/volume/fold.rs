@@ -1,6 +1,7 @@
 //! The fold: what one op does to the view. Deterministic; an op that makes no sense any more, after
 //! what sorted before it, is bent or dropped (docs/semantics.md), never refused.
 
+mod conflicts;
 mod content;
 mod entries;
 mod equal;
@@ -20,7 +21,7 @@ use super::op::OpKind;
 use super::overlay::{Base, Effects, Room, Tx};
 use super::rows::{Fork, Removed, RowKey, Value, Xattr};
 use super::sight::Sight;
-use super::types::{Cells, Conflict, ConflictKind, Dirent, FileKind, Inode, Kin, Place};
+use super::types::{Cells, Dirent, FileKind, Inode, Kin};
 use super::view::{is_private, name_scope};
 use super::{Result, VolumeError};
 use crate::base::{DeviceId, Ino, OpId, Timespec};
@@ -328,76 +329,6 @@ impl Fold<'_> {
             Some(of) => self.set_xattr(of, name, given, time, true),
             None => Ok(()),
         }
-    }
-
-    fn resolve_conflict(&mut self, op: OpId) -> Result<()> {
-        let key = RowKey::Conflict(op);
-        let conflict = match self.tx.get(key)? {
-            Some(Value::Conflict(conflict)) => Conflict {
-                resolved: true,
-                ..conflict.clone()
-            },
-            Some(_) => return Err(WRONG_KIND),
-            None => return Ok(()),
-        };
-        self.tx.put(key, Value::Conflict(conflict))
-    }
-
-    /// Settles the conflict of a node that loses the name that it has from it; each is that of what
-    /// does not stand aside.
-    fn settle(&mut self, ino: Ino, lost: &Place) -> Result<()> {
-        let Some(mut inode) = self.row_of(ino)? else {
-            return Ok(());
-        };
-        if let Some(conflict) = inode.conflict
-            && let Some(Value::Conflict(conflict)) = self.tx.get(RowKey::Conflict(conflict))?
-            && conflict.other == Some(ino)
-            && conflict.other_name.as_ref() != Some(&lost.name)
-        {
-            return Ok(());
-        }
-        let Some(conflict) = inode.conflict.take_if(|conflict| *conflict != self.id) else {
-            return Ok(());
-        };
-        self.save(inode)?;
-        self.resolve_conflict(conflict)
-    }
-
-    /// Records that this op crossed another one; the first record of an op stays.
-    fn conflict(&mut self, kind: ConflictKind, ino: Ino, place: Option<Place>) -> Result<()> {
-        self.conflict_with(Conflict {
-            op: self.id,
-            kind,
-            ino,
-            place,
-            other: None,
-            other_name: None,
-            device: self.author(),
-            resolved: false,
-        })
-    }
-
-    /// Records a conflict and marks the node that stands aside, or the only one, with it: it is
-    /// settled when that loses the name that it has now, and by the next conflict of that.
-    fn conflict_with(&mut self, mut conflict: Conflict) -> Result<()> {
-        if self.tx.get(RowKey::Conflict(conflict.op))?.is_some() {
-            if self.tx.get(RowKey::Conflict(self.id))?.is_some() {
-                return Ok(());
-            }
-            conflict.op = self.id;
-        }
-        let op = conflict.op;
-        if let Some(other) = conflict.other {
-            self.stand_beside(conflict.ino, other)?;
-        }
-        if let Some(mut inode) = self.row_of(conflict.other.unwrap_or(conflict.ino))? {
-            let before = inode.conflict.replace(op);
-            self.save(inode)?;
-            if let Some(before) = before {
-                self.resolve_conflict(before)?;
-            }
-        }
-        self.tx.put(RowKey::Conflict(op), Value::Conflict(conflict))
     }
 
     /// Returns the name that people gave a device, fit for a file name.

@@ -14,6 +14,7 @@ mod cuts;
 mod equal;
 mod joined;
 mod large;
+mod listed;
 mod logs;
 mod names;
 mod newer;

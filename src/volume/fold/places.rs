@@ -360,6 +360,7 @@ impl Fold<'_> {
             let by = dir.cells.by(Field::Mtime, dir.created_by);
             let mtime = dir.mtime;
             self.make_part(from, &dir.kin.beside, into, Dated { mtime, by })?;
+            self.list_for(&dir, into)?;
         }
         let (low, high) = dirent_range(from);
         for (_, value) in self.tx.scan(low, high)? {

@@ -86,6 +86,15 @@ pub(crate) fn check(device: &Device) {
         let xattrs = device.volume.xattr_names(ino).unwrap();
         assert_eq!(inode.xattrs as usize, xattrs.len());
     }
+    // What is listed is there, and leaves the list with its name.
+    for conflict in device.volume.conflicts().unwrap() {
+        let marked = conflict.other.unwrap_or(conflict.ino);
+        let node = device.volume.inode(marked).unwrap();
+        let is_there = node
+            .as_ref()
+            .is_some_and(|node| !node.is_orphan() && node.conflict == Some(conflict.op));
+        assert!(conflict.resolved || is_there, "{conflict:?} of {node:?}");
+    }
     for ino in inos(device, Table::Extent) {
         assert!(
             device.volume.inode(ino).unwrap().is_some(),

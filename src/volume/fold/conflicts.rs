@@ -1,0 +1,113 @@
+//! What crossed is listed until somebody settles it: by a mark on what stands aside, or on the only node there
+//! is, which goes with the name that it has.
+
+use super::{Fold, Result, WRONG_KIND};
+use crate::base::{Ino, OpId};
+use crate::volume::rows::{RowKey, Value};
+use crate::volume::types::{Conflict, ConflictKind, Inode, Place};
+
+impl Fold<'_> {
+    pub(super) fn resolve_conflict(&mut self, op: OpId) -> Result<()> {
+        let key = RowKey::Conflict(op);
+        let conflict = match self.tx.get(key)? {
+            Some(Value::Conflict(conflict)) => Conflict {
+                resolved: true,
+                ..conflict.clone()
+            },
+            Some(_) => return Err(WRONG_KIND),
+            None => return Ok(()),
+        };
+        self.tx.put(key, Value::Conflict(conflict))
+    }
+
+    /// Settles the conflict of a node that loses the name that it has from it; each is that of what
+    /// does not stand aside.
+    pub(super) fn settle(&mut self, ino: Ino, lost: &Place) -> Result<()> {
+        let Some(mut inode) = self.row_of(ino)? else {
+            return Ok(());
+        };
+        if let Some(conflict) = inode.conflict
+            && let Some(Value::Conflict(conflict)) = self.tx.get(RowKey::Conflict(conflict))?
+            && conflict.other == Some(ino)
+            && conflict.other_name.as_ref() != Some(&lost.name)
+        {
+            return Ok(());
+        }
+        let Some(conflict) = inode.conflict.take_if(|conflict| *conflict != self.id) else {
+            return Ok(());
+        };
+        self.save(inode)?;
+        self.resolve_conflict(conflict)
+    }
+
+    /// Records that this op crossed another one; the first record of an op stays.
+    pub(super) fn conflict(
+        &mut self,
+        kind: ConflictKind,
+        ino: Ino,
+        place: Option<Place>,
+    ) -> Result<()> {
+        self.conflict_with(Conflict {
+            op: self.id,
+            kind,
+            ino,
+            place,
+            other: None,
+            other_name: None,
+            device: self.author(),
+            resolved: false,
+        })
+    }
+
+    /// Records a conflict and marks the node that stands aside, or the only one, with it: it is
+    /// settled when that loses the name that it has now, and by the next conflict of that.
+    pub(super) fn conflict_with(&mut self, mut conflict: Conflict) -> Result<()> {
+        if self.tx.get(RowKey::Conflict(conflict.op))?.is_some() {
+            if self.tx.get(RowKey::Conflict(self.id))?.is_some() {
+                return Ok(());
+            }
+            conflict.op = self.id;
+        }
+        let op = conflict.op;
+        if let Some(other) = conflict.other {
+            self.stand_beside(conflict.ino, other)?;
+        }
+        if let Some(mut inode) = self.row_of(conflict.other.unwrap_or(conflict.ino))? {
+            let before = inode.conflict.replace(op);
+            self.save(inode)?;
+            if let Some(before) = before {
+                self.resolve_conflict(before)?;
+            }
+        }
+        self.tx.put(RowKey::Conflict(op), Value::Conflict(conflict))
+    }
+
+    /// Returns the conflict that a node is marked with, where nobody has settled it.
+    pub(super) fn open_conflict(&mut self, node: &Inode) -> Result<Option<Conflict>> {
+        let Some(conflict) = node.conflict else {
+            return Ok(None);
+        };
+        Ok(match self.tx.get(RowKey::Conflict(conflict))? {
+            Some(Value::Conflict(conflict)) if !conflict.resolved => Some(conflict.clone()),
+            _ => None,
+        })
+    }
+
+    /// Lets a directory stand on the list for another one that becomes a part of it, unless it stands there
+    /// itself.
+    pub(super) fn list_for(&mut self, part: &Inode, into: Ino) -> Result<()> {
+        let (Some(conflict), Some(mut dir)) = (self.open_conflict(part)?, self.row_of(into)?)
+        else {
+            return Ok(());
+        };
+        if conflict.other.is_some() || self.open_conflict(&dir)?.is_some() {
+            return self.resolve_conflict(conflict.op);
+        }
+        dir.conflict = Some(conflict.op);
+        self.save(dir)?;
+        let key = RowKey::Conflict(conflict.op);
+        let ino = into;
+        self.tx
+            .put(key, Value::Conflict(Conflict { ino, ..conflict }))
+    }
+}

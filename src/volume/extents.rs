@@ -38,6 +38,29 @@ pub(super) fn check_pieces(pieces: &[Piece], size: u64) -> Option<&'static str> 
     None
 }
 
+/// Returns pieces moved to where an append starts.
+pub(super) fn shifted(pieces: &[Piece], start: u64) -> Vec<Piece> {
+    pieces
+        .iter()
+        .map(|piece| Piece {
+            offset: piece.offset.saturating_add(start),
+            ..piece.clone()
+        })
+        .collect()
+}
+
+/// Tells whether pieces, in order, replace all of a file of a size.
+pub(super) fn covers(pieces: &[Piece], size: u64) -> bool {
+    let mut end = 0;
+    for piece in pieces {
+        if piece.offset != end {
+            return false;
+        }
+        end = piece.offset.saturating_add(piece.len);
+    }
+    end > 0 && end >= size
+}
+
 /// Returns the part of an extent within `start..end`, `None` where they do not meet.
 pub(super) fn cut(extent: &Extent, start: u64, end: u64) -> Option<Extent> {
     let from = extent.offset.max(start);

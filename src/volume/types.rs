@@ -312,7 +312,7 @@ pub enum ConflictKind {
     Name,
     /// Two writes from one version: the losing content is in a file of its own.
     Content,
-    /// A removed file was written elsewhere: it is back.
+    /// A removed file was written by somebody who had not seen that: it is back.
     WriteAgainstUnlink,
     /// A removed directory got entries elsewhere: it is back.
     DirRevived,
@@ -326,6 +326,10 @@ pub enum ConflictKind {
     ReplacedKept,
     /// One file moved twice: it is at the later place.
     MovedTwice,
+    /// What several appended to one file stands one behind the other.
+    Joined,
+    /// A removal of a file that had been written elsewhere: it stays.
+    UnlinkDropped,
 }
 
 /// A conflict: what crossed, and where both sides are now.
@@ -344,7 +348,8 @@ pub struct Conflict {
     pub other: Option<Ino>,
     /// The name that it got beside `place`.
     pub other_name: Option<Bytes>,
-    /// Whose side stands aside.
+    /// Whose side stands aside; where nothing does, who did what does not count, or the author of
+    /// the op where that is not known.
     pub device: DeviceId,
     /// True once someone said that it is settled.
     pub resolved: bool,

@@ -40,13 +40,26 @@ impl Fold<'_> {
         self.resolve_conflict(conflict)
     }
 
-    /// Records that this op crossed another one; the first record of an op stays.
+    /// Records that this op crossed another one, and what it says does not count; the first record of an
+    /// op stays.
     pub(super) fn conflict(
         &mut self,
         kind: ConflictKind,
         ino: Ino,
         place: Option<Place>,
     ) -> Result<()> {
+        self.conflict_against(kind, ino, place, self.id)
+    }
+
+    /// Records that this op crossed another one, `lost`, and which of both does not count.
+    pub(super) fn conflict_against(
+        &mut self,
+        kind: ConflictKind,
+        ino: Ino,
+        place: Option<Place>,
+        lost: OpId,
+    ) -> Result<()> {
+        let device = self.tx.device_of(lost.log);
         self.conflict_with(Conflict {
             op: self.id,
             kind,
@@ -54,8 +67,16 @@ impl Fold<'_> {
             place,
             other: None,
             other_name: None,
-            device: self.author(),
+            device,
             resolved: false,
+        })
+    }
+
+    /// Returns the op that took the last name off a node, which has none.
+    pub(super) fn removed_by(&mut self, ino: Ino) -> Result<Option<OpId>> {
+        Ok(match self.tx.get(RowKey::Orphan(ino))? {
+            Some(Value::Orphan(removed)) => Some(removed.by),
+            _ => None,
         })
     }
 
@@ -80,6 +101,29 @@ impl Fold<'_> {
             }
         }
         self.tx.put(RowKey::Conflict(op), Value::Conflict(conflict))
+    }
+
+    /// Notes that what several appended stands in one file, where nobody has to look at that for another
+    /// reason: one of a form of its own, as an archive, is none any more.
+    pub(super) fn note_joined(&mut self, ino: Ino) -> Result<()> {
+        let Some(node) = self.row_of(ino)? else {
+            return Ok(());
+        };
+        let is_gone = node.kin.twin.is_some() || node.is_orphan();
+        if is_gone || self.open_conflict(&node)?.is_some() {
+            return Ok(());
+        }
+        self.conflict(ConflictKind::Joined, ino, node.home)
+    }
+
+    /// Takes a file off the list that stands there for what was joined in it, and has that no more.
+    pub(super) fn unjoin(&mut self, node: &mut Inode) -> Result<()> {
+        let conflict = self.open_conflict(node)?;
+        let Some(joined) = conflict.filter(|conflict| conflict.kind == ConflictKind::Joined) else {
+            return Ok(());
+        };
+        node.conflict = None;
+        self.resolve_conflict(joined.op)
     }
 
     /// Returns the conflict that a node is marked with, where nobody has settled it.

@@ -6,7 +6,7 @@
 //! versions are, so that one lineage never makes two files.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::base::limits::CHUNK_BYTES;
 use crate::base::{Ino, OpId, Timespec};
 use crate::volume::committed::Rank;
 use crate::volume::extents::{
-    check_pieces, gathered, groups, overwrite, same_content, stored_bytes, touched,
+    check_pieces, covers, gathered, groups, overwrite, same_content, shifted, stored_bytes, touched,
 };
 use crate::volume::op::{Append, Write, fork_ino_of, joined_version};
 use crate::volume::record::Record;
@@ -52,6 +52,14 @@ struct Walk {
     size: u64,
 }
 
+/// What is left of a file that somebody empties who had not seen all of it.
+struct Left {
+    /// The ranges that were appended unseen.
+    ranges: Vec<Range<u64>>,
+    /// Whether it is known that one device alone appended them.
+    is_of_one: bool,
+}
+
 /// Most contents that a file had before which are compared with one that was made elsewhere.
 const PAST_MAX: usize = 16;
 
@@ -84,10 +92,16 @@ impl Fold<'_> {
         let mut version = self.id;
         let made = node.kin.take_made();
         if node.version == base || Self::is_private(&node) {
+            if write.size < node.size || covers(&write.pieces, write.size) {
+                self.unjoin(&mut node)?;
+            }
             self.splice(&mut node, &write.pieces, write.size)?;
         } else if let Some(kept) = self.appended_unseen(&node, write, base)? {
+            if kept.is_of_one {
+                self.unjoin(&mut node)?;
+            }
             let all = self.extents_in(node.ino, 0, u64::MAX)?;
-            let (left, size) = gathered(&all, &kept);
+            let (left, size) = gathered(&all, &kept.ranges);
             self.replace_extents(&mut node, &all, left)?;
             node.size = size;
             if size > 0 {
@@ -166,7 +180,9 @@ impl Fold<'_> {
         let mut version = self.id;
         let made = node.kin.take_made();
         let fits = node.version == base || Self::is_private(&node);
+        let mut is_joined = false;
         if fits || self.appended_only(&node, base)? {
+            is_joined = !fits && self.follows_unseen(&node)?;
             let size = node.size.saturating_add(append.len);
             let pieces = shifted(&append.pieces, node.size);
             if check_pieces(&pieces, size).is_some() {
@@ -192,7 +208,11 @@ impl Fold<'_> {
         }
         let ino = node.ino;
         self.finish_write(named, node, version, &stamps)?;
-        self.settle_equal(ino, stamps.ctime)
+        self.settle_equal(ino, stamps.ctime)?;
+        if is_joined {
+            self.note_joined(ino)?;
+        }
+        Ok(())
     }
 
     /// Tells whether all that came to a file since `base` was appended, so that one more append
@@ -226,18 +246,42 @@ impl Fold<'_> {
         Ok(false)
     }
 
+    /// Tells whether what an append comes behind was appended, too, unseen by its author. Of what it had seen so
+    /// much is passed over as the fold can look up whoever folds it.
+    fn follows_unseen(&mut self, node: &Inode) -> Result<bool> {
+        let mut walk = Walk::new(node);
+        for _ in 0..PAST_MAX {
+            let (by, size) = (walk.written_by, walk.size);
+            if self.tx.rank(by).record <= self.sight.record() {
+                break;
+            }
+            let is_aside = self.is_aside(node, &walk)?;
+            let Some(record) = self.step_back(&mut walk)? else {
+                break;
+            };
+            if is_aside {
+                continue;
+            }
+            if record.kind.as_append().is_some() {
+                if !self.saw(by) {
+                    return Ok(true);
+                }
+            } else if record.kind.as_emptying().is_none() || size == 0 {
+                break;
+            }
+        }
+        Ok(false)
+    }
+
     /// Returns the ranges of a file that an op empties which were appended, unseen by the op's author;
     /// `None` where it empties nothing, or other changes crossed it.
-    fn appended_unseen(
-        &mut self,
-        node: &Inode,
-        write: &Write,
-        base: OpId,
-    ) -> Result<Option<Vec<Range<u64>>>> {
+    fn appended_unseen(&mut self, node: &Inode, write: &Write, base: OpId) -> Result<Option<Left>> {
         if !write.is_emptying() || node.size == 0 {
             return Ok(None);
         }
-        let mut kept = Vec::new();
+        let mut ranges = Vec::new();
+        let mut authors = BTreeSet::new();
+        let mut is_known = true;
         let mut walk = Walk::new(node);
         while walk.version != base {
             // What its author's machine had folded since was not in what he emptied, or in another file.
@@ -256,11 +300,13 @@ impl Fold<'_> {
             }
             if let Some(append) = kind.as_append() {
                 if !is_seen {
-                    kept.push(end.saturating_sub(append.len)..end);
+                    ranges.push(end.saturating_sub(append.len)..end);
+                    authors.insert(self.tx.device_of(by.log));
                 }
             } else if kind.as_emptying().is_some() {
                 // What it left was appended, unseen by its author.
-                kept.push(0..end);
+                ranges.push(0..end);
+                is_known = end == 0;
                 break;
             } else if is_seen {
                 break;
@@ -268,8 +314,9 @@ impl Fold<'_> {
                 return Ok(None);
             }
         }
-        kept.reverse();
-        Ok(Some(kept))
+        ranges.reverse();
+        let is_of_one = is_known && authors.len() <= 1;
+        Ok(Some(Left { ranges, is_of_one }))
     }
 
     /// Says how a position in the history of a file stands to where content `base` was made, `None`
@@ -380,6 +427,7 @@ impl Fold<'_> {
 
     /// Brings a removed file back that someone wrote who did not know.
     fn revive(&mut self, ino: Ino, home: Option<Place>, time: Timespec) -> Result<()> {
+        let removed = self.removed_by(ino)?.unwrap_or(self.id);
         let place = self.beside(home, ino, time)?;
         self.put_back(ino, &place, time)?;
         let node = self.row_of(ino)?;
@@ -387,7 +435,8 @@ impl Fold<'_> {
             // What is there by now says the same.
             return Ok(());
         }
-        self.conflict(ConflictKind::WriteAgainstUnlink, ino, Some(place))
+        let kind = ConflictKind::WriteAgainstUnlink;
+        self.conflict_against(kind, ino, Some(place), removed)
     }
 
     /// Returns a place with a live directory: `home`, or the root under the node's number.
@@ -651,6 +700,8 @@ impl Fold<'_> {
                 node.kin.take_made();
             }
         }
+        // What was joined in it stands aside now.
+        self.unjoin(node)?;
         self.replace_extents(node, &current, new)?;
         node.size = size;
         Ok(true)
@@ -840,15 +891,4 @@ fn before_image(record: &Record, ino: Ino) -> Result<Option<Inode>> {
         }
     }
     Ok(None)
-}
-
-/// Returns pieces moved to where an append starts.
-fn shifted(pieces: &[Piece], start: u64) -> Vec<Piece> {
-    pieces
-        .iter()
-        .map(|piece| Piece {
-            offset: piece.offset.saturating_add(start),
-            ..piece.clone()
-        })
-        .collect()
 }

@@ -135,14 +135,14 @@ impl Fold<'_> {
             if holder != node.ino {
                 // What its author saw and removed is in a conflict file by now.
                 self.unlink_fork(holder, version, time)?;
-                return self.conflict(ConflictKind::WriteAgainstUnlink, node.ino, Some(place));
+                return self.conflict(ConflictKind::UnlinkDropped, node.ino, Some(place));
             }
             if version != node.version {
-                return self.conflict(ConflictKind::WriteAgainstUnlink, node.ino, Some(place));
+                return self.conflict(ConflictKind::UnlinkDropped, node.ino, Some(place));
             }
         }
         if node.nlink <= 1 && self.leave_unseen(&node)? {
-            return self.conflict(ConflictKind::WriteAgainstUnlink, node.ino, Some(place));
+            return self.conflict(ConflictKind::UnlinkDropped, node.ino, Some(place));
         }
         let had = self.detach(node.ino, &place, time)?;
         self.settle(node.ino, &place)?;

@@ -308,7 +308,12 @@ impl Fold<'_> {
         aside: Place,
         by: OpId,
     ) -> Result<()> {
-        let device = self.tx.device_of(by.log);
+        // Who wrote it after it had got the name meant it to have that.
+        let wrote = match other.is_dir() {
+            true => by,
+            false => by.max(other.written_by),
+        };
+        let device = self.tx.device_of(wrote.log);
         self.conflict_with(Conflict {
             op: self.id,
             kind: ConflictKind::Name,
@@ -416,10 +421,12 @@ impl Fold<'_> {
                 None => Bytes::from(format!("{:016x}", dir.ino.0)),
             };
             let place = Place { parent, name };
+            let removed = self.removed_by(dir.ino)?.unwrap_or(self.id);
             self.put_back(dir.ino, &place, time)?;
             // It may have become one with a directory that is there now.
             parent = self.inode(dir.ino)?.map_or(Ino::ROOT, |dir| dir.ino);
-            self.conflict(ConflictKind::DirRevived, parent, Some(place))?;
+            let kind = ConflictKind::DirRevived;
+            self.conflict_against(kind, parent, Some(place), removed)?;
         }
         Ok(parent)
     }

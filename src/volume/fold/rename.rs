@@ -321,7 +321,13 @@ impl Fold<'_> {
         if node.is_dir() || node.nlink == 1 {
             // Someone else moved it before: the later place wins.
             if node.home.as_ref() != Some(to) && self.aside(node, &from)?.is_none() {
-                self.conflict(ConflictKind::MovedTwice, node.ino, node.home.clone())?;
+                let there = match &node.home {
+                    Some(home) => self.entry(home.parent, &home.name)?,
+                    None => None,
+                };
+                let lost = there.map_or(self.id, |there| there.by);
+                let (kind, place) = (ConflictKind::MovedTwice, node.home.clone());
+                self.conflict_against(kind, node.ino, place, lost)?;
             }
             return Ok(node.home.clone());
         }

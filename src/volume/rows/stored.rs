@@ -18,7 +18,7 @@ const KINDS: [FileKind; 7] = [
     FileKind::BlockDev,
 ];
 
-const CONFLICTS: [ConflictKind; 9] = [
+const CONFLICTS: [ConflictKind; 11] = [
     ConflictKind::Name,
     ConflictKind::Content,
     ConflictKind::WriteAgainstUnlink,
@@ -28,6 +28,8 @@ const CONFLICTS: [ConflictKind; 9] = [
     ConflictKind::CycleDropped,
     ConflictKind::ReplacedKept,
     ConflictKind::MovedTwice,
+    ConflictKind::Joined,
+    ConflictKind::UnlinkDropped,
 ];
 
 fn op(n: u64) -> OpId {

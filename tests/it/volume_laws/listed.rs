@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use dfs::base::Ino;
-use dfs::volume::ConflictKind;
+use dfs::volume::{ConflictKind, OpKind};
 
 use super::cluster::{Device, cluster, sync};
 use super::crossed::{exchange, files, link, mkdir, rmdir, texts};
@@ -330,4 +330,104 @@ fn conflict_names_of_names_as_long_as_there_are_differ_and_fit() {
 fn device_text(device: &Device, path: &str) -> String {
     let text = device.text(path);
     text.split(' ').next().unwrap().to_owned()
+}
+
+#[test]
+fn appends_that_joined_are_listed_once_until_that_is_settled_or_gone() {
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("f.zip", "start;");
+    sync(&devices);
+    let both = |rounds: std::ops::Range<usize>| {
+        for round in rounds {
+            a.append("f.zip", &format!("a{round};"));
+            b.append("f.zip", &format!("b{round};"));
+        }
+        sync(&devices);
+    };
+    let is_listed = |is: bool| {
+        let expected = match is {
+            true => note(ConflictKind::Joined, "f.zip"),
+            false => Vec::new(),
+        };
+        assert_eq!((listed(a), listed(b)), (expected.clone(), expected));
+    };
+    // One after the other is no conflict.
+    a.append("f.zip", "a;");
+    sync(&devices);
+    b.append("f.zip", "b;");
+    sync(&devices);
+    is_listed(false);
+    both(0..3);
+    is_listed(true);
+    both(3..5);
+    is_listed(true);
+    let conflicts = a.volume.conflicts().unwrap();
+    let open = conflicts.iter().find(|conflict| !conflict.resolved);
+    let conflict = open.unwrap().op;
+    a.apply(OpKind::Resolve { conflict });
+    sync(&devices);
+    is_listed(false);
+    // Who empties it, writes all of it anew, cuts it, saves another over it, moves or removes it has looked at it.
+    let ends: [fn(&Device); 6] = [
+        |device| {
+            device.put("f.zip", "");
+        },
+        |device| {
+            device.put("f.zip", &"anew;".repeat(100));
+        },
+        |device| {
+            device.put("f.zip", "short;");
+        },
+        |device| {
+            device.put("new", "saved;");
+            device.rename("new", "f.zip", false);
+        },
+        |device| {
+            device.rename("f.zip", "log", false);
+            device.put("f.zip", "next;");
+        },
+        |device| {
+            device.unlink("f.zip");
+            device.put("f.zip", "next;");
+        },
+    ];
+    for end in ends {
+        both(5..6);
+        is_listed(true);
+        end(b);
+        sync(&devices);
+        is_listed(false);
+    }
+}
+
+#[test]
+fn what_was_joined_is_not_listed_any_more_where_it_stands_aside_or_one_alone_is_left() {
+    let devices = cluster(3);
+    let [a, b, c] = [&devices[0], &devices[1], &devices[2]];
+    a.put("f", "start;");
+    a.put("g", "start;");
+    sync(&devices);
+    // Who had seen neither writes it anew, later.
+    for device in [a, b] {
+        for path in ["f", "g"] {
+            device.append(path, &format!("{};", device.index()));
+        }
+    }
+    a.publish();
+    b.pull(a, usize::MAX);
+    assert_eq!(listed(b).len(), 2);
+    c.later();
+    c.put("f", "anew");
+    // Who had seen one of two empties it.
+    c.pull(a, usize::MAX);
+    c.put("g", "");
+    sync(&devices);
+    let aside = c.files().into_keys().find(|path| path.starts_with("/f ("));
+    let aside = aside.unwrap().split_off(1);
+    for device in &devices {
+        assert_eq!(listed(device), [content("f", &aside)]);
+        assert_eq!(device.text(&aside), "start;0;1;");
+        assert_eq!(device.text("g"), "1;");
+    }
 }

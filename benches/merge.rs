@@ -684,7 +684,7 @@ impl Device {
         self.apply(OpKind::Unlink {
             from: place(parent, name),
             ino,
-            saw: inode.version,
+            saw: inode.goes_with_a_name(),
             time: self.clock.wall(),
         });
     }

@@ -139,6 +139,7 @@ fn words(conflict: &Conflict) -> &'static str {
         ConflictKind::WriteAgainstUnlink | ConflictKind::UnlinkDropped => {
             "written by one, removed by another: it is kept"
         }
+        ConflictKind::LastName => "its last two names were removed by two: this one is kept",
         ConflictKind::DirRevived => "filled by one, removed by another: it is kept",
         ConflictKind::DirsMerged => "two folders at one name: they are one, with what was in both",
         ConflictKind::RmdirDropped => "removed by one, filled by another: it is kept",

@@ -122,7 +122,7 @@ impl Fs {
         writer.apply(OpKind::Unlink {
             from: place(parent, name),
             ino: inode.ino,
-            saw: inode.version,
+            saw: inode.goes_with_a_name(),
             time: self.now(),
         })?;
         Ok(())

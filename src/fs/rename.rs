@@ -80,7 +80,7 @@ impl Fs {
             ino: source.ino,
             replaced: target.map(|target| Replaced {
                 ino: target.ino,
-                saw: target.version,
+                saw: target.goes_with_a_name(),
             }),
             exchange: mode == RenameMode::Exchange,
             time,

@@ -65,7 +65,8 @@ pub enum OpKind {
         from: Place,
         /// The file that its author meant.
         ino: Ino,
-        /// The content that its author saw; newer content is not removed.
+        /// The content that its author removed with it, of a file with other names none (the op that never
+        /// was): other content is not removed.
         saw: OpId,
         /// When.
         time: Timespec,
@@ -215,7 +216,7 @@ pub struct Append {
 pub struct Replaced {
     /// The node.
     pub ino: Ino,
-    /// The content that its author saw.
+    /// The content that its author removed, as in [`OpKind::Unlink`].
     pub saw: OpId,
 }
 

@@ -237,6 +237,15 @@ impl Inode {
         self
     }
 
+    /// Returns the content that goes with a name of it, which who removes that states as seen: none where it
+    /// has other names.
+    pub fn goes_with_a_name(&self) -> OpId {
+        match self.nlink > 1 && !self.is_dir() {
+            true => OpId::default(),
+            false => self.version,
+        }
+    }
+
     /// Returns true when no name is left: kept while open, or until no write can bring it back.
     pub fn is_orphan(&self) -> bool {
         self.nlink == 0
@@ -330,6 +339,8 @@ pub enum ConflictKind {
     Joined,
     /// A removal of a file that had been written elsewhere: it stays.
     UnlinkDropped,
+    /// Several removed each another name of a file, the last of them unaware: that one stays.
+    LastName,
 }
 
 /// A conflict: what crossed, and where both sides are now.

@@ -129,6 +129,10 @@ impl Fold<'_> {
         let Some((node, place)) = self.meant(from, ino)?.filter(|(node, _)| !node.is_dir()) else {
             return Ok(());
         };
+        if node.nlink <= 1 && saw == OpId::default() {
+            // Its author had left it another name.
+            return self.conflict(ConflictKind::LastName, node.ino, Some(place));
+        }
         // Where it is the present content that its author saw, nothing tells of another place.
         if node.nlink <= 1 && node.version != saw {
             let (holder, version) = self.locate(node.ino, saw)?;

@@ -18,7 +18,7 @@ const KINDS: [FileKind; 7] = [
     FileKind::BlockDev,
 ];
 
-const CONFLICTS: [ConflictKind; 11] = [
+const CONFLICTS: [ConflictKind; 12] = [
     ConflictKind::Name,
     ConflictKind::Content,
     ConflictKind::WriteAgainstUnlink,
@@ -30,6 +30,7 @@ const CONFLICTS: [ConflictKind; 11] = [
     ConflictKind::MovedTwice,
     ConflictKind::Joined,
     ConflictKind::UnlinkDropped,
+    ConflictKind::LastName,
 ];
 
 fn op(n: u64) -> OpId {

@@ -641,7 +641,7 @@ impl Device {
         let kind = OpKind::Unlink {
             from: self.place(path),
             ino: inode.ino,
-            saw: inode.version,
+            saw: inode.goes_with_a_name(),
             time: self.clock.wall(),
         };
         self.apply(kind);
@@ -659,7 +659,7 @@ impl Device {
     pub(crate) fn rename(&self, from: &str, to: &str, exchange: bool) {
         let replaced = self.find(to).map(|inode| Replaced {
             ino: inode.ino,
-            saw: inode.version,
+            saw: inode.goes_with_a_name(),
         });
         let kind = OpKind::Rename {
             from: self.place(from),

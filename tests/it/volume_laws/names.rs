@@ -344,6 +344,48 @@ fn names_of_one_file_are_counted_and_found() {
 }
 
 #[test]
+fn of_the_last_names_of_a_file_that_several_remove_one_stays() {
+    for replaces in [false, true] {
+        let devices = cluster(3);
+        let [a, b, c] = [&devices[0], &devices[1], &devices[2]];
+        a.put("f", "text");
+        for name in ["g", "h"] {
+            a.link("f", name);
+        }
+        a.put("new", "new");
+        sync(&devices);
+        // Each leaves it the names that the others remove.
+        for (device, name) in [(a, "f"), (b, "g"), (c, "h")] {
+            devices.iter().for_each(Device::later);
+            match replaces && name == "f" {
+                true => device.rename("new", name, false),
+                false => device.unlink(name),
+            }
+        }
+        sync(&devices);
+        assert_eq!(c.text("h"), "text");
+        assert_eq!(c.at("h").nlink, 1);
+        assert_eq!(c.conflicts(), [(ConflictKind::LastName, None)]);
+        // Who knew it as the last one removes it.
+        b.unlink("h");
+        sync(&devices);
+        assert_eq!((c.find("h"), c.volume.counts().conflicts), (None, 0));
+    }
+    // Who removes all that it knew removes all; who meant one alone does not remove the last.
+    let devices = cluster(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("f", "text");
+    a.link("f", "g");
+    sync(&devices);
+    a.unlink("f");
+    a.unlink("g");
+    b.later();
+    b.unlink("g");
+    sync(&devices);
+    assert_eq!((a.files().len(), a.volume.counts().conflicts), (0, 0));
+}
+
+#[test]
 fn swapped_nodes_are_swapped_everywhere() {
     let devices = cluster(2);
     let [a, b] = [&devices[0], &devices[1]];

@@ -436,7 +436,11 @@ impl Run {
     }
 
     fn remove(&mut self, index: usize, found: &Found, time: dfs::base::Timespec) {
-        let (from, ino, saw) = (found.at.clone(), found.inode.ino, found.inode.version);
+        let (from, ino, saw) = (
+            found.at.clone(),
+            found.inode.ino,
+            found.inode.goes_with_a_name(),
+        );
         let device = &self.devices[index];
         if found.inode.is_dir() {
             if found.inode.entries == 0 {
@@ -444,8 +448,10 @@ impl Run {
             }
             return;
         }
-        // Another device may remove the other names.
-        self.model.remove(device, saw, &device.bytes_of(ino));
+        // Where another device removes the other names, the last of them stays.
+        if found.inode.nlink == 1 {
+            self.model.remove(device, saw, &device.bytes_of(ino));
+        }
         let kind = OpKind::Unlink {
             from,
             ino,
@@ -485,6 +491,7 @@ impl Run {
         }
         if let Some(other) = &there
             && !exchange
+            && other.nlink == 1
         {
             let seen = device.bytes_of(other.ino);
             self.model.remove(device, other.version, &seen);
@@ -495,7 +502,7 @@ impl Run {
             ino: node.ino,
             replaced: there.map(|other| Replaced {
                 ino: other.ino,
-                saw: other.version,
+                saw: other.goes_with_a_name(),
             }),
             exchange,
             time,

@@ -147,3 +147,23 @@ fn a_conflict_leaves_the_list_by_a_choice_by_both_and_by_hand() {
         }
     });
 }
+
+#[test]
+fn what_is_chosen_of_a_file_with_two_names_is_there_by_both() {
+    scenario("names", 5 * MINUTES, |s| {
+        let trio = Trio::start(s);
+        fs::write(trio.a.path("f"), "first\n").expect("written");
+        fs::hard_link(trio.a.path("f"), trio.a.path("g")).expect("linked");
+        cross(s, &trio, &["f"]);
+        let chosen = resolve(&trio.a, &trio.a.path("g"), "b");
+        assert!(chosen.status.success(), "{chosen}");
+        for peer in [&trio.a, &trio.b] {
+            for name in ["f", "g"] {
+                wait_for_content(&peer.path(name), b"from B\n");
+            }
+            wait_until("the copy is gone, and the list is empty", MINUTES, || {
+                (files_in(peer.mountpoint()) == ["f", "g"] && count(peer) == 0).then_some(())
+            });
+        }
+    });
+}

@@ -223,9 +223,10 @@ pub struct ResolveArgs {
     pub json: bool,
 
     /// Whose side keeps the name: the name of a device or its id's first digits, `mine` (this
-    /// machine's), `theirs`, or `both`. What is not kept is removed
+    /// machine's), `theirs`, or `both`. What is not kept is removed. Where nothing stands aside
+    /// there is nothing to say
     #[arg(long, value_name = "DEVICE|mine|theirs|both")]
-    pub keep: String,
+    pub keep: Option<String>,
 
     /// The file or one of its copies; of a file all its conflicts are meant
     #[arg(value_name = "PATH")]

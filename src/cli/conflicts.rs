@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::io::IsTerminal;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -74,19 +75,29 @@ fn line(conflict: &ConflictReport) -> String {
     let path = first.map_or_else(|| "what is gone".to_owned(), |side| shown(&side.path));
     let mut out = format!("{path}: {}; ", conflict.kind);
     let by = |device: &str, id: &str, ms| format!("{}, {}", label(device, id), moment(ms));
-    if let Some(kept) = kept.as_ref().filter(|_| aside.is_some()) {
-        let by = by(&kept.device, &kept.device_id, kept.time_ms);
-        let _ = write!(out, "that of {by} has the name; ");
+    match (kept, aside) {
+        (Some(kept), Some(aside)) => {
+            let kept = by(&kept.device, &kept.device_id, kept.time_ms);
+            let other = by(&aside.device, &aside.device_id, aside.time_ms);
+            let path = shown(&aside.path);
+            let _ = write!(
+                out,
+                "that of {kept} has the name; that of {other} is kept beside it: {path}"
+            );
+        }
+        (None, Some(aside)) => {
+            let by = by(&aside.device, &aside.device_id, aside.time_ms);
+            let _ = write!(out, "this is that of {by}; what had the name is gone");
+        }
+        (_, None) => {
+            let acts = conflict.acts.iter().map(|act| {
+                let by = label(&act.device, &act.device_id);
+                let when = act.time_ms.map(|ms| format!(", {}", moment(ms)));
+                format!("{} by {by}{}", shown(&act.did), when.unwrap_or_default())
+            });
+            out.push_str(&acts.collect::<Vec<_>>().join("; "));
+        }
     }
-    let by = by(&conflict.device, &conflict.device_id, conflict.time_ms);
-    let _ = match aside {
-        Some(aside) => write!(
-            out,
-            "that of {by} is kept beside it: {}",
-            shown(&aside.path)
-        ),
-        None => write!(out, "by {by}"),
-    };
     out
 }
 
@@ -154,28 +165,47 @@ pub(super) fn resolve(args: &ResolveArgs) -> Result<(), Failure> {
             shown(&args.path.to_string_lossy())
         )));
     }
-    let done = match choose(&conflicts, &args.keep)? {
+    let settle = |is_meant: fn(&ConflictReport) -> bool| {
+        let ids = conflicts.iter().filter(|conflict| is_meant(conflict));
+        let ids: Vec<String> = ids.map(|conflict| conflict.id.clone()).collect();
+        let request = Request::Settle { ids };
+        control::ask(&state, &request, PATIENCE, |_| {}).map(|_| ())
+    };
+    let done = match choose(&conflicts, args.keep.as_deref())? {
         Choice::Both => {
-            let ids = conflicts.iter().map(|conflict| conflict.id.clone());
-            let ids = ids.collect();
-            control::ask(&state, &Request::Settle { ids }, PATIENCE, |_| {})?;
+            settle(|_| true)?;
             vec!["all of it stays; taken off the list".to_owned()]
         }
-        Choice::Kept => conflicts
-            .iter()
-            .filter_map(|conflict| conflict.aside.as_ref())
-            .map(remove)
-            .collect::<Result<_, _>>()?,
-        Choice::Aside(chosen) => keep_aside(&conflicts, chosen)?,
+        Choice::Kept => {
+            let asides = conflicts
+                .iter()
+                .filter_map(|conflict| conflict.aside.as_ref());
+            let done = asides.map(remove).collect::<Result<_, _>>()?;
+            settle(|conflict| conflict.aside.is_none())?;
+            done
+        }
+        Choice::Aside(chosen) => {
+            let done = keep_aside(&conflicts, chosen)?;
+            settle(|conflict| conflict.aside.is_none())?;
+            done
+        }
     };
     let value = serde_json::json!({ "done": done });
     output(args.json, &value, |_| Some(done.join("\n")))
 }
 
-fn choose(conflicts: &[ConflictReport], keep: &str) -> Result<Choice, Failure> {
-    if keep == "both" {
-        return Ok(Choice::Both);
-    }
+fn choose(conflicts: &[ConflictReport], keep: Option<&str>) -> Result<Choice, Failure> {
+    let stands_aside = conflicts.iter().any(|conflict| conflict.aside.is_some());
+    let keep = match keep {
+        Some("both") => return Ok(Choice::Both),
+        None if !stands_aside => return Ok(Choice::Both),
+        Some(keep) => keep,
+        None => {
+            return Err(usage(
+                "say which side is to stay: --keep DEVICE|mine|theirs|both",
+            ));
+        }
+    };
     let kept = conflicts.iter().find_map(|conflict| conflict.kept.as_ref());
     let aside = conflicts
         .iter()
@@ -188,7 +218,7 @@ fn choose(conflicts: &[ConflictReport], keep: &str) -> Result<Choice, Failure> {
     let sides: Vec<_> = kept.into_iter().chain(aside).collect();
     if sides.len() < 2 {
         return Err(usage(
-            "nothing stands aside here: --keep both takes it off the list",
+            "there is nothing to choose from here: --keep both takes it off the list",
         ));
     }
     let is_meant = |side: &SideReport| match keep {
@@ -237,7 +267,7 @@ fn keep_aside(conflicts: &[ConflictReport], chosen: usize) -> Result<Vec<String>
             })
         )));
     }
-    rename(&path_of(aside), &path_of(kept))?;
+    take_place(&path_of(aside), &path_of(kept))?;
     let mut done = vec![format!(
         "{} is what {} wrote",
         shown(&kept.path),
@@ -251,8 +281,19 @@ fn keep_aside(conflicts: &[ConflictReport], chosen: usize) -> Result<Vec<String>
     Ok(done)
 }
 
-fn rename(from: &Path, to: &Path) -> Result<(), Failure> {
-    std::fs::rename(from, to).map_err(|error| {
+/// Puts what is at one path at another: into the file there, where that has other names, which mean the same.
+fn take_place(from: &Path, to: &Path) -> Result<(), Failure> {
+    let has_names = std::fs::symlink_metadata(to).is_ok_and(|to| to.is_file() && to.nlink() > 1);
+    let is_file = std::fs::symlink_metadata(from).is_ok_and(|from| from.is_file());
+    let taken = match has_names && is_file {
+        true => write_over(from, to).and_then(|()| match std::fs::remove_file(from) {
+            // What says the same as what it stands aside of is one with that.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }),
+        false => std::fs::rename(from, to),
+    };
+    taken.map_err(|error| {
         let (from, to) = (from.to_string_lossy(), to.to_string_lossy());
         failed(format!(
             "cannot move {} to {}: {}",
@@ -261,6 +302,17 @@ fn rename(from: &Path, to: &Path) -> Result<(), Failure> {
             io_error(&error)
         ))
     })
+}
+
+fn write_over(from: &Path, to: &Path) -> std::io::Result<()> {
+    let mut from = std::fs::File::open(from)?;
+    let mut to = std::fs::File::options()
+        .write(true)
+        .truncate(true)
+        .open(to)?;
+    std::io::copy(&mut from, &mut to)?;
+    // What it is copied from goes next.
+    to.sync_all()
 }
 
 fn remove(side: &SideReport) -> Result<String, Failure> {
@@ -282,6 +334,7 @@ fn remove(side: &SideReport) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::daemon::report::ActReport;
 
     fn side(path: &str, device: &str, is_mine: bool) -> SideReport {
         SideReport {
@@ -305,6 +358,12 @@ mod tests {
             time_ms: 0,
             kept,
             aside,
+            acts: vec![ActReport {
+                did: "written".to_owned(),
+                device: "a".to_owned(),
+                device_id: "61".to_owned(),
+                time_ms: None,
+            }],
         }
     }
 
@@ -316,7 +375,7 @@ mod tests {
             conflict(file(), Some(side("/m/f (c)", "c", false))),
         ];
         let one = two.get(..1).unwrap_or_default();
-        let chosen = |of: &[ConflictReport], keep| choose(of, keep).ok();
+        let chosen = |of: &[ConflictReport], keep| choose(of, Some(keep)).ok();
         assert_eq!(chosen(&two, "both"), Some(Choice::Both));
         assert_eq!(chosen(&two, "b"), Some(Choice::Kept));
         assert_eq!(chosen(&two, "c"), Some(Choice::Aside(1)));
@@ -328,6 +387,8 @@ mod tests {
         let note = [conflict(file(), None)];
         assert_eq!(chosen(&note, "b"), None, "nothing stands aside");
         assert_eq!(chosen(&note, "both"), Some(Choice::Both));
+        assert_eq!(choose(&note, None).ok(), Some(Choice::Both));
+        assert_eq!(choose(&two, None).ok(), None, "it has to be said");
     }
 
     #[test]
@@ -338,8 +399,16 @@ mod tests {
         assert!(told.starts_with("/m/f: two writes"), "{told}");
         assert!(told.contains(" b ("), "who has the name: {told}");
         assert!(told.ends_with(": /m/f (a)"), "{told}");
+        let alone = line(&conflict(None, Some(side("/m/f (a)", "a", true))));
+        assert!(alone.starts_with("/m/f (a): "), "{alone}");
+        assert_eq!(
+            alone.matches("/m/").count(),
+            1,
+            "nothing is beside it: {alone}"
+        );
         let note = line(&conflict(Some(file), None));
         assert!(note.starts_with("/m/f: "), "{note}");
+        assert!(note.ends_with("; written by a (61)"), "{note}");
         assert!(!note.contains('?'), "{note}");
     }
 }

@@ -370,12 +370,28 @@ pub struct ConflictReport {
     pub kept: Option<SideReport>,
     /// What stands aside, where something does.
     pub aside: Option<SideReport>,
+    /// Where nothing does, who did what.
+    #[serde(default)]
+    pub acts: Vec<ActReport>,
     /// The device whose change moved aside.
     pub device: String,
     /// The first 16 digits of that peer's id.
     pub device_id: String,
     /// When it was written, milliseconds since 1970.
     pub time_ms: u64,
+}
+
+/// What somebody did that crossed something else.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActReport {
+    /// What, in words: `removed`, `moved to /there`.
+    pub did: String,
+    /// The name of the device.
+    pub device: String,
+    /// The first 16 digits of that peer's id.
+    pub device_id: String,
+    /// When, milliseconds since 1970; absent where that is not known any more.
+    pub time_ms: Option<u64>,
 }
 
 /// One of two things that met.

@@ -171,6 +171,51 @@ fn a_removed_member_is_read_only_and_says_so() {
 }
 
 #[test]
+fn what_of_a_file_is_not_here_is_told_with_who_has_it_and_whether_it_can_be_read() {
+    scenario("not-here", 5 * MINUTES, |s| {
+        let mut a = s.peer("a");
+        let mut b = s.peer("b");
+        // It holds nothing for others.
+        a.mount(&Start::new_volume().arg("--capacity").arg("0"));
+        b.mount(&Start::join(&a, &a.invite("writer")));
+        let bytes = pattern(3 << 20, 1);
+        fs::write(b.path("big"), &bytes).expect("written");
+        let big = a.path("big");
+        let line = || {
+            let told = a.dfs(&["status", big.to_str().expect("plain")]);
+            let told = told.stdout_text();
+            let line = told.lines().find(|line| line.starts_with("not here: "));
+            line.map(str::to_owned)
+        };
+        wait_until("all of it is told as on b", MINUTES, || {
+            let found = fs::metadata(&big).ok()?;
+            let facts = of(&a, &big);
+            let is_told = facts["away_bytes"] == 3 << 20 && facts["away_on"][0] == "b";
+            (found.len() == 3 << 20 && is_told).then_some(())
+        });
+        let facts = of(&a, &big);
+        assert_eq!(facts["unreadable_bytes"], 0, "{facts}");
+        assert_eq!(facts["writer"], "b", "{facts}");
+        let told = line().expect("a line");
+        assert!(told.contains(", on b; written by b, "), "{told}");
+        b.terminate();
+        wait_until("none of it can be read", MINUTES, || {
+            (of(&a, &big)["unreadable_bytes"] == 3 << 20).then_some(())
+        });
+        let told = line().expect("a line");
+        assert!(told.contains("cannot be read now"), "{told}");
+        let failed = fs::read(&big).expect_err("nobody has it");
+        assert_eq!(failed.raw_os_error(), Some(5), "{failed}");
+        // Once its writer is back it is the same file.
+        b.restart();
+        wait_for_content(&big, &bytes);
+        wait_until("all of it can be read", MINUTES, || {
+            (of(&a, &big)["unreadable_bytes"] == 0).then_some(())
+        });
+    });
+}
+
+#[test]
 fn a_daemon_that_is_frozen_or_dead_is_told_apart() {
     scenario("frozen", 3 * MINUTES, |s| {
         let mut a = s.peer("a");

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::units::show_size;
+use super::when::moment;
 use crate::base::text::shown;
 use crate::daemon::report::{
     FileReport, FolderReport, PeerReport, StatusReport, SyncReport, WorkerReport,
@@ -247,6 +248,9 @@ pub(super) fn file(value: &Value) -> Option<String> {
         show_size(report.dirty_bytes),
         show_size(report.pending_bytes)
     );
+    if report.away_bytes > 0 {
+        let _ = writeln!(out, "not here: {}", away(&report));
+    }
     if let Some(why) = &report.incomplete {
         let _ = writeln!(out, "incomplete: {why}");
     }
@@ -279,6 +283,28 @@ pub(super) fn file(value: &Value) -> Option<String> {
         );
     }
     Some(out)
+}
+
+/// Returns how much of a file is elsewhere, and where.
+fn away(report: &FileReport) -> String {
+    let mut out = show_size(report.away_bytes);
+    if !report.away_on.is_empty() {
+        let _ = write!(out, ", on {}", report.away_on.join(", "));
+    }
+    if report.unreadable_bytes > 0 {
+        let bytes = show_size(report.unreadable_bytes);
+        let _ = write!(
+            out,
+            "; {bytes} of it cannot be read now: no peer that is connected has it"
+        );
+    }
+    let _ = write!(
+        out,
+        "; written by {}, {}",
+        shown(&report.writer),
+        moment(report.written_ms)
+    );
+    out
 }
 
 pub(super) fn peers(value: &Value, verbose: bool) -> Option<String> {

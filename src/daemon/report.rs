@@ -205,6 +205,21 @@ pub struct FileReport {
     pub log_holders: Vec<String>,
     /// Why more of the file may be to come, in words; absent where nothing says so.
     pub incomplete: Option<String>,
+    /// Bytes of it that are not on this machine.
+    #[serde(default)]
+    pub away_bytes: u64,
+    /// Names of the peers known to hold some of them; of those without a session marked so.
+    #[serde(default)]
+    pub away_on: Vec<String>,
+    /// Of these bytes those that no peer has which could be asked: they cannot be read now.
+    #[serde(default)]
+    pub unreadable_bytes: u64,
+    /// The device that wrote it last.
+    #[serde(default)]
+    pub writer: String,
+    /// When, milliseconds since 1970.
+    #[serde(default)]
+    pub written_ms: u64,
     /// The chunks in the order of the file.
     pub chunks: Vec<ChunkReport>,
 }

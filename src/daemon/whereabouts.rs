@@ -89,8 +89,15 @@ async fn file(
         replicas_wanted: wanted,
         log_holders: all(&log),
         incomplete: None,
+        away_bytes: 0,
+        away_on: Vec::new(),
+        unreadable_bytes: 0,
+        writer: writer(peer, inode.written_by),
+        written_ms: inode.written_by.stamp.ms(),
         chunks: Vec::new(),
     };
+    let connected: BTreeSet<PeerId> = peer.node().connected().into_iter().collect();
+    let mut away_on = BTreeSet::new();
     let mut counted = HashSet::new();
     let mut nowhere = 0;
     for extent in extents {
@@ -109,6 +116,17 @@ async fn file(
             report.pending_bytes += if place.pending { place.len } else { 0 };
             nowhere += u64::from(replicas == Some(0) && !place.local);
         }
+        if !place.local {
+            report.away_bytes += extent.len;
+            away_on.extend(place.holders.iter().copied());
+            if !place
+                .holders
+                .iter()
+                .any(|holder| connected.contains(holder))
+            {
+                report.unreadable_bytes += extent.len;
+            }
+        }
         let mut holders = all(&place.holders);
         if place.local && !place.holders.contains(&peer.node().id()) {
             holders.push(format!("{} (cache)", name(&peer.node().id())));
@@ -126,8 +144,25 @@ async fn file(
     if log.len() < wanted {
         report.pending_bytes += report.inline_bytes;
     }
+    let state = |id: &PeerId| {
+        if connected.contains(id) {
+            ""
+        } else {
+            " (away)"
+        }
+    };
+    let away_on = away_on
+        .iter()
+        .map(|id| format!("{}{}", name(id), state(id)));
+    report.away_on = away_on.collect();
     report.incomplete = incomplete(peer, &inode, nowhere);
     Ok(report)
+}
+
+/// Returns the name of the device that issued an op.
+fn writer(peer: &Peer, op: OpId) -> String {
+    let device = peer.node().log().author(op.log);
+    device.map_or_else(String::new, |device| peer.device_name(device))
 }
 
 /// Returns how many copies there are; `None` where that is not known.

@@ -223,8 +223,8 @@ pub struct ResolveArgs {
     pub json: bool,
 
     /// Whose side keeps the name: the name of a device or its id's first digits, `mine` (this
-    /// machine's), `theirs`, or `both`. What is not kept is removed. Where nothing stands aside
-    /// there is nothing to say
+    /// machine's), `theirs`, or `both`; of two sides of one device the path of the one that is
+    /// meant. What is not kept is removed. Where nothing stands aside there is nothing to say
     #[arg(long, value_name = "DEVICE|mine|theirs|both")]
     pub keep: Option<String>,
 

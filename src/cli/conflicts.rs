@@ -224,8 +224,12 @@ fn choose(conflicts: &[ConflictReport], keep: Option<&str>) -> Result<Choice, Fa
     let is_meant = |side: &SideReport| match keep {
         "mine" => side.is_mine,
         "theirs" => !side.is_mine,
-        // Digits of the id tell devices of one name apart.
-        name => side.device == name || (name.len() >= 8 && side.device_id.starts_with(name)),
+        // Digits of the id tell devices of one name apart, and a path two sides of one device.
+        name => {
+            let is_path = std::path::absolute(name).is_ok_and(|path| path == path_of(side));
+            let is_id = name.len() >= 8 && side.device_id.starts_with(name);
+            is_path || is_id || side.device == name
+        }
     };
     let meant: Vec<_> = sides.iter().filter(|(_, side)| is_meant(side)).collect();
     match meant.as_slice() {
@@ -242,7 +246,7 @@ fn choose(conflicts: &[ConflictReport], keep: Option<&str>) -> Result<Choice, Fa
                 "several sides are"
             };
             Err(usage(format!(
-                "{what} {}: there are {names}; name a device, or the path of one copy",
+                "{what} {}: there are {names}; name a device, or one of the paths",
                 shown(keep)
             )))
         }
@@ -384,6 +388,13 @@ mod tests {
         assert_eq!(chosen(&two, "theirs"), None, "that are two");
         assert_eq!(chosen(&two, "d"), None);
         assert_eq!(chosen(&two, "6300000000000000"), Some(Choice::Aside(1)));
+        let both_of_c = [conflict(
+            Some(side("/m/f", "c", false)),
+            Some(side("/m/f (c)", "c", false)),
+        )];
+        assert_eq!(chosen(&both_of_c, "c"), None, "that are two");
+        assert_eq!(chosen(&both_of_c, "/m/f"), Some(Choice::Kept));
+        assert_eq!(chosen(&both_of_c, "/m/f (c)"), Some(Choice::Aside(0)));
         let note = [conflict(file(), None)];
         assert_eq!(chosen(&note, "b"), None, "nothing stands aside");
         assert_eq!(chosen(&note, "both"), Some(Choice::Both));

@@ -242,8 +242,8 @@ const ROWS: &[Row] = &[
         b: |d| mv(d.join("x"), d.join("y/x")),
         a: |d| mv(d.join("y"), d.join("x/y")),
         told: &[
-            "DIR/y: moved into each other: the later move is dropped; moved to y in DIR/y/x by a, WHEN",
-            "DIR/x: moved into each other: the later move is dropped; moved to x in DIR/x/y by b, WHEN",
+            "DIR/y: moved into each other: one of the moves is dropped; moved to y in DIR/y/x by a, WHEN",
+            "DIR/x: moved into each other: one of the moves is dropped; moved to x in DIR/x/y by b, WHEN",
         ],
     },
     Row {

@@ -245,7 +245,7 @@ fn words(conflict: &Conflict) -> &'static str {
         ConflictKind::DirRevived => "filled by one, removed by another: it is kept",
         ConflictKind::DirsMerged => "two folders at one name: they are one, with what was in both",
         ConflictKind::RmdirDropped => "removed by one, filled by another: it is kept",
-        ConflictKind::CycleDropped => "moved into each other: the later move is dropped",
+        ConflictKind::CycleDropped => "moved into each other: one of the moves is dropped",
         ConflictKind::MovedTwice => "moved to two places: it is at the later one",
         ConflictKind::Joined => "appended to by two at once: it has both, one behind the other",
         ConflictKind::ReplacedKept => "replaced by one, written by another: both are kept",

@@ -15,6 +15,7 @@ mod chunk;
 mod codec;
 mod hello;
 pub mod limits;
+mod lock;
 mod message;
 mod record;
 mod segment;
@@ -23,6 +24,7 @@ pub use asking::{Asked, Asking, Denial, PassedAsking, SignedAsking, VolumeMark};
 pub use chunk::{ChunkLen, ChunkRefusal, ChunkRequest, ChunkResponse};
 pub use codec::{WIRE_VERSION, WireError};
 pub use hello::{FEATURES, Hello, InviteRefusal, RecoveryRefusal, Refusal};
+pub use lock::{LockAnswer, LockHow, LockKey, LockRange, LockWant, LockWish, LockWord};
 pub use message::{
     JoinInfo, LetterBytes, LinkBytes, LogRefusal, PieceOf, Redeem, Redeemed, Request, Response,
     Settled, StatementBytes, SyncState, Vector,

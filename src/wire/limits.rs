@@ -42,6 +42,14 @@ pub const LINK_MAX_BYTES: usize = 321 << 10;
 pub const LETTER_MAX_BYTES: usize = LINK_MAX_BYTES;
 pub const LETTERS_MAX: usize = 16;
 
+/// Ranges of one file that a machine has locked, or wants, at a time, and logs that a grant names: 1,024
+/// take 20 KiB.
+pub const LOCK_RANGES_MAX: usize = 1024;
+pub const LOCK_HEADS_MAX: usize = 1024;
+
+/// Most that decide records.
+pub const LOCK_VOTERS_MAX: usize = 3;
+
 /// Most logs that an author says to have seen beyond the newest record that it had folded: 56 bytes
 /// each, so 56 KiB.
 pub const SEEN_MAX: usize = 1024;

@@ -394,7 +394,8 @@ impl Core {
             Message::Beat { .. }
             | Message::Heard { .. }
             | Message::Ask { .. }
-            | Message::Would { .. } => {}
+            | Message::Would { .. }
+            | Message::Lock(_) => {}
         }
     }
 

@@ -226,6 +226,8 @@ impl Agreement {
                     }
                 }
             }
+            // Locks are the locks room's.
+            Message::Lock(_) => {}
             Message::Prepare { .. }
             | Message::Promise { .. }
             | Message::Accept { .. }

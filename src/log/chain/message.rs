@@ -8,7 +8,7 @@ use crate::base::{DeviceId, VolumeId, variants};
 use crate::crypto::{Identity, PublicIdentity, Signature};
 use crate::log::LogError;
 use crate::store::codec;
-use crate::wire::RecordRef;
+use crate::wire::{LockWord, RecordRef};
 
 /// What a voter says to another. Any of them may be lost, doubled and overtaken by others.
 ///
@@ -110,6 +110,8 @@ pub enum Message {
         /// As asked.
         round: u64,
     },
+    /// Something about the locks of programs, which whoever leads those who decide grants.
+    Lock(LockWord),
 }
 
 /// A message as it travels: signed by who says it, because any member may pass it on.
@@ -188,9 +190,16 @@ impl Letter {
     }
 }
 
+/// The number of [`Message::Lock`].
+const LOCK: u32 = 13;
+
 /// Returns the number of what a letter says, where that is beyond what is known here.
 fn unknown_kind(letter: &[u8]) -> Option<u32> {
     let mut rest = letter;
     let (_, _, kind): (DeviceId, DeviceId, u32) = codec::take(&mut rest)?;
+    if kind == LOCK {
+        let word: u32 = codec::take(&mut rest)?;
+        return (word >= variants::count::<LockWord>()).then_some(kind);
+    }
     (kind >= variants::count::<Message>()).then_some(kind)
 }

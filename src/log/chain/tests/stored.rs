@@ -8,7 +8,9 @@ use crate::log::chain::{
     Ballot, Certificate, Letter, Message, Record, RecordBody, Row, SegmentName, Tip, Vote, Voter,
 };
 use crate::store::codec;
-use crate::wire::RecordRef;
+use crate::wire::{
+    LockAnswer, LockHow, LockKey, LockRange, LockWant, LockWish, LockWord, RecordRef,
+};
 
 fn voter(device: u64) -> Voter {
     Voter {
@@ -95,6 +97,67 @@ fn messages() -> Vec<Message> {
         Message::Ask { after, round },
         Message::Would { after, round },
     ]
+    .into_iter()
+    .chain(lock_words().into_iter().map(Message::Lock))
+    .collect()
+}
+
+/// Returns one of each thing that is said about locks.
+fn lock_words() -> Vec<LockWord> {
+    let (run, manager, sent_ms) = (20, 21, 22);
+    let (key, log) = (LockKey([23; 16]), LogId(24));
+    let range = LockRange {
+        start: 25,
+        end: 300,
+        exclusive: true,
+    };
+    let want = |id, how| LockWant { id, range, how };
+    let hows = [LockHow::Test, LockHow::Try, LockHow::Wait];
+    vec![
+        LockWord::Wish(LockWish {
+            run,
+            key,
+            version: 26,
+            lapsed_ms: 27,
+            whole: false,
+            held: vec![range],
+            wants: (28..).zip(hows).map(|(id, how)| want(id, how)).collect(),
+            head: Some((log, 31)),
+        }),
+        LockWord::Answer(LockAnswer {
+            manager,
+            run,
+            key,
+            version: 26,
+            whole: true,
+            recall: false,
+            lost: true,
+            granted: vec![28],
+            refused: vec![(29, range)],
+            base: 32,
+            heads: vec![(log, 33)],
+        }),
+        LockWord::Renew {
+            run,
+            since: 34,
+            base: 32,
+            sent_ms,
+        },
+        LockWord::Renewed {
+            manager,
+            run,
+            sent_ms,
+            valid_ms: 35,
+            base: 32,
+            heads: vec![(log, 33)],
+        },
+        LockWord::Vouch {
+            manager,
+            sent_ms,
+            voters: vec![DeviceId(9), DeviceId(10)],
+        },
+        LockWord::Vouched { manager, sent_ms },
+    ]
 }
 
 /// Returns a letter as its form says; nobody signed it.
@@ -152,6 +215,14 @@ fn a_letter_that_says_what_is_not_known_is_told_from_what_is_no_letter() {
         let read = Letter::from_bytes(&bytes);
         let is_unknown = matches!(read, Err(LogError::UnknownMessage { kind: of }) if of == kind);
         assert_eq!(is_unknown, kind >= known, "{kind}: {read:?}");
+    }
+    // Of what is said about locks, too.
+    for word in 0..=250 {
+        let mut bytes = vec![1];
+        codec::encode_into(&(DeviceId(9), DeviceId(10), 13_u32, word), &mut bytes);
+        let read = Letter::from_bytes(&bytes);
+        let is_unknown = matches!(read, Err(LogError::UnknownMessage { kind: 13 }));
+        assert_eq!(is_unknown, word >= variants::count::<LockWord>(), "{word}");
     }
     for bytes in [&[][..], &[1], &[1, 9], &[0, 9, 10, 200]] {
         let read = Letter::from_bytes(bytes);

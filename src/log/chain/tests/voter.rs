@@ -185,6 +185,7 @@ fn kinds(output: &Output) -> Vec<&'static str> {
         Message::Heard { .. } => "heard",
         Message::Ask { .. } => "ask",
         Message::Would { .. } => "would",
+        Message::Lock(_) => "lock",
     };
     let messages = output.messages.iter();
     messages.map(|(_, message)| kind(message)).collect()

@@ -11,6 +11,7 @@ pub mod data;
 pub mod fs;
 pub mod fuse;
 pub mod kad;
+pub mod locks;
 pub mod log;
 pub mod node;
 pub mod replica;

@@ -23,11 +23,13 @@
 //! to run alike: a tenth is allowed for.
 
 mod held;
+mod manager;
 mod range;
 
 use std::time::Duration;
 
 pub use held::Ask;
+pub use manager::{Manager, Standing, Voter};
 
 /// How long who decides vouches for a manager.
 pub const TERM: Duration = Duration::from_secs(8);

@@ -22,12 +22,14 @@
 //! grants nothing for a term, in which the machines say what they hold. Clocks may show anything, but have
 //! to run alike: a tenth is allowed for.
 
+mod client;
 mod held;
 mod manager;
 mod range;
 
 use std::time::Duration;
 
+pub use client::{Client, Effect, Outcome, Reach};
 pub use held::Ask;
 pub use manager::{Manager, Standing, Voter};
 

@@ -1,7 +1,7 @@
 //! POSIX semantics on top of the volume: what a program sees of it.
 //!
 //! Owns: the inode table (who the kernel knows, `nlookup`), handles, dirty data, readdir cookies,
-//! extended attributes, sparse files. Must never know: fuser, the network.
+//! extended attributes, sparse files, where locks are asked for. Must never know: fuser, the network.
 //!
 //! Every operation is a plain call that returns plain values. None waits for the network: a read
 //! of bytes that are not here returns [`ReadPlan::Wait`], which the caller awaits elsewhere.
@@ -67,6 +67,7 @@ use self::kept::Kept;
 use self::room::Room;
 use crate::base::{Clock, Ino, OpId, Timespec};
 use crate::data::Data;
+use crate::locks::Desk;
 use crate::volume::{Inode, OpKind, Volume, is_aside};
 
 type Result<T, E = FsError> = std::result::Result<T, E>;
@@ -80,6 +81,7 @@ pub struct Fs {
     read_only: AtomicBool,
     inodes: InodeTable,
     handles: Handles,
+    locks: Desk,
     atimes: Atimes,
     kept: Kept,
     departed: Departed,
@@ -110,6 +112,7 @@ impl Fs {
         clock: Arc<dyn Clock>,
         config: FsConfig,
     ) -> Self {
+        let locks_clock = Arc::clone(&clock);
         let fs = Self {
             volume,
             contents: Contents::new(data),
@@ -122,6 +125,7 @@ impl Fs {
             config,
             inodes: InodeTable::default(),
             handles: Handles::default(),
+            locks: Desk::new(locks_clock),
             waits_for_holders: AtomicBool::new(true),
             room: Room::default(),
             dirty_bytes: AtomicU64::new(0),
@@ -134,6 +138,11 @@ impl Fs {
     /// Returns the settings.
     pub fn config(&self) -> &FsConfig {
         &self.config
+    }
+
+    /// Returns where locks are asked for.
+    pub fn locks(&self) -> &Desk {
+        &self.locks
     }
 
     /// Returns the volume that this filesystem shows.

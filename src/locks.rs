@@ -23,6 +23,7 @@
 //! to run alike: a tenth is allowed for.
 
 mod client;
+mod desk;
 mod held;
 mod manager;
 mod range;
@@ -30,6 +31,7 @@ mod range;
 use std::time::Duration;
 
 pub use client::{Client, Effect, Outcome, Reach};
+pub use desk::{Answer, Desk, LockSpace};
 pub use held::Ask;
 pub use manager::{Manager, Standing, Voter};
 

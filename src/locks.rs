@@ -27,6 +27,8 @@ mod desk;
 mod held;
 mod manager;
 mod range;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

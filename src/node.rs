@@ -12,6 +12,7 @@
 //! | `bulk`, `pieces`, `flow` | large messages: in pieces, as fast as the line, the urgent ones first |
 //! | `pulse`, `sync` | what the two ends of a session tell each other; pushing and pulling segments |
 //! | `chain`, `branch`, `letters` | the commit chain: making its records together, and pulling those of others |
+//! | `locks` | who grants locks, and the words about them |
 //! | `voters`, `presence` | who is to make them: those that are there most of the time |
 //! | `membership`, [`roster`], [`token`] | who belongs to the volume |
 //! | `join`, `admit` | becoming a member by an invite, from either side |
@@ -46,6 +47,7 @@ mod hello;
 mod introduce;
 mod join;
 mod letters;
+mod locks;
 mod manage;
 mod membership;
 mod moves;
@@ -148,6 +150,8 @@ pub struct Node {
     parted: Mutex<BTreeMap<PeerId, RecordRef>>,
     /// Letters to those who decide records.
     post: Mutex<letters::Post>,
+    /// Words about locks.
+    locks: locks::Words,
     /// Whether another member said since the start how long its chain is.
     heard_chain: AtomicBool,
     /// Taken before any of the others where two are held; those are all leaves.
@@ -317,6 +321,7 @@ impl Node {
             begins_era: AtomicBool::new(false),
             parted: Mutex::default(),
             post: Mutex::default(),
+            locks: locks::Words::default(),
             heard_chain: AtomicBool::new(false),
             needs: AtomicU64::new(0),
             settled: Mutex::default(),
@@ -328,6 +333,7 @@ impl Node {
         node.employ(dial::Dialler::new(&node));
         node.employ(discover::Discovery::new(&node));
         node.employ(chain::Chaining::new(&node));
+        node.employ(locks::Granting::new(&node));
         Ok(node)
     }
 

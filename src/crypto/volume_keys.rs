@@ -52,6 +52,8 @@ struct Ring {
     name_key: Zeroizing<[u8; 32]>,
     /// Keys the hashes of rows; follows from the same.
     row_key: Zeroizing<[u8; 32]>,
+    /// Keys the hashes by which who grants locks knows files; follows from the same.
+    lock_key: Zeroizing<[u8; 32]>,
 }
 
 /// What is derived from an epoch's secret, one key for each use.
@@ -91,12 +93,14 @@ impl Ring {
         let first = epochs.get(&FIRST_EPOCH)?;
         let name_key = Zeroizing::new(blake3::derive_key("dfs/1 name hash", &first.secret));
         let row_key = Zeroizing::new(blake3::derive_key("dfs/1 row hash", &first.secret));
+        let lock_key = Zeroizing::new(blake3::derive_key("dfs/1 lock hash", &first.secret));
         let newest = *epochs.last_key_value()?.0;
         Some(Self {
             epochs,
             newest,
             name_key,
             row_key,
+            lock_key,
         })
     }
 
@@ -397,6 +401,18 @@ impl VolumeKeys {
         let mut hasher = blake3::Hasher::new_keyed(&self.ring().name_key);
         hasher.update(&parent.0.to_le_bytes());
         hasher.update(name);
+        let mut hash = [0; 16];
+        hasher.finalize_xof().fill(&mut hash);
+        hash
+    }
+
+    /// Returns the keyed hash of a file by which its locks of one kind are granted.
+    ///
+    /// The same in every epoch and on every member.
+    pub fn lock_hash(&self, kind: u8, ino: Ino) -> [u8; 16] {
+        let mut hasher = blake3::Hasher::new_keyed(&self.ring().lock_key);
+        hasher.update(&[kind]);
+        hasher.update(&ino.0.to_le_bytes());
         let mut hash = [0; 16];
         hasher.finalize_xof().fill(&mut hash);
         hash

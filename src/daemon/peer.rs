@@ -32,11 +32,13 @@ use crate::base::{Clock, DeviceId, Ino, PeerId, Rng};
 use crate::crypto::{Identity, VolumeKeys};
 use crate::data::Data;
 use crate::fs::{Fs, FsConfig, FsError, Invalidation, ReplicationWait};
+use crate::locks::LockSpace;
 use crate::node::{Node, NodeConfig, PeerState};
 use crate::replica::{NodePeers, Replica, ReplicaConfig};
 use crate::store::{Gate, Store};
 use crate::transport::Transport;
 use crate::volume::{Volume, VolumeConfig, VolumeContext};
+use crate::wire::LockKey;
 
 /// How long an fsync waits for other holders, where it was asked to, while nothing moves.
 const REPLICATED_MAX: Duration = Duration::from_secs(30);
@@ -49,6 +51,9 @@ const FAREWELL_MAX: Duration = Duration::from_secs(3);
 pub trait Sink: Send + Sync {
     /// Resolves when more may be pushed: folding waits for a kernel that is slow to forget.
     async fn has_room(&self);
+
+    /// Resolves when the kernel has dropped what was pushed before.
+    async fn settled(&self);
 
     /// Takes invalidations without waiting.
     fn push(&self, invalidations: Vec<Invalidation>);
@@ -120,6 +125,10 @@ pub struct Peer {
     tasks: Mutex<Vec<JoinHandle<()>>>,
     troubles: Arc<Troubles>,
     pub(super) waiting: Waiting,
+    /// Told when changes of others are shown.
+    pub(super) shown: tokio::sync::Notify,
+    /// Held from when they are folded until the kernel's caches are told of them.
+    pub(super) fold_turn: tokio::sync::Mutex<()>,
     /// What was seen of the rows.
     pub(super) sums: super::sums::Watch,
     /// Where this peer keeps its state; `None` where that is in memory.
@@ -188,6 +197,8 @@ impl Peer {
             tasks: Mutex::new(Vec::new()),
             troubles,
             waiting: Waiting::default(),
+            shown: tokio::sync::Notify::new(),
+            fold_turn: tokio::sync::Mutex::default(),
             sums: super::sums::Watch::default(),
             state: parts.fs.state,
             asking_pool: parts.seal_pool,
@@ -253,6 +264,18 @@ impl Peer {
         );
         fs.wait_for_holders(parts.fsync == Fsync::Replicated);
         fs.set_read_only(!may_write(node, &volume));
+        let keys = Arc::clone(keys);
+        let of_volume = Arc::clone(&volume);
+        fs.locks().open(parts.clock.wall_ms(), move |space, ino| {
+            let kind = match space {
+                LockSpace::Record => 0,
+                LockSpace::Whole => 1,
+            };
+            // Both numbers of what is one lead to one.
+            let ino = of_volume.file_of(ino);
+            let of_file = of_volume.inode(ino).ok().flatten();
+            LockKey(keys.lock_hash(kind, of_file.map_or(ino, |inode| inode.ino)))
+        });
         Ok(Member {
             volume,
             data,

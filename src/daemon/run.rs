@@ -409,6 +409,10 @@ impl Sink for KernelCaches {
         self.0.has_room().await;
     }
 
+    async fn settled(&self) {
+        self.0.settled().await;
+    }
+
     fn push(&self, invalidations: Vec<Invalidation>) {
         invalidations.into_iter().for_each(|one| self.0.push(one));
     }

@@ -75,6 +75,10 @@ pub enum Trouble {
     PeerClock(PeerId),
     /// Some members have another order of the changes.
     Parted,
+    /// Locks hold on this machine alone.
+    Locks,
+    /// Another machine has locks that are held here, too.
+    LostLocks,
 }
 
 /// One entry.

@@ -3,6 +3,7 @@
 
 mod collect;
 mod fold;
+mod locks;
 mod look;
 mod lost;
 mod publish;
@@ -42,6 +43,7 @@ pub(super) fn start(peer: &Arc<Peer>) {
     run(peer, seal_ahead::SealAhead::new(peer, member));
     run(peer, fold::Fold::new(peer));
     run(peer, write_out::WriteOut::new(peer, member));
+    run(peer, locks::Locks::new(peer, member));
     run(peer, collect::Collect::new(peer, member));
     run(peer, rows::Rows::new(peer, member));
     run(peer, lost::Lost::new(peer, member));

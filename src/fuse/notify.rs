@@ -47,6 +47,7 @@ impl Invalidator {
         let mut queue = self.shared.queue.lock();
         if !queue.closed {
             queue.pending.add(invalidation);
+            queue.pushed += 1;
             self.shared.wake.notify_one();
         }
     }
@@ -57,6 +58,21 @@ impl Invalidator {
             let drained = self.shared.drained.notified();
             if self.shared.queue.lock().pending.len() < PENDING_MAX {
                 return;
+            }
+            drained.await;
+        }
+    }
+
+    /// Resolves when the kernel has taken in the notices that were pushed before.
+    pub async fn settled(&self) {
+        let pushed = self.shared.queue.lock().pushed;
+        loop {
+            let drained = self.shared.drained.notified();
+            {
+                let queue = self.shared.queue.lock();
+                if queue.closed || queue.sent >= pushed {
+                    return;
+                }
             }
             drained.await;
         }
@@ -243,7 +259,7 @@ impl Shared {
                 (true, false) => Some(LOOK_AFTER),
                 (true, true) => None,
             };
-            let Some(mut pending) = self.next(most) else {
+            let Some((mut pending, pushed)) = self.next(most) else {
                 return;
             };
             let repeated = std::mem::replace(&mut again, pending.repeated());
@@ -259,12 +275,13 @@ impl Shared {
             gate.pass();
             repeated.send(kernel, &in_use);
             waiting = pending.send(kernel, &in_use);
+            self.queue.lock().sent = pushed;
             self.drained.notify_waiters();
         }
     }
 
-    /// Waits for notices, `most` so long. `None` when closed.
-    fn next(&self, most: Option<Duration>) -> Option<Pending> {
+    /// Waits for notices, `most` so long; returns how many were ever pushed, too. `None` when closed.
+    fn next(&self, most: Option<Duration>) -> Option<(Pending, u64)> {
         let mut queue = self.queue.lock();
         while queue.pending.is_empty() && !queue.closed {
             match most {
@@ -276,13 +293,17 @@ impl Shared {
                 None => self.wake.wait(&mut queue),
             }
         }
-        (!queue.closed).then(|| std::mem::take(&mut queue.pending))
+        let pushed = queue.pushed;
+        (!queue.closed).then(|| (std::mem::take(&mut queue.pending), pushed))
     }
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     pending: Pending,
+    /// How many were ever pushed, and how many of these the kernel has been told.
+    pushed: u64,
+    sent: u64,
     closed: bool,
 }
 

@@ -187,6 +187,10 @@ impl Node {
                 }
                 continue;
             }
+            if matches!(letter.message, Message::Lock(_)) {
+                self.read_lock_letter(letter, session.peer());
+                continue;
+            }
             let node = Arc::clone(self);
             let relay = session.peer();
             let read = move |judge: &Judge<'_>| node.read_letter(letter, relay, judge);
@@ -196,16 +200,32 @@ impl Node {
         }
     }
 
+    /// Says whether a letter is from whom it says.
+    fn is_genuine(&self, letter: &Letter, relay: PeerId) -> bool {
+        let roster = self.roster();
+        let author = roster.author(letter.from);
+        let is_genuine = author.is_some_and(|author| letter.is_from(&author.identity, self.volume));
+        if !is_genuine {
+            tracing::debug!(peer = %relay.short(), "a letter is not from whom it says");
+        }
+        is_genuine
+    }
+
+    fn read_lock_letter(&self, letter: Letter, relay: PeerId) {
+        if self.is_genuine(&letter, relay)
+            && let Message::Lock(word) = letter.message
+        {
+            self.locks.put(letter.from, word);
+        }
+    }
+
     fn read_letter(
         self: &Arc<Self>,
         letter: Letter,
         relay: PeerId,
         judge: &Judge<'_>,
     ) -> Result<Outcome, LogError> {
-        let roster = self.roster();
-        let author = roster.author(letter.from);
-        if !author.is_some_and(|author| letter.is_from(&author.identity, self.volume)) {
-            tracing::debug!(peer = %relay.short(), "a letter is not from whom it says");
+        if !self.is_genuine(&letter, relay) {
             return Ok(Outcome::default());
         }
         self.chain

@@ -2,12 +2,13 @@
 //! do, and which keys it was given.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::base::PeerId;
-use crate::base::time::sleep;
+use crate::base::time::{sleep, timeout};
 use crate::base::worker::{Failed, Job, Step, Worker};
 use crate::daemon::error::DaemonError;
 use crate::daemon::look::FORK_ADVICE;
@@ -15,6 +16,10 @@ use crate::daemon::peer::{Member, Peer};
 use crate::daemon::troubles::Trouble;
 use crate::node::NodeEvent;
 use crate::volume::{Merged, VolumeError};
+use crate::wire::Vector;
+
+/// How often is looked at whether changes are folded, of which nobody tells.
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
 
 impl Peer {
     /// Folds what the logs have and the view does not, and tells the kernel.
@@ -26,6 +31,7 @@ impl Peer {
             if let Some(sink) = self.sink() {
                 sink.has_room().await;
             }
+            let _turn = self.fold_turn.lock().await;
             self.fold_anew(member).await?;
             let volume = Arc::clone(&member.volume);
             let merged = self.fold_pool().call(move || volume.apply_segments()).await;
@@ -43,7 +49,32 @@ impl Peer {
                 "folded"
             );
             self.invalidate(member.fs.apply_changes(&merged.changes));
+            self.shown.notify_waiters();
         }
+    }
+
+    /// Resolves when segments are folded and the kernel's caches know.
+    pub(super) async fn has_folded(
+        &self,
+        member: &Member,
+        heads: &Vector,
+    ) -> Result<(), DaemonError> {
+        loop {
+            let shown = self.shown.notified();
+            {
+                let _turn = self.fold_turn.lock().await;
+                let (volume, heads) = (Arc::clone(&member.volume), heads.clone());
+                let unfolded = self.fold_pool().call(move || volume.unfolded(&heads)).await;
+                if unfolded.ok_or(DaemonError::WorkerFailed)?.is_empty() {
+                    break;
+                }
+            }
+            let _ = timeout(LOOK_PAUSE, shown).await;
+        }
+        if let Some(sink) = self.sink() {
+            sink.settled().await;
+        }
+        Ok(())
     }
 
     /// Folds everything anew where this peer has gone over to another chain since. Where that cannot be

@@ -10,14 +10,15 @@ use dfs_sim::Cluster;
 use super::simulate;
 
 /// What a storage peer does.
-const OF_ALL: [&str; 8] = [
-    "accept", "chain", "dial", "discover", "links", "look", "mend", "recheck",
+const OF_ALL: [&str; 9] = [
+    "accept", "chain", "dial", "discover", "links", "locks", "look", "mend", "recheck",
 ];
 
 /// What a member with the key does beside.
-const OF_MEMBERS: [&str; 8] = [
+const OF_MEMBERS: [&str; 9] = [
     "collect",
     "fold",
+    "lock-requests",
     "lost",
     "prefetch",
     "publish",

@@ -31,6 +31,7 @@ mod convert;
 mod crew;
 mod errno;
 mod listing;
+mod locking;
 mod mount;
 mod mountpoint;
 mod notify;

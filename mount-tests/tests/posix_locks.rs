@@ -234,6 +234,88 @@ fn flock_is_of_the_description() {
 }
 
 #[test]
+fn a_wait_for_a_lock_ends_when_it_is_free_at_a_signal_and_in_a_circle() {
+    beside("locks-wait", |side| {
+        let path = side.file("file", "content");
+        let file = both(&path);
+        let script = "import fcntl, os, signal, sys
+class Rung(Exception):
+    pass
+def ring(*_):
+    raise Rung
+signal.signal(signal.SIGALRM, ring)
+signal.alarm(1)
+try:
+    with open(sys.argv[1], 'r+') as file:
+        getattr(fcntl, sys.argv[2])(file, fcntl.LOCK_EX)
+    print('locked')
+except Rung:
+    print('interrupted')";
+        let kinds = ["flock", "lockf"];
+        flock(&file, FlockOperation::LockExclusive).expect("locked");
+        lock(&file, LockOwner::Process, LockKind::Write, 0..i64::MAX).expect("locked");
+        for kind in kinds {
+            let waits = Command::new("python3").args(["-c", script]).arg(&path);
+            let waits = waits.arg(kind).ok();
+            side.note(format!("{kind} until a signal"), waits.trim());
+            let mut killed = std::process::Command::new("python3")
+                .args(["-c", &script.replace("alarm(1)", "alarm(0)")])
+                .arg(&path)
+                .arg(kind)
+                .spawn()
+                .expect("it starts");
+            // It waits for the lock by then, or is killed before that.
+            wait_until(
+                "it has the file open",
+                std::time::Duration::from_secs(30),
+                || {
+                    let open = fs::read_dir(format!("/proc/{}/fd", killed.id())).ok()?;
+                    let mut open = open.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+                    open.any(|open| open == path).then_some(())
+                },
+            );
+            killed.kill().expect("killed");
+            let ended = killed.wait().expect("it ends");
+            side.note(format!("{kind} until it is killed"), ended.success());
+        }
+        drop(file);
+        for kind in kinds {
+            let waits = Command::new("python3").args(["-c", script]).arg(&path);
+            let waits = waits.arg(kind).ok();
+            side.note(format!("{kind} of what is free"), waits.trim());
+        }
+        // Two processes, each of which wants what the other has.
+        let script = "import errno, fcntl, os, sys
+file = open(sys.argv[1], 'r+')
+ours, theirs = os.pipe(), os.pipe()
+child = os.fork()
+if child == 0:
+    fcntl.lockf(file, fcntl.LOCK_EX, 1, 1)
+    os.write(theirs[1], b'x')
+    os.read(ours[0], 1)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX, 1, 0)
+    except OSError as error:
+        os._exit(error.errno)
+    os._exit(0)
+fcntl.lockf(file, fcntl.LOCK_EX, 1, 0)
+os.read(theirs[0], 1)
+os.write(ours[1], b'x')
+failed = 0
+try:
+    fcntl.lockf(file, fcntl.LOCK_EX, 1, 1)
+except OSError as error:
+    failed = error.errno
+file.close()
+both = [failed, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])]
+# One of the two, whichever asks later.
+print([errno.errorcode.get(failed) for failed in sorted(both)])";
+        let circle = Command::new("python3").args(["-c", script]).arg(&path);
+        side.note("in a circle", circle.ok().trim());
+    });
+}
+
+#[test]
 fn leases_are_given_where_nobody_else_has_the_file_open() {
     beside("locks-lease", |side| {
         let path = side.file("file", "content");

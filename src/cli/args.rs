@@ -36,6 +36,8 @@ pub struct MountArgs {
 
     /// Mount options, as in fstab: ro, allow_other, direct_io (past the kernel's page cache), ino64
     /// (inode numbers of 63 bits in place of 32, which 32-bit programs may not know),
+    /// locks=strict|available (where too few machines are reached to grant locks to all, they fail,
+    /// or hold on this machine alone, which is the default),
     /// default_permissions, max_read=N, and the options of mount(8) that need no action here; also
     /// state=DIR, listen=ADDR:PORT, name=NAME, capacity=SIZE, cache=SIZE, fsync=local|replicated,
     /// peer=HOST:PORT, which mean what the options of these names do. A comma within one is

@@ -45,19 +45,25 @@ impl Callers {
         // left behind, as for asynchronous direct reads.
         let is_stuck_in_exit = thread.is_exiting && caller.was_exiting;
         caller.was_exiting = thread.is_exiting;
-        thread.is_killed || is_stuck_in_exit
+        // A signal for the process may be another thread's, who takes it in no time.
+        let is_interrupted = caller.heeds_signals && thread.is_signalled && caller.was_signalled;
+        caller.was_signalled = thread.is_signalled;
+        thread.is_killed || is_stuck_in_exit || is_interrupted
     }
 
     fn thread(&self, tid: u32) -> Option<Thread> {
         let folder = self.proc.join(tid.to_string());
         let status = fs::read_to_string(folder.join("status")).ok()?;
         let stat = fs::read_to_string(folder.join("stat")).ok()?;
+        let signals = |name| u64::from_str_radix(field(&status, name)?, 16).ok();
+        let pending: u64 = ["SigPnd:", "ShdPnd:"]
+            .into_iter()
+            .filter_map(signals)
+            .fold(0, |all, some| all | some);
         Some(Thread {
             process: field(&status, "Tgid:").and_then(|text| text.parse().ok()),
-            is_killed: ["SigPnd:", "ShdPnd:"]
-                .iter()
-                .filter_map(|name| u64::from_str_radix(field(&status, name)?, 16).ok())
-                .any(|pending| pending & SIGKILL_BIT != 0),
+            is_killed: pending & SIGKILL_BIT != 0,
+            is_signalled: pending & !signals("SigBlk:").unwrap_or(u64::MAX) != 0,
             is_exiting: stat_field(&stat, STAT_FLAGS)
                 .is_some_and(|flags: u64| flags & PF_EXITING != 0),
         })
@@ -85,6 +91,9 @@ pub(super) struct Caller {
     /// The process that it belongs to, where that is known.
     process: Option<u32>,
     was_exiting: bool,
+    was_signalled: bool,
+    /// Any signal that it does not hold back ends its wait.
+    heeds_signals: bool,
 }
 
 impl Caller {
@@ -95,13 +104,24 @@ impl Caller {
             tid,
             process: None,
             was_exiting: false,
+            was_signalled: false,
+            heeds_signals: false,
         })
+    }
+
+    /// Returns the same, of whom any signal ends the wait.
+    pub(super) fn heeding_signals(self) -> Self {
+        Self {
+            heeds_signals: true,
+            ..self
+        }
     }
 }
 
 struct Thread {
     process: Option<u32>,
     is_killed: bool,
+    is_signalled: bool,
     is_exiting: bool,
 }
 
@@ -124,8 +144,8 @@ fn exists(pid: u32) -> bool {
 }
 
 /// A kill by any signal whose default ends the process without a dump: the kernel turns it into
-/// SIGKILL for each thread. No other signal ends a wait here: programs do not expect EINTR of what
-/// they do with regular files.
+/// SIGKILL for each thread. No other signal ends a wait here but that for a lock: programs do not expect
+/// EINTR of what else they do with regular files.
 const SIGKILL_BIT: u64 = 1 << (libc::SIGKILL - 1);
 
 /// The thread is on its way out (include/linux/sched.h).

@@ -31,8 +31,11 @@ const BACKGROUND_MAX: u16 = 64;
 /// not show a change of another peer), DO_READDIRPLUS (forced, a plain `ls` is ten times slower),
 /// AUTO_INVAL_DATA (every own write would drop the page cache by its new mtime; content changed
 /// elsewhere is told by notices, as EXPLICIT_INVAL_DATA promises).
-const CAPABILITIES: [InitFlags; 12] = [
+const CAPABILITIES: [InitFlags; 14] = [
     InitFlags::FUSE_ASYNC_DIO,
+    // Locks are asked for here, so that other machines hear of them.
+    InitFlags::FUSE_POSIX_LOCKS,
+    InitFlags::FUSE_FLOCK_LOCKS,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_ATOMIC_O_TRUNC,
     // Both: the kernel ignores AUTO alone.

@@ -50,6 +50,9 @@ pub struct MountOptions {
     pub remount: bool,
     /// Most inodes that the kernel is left with once it needs them no more (`-o kept_inodes=N`).
     pub kept_inodes: usize,
+    /// Whether locks fail where no machine grants them (`-o locks=strict`); else they hold on this machine
+    /// alone then.
+    pub strict_locks: bool,
     /// Threads that read requests at a time (`-o threads=N`); `None` follows the cores.
     pub threads: Option<usize>,
 }
@@ -71,6 +74,7 @@ impl MountOptions {
             ino64: false,
             remount: false,
             kept_inodes: KERNEL_INODES_MAX,
+            strict_locks: false,
             threads: None,
         }
     }
@@ -99,6 +103,8 @@ impl MountOptions {
                 "fsname" => value.clone_into(&mut self.fsname),
                 "threads" => self.threads = Some(parse_threads(value).ok_or_else(unknown)?),
                 "kept_inodes" => self.kept_inodes = value.parse().map_err(|_| unknown())?,
+                "locks" if value == "strict" => self.strict_locks = true,
+                "locks" if value == "available" => self.strict_locks = false,
                 // The subtype is part of what makes a mount one of ours.
                 "subtype" if value == SUBTYPE => {}
                 // As the kernel shows them and mount(8) hands them back at a remount.
@@ -206,6 +212,8 @@ mod tests {
         assert_eq!(parsed("kept_inodes=9").unwrap().kept_inodes, 9);
         assert_eq!(options.allow_other, AllowOther::Yes);
         assert_eq!(options.thread_count(), 3);
+        assert!(!options.strict_locks && parsed("locks=strict").unwrap().strict_locks);
+        assert!(parsed("locks=some").is_err() && parsed("locks=available").is_ok());
     }
 
     #[test]

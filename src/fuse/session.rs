@@ -38,6 +38,7 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
         true => Numbers::default(),
         false => Numbers::short(Arc::clone(&fs)),
     };
+    fs.locks().set_strict(prepared.options.strict_locks);
     let connection = prepared.connect()?;
     // From here on an error must not leave the mount behind.
     let mut mounted = Mounted {

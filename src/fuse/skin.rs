@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
     INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
@@ -23,6 +23,7 @@ use super::capabilities::negotiate;
 use super::convert::{caller, fh, file_attr, no_entry, open_flags, set_time};
 use super::crew::Crew;
 use super::listing::{self, Listed};
+use super::locking::Asked;
 use super::notify::Gate;
 use super::numbers::{Numbers, Shown};
 use super::pace::Pace;
@@ -58,12 +59,13 @@ pub(super) struct Skin {
 impl Skin {
     /// Returns what the kernel is to do with the pages of a file that it opened, and whether it
     /// need not tell us of each close.
-    fn file_flags(&self, opened: &fs::Opened, flags: fs::OpenFlags) -> FopenFlags {
+    fn file_flags(&self, ino: Ino, opened: &fs::Opened, flags: fs::OpenFlags) -> FopenFlags {
         let pages = match self.direct_io {
             true => FopenFlags::FOPEN_DIRECT_IO,
             false => open_flags(opened.keep_cache),
         };
-        match flags.changes_content() {
+        // A close gives back what the process has locked by whatever handle.
+        match flags.changes_content() || self.fs.locks().has_records(ino) {
             true => pages,
             false => pages | FopenFlags::FOPEN_NOFLUSH,
         }
@@ -423,7 +425,7 @@ impl Filesystem for Skin {
         }) {
             Ok(opened) => {
                 let handle = FileHandle(opened.fh.0);
-                reply.opened(handle, self.file_flags(&opened, flags));
+                reply.opened(handle, self.file_flags(self.ino(number), &opened, flags));
             }
             Err(errno) => reply.error(errno),
         }
@@ -456,7 +458,7 @@ impl Filesystem for Skin {
                     &file_attr(number, &entry.attr),
                     Generation(generation),
                     FileHandle(opened.fh.0),
-                    self.file_flags(&opened, flags),
+                    self.file_flags(entry.attr.ino, &opened, flags),
                 );
             }
             Err(errno) => reply.error(errno),
@@ -523,11 +525,13 @@ impl Filesystem for Skin {
         _req: &Request,
         number: INodeNo,
         handle: FileHandle,
-        _lock_owner: LockOwner,
+        lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
         let _turn = self.crew.turn();
         let (number, handle) = (self.ino(number), fh(handle));
+        // Before anything that takes a while: who asks for a lock next comes after this.
+        self.fs.locks().close_of(number, lock_owner.0);
         // A close whose bytes go into chunks waits for the disk, any other for a few rows. None
         // waits for a peer, and a process that ends closes its files: so it is no wait to give up.
         if self.fs.is_flush_slow(number) {
@@ -550,6 +554,7 @@ impl Filesystem for Skin {
     ) {
         let _turn = self.crew.turn();
         let (number, handle) = (self.ino(number), fh(handle));
+        self.fs.locks().close(handle.0);
         let release = move |fs: &Fs| fs.release(number, handle);
         // Pages of a mapping may have come after the last flush.
         match self.fs.is_close_slow(number) {
@@ -712,6 +717,55 @@ impl Filesystem for Skin {
                 fs.removexattr(self.ino(number), name.as_bytes())
             }),
         );
+    }
+
+    fn getlk(
+        &self,
+        req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let _turn = self.crew.turn();
+        let asked = Asked {
+            handle,
+            owner,
+            start,
+            end,
+            kind,
+            pid,
+        };
+        self.test_lock((number, req), asked, reply);
+    }
+
+    fn setlk(
+        &self,
+        req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        let _turn = self.crew.turn();
+        let asked = Asked {
+            handle,
+            owner,
+            start,
+            end,
+            kind,
+            pid,
+        };
+        self.set_lock((number, req), asked, sleep, reply);
     }
 
     /// Answers as a filesystem without any does; the default would warn about each.

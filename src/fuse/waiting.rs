@@ -77,6 +77,12 @@ impl Waiting {
         self.keep(caller, reply)
     }
 
+    /// Takes a reply into keeping of a wait that any signal ends.
+    pub(super) fn park_for_signals<R: Refusable>(&self, tid: u32, reply: R) -> Parked<R> {
+        let caller = self.callers.as_ref().and_then(|_| Caller::of(tid));
+        self.keep(caller.map(Caller::heeding_signals), reply)
+    }
+
     fn keep<R: Refusable>(&self, caller: Option<Caller>, reply: R) -> Parked<R> {
         let slot = Arc::new(Slot {
             reply: Mutex::new(Some(reply)),
@@ -118,6 +124,11 @@ impl<R: Refusable> Parked<R> {
         if let Some(reply) = reply {
             answer(reply);
         }
+    }
+
+    /// Says whether it can be seen that nobody waits any more.
+    pub(super) fn is_seen(&self) -> bool {
+        self.watched.is_some()
     }
 
     /// Resolves when the caller was given up: there is nobody left to work for.

@@ -20,6 +20,10 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// election takes twenty seconds, and who is elected waits for a term.
 const UNHEARD_MAX: Duration = Duration::from_secs(45);
 
+/// How long who grants locks is looked for by way of others, where no majority has a session with this
+/// machine.
+const CUT_AFTER: Duration = Duration::from_secs(3);
+
 /// Files that this machine has the whole of though nobody has them locked; of more, all are given back.
 const IDLE_MAX: usize = 4_096;
 
@@ -87,6 +91,8 @@ pub struct Client {
     run: u64,
     is_strict: bool,
     reach: Reach,
+    /// Since when it is [`Reach::Cut`], where it is.
+    cut_since: Duration,
     /// Since when somebody is to be asked and nobody was heard who grants locks.
     unheard_since: Option<Duration>,
     manager: Option<(DeviceId, u64)>,
@@ -117,6 +123,7 @@ impl Client {
             run,
             is_strict: false,
             reach: Reach::Alone,
+            cut_since: Duration::ZERO,
             unheard_since: None,
             manager: None,
             valid_until: Duration::ZERO,
@@ -270,13 +277,18 @@ impl Client {
             self.forget_manager();
         }
         let is_needed = self.files.values().any(|file| !file.is_empty());
-        if reach == Reach::Alone || !is_needed {
+        if reach == Reach::Alone {
             self.unheard_since = None;
-        } else if was == Reach::Alone || self.unheard_since.is_none() && !self.is_valid(now) {
-            self.unheard_since = Some(now);
+        } else if is_needed && !self.is_valid(now) {
+            self.unheard_since.get_or_insert(now);
+        }
+        if reach == Reach::Cut && was != Reach::Cut {
+            self.cut_since = now;
         }
         self.lapse(now);
-        if reach != Reach::Alone && is_needed && now >= self.next_renew {
+        // One who is not heard, or whom no session leads to, may be heard yet: by way of others, say.
+        let is_looked_for = self.unheard_since.is_some() || reach == Reach::Cut;
+        if reach != Reach::Alone && (is_needed || is_looked_for) && now >= self.next_renew {
             self.renew(now);
         }
         let idle = self
@@ -325,10 +337,14 @@ impl Client {
 
     /// Says whether locks are of this machine alone for now.
     fn is_cut(&self, now: Duration) -> bool {
-        let unheard = self
-            .unheard_since
-            .is_some_and(|since| now >= since + UNHEARD_MAX);
-        !self.is_valid(now) && (self.reach == Reach::Cut || self.reach == Reach::Guarded && unheard)
+        let is_cut = match self.reach {
+            Reach::Alone => false,
+            Reach::Guarded => self
+                .unheard_since
+                .is_some_and(|since| now >= since + UNHEARD_MAX),
+            Reach::Cut => now >= self.cut_since + CUT_AFTER,
+        };
+        is_cut && !self.is_valid(now)
     }
 
     /// Begins anew with whoever grants locks: what is held is to be said to him.

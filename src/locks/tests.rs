@@ -601,6 +601,10 @@ fn who_reaches_nobody_is_told_so_or_goes_on_alone() {
             .ask(now, ask(1, 0, WHOLE, LockHow::Wait))
             .expect_err("it is asked for");
         client.tick(now + TICK, Reach::Cut);
+        let is_done = |effect: &Effect| matches!(effect, Effect::Done { .. });
+        assert!(!client.poll().iter().any(is_done), "it is looked for");
+        let now = now + Duration::from_secs(4);
+        client.tick(now, Reach::Cut);
         let outcome = match is_strict {
             true => Outcome::Unavailable,
             false => Outcome::Granted,
@@ -629,6 +633,18 @@ fn who_reaches_nobody_is_told_so_or_goes_on_alone() {
         assert!(at < now + Duration::from_secs(50));
     }
     assert!(at > now + Duration::from_secs(40));
+    // Nobody waits for that again, and it is looked for on and on.
+    let asked = ask(1, 0, WHOLE, LockHow::Wait);
+    client.unlock(at, asked.key, asked.owner, asked.range);
+    let at = at + Duration::from_secs(60);
+    client.tick(at, Reach::Guarded);
+    let looks = client.poll();
+    let is_look = |effect: &Effect| match effect {
+        Effect::Say { to, word } => to.is_none() && matches!(word, LockWord::Renew { .. }),
+        _ => false,
+    };
+    assert!(looks.iter().any(is_look), "{looks:?}");
+    assert_eq!(client.ask(at, asked), Ok(Outcome::Granted));
 }
 
 #[test]

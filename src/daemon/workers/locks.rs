@@ -15,7 +15,7 @@ use crate::locks::{Effect, Reach, TICK};
 use crate::wire::Vector;
 
 /// How long no majority may be there before locks are of this machine alone: at a start sessions come first.
-const CUT_AFTER: Duration = Duration::from_secs(10);
+const CUT_AFTER: Duration = Duration::from_secs(8);
 
 /// How long what was written under a lock is waited for that its writer said to have handed over: where that
 /// machine is gone since, nobody else may have it.

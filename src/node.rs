@@ -86,7 +86,7 @@ pub use event::{ChunkHandler, EpochDrawer, KeyWrapper, NodeEvent, PeerInfo, Peer
 pub use join::Joined;
 pub use peers::SUSPECT_AFTER;
 pub use restore::Restored;
-pub use roster::{InviteInfo, Member, Recovery, RecoveryId, Role, Roster, RosterError};
+pub use roster::{InviteInfo, Member, Recovery, RecoveryId, Role, Roster, RosterError, Setting};
 pub use token::{InviteSecret, InviteToken, TokenError};
 pub use transfer::Transfer;
 

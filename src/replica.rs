@@ -22,6 +22,7 @@ pub mod limits;
 pub mod peers;
 pub mod placement;
 
+mod collect;
 mod crossing;
 mod fetch;
 mod ledger;
@@ -44,6 +45,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
+pub use self::collect::{Collected, Collection, Named, Names, Terms, UNNAMED_MIN};
 pub use self::node_peers::NodePeers;
 pub use self::peers::Peers;
 pub use self::survey::Whereabouts;
@@ -210,6 +212,8 @@ pub struct Replica {
     crossing: crossing::Crossing,
     /// Until when a peer that said it is full is not chosen as a stand-in.
     full: Mutex<BTreeMap<PeerId, Duration>>,
+    /// Tells what names chunks; unset where that cannot be seen.
+    names: OnceLock<Arc<dyn Names>>,
 }
 
 impl std::fmt::Debug for Replica {
@@ -222,27 +226,6 @@ impl std::fmt::Debug for Replica {
 
 /// Tells how many bytes of chunks the disk still takes.
 type RoomOf = dyn Fn() -> u64 + Send + Sync;
-
-/// A collection that goes on, of chunks that nobody needs.
-#[derive(Debug)]
-pub struct Collection<'a> {
-    replica: &'a Replica,
-}
-
-impl Collection<'_> {
-    /// Gives up a chunk: its bytes here and what is queued of it for others, unless it was put again
-    /// since the collection began.
-    pub fn forget(&self, id: ChunkId) -> Result<(), ReplicaError> {
-        self.replica.ledger.forget_unless_authored(id)
-    }
-}
-
-impl Drop for Collection<'_> {
-    fn drop(&mut self) {
-        self.replica.ledger.note_authored(false);
-        self.replica.changed();
-    }
-}
 
 impl Replica {
     /// Opens the books in `store`. Without `peers` this peer is alone and its own only holder.
@@ -272,6 +255,7 @@ impl Replica {
             speeds: Mutex::new(BTreeMap::new()),
             crossing: crossing::Crossing::default(),
             full: Mutex::new(BTreeMap::new()),
+            names: OnceLock::new(),
         });
         replica.resume_recheck()?;
         Ok(replica)
@@ -287,7 +271,9 @@ impl Replica {
     /// Durable at the next [`Store::sync`]. Putting the same chunk again changes nothing.
     pub fn put(&self, id: ChunkId, sealed: &[u8]) -> Result<(), ReplicaError> {
         self.store.chunks.put(id, sealed)?;
-        self.ledger.author(id, sealed, &|id| self.view().plan(id))?;
+        let asked = self.newest_record();
+        self.ledger
+            .author(id, sealed, asked, &|id| self.view().plan(id))?;
         self.changed();
         self.trim()
     }
@@ -343,14 +329,6 @@ impl Replica {
             Err(StoreError::Corrupt { .. }) => self.note_damage(id),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// Begins a collection: chunks that are put from now on are not given up by it.
-    ///
-    /// It ends when the value is dropped. One at a time.
-    pub fn collection(&self) -> Collection<'_> {
-        self.ledger.note_authored(true);
-        Collection { replica: self }
     }
 
     /// Takes a damaged copy off the books; fails with [`ReplicaError::Corrupt`] the first time.

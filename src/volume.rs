@@ -83,10 +83,11 @@ pub use writer::{Applied, Together, Writer};
 
 use crate::base::limits::WRITER_WAIT_MAX;
 use crate::base::time::Hlc;
-use crate::base::{Clock, DeviceId, Ino, LogId, Rng, Timespec, VolumeId};
+use crate::base::{ChunkId, Clock, DeviceId, Ino, LogId, Rng, Timespec, VolumeId};
 use crate::crypto::{Identity, VolumeKeys};
 use crate::log::LogStore;
 use crate::log::chain::Chain;
+use crate::replica::ReplicaError;
 use crate::store::{LayeredRows, Store, StoreError};
 use aside::Aside;
 use feed::Feed;
@@ -162,6 +163,8 @@ pub struct Volume {
     lineages: Lineages,
     /// Told of new drafts.
     on_draft: OnceLock<Box<DraftHook>>,
+    /// Told of what is about to be sealed.
+    on_seal: OnceLock<Box<SealHook>>,
     /// Where merges are made that are too large for the writer's lock; `None` where nobody waits for that.
     layer: Option<Arc<LayeredRows>>,
     /// How many ops one may undo that is not.
@@ -170,6 +173,10 @@ pub struct Volume {
 
 /// What [`Volume::on_draft`] sets: called with the bytes of all drafts.
 pub type DraftHook = dyn Fn(usize) + Send + Sync;
+
+/// What [`Volume::on_seal`] sets: called with the chunks that own ops name which are about to be sealed, and
+/// the record behind which these were issued. Where it fails they are not sealed.
+pub type SealHook = dyn Fn(&[ChunkId], u64) -> std::result::Result<(), ReplicaError> + Send + Sync;
 
 impl std::fmt::Debug for Volume {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -255,6 +262,7 @@ impl Volume {
             holds: Arc::default(),
             lineages: Lineages::default(),
             on_draft: OnceLock::new(),
+            on_seal: OnceLock::new(),
             layer,
             undone_max: AtomicUsize::new(merge::UNDONE_MAX),
             config,
@@ -310,6 +318,12 @@ impl Volume {
     /// and how many bytes all of them take, about. Only the first one set is told.
     pub fn on_draft(&self, told: Box<DraftHook>) {
         let _ = self.on_draft.set(told);
+    }
+
+    /// Sets who is told of the chunks that are named by what is about to be sealed. Only the first one set
+    /// is told.
+    pub fn on_seal(&self, told: Box<SealHook>) {
+        let _ = self.on_seal.set(told);
     }
 
     /// Returns which volume this is.

@@ -82,6 +82,11 @@ impl Failed {
     pub fn new(why: impl Into<String>) -> Self {
         Self { why: why.into() }
     }
+
+    /// Returns the words.
+    pub fn why(&self) -> &str {
+        &self.why
+    }
 }
 
 impl<E: std::error::Error> From<E> for Failed {

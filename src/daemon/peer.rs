@@ -24,7 +24,7 @@ use super::rights::{admits, may_write};
 use super::room::Room;
 use super::troubles::{Trouble, Troubles};
 use super::waiting::Waiting;
-use super::workers::{self, Drafts};
+use super::workers::{self, Collections, Drafts, OfVolume};
 use crate::base::limits::{DRAFT_AGE_MAX, REPLICAS};
 use crate::base::task::Pool;
 use crate::base::time::timeout;
@@ -121,6 +121,7 @@ pub struct Peer {
     /// Where what admins left for this member opens; what was tried of it.
     epochs: Option<Epochs>,
     drafts: Arc<Drafts>,
+    collections: Arc<Collections>,
     sink: OnceLock<Box<dyn Sink>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     troubles: Arc<Troubles>,
@@ -173,6 +174,7 @@ impl Peer {
         let of_disk = Arc::clone(&room);
         replica.set_room(move || of_disk.offered_bytes());
         let drafts = Arc::new(Drafts::default());
+        let collections = Arc::<Collections>::default();
         let this: Arc<OnceLock<Weak<Self>>> = Arc::default();
         let wait = replication_wait(&this);
         let member = match &parts.keys {
@@ -181,6 +183,10 @@ impl Peer {
             )?),
             None => None,
         };
+        if let Some(member) = &member {
+            let of = OfVolume::new(&member.fs, &collections, &parts.clock);
+            replica.set_names(of);
+        }
         let troubles = Arc::new(Troubles::new(Arc::clone(&parts.clock)));
         let peer = Arc::new(Self {
             node,
@@ -193,6 +199,7 @@ impl Peer {
             fold_pool: parts.fold_pool,
             epochs: parts.keys.map(|keys| Epochs::new(parts.identity, keys)),
             drafts,
+            collections,
             sink: OnceLock::new(),
             tasks: Mutex::new(Vec::new()),
             troubles,
@@ -242,6 +249,11 @@ impl Peer {
         )?;
         let drafts = Arc::clone(drafts);
         volume.on_draft(Box::new(move |bytes| drafts.tell(bytes)));
+        let holders = Arc::downgrade(replica);
+        volume.on_seal(Box::new(move |chunks, record| {
+            let holders = holders.upgrade();
+            holders.map_or(Ok(()), |holders| holders.renew(chunks, record))
+        }));
         let volume = Arc::new(volume);
         admits(node, keys, &volume, &parts.rng);
         let data = Data::new(
@@ -311,6 +323,26 @@ impl Peer {
     /// Takes note of them.
     pub(super) fn set_lost_files(&self, files: Vec<String>) {
         *self.lost_files.lock() = files;
+    }
+
+    /// Has chunks collected soon that nothing names any more, whatever they are worth.
+    pub fn collect_soon(&self) {
+        self.collections.ask();
+    }
+
+    /// Tells the others that are there, or of them those that cannot see what names chunks, that there is
+    /// something to collect.
+    pub(super) async fn tell_to_collect(&self, all: bool) {
+        let peers = self.node.peers().into_iter();
+        let there = peers.filter(|of| of.state == PeerState::Connected);
+        for of in there.filter(|of| all || !of.role.reads()) {
+            self.replica.tell_to_collect(of.id).await;
+        }
+    }
+
+    /// Returns who asks for collections, and what they did.
+    pub(super) fn collections(&self) -> &Arc<Collections> {
+        &self.collections
     }
 
     /// Returns who is told of drafts.

@@ -14,6 +14,7 @@ mod write_out;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(super) use collect::{Collections, OfVolume};
 pub(super) use publish::Drafts;
 
 use super::error::DaemonError;
@@ -35,6 +36,7 @@ pub(super) fn start(peer: &Arc<Peer>) {
     let workers = peer.node().workers();
     peer.keep_task(spawn(Arc::clone(peer.replica()).run(Arc::clone(workers))));
     run(peer, look::Look::new(peer));
+    run(peer, collect::Collect::new(peer));
     let Some(member) = peer.member_parts() else {
         return;
     };
@@ -44,7 +46,6 @@ pub(super) fn start(peer: &Arc<Peer>) {
     run(peer, fold::Fold::new(peer));
     run(peer, write_out::WriteOut::new(peer, member));
     run(peer, locks::Locks::new(peer, member));
-    run(peer, collect::Collect::new(peer, member));
     run(peer, rows::Rows::new(peer, member));
     run(peer, lost::Lost::new(peer, member));
 }

@@ -1,10 +1,10 @@
-//! Room: whether what is to be written still fits, and giving up what nothing needs before it is
+//! Room: whether what is to be written still fits, and giving up what nothing names before it is
 //! said that it does not.
 //!
-//! What nothing needs is told without reading anything by the **debt**: the bytes of all chunks
-//! here less the bytes that files have. Files that share chunks make it smaller, so it says nothing
-//! by itself; but since the last collection, after which all chunks were needed, it has grown by
-//! what became superfluous.
+//! How much nothing names is estimated without reading anything by the **debt**: the bytes of all chunks
+//! here less the bytes that files have. Files that share chunks make it smaller, and files whose chunks
+//! others hold, so it says nothing by itself; but since the last collection it has grown by what became
+//! superfluous, and by what others removed.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,6 +18,8 @@ use super::inode_table::Content;
 use super::{Fs, FsError, OwnRoom, Result};
 use crate::base::ChunkId;
 use crate::base::limits::INLINE_MAX_BYTES;
+use crate::data::DataError;
+use crate::replica::{Collected, Named, Terms, UNNAMED_MIN};
 use crate::store::{Batch, Table};
 use crate::volume::Source;
 
@@ -45,6 +47,19 @@ struct Spare {
     next: Duration,
     /// No collection is begun before on suspicion alone, where there is no room.
     next_forced: Duration,
+    /// What the last collection left for later; `None` before the first.
+    left: Option<Left>,
+}
+
+/// What a collection left for later.
+#[derive(Debug, Clone, Copy)]
+struct Left {
+    /// When it ended.
+    at: Duration,
+    /// What it found.
+    found: Collected,
+    /// The base line by then.
+    base_line: u64,
 }
 
 impl Fs {
@@ -111,13 +126,13 @@ impl Fs {
             if missing() > 0 && self.contents.evict(missing()) {
                 self.give_back();
             }
-            let may_collect = missing() > 0 && source.may_collect();
-            if may_collect && let Err(error) = self.volume.seal_drafts() {
+            let is_short = missing() > 0;
+            if is_short && let Err(error) = self.volume.seal_drafts() {
                 // Files that were removed keep their chunks until then.
                 tracing::warn!(%error, "what was removed lately stays");
             }
-            if may_collect && self.is_forced_collection_due(missing()) {
-                match self.collect_now() {
+            if is_short && self.is_forced_collection_due(missing()) {
+                match self.collect_now(true) {
                     Ok(_) => self.give_back(),
                     Err(error) => tracing::warn!(%error, "nothing could be given up"),
                 }
@@ -137,11 +152,10 @@ impl Fs {
         }
     }
 
-    /// Gives up chunks that no file has any more, where at least `worth` bytes of them seem to be
-    /// here; returns how many, `None` where nothing was looked at.
-    ///
-    /// For a volume with no other member, as [`Fs::collect`].
-    pub fn collect_if_worth(&self, worth: u64) -> Result<Option<usize>> {
+    /// Collects where that is due: at least `worth` bytes of chunks here seem to be named by nothing, or what
+    /// the last collection left for later may go now, or some seem to be left and it is long ago; returns what
+    /// it did, `None` where nothing was looked at.
+    pub fn collect_if_due(&self, worth: u64) -> Result<Option<Collected>> {
         // Who makes room collects, too.
         let Some(_one_at_a_time) = self.room.making.try_lock() else {
             return Ok(None);
@@ -150,14 +164,29 @@ impl Fs {
             let mut spare = self.room.spare.lock();
             let estimate = self.estimate(&mut spare);
             self.keep_least(&mut spare)?;
-            estimate >= worth && self.clock.monotonic() >= spare.next
+            let now = self.clock.monotonic();
+            now >= spare.next && (estimate >= worth || self.is_left_due(&spare, estimate, now))
         };
-        let count = is_due.then(|| self.collect_now()).transpose()?;
-        if count.is_some_and(|count| count > 0) {
+        let collected = is_due.then(|| self.collect_now(false)).transpose()?;
+        if collected.is_some_and(|collected| collected.count > 0) {
             // On a full disk nothing is written that would bring the next sync.
             self.give_back();
         }
-        Ok(count)
+        Ok(collected)
+    }
+
+    /// Tells whether what the last collection left for later may go now, or is worth a look.
+    fn is_left_due(&self, spare: &Spare, estimate: u64, now: Duration) -> bool {
+        let Some(left) = &spare.left else {
+            // What an earlier start left.
+            return now >= FIRST_LOOK;
+        };
+        let next_ms = left.found.next_ms;
+        let is_time = next_ms.is_some_and(|next_ms| next_ms <= self.clock.wall_ms());
+        let looks_back = left.found.is_blocked || left.found.past_bytes > 0;
+        let has_moved = looks_back && self.volume.base_line() != left.base_line;
+        let ago = now.saturating_sub(left.at);
+        is_time || has_moved && ago >= MOVED_PAUSE || estimate > 0 && ago >= LOOK_PAUSE
     }
 
     /// Takes note of what is known when the filesystem is opened.
@@ -171,22 +200,6 @@ impl Fs {
             UNKNOWN => 0,
             estimate => estimate.min(self.contents.stored_bytes()),
         }
-    }
-
-    /// Takes note that others may change what is needed here: nothing is known of it any more.
-    pub fn forget_superfluous(&self) -> Result<()> {
-        let mut spare = self.room.spare.lock();
-        let is_forgotten = spare.is_read && spare.least.is_none();
-        if let (false, Some(rows)) = (is_forgotten, &self.config.rows) {
-            let mut batch = Batch::new();
-            batch.delete(Table::Meta, LEAST_KEY);
-            rows.commit(batch)?;
-        }
-        *spare = Spare {
-            is_read: true,
-            ..Spare::default()
-        };
-        Ok(())
     }
 
     fn debt(&self) -> i64 {
@@ -225,28 +238,40 @@ impl Fs {
             || now >= spare.next_forced
     }
 
-    /// Gives up the chunks of the local store that no file and no unwritten change names, and
-    /// returns how many. Reads the places of all contents: some seconds for a million files.
-    ///
-    /// For a volume with no other member ([`crate::volume::Volume::collect`]).
-    pub fn collect(&self) -> Result<usize> {
+    /// Gives up the chunks of the local store that nothing names and that may go, and says what it did.
+    /// Reads the places of all contents: some seconds for a million files.
+    pub fn collect(&self) -> Result<Collected> {
         let _one_at_a_time = self.room.making.lock();
-        self.collect_now()
+        self.collect_now(false)
     }
 
-    fn collect_now(&self) -> Result<usize> {
+    /// Returns what names chunks here, unwritten changes too.
+    pub fn named(&self) -> Result<Named> {
+        let mut named = self.volume.named()?;
+        named.files.extend(&self.chunks_in_use());
+        Ok(named)
+    }
+
+    /// Collects; where there is no room for what is written (`is_pressed`), without the time for which what
+    /// nothing names is kept.
+    fn collect_now(&self, is_pressed: bool) -> Result<Collected> {
         let began = self.clock.monotonic();
         let collection = self.contents.collection();
-        let count = self.volume.collect(
-            || self.chunks_in_use(),
-            |id| match collection.forget(id) {
-                Ok(()) => true,
-                Err(error) => {
-                    tracing::warn!(%id, %error, "a chunk that nothing needs stays");
-                    false
-                }
+        let named = self.named()?;
+        let kept_ms = match (&self.config.room, is_pressed) {
+            (Some(room), false) => room.history_ms(),
+            _ => 0,
+        };
+        let is_alone = named.base_line == u64::MAX;
+        let terms = Terms {
+            now_ms: self.clock.wall_ms(),
+            wait_ms: match is_alone {
+                true => kept_ms,
+                false => kept_ms.max(millis(UNNAMED_MIN)),
             },
-        );
+            base_line: named.base_line,
+        };
+        let collected = collection.run(&named, &terms);
         drop(collection);
         // What is being written is here already, and makes the debt smaller as soon as a file has it.
         let unnamed = i64::try_from(self.unnamed_bytes()).unwrap_or(i64::MAX);
@@ -255,9 +280,14 @@ impl Fs {
         let mut spare = self.room.spare.lock();
         spare.next = now + pause;
         spare.next_forced = now + pause.max(FORCED_PAUSE);
-        let count = count?;
+        let collected = collected.map_err(DataError::from)?;
         spare.least = Some(self.debt().saturating_sub(unnamed));
-        Ok(count)
+        spare.left = Some(Left {
+            at: now,
+            found: collected,
+            base_line: self.volume.base_line(),
+        });
+        Ok(collected)
     }
 
     /// Returns how many bytes of unwritten changes may be in chunks already.
@@ -352,3 +382,13 @@ const PAUSE_FACTOR: u32 = 9;
 
 /// How often a collection is begun without an estimate, where there is no room.
 const FORCED_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long after a start, or after the last collection, it is looked at what an earlier one left, where the
+/// base line has moved since, and where there is little.
+const FIRST_LOOK: Duration = Duration::from_secs(60);
+const MOVED_PAUSE: Duration = Duration::from_secs(20);
+const LOOK_PAUSE: Duration = Duration::from_secs(3_600);
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -356,8 +356,8 @@ pub trait RoomSource: Send + Sync {
     /// Returns what it still takes.
     fn own(&self) -> OwnRoom;
 
-    /// Returns whether what no file of this volume names is needed by nobody.
-    fn may_collect(&self) -> bool;
+    /// Returns how long what was replaced or removed is kept, milliseconds.
+    fn history_ms(&self) -> u64;
 }
 
 /// Tells the supplementary groups of a process, which requests do not carry.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Node;
 use super::error::NodeError;
 use super::membership::Membership;
-use super::roster::{InviteId, RecoveryId, Role, RosterError};
+use super::roster::{InviteId, RecoveryId, Role, RosterError, Setting};
 use crate::base::PeerId;
 use crate::crypto::{Identity, RecoveryPhrase};
 use crate::store::Store;
@@ -65,6 +65,17 @@ impl Node {
     /// store's errors.
     pub async fn rename(self: &Arc<Self>, peer: PeerId, name: String) -> Result<(), NodeError> {
         self.issue(move |roster, issuer| roster.rename(issuer, &peer, &name))
+            .await?;
+        Ok(())
+    }
+
+    /// Gives a setting of the volume another value; durable on return, and told to all peers.
+    ///
+    /// # Errors
+    ///
+    /// [`RosterError::NotAdmin`], or the store's errors.
+    pub async fn set(self: &Arc<Self>, setting: Setting) -> Result<(), NodeError> {
+        self.issue(move |roster, issuer| roster.set(issuer, setting))
             .await?;
         Ok(())
     }

@@ -34,7 +34,7 @@ use crate::wire::Vector;
 use crate::wire::limits::{NAME_MAX_BYTES, VECTOR_MAX};
 
 pub use issue::Issuer;
-pub use statement::{Claim, InviteId, KEEP_MAX, RecoveryId, StatementId};
+pub use statement::{Claim, InviteId, KEEP_MAX, RecoveryId, Setting, StatementId};
 use statement::{Statement, Voice};
 use view::{Statements, View};
 
@@ -378,6 +378,12 @@ impl Roster {
     /// Returns the recovery phrases that hold, most senior first.
     pub fn recoveries(&self) -> &[Recovery] {
         &self.view.recoveries
+    }
+
+    /// Returns how long what was replaced or removed is kept, milliseconds; none of it where nobody has
+    /// said so.
+    pub fn history_ms(&self) -> u64 {
+        self.view.history.map_or(0, |(_, ms)| ms)
     }
 
     /// Returns a phrase that holds, with the secrets that it opens.

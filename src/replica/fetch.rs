@@ -233,7 +233,7 @@ impl Replica {
         let keep = move || {
             let hold = replica.view().is_target(&id) && replica.has_room(sealed.len());
             replica.store.chunks.put(id, &sealed)?;
-            replica.ledger.keep(id, &sealed, hold)?;
+            replica.ledger.keep(id, &sealed, hold.then_some(0))?;
             replica.changed();
             replica.trim()
         };

@@ -8,6 +8,7 @@
 
 #[cfg(test)]
 mod check;
+mod collect;
 mod edit;
 mod holding;
 mod missing;
@@ -147,11 +148,13 @@ impl Ledger {
     /// Books a chunk made here. `sealed` is written again where an eviction came between.
     ///
     /// `plan_of` is asked under the lock, here and elsewhere: so an edit that used the old
-    /// candidates is in the rows before a check against the new ones scans them.
+    /// candidates is in the rows before a check against the new ones scans them. Who confirmed before
+    /// record `asked` is asked again: the copy may have been given up since.
     pub(super) fn author(
         &self,
         id: ChunkId,
         sealed: &[u8],
+        asked: u64,
         plan_of: &dyn Fn(&ChunkId) -> Plan,
     ) -> Result<(), ReplicaError> {
         let mut edit = self.edit();
@@ -162,18 +165,66 @@ impl Ledger {
         if self.store.chunks.len(id)?.is_none() {
             self.store.chunks.put(id, sealed)?;
         }
-        if old.as_ref().is_some_and(|old| old.kind != Kind::Cached) {
+        let is_known = |old: &Holding| {
+            old.kind != Kind::Cached && old.asked >= asked && old.unnamed_since_ms.is_none()
+        };
+        if old.as_ref().is_some_and(is_known) {
             return Ok(());
         }
         let mut new = Holding::new(len_of(sealed), Kind::Kept);
+        new.count_on(asked.max(old.as_ref().map_or(0, |old| old.asked)));
         new.replan(&plan_of(&id), &|_| true);
         edit.set(id, old, Some(new)).commit()
     }
 
+    /// Asks the holders again for those of some chunks that were asked for before record `named`,
+    /// behind which an op of this device names them: what they said may hold no more.
+    pub(super) fn renew(
+        &self,
+        ids: &[ChunkId],
+        named: u64,
+        asked: u64,
+        plan_of: &dyn Fn(&ChunkId) -> Plan,
+    ) -> Result<bool, ReplicaError> {
+        let mut edit = self.edit();
+        for (index, id) in ids.iter().enumerate() {
+            let is_again = ids.iter().take(index).any(|other| other == id);
+            let Some(old) = self
+                .holding(id)?
+                .filter(|old| !is_again && old.is_stale(named))
+            else {
+                continue;
+            };
+            let mut new = old.clone();
+            new.count_on(asked.max(named));
+            new.confirmed.clear();
+            new.replan(&plan_of(id), &|_| true);
+            edit = edit.set(*id, Some(old), Some(new));
+        }
+        let any = !edit.changes.is_empty();
+        edit.commit()?;
+        Ok(any)
+    }
+
+    /// Returns the newest record that any of some chunks were asked for at.
+    pub(super) fn asked(&self, ids: &[ChunkId]) -> Result<u64, ReplicaError> {
+        let mut newest = 0;
+        for id in ids {
+            newest = newest.max(self.holding(id)?.map_or(0, |holding| holding.asked));
+        }
+        Ok(newest)
+    }
+
     /// Books a chunk that another peer put here, or asked to hold, or that was fetched.
     ///
-    /// `hold` false keeps what is held already and else books it as cached.
-    pub(super) fn keep(&self, id: ChunkId, sealed: &[u8], hold: bool) -> Result<(), ReplicaError> {
+    /// `hold` says at which record it was asked for; `None` keeps what is held already and else books
+    /// it as cached.
+    pub(super) fn keep(
+        &self,
+        id: ChunkId,
+        sealed: &[u8],
+        hold: Option<u64>,
+    ) -> Result<(), ReplicaError> {
         let edit = self.edit();
         let old = self.holding(&id)?;
         if self.store.chunks.len(id)?.is_none() {
@@ -182,8 +233,9 @@ impl Ledger {
         let mut new = old
             .clone()
             .unwrap_or_else(|| Holding::new(len_of(sealed), Kind::Cached));
-        if hold {
+        if let Some(asked) = hold {
             new.kind = Kind::Held;
+            new.count_on(asked);
         }
         if old.as_ref() == Some(&new) {
             return Ok(());
@@ -191,9 +243,9 @@ impl Ledger {
         edit.set(id, old, Some(new)).commit()
     }
 
-    /// Turns cached chunks into held ones on request of a peer; returns for each id whether it is
-    /// held now.
-    pub(super) fn hold(&self, ids: &[ChunkId]) -> Result<Vec<bool>, ReplicaError> {
+    /// Turns cached chunks into held ones on request of a peer that knows the chain up to record
+    /// `asked`; returns for each id whether it is held now.
+    pub(super) fn hold(&self, ids: &[ChunkId], asked: u64) -> Result<Vec<bool>, ReplicaError> {
         let mut edit = self.edit();
         let mut flags = Vec::with_capacity(ids.len());
         for (index, id) in ids.iter().enumerate() {
@@ -201,12 +253,13 @@ impl Ledger {
             flags.push(old.is_some());
             // An id named twice is edited once, else it would be counted twice.
             let again = ids.iter().take(index).any(|other| other == id);
-            if let Some(old) = old.filter(|old| old.kind != Kind::Held && !again) {
-                let new = Holding {
-                    kind: Kind::Held,
-                    ..old.clone()
-                };
-                edit = edit.set(*id, Some(old), Some(new));
+            if let Some(old) = old.filter(|_| !again) {
+                let mut new = old.clone();
+                new.kind = Kind::Held;
+                new.count_on(asked);
+                if new != old {
+                    edit = edit.set(*id, Some(old), Some(new));
+                }
             }
         }
         edit.commit()?;
@@ -361,18 +414,6 @@ impl Ledger {
     /// Notes which chunks are made here from now on, or no longer.
     pub(super) fn note_authored(&self, notes: bool) {
         self.state.lock().authored = notes.then(HashSet::new);
-    }
-
-    /// Drops a chunk as [`Ledger::forget`] does, unless it was made since it is noted what is.
-    pub(super) fn forget_unless_authored(&self, id: ChunkId) -> Result<(), ReplicaError> {
-        let edit = self.edit();
-        let authored = edit.state.authored.as_ref();
-        if authored.is_none_or(|authored| authored.contains(&id)) {
-            return Ok(());
-        }
-        let old = self.holding(&id)?;
-        edit.set(id, old, None)
-            .commit_then(|| self.store.chunks.delete(id))
     }
 
     /// Marks a cached chunk as just used.

@@ -87,7 +87,9 @@ impl Replica {
         let limit: Duration = FETCH_MEND_LIMIT;
         let sealed = self.fetch(id, limit).await?;
         self.ledger
-            .reinstate(id, &sealed, &|id| self.view().plan(id))?;
+            .reinstate(id, &sealed, self.newest_record(), &|id| {
+                self.view().plan(id)
+            })?;
         self.changed();
         Ok(())
     }

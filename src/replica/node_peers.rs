@@ -89,6 +89,10 @@ impl Peers for NodePeers {
         self.node.closest(&id.0, K)
     }
 
+    fn newest_record(&self) -> u64 {
+        self.node.chain().tip().number
+    }
+
     fn subscribe(&self) -> broadcast::Receiver<NodeEvent> {
         self.node.subscribe()
     }
@@ -122,11 +126,13 @@ impl ChunkHandler for Server {
             ChunkRequest::GetPart { id, start, end } => {
                 Ask::GetPart(id, start as usize..end as usize)
             }
-            ChunkRequest::Have { ids } => Ask::Hold(ids),
+            ChunkRequest::Have { ids, asked } => Ask::Hold(ids, asked),
             ChunkRequest::Query { ids } => Ask::Query(ids),
             ChunkRequest::Lost { ids } => Ask::Lost(ids),
-            ChunkRequest::Put { chunks } => match split(&chunks, payload) {
-                Some(chunks) => Ask::Put(chunks),
+            ChunkRequest::Named { ids } => Ask::Named(ids),
+            ChunkRequest::Collect => Ask::Collect,
+            ChunkRequest::Put { chunks, asked } => match split(&chunks, payload) {
+                Some(chunks) => Ask::Put(chunks, asked),
                 None => {
                     tracing::debug!(%from, "a put does not fit its payload");
                     return refuse(ChunkRefusal::Malformed);
@@ -147,6 +153,9 @@ impl ChunkHandler for Server {
             Some(Answer::Coming) => (ChunkResponse::Coming, Bytes::new()),
             Some(Answer::Hold(kept)) => (ChunkResponse::Have { kept }, Bytes::new()),
             Some(Answer::Noted) => (ChunkResponse::Noted, Bytes::new()),
+            Some(Answer::Named { base_line, named }) => {
+                (ChunkResponse::Named { base_line, named }, Bytes::new())
+            }
             Some(Answer::Put(outcomes)) => {
                 let refused = outcomes.into_iter().map(refusal).collect();
                 (ChunkResponse::Stored { refused }, Bytes::new())
@@ -163,20 +172,26 @@ enum AskKind {
     Get,
     GetPart,
     Told,
+    Named,
 }
 
 fn encode(ask: Ask) -> (ChunkRequest, Bytes, AskKind) {
     match ask {
-        Ask::Hold(ids) => (ChunkRequest::Have { ids }, Bytes::new(), AskKind::Hold),
+        Ask::Hold(ids, asked) => {
+            let have = ChunkRequest::Have { ids, asked };
+            (have, Bytes::new(), AskKind::Hold)
+        }
         Ask::Query(ids) => (ChunkRequest::Query { ids }, Bytes::new(), AskKind::Hold),
         Ask::Lost(ids) => (ChunkRequest::Lost { ids }, Bytes::new(), AskKind::Told),
+        Ask::Collect => (ChunkRequest::Collect, Bytes::new(), AskKind::Told),
+        Ask::Named(ids) => (ChunkRequest::Named { ids }, Bytes::new(), AskKind::Named),
         Ask::Get(id) => (ChunkRequest::Get { id }, Bytes::new(), AskKind::Get),
         Ask::GetPart(id, wanted) => {
             let (start, end) = (wanted.start as u32, wanted.end as u32);
             let get = ChunkRequest::GetPart { id, start, end };
             (get, Bytes::new(), AskKind::GetPart)
         }
-        Ask::Put(chunks) => {
+        Ask::Put(chunks, asked) => {
             // A sealed chunk is little more than 1 MiB, so its length fits.
             let lens = chunks
                 .iter()
@@ -192,7 +207,11 @@ fn encode(ask: Ask) -> (ChunkRequest, Bytes, AskKind) {
                     Bytes::from(sealed.concat())
                 }
             };
-            (ChunkRequest::Put { chunks: lens }, payload, AskKind::Put)
+            let put = ChunkRequest::Put {
+                chunks: lens,
+                asked,
+            };
+            (put, payload, AskKind::Put)
         }
     }
 }
@@ -212,6 +231,9 @@ fn decode(response: ChunkResponse, payload: Bytes, kind: AskKind) -> Option<Answ
         }
         (AskKind::Get, ChunkResponse::Coming) => Some(Answer::Coming),
         (AskKind::Told, ChunkResponse::Noted) => Some(Answer::Noted),
+        (AskKind::Named, ChunkResponse::Named { base_line, named }) => {
+            Some(Answer::Named { base_line, named })
+        }
         (AskKind::Put, ChunkResponse::Stored { refused }) => {
             Some(Answer::Put(refused.into_iter().map(outcome).collect()))
         }
@@ -289,8 +311,12 @@ mod tests {
             let chunks: Vec<(ChunkId, Bytes)> = (0..count)
                 .map(|n| (ChunkId([n; 32]), Bytes::from(vec![n; usize::from(n) * 3])))
                 .collect();
-            let (request, payload, _) = encode(Ask::Put(chunks.clone()));
-            let ChunkRequest::Put { chunks: lens } = request else {
+            let (request, payload, _) = encode(Ask::Put(chunks.clone(), 7));
+            let ChunkRequest::Put {
+                chunks: lens,
+                asked: 7,
+            } = request
+            else {
                 panic!("not a put")
             };
             assert_eq!(split(&lens, payload.clone()), Some(chunks));

@@ -49,6 +49,9 @@ pub trait Peers: Send + Sync + 'static {
     /// Finds the peers closest to `id` that the swarm knows of, beyond the roster of this peer.
     async fn lookup(&self, id: &ChunkId) -> Vec<PeerId>;
 
+    /// Returns the newest record of the chain that this peer knows.
+    fn newest_record(&self) -> u64;
+
     /// Returns the stream of what changes from now on; a receiver that lags must look anew.
     fn subscribe(&self) -> broadcast::Receiver<NodeEvent>;
 }
@@ -67,10 +70,12 @@ pub struct Link {
 /// A question about chunks.
 #[derive(Debug, Clone)]
 pub enum Ask {
-    /// Which of these does the peer hold? What it has only cached, it holds from then on.
-    Hold(Vec<ChunkId>),
-    /// Hold these; at most [`super::limits::PUT_BATCH_CHUNKS`] of them.
-    Put(Vec<(ChunkId, Bytes)>),
+    /// Which of these does the peer hold? What it has only cached, it holds from then on. With the newest
+    /// record that was known to who asked for the last of them.
+    Hold(Vec<ChunkId>, u64),
+    /// Hold these, with the record as for [`Ask::Hold`]; at most [`super::limits::PUT_BATCH_CHUNKS`] of
+    /// them.
+    Put(Vec<(ChunkId, Bytes)>, u64),
     /// Send this one.
     Get(ChunkId),
     /// Send these of its sealed bytes; at most [`super::limits::PART_MAX_BYTES`].
@@ -79,6 +84,10 @@ pub enum Ask {
     Query(Vec<ChunkId>),
     /// The asking peer has lost these, and found nobody who has them.
     Lost(Vec<ChunkId>),
+    /// Which of these does anything name that the peer sees?
+    Named(Vec<ChunkId>),
+    /// There is something to collect.
+    Collect,
 }
 
 /// The answer to an [`Ask`], of the same kind.
@@ -96,6 +105,14 @@ pub enum Answer {
     Coming,
     /// To what is only told.
     Noted,
+    /// To a `Named`: one flag for each id asked, in order, and the record below which no op on its way
+    /// was issued.
+    Named {
+        /// That record.
+        base_line: u64,
+        /// Whether something names the chunk.
+        named: Vec<bool>,
+    },
 }
 
 /// What a holder did with a chunk that was put to it.

@@ -243,7 +243,9 @@ impl Replica {
         ids: Vec<ChunkId>,
         full: &AtomicBool,
     ) -> Result<Pass, ReplicaError> {
-        let held = match peers.ask(peer, Ask::Hold(ids.clone()), HOLD_TIMEOUT).await {
+        let asked = self.ledger.asked(&ids)?;
+        let ask = Ask::Hold(ids.clone(), asked);
+        let held = match peers.ask(peer, ask, HOLD_TIMEOUT).await {
             Ok(Answer::Hold(held)) if held.len() == ids.len() => held,
             Ok(_) => return Ok(log_failure(peer, AskError::Refused)),
             Err(error) => return Ok(log_failure(peer, error)),
@@ -313,7 +315,8 @@ impl Replica {
             let transfer = Transfer::new(Priority::Background);
             // A fast line has carried it before anybody could ask.
             let crossing = (!is_fast).then(|| self.crossing.put(peer, &ids, &transfer));
-            let answer = peers.ask_for(peer, Ask::Put(batch), PUT_TIMEOUT, &transfer);
+            let put = Ask::Put(batch, self.ledger.asked(&ids)?);
+            let answer = peers.ask_for(peer, put, PUT_TIMEOUT, &transfer);
             let answer = answer.await;
             drop(crossing);
             let outcomes = match answer {

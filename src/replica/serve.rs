@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::ledger::Kind;
-use super::limits::{HOLD_SERVED_MAX, PART_MAX_BYTES};
+use super::limits::{HOLD_SERVED_MAX, PART_MAX_BYTES, RECORDS_AHEAD_MAX};
 use super::peers::{Answer, Ask, PutOutcome};
 use super::{Replica, ReplicaError, is_chunk};
 use crate::base::{ChunkId, PeerId};
@@ -41,8 +41,9 @@ impl Replica {
                     .ok()
             }
             Ask::GetPart(..) => None,
-            Ask::Hold(ids) if ids.len() <= HOLD_SERVED_MAX => {
-                let held = self.pool.call(move || replica.serve_hold(&ids)).await?;
+            Ask::Hold(ids, asked) if ids.len() <= HOLD_SERVED_MAX => {
+                let serve = move || replica.serve_hold(&ids, asked);
+                let held = self.pool.call(serve).await?;
                 held.map(Answer::Hold)
                     .inspect_err(|error| tracing::warn!(%error, "a question is not answered"))
                     .ok()
@@ -63,10 +64,17 @@ impl Replica {
                     .ok()
                     .map(|()| Answer::Noted)
             }
-            Ask::Hold(_) | Ask::Query(_) | Ask::Lost(_) => None,
-            Ask::Put(chunks) => {
+            Ask::Named(ids) if ids.len() <= HOLD_SERVED_MAX => {
+                self.pool.call(move || replica.serve_named(&ids)).await?
+            }
+            Ask::Collect => {
+                self.names.get()?.collect(from);
+                Some(Answer::Noted)
+            }
+            Ask::Hold(..) | Ask::Query(_) | Ask::Lost(_) | Ask::Named(_) => None,
+            Ask::Put(chunks, asked) => {
                 self.pool
-                    .call(move || Answer::Put(replica.serve_put(chunks)))
+                    .call(move || Answer::Put(replica.serve_put(chunks, asked)))
                     .await
             }
         }
@@ -112,12 +120,12 @@ impl Replica {
         ids.iter().map(keeps).collect()
     }
 
-    fn serve_hold(&self, ids: &[ChunkId]) -> Result<Vec<bool>, ReplicaError> {
+    fn serve_hold(&self, ids: &[ChunkId], asked: u64) -> Result<Vec<bool>, ReplicaError> {
         let mut present = Vec::with_capacity(ids.len());
         for id in ids {
             present.push(self.store.chunks.len(*id)?.is_some());
         }
-        let booked = self.ledger.hold(ids)?;
+        let booked = self.ledger.hold(ids, self.bounded(asked))?;
         let held: Vec<bool> = present
             .into_iter()
             .zip(booked)
@@ -130,10 +138,10 @@ impl Replica {
         Ok(held)
     }
 
-    fn serve_put(&self, chunks: Vec<(ChunkId, Bytes)>) -> Vec<PutOutcome> {
+    fn serve_put(&self, chunks: Vec<(ChunkId, Bytes)>, asked: u64) -> Vec<PutOutcome> {
         let mut outcomes: Vec<PutOutcome> = chunks
             .iter()
-            .map(|(id, sealed)| self.take(*id, sealed))
+            .map(|(id, sealed)| self.take(*id, sealed, asked))
             .collect();
         if outcomes.contains(&PutOutcome::Stored) {
             if let Err(error) = self.store.sync() {
@@ -150,11 +158,11 @@ impl Replica {
     }
 
     /// Keeps one chunk of another peer, not yet durable.
-    fn take(&self, id: ChunkId, sealed: &[u8]) -> PutOutcome {
+    fn take(&self, id: ChunkId, sealed: &[u8], asked: u64) -> PutOutcome {
         if !is_chunk(&id, sealed) {
             return PutOutcome::Corrupt;
         }
-        match self.take_checked(id, sealed) {
+        match self.take_checked(id, sealed, self.bounded(asked)) {
             Ok(outcome) => outcome,
             Err(ReplicaError::Store(error)) if matches!(*error, StoreError::Full) => {
                 PutOutcome::Full
@@ -166,14 +174,25 @@ impl Replica {
         }
     }
 
-    fn take_checked(&self, id: ChunkId, sealed: &[u8]) -> Result<PutOutcome, ReplicaError> {
+    /// Returns the record that a peer says it knows, or what it may know at most: others may be ahead of
+    /// this one, and nobody is to keep chunks here for ever.
+    fn bounded(&self, asked: u64) -> u64 {
+        asked.min(self.newest_record().saturating_add(RECORDS_AHEAD_MAX))
+    }
+
+    fn take_checked(
+        &self,
+        id: ChunkId,
+        sealed: &[u8],
+        asked: u64,
+    ) -> Result<PutOutcome, ReplicaError> {
         if self.ledger.holding(&id)?.is_none() {
             if !self.has_room(sealed.len()) {
                 return Ok(PutOutcome::Full);
             }
             self.store.chunks.put(id, sealed)?;
         }
-        self.ledger.keep(id, sealed, true)?;
+        self.ledger.keep(id, sealed, Some(asked))?;
         Ok(PutOutcome::Stored)
     }
 }

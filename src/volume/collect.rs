@@ -1,66 +1,72 @@
-//! Collection: which chunks here no file has any more.
+//! Collection: which chunks anything names here.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::ControlFlow;
 
-use super::op::OpKind;
-use super::rows::{RowKey, Value};
+use super::record::Record;
+use super::rows::{RowKey, Stored, Value};
+use super::segments::open;
 use super::types::Source;
-use super::{Result, Volume};
-use crate::base::{ChunkId, Ino};
+use super::view::View;
+use super::{Result, Volume, VolumeError};
+use crate::base::{ChunkId, Ino, LogId, OpId};
+use crate::replica::Named;
+use crate::store::Table;
 
-/// Chunks given up under one hold of the writer's lock.
-const FORGET_SLICE: usize = 32;
+/// Records of ops that are read under one look at their table.
+const RECORDS_SLICE: usize = 1024;
 
 impl Volume {
-    /// Calls `forget` with each chunk of the local store that no file names, until it returns
-    /// false; returns with how many it was called.
+    /// Returns which chunks anything names here as of now: files, what undo may bring back, what is known
+    /// and not folded. Reads the places of all contents: some seconds for a million files. Nothing is
+    /// folded meanwhile; own changes go on, and what they replace is found where it is kept for undo.
     ///
-    /// For a volume with no other member: what another device may still ask for is not told from
-    /// what nobody does. The caller protects chunks that are put from before this call on; `in_use`
-    /// returns those that unwritten changes name, and is asked after the files were looked through.
+    /// On return what is folded is durable: a power cut does not bring back what is not named now.
     ///
-    /// Mark and sweep: what the files name is read as of one moment, what ops name from before
-    /// that moment on is noted, and `forget` runs while no op can be applied.
-    pub fn collect(
-        &self,
-        in_use: impl FnOnce() -> HashSet<ChunkId>,
-        mut forget: impl FnMut(ChunkId) -> bool,
-    ) -> Result<usize> {
-        self.state.lock().named = Some(HashSet::new());
-        let noting = Noting(self);
-        let mut needed = self.named_by_files()?;
-        needed.extend(in_use());
-        let mut unneeded = Vec::new();
-        self.config.store.chunks.for_each(&mut |id, _| {
-            if !needed.contains(&id) {
-                unneeded.push(id);
-            }
-            ControlFlow::Continue(())
-        })?;
-        drop(needed);
-        if unneeded.is_empty() {
-            return Ok(0);
-        }
-        // Before: a power cut must not bring back a file as it was with what is given up now.
-        self.sync()?;
-        let mut count = 0;
-        for slice in unneeded.chunks(FORGET_SLICE) {
+    /// # Errors
+    ///
+    /// Where a segment cannot be read, as what it names cannot be told, and the store's.
+    pub fn named(&self) -> Result<Named> {
+        let _feed = self.feed.lock();
+        let mut named = Named::default();
+        let progress = {
             let state = self.state.lock();
-            let is_named = |id| state.named.as_ref().is_some_and(|named| named.contains(id));
-            let mut unnamed = slice.iter().filter(|id| !is_named(id));
-            let goes_on = unnamed.all(|id| {
-                let goes_on = forget(*id);
-                count += usize::from(goes_on);
-                goes_on
-            });
-            drop(state);
-            if !goes_on {
-                break;
+            // While nobody else writes, no op is on its way.
+            named.base_line = match state.trimmed.alone {
+                true => u64::MAX,
+                false => state.chain.committed.base_line,
+            };
+            state.progress.clone()
+        };
+        let gone = self.nameless()?;
+        self.each_chunk(&self.view, &mut |ino, id| match gone.contains(&ino) {
+            false => named.files.insert(id),
+            true => named.past.insert(id),
+        })?;
+        self.each_chunk(&self.aside.view, &mut |_, id| named.files.insert(id))?;
+        // Behind the files: an own change moves what it replaces from there to here.
+        self.each_record(&mut |record| {
+            for (key, before) in &record.writes {
+                if let (RowKey::Extent(..), Some(before)) = (key, before)
+                    && let Value::Extent(extent) = &Stored::decode(key, before.clone())?.value
+                    && let Source::Chunk { id, .. } = &extent.src
+                {
+                    named.past.insert(id);
+                }
             }
+            record
+                .kind
+                .shape()
+                .chunks()
+                .for_each(|id| named.past.insert(&id));
+            Ok(())
+        })?;
+        for (log, head) in self.config.log.vector() {
+            let folded = progress.get(&log).map_or(0, |at| at.seg_no);
+            self.each_unfolded(log, folded, head, &mut |id| named.past.insert(id))?;
         }
-        drop(noting);
-        Ok(count)
+        self.sync()?;
+        Ok(named)
     }
 
     /// Returns, of those chunks that files name, one file each.
@@ -70,50 +76,90 @@ impl Volume {
             return Ok(named);
         }
         let wanted: HashSet<&ChunkId> = ids.iter().collect();
+        self.each_chunk(&self.view, &mut |ino, id| {
+            if wanted.contains(id) {
+                named.insert(*id, ino);
+            }
+        })?;
+        Ok(named)
+    }
+
+    fn each_chunk(&self, view: &View, each: &mut dyn FnMut(Ino, &ChunkId)) -> Result<()> {
         let (from, to) = (
             RowKey::Extent(Ino(0), 0),
             RowKey::Extent(Ino(u64::MAX), u64::MAX),
         );
-        self.view.scan(&from, &to, &mut |key, row| {
+        view.scan(&from, &to, &mut |key, row| {
             if let (RowKey::Extent(ino, _), Value::Extent(extent)) = (key, &row.value)
-                && let Source::Chunk { id, .. } = extent.src
-                && wanted.contains(&id)
+                && let Source::Chunk { id, .. } = &extent.src
             {
-                named.insert(id, ino);
+                each(ino, id);
+            }
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// Returns the nodes without a name.
+    fn nameless(&self) -> Result<BTreeSet<Ino>> {
+        let mut gone = BTreeSet::new();
+        let (from, to) = (RowKey::Orphan(Ino(0)), RowKey::Orphan(Ino(u64::MAX)));
+        self.view.scan(&from, &to, &mut |key, _| {
+            if let RowKey::Orphan(ino) = key {
+                gone.insert(ino);
             }
             ControlFlow::Continue(())
         })?;
-        Ok(named)
+        Ok(gone)
     }
 
-    fn named_by_files(&self) -> Result<HashSet<ChunkId>> {
-        let mut named = HashSet::new();
-        let (from, to) = (
-            RowKey::Extent(Ino(0), 0),
-            RowKey::Extent(Ino(u64::MAX), u64::MAX),
-        );
-        self.view.scan(&from, &to, &mut |_, row| {
-            if let Value::Extent(extent) = &row.value
-                && let Source::Chunk { id, .. } = extent.src
-            {
-                named.insert(id);
+    /// Reads what is kept for undo of all ops.
+    fn each_record(&self, each: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
+        let rows = &*self.view.rows;
+        let mut from = Some(OpId::default());
+        while let Some(start) = from {
+            let mut ids = Vec::with_capacity(RECORDS_SLICE);
+            rows.scan_keys(Table::Op, &start.to_key(), None, &mut |key| {
+                ids.extend(OpId::from_key(key));
+                match ids.len() < RECORDS_SLICE {
+                    true => ControlFlow::Continue(()),
+                    false => ControlFlow::Break(()),
+                }
+            })?;
+            from = ids.last().copied().map(super::trim::after);
+            from = from.filter(|_| ids.len() == RECORDS_SLICE);
+            for id in ids {
+                // One that is gone meanwhile was settled: nobody looks back to it.
+                if let Some(record) = Record::load(rows, id)? {
+                    each(record)?;
+                }
             }
-            ControlFlow::Continue(())
-        })?;
-        Ok(named)
+        }
+        Ok(())
     }
-}
 
-/// Ends the noting of chunks on each way out.
-struct Noting<'a>(&'a Volume);
-
-impl Drop for Noting<'_> {
-    fn drop(&mut self) {
-        self.0.state.lock().named = None;
+    /// Reads which chunks the segments of a log name behind `folded`, up to `head`.
+    fn each_unfolded(
+        &self,
+        log: LogId,
+        folded: u64,
+        head: u64,
+        each: &mut dyn FnMut(&ChunkId),
+    ) -> Result<()> {
+        for seg_no in folded.saturating_add(1)..=head {
+            let Some(segment) = self.config.log.get(log, seg_no)? else {
+                continue;
+            };
+            match open(&self.config.keys, &segment) {
+                Ok(ops) => {
+                    for (_, kind) in &ops {
+                        kind.shape().chunks().for_each(|id| each(&id));
+                    }
+                }
+                // By its author's fault it has no ops, for anybody.
+                Err(VolumeError::BadSegment { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
-}
-
-/// Adds the chunks that an op names.
-pub(super) fn note(named: &mut HashSet<ChunkId>, kind: &OpKind) {
-    named.extend(kind.shape().chunks());
 }

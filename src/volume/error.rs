@@ -3,6 +3,7 @@
 use crate::base::{DeviceId, Ino, LogId};
 use crate::crypto::CryptoError;
 use crate::log::LogError;
+use crate::replica::ReplicaError;
 use crate::store::StoreError;
 
 /// Says why the volume could not answer or apply.
@@ -22,6 +23,9 @@ pub enum VolumeError {
         /// Which segment.
         seg_no: u64,
     },
+    /// The holders of what is about to be sealed could not be asked again.
+    #[error(transparent)]
+    Holders(#[from] ReplicaError),
     /// A row does not decode, or rows contradict each other.
     #[error("the volume's rows are damaged: {what}")]
     Corrupt {

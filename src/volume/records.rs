@@ -69,6 +69,11 @@ impl Volume {
         self.state.lock().chain.record
     }
 
+    /// Returns the record up to which what was replaced is looked up no more.
+    pub fn base_line(&self) -> u64 {
+        self.state.lock().chain.committed.base_line
+    }
+
     /// Returns the least record that the fold of any op of this device may look back to, of those that
     /// no record names yet and of all to come.
     pub fn needs(&self) -> u64 {

@@ -15,7 +15,7 @@ use super::state::State;
 use super::trim::TRIM_SLICE;
 use super::{Result, Volume, VolumeError};
 use crate::base::limits::{SEGMENT_BODY_MAX_BYTES, SEGMENT_OPS_MAX};
-use crate::base::{LogId, OpId, Stamp};
+use crate::base::{ChunkId, LogId, OpId, Stamp};
 use crate::crypto::VolumeKeys;
 use crate::log::LogError;
 use crate::store::{Batch, Table};
@@ -83,6 +83,9 @@ impl Volume {
         let seg_no = head.map_or(0, |head| head.seg_no) + 1;
         let prev = head.map_or([0; 32], |head| head.hash);
         let segment = self.seal(seg_no, prev, past, &body)?;
+        if let (Some(told), false) = (self.on_seal.get(), body.chunks.is_empty()) {
+            told(&body.chunks, segment.header.record.number)?;
+        }
         let sealed = drafts.iter().take(body.op_count).map(|draft| draft.id);
 
         let mut state = self.state.lock();
@@ -127,6 +130,7 @@ impl Volume {
         };
         let mut ops = Vec::new();
         let (mut op_count, mut last) = (0, first.id.stamp);
+        let mut chunks = Vec::new();
         // Ops that an earlier start of this device left behind are named after its log.
         let log = first.id.log;
         for draft in drafts.iter().take_while(|draft| draft.id.log == log) {
@@ -145,10 +149,12 @@ impl Volume {
             }
             op_count += 1;
             last = draft.id.stamp;
+            chunks.extend(kind.shape().chunks());
         }
         Ok(Some(Body {
             bytes: body::whole(op_count, &ops),
             op_count,
+            chunks,
             log,
             first: first.id.stamp,
             last,
@@ -208,6 +214,8 @@ struct Draft {
 struct Body {
     bytes: Vec<u8>,
     op_count: usize,
+    /// What the ops name.
+    chunks: Vec<ChunkId>,
     /// The log that the ops are named after.
     log: LogId,
     first: Stamp,

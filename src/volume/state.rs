@@ -1,6 +1,6 @@
 //! What the writer knows beside the rows, and how changes are committed.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use super::Result;
@@ -20,7 +20,7 @@ use super::totals::{TOTALS_KEY, Totals};
 use super::types::{Change, Counts, FileKind};
 use super::view::{View, as_inode, is_private};
 use super::writer::FoldedOp;
-use crate::base::{ChunkId, LogId, OpId, Timespec};
+use crate::base::{LogId, OpId, Timespec};
 use crate::store::{Batch, Rows, Table, codec};
 use crate::wire::limits::SEEN_MAX;
 use crate::wire::{RecordRef, Seen};
@@ -47,8 +47,6 @@ pub(super) struct State {
     pub(super) deferred: Todo,
     /// Whether such ops wait.
     pub(super) defers: bool,
-    /// Chunks that ops have named since a collection began; `None` while there is none.
-    pub(super) named: Option<HashSet<ChunkId>>,
 }
 
 /// The single values that a fold makes.
@@ -94,7 +92,6 @@ impl State {
     /// Takes over from a state of before what the rows do not say.
     pub(super) fn keep_of(&mut self, before: &mut Self) {
         self.drafts.keep_of(&mut before.drafts);
-        self.named = before.named.take();
     }
 
     /// Takes over from the state in whose place this one comes what own ops are about, and what the rows do
@@ -102,7 +99,6 @@ impl State {
     pub(super) fn take_own_of(&mut self, before: &mut Self) {
         self.drafts = std::mem::take(&mut before.drafts);
         self.drafts.see_more();
-        self.named = before.named.take();
         self.totals.found = before.totals.found.take();
         self.trimmed.alone = before.trimmed.alone;
         self.index = None;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::MutexGuard;
 
-use super::collect;
 use super::committed::Rank;
 use super::fold::fold_within;
 use super::op::{OpKind, ino_of};
@@ -234,9 +233,6 @@ impl Together<'_, '_> {
         let volume = self.writer.volume;
         if !volume.stands(&self.writer.state) {
             return Err(VolumeError::Over);
-        }
-        if let Some(named) = &mut self.writer.state.named {
-            collect::note(named, &kind);
         }
         if let Some(ino) = kind.shape().changes() {
             let made = match self.overlay.row(&RowKey::Inode(ino)) {

@@ -24,6 +24,8 @@ pub enum ChunkRequest {
         /// The chunks in the order of the payload.
         #[serde(deserialize_with = "bounded::list::<_, _, CHUNKS_MAX>")]
         chunks: Vec<ChunkLen>,
+        /// The newest record that was known to who asked for the last of them.
+        asked: u64,
     },
     /// Asks for the sealed bytes of a chunk.
     Get {
@@ -35,6 +37,8 @@ pub enum ChunkRequest {
         /// The chunks.
         #[serde(deserialize_with = "bounded::list::<_, _, HAVE_MAX>")]
         ids: Vec<ChunkId>,
+        /// As in a put.
+        asked: u64,
     },
     /// Asks which of these chunks the peer keeps, and leaves it at that: answered as a have.
     Query {
@@ -57,6 +61,14 @@ pub enum ChunkRequest {
         /// First byte behind it; the chunk may end before.
         end: u32,
     },
+    /// Asks which of these chunks are named by anything that the peer sees.
+    Named {
+        /// The chunks.
+        #[serde(deserialize_with = "bounded::list::<_, _, HAVE_MAX>")]
+        ids: Vec<ChunkId>,
+    },
+    /// Says that there are chunks that nothing names any more.
+    Collect,
 }
 
 /// The answer to a [`ChunkRequest`].
@@ -80,7 +92,7 @@ pub enum ChunkResponse {
     },
     /// The whole request is refused.
     Refused(ChunkRefusal),
-    /// To a loss: noted.
+    /// To a loss, or to what is to be collected: noted.
     Noted,
     /// To a get: a put of the chunk to the asking peer is under way.
     Coming,
@@ -92,6 +104,14 @@ pub enum ChunkResponse {
         /// Hashes of the subtrees that are left out, from left to right.
         #[serde(deserialize_with = "bounded::list::<_, _, PART_HASHES_MAX>")]
         hashes: Vec<[u8; 32]>,
+    },
+    /// To a named: one answer for each chunk, in its order.
+    Named {
+        /// The record below which no op on its way was issued.
+        base_line: u64,
+        /// Whether the chunk is named.
+        #[serde(deserialize_with = "bounded::list::<_, _, HAVE_MAX>")]
+        named: Vec<bool>,
     },
 }
 

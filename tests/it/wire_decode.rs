@@ -180,12 +180,14 @@ fn requests() -> Vec<Request> {
                 id: ChunkId([1; 32]),
                 len: 1 << 20,
             }],
+            asked: 9,
         }),
         Request::Chunk(ChunkRequest::Get {
             id: ChunkId([1; 32]),
         }),
         Request::Chunk(ChunkRequest::Have {
             ids: vec![ChunkId([1; 32]); 3],
+            asked: 9,
         }),
         Request::Knock { clock_ms: 7 },
         Request::Ask(asking()),
@@ -362,6 +364,7 @@ fn a_kind_of_request_that_is_not_known_is_told_from_what_is_no_request() {
 fn lists_over_their_limit_are_refused() {
     let long = Request::Chunk(ChunkRequest::Have {
         ids: vec![ChunkId([0; 32]); limits::HAVE_MAX + 1],
+        asked: 0,
     });
     assert!(Request::decode(&long.encode()).is_err());
     let many = (0..=limits::VECTOR_MAX as u64).map(|log| (LogId(log), 1));

@@ -88,7 +88,8 @@ impl Roster {
                 | Claim::Grant { .. }
                 | Claim::Rename { .. }
                 | Claim::Revoke { .. }
-                | Claim::Recovery { .. } => {}
+                | Claim::Recovery { .. }
+                | Claim::Set(_) => {}
             }
         }
         needed

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::statement::{Claim, Content, KEEP_MAX, Statement, StatementId, Voice, check_name};
+use super::statement::{
+    Claim, Content, KEEP_MAX, Setting, Statement, StatementId, Voice, check_name,
+};
 use super::view::heads;
 use super::{InviteId, MEMBERS_MAX, RecoveryId, Role, Roster, RosterError, STATEMENTS_MAX};
 use crate::base::{DeviceId, PeerId, Rng, Stamp, VolumeId};
@@ -244,6 +246,18 @@ impl Roster {
             Ok(_) => self.issue(issuer, Claim::Revoke { invite }),
             Err(error) => Err(error),
         }
+    }
+
+    /// Gives a setting of the volume another value, and returns the statement's bytes.
+    pub fn set(&mut self, issuer: Issuer<'_>, setting: Setting) -> Result<Vec<u8>, RosterError> {
+        // The newest holds, so this one must be newer than the last, whatever that one's date.
+        let Setting::HistoryMs(_) = setting;
+        let last = self.view.history.map_or(Stamp(0), |((stamp, _), _)| stamp);
+        let issuer = Issuer {
+            stamp: issuer.stamp.max(last.next()),
+            ..issuer
+        };
+        self.issue(issuer, Claim::Set(setting))
     }
 
     /// Makes `recovery` an admin behind a phrase, in the place of all that were there, and returns

@@ -143,6 +143,15 @@ pub enum Claim {
         /// The secrets of the identity, sealed under the phrase.
         sealed: Vec<u8>,
     },
+    /// A setting of the volume has another value.
+    Set(Setting),
+}
+
+/// A setting of a volume, and its value. Grows at its end alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Setting {
+    /// How long what was replaced or removed is kept, milliseconds.
+    HistoryMs(u64),
 }
 
 /// What statements that name a statement as their authority may claim.
@@ -176,7 +185,8 @@ impl Claim {
             | Self::Grant { .. }
             | Self::Rename { .. }
             | Self::Revoke { .. }
-            | Self::Recovery { .. } => None,
+            | Self::Recovery { .. }
+            | Self::Set(_) => None,
         }
     }
 
@@ -190,7 +200,8 @@ impl Claim {
             | Self::Grant { .. }
             | Self::Rename { .. }
             | Self::Revoke { .. }
-            | Self::Recovery { .. } => None,
+            | Self::Recovery { .. }
+            | Self::Set(_) => None,
         }
     }
 

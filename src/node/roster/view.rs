@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::endings::lets_anybody_write;
-use super::statement::{Claim, Content, InviteId, RecoveryId, Statement, StatementId};
+use super::statement::{Claim, Content, InviteId, RecoveryId, Setting, Statement, StatementId};
 use super::{Member, Recovery, Role};
 use crate::base::{DeviceId, PeerId, Stamp};
 
@@ -48,6 +48,8 @@ pub(super) struct View {
     pub(super) named: BTreeMap<PeerId, Stamp>,
     /// Members whose membership they ended themselves.
     pub(super) left: BTreeSet<PeerId>,
+    /// How long what was replaced or removed is kept, milliseconds, and by which statement.
+    pub(super) history: Option<((Stamp, StatementId), u64)>,
     /// What holds and ends the right to write of somebody who had it.
     pub(super) endings: BTreeSet<StatementId>,
     /// All statements, each behind the one that it takes its authority from.
@@ -253,6 +255,10 @@ impl<'a> Judge<'a> {
                     self.view.revoked.insert(*invite);
                 }
                 Claim::Recovery { .. } => self.recoveries.push(statement),
+                Claim::Set(Setting::HistoryMs(ms)) => {
+                    let newest = self.view.history.get_or_insert((statement.order(), *ms));
+                    *newest = (statement.order(), *ms).max(*newest);
+                }
                 Claim::Grant { peer, .. } => {
                     self.view
                         .grants

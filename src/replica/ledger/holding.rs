@@ -30,6 +30,11 @@ pub(in crate::replica) struct Holding {
     pub(in crate::replica) confirmed: Vec<PeerId>,
     /// Others that are to be asked and sent it, sorted; each has a row of `Pending`.
     pub(in crate::replica) queued: Vec<PeerId>,
+    /// The newest record of the chain that whoever made it, or asked for it last, knew: an op that
+    /// names it may be on its way until the base line has passed that.
+    pub(in crate::replica) asked: u64,
+    /// Since when it is known that nothing names it, milliseconds since 1970.
+    pub(in crate::replica) unnamed_since_ms: Option<u64>,
 }
 
 /// Where a chunk belongs, as computed from the current candidates.
@@ -51,7 +56,21 @@ impl Holding {
             short: false,
             confirmed: Vec::new(),
             queued: Vec::new(),
+            asked: 0,
+            unnamed_since_ms: None,
         }
+    }
+
+    /// Takes note that somebody who knows the chain up to record `asked` counts on this copy.
+    pub(super) fn count_on(&mut self, asked: u64) {
+        self.asked = self.asked.max(asked);
+        self.unnamed_since_ms = None;
+    }
+
+    /// Says whether those who confirmed this may have given it up by the time when an op names it that
+    /// was issued behind record `named`.
+    pub(super) fn is_stale(&self, named: u64) -> bool {
+        self.asked < named || self.unnamed_since_ms.is_some()
     }
 
     /// Returns how many peers are known to hold the chunk, this one included.

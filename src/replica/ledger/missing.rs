@@ -108,6 +108,7 @@ impl Ledger {
         &self,
         id: ChunkId,
         sealed: &[u8],
+        asked: u64,
         plan_of: &dyn Fn(&ChunkId) -> Plan,
     ) -> Result<(), ReplicaError> {
         let edit = self.edit();
@@ -118,6 +119,8 @@ impl Ledger {
         let mut new = old
             .clone()
             .unwrap_or_else(|| Holding::new(len_of(sealed), Kind::Cached));
+        // What it was asked for at is not known any more.
+        new.count_on(asked);
         new.replan(&plan_of(&id), &|_| true);
         edit.set(id, old, Some(new)).commit()
     }

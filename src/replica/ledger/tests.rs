@@ -8,6 +8,7 @@ use super::edit::join;
 use super::window::{FIRST, after};
 use super::{Holding, Kind, Ledger, Plan};
 use crate::base::{ChunkId, PeerId, Rng};
+use crate::replica::collect::{Collected, Terms};
 use crate::replica::limits::HOLDERS_MAX;
 use crate::store::memory::MemoryDisk;
 use crate::store::{Batch, RowVisitor, Rows, Store, StoreError, Table};
@@ -88,7 +89,7 @@ fn plan(_: &ChunkId) -> Plan {
 
 fn author(ledger: &Ledger, ids: impl Iterator<Item = ChunkId>) {
     for id in ids {
-        ledger.author(id, b"sealed", &plan).unwrap();
+        ledger.author(id, b"sealed", 0, &plan).unwrap();
     }
 }
 
@@ -162,7 +163,7 @@ fn run_model(seed: u64) {
             0..8 => {
                 let mut plan = plan(&id);
                 plan.targets.retain(|_| below(3) > 0);
-                ledger.author(id, b"sealed", &|_| plan.clone()).unwrap();
+                ledger.author(id, b"sealed", 0, &|_| plan.clone()).unwrap();
             }
             8..12 => confirm(&ledger, to, &[id]),
             12 => {
@@ -195,7 +196,7 @@ fn run_model(seed: u64) {
                 assert!(all.is_sorted(), "{all:?}");
             }
             17 => {
-                ledger.hold(&[id]).unwrap();
+                ledger.hold(&[id], 0).unwrap();
             }
             // Of the rows a prefix is left. The chunks are on the disk, as in a real store, where
             // their index is among the rows.
@@ -348,7 +349,7 @@ fn what_was_used_last_is_evicted_last() {
     let (ledger, _) = counted(64);
     let ids = [chunk(2), chunk(3), chunk(4)];
     for id in ids {
-        ledger.keep(id, b"sealed", false).unwrap();
+        ledger.keep(id, b"sealed", None).unwrap();
         assert!(is_here(&ledger, id));
     }
     ledger.touch(&ids[0]);
@@ -365,24 +366,114 @@ fn what_was_used_last_is_evicted_last() {
     ledger.check();
 }
 
+/// Collects at a time, where nothing is kept longer than ten milliseconds and nothing is named but `named`.
+fn collect(ledger: &Ledger, now_ms: u64, base_line: u64, named: &[ChunkId]) -> Collected {
+    let terms = Terms {
+        now_ms,
+        wait_ms: 10,
+        base_line,
+    };
+    let mut collected = Collected::default();
+    let ids = ledger.ids_from(FIRST, 64).unwrap();
+    let ids: Vec<_> = ids
+        .into_iter()
+        .map(|id| (id, named.contains(&id)))
+        .collect();
+    ledger.note_authored(true);
+    ledger.collect(&ids, &terms, &mut collected).unwrap();
+    ledger.note_authored(false);
+    ledger.check();
+    collected
+}
+
 #[test]
 fn a_collection_drops_nothing_that_was_made_since_it_began() {
     let (ledger, _) = counted(64);
     let ids = [chunk(2), chunk(3), chunk(4)];
     author(&ledger, ids[..2].iter().copied());
-    ledger.forget_unless_authored(ids[0]).unwrap();
+    let terms = Terms {
+        now_ms: 0,
+        wait_ms: 0,
+        base_line: 1,
+    };
+    let collect = |id| {
+        let mut collected = Collected::default();
+        let unnamed = [(id, false)];
+        ledger.collect(&unnamed, &terms, &mut collected).unwrap();
+        collected.count
+    };
+    assert_eq!(collect(ids[0]), 0, "there is none");
     ledger.note_authored(true);
     author(&ledger, ids[1..].iter().copied());
-    for id in &ids[1..] {
-        ledger.forget_unless_authored(*id).unwrap();
-    }
-    assert!(ids.iter().all(|id| is_here(&ledger, *id)));
-    ledger.forget_unless_authored(ids[0]).unwrap();
-    assert!(!is_here(&ledger, ids[0]));
+    let counts = ids.map(&collect);
+    assert_eq!(counts, [1, 0, 0]);
     ledger.note_authored(false);
-    ledger.forget_unless_authored(ids[1]).unwrap();
-    assert!(is_here(&ledger, ids[1]), "it was no collection's");
+    let here = ids.map(|id| is_here(&ledger, id));
+    assert_eq!(here, [false, true, true]);
     ledger.check();
+}
+
+#[test]
+fn what_nothing_names_goes_after_its_time_and_only_once_the_base_line_has_passed_who_asked() {
+    let (ledger, _) = counted(64);
+    let ids = [chunk(2), chunk(3), chunk(4), chunk(5)];
+    let [first, later, named, read] = ids;
+    let here = || ids.map(|id| is_here(&ledger, id));
+    for (id, asked) in [(first, 3), (later, 7), (named, 3)] {
+        ledger.keep(id, b"sealed", Some(asked)).unwrap();
+    }
+    ledger.keep(read, b"sealed", None).unwrap();
+    // A copy that was only read goes at once; the others are noted.
+    let collected = collect(&ledger, 1000, 5, &[named]);
+    assert_eq!((collected.count, collected.waiting), (1, 2));
+    assert_eq!(
+        (collected.next_ms, collected.is_blocked),
+        (Some(1010), true)
+    );
+    assert_eq!(here(), [true, true, true, false]);
+    assert_eq!(collect(&ledger, 1009, 5, &[named]).count, 0);
+    assert_eq!(collect(&ledger, 1010, 3, &[named]).count, 0, "not below it");
+    assert_eq!(collect(&ledger, 1010, 4, &[named]).count, 1);
+    assert_eq!(here(), [false, true, true, false]);
+    // Who asks for one makes it stay, and what is named in between begins anew.
+    ledger.hold(&[later], 9).unwrap();
+    assert_eq!(ledger.unnamed_since(&later), None);
+    assert_eq!(collect(&ledger, 1020, 9, &[]).count, 0);
+    assert_eq!(collect(&ledger, 1025, 10, &[named]).count, 0);
+    assert_eq!(collect(&ledger, 1030, 10, &[]).count, 1);
+    assert_eq!(here(), [false, false, true, false]);
+    // A clock that was put back only makes it take longer.
+    assert_eq!(ledger.unnamed_since(&named), Some(1030));
+    assert_eq!(collect(&ledger, 500, 10, &[]).count, 0);
+    assert_eq!(collect(&ledger, 510, 10, &[]).count, 1);
+}
+
+#[test]
+fn who_names_a_chunk_again_counts_on_nobody_who_said_before_that_he_has_it() {
+    let (ledger, _) = counted(64);
+    let ids = [chunk(2), chunk(3)];
+    author(&ledger, ids.into_iter());
+    for to in everyone() {
+        confirm(&ledger, to, &ids);
+    }
+    assert_eq!(ids.map(|id| kind(&ledger, id)), [Some(Kind::Cached); 2]);
+    let renew = |ids: &[ChunkId], named, asked| {
+        let renewed = ledger.renew(ids, named, asked, &plan).unwrap();
+        ledger.check();
+        renewed
+    };
+    assert!(!renew(&ids, 0, 5), "they were asked at record 0");
+    assert!(renew(&[ids[0], ids[0]], 4, 5));
+    assert_eq!(kind(&ledger, ids[0]), Some(Kind::Kept));
+    assert_eq!(ledger.queue(&peer(1)).count, 1);
+    assert_eq!(ledger.asked(&ids).unwrap(), 5);
+    assert!(!renew(&ids[..1], 5, 5));
+    // So does who makes it anew, or finds that nothing named it.
+    ledger.author(ids[1], b"sealed", 2, &plan).unwrap();
+    assert_eq!(ledger.queue(&peer(1)).count, 2);
+    collect(&ledger, 1000, 0, &[ids[0]]);
+    assert!(renew(&ids[1..], 0, 5));
+    assert_eq!(ledger.unnamed_since(&ids[1]), None);
 }
 
 #[test]
@@ -414,7 +505,7 @@ fn what_is_lost_is_missing_where_it_is_due_until_it_is_back_or_given_up() {
     let ledger = Ledger::load_with(disk.store(), 64).unwrap();
     let [due, cached, stray, gone, held] = [2, 3, 4, 5, 6].map(chunk);
     author(&ledger, [due, gone, held].into_iter());
-    ledger.keep(cached, b"sealed", false).unwrap();
+    ledger.keep(cached, b"sealed", None).unwrap();
     ledger.store.chunks.put(stray, b"sealed").unwrap();
     for id in [due, cached, stray, gone] {
         // They are no chunks of these ids.

@@ -15,7 +15,7 @@ use crate::store::StoreError;
 async fn what_does_not_hash_to_its_id_is_refused() {
     let swarm = Swarm::new(2, 1);
     let id = ChunkId([5; 32]);
-    let put = Ask::Put(vec![(id, Bytes::from_static(b"something else"))]);
+    let put = Ask::Put(vec![(id, Bytes::from_static(b"something else"))], 0);
     let answer = swarm.at(1).serve(crate::base::PeerId([0; 32]), put).await;
     assert!(matches!(&answer, Some(Answer::Put(o)) if o[..] == [PutOutcome::Corrupt]));
     assert!(!swarm.at(1).is_local(id).unwrap());
@@ -28,7 +28,7 @@ async fn too_many_questions_at_once_are_refused() {
     assert!(
         swarm
             .at(0)
-            .serve(crate::base::PeerId([0; 32]), Ask::Hold(ids))
+            .serve(crate::base::PeerId([0; 32]), Ask::Hold(ids, 0))
             .await
             .is_none()
     );
@@ -46,7 +46,7 @@ async fn naming_a_chunk_twice_counts_it_once() {
     let usage = swarm.at(0).usage();
     let answer = swarm
         .at(0)
-        .serve(crate::base::PeerId([0; 32]), Ask::Hold(vec![*cached; 3]))
+        .serve(crate::base::PeerId([0; 32]), Ask::Hold(vec![*cached; 3], 0))
         .await;
     assert!(matches!(answer, Some(Answer::Hold(flags)) if flags == [true; 3]));
     assert_eq!(swarm.at(0).usage().held_count, usage.held_count + 1);

@@ -38,6 +38,8 @@ struct NetState {
     gets: u64,
     parts: u64,
     puts: u64,
+    /// The newest record that all know.
+    record: u64,
 }
 
 /// The network that all stations share.
@@ -98,6 +100,10 @@ impl Peers for View {
             .collect()
     }
 
+    fn newest_record(&self) -> u64 {
+        self.net.state.lock().record
+    }
+
     async fn ask_for(
         &self,
         peer: PeerId,
@@ -113,8 +119,8 @@ impl Peers for View {
             match &ask {
                 Ask::Get(_) => state.gets += 1,
                 Ask::GetPart(..) => state.parts += 1,
-                Ask::Put(chunks) => state.puts += chunks.len() as u64,
-                Ask::Hold(_) | Ask::Query(_) | Ask::Lost(_) => {}
+                Ask::Put(chunks, _) => state.puts += chunks.len() as u64,
+                Ask::Hold(..) | Ask::Query(_) | Ask::Lost(_) | Ask::Named(_) | Ask::Collect => {}
             }
             let is_lost = self.net.rng.below(100) < state.loss_percent;
             let station = &state.stations[&peer];

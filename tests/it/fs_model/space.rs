@@ -45,8 +45,8 @@ impl RoomSource for Machine {
         }
     }
 
-    fn may_collect(&self) -> bool {
-        true
+    fn history_ms(&self) -> u64 {
+        0
     }
 }
 
@@ -122,7 +122,7 @@ fn what_is_removed_beside_copies_is_noticed_also_after_a_new_start() {
     let disk = Disk::new();
     let fs = mount(&disk, 100);
     let count = || disk.store.chunks.usage().count;
-    let collect = |fs: &Fs| fs.collect_if_worth(3 * MIB).unwrap();
+    let collect = |fs: &Fs| Some(fs.collect_if_due(3 * MIB).unwrap()?.count);
     store(&fs, "project", 4, 1).unwrap();
     for number in 0..3 {
         copy(&fs, "project", &format!("copy {number}"), 4);
@@ -188,7 +188,8 @@ fn what_was_written_beside_a_collection_is_noticed_when_it_goes() {
     fs.fallocate(ROOT, file.0, file.1, 0, 6 * MIB, all).unwrap();
     fs.sync_all().unwrap();
     fs.volume().seal_drafts().unwrap();
-    assert_eq!(fs.collect_if_worth(6 * MIB).unwrap(), Some(6));
+    let collected = fs.collect_if_due(6 * MIB).unwrap();
+    assert_eq!(collected.map(|collected| collected.count), Some(6));
     close(&fs, file);
 }
 

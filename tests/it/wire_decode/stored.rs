@@ -24,6 +24,8 @@ fn more_requests() -> Vec<Request> {
         },
         Request::Chunk(ChunkRequest::Query { ids: ids() }),
         Request::Chunk(ChunkRequest::Lost { ids: ids() }),
+        Request::Chunk(ChunkRequest::Named { ids: ids() }),
+        Request::Chunk(ChunkRequest::Collect),
         Request::Chunk(ChunkRequest::GetPart {
             id: ChunkId([1; 32]),
             start: 16_437,
@@ -96,6 +98,10 @@ fn more_responses() -> Vec<Response> {
     all.push(Response::Chunk(ChunkResponse::Part {
         len: 1_049_637,
         hashes: vec![[7; 32], [8; 32]],
+    }));
+    all.push(Response::Chunk(ChunkResponse::Named {
+        base_line: 9,
+        named: vec![true, false],
     }));
     all
 }

@@ -57,6 +57,7 @@ fn claims() -> Vec<Claim> {
             lookup: RecoveryId([12; 32]),
             sealed: vec![13; 6],
         },
+        Claim::Set(Setting::HistoryMs(90 * 86_400_000)),
     ]
 }
 

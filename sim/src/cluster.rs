@@ -1,6 +1,6 @@
 //! A simulated cluster: peers with a memory disk each, on one simulated network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use dfs::base::task::{Pool, spawn};
 use dfs::base::time::{SimClock, sleep};
-use dfs::base::{Clock, Ino, Rng, Timespec};
+use dfs::base::{ChunkId, Clock, Ino, Rng, Timespec};
 use dfs::crypto::{Identity, VolumeKeys};
 use dfs::daemon::peer::{Member, Parts, Peer};
 use dfs::daemon::{DaemonError, Fsync};
@@ -417,6 +417,27 @@ impl Cluster {
             Source::Chunk { id, .. } => !replica.is_local(id).unwrap(),
         });
         lacks.count()
+    }
+
+    /// Returns the chunks that a peer must keep or may evict.
+    pub fn chunks(&self, index: usize) -> BTreeSet<ChunkId> {
+        let mut ids = BTreeSet::new();
+        let host = self.hosts.get(index).expect("a host");
+        host.store
+            .chunks
+            .for_each(&mut |id, _| {
+                ids.insert(id);
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        ids
+    }
+
+    /// Returns which of some chunks files name on a member.
+    pub fn named(&self, index: usize, ids: &BTreeSet<ChunkId>) -> BTreeSet<ChunkId> {
+        let ids: Vec<ChunkId> = ids.iter().copied().collect();
+        let named = self.member(index).volume.who_names(&ids).unwrap();
+        named.into_keys().collect()
     }
 
     /// Returns the ctime that programs on one member see of a file in the root.

@@ -104,6 +104,7 @@ pub(crate) enum Event {
     },
     Join(Interrupted),
     Remove,
+    Collect,
     Copy,
     PutBack,
     Unpack {
@@ -175,6 +176,7 @@ impl Climate {
             },
             43 if self.eras => Event::Era,
             46..=48 if self.power => Event::Storm,
+            49..=54 => Event::Collect,
             _ => return None,
         };
         Some(event)

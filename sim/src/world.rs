@@ -327,6 +327,11 @@ impl World {
             }
             Event::Join(interrupted) => self.join(interrupted).await?,
             Event::Remove => self.remove().await?,
+            Event::Collect => {
+                let host = member?;
+                self.cluster.peer(host).collect_soon();
+                format!("host{host}")
+            }
             Event::Copy => {
                 let host = member?;
                 if self.copy.is_some() || self.was_put_back {

@@ -146,6 +146,8 @@ pub enum Verb {
     Resolve(ResolveArgs),
     /// Wait until everything is replicated
     Sync(SyncArgs),
+    /// Give up now what nothing needs any more, on all peers that are there
+    Gc(CollectArgs),
     /// Show this peer's activity log
     Log(LogArgs),
     /// Rebuild a damaged state folder from the other members and from what can still be read of it
@@ -475,6 +477,8 @@ pub enum Key {
     Fsync,
     /// Memory of the caches of rows and contents, from the next start on.
     Memory,
+    /// How long the volume keeps what was replaced or removed, on all machines, like 30d; for admins.
+    History,
 }
 
 impl Key {
@@ -487,6 +491,7 @@ impl Key {
             Self::Cache => "cache",
             Self::Fsync => "fsync",
             Self::Memory => "memory",
+            Self::History => "history",
         }
     }
 }
@@ -499,6 +504,17 @@ pub struct SyncArgs {
 
     /// Give up after this long without progress
     #[arg(long, default_value = "60s", value_name = "T", value_parser = parse_duration)]
+    pub timeout: Duration,
+}
+
+/// Arguments of `dfs gc`.
+#[derive(Debug, Args)]
+pub struct CollectArgs {
+    #[command(flatten)]
+    pub fact: FactArgs,
+
+    /// Wait this long at most for what cannot go at once
+    #[arg(long, default_value = "2m", value_name = "T", value_parser = parse_duration)]
     pub timeout: Duration,
 }
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::args::{
-    ApproveArgs, ConfigArgs, FactArgs, StatusArgs, StopArgs, SyncArgs, TargetArgs, Verb,
+    ApproveArgs, CollectArgs, ConfigArgs, FactArgs, StatusArgs, StopArgs, SyncArgs, TargetArgs,
+    Verb,
 };
 use super::exit::{Exit, complain};
 use super::{conflicts, members, settings, show, show_asking};
@@ -45,6 +46,7 @@ pub(super) fn run(verb: Verb) -> Exit {
         Verb::Conflicts(args) => conflicts::list(&args),
         Verb::Resolve(args) => conflicts::resolve(&args),
         Verb::Sync(args) => sync(&args),
+        Verb::Gc(args) => collect(&args),
         Verb::Log(args) => log(&args.fact, args.lines),
         Verb::Node(_) | Verb::Demo(_) | Verb::Repair(_) | Verb::Man { .. } => Ok(()),
     };
@@ -241,6 +243,24 @@ fn sync(args: &SyncArgs) -> Result<(), Failure> {
             Err(error.into())
         }
     }
+}
+
+/// Has the peers give up what nothing needs, and tells what that freed here.
+fn collect(args: &CollectArgs) -> Result<(), Failure> {
+    let (state, _) = pick(&args.fact.target, args.fact.path.as_deref())?;
+    let request = Request::Collect {
+        limit_s: args.timeout.as_secs(),
+    };
+    let live = std::io::stderr().is_terminal() && !args.fact.json;
+    let answer = control::ask(&state, &request, SYNC_GRACE, |value| {
+        if live && let Some(line) = show::collecting(value) {
+            eprint!("\r\x1b[K{line}");
+        }
+    });
+    if live {
+        eprint!("\r\x1b[K");
+    }
+    output(args.fact.json, &answer?, show::collected)
 }
 
 /// Of so many lines of progress one is shown.

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::args::{ConfigArgs, FsyncArg, Key};
-use super::units::{parse_listen, parse_size, show_size};
+use super::units::{parse_duration, parse_listen, parse_size, show_duration, show_size};
 use crate::daemon::Fsync;
 use crate::daemon::control::{Change, Request};
 use crate::daemon::report::ConfigReport;
@@ -32,6 +32,10 @@ fn change(key: Key, value: &str) -> Result<Change, String> {
         }),
         Key::Name => Change::Name(value.to_owned()),
         Key::Memory => Change::Memory(parse_size(value).map_err(wrong)?),
+        Key::History => {
+            let time = parse_duration(value).map_err(wrong)?;
+            Change::History(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+        }
     })
 }
 
@@ -45,6 +49,7 @@ pub(super) fn show(value: &Value, key: Option<Key>) -> Option<String> {
         (Key::Cache, show_size(report.cache_bytes)),
         (Key::Fsync, fsync(report.fsync).to_owned()),
         (Key::Memory, show_size(report.memory_bytes)),
+        (Key::History, show_duration(report.history_ms / 1000)),
     ];
     let mut out = String::new();
     for (each, text) in lines {

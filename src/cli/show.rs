@@ -9,7 +9,7 @@ use super::units::show_size;
 use super::when::moment;
 use crate::base::text::shown;
 use crate::daemon::report::{
-    FileReport, FolderReport, PeerReport, StatusReport, SyncReport, WorkerReport,
+    CollectReport, FileReport, FolderReport, PeerReport, StatusReport, SyncReport, WorkerReport,
 };
 
 pub(super) fn parse<T: DeserializeOwned>(value: &Value) -> Option<T> {
@@ -366,6 +366,52 @@ pub(super) fn synced(value: &Value) -> Option<String> {
     } else {
         sync_line(&report, report.pending_bytes)
     })
+}
+
+pub(super) fn collecting(value: &Value) -> Option<String> {
+    let report: CollectReport = parse(value)?;
+    let later = report.waiting_bytes.saturating_add(report.past_bytes);
+    Some(format!(
+        "freed {}, {} wait",
+        show_size(report.freed_bytes),
+        show_size(later)
+    ))
+}
+
+pub(super) fn collected(value: &Value) -> Option<String> {
+    let report: CollectReport = parse(value)?;
+    let mut out = match report.freed_chunks {
+        0 => "freed nothing here".to_owned(),
+        1 => format!("freed {} here (1 chunk)", show_size(report.freed_bytes)),
+        count => format!(
+            "freed {} here ({count} chunks)",
+            show_size(report.freed_bytes)
+        ),
+    };
+    if report.waiting_bytes > 0 {
+        let size = show_size(report.waiting_bytes);
+        let _ = match report.next_ms {
+            Some(next_ms) if report.history_ms > 0 => write!(
+                out,
+                "\n{size} that were replaced or removed are kept, the first of them until {} (dfs config \
+                 history)",
+                moment(next_ms)
+            ),
+            _ => write!(
+                out,
+                "\n{size} more go as soon as all members have heard of it"
+            ),
+        };
+    }
+    if report.past_bytes > 0 {
+        let size = show_size(report.past_bytes);
+        let _ = write!(
+            out,
+            "\n{size} more wait until all members that were here in the last 30 days have what was \
+             changed since, and for programs that have removed files open"
+        );
+    }
+    Some(out)
 }
 
 pub(super) fn waited(what: &str, max: std::time::Duration) -> String {

@@ -97,9 +97,30 @@ pub(super) fn show_size(bytes: u64) -> String {
     }
 }
 
+/// Returns the text of so many seconds, in the largest unit that has no rest.
+pub(super) fn show_duration(seconds: u64) -> String {
+    let units = [(86_400, "d"), (3600, "h"), (60, "m")];
+    let whole = units
+        .into_iter()
+        .find(|(unit, _)| seconds > 0 && seconds.is_multiple_of(*unit));
+    match whole {
+        Some((unit, name)) => format!("{}{name}", seconds / unit),
+        None if seconds == 0 => "0".to_owned(),
+        None => format!("{seconds}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_is_read_as_it_is_shown() {
+        for text in ["0", "1s", "90s", "5m", "36h", "30d"] {
+            let time = parse_duration(text).unwrap();
+            assert_eq!(show_duration(time.as_secs()), text);
+        }
+    }
 
     #[test]
     fn sizes() {

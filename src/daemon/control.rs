@@ -123,6 +123,11 @@ pub enum Request {
         /// Its code, as a person typed it.
         code: String,
     },
+    /// Gives up chunks that nothing names any more, here and on the others that are there; sends progress.
+    Collect {
+        /// Seconds that it waits at most for what cannot go at once.
+        limit_s: u64,
+    },
     /// Waits until nothing is pending; sends progress.
     Sync {
         /// Seconds without progress after which it gives up.
@@ -146,6 +151,8 @@ pub enum Change {
     Name(String),
     /// Memory of the caches of rows and contents from the next start on, in bytes.
     Memory(u64),
+    /// How long the volume keeps what was replaced or removed, in milliseconds.
+    History(u64),
 }
 
 /// What the daemon answers.

@@ -496,6 +496,25 @@ pub struct ConfigReport {
     pub fsync: Fsync,
     /// Memory that its caches of rows and contents take at most from the next start on.
     pub memory_bytes: u64,
+    /// How long the volume keeps what was replaced or removed, milliseconds.
+    pub history_ms: u64,
+}
+
+/// What `dfs gc` did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectReport {
+    /// Chunks that were given up here.
+    pub freed_chunks: u64,
+    /// Their sealed bytes.
+    pub freed_bytes: u64,
+    /// Sealed bytes of chunks here that nothing names and that go later.
+    pub waiting_bytes: u64,
+    /// When the first of them goes, milliseconds since 1970; absent where that is not known.
+    pub next_ms: Option<u64>,
+    /// Sealed bytes of chunks here that only what members may look back to names.
+    pub past_bytes: u64,
+    /// How long the volume keeps what was replaced or removed, milliseconds.
+    pub history_ms: u64,
 }
 
 /// What a machine that asks to be admitted shows to whoever started it.

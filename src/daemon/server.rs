@@ -19,7 +19,7 @@ use super::facts::{self, Surroundings};
 use super::members;
 use super::peer::Peer;
 use super::protection;
-use super::report::SyncReport;
+use super::report::{CollectReport, SyncReport};
 use super::troubles::Trouble;
 use super::whereabouts::{self, Found};
 use super::workers;
@@ -45,6 +45,12 @@ const ACCEPT_AGAIN_MAX: Duration = Duration::from_secs(1);
 
 /// How often `sync` looks again and tells its client.
 const SYNC_STEP: Duration = Duration::from_millis(100);
+
+/// Pause between two collections that `dfs gc` asks for, between two times that it asks the others, and how
+/// long it waits for one.
+const COLLECT_STEP: Duration = Duration::from_secs(2);
+const TELL_PAUSE: Duration = Duration::from_secs(20);
+const COLLECT_MAX: Duration = Duration::from_secs(900);
 
 /// A listening control socket; dropping it removes the file and ends the server.
 #[derive(Debug)]
@@ -210,6 +216,9 @@ async fn serve(
         Ok(Request::Sync { timeout_s }) => {
             sync(peer, Duration::from_secs(timeout_s), &mut write).await?
         }
+        Ok(Request::Collect { limit_s }) => {
+            collect(peer, Duration::from_secs(limit_s), &mut write).await?
+        }
         Ok(Request::Stop { force }) => {
             drop(reader);
             surroundings.wishes.leave(stream, force);
@@ -276,9 +285,10 @@ async fn answer(peer: &Arc<Peer>, surroundings: &Surroundings, request: Request)
         Request::Recoveries => value(members::recoveries(peer)),
         Request::EndRecovery => members::end_recovery(peer).await.and_then(value),
         Request::Life => Ok(json!({ "ending": surroundings.is_ending().await })),
-        Request::Status { path: Some(_) } | Request::Sync { .. } | Request::Stop { .. } => {
-            Ok(Value::Null)
-        }
+        Request::Status { path: Some(_) }
+        | Request::Sync { .. }
+        | Request::Collect { .. }
+        | Request::Stop { .. } => Ok(Value::Null),
         Request::Askings => asking::list(peer).and_then(value),
         Request::Approve { code, role, name } => {
             let admitted = asking::approve(peer, &code, &role, name.as_deref()).await;
@@ -369,6 +379,70 @@ async fn sync(
         }
         send(write, &Reply::Progress { value }).await?;
         sleep(SYNC_STEP).await;
+    }
+}
+
+/// Collects here, and has the others collect that are there, until nothing is left that goes soon.
+async fn collect(
+    peer: &Arc<Peer>,
+    limit: Duration,
+    write: &mut (impl AsyncWriteExt + Unpin),
+) -> std::io::Result<Reply> {
+    if let Err(error) = peer.flush().await {
+        return Ok(failed(&error));
+    }
+    let clock = peer.clock();
+    let end = clock.monotonic() + limit;
+    let mut sums = peer.collections().watch();
+    let before = sums.borrow_and_update().clone();
+    let (mut told, mut report) = (None, CollectReport::default());
+    loop {
+        let now = clock.monotonic();
+        if told.is_none_or(|told| now.saturating_sub(told) >= TELL_PAUSE) {
+            told = Some(now);
+            peer.tell_to_collect(true).await;
+        }
+        peer.collections().ask();
+        let asked = clock.monotonic();
+        // A look through all files takes what it takes; who broke off is noticed by the write.
+        while timeout(COLLECT_STEP, sums.changed()).await.is_err() {
+            if clock.monotonic().saturating_sub(asked) >= COLLECT_MAX {
+                return Ok(Reply::Failed {
+                    kind: FailKind::TimedOut,
+                    message: "the look through all files does not end: see dfs log".to_owned(),
+                });
+            }
+            let value = serde_json::to_value(report)?;
+            send(write, &Reply::Progress { value }).await?;
+        }
+        let sum = sums.borrow_and_update().clone();
+        let found = match sum.last {
+            Ok(found) => found,
+            Err(message) => {
+                return Ok(Reply::Failed {
+                    kind: FailKind::Failed,
+                    message: format!("what nothing names any more cannot be told: {message}"),
+                });
+            }
+        };
+        report = CollectReport {
+            freed_chunks: sum.count.saturating_sub(before.count),
+            freed_bytes: sum.bytes.saturating_sub(before.bytes),
+            waiting_bytes: found.waiting_bytes,
+            next_ms: found.next_ms,
+            past_bytes: found.past_bytes,
+            history_ms: peer.node().roster().history_ms(),
+        };
+        let value = serde_json::to_value(report)?;
+        let now = clock.monotonic();
+        let left_ms = u64::try_from(end.saturating_sub(now).as_millis()).unwrap_or(u64::MAX);
+        let last_ms = clock.wall_ms().saturating_add(left_ms);
+        let goes_soon = found.next_ms.is_some_and(|next_ms| next_ms <= last_ms);
+        if now >= end || !(goes_soon || found.is_blocked || found.past_bytes > 0) {
+            return Ok(Reply::Done { value });
+        }
+        send(write, &Reply::Progress { value }).await?;
+        sleep(COLLECT_STEP).await;
     }
 }
 

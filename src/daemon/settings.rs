@@ -22,6 +22,7 @@ use super::report::ConfigReport;
 use crate::base::limits::DEFAULT_PORT;
 use crate::base::memory::CACHES_BYTES;
 use crate::crypto::Identity;
+use crate::node::Setting;
 use crate::replica::ReplicaConfig;
 use crate::store::state::{read_private, write_private};
 use crate::transport::{Quic, TransportError};
@@ -235,6 +236,7 @@ impl Live {
             cache_bytes: replica.cache_bytes,
             fsync: settings.fsync(),
             memory_bytes: settings.memory_bytes(),
+            history_ms: peer.node().roster().history_ms(),
         }
     }
 
@@ -248,6 +250,9 @@ impl Live {
         if let Change::Name(name) = &change {
             members::rename(peer, None, name).await?;
         }
+        if let Change::History(ms) = &change {
+            peer.node().set(Setting::HistoryMs(*ms)).await?;
+        }
         let mut settings = self.settings.lock();
         let mut changed = settings.clone();
         match change {
@@ -260,6 +265,7 @@ impl Live {
             Change::Fsync(fsync) => changed.fsync = Some(fsync),
             Change::Name(name) => changed.name = Some(name),
             Change::Memory(bytes) => changed.memory_bytes = Some(bytes),
+            Change::History(_) => {}
         }
         changed.keep(&self.path)?;
         *settings = changed;

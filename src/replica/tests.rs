@@ -2,6 +2,7 @@
 
 pub(crate) mod net;
 
+mod collecting;
 mod fetching;
 mod holding;
 mod mending;

@@ -38,8 +38,8 @@ struct NetState {
     gets: u64,
     parts: u64,
     puts: u64,
-    /// The newest record that all know.
-    record: u64,
+    /// The newest record that each peer knows.
+    records: BTreeMap<PeerId, u64>,
 }
 
 /// The network that all stations share.
@@ -101,7 +101,8 @@ impl Peers for View {
     }
 
     fn newest_record(&self) -> u64 {
-        self.net.state.lock().record
+        let state = self.net.state.lock();
+        state.records.get(&self.me).copied().unwrap_or(0)
     }
 
     async fn ask_for(
@@ -365,6 +366,12 @@ impl Swarm {
                 a,
             );
         }
+    }
+
+    /// Lets a peer know the chain up to a record.
+    pub(crate) fn set_record(&self, index: usize, record: u64) {
+        let mut state = self.net.state.lock();
+        state.records.insert(self.ids[index], record);
     }
 
     pub(crate) fn set_loss(&self, percent: u64) {

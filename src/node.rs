@@ -633,7 +633,7 @@ impl Node {
                 peer.learn(record, signed);
             }
             peer.last_contact_ms = known.last_contact_ms;
-            peer.needs = known.needs;
+            (peer.needs, peer.needs_era) = (known.needs, known.needs_era);
             peer.vector = known.vector;
         }
         for host in &self.config.seeds {

@@ -24,7 +24,7 @@ use super::rights::{admits, may_write};
 use super::room::Room;
 use super::troubles::{Trouble, Troubles};
 use super::waiting::Waiting;
-use super::workers::{self, Collections, Drafts, OfVolume};
+use super::workers::{self, Collections, Drafts};
 use crate::base::limits::{DRAFT_AGE_MAX, REPLICAS};
 use crate::base::task::Pool;
 use crate::base::time::timeout;
@@ -34,7 +34,7 @@ use crate::data::Data;
 use crate::fs::{Fs, FsConfig, FsError, Invalidation, ReplicationWait};
 use crate::locks::LockSpace;
 use crate::node::{Node, NodeConfig, PeerState};
-use crate::replica::{NodePeers, Replica, ReplicaConfig};
+use crate::replica::{Names, NodePeers, Replica, ReplicaConfig};
 use crate::store::{Gate, Store};
 use crate::transport::Transport;
 use crate::volume::{Volume, VolumeConfig, VolumeContext};
@@ -174,7 +174,7 @@ impl Peer {
         let of_disk = Arc::clone(&room);
         replica.set_room(move || of_disk.offered_bytes());
         let drafts = Arc::new(Drafts::default());
-        let collections = Arc::<Collections>::default();
+        let collections = Collections::new(&parts.clock);
         let this: Arc<OnceLock<Weak<Self>>> = Arc::default();
         let wait = replication_wait(&this);
         let member = match &parts.keys {
@@ -183,10 +183,8 @@ impl Peer {
             )?),
             None => None,
         };
-        if let Some(member) = &member {
-            let of = OfVolume::new(&member.fs, &collections, &parts.clock);
-            replica.set_names(of);
-        }
+        let names: Arc<dyn Names> = Arc::<Collections>::clone(&collections);
+        replica.set_names(names);
         let troubles = Arc::new(Troubles::new(Arc::clone(&parts.clock)));
         let peer = Arc::new(Self {
             node,

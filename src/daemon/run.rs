@@ -33,6 +33,7 @@ use crate::fs::{FsConfig, Invalidation};
 use crate::fuse::{self, FuseError, Invalidator, MountOptions, Mounted, Prepared};
 use crate::log::chain::Chain;
 use crate::node::{Node, NodeConfig, NodeError, Role};
+use crate::replica::Replica;
 use crate::store::{StateDir, Store, StoreError};
 use crate::transport::Transport;
 
@@ -300,6 +301,7 @@ async fn live(
         tracing::warn!(
             "the state folder was moved or put back: what was decided meanwhile is asked for"
         );
+        Replica::doubt(&store)?;
         Ok(Chain::doubt(&*store.rows).map_err(NodeError::from)?)
     })?;
     let peer = Peer::start(Parts {

@@ -14,7 +14,7 @@ mod write_out;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) use collect::{Collections, OfVolume};
+pub(super) use collect::Collections;
 pub(super) use publish::Drafts;
 
 use super::error::DaemonError;

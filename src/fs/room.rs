@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::dirty::Body;
+use super::dirty::{Body, SealedPlace};
 use super::inode_table::Content;
 use super::{Fs, FsError, OwnRoom, Result};
 use crate::base::ChunkId;
@@ -167,7 +167,10 @@ impl Fs {
             let now = self.clock.monotonic();
             now >= spare.next && (estimate >= worth || self.is_left_due(&spare, estimate, now))
         };
-        let collected = is_due.then(|| self.collect_now(false)).transpose()?;
+        let collected = match is_due {
+            true => self.collect_now(false)?,
+            false => None,
+        };
         if collected.is_some_and(|collected| collected.count > 0) {
             // On a full disk nothing is written that would bring the next sync.
             self.give_back();
@@ -239,37 +242,66 @@ impl Fs {
     }
 
     /// Gives up the chunks of the local store that nothing names and that may go, and says what it did.
-    /// Reads the places of all contents: some seconds for a million files.
-    pub fn collect(&self) -> Result<Collected> {
+    /// Reads the places of all contents: some seconds for a million files. Returns `None` while what came from
+    /// others is being folded.
+    pub fn collect(&self) -> Result<Option<Collected>> {
         let _one_at_a_time = self.room.making.lock();
         self.collect_now(false)
     }
 
     /// Returns what names chunks here, unwritten changes too.
     pub fn named(&self) -> Result<Named> {
+        // First: what is written meanwhile is in the volume by the end.
+        let in_use = self.chunks_in_use();
         let mut named = self.volume.named()?;
+        named.files.extend(&in_use);
         named.files.extend(&self.chunks_in_use());
         Ok(named)
     }
 
+    /// Returns chunks that this machine alone may name, whatever all have folded; waits for nothing.
+    pub fn named_here(&self) -> Result<Vec<ChunkId>> {
+        let mut ids = self.volume.named_here()?;
+        for node in self.inodes.dirty() {
+            let content = node.content();
+            let dirty = content.dirty.iter();
+            for (_, fragment) in dirty.flat_map(|dirty| dirty.fragments.iter()) {
+                ids.extend(match &fragment.body {
+                    Body::Stored(Source::Chunk { id, .. }) => Some(*id),
+                    Body::Sealing(sealing, _) => match sealing.place() {
+                        SealedPlace::Chunk(sealed) => Some(sealed.id),
+                        SealedPlace::Memory(_) => None,
+                    },
+                    Body::Stored(Source::Inline(_)) | Body::Memory(_) | Body::Hole => None,
+                });
+            }
+        }
+        Ok(ids)
+    }
+
     /// Collects; where there is no room for what is written (`is_pressed`), without the time for which what
     /// nothing names is kept.
-    fn collect_now(&self, is_pressed: bool) -> Result<Collected> {
+    fn collect_now(&self, is_pressed: bool) -> Result<Option<Collected>> {
         let began = self.clock.monotonic();
+        let line = self.volume.base_line();
         let collection = self.contents.collection();
-        let named = self.named()?;
+        let named = match self.named() {
+            Err(FsError::TimedOut) => return Ok(None),
+            named => named?,
+        };
         let kept_ms = match (&self.config.room, is_pressed) {
             (Some(room), false) => room.history_ms(),
             _ => 0,
         };
-        let is_alone = named.base_line == u64::MAX;
+        // While nobody else issues ops none is on its way.
+        let (least_ms, base_line) = match named.is_alone {
+            true => (0, u64::MAX),
+            false => (millis(UNNAMED_MIN), named.base_line),
+        };
         let terms = Terms {
             now_ms: self.clock.wall_ms(),
-            wait_ms: match is_alone {
-                true => kept_ms,
-                false => kept_ms.max(millis(UNNAMED_MIN)),
-            },
-            base_line: named.base_line,
+            wait_ms: kept_ms.max(least_ms),
+            base_line,
         };
         let collected = collection.run(&named, &terms);
         drop(collection);
@@ -285,9 +317,9 @@ impl Fs {
         spare.left = Some(Left {
             at: now,
             found: collected,
-            base_line: self.volume.base_line(),
+            base_line: line,
         });
-        Ok(collected)
+        Ok(Some(collected))
     }
 
     /// Returns how many bytes of unwritten changes may be in chunks already.

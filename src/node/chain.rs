@@ -344,10 +344,11 @@ impl Node {
     /// away holds it for as long as it is a member.
     fn least_needed(&self) -> u64 {
         let roster = self.roster();
+        let era = self.chain.tip().era;
         let table = self.table.lock();
         let writers = roster.members().filter(|member| member.role.writes());
         let needs = writers.map(|member| match table.peers.get(&member.id) {
-            Some(peer) => peer.needs,
+            Some(peer) => peer.needs_in(era),
             None if member.id == self.id => self.needs.load(Ordering::Relaxed),
             None => 0,
         });
@@ -355,11 +356,12 @@ impl Node {
     }
 
     pub(super) fn chain_judge<'a>(&'a self, roster: &'a Roster) -> Judge<'a> {
+        let era = self.chain.tip().era;
         let table = self.table.lock();
         let here = roster.members().filter(|member| member.role.writes());
         let needed = here.filter_map(|member| {
             let needs = match table.peers.get(&member.id) {
-                Some(peer) => peer.session.as_ref().map(|_| peer.needs),
+                Some(peer) => peer.session.as_ref().map(|_| peer.needs_in(era)),
                 None => (member.id == self.id).then(|| self.needs.load(Ordering::Relaxed)),
             };
             Some((DeviceId::from(member.id), needs?))

@@ -52,6 +52,8 @@ pub(super) struct Peer {
     pub(super) chain: RecordRef,
     /// The least record that the fold of an op of it may look back to.
     pub(super) needs: u64,
+    /// The era of the chain by which that counts.
+    pub(super) needs_era: u64,
     /// Which of its rows may vote on records, once it said so.
     pub(super) voter: Option<u64>,
     /// What followed from its rows when it last told.
@@ -122,6 +124,7 @@ pub(super) struct Remembered {
     pub(super) record: Option<SignedRecord>,
     pub(super) vector: Vector,
     pub(super) needs: u64,
+    pub(super) needs_era: u64,
 }
 
 impl Remembered {
@@ -131,6 +134,22 @@ impl Remembered {
 }
 
 impl Peer {
+    /// Returns the least record that it may look back to, in a chain of this era: any, where what it said is
+    /// of another.
+    pub(super) fn needs_in(&self, era: u64) -> u64 {
+        match self.needs_era == era {
+            true => self.needs,
+            false => 0,
+        }
+    }
+
+    /// Takes note of what it says that it may look back to, in a chain of this era.
+    pub(super) fn note_needs(&mut self, era: u64, needs: u64) {
+        // States overtake each other, and what is needed only grows along one chain.
+        self.needs = needs.max(self.needs_in(era));
+        self.needs_era = era;
+    }
+
     /// Takes a verified record where it is newer, and says whether it names a new address; the
     /// peer is dialled anew then.
     pub(super) fn learn(&mut self, record: NodeRecord, signed: SignedRecord) -> Learned {
@@ -202,6 +221,7 @@ impl Peer {
             record: self.record.as_ref().map(|(_, signed)| signed.clone()),
             vector: self.vector.clone(),
             needs: self.needs,
+            needs_era: self.needs_era,
         }
     }
 }

@@ -170,8 +170,7 @@ impl Node {
             peer.voter = Some(state.voter);
             // Of an older one the rows may not be what they were.
             peer.settled = state.settled;
-            // States overtake each other, and what is needed only grows.
-            peer.needs = peer.needs.max(state.needs);
+            peer.note_needs(state.record.era, state.needs);
             // States overtake each other on the way, so within a session numbers only grow; a peer
             // that has lost its log says so in its next hello.
             for (log, seg_no) in &state.vector {

@@ -15,11 +15,12 @@
 //!
 //! A peer without keys asks a member that reads which of its chunks are named.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::limits::{COLLECT_SLICE, NAMED_TIMEOUT, TELL_TIMEOUT};
-use super::peers::{Answer, Ask};
+use super::peers::{Answer, Ask, Peers};
 use super::{Replica, ReplicaError};
 use crate::base::{ChunkId, ChunkSet, PeerId};
 
@@ -32,22 +33,27 @@ pub const UNNAMED_MIN: Duration = Duration::from_secs(30);
 pub struct Named {
     /// The record below which no op on its way was issued.
     pub base_line: u64,
-    /// What files name, and what is about to be.
+    /// No other device issues ops.
+    pub is_alone: bool,
+    /// What files name, and what is being written.
     pub files: ChunkSet,
     /// What is named beside that as somebody may look back to it.
     pub past: ChunkSet,
+    /// What was named while it was looked.
+    pub noted: ChunkSet,
 }
 
 impl Named {
     /// Tells whether anything names a chunk.
     pub fn has(&self, id: &ChunkId) -> bool {
-        self.files.has(id) || self.past.has(id)
+        self.files.has(id) || self.past.has(id) || self.noted.has(id)
     }
 }
 
 /// Tells what names chunks, for peers that cannot see it.
 pub trait Names: Send + Sync {
-    /// Returns it as of a moment ago; `None` where that cannot be told now. May take seconds.
+    /// Returns it as of a moment ago; `None` where that cannot be told now, and may be in a while. Waits for
+    /// nothing.
     fn named(&self) -> Option<Arc<Named>>;
 
     /// Takes note that a peer says that there is something to collect.
@@ -136,48 +142,102 @@ impl Replica {
     pub fn renew(&self, ids: &[ChunkId], record: u64) -> Result<(), ReplicaError> {
         let asked = self.newest_record();
         let plan = |id: &ChunkId| self.view().plan(id);
+        let mut elsewhere = self.elsewhere.lock();
+        for id in ids {
+            // Its holders are asked by who sees to what is only elsewhere.
+            if self.ledger.holding(id)?.is_none() {
+                elsewhere.insert(*id, None);
+            }
+        }
+        drop(elsewhere);
         if self.ledger.renew(ids, record, asked, &plan)? {
             self.changed();
         }
         Ok(())
     }
 
-    /// Gives up what may go of all that is here, by what a member that reads says: for a peer that cannot
-    /// see what names chunks. Returns `None` where `of` did not answer to the end.
+    /// Gives up what may go of what is here from a chunk on, by what a member that reads says: for a peer that
+    /// cannot see what names chunks. Returns where to go on where `of` did not answer to the end.
     pub async fn collect_by(
         self: &Arc<Self>,
         of: PeerId,
-        now_ms: u64,
-        wait_ms: u64,
-    ) -> Result<Option<Collected>, ReplicaError> {
+        terms: &Terms,
+        from: Option<ChunkId>,
+        collected: &mut Collected,
+    ) -> Result<Option<ChunkId>, ReplicaError> {
         let Some(peers) = self.peers.clone() else {
             return Ok(None);
         };
         let _collection = self.collection();
-        let mut collected = Collected::default();
-        let mut from = Some(super::ledger::FIRST);
-        while let Some(start) = from {
+        let mut next = Some(from.unwrap_or(super::ledger::FIRST));
+        while let Some(start) = next {
             let ids = self.ledger.ids_from(start, COLLECT_SLICE)?;
             let Some(last) = ids.last() else {
                 break;
             };
-            from = super::ledger::after(last);
-            let asked = peers.ask(of, Ask::Named(ids.clone()), NAMED_TIMEOUT).await;
-            let Ok(Answer::Named { base_line, named }) = asked else {
-                return Ok(None);
+            let after = super::ledger::after(last);
+            let Some((base_line, named)) = ask_which(&peers, of, &ids).await else {
+                return Ok(Some(start));
             };
-            if named.len() != ids.len() {
-                return Ok(None);
-            }
             let terms = Terms {
-                now_ms,
-                wait_ms,
-                base_line,
+                // Nobody is believed that more is behind everybody than the chain itself says.
+                base_line: base_line.min(terms.base_line),
+                ..*terms
             };
             let ids: Vec<_> = ids.into_iter().zip(named).collect();
-            self.ledger.collect(&ids, &terms, &mut collected)?;
+            self.ledger.collect(&ids, &terms, collected)?;
+            next = after;
         }
-        Ok(Some(collected))
+        // What the disk lost and nothing names is not looked for any more.
+        for ids in self.ledger.missing().chunks(COLLECT_SLICE) {
+            if let Some((_, named)) = ask_which(&peers, of, ids).await {
+                let unnamed = ids.iter().zip(named).filter(|(_, is_named)| !is_named);
+                let unnamed: Vec<ChunkId> = unnamed.map(|(id, _)| *id).collect();
+                self.give_up_missing(&unnamed)?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Has holders go on holding chunks that this machine alone may name, whatever all have folded. They are
+    /// asked again whenever there are new records, as the base line passes what they were asked at.
+    pub async fn hold_on(self: &Arc<Self>, ids: &[ChunkId]) -> Result<(), ReplicaError> {
+        let newest = self.newest_record();
+        let plan = |id: &ChunkId| self.view().plan(id);
+        if self.ledger.renew(ids, newest, newest, &plan)? {
+            self.changed();
+        }
+        let Some(peers) = self.peers.clone() else {
+            return Ok(());
+        };
+        let mut due: BTreeMap<PeerId, Vec<ChunkId>> = BTreeMap::new();
+        {
+            let mut elsewhere = self.elsewhere.lock();
+            let before = std::mem::take(&mut *elsewhere);
+            let new = before.iter().filter(|(_, asked)| asked.is_none());
+            let new: Vec<ChunkId> = new.map(|(id, _)| *id).collect();
+            for id in ids.iter().chain(&new) {
+                if self.ledger.holding(id)?.is_some() {
+                    continue;
+                }
+                let asked = before.get(id).copied().flatten();
+                let is_known = asked.is_some_and(|asked| asked >= newest);
+                let is_again = elsewhere.insert(*id, Some(newest)).is_some();
+                if !is_known && !is_again {
+                    for target in plan(id).targets {
+                        due.entry(target).or_default().push(*id);
+                    }
+                }
+            }
+        }
+        for (peer, ids) in due.into_iter().filter(|(peer, _)| *peer != peers.me()) {
+            for ids in ids.chunks(super::limits::HOLD_BATCH) {
+                // Who misses this is asked again with the next record.
+                let ask = Ask::Hold(ids.to_vec(), newest);
+                let _ = peers.ask(peer, ask, super::limits::HOLD_TIMEOUT).await;
+            }
+        }
+        Ok(())
     }
 
     /// Tells a peer that there is something to collect.
@@ -200,5 +260,20 @@ impl Replica {
     /// Returns the newest record of the chain that this peer knows.
     pub(super) fn newest_record(&self) -> u64 {
         self.peers.as_ref().map_or(0, |peers| peers.newest_record())
+    }
+}
+
+/// Asks a member which of some chunks are named; `None` where it does not say so.
+async fn ask_which(
+    peers: &Arc<dyn Peers>,
+    of: PeerId,
+    ids: &[ChunkId],
+) -> Option<(u64, Vec<bool>)> {
+    let asked = peers.ask(of, Ask::Named(ids.to_vec()), NAMED_TIMEOUT).await;
+    match asked {
+        Ok(Answer::Named { base_line, named }) if named.len() == ids.len() => {
+            Some((base_line, named))
+        }
+        _ => None,
     }
 }

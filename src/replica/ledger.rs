@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 #[cfg(test)]
 pub(super) use self::check::is_held;
 pub(super) use self::edit::{Counters, Queue};
-pub(super) use self::holding::{Holding, Kind, Plan};
+pub(super) use self::holding::{Holding, Kind, Plan, doubted};
 pub(super) use self::window::{FIRST, after};
 
 use self::edit::{Edit, State, join};
@@ -266,17 +266,22 @@ impl Ledger {
         Ok(flags)
     }
 
-    /// Books that `peer` holds `ids` durably.
+    /// Books that `peer` holds `ids` durably, which was asked for them at record `asked`; of those that were
+    /// asked for anew since, that says nothing.
     pub(super) fn confirm(
         &self,
         peer: PeerId,
         ids: &[ChunkId],
+        asked: u64,
         wanted: &dyn Fn() -> usize,
     ) -> Result<(), ReplicaError> {
         let mut edit = self.edit();
         let wanted = wanted();
         for id in ids {
             if let Some(old) = self.holding(id)? {
+                if old.asked > asked {
+                    continue;
+                }
                 let mut new = old.clone();
                 new.confirm(peer);
                 new.settle(wanted);

@@ -43,9 +43,9 @@ pub const DUE_WINDOW_MAX: usize = 4096;
 /// Most ids that a peer may ask about at once: 1,024 of 32 bytes fit a message many times.
 pub const HOLD_SERVED_MAX: usize = 1024;
 
-/// Records that a peer which asks for chunks may be ahead of this one: those of a week and more in which
-/// there is something new each second.
-pub const RECORDS_AHEAD_MAX: u64 = 1 << 20;
+/// Records that a peer which asks for chunks may be ahead of this one: those of a day in which there is
+/// something new each second.
+pub const RECORDS_AHEAD_MAX: u64 = 86_400;
 
 /// How long a peer may take to note what it is told.
 pub const TELL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -53,9 +53,8 @@ pub const TELL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Chunks that are looked at in one step of a collection; as many as a peer may ask about at once.
 pub const COLLECT_SLICE: usize = HOLD_SERVED_MAX;
 
-/// How long a member may take to tell which chunks are named: it looks through all files for the first of
-/// many questions.
-pub const NAMED_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a member may take to tell which chunks are named, from what it found out a moment ago.
+pub const NAMED_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Rows of this peer's chunks that are re-checked in one step after a change of the roster.
 pub const RECHECK_SLICE: usize = 256;

@@ -243,8 +243,8 @@ impl Replica {
         ids: Vec<ChunkId>,
         full: &AtomicBool,
     ) -> Result<Pass, ReplicaError> {
-        let asked = self.ledger.asked(&ids)?;
-        let ask = Ask::Hold(ids.clone(), asked);
+        let record = self.ledger.asked(&ids)?;
+        let ask = Ask::Hold(ids.clone(), record);
         let held = match peers.ask(peer, ask, HOLD_TIMEOUT).await {
             Ok(Answer::Hold(held)) if held.len() == ids.len() => held,
             Ok(_) => return Ok(log_failure(peer, AskError::Refused)),
@@ -258,7 +258,7 @@ impl Replica {
                 missing.push_back(id);
             }
         }
-        self.confirm(peer, &there)?;
+        self.confirm(peer, &there, record)?;
         let offered = missing.len();
         let now = self.clock.monotonic();
         if !is_fast(peers, peer) {
@@ -315,7 +315,8 @@ impl Replica {
             let transfer = Transfer::new(Priority::Background);
             // A fast line has carried it before anybody could ask.
             let crossing = (!is_fast).then(|| self.crossing.put(peer, &ids, &transfer));
-            let put = Ask::Put(batch, self.ledger.asked(&ids)?);
+            let record = self.ledger.asked(&ids)?;
+            let put = Ask::Put(batch, record);
             let answer = peers.ask_for(peer, put, PUT_TIMEOUT, &transfer);
             let answer = answer.await;
             drop(crossing);
@@ -334,12 +335,12 @@ impl Replica {
                     }
                     PutOutcome::Corrupt | PutOutcome::Failed => {
                         tracing::warn!(%peer, %id, ?outcome, "a holder did not take a chunk");
-                        self.confirm(peer, &stored)?;
+                        self.confirm(peer, &stored, record)?;
                         return Ok(Pass::Failed);
                     }
                 }
             }
-            self.confirm(peer, &stored)?;
+            self.confirm(peer, &stored, record)?;
         }
     }
 
@@ -382,11 +383,12 @@ impl Replica {
     }
 
     /// Books that `peer` holds `ids`; what is released by that may be evicted at once.
-    fn confirm(&self, peer: PeerId, ids: &[ChunkId]) -> Result<(), ReplicaError> {
+    fn confirm(&self, peer: PeerId, ids: &[ChunkId], asked: u64) -> Result<(), ReplicaError> {
         if ids.is_empty() {
             return Ok(());
         }
-        self.ledger.confirm(peer, ids, &|| self.view().wanted())?;
+        self.ledger
+            .confirm(peer, ids, asked, &|| self.view().wanted())?;
         self.changed();
         self.trim()
     }

@@ -64,9 +64,7 @@ impl Replica {
                     .ok()
                     .map(|()| Answer::Noted)
             }
-            Ask::Named(ids) if ids.len() <= HOLD_SERVED_MAX => {
-                self.pool.call(move || replica.serve_named(&ids)).await?
-            }
+            Ask::Named(ids) if ids.len() <= HOLD_SERVED_MAX => self.serve_named(&ids),
             Ask::Collect => {
                 self.names.get()?.collect(from);
                 Some(Answer::Noted)

@@ -1,14 +1,16 @@
 //! The candidates as last seen, and what follows from them.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::ledger::{FIRST, Plan};
+use super::ledger::{FIRST, Plan, after, doubted};
+use super::limits::RECHECK_SLICE;
 use super::peers::Peers;
 use super::placement::{self, Candidate};
 use super::{Replica, ReplicaError};
 use crate::base::limits::REPLICAS;
 use crate::base::{ChunkId, PeerId};
-use crate::store::{Batch, Table};
+use crate::store::{Batch, Store, Table};
 
 /// Who stores, as this peer sees it; immutable, replaced as a whole.
 #[derive(Debug)]
@@ -155,6 +157,38 @@ impl Replica {
             });
         }
         Ok(())
+    }
+
+    /// Notes in the books of a store, before they are opened, that they may be older than what peers were
+    /// asked since: its folder was put back from a copy, or moved. Nobody is believed to hold a chunk until
+    /// asked again.
+    pub fn doubt(store: &Store) -> Result<(), ReplicaError> {
+        let mut start = Some(FIRST);
+        while let Some(from) = start {
+            let mut batch = Batch::new();
+            let mut seen = 0;
+            let mut last = None;
+            let rows = &store.rows;
+            rows.scan(Table::Held, &from.0, None, &mut |key, value| {
+                let id = ChunkId::from_slice(key);
+                last = id.or(last);
+                if let (Some(id), Some(new)) = (id, doubted(value)) {
+                    batch.put(Table::Held, id.0, new);
+                }
+                seen += 1;
+                match seen < RECHECK_SLICE {
+                    true => ControlFlow::Continue(()),
+                    false => ControlFlow::Break(()),
+                }
+            })?;
+            store.rows.commit(batch)?;
+            start = last
+                .filter(|_| seen == RECHECK_SLICE)
+                .and_then(|last| after(&last));
+        }
+        let mut batch = Batch::new();
+        batch.delete(Table::Replica, CHECKED_KEY);
+        Ok(store.rows.commit(batch)?)
     }
 
     /// Remembers that everything held was checked against `view`; nothing where another view came

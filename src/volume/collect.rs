@@ -2,16 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use super::record::Record;
 use super::rows::{RowKey, Stored, Value};
 use super::segments::open;
 use super::types::Source;
-use super::view::View;
+use super::view::{View, private_of};
 use super::{Result, Volume, VolumeError};
-use crate::base::{ChunkId, Ino, LogId, OpId};
+use crate::base::{ChunkId, ChunkSet, Ino, LogId, OpId};
 use crate::replica::Named;
 use crate::store::Table;
+
+/// How long a look at all that is named waits for what is being folded.
+const FEED_WAIT_MAX: Duration = Duration::from_millis(250);
 
 /// Records of ops that are read under one look at their table.
 const RECORDS_SLICE: usize = 1024;
@@ -19,25 +23,27 @@ const RECORDS_SLICE: usize = 1024;
 impl Volume {
     /// Returns which chunks anything names here as of now: files, what undo may bring back, what is known
     /// and not folded. Reads the places of all contents: some seconds for a million files. Nothing is
-    /// folded meanwhile; own changes go on, and what they replace is found where it is kept for undo.
+    /// folded meanwhile; own changes go on, are noted, and what they replace is found where it is kept for
+    /// undo.
     ///
     /// On return what is folded is durable: a power cut does not bring back what is not named now.
     ///
     /// # Errors
     ///
-    /// Where a segment cannot be read, as what it names cannot be told, and the store's.
+    /// [`VolumeError::Busy`] while something is folded, or another looks; where a segment cannot be read, as
+    /// what it names cannot be told; and the store's.
     pub fn named(&self) -> Result<Named> {
-        let _feed = self.feed.lock();
+        let feed = self.feed.try_lock_for(FEED_WAIT_MAX);
+        let _feed = feed.ok_or(VolumeError::Busy)?;
         let mut named = Named::default();
         let progress = {
-            let state = self.state.lock();
-            // While nobody else writes, no op is on its way.
-            named.base_line = match state.trimmed.alone {
-                true => u64::MAX,
-                false => state.chain.committed.base_line,
-            };
+            let mut state = self.state.lock();
+            state.named = Some(ChunkSet::default());
+            named.base_line = state.chain.committed.base_line;
+            named.is_alone = state.trimmed.alone;
             state.progress.clone()
         };
+        let noting = Noting(self);
         let gone = self.nameless()?;
         self.each_chunk(&self.view, &mut |ino, id| match gone.contains(&ino) {
             false => named.files.insert(id),
@@ -65,8 +71,31 @@ impl Volume {
             let folded = progress.get(&log).map_or(0, |at| at.seg_no);
             self.each_unfolded(log, folded, head, &mut |id| named.past.insert(id))?;
         }
+        named.noted = self.state.lock().named.take().unwrap_or_default();
+        drop(noting);
         self.sync()?;
         Ok(named)
+    }
+
+    /// Returns chunks that this machine alone may name, whatever all have folded: those of files without a
+    /// name that are open here, and of what was set aside.
+    pub fn named_here(&self) -> Result<Vec<ChunkId>> {
+        let mut ids = Vec::new();
+        let all = 0..u64::MAX;
+        let gone = self
+            .nameless()?
+            .into_iter()
+            .filter(|ino| self.is_held(*ino));
+        for ino in gone.chain(self.view.private_files().into_iter().map(private_of)) {
+            self.view.each_extent(ino, all.clone(), &mut |extent| {
+                if let Source::Chunk { id, .. } = extent.src {
+                    ids.push(id);
+                }
+                ControlFlow::Continue(())
+            })?;
+        }
+        self.each_chunk(&self.aside.view, &mut |_, id| ids.push(*id))?;
+        Ok(ids)
     }
 
     /// Returns, of those chunks that files name, one file each.
@@ -161,5 +190,14 @@ impl Volume {
             }
         }
         Ok(())
+    }
+}
+
+/// Ends the noting of chunks on each way out.
+struct Noting<'a>(&'a Volume);
+
+impl Drop for Noting<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().named = None;
     }
 }

@@ -20,7 +20,7 @@ use super::totals::{TOTALS_KEY, Totals};
 use super::types::{Change, Counts, FileKind};
 use super::view::{View, as_inode, is_private};
 use super::writer::FoldedOp;
-use crate::base::{LogId, OpId, Timespec};
+use crate::base::{ChunkSet, LogId, OpId, Timespec};
 use crate::store::{Batch, Rows, Table, codec};
 use crate::wire::limits::SEEN_MAX;
 use crate::wire::{RecordRef, Seen};
@@ -47,6 +47,9 @@ pub(super) struct State {
     pub(super) deferred: Todo,
     /// Whether such ops wait.
     pub(super) defers: bool,
+    /// Chunks that own changes have named since a look at all that is named began; `None` while there is
+    /// none.
+    pub(super) named: Option<ChunkSet>,
 }
 
 /// The single values that a fold makes.
@@ -92,6 +95,7 @@ impl State {
     /// Takes over from a state of before what the rows do not say.
     pub(super) fn keep_of(&mut self, before: &mut Self) {
         self.drafts.keep_of(&mut before.drafts);
+        self.named = before.named.take();
     }
 
     /// Takes over from the state in whose place this one comes what own ops are about, and what the rows do
@@ -100,6 +104,7 @@ impl State {
         self.drafts = std::mem::take(&mut before.drafts);
         self.drafts.see_more();
         self.totals.found = before.totals.found.take();
+        self.named = before.named.take();
         self.trimmed.alone = before.trimmed.alone;
         self.index = None;
     }

@@ -234,6 +234,9 @@ impl Together<'_, '_> {
         if !volume.stands(&self.writer.state) {
             return Err(VolumeError::Over);
         }
+        if let Some(named) = &mut self.writer.state.named {
+            kind.shape().chunks().for_each(|id| named.insert(&id));
+        }
         if let Some(ino) = kind.shape().changes() {
             let made = match self.overlay.row(&RowKey::Inode(ino)) {
                 Some(Some(row)) => Some(as_inode(row)?.clone()),

@@ -8,14 +8,14 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::{NEXT_TICK, TICK_INTERVAL};
-use crate::base::time::{sleep, timeout};
+use crate::base::time::timeout;
 use crate::base::worker::{Failed, Job, Step, Worker};
-use crate::base::{Clock, PeerId};
+use crate::base::{ChunkId, Clock, PeerId};
 use crate::daemon::error::DaemonError;
-use crate::daemon::peer::Peer;
-use crate::fs::{Fs, RoomSource};
+use crate::daemon::peer::{Member, Peer};
+use crate::fs::{FsError, RoomSource};
 use crate::node::PeerState;
-use crate::replica::{Collected, Named, Names, UNNAMED_MIN};
+use crate::replica::{Collected, Named, Names, Terms, UNNAMED_MIN};
 
 /// Bytes that nothing seems to name any more before chunks are collected, where the capacity is not
 /// small; else this fraction of it.
@@ -24,10 +24,15 @@ const MIN_FRACTION: u64 = 32;
 
 /// How long what names chunks may be told to others as it was: less than [`UNNAMED_MIN`], so that what they
 /// hear when a chunk goes is of after they heard first that nothing names it.
-const NAMED_AGE_MAX: Duration = Duration::from_secs(10);
+const NAMED_AGE_MAX: Duration = Duration::from_secs(20);
 
-/// How long at least lies between two collections that others ask for.
-const ASKED_PAUSE: Duration = Duration::from_secs(5);
+/// How long at least lies between two collections that others ask for; they take a tenth of the time at most.
+const TOLD_PAUSE: Duration = Duration::from_secs(5);
+const PAUSE_FACTOR: u32 = 9;
+
+/// How often holders are asked again for what this machine alone may name: the base line stands for a minute
+/// before it passes a record.
+const HOLD_ON_PAUSE: Duration = Duration::from_secs(10);
 
 /// How often a peer without keys asks what is named, where nobody says that there is something to collect,
 /// and where what waits may go as the base line has moved.
@@ -50,44 +55,50 @@ pub(in crate::daemon) struct Sum {
     pub(in crate::daemon) last: Result<Collected, String>,
 }
 
-/// Who asks for collections, and what they did.
-#[derive(Debug)]
+/// Who asks for collections, and what they did; tells others what names chunks.
 pub(in crate::daemon) struct Collections {
+    clock: Arc<dyn Clock>,
+    /// The owner of this machine asks for one.
     is_asked: AtomicBool,
-    asked: Notify,
+    /// Another peer says that there is something to collect.
+    is_told: AtomicBool,
+    /// Another peer asks what names chunks.
+    is_wanted: AtomicBool,
+    wake: Notify,
+    /// What names chunks, as it was some time ago.
+    known: Mutex<Option<(Duration, Arc<Named>)>>,
     sum: watch::Sender<Sum>,
 }
 
-impl Default for Collections {
-    fn default() -> Self {
+impl Collections {
+    /// Returns those of a peer that was just started.
+    pub(in crate::daemon) fn new(clock: &Arc<dyn Clock>) -> Arc<Self> {
         let sum = Sum {
             runs: 0,
             count: 0,
             bytes: 0,
             last: Ok(Collected::default()),
         };
-        Self {
+        Arc::new(Self {
+            clock: Arc::clone(clock),
             is_asked: AtomicBool::new(false),
-            asked: Notify::new(),
+            is_told: AtomicBool::new(false),
+            is_wanted: AtomicBool::new(false),
+            wake: Notify::new(),
+            known: Mutex::new(None),
             sum: watch::Sender::new(sum),
-        }
+        })
     }
-}
 
-impl Collections {
     /// Has the worker collect at its next step.
     pub(in crate::daemon) fn ask(&self) {
         self.is_asked.store(true, Ordering::Relaxed);
-        self.asked.notify_one();
+        self.wake.notify_one();
     }
 
     /// Returns what they did, and do from now on.
     pub(in crate::daemon) fn watch(&self) -> watch::Receiver<Sum> {
         self.sum.subscribe()
-    }
-
-    fn is_asked(&self) -> bool {
-        self.is_asked.load(Ordering::Relaxed)
     }
 
     /// Takes note of what one did.
@@ -106,66 +117,38 @@ impl Collections {
     }
 }
 
-/// What names chunks on this machine, for peers that cannot see it.
-pub(in crate::daemon) struct OfVolume {
-    fs: Arc<Fs>,
-    collections: Arc<Collections>,
-    clock: Arc<dyn Clock>,
-    known: Mutex<Option<(Duration, Arc<Named>)>>,
-}
-
-impl OfVolume {
-    /// Returns what tells it of the volume that `fs` shows.
-    pub(in crate::daemon) fn new(
-        fs: &Arc<Fs>,
-        collections: &Arc<Collections>,
-        clock: &Arc<dyn Clock>,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            fs: Arc::clone(fs),
-            collections: Arc::clone(collections),
-            clock: Arc::clone(clock),
-            known: Mutex::new(None),
-        })
-    }
-}
-
-impl Names for OfVolume {
+impl Names for Collections {
     fn named(&self) -> Option<Arc<Named>> {
-        // Others wait for the one who looks.
-        let mut known = self.known.lock();
-        let now = self.clock.monotonic();
-        if let Some((at, named)) = &*known
-            && now.saturating_sub(*at) < NAMED_AGE_MAX
+        if let Some((at, named)) = &*self.known.lock()
+            && self.clock.monotonic().saturating_sub(*at) < NAMED_AGE_MAX
         {
             return Some(Arc::clone(named));
         }
-        match self.fs.named() {
-            Ok(named) => {
-                let named = Arc::new(named);
-                *known = Some((now, Arc::clone(&named)));
-                Some(named)
-            }
-            Err(error) => {
-                tracing::warn!(%error, "what names chunks cannot be told");
-                None
-            }
-        }
+        self.is_wanted.store(true, Ordering::Relaxed);
+        self.wake.notify_one();
+        None
     }
 
     fn collect(&self, _: PeerId) {
-        self.collections.ask();
+        self.is_told.store(true, Ordering::Relaxed);
+        self.wake.notify_one();
     }
 }
 
 /// The worker.
 pub(super) struct Collect {
     peer: Arc<Peer>,
-    /// When the last collection ended; none before the first.
+    /// When the last collection, or look for others, ended; none before the first.
     ended: Option<Duration>,
-    /// Whom a peer asked last that cannot see what names chunks.
+    /// Before that time others have neither done for them.
+    pause_until: Duration,
+    /// When holders were asked last for what this machine alone may name.
+    held_on: Duration,
+    /// Whom a peer asked last that cannot see what names chunks, and where it broke off.
     turn: usize,
-    /// What that one left, and the base line by then: for a peer that cannot see what names chunks.
+    broke_off: Option<ChunkId>,
+    /// What that one found so far, and what the last one left, with the base line by then.
+    found: Collected,
     left: (Collected, u64),
 }
 
@@ -174,49 +157,99 @@ impl Collect {
         Self {
             peer: Arc::clone(peer),
             ended: None,
+            pause_until: Duration::ZERO,
+            held_on: Duration::ZERO,
             turn: 0,
+            broke_off: None,
+            found: Collected::default(),
             left: (Collected::default(), 0),
         }
     }
 
-    /// Collects on a member that reads: all of it where that is asked for, else what is due.
-    async fn collect(&mut self, is_asked: bool) -> Result<Option<Collected>, Failed> {
-        let peer = &self.peer;
-        let Some(member) = peer.member_parts() else {
-            return self.collect_by(is_asked).await;
-        };
+    /// Collects on a member that reads: whatever is there where that is asked for, else what is due.
+    async fn collect(
+        &mut self,
+        member: &Member,
+        is_asked: bool,
+    ) -> Result<Option<Collected>, Failed> {
         let fs = Arc::clone(&member.fs);
-        let worth = MIN_BYTES.min(peer.node().capacity_bytes() / MIN_FRACTION);
+        let worth = MIN_BYTES.min(self.peer.node().capacity_bytes() / MIN_FRACTION);
         let collect = move || match is_asked {
-            true => fs.collect().map(Some),
+            true => fs.collect(),
             false => fs.collect_if_due(worth),
         };
-        let collected = peer.fold_pool().call(collect).await;
-        Ok(collected.ok_or(DaemonError::WorkerFailed)??)
+        let collected = self.peer.fold_pool().call(collect).await;
+        let collected = collected.ok_or(DaemonError::WorkerFailed)??;
+        if is_asked && collected.is_none() {
+            // Something is being folded.
+            self.peer
+                .collections()
+                .is_asked
+                .store(true, Ordering::Relaxed);
+        }
+        Ok(collected)
+    }
+
+    /// Finds out for others what names chunks.
+    async fn look(&mut self, member: &Member) -> Result<(), Failed> {
+        let fs = Arc::clone(&member.fs);
+        let began = self.peer.clock().monotonic();
+        let named = self.peer.fold_pool().call(move || fs.named()).await;
+        let named = match named.ok_or(DaemonError::WorkerFailed)? {
+            // Something is being folded: who asks does so again.
+            Err(FsError::TimedOut) => return Ok(()),
+            named => named?,
+        };
+        *self.peer.collections().known.lock() = Some((began, Arc::new(named)));
+        Ok(())
+    }
+
+    /// Has holders go on holding what this machine alone may name.
+    async fn hold_on(&mut self, member: &Member) -> Result<(), Failed> {
+        let now = self.peer.clock().monotonic();
+        if now.saturating_sub(self.held_on) < HOLD_ON_PAUSE {
+            return Ok(());
+        }
+        self.held_on = now;
+        let fs = Arc::clone(&member.fs);
+        let ids = self.peer.fold_pool().call(move || fs.named_here()).await;
+        let ids = ids.ok_or(DaemonError::WorkerFailed)??;
+        let held = self.peer.replica().hold_on(&ids).await;
+        held.map_err(|error| Failed::new(error.to_string()))
     }
 
     /// Collects where only others see what names chunks: by what one of them says.
     async fn collect_by(&mut self, is_asked: bool) -> Result<Option<Collected>, Failed> {
-        let peer = &self.peer;
-        if !(is_asked || self.is_due()) {
+        let peer = Arc::clone(&self.peer);
+        if !(is_asked || self.broke_off.is_some() || self.is_due()) {
             return Ok(None);
         }
         let peers = peer.node().peers().into_iter();
         let readers = peers.filter(|of| of.state == PeerState::Connected && of.role.reads());
         let readers: Vec<PeerId> = readers.map(|of| of.id).collect();
-        // Each in its turn: nobody alone says what goes.
-        self.turn = self.turn.wrapping_add(1);
+        // Each in its turn: where there are two nobody alone says what goes.
+        if self.broke_off.is_none() {
+            self.turn = self.turn.wrapping_add(1);
+        }
         let Some(of) = readers.get(self.turn % readers.len().max(1)).copied() else {
             return Ok(None);
         };
         let base_line = peer.node().chain().base_line();
-        let wait_ms = peer.room().history_ms().max(millis(UNNAMED_MIN));
-        let now_ms = peer.clock().wall_ms();
-        let found = peer.replica().collect_by(of, now_ms, wait_ms).await;
-        let found = found.map_err(|error| Failed::new(error.to_string()))?;
-        let Some(found) = found else {
-            return Err(Failed::new("who sees what names chunks does not say so"));
+        let terms = Terms {
+            now_ms: peer.clock().wall_ms(),
+            wait_ms: peer.room().history_ms().max(millis(UNNAMED_MIN)),
+            base_line,
         };
+        let replica = peer.replica();
+        let found = &mut self.found;
+        let broke_off = replica.collect_by(of, &terms, self.broke_off, found).await;
+        self.broke_off = broke_off.map_err(|error| Failed::new(error.to_string()))?;
+        if self.broke_off.is_some() {
+            return Err(Failed::new(
+                "a member that is asked what names chunks is busy",
+            ));
+        }
+        let found = std::mem::take(&mut self.found);
         self.left = (found, base_line);
         Ok(Some(found))
     }
@@ -234,30 +267,47 @@ impl Collect {
         let has_moved = left.is_blocked && node.chain().base_line() != *base_line;
         is_time || has_moved && ago >= MOVED_PAUSE || ago >= LOOK_PAUSE
     }
+
+    /// Does what is due; returns what a collection found, if there was one.
+    async fn work(&mut self) -> Result<Option<Collected>, Failed> {
+        let peer = Arc::clone(&self.peer);
+        let collections = peer.collections();
+        let is_free = peer.clock().monotonic() >= self.pause_until;
+        let take = |flag: &AtomicBool, may: bool| may && flag.swap(false, Ordering::Relaxed);
+        let is_asked = take(&collections.is_asked, true) | take(&collections.is_told, is_free);
+        let Some(member) = peer.member_parts() else {
+            return self.collect_by(is_asked).await;
+        };
+        self.hold_on(member).await?;
+        if take(&collections.is_wanted, is_free) {
+            self.look(member).await?;
+        }
+        self.collect(member, is_asked).await
+    }
 }
 
 impl Worker for Collect {
     fn job(&self) -> Job {
         let job = Job::new("collect", "gives up chunks that nothing names any more");
-        job.again(Duration::from_secs(5), Duration::from_secs(300))
+        job.again(Duration::from_secs(2), Duration::from_secs(60))
     }
 
     async fn step(&mut self) -> Result<Step, Failed> {
-        let collections = Arc::clone(self.peer.collections());
-        let ended = self.ended.unwrap_or_default();
-        let now = self.peer.clock().monotonic();
-        let is_early = now.saturating_sub(ended) < ASKED_PAUSE;
-        let is_asked = collections.is_asked() && !(is_early && self.ended.is_some());
-        if is_asked {
-            collections.is_asked.store(false, Ordering::Relaxed);
-        }
-        let found = self.collect(is_asked).await;
+        let clock = self.peer.clock();
+        let began = clock.monotonic();
+        let found = self.work().await;
+        let now = clock.monotonic();
+        let took = now.saturating_sub(began);
+        self.pause_until = self
+            .pause_until
+            .max(now + took.saturating_mul(PAUSE_FACTOR));
         match &found {
             Ok(None) => return Ok(Step::Idle(NEXT_TICK)),
-            Ok(Some(found)) => collections.note(Ok(*found)),
-            Err(error) => collections.note(Err(error.why().to_owned())),
+            Ok(Some(found)) => self.peer.collections().note(Ok(*found)),
+            Err(error) => self.peer.collections().note(Err(error.why().to_owned())),
         }
-        self.ended = Some(self.peer.clock().monotonic());
+        self.ended = Some(now);
+        self.pause_until = self.pause_until.max(now + TOLD_PAUSE);
         let found = found?.unwrap_or_default();
         if found.count + found.waiting > 0 {
             self.peer.tell_to_collect(false).await;
@@ -266,12 +316,7 @@ impl Worker for Collect {
     }
 
     async fn wait(&mut self) {
-        let asked = &self.peer.collections().asked;
-        // Whether it was asked for is looked at next.
-        let _ = timeout(TICK_INTERVAL, asked.notified()).await;
-        if self.peer.collections().is_asked() {
-            sleep(TICK_INTERVAL).await;
-        }
+        let _ = timeout(TICK_INTERVAL, self.peer.collections().wake.notified()).await;
     }
 }
 

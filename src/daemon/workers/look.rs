@@ -34,7 +34,10 @@ impl Worker for Look {
         peer.look_around();
         peer.node().set_free_bytes(peer.room().offered_bytes());
         if let Some(member) = peer.member_parts() {
-            peer.node().set_needs(member.volume.needs());
+            // Until another chain is folded, what is needed is told by numbers of the one that was left.
+            let is_folded = member.volume.record().era == peer.node().chain().tip().era;
+            let needs = is_folded.then(|| member.volume.needs());
+            peer.node().set_needs(needs.unwrap_or(0));
         }
         Ok(Step::Idle(NEXT_TICK))
     }

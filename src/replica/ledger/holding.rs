@@ -121,6 +121,17 @@ pub(super) fn decode(row: &[u8]) -> Option<Holding> {
     codec::decode(row, ROW_MAX_BYTES).ok()
 }
 
+/// Returns the row of a chunk of which nobody is believed to hold it; `None` where nobody was.
+pub(in crate::replica) fn doubted(row: &[u8]) -> Option<Vec<u8>> {
+    let mut holding = decode(row).filter(|holding| !holding.confirmed.is_empty())?;
+    holding.confirmed.clear();
+    if holding.kind == Kind::Cached {
+        // It may have been made here, and be nowhere else.
+        holding.kind = Kind::Kept;
+    }
+    Some(codec::encode(&holding))
+}
+
 pub(super) fn insert(sorted: &mut Vec<PeerId>, peer: PeerId) {
     if let Err(index) = sorted.binary_search(&peer) {
         sorted.insert(index, peer);

@@ -95,7 +95,7 @@ fn author(ledger: &Ledger, ids: impl Iterator<Item = ChunkId>) {
 
 fn confirm(ledger: &Ledger, peer: PeerId, ids: &[ChunkId]) {
     let wanted = &|| usize::from(PEERS);
-    ledger.confirm(peer, ids, wanted).unwrap();
+    ledger.confirm(peer, ids, u64::MAX, wanted).unwrap();
 }
 
 /// Goes through a queue as the push does, `count` ids at a time, and confirms what `takes` takes.

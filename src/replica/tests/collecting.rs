@@ -1,7 +1,7 @@
 //! Collection beside members that put the same contents again and again: a model of ops, records and base
 //! line around replicas that are the real ones.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::net::Swarm;
@@ -38,8 +38,8 @@ enum Kind {
 struct Member {
     ops: BTreeSet<OpNo>,
     record: u64,
-    /// Contents that it has put, and that no op of its names yet, and what it had folded then.
-    unwritten: BTreeMap<usize, u64>,
+    /// Contents that it has put, and that no op of its names yet.
+    unwritten: BTreeSet<usize>,
 }
 
 /// A record: what it names, and its base line.
@@ -56,6 +56,8 @@ struct Model {
     /// Record 0 names nothing.
     records: Vec<Record>,
     members: Vec<Member>,
+    /// Who is cut off.
+    cut: Option<usize>,
 }
 
 impl Model {
@@ -68,7 +70,7 @@ impl Model {
         };
         swarm.add_many(PEERS, config);
         let content = |n: u8| vec![n; 2_000 + usize::from(n)];
-        let contents = (0..3).map(content).map(|bytes| (chunk_id(&bytes), bytes));
+        let contents = (0..8).map(content).map(|bytes| (chunk_id(&bytes), bytes));
         Self {
             contents: contents.collect(),
             swarm,
@@ -79,6 +81,7 @@ impl Model {
                 base_line: 0,
             }],
             members: (0..PEERS).map(|_| Member::default()).collect(),
+            cut: None,
         }
     }
 
@@ -134,14 +137,12 @@ impl Model {
         let content = self.any(self.contents.len());
         let (id, bytes) = &self.contents[content];
         self.swarm.at(by).put(*id, bytes).unwrap();
-        let member = &mut self.members[by];
-        let record = member.record;
-        member.unwritten.entry(content).or_insert(record);
+        self.members[by].unwritten.insert(content);
     }
 
     /// An op names what was put.
     fn write(&mut self, by: usize) {
-        if let Some((content, _)) = self.members[by].unwritten.pop_first() {
+        if let Some(content) = self.members[by].unwritten.pop_first() {
             self.issue(by, Kind::Names(content));
         }
     }
@@ -189,22 +190,26 @@ impl Model {
         }
     }
 
+    async fn hold_on(&self, by: usize) {
+        let unwritten = self.members[by].unwritten.iter();
+        let ids: Vec<ChunkId> = unwritten.map(|content| self.contents[*content].0).collect();
+        self.swarm.at(by).hold_on(&ids).await.unwrap();
+    }
+
     /// The first member makes a record of what it knows and no record names.
-    fn make_record(&mut self) {
+    async fn make_record(&mut self) {
         let number = self.records.len() as u64;
         let known = self.members[0].ops.iter().copied();
         let new = known.filter(|no| self.ops[*no].named_by.is_none() && self.ops[*no].is_sealed);
         let names: BTreeSet<OpNo> = new.collect();
-        // What is being written holds the base line back as what was issued does: it stands still for a
-        // minute, and no write takes as long.
         let issued = self.ops.iter().filter(|op| op.named_by.is_none());
         let needs = issued.map(|op| op.behind);
         let needs = needs.chain(self.members.iter().map(|member| member.record));
-        let unwritten = self
-            .members
-            .iter()
-            .flat_map(|member| member.unwritten.values());
-        let needs = needs.chain(unwritten.copied()).min().unwrap_or(0);
+        let needs = needs.min().unwrap_or(0);
+        // Before the base line passes a record all who are there have asked again for what they alone name.
+        for by in 0..PEERS {
+            self.hold_on(by).await;
+        }
         let last = self.records.last().map_or(0, |last| last.base_line);
         for no in &names {
             self.ops[*no].named_by = Some(number);
@@ -235,7 +240,7 @@ impl Model {
         };
         for (number, (id, _)) in self.contents.iter().enumerate() {
             let (standing, looked_back) = self.names(by, number);
-            if !standing.is_empty() || self.members[by].unwritten.contains_key(&number) {
+            if !standing.is_empty() || self.members[by].unwritten.contains(&number) {
                 named.files.insert(id);
             }
             if looked_back {
@@ -275,21 +280,26 @@ impl Model {
     async fn run(&mut self) {
         for step in 0..400 {
             let by = self.any(PEERS);
-            match self.any(24) {
-                0 | 1 => self.put(by),
-                2 | 3 => self.write(by),
-                4 => self.remove(by),
-                5..=7 => self.seal(by),
-                8..=10 => self.deliver(by),
-                11 => self.make_record(),
-                12..=14 => self.fold(by),
-                15..=17 => self.collect(by, 0),
-                18 => {
+            match self.any(32) {
+                0..=2 => self.put(by),
+                3..=5 => self.write(by),
+                6..=9 => self.remove(by),
+                10 | 11 => self.seal(by),
+                12..=15 if self.cut != Some(by) => self.deliver(by),
+                16 | 17 => self.make_record().await,
+                18..=22 if self.cut != Some(by) => self.fold(by),
+                23..=26 => self.collect(by, 0),
+                27 if by > 0 => {
                     let others: Vec<usize> = (0..PEERS).filter(|other| *other != by).collect();
+                    self.swarm.heal();
                     self.swarm.cut(&[by], &others);
+                    self.cut = Some(by);
                 }
-                19 => self.swarm.heal(),
-                20 => self.swarm.set_loss(self.swarm.rng.below(30)),
+                28 => {
+                    self.swarm.heal();
+                    self.cut = None;
+                }
+                29 => self.swarm.set_loss(self.swarm.rng.below(30)),
                 _ => sleep(Duration::from_millis(self.swarm.rng.below(200))).await,
             }
             self.check(&format!("step {step}"));
@@ -316,7 +326,7 @@ impl Model {
                     self.fold(by);
                 });
             }
-            self.make_record();
+            self.make_record().await;
         }
         self.swarm.sync().await;
         self.check("at rest");

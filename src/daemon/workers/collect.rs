@@ -30,6 +30,9 @@ const NAMED_AGE_MAX: Duration = Duration::from_secs(20);
 const TOLD_PAUSE: Duration = Duration::from_secs(5);
 const PAUSE_FACTOR: u32 = 9;
 
+/// Pause before a member is asked again that has to find out first what names chunks.
+const BUSY_PAUSE: Duration = Duration::from_secs(2);
+
 /// How often holders are asked again for what this machine alone may name: the base line stands for a minute
 /// before it passes a record.
 const HOLD_ON_PAUSE: Duration = Duration::from_secs(10);
@@ -140,13 +143,16 @@ pub(super) struct Collect {
     peer: Arc<Peer>,
     /// When the last collection, or look for others, ended; none before the first.
     ended: Option<Duration>,
-    /// Before that time others have neither done for them.
+    /// Before these times others have no collection, and no look, done for them.
     pause_until: Duration,
+    look_pause_until: Duration,
     /// When holders were asked last for what this machine alone may name.
     held_on: Duration,
     /// Whom a peer asked last that cannot see what names chunks, and where it broke off.
     turn: usize,
     broke_off: Option<ChunkId>,
+    /// When a member is asked again that was busy.
+    next_try: Duration,
     /// What that one found so far, and what the last one left, with the base line by then.
     found: Collected,
     left: (Collected, u64),
@@ -158,9 +164,11 @@ impl Collect {
             peer: Arc::clone(peer),
             ended: None,
             pause_until: Duration::ZERO,
+            look_pause_until: Duration::ZERO,
             held_on: Duration::ZERO,
             turn: 0,
             broke_off: None,
+            next_try: Duration::ZERO,
             found: Collected::default(),
             left: (Collected::default(), 0),
         }
@@ -201,6 +209,9 @@ impl Collect {
             named => named?,
         };
         *self.peer.collections().known.lock() = Some((began, Arc::new(named)));
+        let now = self.peer.clock().monotonic();
+        let took = now.saturating_sub(began);
+        self.look_pause_until = now + took.saturating_mul(PAUSE_FACTOR);
         Ok(())
     }
 
@@ -221,7 +232,8 @@ impl Collect {
     /// Collects where only others see what names chunks: by what one of them says.
     async fn collect_by(&mut self, is_asked: bool) -> Result<Option<Collected>, Failed> {
         let peer = Arc::clone(&self.peer);
-        if !(is_asked || self.broke_off.is_some() || self.is_due()) {
+        let is_time = peer.clock().monotonic() >= self.next_try;
+        if !(is_asked || self.broke_off.is_some() && is_time || self.is_due()) {
             return Ok(None);
         }
         let peers = peer.node().peers().into_iter();
@@ -245,11 +257,17 @@ impl Collect {
         let broke_off = replica.collect_by(of, &terms, self.broke_off, found).await;
         self.broke_off = broke_off.map_err(|error| Failed::new(error.to_string()))?;
         if self.broke_off.is_some() {
-            return Err(Failed::new(
-                "a member that is asked what names chunks is busy",
-            ));
+            // It finds out, and says so a moment later.
+            self.next_try = peer.clock().monotonic() + BUSY_PAUSE;
+            return Ok(None);
         }
         let found = std::mem::take(&mut self.found);
+        if found.count > 0 {
+            let of_pool = Arc::clone(replica);
+            let given = peer.asking_pool().call(move || of_pool.give_back()).await;
+            let given = given.ok_or(DaemonError::WorkerFailed)?;
+            given.map_err(|error| Failed::new(error.to_string()))?;
+        }
         self.left = (found, base_line);
         Ok(Some(found))
     }
@@ -272,14 +290,15 @@ impl Collect {
     async fn work(&mut self) -> Result<Option<Collected>, Failed> {
         let peer = Arc::clone(&self.peer);
         let collections = peer.collections();
-        let is_free = peer.clock().monotonic() >= self.pause_until;
+        let now = peer.clock().monotonic();
+        let (is_free, may_look) = (now >= self.pause_until, now >= self.look_pause_until);
         let take = |flag: &AtomicBool, may: bool| may && flag.swap(false, Ordering::Relaxed);
         let is_asked = take(&collections.is_asked, true) | take(&collections.is_told, is_free);
         let Some(member) = peer.member_parts() else {
             return self.collect_by(is_asked).await;
         };
         self.hold_on(member).await?;
-        if take(&collections.is_wanted, is_free) {
+        if take(&collections.is_wanted, may_look) {
             self.look(member).await?;
         }
         self.collect(member, is_asked).await

@@ -168,7 +168,8 @@ pub struct Node {
     capacity_bytes: AtomicU64,
     free_bytes: AtomicU64,
     /// The least record that the fold of an op of this peer may look back to.
-    needs: AtomicU64,
+    /// The era of the chain by which it counts, and the least record that own ops may look back to.
+    needs: Mutex<(u64, u64)>,
     /// What follows from this peer's rows.
     settled: Mutex<Option<Settled>>,
     /// Devices whose segments are being pulled from some peer, and since when.
@@ -323,7 +324,7 @@ impl Node {
             post: Mutex::default(),
             locks: locks::Words::default(),
             heard_chain: AtomicBool::new(false),
-            needs: AtomicU64::new(0),
+            needs: Mutex::default(),
             settled: Mutex::default(),
         });
         node.fill_table()?;
@@ -518,8 +519,8 @@ impl Node {
 
     /// Says what the least record is that the fold of an op of this peer may look back to, of those that
     /// no record names yet and of all to come.
-    pub fn set_needs(&self, needs: u64) {
-        self.needs.store(needs, Ordering::Relaxed);
+    pub fn set_needs(&self, era: u64, needs: u64) {
+        *self.needs.lock() = (era, needs);
     }
 
     /// Says what follows from the rows of this peer, where nothing of them is tentative.

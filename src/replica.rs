@@ -212,8 +212,6 @@ pub struct Replica {
     crossing: crossing::Crossing,
     /// Until when a peer that said it is full is not chosen as a stand-in.
     full: Mutex<BTreeMap<PeerId, Duration>>,
-    /// Chunks that this machine names and that are not here, and at which record their holders were asked.
-    elsewhere: Mutex<BTreeMap<ChunkId, Option<u64>>>,
     /// Tells what names chunks; unset where that cannot be seen.
     names: OnceLock<Arc<dyn Names>>,
 }
@@ -257,7 +255,6 @@ impl Replica {
             speeds: Mutex::new(BTreeMap::new()),
             crossing: crossing::Crossing::default(),
             full: Mutex::new(BTreeMap::new()),
-            elsewhere: Mutex::default(),
             names: OnceLock::new(),
         });
         replica.resume_recheck()?;

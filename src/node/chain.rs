@@ -340,6 +340,13 @@ impl Node {
         }
     }
 
+    /// Returns the least record that own ops may look back to, in a chain of this era: any, until what is folded
+    /// is of it.
+    pub(super) fn needs_in(&self, era: u64) -> u64 {
+        let (of, needs) = *self.needs.lock();
+        if of == era { needs } else { 0 }
+    }
+
     /// Returns the least record that a member which writes may look back to, as it said last. One that is
     /// away holds it for as long as it is a member.
     fn least_needed(&self) -> u64 {
@@ -349,7 +356,7 @@ impl Node {
         let writers = roster.members().filter(|member| member.role.writes());
         let needs = writers.map(|member| match table.peers.get(&member.id) {
             Some(peer) => peer.needs_in(era),
-            None if member.id == self.id => self.needs.load(Ordering::Relaxed),
+            None if member.id == self.id => self.needs_in(era),
             None => 0,
         });
         needs.min().unwrap_or(0)
@@ -362,7 +369,7 @@ impl Node {
         let needed = here.filter_map(|member| {
             let needs = match table.peers.get(&member.id) {
                 Some(peer) => peer.session.as_ref().map(|_| peer.needs_in(era)),
-                None => (member.id == self.id).then(|| self.needs.load(Ordering::Relaxed)),
+                None => (member.id == self.id).then(|| self.needs_in(era)),
             };
             Some((DeviceId::from(member.id), needs?))
         });

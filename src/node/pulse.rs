@@ -94,14 +94,15 @@ impl Worker for Pulse {
 impl Node {
     /// Returns what this peer knows.
     pub(super) fn sync_state(&self) -> SyncState {
+        let record = self.chain.offered();
         SyncState {
             clock_ms: self.clock.wall_ms(),
             roster_digest: self.roster().digest(),
             free_bytes: self.free_bytes.load(Ordering::Relaxed),
             vector: self.counting(self.log.offered()),
             refuses: None,
-            record: self.chain.offered(),
-            needs: self.needs.load(Ordering::Relaxed),
+            record,
+            needs: self.needs_in(record.era),
             voter: self.chain.own_voter().incarnation,
             settled: *self.settled.lock(),
             alike: Vec::new(),

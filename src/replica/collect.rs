@@ -15,7 +15,7 @@
 //!
 //! A peer without keys asks a member that reads which of its chunks are named.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -142,14 +142,6 @@ impl Replica {
     pub fn renew(&self, ids: &[ChunkId], record: u64) -> Result<(), ReplicaError> {
         let asked = self.newest_record();
         let plan = |id: &ChunkId| self.view().plan(id);
-        let mut elsewhere = self.elsewhere.lock();
-        for id in ids {
-            // Its holders are asked by who sees to what is only elsewhere.
-            if self.ledger.holding(id)?.is_none() {
-                elsewhere.insert(*id, None);
-            }
-        }
-        drop(elsewhere);
         if self.ledger.renew(ids, record, asked, &plan)? {
             self.changed();
         }
@@ -157,13 +149,15 @@ impl Replica {
     }
 
     /// Gives up what may go of what is here from a chunk on, by what a member that reads says: for a peer that
-    /// cannot see what names chunks. Returns where to go on where `of` did not answer to the end.
+    /// cannot see what names chunks. Returns where to go on where `of` did not answer to the end. `lost` has
+    /// since when nothing names chunks that the disk lost.
     pub async fn collect_by(
         self: &Arc<Self>,
         of: PeerId,
         terms: &Terms,
         from: Option<ChunkId>,
         collected: &mut Collected,
+        lost: &mut BTreeMap<ChunkId, u64>,
     ) -> Result<Option<ChunkId>, ReplicaError> {
         let Some(peers) = self.peers.clone() else {
             return Ok(None);
@@ -188,56 +182,40 @@ impl Replica {
             self.ledger.collect(&ids, &terms, collected)?;
             next = after;
         }
-        // What the disk lost and nothing names is not looked for any more.
+        // What the disk lost and nothing names for as long is not looked for any more.
+        let mut unnamed = BTreeMap::new();
         for ids in self.ledger.missing().chunks(COLLECT_SLICE) {
             if let Some((_, named)) = ask_which(&peers, of, ids).await {
-                let unnamed = ids.iter().zip(named).filter(|(_, is_named)| !is_named);
-                let unnamed: Vec<ChunkId> = unnamed.map(|(id, _)| *id).collect();
-                self.give_up_missing(&unnamed)?;
+                let ids = ids.iter().zip(named).filter(|(_, is_named)| !is_named);
+                unnamed.extend(ids.map(|(id, _)| {
+                    let since = lost.get(id).copied().unwrap_or(terms.now_ms);
+                    (*id, since)
+                }));
             }
         }
+        let is_over = |since: &u64| since.saturating_add(terms.wait_ms) <= terms.now_ms;
+        let over: Vec<ChunkId> = unnamed
+            .iter()
+            .filter(|(_, since)| is_over(since))
+            .map(|(id, _)| *id)
+            .collect();
+        self.give_up_missing(&over)?;
+        *lost = unnamed;
         Ok(None)
     }
 
-    /// Has holders go on holding chunks that this machine alone may name, whatever all have folded. They are
-    /// asked again whenever there are new records, as the base line passes what they were asked at.
-    pub async fn hold_on(self: &Arc<Self>, ids: &[ChunkId]) -> Result<(), ReplicaError> {
-        let newest = self.newest_record();
-        let plan = |id: &ChunkId| self.view().plan(id);
-        if self.ledger.renew(ids, newest, newest, &plan)? {
-            self.changed();
-        }
-        let Some(peers) = self.peers.clone() else {
-            return Ok(());
-        };
-        let mut due: BTreeMap<PeerId, Vec<ChunkId>> = BTreeMap::new();
-        {
-            let mut elsewhere = self.elsewhere.lock();
-            let before = std::mem::take(&mut *elsewhere);
-            let new = before.iter().filter(|(_, asked)| asked.is_none());
-            let new: Vec<ChunkId> = new.map(|(id, _)| *id).collect();
-            for id in ids.iter().chain(&new) {
-                if self.ledger.holding(id)?.is_some() {
-                    continue;
-                }
-                let asked = before.get(id).copied().flatten();
-                let is_known = asked.is_some_and(|asked| asked >= newest);
-                let is_again = elsewhere.insert(*id, Some(newest)).is_some();
-                if !is_known && !is_again {
-                    for target in plan(id).targets {
-                        due.entry(target).or_default().push(*id);
-                    }
-                }
+    /// Keeps those of some chunks that are here from being evicted, until others are named so: this machine
+    /// alone may name them, whatever all have folded, and the holders give up what nobody else names. Returns
+    /// those that are not here.
+    pub fn pin(&self, ids: HashSet<ChunkId>) -> Result<Vec<ChunkId>, ReplicaError> {
+        let mut elsewhere = Vec::new();
+        for id in &ids {
+            if self.ledger.holding(id)?.is_none() {
+                elsewhere.push(*id);
             }
         }
-        for (peer, ids) in due.into_iter().filter(|(peer, _)| *peer != peers.me()) {
-            for ids in ids.chunks(super::limits::HOLD_BATCH) {
-                // Who misses this is asked again with the next record.
-                let ask = Ask::Hold(ids.to_vec(), newest);
-                let _ = peers.ask(peer, ask, super::limits::HOLD_TIMEOUT).await;
-            }
-        }
-        Ok(())
+        self.ledger.pin(ids);
+        Ok(elsewhere)
     }
 
     /// Tells a peer that there is something to collect.

@@ -187,12 +187,9 @@ impl Ledger {
         plan_of: &dyn Fn(&ChunkId) -> Plan,
     ) -> Result<bool, ReplicaError> {
         let mut edit = self.edit();
-        for (index, id) in ids.iter().enumerate() {
-            let is_again = ids.iter().take(index).any(|other| other == id);
-            let Some(old) = self
-                .holding(id)?
-                .filter(|old| !is_again && old.is_stale(named))
-            else {
+        let once: HashSet<&ChunkId> = ids.iter().collect();
+        for id in once {
+            let Some(old) = self.holding(id)?.filter(|old| old.is_stale(named)) else {
                 continue;
             };
             let mut new = old.clone();
@@ -421,6 +418,11 @@ impl Ledger {
         self.state.lock().authored = notes.then(HashSet::new);
     }
 
+    /// Says which chunks are not evicted from now on.
+    pub(super) fn pin(&self, ids: HashSet<ChunkId>) {
+        self.state.lock().pinned = ids;
+    }
+
     /// Marks a cached chunk as just used.
     pub(super) fn touch(&self, id: &ChunkId) {
         self.state.lock().cached.promote(id);
@@ -429,14 +431,26 @@ impl Ledger {
     /// Evicts cached chunks, the least recently used first, until they are at most `max_bytes`.
     pub(super) fn evict(&self, max_bytes: u64) -> Result<u64, ReplicaError> {
         let mut evicted = 0;
+        let mut pinned = Vec::new();
         loop {
             let mut edit = self.edit();
-            if edit.state.counters.cached_bytes <= max_bytes {
-                return Ok(evicted);
-            }
-            let Some((id, _)) = edit.state.cached.pop_lru() else {
+            let next = match edit.state.counters.cached_bytes > max_bytes {
+                true => edit.state.cached.pop_lru(),
+                false => None,
+            };
+            let Some((id, len)) = next else {
+                for (id, len) in pinned {
+                    let row = self.holding(&id)?;
+                    if row.is_some_and(|row| row.kind == Kind::Cached) {
+                        edit.state.cached.put(id, len);
+                    }
+                }
                 return Ok(evicted);
             };
+            if edit.state.pinned.contains(&id) {
+                pinned.push((id, len));
+                continue;
+            }
             // The list and the rows agree; where they do not, the rows are right.
             let Some(old) = self.holding(&id)?.filter(|old| old.kind == Kind::Cached) else {
                 continue;

@@ -1,5 +1,6 @@
 //! Gives up chunks that nothing names any more, once they are worth looking for.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -33,9 +34,16 @@ const PAUSE_FACTOR: u32 = 9;
 /// Pause before a member is asked again that has to find out first what names chunks.
 const BUSY_PAUSE: Duration = Duration::from_secs(2);
 
-/// How often holders are asked again for what this machine alone may name: the base line stands for a minute
-/// before it passes a record.
-const HOLD_ON_PAUSE: Duration = Duration::from_secs(10);
+/// How often it is looked what this machine alone may name: the base line stands for a minute before it passes
+/// a record.
+const KEEP_OWN_PAUSE: Duration = Duration::from_secs(10);
+
+/// Chunks of that which are fetched each time, and how long one may take.
+const FETCHED_MAX: usize = 64;
+const FETCH_MAX: Duration = Duration::from_secs(5);
+
+/// How often a member is asked that is busy before another is.
+const TRIES_MAX: u32 = 15;
 
 /// How often a peer without keys asks what is named, where nobody says that there is something to collect,
 /// and where what waits may go as the base line has moved.
@@ -146,13 +154,17 @@ pub(super) struct Collect {
     /// Before these times others have no collection, and no look, done for them.
     pause_until: Duration,
     look_pause_until: Duration,
-    /// When holders were asked last for what this machine alone may name.
-    held_on: Duration,
+    /// When it was looked last what this machine alone may name, and what that was.
+    kept_own: Duration,
+    own: HashSet<ChunkId>,
     /// Whom a peer asked last that cannot see what names chunks, and where it broke off.
     turn: usize,
     broke_off: Option<ChunkId>,
-    /// When a member is asked again that was busy.
+    /// When a member is asked again that was busy, and how often it was.
     next_try: Duration,
+    tries: u32,
+    /// Since when nothing names chunks that the disk lost.
+    lost: BTreeMap<ChunkId, u64>,
     /// What that one found so far, and what the last one left, with the base line by then.
     found: Collected,
     left: (Collected, u64),
@@ -165,10 +177,13 @@ impl Collect {
             ended: None,
             pause_until: Duration::ZERO,
             look_pause_until: Duration::ZERO,
-            held_on: Duration::ZERO,
+            kept_own: Duration::ZERO,
+            own: HashSet::new(),
             turn: 0,
             broke_off: None,
             next_try: Duration::ZERO,
+            tries: 0,
+            lost: BTreeMap::new(),
             found: Collected::default(),
             left: (Collected::default(), 0),
         }
@@ -215,25 +230,43 @@ impl Collect {
         Ok(())
     }
 
-    /// Has holders go on holding what this machine alone may name.
-    async fn hold_on(&mut self, member: &Member) -> Result<(), Failed> {
+    /// Keeps here what this machine alone may name: others give it up.
+    async fn keep_own(&mut self, member: &Member) -> Result<(), Failed> {
         let now = self.peer.clock().monotonic();
-        if now.saturating_sub(self.held_on) < HOLD_ON_PAUSE {
+        if now.saturating_sub(self.kept_own) < KEEP_OWN_PAUSE {
             return Ok(());
         }
-        self.held_on = now;
-        let fs = Arc::clone(&member.fs);
-        let ids = self.peer.fold_pool().call(move || fs.named_here()).await;
-        let ids = ids.ok_or(DaemonError::WorkerFailed)??;
-        let held = self.peer.replica().hold_on(&ids).await;
-        held.map_err(|error| Failed::new(error.to_string()))
+        self.kept_own = now;
+        let (fs, replica) = (Arc::clone(&member.fs), Arc::clone(self.peer.replica()));
+        let before = std::mem::take(&mut self.own);
+        let keep = move || -> Result<_, DaemonError> {
+            let own: HashSet<ChunkId> = fs.named_here()?.into_iter().collect();
+            // What an op names by now was told to its holders a second later.
+            let elsewhere = replica.pin(own.union(&before).copied().collect());
+            Ok((own, elsewhere))
+        };
+        let kept = self.peer.fold_pool().call(keep).await;
+        let (own, elsewhere) = kept.ok_or(DaemonError::WorkerFailed)??;
+        self.own = own;
+        let elsewhere = elsewhere.map_err(|error| Failed::new(error.to_string()))?;
+        // Others still have it: the base line has not passed the removal yet, or only just.
+        for id in elsewhere.into_iter().take(FETCHED_MAX) {
+            let fetched = self.peer.replica().fetch(id, FETCH_MAX).await;
+            if let Err(error) = fetched {
+                tracing::debug!(%id, %error, "a part of a file that others removed is not here");
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Collects where only others see what names chunks: by what one of them says.
     async fn collect_by(&mut self, is_asked: bool) -> Result<Option<Collected>, Failed> {
         let peer = Arc::clone(&self.peer);
-        let is_time = peer.clock().monotonic() >= self.next_try;
-        if !(is_asked || self.broke_off.is_some() && is_time || self.is_due()) {
+        let now = peer.clock().monotonic();
+        let goes_on = self.broke_off.is_some() && now >= self.next_try;
+        let is_due = now >= self.pause_until && self.is_due();
+        if !(is_asked || goes_on || is_due) {
             return Ok(None);
         }
         let peers = peer.node().peers().into_iter();
@@ -244,6 +277,8 @@ impl Collect {
             self.turn = self.turn.wrapping_add(1);
         }
         let Some(of) = readers.get(self.turn % readers.len().max(1)).copied() else {
+            let told = &peer.collections().is_told;
+            told.fetch_or(is_asked, Ordering::Relaxed);
             return Ok(None);
         };
         let base_line = peer.node().chain().base_line();
@@ -254,13 +289,23 @@ impl Collect {
         };
         let replica = peer.replica();
         let found = &mut self.found;
-        let broke_off = replica.collect_by(of, &terms, self.broke_off, found).await;
+        let broke_off = replica
+            .collect_by(of, &terms, self.broke_off, found, &mut self.lost)
+            .await;
         self.broke_off = broke_off.map_err(|error| Failed::new(error.to_string()))?;
         if self.broke_off.is_some() {
             // It finds out, and says so a moment later.
             self.next_try = peer.clock().monotonic() + BUSY_PAUSE;
+            self.tries += 1;
+            if self.tries >= TRIES_MAX {
+                // From the beginning, by what the next one says.
+                (self.tries, self.broke_off) = (0, Some(ChunkId([0; 32])));
+                self.found = Collected::default();
+                self.turn = self.turn.wrapping_add(1);
+            }
             return Ok(None);
         }
+        self.tries = 0;
         let found = std::mem::take(&mut self.found);
         if found.count > 0 {
             let of_pool = Arc::clone(replica);
@@ -297,7 +342,12 @@ impl Collect {
         let Some(member) = peer.member_parts() else {
             return self.collect_by(is_asked).await;
         };
-        self.hold_on(member).await?;
+        if let Err(error) = self.keep_own(member).await {
+            tracing::warn!(
+                error = error.why(),
+                "what only this machine names may be evicted"
+            );
+        }
         if take(&collections.is_wanted, may_look) {
             self.look(member).await?;
         }
@@ -326,9 +376,10 @@ impl Worker for Collect {
             Err(error) => self.peer.collections().note(Err(error.why().to_owned())),
         }
         self.ended = Some(now);
-        self.pause_until = self.pause_until.max(now + TOLD_PAUSE);
+        let pause = took.saturating_mul(PAUSE_FACTOR).max(TOLD_PAUSE);
+        self.pause_until = self.pause_until.max(now + pause);
         let found = found?.unwrap_or_default();
-        if found.count + found.waiting > 0 {
+        if found.count + found.waiting > 0 && self.peer.member_parts().is_some() {
             self.peer.tell_to_collect(false).await;
         }
         Ok(Step::Idle(NEXT_TICK))

@@ -34,10 +34,12 @@ impl Worker for Look {
         peer.look_around();
         peer.node().set_free_bytes(peer.room().offered_bytes());
         if let Some(member) = peer.member_parts() {
-            // Until another chain is folded, what is needed is told by numbers of the one that was left.
-            let is_folded = member.volume.record().era == peer.node().chain().tip().era;
-            let needs = is_folded.then(|| member.volume.needs());
-            peer.node().set_needs(needs.unwrap_or(0));
+            // The era first: where another chain is folded in between the number is one of that.
+            let era = member.volume.record().era;
+            let needs = member.volume.needs();
+            if member.volume.record().era == era {
+                peer.node().set_needs(era, needs);
+            }
         }
         Ok(Step::Idle(NEXT_TICK))
     }

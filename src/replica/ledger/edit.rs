@@ -59,6 +59,8 @@ pub(super) struct State {
     pub(super) cached: LruCache<ChunkId, u32>,
     /// Chunks that were made here since a collection began; `None` while there is none.
     pub(super) authored: Option<HashSet<ChunkId>>,
+    /// Chunks that are not evicted.
+    pub(super) pinned: HashSet<ChunkId>,
     /// What is due next to each peer.
     pub(super) windows: Windows,
     /// What this peer has to hold or to send and has lost, and whether nobody was found who has it.
@@ -146,6 +148,7 @@ impl State {
             counters: Counters::default(),
             cached: LruCache::unbounded(),
             authored: None,
+            pinned: HashSet::new(),
             windows: Windows::new(window_max),
             missing: BTreeMap::new(),
         }

@@ -414,6 +414,24 @@ fn a_collection_drops_nothing_that_was_made_since_it_began() {
 }
 
 #[test]
+fn what_is_pinned_is_not_evicted_until_it_is_no_more() {
+    let (ledger, _) = counted(64);
+    let ids = [chunk(2), chunk(3), chunk(4)];
+    for id in ids {
+        ledger.keep(id, b"sealed", None).unwrap();
+    }
+    ledger.pin([ids[0], ids[2], chunk(5)].into());
+    assert_eq!(ledger.evict(0).unwrap(), 1);
+    ledger.check();
+    assert_eq!(ids.map(|id| is_here(&ledger, id)), [true, false, true]);
+    ledger.pin([ids[2]].into());
+    assert_eq!(ledger.evict(0).unwrap(), 1);
+    ledger.pin([].into());
+    assert_eq!(ledger.evict(0).unwrap(), 1);
+    ledger.check();
+}
+
+#[test]
 fn what_nothing_names_goes_after_its_time_and_only_once_the_base_line_has_passed_who_asked() {
     let (ledger, _) = counted(64);
     let ids = [chunk(2), chunk(3), chunk(4), chunk(5)];

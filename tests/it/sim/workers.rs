@@ -10,13 +10,12 @@ use dfs_sim::Cluster;
 use super::simulate;
 
 /// What a storage peer does.
-const OF_ALL: [&str; 9] = [
-    "accept", "chain", "dial", "discover", "links", "locks", "look", "mend", "recheck",
+const OF_ALL: [&str; 10] = [
+    "accept", "chain", "collect", "dial", "discover", "links", "locks", "look", "mend", "recheck",
 ];
 
 /// What a member with the key does beside.
-const OF_MEMBERS: [&str; 9] = [
-    "collect",
+const OF_MEMBERS: [&str; 8] = [
     "fold",
     "lock-requests",
     "lost",

@@ -8,7 +8,7 @@ use fuser::{Errno, FileHandle, INodeNo, LockOwner, ReplyEmpty, ReplyLock, Reques
 use super::skin::Skin;
 use super::waiting::{Parked, Refusable};
 use crate::base::task;
-use crate::base::time::timeout;
+use crate::base::time::{sleep, timeout};
 use crate::fs::Fs;
 use crate::locks::{Answer, Ask, LockSpace, Outcome};
 use crate::wire::{LockHow, LockRange};
@@ -78,6 +78,9 @@ const LOCK_BYTES: usize = 48;
 const FLAGS_AT: usize = 40;
 const LK_FLOCK: u64 = 1;
 
+/// How long a release may take that was sent before.
+const RELEASE_TIME: Duration = Duration::from_millis(20);
+
 impl Refusable for ReplyLock {
     fn refuse(self, errno: Errno) {
         self.error(errno);
@@ -102,14 +105,31 @@ impl Skin {
         }
         let how = if waits { LockHow::Wait } else { LockHow::Try };
         let ask = asked.ask(how);
-        match self.fs.locks().ask(space, ino, ask) {
-            Answer::Now(outcome) => answer_set(reply, outcome),
-            Answer::Later { ticket, outcome } => {
+        let answer = self.fs.locks().ask(space, ino, ask);
+        // close(2) waits for no release, by which flock(2) locks go: who had it may have closed it already.
+        let may_go = space == LockSpace::Whole && !waits;
+        match answer {
+            Answer::Now(outcome) if !(may_go && matches!(outcome, Outcome::Refused { .. })) => {
+                answer_set(reply, outcome);
+            }
+            answer => {
                 let parked = self.waiting.park_for_signals(req.pid(), reply);
                 let fs = Arc::clone(&self.fs);
                 let _context = self.runtime.enter();
                 task::spawn(async move {
-                    let decided = decided(&fs, &parked, ticket, outcome).await;
+                    let answer = match answer {
+                        Answer::Now(_) => {
+                            sleep(RELEASE_TIME).await;
+                            fs.locks().ask(space, ino, ask)
+                        }
+                        answer => answer,
+                    };
+                    let decided = match answer {
+                        Answer::Now(outcome) => Some(outcome),
+                        Answer::Later { ticket, outcome } => {
+                            decided(&fs, &parked, ticket, outcome).await
+                        }
+                    };
                     let mut is_told = false;
                     parked.answer(|reply| {
                         is_told = true;

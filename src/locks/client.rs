@@ -109,6 +109,8 @@ pub struct Client {
     folded: BTreeMap<LogId, u64>,
     folding: bool,
     publishing: bool,
+    /// Something was given back since, by a machine that knows nobody to tell so.
+    publishes_again: bool,
     head: Option<(LogId, u64)>,
     next_ticket: u64,
     files: BTreeMap<LockKey, File>,
@@ -136,6 +138,7 @@ impl Client {
             folded: BTreeMap::new(),
             folding: false,
             publishing: false,
+            publishes_again: false,
             head: None,
             next_ticket: 0,
             files: BTreeMap::new(),
@@ -331,6 +334,14 @@ impl Client {
         self.out.push(Effect::Say { to, word });
     }
 
+    /// Says whether who grants locks has answered what is held of a file, and that it stands.
+    #[cfg(test)]
+    pub(super) fn is_confirmed(&self, key: LockKey) -> bool {
+        let file = self.files.get(&key);
+        let said = file.and_then(|file| file.said.as_ref());
+        said.is_some_and(|said| said.is_answered) && file.is_some_and(|file| !file.is_lost)
+    }
+
     pub(super) fn is_valid(&self, now: Duration) -> bool {
         now < self.valid_until
     }
@@ -349,6 +360,12 @@ impl Client {
 
     /// Begins anew with whoever grants locks: what is held is to be said to him.
     fn forget_manager(&mut self) {
+        // What was given back since it was told is handed over before another grants any of it.
+        let is_told =
+            |file: &File| !file.whole && file.handing.is_none() && file.remote == file.ranges();
+        if self.reach != Reach::Alone && !self.files.values().all(is_told) {
+            self.publish();
+        }
         self.manager = None;
         self.valid_until = Duration::ZERO;
         (self.base, self.base_told) = (0, 0);
@@ -523,6 +540,9 @@ impl Client {
     /// Says that all that was written before [`Effect::Publish`] is handed to the others, up to `head`.
     pub fn published(&mut self, now: Duration, head: Option<(LogId, u64)>) {
         self.publishing = false;
+        if std::mem::take(&mut self.publishes_again) {
+            self.publish();
+        }
         self.head = head;
         if let Some((log, end)) = head {
             let folded = self.folded.entry(log).or_default();
@@ -618,7 +638,12 @@ impl Client {
             return;
         }
         if !is_known {
+            // Nobody has to be asked for it; but who grants next finds what was written.
+            let is_given_back = file.remote != file.ranges();
             file.remote = file.ranges();
+            if is_given_back {
+                self.publish();
+            }
             return;
         }
         let ranges = file.ranges();
@@ -636,11 +661,10 @@ impl Client {
         }
         let wants = file.waiters.iter().filter(|waiter| waiter.is_wanted);
         let wants: Vec<LockWant> = wants.map(Waiter::want).take(LOCK_RANGES_MAX).collect();
-        let held = if file.whole {
-            ranges
-        } else {
-            file.remote.clone()
-        };
+        let held = bounded(match file.whole {
+            true => ranges,
+            false => file.remote.clone(),
+        });
         let is_due = file.said.as_ref().is_none_or(|said| {
             let pause = match said.is_answered {
                 true => ASK_AGAIN,
@@ -675,6 +699,15 @@ impl Client {
         }
         if has_handed {
             self.hand_over();
+        }
+    }
+
+    /// Has all that was written handed to the others, whatever locks it was written under.
+    fn publish(&mut self) {
+        self.publishes_again |= self.publishing;
+        if !self.publishing {
+            self.publishing = true;
+            self.out.push(Effect::Publish);
         }
     }
 
@@ -719,4 +752,18 @@ impl Client {
             .filter(|held| held.owner != ask.owner && conflict(held.range, ask.range));
         met.map(|held| held.owner).collect()
     }
+}
+
+/// Returns ranges that a word can tell: where there are too many, one over all of them.
+fn bounded(ranges: Vec<LockRange>) -> Vec<LockRange> {
+    if ranges.len() <= LOCK_RANGES_MAX {
+        return ranges;
+    }
+    let starts = ranges.iter().map(|range| range.start);
+    let ends = ranges.iter().map(|range| range.end);
+    vec![LockRange {
+        start: starts.min().unwrap_or(0),
+        end: ends.max().unwrap_or(u64::MAX),
+        exclusive: ranges.iter().any(|range| range.exclusive),
+    }]
 }

@@ -9,6 +9,10 @@ use crate::base::{DeviceId, LogId, Rng};
 use crate::wire::limits::{LOCK_HEADS_MAX, LOCK_RANGES_MAX};
 use crate::wire::{LockAnswer, LockHow, LockKey, LockRange, LockWant, LockWish, LockWord};
 
+/// How long machines have, from when they are answered, to say what they hold: they ask each [`RENEW`], and look
+/// at it twice a second.
+const CLAIM_TIME: Duration = Duration::from_secs(4);
+
 /// How long nobody else may have asked for a file that a machine is given the whole of.
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -129,6 +133,8 @@ pub struct Manager {
     voters: Vec<DeviceId>,
     /// Since when it wants to grant; `None` where another leads.
     since: Option<Duration>,
+    /// Since when a majority vouches, so that it answers machines.
+    heard_since: Option<Duration>,
     /// When it asked who vouched.
     vouched: BTreeMap<DeviceId, Duration>,
     next_vouch: Duration,
@@ -149,6 +155,7 @@ impl Manager {
             id: 0,
             voters: Vec::new(),
             since: None,
+            heard_since: None,
             vouched: BTreeMap::new(),
             next_vouch: Duration::ZERO,
             machines: BTreeMap::new(),
@@ -182,10 +189,14 @@ impl Manager {
         self.since.is_some() && now < self.until()
     }
 
-    /// Says whether it may grant locks.
+    /// Says whether it may grant locks: the leases of before are over, and all machines had the time to say
+    /// what they hold. They are answered from when it was vouched for, and not before.
     fn grants(&self, now: Duration) -> bool {
         let waited = |since: Duration| now >= since + TERM * 11 / 10;
-        self.is_vouched(now) && self.since.is_some_and(waited)
+        let is_said = |heard: Duration| now >= heard + CLAIM_TIME;
+        self.is_vouched(now)
+            && self.since.is_some_and(waited)
+            && self.heard_since.is_some_and(is_said)
     }
 
     /// Says that all machines have to say what they hold: this one was alone until now.
@@ -198,6 +209,7 @@ impl Manager {
     fn begin(&mut self, now: Duration) {
         self.id = self.rng.below(u64::MAX);
         self.since = Some(now);
+        self.heard_since = None;
         self.vouched.clear();
         self.machines.clear();
         self.files.clear();
@@ -220,6 +232,9 @@ impl Manager {
         if self.since.is_none() || self.voters != standing.voters || is_over {
             self.voters.clone_from(&standing.voters);
             self.begin(now);
+        }
+        if self.heard_since.is_none() && self.is_vouched(now) {
+            self.heard_since = Some(now);
         }
         if self.base == 0 {
             // What was given up to who granted before is in the logs of which somebody told by now.

@@ -342,6 +342,12 @@ impl World {
                 }
                 // What it wrote, and may not have said that it did, comes when it is heard again.
                 self.pasts.retain(|past| past.machine != at);
+                continue;
+            }
+            // Once it was answered what it said of a lock, that is as good as any.
+            let client = &self.machines[at].client;
+            for hold in self.holds.iter_mut().filter(|hold| hold.machine == at) {
+                hold.lapsed &= !client.is_confirmed(hold.ask.key);
             }
         }
         for (place, one) in self.holds.iter().enumerate() {

@@ -170,7 +170,7 @@ impl Node {
                     || table
                         .peers
                         .get(&id)
-                        .is_some_and(|peer| peer.session.is_some())
+                        .is_some_and(|peer| peer.up && peer.session.is_some())
             })
         };
         match voters.iter().filter(is_here).count() > voters.len() / 2 {

@@ -107,7 +107,9 @@ impl Locks {
 /// Hands all over that programs wrote; returns up to where the log goes that has it.
 async fn hand_over(peer: Arc<Peer>) -> Option<(LogId, u64)> {
     for _ in 0..HAND_OVER_MAX {
-        match peer.flush().await {
+        // One file that cannot be written, whichever it is, keeps back nothing of the others.
+        let written = peer.write_out().await;
+        match peer.publish().await.and(written) {
             Ok(()) => break,
             Err(error) => {
                 tracing::warn!(%error, "what was written under a lock is not handed over yet");

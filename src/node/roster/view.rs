@@ -256,8 +256,8 @@ impl<'a> Judge<'a> {
                 }
                 Claim::Recovery { .. } => self.recoveries.push(statement),
                 Claim::Set(Setting::HistoryMs(ms)) => {
-                    let newest = self.view.history.get_or_insert((statement.order(), *ms));
-                    *newest = (statement.order(), *ms).max(*newest);
+                    let said = Some((statement.order(), *ms));
+                    self.view.history = self.view.history.max(said);
                 }
                 Claim::Grant { peer, .. } => {
                     self.view

@@ -216,7 +216,7 @@ fn who_waits_for_a_lock_can_be_killed() {
             let holder = start(program, &[kind, path]);
             wait_until_it_waits(&holder, &["pause"]);
             let waiter = start(program, &[kind, path]);
-            wait_until_it_waits(&waiter, &["lock_inode", "setlk"]);
+            wait_until_it_waits(&waiter, &["request_wait_answer"]);
             kill_and_wait(waiter, &format!("the waiter for {kind}"));
             kill_and_wait(holder, &format!("the holder of {kind}"));
             // And what a killed one held is free.

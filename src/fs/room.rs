@@ -146,6 +146,14 @@ impl Fs {
         }
     }
 
+    /// Frees on the disk what a collection gave up, if anything: on a full one nothing is written that would
+    /// bring the next sync.
+    fn give_back_of(&self, collected: Option<Collected>) {
+        if collected.is_some_and(|collected| collected.count > 0) {
+            self.give_back();
+        }
+    }
+
     fn give_back(&self) {
         if let Err(error) = self.contents.give_back() {
             tracing::warn!(%error, "the room of what was given up is not free yet");
@@ -171,10 +179,7 @@ impl Fs {
             true => self.collect_now(false)?,
             false => None,
         };
-        if collected.is_some_and(|collected| collected.count > 0) {
-            // On a full disk nothing is written that would bring the next sync.
-            self.give_back();
-        }
+        self.give_back_of(collected);
         Ok(collected)
     }
 
@@ -246,7 +251,9 @@ impl Fs {
     /// others is being folded.
     pub fn collect(&self) -> Result<Option<Collected>> {
         let _one_at_a_time = self.room.making.lock();
-        self.collect_now(false)
+        let collected = self.collect_now(false)?;
+        self.give_back_of(collected);
+        Ok(collected)
     }
 
     /// Returns what names chunks here, unwritten changes too.

@@ -199,13 +199,6 @@ impl Manager {
             && self.heard_since.is_some_and(is_said)
     }
 
-    /// Says that all machines have to say what they hold: this one was alone until now.
-    pub fn begin_again(&mut self, now: Duration) {
-        if self.since.is_some() {
-            self.begin(now);
-        }
-    }
-
     fn begin(&mut self, now: Duration) {
         self.id = self.rng.below(u64::MAX);
         self.since = Some(now);

@@ -24,8 +24,8 @@ use super::peers::{Answer, Ask, Peers};
 use super::{Replica, ReplicaError};
 use crate::base::{ChunkId, ChunkSet, PeerId};
 
-/// How long it is known that nothing names a chunk before it goes, at least: an open file that others
-/// removed, and that is to be brought back, is told to its holders within that time.
+/// How long it is known that nothing names a chunk before it goes, at least: between two looks at what is named
+/// lies so much, and a file that is open while others remove it is fetched by then.
 pub const UNNAMED_MIN: Duration = Duration::from_secs(30);
 
 /// What names chunks, at one moment.

@@ -5,6 +5,7 @@
 //! Must never know: plaintext, names, sockets.
 
 pub mod chain;
+pub mod checkpoint;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;

@@ -88,6 +88,12 @@ pub type RowVisitor<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 /// What a scan of keys calls with each.
 pub type KeyVisitor<'a> = dyn FnMut(&[u8]) -> ControlFlow<()> + 'a;
 
+/// A row that was frozen: its table, key and value.
+pub type FrozenRow = (Table, Vec<u8>, Vec<u8>);
+
+/// The rows that [`Rows::freeze`] returns.
+pub type FrozenRows<'a> = Box<dyn Iterator<Item = Result<FrozenRow, StoreError>> + 'a>;
+
 /// An ordered set of tables with atomic batches.
 ///
 /// Reads see every batch committed before them. The order of commits is the order of recovery: of
@@ -125,6 +131,13 @@ pub trait Rows: Send + Sync + std::fmt::Debug {
         f: &mut KeyVisitor<'_>,
     ) -> Result<(), StoreError> {
         self.scan(table, start, end, &mut |key, _| f(key))
+    }
+
+    /// Returns the rows of the tables from one to another, by table and in key order, as they are now: they
+    /// stay so for as long as the caller takes, who holds off no commit. `None` where that cannot be told now,
+    /// as rows are on their way from one table to another, or by such rows at all.
+    fn freeze(&self, _: Table, _: Table) -> Result<Option<FrozenRows<'_>>, StoreError> {
+        Ok(None)
     }
 
     /// Applies all changes of a batch or none; visible at once, durable at the next sync.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::FrozenRow;
 use super::table::Table;
 
 /// Changes by stored key; a value of `None` removes the row.
@@ -100,6 +101,17 @@ pub(super) fn stored_range(table: Table, start: &[u8], end: Option<&[u8]>) -> (V
         None => vec![table.tag() + 1],
     };
     (stored_key(table, start), end)
+}
+
+/// Returns the range of the stored keys of all tables from one to another.
+pub(super) fn tables_range(first: Table, last: Table) -> (Vec<u8>, Vec<u8>) {
+    (vec![first.tag()], vec![last.tag() + 1])
+}
+
+/// Returns a row by its stored key; `None` for one of no table.
+pub(super) fn frozen_row(key: &[u8], value: Vec<u8>) -> Option<FrozenRow> {
+    let (tag, key) = key.split_first()?;
+    Some((Table::from_tag(*tag)?, key.to_vec(), value))
 }
 
 #[cfg(test)]

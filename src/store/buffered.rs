@@ -30,7 +30,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use self::logs::{Logs, keep_some, said};
 pub(super) use self::logs::{check_flushed, look};
 use self::merged::Merged;
-use super::batch::{Batch, stored_key, stored_range};
+use super::batch::{Batch, frozen_row, stored_key, stored_range, tables_range};
 use super::disk::{Disk, DiskFile};
 use super::error::is_full;
 use super::gate::Gate;
@@ -41,7 +41,7 @@ use super::memtable::Memtable;
 use super::space::{Reserve, SMALL_BYTES, Space};
 use super::tree::Tree;
 use super::wal::{self, LogFile, Replayed};
-use super::{KeyVisitor, RowVisitor, Rows, StoreError, Table};
+use super::{FrozenRows, KeyVisitor, RowVisitor, Rows, StoreError, Table};
 use crate::base::{panics, task};
 use crate::crypto::RowSealer;
 
@@ -803,6 +803,16 @@ impl Rows for BufferedRows {
     ) -> Result<(), StoreError> {
         let (start, end) = stored_range(table, start, end);
         self.shared.visit(&start, &end, Walk::Backwards, f)
+    }
+
+    fn freeze(&self, first: Table, last: Table) -> Result<Option<FrozenRows<'_>>, StoreError> {
+        let (start, end) = tables_range(first, last);
+        let mut rows = self.shared.merged(&start, &end, Walk::Forwards);
+        let next = move || rows.next().transpose();
+        Ok(Some(Box::new(std::iter::from_fn(next).filter_map(|row| {
+            row.map(|(key, value)| frozen_row(&key, value.into_vec()))
+                .transpose()
+        }))))
     }
 
     fn commit(&self, batch: Batch) -> Result<(), StoreError> {

@@ -14,7 +14,7 @@ use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::batch::stored_key;
-use super::{Batch, KeyVisitor, RowVisitor, Rows, StoreError, Table};
+use super::{Batch, FrozenRows, KeyVisitor, RowVisitor, Rows, StoreError, Table};
 use crate::base::marks::Marks;
 
 /// The row of the turn: no table has its tag.
@@ -431,6 +431,14 @@ impl Rows for LayeredRows {
             return self.walk((table, start, end), false, true, &mut |key, _| f(key));
         }
         self.inner.scan_keys(table, start, end, f)
+    }
+
+    fn freeze(&self, first: Table, last: Table) -> Result<Option<FrozenRows<'_>>, StoreError> {
+        let _order = self.order.read();
+        match self.is_turned() {
+            true => Ok(None),
+            false => self.inner.freeze(first, last),
+        }
     }
 
     fn commit(&self, mut batch: Batch) -> Result<(), StoreError> {

@@ -1,16 +1,16 @@
 //! The memory twins of rows and chunks, and a disk in memory that can crash, fill up and rot.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::{ControlFlow, Range};
+use std::ops::{Bound, ControlFlow, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::batch::{Batch, stored_key, stored_range};
+use super::batch::{Batch, frozen_row, stored_key, stored_range, tables_range};
 use super::{
-    BATCH_MAX_BYTES, ChunkPart, ChunkUsage, Chunks, KEY_MAX_BYTES, KeyVisitor, RowVisitor, Rows,
-    SEALED_MAX_BYTES, Store, StoreError, Table, VALUE_MAX_BYTES,
+    BATCH_MAX_BYTES, ChunkPart, ChunkUsage, Chunks, FrozenRows, KEY_MAX_BYTES, KeyVisitor,
+    RowVisitor, Rows, SEALED_MAX_BYTES, Store, StoreError, Table, VALUE_MAX_BYTES,
 };
 use crate::base::{ChunkId, Rng};
 use crate::crypto::chunk_head;
@@ -374,6 +374,22 @@ impl Rows for MemoryRows {
             self.0.lock().scanned.all += keys;
         }
         Ok(())
+    }
+
+    fn freeze(&self, first: Table, last: Table) -> Result<Option<FrozenRows<'_>>, StoreError> {
+        let (start, end) = tables_range(first, last);
+        let rows = self.snapshot();
+        let mut from = Bound::Included(start);
+        Ok(Some(Box::new(std::iter::from_fn(move || {
+            loop {
+                let range = (from.clone(), Bound::Excluded(end.clone()));
+                let (key, value) = rows.range::<Vec<u8>, _>(range).next()?;
+                from = Bound::Excluded(key.clone());
+                if let Some(row) = frozen_row(key, value.clone()) {
+                    return Some(Ok(row));
+                }
+            }
+        }))))
     }
 
     fn commit(&self, batch: Batch) -> Result<(), StoreError> {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 
-use super::{Batch, KeyVisitor, RowVisitor, Rows, StoreError, Table};
+use super::{Batch, FrozenRows, KeyVisitor, RowVisitor, Rows, StoreError, Table};
 
 /// Greatest batch that goes as one, in bytes of keys and values: some ten milliseconds of the row log.
 const WHOLE_MAX_BYTES: usize = 16 << 20;
@@ -333,6 +333,14 @@ impl Rows for StagedRows {
             return self.scan_turned(table, start, end, false, &mut |key, _| f(key));
         }
         self.inner.scan_keys(table, start, end, f)
+    }
+
+    fn freeze(&self, first: Table, last: Table) -> Result<Option<FrozenRows<'_>>, StoreError> {
+        let _order = self.order.read();
+        match self.is_turned() {
+            true => Ok(None),
+            false => self.inner.freeze(first, last),
+        }
     }
 
     fn commit(&self, batch: Batch) -> Result<(), StoreError> {

@@ -105,6 +105,8 @@ tables! {
     Arrival = 51,
     /// When directories changed by what named them, which are a part of another.
     Dated = 52,
+    /// Chunks of the trees of checkpoints, by record and number.
+    Tree = 54,
     /// Changes of a batch that is too great to go as one; written by the store alone.
     Staged = 60,
     /// Rows of a merge that is made beside the others, by table and key, until they are moved there.

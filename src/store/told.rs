@@ -9,7 +9,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::disk::{Disk, DiskFile, Folder, Room};
-use super::{Batch, KeyVisitor, RowVisitor, Rows, StoreError, Table};
+use super::{Batch, FrozenRows, KeyVisitor, RowVisitor, Rows, StoreError, Table};
 
 /// What is done to a file, or to the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -321,6 +321,10 @@ impl Rows for ToldRows {
     ) -> Result<(), StoreError> {
         self.tell(RowsDone::Scan(table))?;
         self.rows.scan_keys(table, start, end, f)
+    }
+
+    fn freeze(&self, first: Table, last: Table) -> Result<Option<FrozenRows<'_>>, StoreError> {
+        self.rows.freeze(first, last)
     }
 
     fn commit(&self, batch: Batch) -> Result<(), StoreError> {

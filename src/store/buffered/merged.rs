@@ -12,6 +12,15 @@ pub(super) enum RowValue {
     Tree(Vec<u8>),
 }
 
+impl RowValue {
+    pub(super) fn into_vec(self) -> Vec<u8> {
+        match self {
+            Self::Buffered(value) => value.into(),
+            Self::Tree(value) => value,
+        }
+    }
+}
+
 impl AsRef<[u8]> for RowValue {
     fn as_ref(&self) -> &[u8] {
         match self {

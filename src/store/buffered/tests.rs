@@ -178,6 +178,40 @@ fn a_scan_sees_one_moment_although_all_is_flushed_meanwhile() {
     assert_eq!(rows.get(Table::Inode, &[255]).unwrap().unwrap()[0], 2);
 }
 
+#[test]
+fn frozen_rows_of_several_tables_stay_whatever_is_put_and_removed_meanwhile() {
+    let mut machine = Machine::new();
+    let rows = machine.open(4 << 10, false);
+    // Some lie apart in the tree.
+    let len = |n: u8| if n.is_multiple_of(16) { 3000 } else { 100 };
+    let tables = [Table::Inode, Table::Dirent, Table::Op];
+    let put_all = |value: u8| {
+        for n in 0..=255u8 {
+            let mut batch = Batch::new();
+            for table in tables {
+                match value > 1 && n.is_multiple_of(3) {
+                    true => batch.delete(table, [n]),
+                    false => batch.put(table, [n], vec![value; len(n)]),
+                }
+            }
+            rows.commit(batch).unwrap();
+        }
+    };
+    put_all(1);
+    let frozen = rows.freeze(Table::Inode, Table::Op).unwrap().unwrap();
+    let others = rows.freeze(Table::Op, Table::Op).unwrap().unwrap();
+    for value in 2..6 {
+        put_all(value);
+    }
+    rows.sync().unwrap();
+    let row = |(table, n): (Table, u8)| (table, vec![n], vec![1; len(n)]);
+    let of_table = |table| (0..=255).map(move |n| row((table, n)));
+    let frozen: Vec<_> = frozen.map(Result::unwrap).collect();
+    assert!(frozen == tables.into_iter().flat_map(of_table).collect::<Vec<_>>());
+    let others: Vec<_> = others.map(Result::unwrap).collect();
+    assert!(others == of_table(Table::Op).collect::<Vec<_>>());
+}
+
 /// A tree in which something happens between the moment that a walk sees and its beginning.
 struct Met {
     tree: LocalTree,

@@ -470,6 +470,7 @@ impl Device {
                 now_ms,
                 needed: 0,
                 voters: None,
+                is_checkpoint: false,
             };
             let outcome = self.chain.extend(now, proposal, &self.judge);
             let grew = outcome.as_ref().is_ok_and(|outcome| outcome.grew.is_some());

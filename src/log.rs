@@ -488,6 +488,15 @@ impl LogStore {
             .map_err(|_| LogError::Corrupt { log, seg_no })
     }
 
+    /// Returns the hash of a segment and the stamp of its last op; `None` where it is not here.
+    pub fn end_at(&self, log: LogId, seg_no: u64) -> Result<Option<([u8; 32], Stamp)>, LogError> {
+        if let Some(head) = self.head(log).filter(|head| head.seg_no == seg_no) {
+            return Ok(Some((head.hash, head.last)));
+        }
+        let segment = self.get(log, seg_no)?;
+        Ok(segment.map(|segment| (segment.hash(), segment.header.last)))
+    }
+
     /// Returns a log's segments from number `from` on, up to `max_bytes` of them but at least
     /// one where there is one.
     pub fn range(

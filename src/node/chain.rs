@@ -292,6 +292,7 @@ impl Node {
                 now_ms: node.clock.wall_ms(),
                 needed,
                 voters: node.chain.leads().then(|| node.choose_voters()).flatten(),
+                is_checkpoint: false,
             };
             node.chain.extend(node.now(), proposal, judge)
         };

@@ -317,18 +317,11 @@ impl Merge<'_> {
             {
                 let mut dir = before.clone();
                 if let Some(now) = self.dir(*ino)? {
-                    (dir.entries, dir.nlink) = (now.entries, now.nlink);
+                    dir.count_back(&now, deltas.get(ino).copied());
                     dir.ctime = now.ctime.max(before.ctime);
                     // That is no part of what is undone.
                     dir.mtime = now.mtime;
                     dir.cells.take(Field::Mtime, &now.cells);
-                    if let Some(delta) = deltas.get(ino) {
-                        delta.take_from(&mut dir);
-                    }
-                    // Whether it has a name is no count.
-                    if before.is_orphan() || now.is_orphan() {
-                        dir.nlink = before.nlink;
-                    }
                 } else if let Some(Dated { mtime, by }) = self.dated(*ino)? {
                     dir.mtime = mtime;
                     if by != dir.created_by {

@@ -134,6 +134,23 @@ impl Delta {
     }
 }
 
+impl Inode {
+    /// Gives a directory as it was before an op the counts of now less what the op added: others count side
+    /// by side with it.
+    pub(super) fn count_back(&mut self, now: &Self, delta: Option<Delta>) {
+        let before = self.nlink;
+        // Whether it has a name is no count.
+        let is_named = !self.is_orphan() && !now.is_orphan();
+        (self.entries, self.nlink) = (now.entries, now.nlink);
+        if let Some(delta) = delta {
+            delta.take_from(self);
+        }
+        if !is_named {
+            self.nlink = before;
+        }
+    }
+}
+
 /// One row as an op leaves it.
 #[derive(Debug, Clone)]
 pub(super) struct Effect {

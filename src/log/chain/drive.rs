@@ -43,6 +43,8 @@ pub struct Proposal {
     pub needed: u64,
     /// Who is to decide the records behind it, ascending by device; `None` for those that decide now.
     pub voters: Option<Vec<Voter>>,
+    /// Whether the rows at it make a checkpoint.
+    pub is_checkpoint: bool,
 }
 
 impl Outcome {
@@ -186,7 +188,7 @@ impl Chain {
             base_line,
             time_ms: proposal.now_ms,
             voters,
-            is_checkpoint: false,
+            is_checkpoint: proposal.is_checkpoint,
         })?;
         // What it names was looked at a moment ago.
         if state.agreement.propose(now, record, notary) {

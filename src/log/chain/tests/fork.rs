@@ -323,6 +323,7 @@ fn the_founder_of_an_era_is_who_began_it_whoever_decides_then() {
         now_ms: 7,
         needed: 0,
         voters,
+        is_checkpoint: false,
     };
     let outcome = bob.chain.extend(Duration::ZERO, proposal, &Stub(BOB));
     assert!(bob.see_to(outcome.unwrap()));

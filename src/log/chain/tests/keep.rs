@@ -69,6 +69,7 @@ impl Keeper {
             now_ms: 7,
             needed: self.needed.get(),
             voters: None,
+            is_checkpoint: false,
         };
         let outcome = self.chain.extend(Duration::ZERO, proposal, &stub).unwrap();
         let is_full = outcome.is_full;
@@ -405,6 +406,7 @@ fn peers_are_told_of_the_records_that_are_durable_and_of_no_others() {
             now_ms: 7,
             needed: 0,
             voters: None,
+            is_checkpoint: false,
         };
         let outcome = alice
             .chain
@@ -436,6 +438,7 @@ fn a_record_that_the_disk_does_not_take_is_none_and_the_next_stands_in_its_place
             now_ms: 7,
             needed: 0,
             voters: None,
+            is_checkpoint: false,
         };
         let failed = alice
             .chain
@@ -523,6 +526,7 @@ fn what_another_signed_in_the_name_of_who_decides_is_not_taken() {
         now_ms: 7,
         needed: 0,
         voters: None,
+        is_checkpoint: false,
     };
     let outcome = forged
         .chain

@@ -95,6 +95,7 @@ impl Device {
             now_ms,
             needed,
             voters: None,
+            is_checkpoint: true,
         };
         let outcome = self.chain.extend(now, proposal, &self.judge()).unwrap();
         self.see_to(outcome);

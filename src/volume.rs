@@ -20,6 +20,7 @@ mod aside;
 mod back;
 mod body;
 mod changes;
+pub mod checkpoint;
 mod coalesce;
 mod collect;
 mod committed;
@@ -165,6 +166,8 @@ pub struct Volume {
     on_draft: OnceLock<Box<DraftHook>>,
     /// Told of what is about to be sealed.
     on_seal: OnceLock<Box<SealHook>>,
+    /// Keeps the checkpoints that are made here.
+    keeper: OnceLock<Box<dyn checkpoint::Keeper>>,
     /// Where merges are made that are too large for the writer's lock; `None` where nobody waits for that.
     layer: Option<Arc<LayeredRows>>,
     /// How many ops one may undo that is not.
@@ -263,6 +266,7 @@ impl Volume {
             lineages: Lineages::default(),
             on_draft: OnceLock::new(),
             on_seal: OnceLock::new(),
+            keeper: OnceLock::new(),
             layer,
             undone_max: AtomicUsize::new(merge::UNDONE_MAX),
             config,

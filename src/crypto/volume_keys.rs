@@ -54,6 +54,8 @@ struct Ring {
     row_key: Zeroizing<[u8; 32]>,
     /// Keys the hashes by which who grants locks knows files; follows from the same.
     lock_key: Zeroizing<[u8; 32]>,
+    /// Keys the hashes of all rows at a record; follows from the same.
+    checkpoint_key: Zeroizing<[u8; 32]>,
 }
 
 /// What is derived from an epoch's secret, one key for each use.
@@ -94,8 +96,10 @@ impl Ring {
         let name_key = Zeroizing::new(blake3::derive_key("dfs/1 name hash", &first.secret));
         let row_key = Zeroizing::new(blake3::derive_key("dfs/1 row hash", &first.secret));
         let lock_key = Zeroizing::new(blake3::derive_key("dfs/1 lock hash", &first.secret));
+        let checkpoint_key = blake3::derive_key("dfs/1 checkpoint", &first.secret);
         let newest = *epochs.last_key_value()?.0;
         Some(Self {
+            checkpoint_key: Zeroizing::new(checkpoint_key),
             epochs,
             newest,
             name_key,
@@ -430,6 +434,13 @@ impl VolumeKeys {
         let mut hash = [0; 16];
         hasher.finalize_xof().fill(&mut hash);
         hash
+    }
+
+    /// Returns what hashes the rows of a checkpoint.
+    ///
+    /// The same in every epoch and on every member.
+    pub fn checkpoint_hasher(&self) -> blake3::Hasher {
+        blake3::Hasher::new_keyed(&self.ring().checkpoint_key)
     }
 
     fn from_ring(ring: Ring) -> Self {

@@ -131,9 +131,14 @@ impl Volume {
     /// nothing is changed then. Else those of the store; a crash or an error in between leaves what was
     /// there.
     pub fn fold_anew(&self) -> Result<Anew> {
+        self.fold_anew_on(|_| Ok(()))
+    }
+
+    /// Does that from what `lay` lays beside on.
+    pub(super) fn fold_anew_on(&self, lay: impl FnOnce(&BesideRows) -> Result<()>) -> Result<Anew> {
         tracing::info!("folding everything anew");
         let beside = Arc::new(BesideRows::new(Arc::clone(&self.view.rows), FOLDED)?);
-        let folded = self.fold_beside(&beside);
+        let folded = lay(&beside).and_then(|()| self.fold_beside(&beside));
         if let Err(error) = beside.clear() {
             tracing::warn!(%error, "what was folded beside is not removed yet");
         }

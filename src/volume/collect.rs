@@ -50,6 +50,7 @@ impl Volume {
             true => named.past.insert(id),
         })?;
         self.each_chunk(&self.aside.view, &mut |_, id| named.files.insert(id))?;
+        self.each_of_trees(&mut |id| named.files.insert(id))?;
         // Behind the files: an own change moves what it replaces from there to here.
         self.each_record(&mut |record| {
             for (key, before) in &record.writes {

@@ -52,14 +52,10 @@ impl Committed {
         let mut committed = Self::default();
         let mut is_damaged = false;
         rows.scan(Table::Committed, &[], None, &mut |key, value| {
-            let parts = key.split_first_chunk::<8>();
-            let parts = parts.and_then(|(log, last)| Some((log, last.try_into().ok()?)));
-            match (parts, value.try_into()) {
-                (Some((log, last)), Ok(number)) => committed.add(
-                    LogId(u64::from_be_bytes(*log)),
-                    Stamp(u64::from_be_bytes(last)),
-                    u64::from_be_bytes(number),
-                ),
+            match (Self::parse(key), value.try_into()) {
+                (Some((log, last)), Ok(number)) => {
+                    committed.add(log, last, u64::from_be_bytes(number));
+                }
                 _ => is_damaged = true,
             }
             ControlFlow::Continue(())
@@ -70,6 +66,14 @@ impl Committed {
             });
         }
         Ok(committed)
+    }
+
+    /// Returns the log and the last op that the key of a row names.
+    pub(super) fn parse(key: &[u8]) -> Option<(LogId, Stamp)> {
+        let (log, last) = key.split_first_chunk::<8>()?;
+        let last: [u8; 8] = last.try_into().ok()?;
+        let (log, last) = (u64::from_be_bytes(*log), u64::from_be_bytes(last));
+        Some((LogId(log), Stamp(last)))
     }
 
     /// Takes note that a record names the ops of a log up to `last` that none before it names.
@@ -108,6 +112,37 @@ impl Committed {
             })
         });
         ends.max().unwrap_or_default()
+    }
+
+    /// Returns for each run of ops that a record above the base line names a place at or before its first.
+    pub(super) fn firsts_above_base_line(&self) -> impl Iterator<Item = OpId> {
+        self.logs.iter().flat_map(|(log, runs)| {
+            let settled = self.settled_in(runs);
+            let before = settled.checked_sub(1).and_then(|at| runs.get(at));
+            let before = before.map_or(Stamp(0), |(last, _)| *last);
+            let befores = [before].into_iter();
+            let above = runs.iter().skip(settled);
+            let befores = befores.chain(above.clone().map(|(last, _)| *last));
+            let firsts = befores.zip(above).map(|(before, _)| OpId {
+                stamp: before.next(),
+                log: *log,
+            });
+            firsts.collect::<Vec<_>>()
+        })
+    }
+
+    /// Tells whether it takes the run of a log with this last op to say which record names an op: of those
+    /// up to the base line the last is enough.
+    pub(super) fn is_run_needed(&self, log: LogId, last: Stamp) -> bool {
+        let Some(runs) = self.logs.get(&log) else {
+            return false;
+        };
+        let needed = self.settled_in(runs).saturating_sub(1);
+        runs.iter().skip(needed).any(|(of, _)| *of == last)
+    }
+
+    fn settled_in(&self, runs: &[(Stamp, u64)]) -> usize {
+        runs.partition_point(|(_, of)| *of <= self.base_line)
     }
 
     /// Returns the last op of a log that a record names.

@@ -1,6 +1,6 @@
 //! What can go wrong in the room.
 
-use crate::base::{DeviceId, Ino, LogId};
+use crate::base::{ChunkId, DeviceId, Ino, LogId};
 use crate::crypto::CryptoError;
 use crate::log::LogError;
 use crate::replica::ReplicaError;
@@ -22,6 +22,18 @@ pub enum VolumeError {
         log: LogId,
         /// Which segment.
         seg_no: u64,
+    },
+    /// A node of the tree of a checkpoint is not here.
+    #[error("a part of a checkpoint is not here: chunk {id}")]
+    NoNode {
+        /// Its chunk.
+        id: ChunkId,
+    },
+    /// The tree of a checkpoint is not what its signers signed, or what they signed is no such thing.
+    #[error("a checkpoint is not what was signed: {what}")]
+    BadCheckpoint {
+        /// What of it.
+        what: &'static str,
     },
     /// The holders of what is about to be sealed could not be asked again.
     #[error(transparent)]

@@ -44,10 +44,6 @@ struct Decoded {
     deltas: Vec<(Ino, Delta)>,
 }
 
-/// What one row holds of a record, so that no batch grows with it: an op may meet any number of rows. The
-/// first part that is shorter is the last one.
-const PART_BYTES: usize = 4 << 20;
-
 fn part_key(id: OpId, part: u32) -> Vec<u8> {
     let mut key = id.to_key().to_vec();
     key.extend_from_slice(&part.to_be_bytes());
@@ -66,7 +62,14 @@ fn part_range(id: OpId) -> (Vec<u8>, Option<Vec<u8>>) {
 /// What a key or a digest takes, at most about.
 const ROW_ROOM_BYTES: usize = 40;
 
+/// What one row holds of a record, so that no batch grows with it: an op may meet any number of rows. The
+/// first part that is shorter is the last one.
+const PART_BYTES: usize = Record::PART_BYTES;
+
 impl Record {
+    /// Bytes of one row; a record that takes as many goes on in others.
+    pub(super) const PART_BYTES: usize = 4 << 20;
+
     /// Returns the record of an op that was just folded.
     pub(super) fn new(kind: Arc<OpKind>, effects: &Effects) -> Self {
         let before = |effect: &Effect| {

@@ -256,10 +256,18 @@ impl Volume {
         };
         let order = Arc::clone(&state.chain.committed);
         let folded = self.fold_named(&mut state, record, (&named, &found, crossed), merged);
+        let frozen = folded
+            .as_ref()
+            .ok()
+            .and_then(|_| self.freeze_at(record, &state));
         if folded.is_err() {
             // Nothing of it is committed: the next try is to find the order as it was.
             state.chain.committed = order;
             state.index = None;
+        }
+        drop(state);
+        if let Some(frozen) = frozen {
+            self.make_checkpoint(frozen);
         }
         folded
     }

@@ -20,6 +20,7 @@ use dfs::volume::{
 use parking_lot::Mutex;
 
 mod chains;
+mod checkpoints;
 
 pub(crate) use chains::{Takes, meet_all};
 
@@ -84,7 +85,7 @@ pub(crate) fn shared_rows(store: &Store) -> SharedRows {
 const MTIME: u8 = 8;
 
 /// Returns rows without the mtimes of directories, and what says who set them.
-fn without_times(mut rows: SharedRows) -> SharedRows {
+pub(crate) fn without_times(mut rows: SharedRows) -> SharedRows {
     rows.retain(|(table, _), _| *table != Table::Dated);
     let inodes = rows
         .iter_mut()
@@ -167,6 +168,7 @@ pub(crate) struct Device {
     pub(crate) volume: Arc<Volume>,
     pub(crate) clock: Arc<SimClock>,
     pub(crate) roll: Arc<Roll>,
+    kept: Arc<checkpoints::Kept>,
     /// By which it writes.
     pub(crate) admission: [u8; 32],
     index: usize,
@@ -260,7 +262,8 @@ impl Device {
         let clock = SimClock::new(START_MS);
         let (roll, admission) = (Arc::default(), chains::first_admission(index));
         let (log, chain, volume) = open(&store, (index, admission), &roll, &clock, alone, 1);
-        Self {
+        let device = Self {
+            kept: Arc::default(),
             disk,
             store,
             log,
@@ -272,7 +275,9 @@ impl Device {
             index,
             alone,
             runs: 1,
-        }
+        };
+        device.keep_checkpoints();
+        device
     }
 
     /// Opens the volume anew over the same rows.
@@ -284,6 +289,7 @@ impl Device {
         self.log = log;
         self.chain = chain;
         self.volume = volume;
+        self.keep_checkpoints();
     }
 
     /// Returns what a power cut leaves.
@@ -327,6 +333,7 @@ impl Device {
         let opened = try_open(&self.store, who, roll, clock, self.alone, self.runs);
         if let Ok((log, chain, volume)) = opened {
             (self.log, self.chain, self.volume) = (log, chain, volume);
+            self.keep_checkpoints();
             self.try_pull(from);
         }
         self.disk.power_left()

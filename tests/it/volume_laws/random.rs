@@ -9,7 +9,9 @@ use dfs::volume::{
     Append, Change, DirKey, FileKind, Inode, OpKind, Piece, Place, Replaced, Source, Write,
 };
 
-use super::cluster::{Device, agree, create, exchange_all, inline, name_of, place, sync};
+use super::cluster::{
+    Device, SharedRows, agree, create, exchange_all, inline, name_of, place, sync, without_times,
+};
 
 mod chains;
 mod otherwise;
@@ -206,8 +208,10 @@ impl Run {
         let index = self.rng.below(self.devices.len() as u64) as usize;
         let wait = Duration::from_millis(self.rng.below(30));
         self.devices[index].clock.advance(wait);
-        if self.aside.below(40) == 0 {
-            self.fold_anew(index);
+        match self.aside.below(80) {
+            0 | 1 => self.fold_anew(index),
+            2 | 3 => self.take_over(index),
+            _ => {}
         }
         if self.removes && self.chance(40) {
             self.remove_one();
@@ -247,15 +251,59 @@ impl Run {
         if !self.devices[index].volume.is_of_chain().unwrap() {
             return;
         }
+        self.expect_nothing(index, |device| device.volume.fold_anew().unwrap());
+    }
+
+    /// A device takes over a checkpoint that another, or itself, made of what it has folded, and finds nothing
+    /// that differs. All who made it have the same.
+    fn take_over(&self, index: usize) {
+        let device = &self.devices[index];
+        device.volume.apply_segments().unwrap();
+        if !device.volume.is_of_chain().unwrap() {
+            return;
+        }
+        let mut all: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for other in &self.devices {
+            for (number, made) in other.checkpoints() {
+                let is_known = device.chain.has(made.record).unwrap();
+                if is_known && number <= device.volume.record().number {
+                    all.entry(number).or_default().push(other.index());
+                }
+            }
+        }
+        for (number, makers) in &all {
+            let made = |of: &usize| self.devices[*of].checkpoints()[number];
+            let differs = makers.iter().find(|of| made(of) != made(&makers[0]));
+            let seed = self.seed;
+            assert_eq!(differs, None, "seed {seed}: at {number}, of {makers:?}");
+        }
+        let numbers: Vec<u64> = all.keys().copied().collect();
+        let newest = self.aside.below(3).min(numbers.len() as u64);
+        let Some(number) = numbers.iter().rev().nth(newest as usize) else {
+            return;
+        };
+        let makers = &all[number];
+        let maker = makers[self.aside.below(makers.len() as u64) as usize];
+        // Who made it may have dated a directory by what no record names yet.
+        let before = without_times(device.rows());
+        let anew = device.take_over(&self.devices[maker], *number).unwrap();
+        self.expect_same(before, without_times(device.rows()));
+        assert_eq!((anew.differing, anew.lost), (0, 0), "seed {}", self.seed);
+    }
+
+    fn expect_nothing(&self, index: usize, fold: impl FnOnce(&Device) -> dfs::volume::Anew) {
         let before = self.devices[index].rows();
-        let anew = self.devices[index].volume.fold_anew().unwrap();
-        let after = self.devices[index].rows();
+        let anew = fold(&self.devices[index]);
+        self.expect_same(before, self.devices[index].rows());
+        let said = (anew.differing, anew.lost, anew.changes.len());
+        assert_eq!(said, (0, 0, 0), "seed {}", self.seed);
+    }
+
+    fn expect_same(&self, before: SharedRows, after: SharedRows) {
         let differ = before.iter().find(|(key, row)| after.get(key) != Some(row));
         let differ = differ.or_else(|| after.iter().find(|(key, _)| !before.contains_key(key)));
         let seed = self.seed;
         assert!(differ.is_none(), "seed {seed}: {differ:?} differs");
-        let said = (anew.differing, anew.lost, anew.changes.len());
-        assert_eq!(said, (0, 0, 0), "seed {seed}");
     }
 
     /// All meet, and have all of it named.

@@ -1,0 +1,421 @@
+//! The tree of a checkpoint: rows in their order, cut into leaves, and lists of nodes up to one root.
+//!
+//! Each node is a chunk. Where a leaf ends is decided by the key of its last row, so leaves of which no row
+//! changed are the same chunks in the next checkpoint. A row that is longer than a leaf takes goes in several
+//! items.
+
+use std::io::Write as _;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::base::ChunkId;
+use crate::base::limits::CHUNK_BYTES;
+use crate::log::checkpoint::Tree;
+use crate::replica::ReplicaError;
+use crate::store::{KEY_MAX_BYTES, Table, VALUE_MAX_BYTES, codec};
+use crate::volume::{Result, VolumeError};
+
+/// Called with the plaintext of each node, which it keeps as a chunk.
+pub(super) type PutNode<'a> = dyn FnMut(Bytes) -> std::result::Result<ChunkId, ReplicaError> + 'a;
+
+/// Called for the plaintext of a node; `None` where it is not here.
+pub type GetNode<'a> = dyn FnMut(&ChunkId) -> std::result::Result<Option<Bytes>, ReplicaError> + 'a;
+
+/// The least and the greatest leaf, in bytes, and how seldom a row ends one: some 100 KiB in the mean.
+const LEAF_MIN_BYTES: usize = 32 << 10;
+const LEAF_MAX_BYTES: usize = 512 << 10;
+const LEAF_END_MASK: u64 = 0x1ff;
+
+/// Most bytes of a value in one item.
+const PART_BYTES: usize = 256 << 10;
+
+/// Most nodes in a list: 256 KiB of them.
+const LIST_MAX: usize = 4096;
+
+/// More levels than any tree has.
+const LEVELS_MAX: u8 = 6;
+
+const VERSION: u8 = 1;
+const LEAF: u8 = 0;
+const LIST: u8 = 1;
+const HEAD_BYTES: usize = 2;
+
+/// A row as a tree holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Item {
+    pub(super) table: Table,
+    pub(super) key: Vec<u8>,
+    pub(super) value: Vec<u8>,
+    pub(super) shared: Shared,
+}
+
+/// What all who have folded the same have of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Shared {
+    /// The whole of it.
+    Whole,
+    /// This value: the rest is each machine's own.
+    Value(Vec<u8>),
+    /// Nothing.
+    Nothing,
+}
+
+impl Item {
+    fn shared(&self) -> Option<&[u8]> {
+        match &self.shared {
+            Shared::Whole => Some(&self.value),
+            Shared::Value(value) => Some(value),
+            Shared::Nothing => None,
+        }
+    }
+
+    /// Adds what all have of the row to the hash of all rows.
+    pub(super) fn hash_into(&self, hasher: &mut blake3::Hasher) {
+        if let Some(shared) = self.shared() {
+            let head = (self.table.tag(), self.key.len(), shared.len());
+            hasher.update(&codec::encode(&head));
+            hasher.update(&self.key);
+            hasher.update(shared);
+        }
+    }
+}
+
+/// A node in a list: where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Node {
+    id: ChunkId,
+    len: u32,
+}
+
+/// A tree that is being made.
+pub(super) struct Growing<'a> {
+    put: &'a mut PutNode<'a>,
+    leaf: Vec<u8>,
+    /// What all have of the leaf: where it ends is the same for all.
+    shared_bytes: usize,
+    lists: Vec<Vec<Node>>,
+    ids: Vec<ChunkId>,
+}
+
+impl<'a> Growing<'a> {
+    pub(super) fn new(put: &'a mut PutNode<'a>) -> Self {
+        Self {
+            put,
+            leaf: head(LEAF),
+            shared_bytes: 0,
+            lists: vec![Vec::new()],
+            ids: Vec::new(),
+        }
+    }
+
+    /// Adds the row that comes next.
+    pub(super) fn add(&mut self, item: &Item) -> Result<()> {
+        let mut rest = &*item.value;
+        loop {
+            let (part, later) = rest.split_at(rest.len().min(PART_BYTES));
+            rest = later;
+            put_item(&mut self.leaf, item, part, !rest.is_empty());
+            if rest.is_empty() {
+                break;
+            }
+            self.end_leaf()?;
+        }
+        let Some(shared) = item.shared() else {
+            return Ok(());
+        };
+        self.shared_bytes += item.key.len() + shared.len().min(PART_BYTES);
+        let ends = xxh3_64(&item.key) & LEAF_END_MASK == 0;
+        if self.shared_bytes >= LEAF_MAX_BYTES || ends && self.shared_bytes >= LEAF_MIN_BYTES {
+            self.end_leaf()?;
+        }
+        Ok(())
+    }
+
+    /// Ends the tree; returns it, and the chunks that it is made of.
+    pub(super) fn end(mut self) -> Result<(Tree, Vec<ChunkId>)> {
+        if self.leaf.len() > HEAD_BYTES || self.lists.iter().all(Vec::is_empty) {
+            self.end_leaf()?;
+        }
+        let mut level = 0;
+        loop {
+            let list = self.lists.get_mut(level).map(std::mem::take);
+            let list = list.unwrap_or_default();
+            let is_last = self.lists.iter().skip(level + 1).all(Vec::is_empty);
+            if let ([root], true) = (&*list, is_last) {
+                let tree = Tree {
+                    root: root.id,
+                    len: root.len,
+                    level: u8::try_from(level).unwrap_or(u8::MAX),
+                };
+                return Ok((tree, self.ids));
+            }
+            if !list.is_empty() {
+                self.end_list(level, &list)?;
+            }
+            level += 1;
+        }
+    }
+
+    fn end_leaf(&mut self) -> Result<()> {
+        self.shared_bytes = 0;
+        let leaf = std::mem::replace(&mut self.leaf, head(LEAF));
+        self.put_node(0, leaf)
+    }
+
+    fn end_list(&mut self, level: usize, list: &[Node]) -> Result<()> {
+        let mut bytes = head(LIST);
+        codec::encode_into(list, &mut bytes);
+        self.put_node(level + 1, bytes)
+    }
+
+    fn put_node(&mut self, level: usize, bytes: Vec<u8>) -> Result<()> {
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let id = (self.put)(Bytes::from(bytes))?;
+        self.ids.push(id);
+        if self.lists.len() <= level {
+            self.lists.resize(level + 1, Vec::new());
+        }
+        let Some(list) = self.lists.get_mut(level) else {
+            return Ok(());
+        };
+        list.push(Node { id, len });
+        if list.len() == LIST_MAX {
+            let list = std::mem::take(list);
+            self.end_list(level, &list)?;
+        }
+        Ok(())
+    }
+}
+
+fn head(kind: u8) -> Vec<u8> {
+    vec![VERSION, kind]
+}
+
+fn put_item(leaf: &mut Vec<u8>, item: &Item, part: &[u8], goes_on: bool) {
+    let head = (item.table.tag(), goes_on, item.key.len(), part.len());
+    codec::encode_into(&head, leaf);
+    // Writing to a vector does not fail.
+    let _ = leaf.write_all(&item.key);
+    let _ = leaf.write_all(part);
+}
+
+const BAD_NODE: VolumeError = VolumeError::BadCheckpoint {
+    what: "a node of its tree",
+};
+
+/// Calls `f` with each row of a tree in order; returns the chunks that it is made of.
+pub(super) fn read(
+    tree: &Tree,
+    get: &mut GetNode<'_>,
+    f: &mut dyn FnMut(Table, Vec<u8>, Vec<u8>) -> Result<()>,
+) -> Result<Vec<ChunkId>> {
+    let mut ids = Vec::new();
+    let mut part: Option<(Table, Vec<u8>, Vec<u8>)> = None;
+    each_leaf(tree, get, &mut ids, &mut |leaf| {
+        each_item(leaf, &mut |table, goes_on, key, value| {
+            let row = match part.take() {
+                Some((of, at, mut before)) => {
+                    if (of, &*at) != (table, key) {
+                        return Err(BAD_NODE);
+                    }
+                    before.extend_from_slice(value);
+                    if before.len() > VALUE_MAX_BYTES {
+                        return Err(BAD_NODE);
+                    }
+                    (of, at, before)
+                }
+                None => (table, key.to_vec(), value.to_vec()),
+            };
+            match goes_on {
+                true => part = Some(row),
+                false => f(row.0, row.1, row.2)?,
+            }
+            Ok(())
+        })
+    })?;
+    match part {
+        None => Ok(ids),
+        Some(_) => Err(BAD_NODE),
+    }
+}
+
+/// Returns the nodes below one of the lists of a tree, and whether those are leaves. For who fetches a tree.
+pub fn nodes_of(tree: &Tree, plain: &[u8]) -> Result<Vec<Tree>> {
+    let nodes = list_of(plain)?;
+    let level = tree.level.checked_sub(1).ok_or(BAD_NODE)?;
+    let tree = |node: Node| Tree {
+        root: node.id,
+        len: node.len,
+        level,
+    };
+    Ok(nodes.into_iter().map(tree).collect())
+}
+
+fn list_of(plain: &[u8]) -> Result<Vec<Node>> {
+    let list = plain.strip_prefix(&[VERSION, LIST]).ok_or(BAD_NODE)?;
+    let nodes: Vec<Node> = codec::decode(list, plain.len()).map_err(|_| BAD_NODE)?;
+    match nodes.len() {
+        1..=LIST_MAX => Ok(nodes),
+        _ => Err(BAD_NODE),
+    }
+}
+
+fn each_leaf(
+    tree: &Tree,
+    get: &mut GetNode<'_>,
+    ids: &mut Vec<ChunkId>,
+    f: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    if tree.level > LEVELS_MAX {
+        return Err(BAD_NODE);
+    }
+    let plain = get(&tree.root)?.ok_or(VolumeError::NoNode { id: tree.root })?;
+    if plain.len() as u64 > CHUNK_BYTES {
+        return Err(BAD_NODE);
+    }
+    if tree.level == 0 {
+        f(&plain)?;
+    } else {
+        for node in nodes_of(tree, &plain)? {
+            each_leaf(&node, get, ids, f)?;
+        }
+    }
+    ids.push(tree.root);
+    Ok(())
+}
+
+/// Called with the table of an item, whether it goes on in the next one, its key, and its part of the value.
+type ItemVisitor<'a> = dyn FnMut(Table, bool, &[u8], &[u8]) -> Result<()> + 'a;
+
+fn each_item(leaf: &[u8], f: &mut ItemVisitor<'_>) -> Result<()> {
+    let mut rest = leaf.strip_prefix(&[VERSION, LEAF]).ok_or(BAD_NODE)?;
+    while !rest.is_empty() {
+        let head: (u8, bool, usize, usize) = codec::take(&mut rest).ok_or(BAD_NODE)?;
+        let (tag, goes_on, key_len, len) = head;
+        let table = Table::from_tag(tag).ok_or(BAD_NODE)?;
+        if key_len > KEY_MAX_BYTES {
+            return Err(BAD_NODE);
+        }
+        let (key, later) = rest.split_at_checked(key_len).ok_or(BAD_NODE)?;
+        let (value, later) = later.split_at_checked(len).ok_or(BAD_NODE)?;
+        rest = later;
+        f(table, goes_on, key, value)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::crypto::chunk_id;
+
+    type Kept = RefCell<BTreeMap<ChunkId, Bytes>>;
+
+    fn grow(items: &[Item], kept: &Kept) -> (Tree, Vec<ChunkId>) {
+        let mut put = |plain: Bytes| {
+            let id = chunk_id(&plain);
+            kept.borrow_mut().insert(id, plain);
+            Ok(id)
+        };
+        let mut growing = Growing::new(&mut put);
+        for item in items {
+            growing.add(item).unwrap();
+        }
+        growing.end().unwrap()
+    }
+
+    fn rows_of(tree: &Tree, kept: &Kept) -> Result<(Vec<Item>, Vec<ChunkId>)> {
+        let mut items = Vec::new();
+        let mut get = |id: &ChunkId| Ok(kept.borrow().get(id).cloned());
+        let ids = read(tree, &mut get, &mut |table, key, value| {
+            items.push(item(table, &key, value));
+            Ok(())
+        })?;
+        Ok((items, ids))
+    }
+
+    fn item(table: Table, key: &[u8], value: Vec<u8>) -> Item {
+        Item {
+            table,
+            key: key.to_vec(),
+            value,
+            shared: Shared::Whole,
+        }
+    }
+
+    fn some(count: u64) -> Vec<Item> {
+        let value = |n: u64| vec![n as u8; (n % 300) as usize];
+        let items = (0..count).map(|n| item(Table::Inode, &n.to_be_bytes(), value(n)));
+        items.collect()
+    }
+
+    #[test]
+    fn a_tree_of_any_size_is_read_as_it_was_made() {
+        let long = |len: usize| vec![item(Table::Op, &[7; 16], vec![9; len])];
+        let mut mixed = some(3000);
+        mixed.extend(long(3 << 20));
+        mixed.extend(long(PART_BYTES));
+        for items in [
+            Vec::new(),
+            some(1),
+            some(100_000),
+            long(PART_BYTES),
+            long(PART_BYTES + 1),
+            mixed,
+        ] {
+            let kept = Kept::default();
+            let (tree, ids) = grow(&items, &kept);
+            let (read, mut seen) = rows_of(&tree, &kept).unwrap();
+            assert_eq!(read, items);
+            let mut ids = ids;
+            ids.sort_unstable();
+            seen.sort_unstable();
+            assert_eq!(seen, ids, "all chunks are told");
+            assert!(
+                kept.borrow()
+                    .values()
+                    .all(|plain| plain.len() as u64 <= CHUNK_BYTES)
+            );
+        }
+    }
+
+    #[test]
+    fn what_did_not_change_is_the_same_chunks() {
+        let (kept, mut items) = (Kept::default(), some(100_000));
+        let (_, before) = grow(&items, &kept);
+        items[50_000].value = vec![1; 40];
+        items.remove(70_000);
+        let (_, after) = grow(&items, &kept);
+        let news = after.iter().filter(|id| !before.contains(id)).count();
+        assert!(news <= 5, "{news} of {} nodes are new", after.len());
+    }
+
+    #[test]
+    fn bytes_that_are_no_tree_are_told_from_what_is_missing() {
+        let (kept, items) = (Kept::default(), some(20_000));
+        let (tree, ids) = grow(&items, &kept);
+        let id = ids[ids.len() / 2];
+        let whole = kept.borrow_mut().remove(&id).unwrap();
+        let missing = rows_of(&tree, &kept).unwrap_err();
+        assert!(matches!(missing, VolumeError::NoNode { id: of } if of == id));
+        for cut in [0, 1, 2, 5, whole.len() - 1] {
+            kept.borrow_mut().insert(id, whole.slice(..cut));
+            let read = rows_of(&tree, &kept);
+            // An empty leaf says nothing; that rows are missing shows in their hash.
+            assert!(
+                cut == 2 || matches!(read, Err(VolumeError::BadCheckpoint { .. })),
+                "{cut}"
+            );
+        }
+        let deep = Tree { level: 200, ..tree };
+        assert!(matches!(
+            rows_of(&deep, &kept),
+            Err(VolumeError::BadCheckpoint { .. })
+        ));
+    }
+}

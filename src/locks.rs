@@ -19,7 +19,9 @@
 //! **One at a time.** A manager grants while a majority of those who decide have vouched for it, each for
 //! [`TERM`] from when it was asked, and none for another meanwhile. What it grants holds no longer than that:
 //! a machine that was not told in time that its **lease** goes on uses nothing of it. A manager that begins
-//! grants nothing for a term, in which the machines say what they hold. Clocks may show anything, but have
+//! grants nothing for a term, in which the machines say what they hold. Two may say that of the same: one that
+//! was cut off, and one that was granted it since. So an answer has a number that grows before what one
+//! machine had goes to another, and from manager to manager: the **fence** of what is held by it. Clocks may show anything, but have
 //! to run alike: a tenth is allowed for.
 
 mod client;

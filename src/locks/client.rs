@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::held::{Ask, File, Said, Waiter};
+use super::held::{Ask, File, Said, Title, Waiter};
 use super::range::{conflict, is_covered, union};
 use super::{RENEW, millis};
 use crate::base::{DeviceId, LogId};
@@ -168,7 +168,7 @@ impl Client {
         let is_cut = !self.is_strict && self.is_cut(now);
         let held = self.files.values().filter(|file| !file.held.is_empty());
         let unguarded = if is_cut { held.count() } else { 0 };
-        let lost = self.files.values().filter(|file| file.is_lost).count();
+        let lost = self.files.values().filter(|file| file.is_lost()).count();
         (unguarded, lost)
     }
 
@@ -334,12 +334,13 @@ impl Client {
         self.out.push(Effect::Say { to, word });
     }
 
-    /// Says whether who grants locks has answered what is held of a file, and that it stands.
+    /// Says whether who grants locks knows all that an owner holds of a file.
     #[cfg(test)]
-    pub(super) fn is_confirmed(&self, key: LockKey) -> bool {
-        let file = self.files.get(&key);
-        let said = file.and_then(|file| file.said.as_ref());
-        said.is_some_and(|said| said.is_answered) && file.is_some_and(|file| !file.is_lost)
+    pub(super) fn is_confirmed(&self, key: LockKey, owner: u64) -> bool {
+        self.files.get(&key).is_some_and(|file| {
+            let mut held = file.held.iter().filter(|held| held.owner == owner);
+            held.all(|held| held.title == Title::Sure)
+        })
     }
 
     pub(super) fn is_valid(&self, now: Duration) -> bool {
@@ -375,7 +376,12 @@ impl Client {
         for file in self.files.values_mut() {
             (file.whole, file.giving, file.handing) = (false, false, None);
             file.said = None;
-            file.remote = file.ranges();
+            for held in &mut file.held {
+                if held.title == Title::Sure {
+                    held.title = Title::Claimed;
+                }
+            }
+            file.remote = file.claims(false);
             for waiter in &mut file.waiters {
                 (waiter.is_wanted, waiter.is_granted) = (false, false);
             }
@@ -425,8 +431,8 @@ impl Client {
     }
 
     fn answer(&mut self, now: Duration, from: DeviceId, answer: LockAnswer) {
-        // One who is not known says so again when it is.
-        if self.manager != Some((from, answer.manager)) {
+        // One who is not known says so again when it is, and nothing stands that is said before it grants.
+        if self.manager != Some((from, answer.manager)) || answer.base == 0 {
             return;
         }
         let Some(file) = self.files.get_mut(&answer.key) else {
@@ -439,7 +445,9 @@ impl Client {
             return;
         }
         said.is_answered = true;
-        file.is_lost = answer.lost;
+        let told = said.wish.held.clone();
+        file.judge(&told, answer.lost);
+        file.fence = answer.base;
         for (log, end) in answer.heads {
             let head = file.heads.entry(log).or_default();
             *head = end.max(*head);
@@ -548,6 +556,7 @@ impl Client {
             let folded = self.folded.entry(log).or_default();
             *folded = end.max(*folded);
         }
+        let is_granted = self.base_told > 0;
         let keys: Vec<LockKey> = self.files.keys().copied().collect();
         for key in &keys {
             let Some(file) = self.files.get_mut(key) else {
@@ -555,7 +564,7 @@ impl Client {
             };
             if let Some(held) = file.handing.take() {
                 // What was given back since then is handed over the next time.
-                let is_held = held.into_iter().chain(file.ranges());
+                let is_held = held.into_iter().chain(file.claims(is_granted));
                 file.remote = union(is_held);
                 if file.giving {
                     (file.whole, file.giving) = (false, false);
@@ -600,7 +609,7 @@ impl Client {
                         && other.ask.owner != ask.owner
                         && conflict(other.ask.range, ask.range)
                 });
-                let is_ours = file.whole && !file.giving || is_covered(ask.range, &file.ranges());
+                let is_ours = file.whole && !file.giving || is_covered(ask.range, &file.sure());
                 let may = is_valid && is_folded && (waiter.is_granted || is_ours && !before);
                 if is_alone || may {
                     outcome = Some(Outcome::Granted);
@@ -613,7 +622,12 @@ impl Client {
                 continue;
             };
             if outcome == Outcome::Granted && ask.how != LockHow::Test {
-                file.lock(&ask);
+                let title = match (self.reach, is_alone) {
+                    (Reach::Alone, _) => Title::Claimed,
+                    (_, true) => Title::Local,
+                    (_, false) => Title::Sure,
+                };
+                file.lock(&ask, title);
                 self.handles.entry(ask.handle).or_default().insert(key);
             }
             self.out.push(Effect::Done { ticket, outcome });
@@ -633,8 +647,10 @@ impl Client {
             return;
         };
         if self.reach == Reach::Alone {
+            for held in &mut file.held {
+                held.title = Title::Claimed;
+            }
             file.remote = file.ranges();
-            file.is_lost = false;
             return;
         }
         if !is_known {
@@ -646,7 +662,7 @@ impl Client {
             }
             return;
         }
-        let ranges = file.ranges();
+        let ranges = file.claims(self.base_told > 0);
         if !file.whole {
             // What is locked was granted to this machine.
             file.remote = union(file.remote.iter().copied().chain(ranges.iter().copied()));
@@ -679,12 +695,11 @@ impl Client {
         let is_nothing = file.said.is_none() && held.is_empty() && wants.is_empty() && !file.whole;
         if is_due && !is_nothing {
             self.version += 1;
-            let lapsed = now.saturating_sub(self.valid_until);
             let wish = LockWish {
                 run: self.run,
                 key,
                 version: self.version,
-                lapsed_ms: millis(lapsed),
+                fence: file.fence,
                 whole: file.whole,
                 held,
                 wants,
@@ -714,8 +729,9 @@ impl Client {
     /// Has all that was written handed to the others, for all files of which something is to be given up.
     fn hand_over(&mut self) {
         self.publishing = true;
+        let is_granted = self.base_told > 0;
         for file in self.files.values_mut() {
-            let ranges = file.ranges();
+            let ranges = file.claims(is_granted);
             let gives = if file.whole {
                 file.giving
             } else {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::range::{conflict, meet, union, without};
+use super::range::{conflict, is_covered, meet, union, without};
 use crate::base::LogId;
 use crate::wire::{LockHow, LockKey, LockRange, LockWant, LockWish};
 
@@ -41,12 +41,26 @@ impl Ask {
     }
 }
 
+/// What a lock that a program holds is worth on other machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Title {
+    /// Who grants locks knows it.
+    Sure,
+    /// Who granted locks before knew it, or there was no other machine.
+    Claimed,
+    /// It was locked while nobody was to be had who grants.
+    Local,
+    /// Another machine has it.
+    Lost,
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Held {
     pub(super) owner: u64,
     pub(super) handle: u64,
     pub(super) pid: u32,
     pub(super) range: LockRange,
+    pub(super) title: Title,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -74,8 +88,8 @@ pub(super) struct File {
     pub(super) said: Option<Said>,
     /// What the newest answer said of what is to be folded.
     pub(super) heads: BTreeMap<LogId, u64>,
-    /// Some of what is held here another machine has.
-    pub(super) is_lost: bool,
+    /// The number of the newest answer.
+    pub(super) fence: u64,
 }
 
 /// The newest wish.
@@ -102,6 +116,44 @@ impl File {
         union(self.held.iter().map(|held| held.range))
     }
 
+    /// Returns what of it who grants locks knows.
+    pub(super) fn sure(&self) -> Vec<LockRange> {
+        let held = self.held.iter();
+        let sure = held.filter(|held| held.title == Title::Sure);
+        union(sure.map(|held| held.range))
+    }
+
+    /// Returns what who grants locks is to know: not what another machine has, and what was locked while
+    /// nobody granted not before somebody does, as others have the right to it until then.
+    pub(super) fn claims(&self, is_granted: bool) -> Vec<LockRange> {
+        let held = self.held.iter();
+        let claims = held.filter(|held| match held.title {
+            Title::Sure | Title::Claimed => true,
+            Title::Local => is_granted,
+            Title::Lost => false,
+        });
+        union(claims.map(|held| held.range))
+    }
+
+    /// Says whether another machine has some of what is held.
+    pub(super) fn is_lost(&self) -> bool {
+        self.held.iter().any(|held| held.title == Title::Lost)
+    }
+
+    /// Takes note of what who grants locks said of what it was told that is held.
+    pub(super) fn judge(&mut self, told: &[LockRange], is_lost: bool) {
+        let title = match is_lost {
+            true => Title::Lost,
+            false => Title::Sure,
+        };
+        for held in &mut self.held {
+            let is_open = matches!(held.title, Title::Claimed | Title::Local);
+            if is_open && is_covered(held.range, told) {
+                held.title = title;
+            }
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.held.is_empty() && self.waiters.is_empty() && !self.whole && self.remote.is_empty()
     }
@@ -122,7 +174,7 @@ impl File {
     }
 
     /// Locks a range for an owner, in the place of what he had there.
-    pub(super) fn lock(&mut self, ask: &Ask) {
+    pub(super) fn lock(&mut self, ask: &Ask, title: Title) {
         self.give_back(ask.owner, ask.range);
         if let Some(handing) = &mut self.handing {
             // What is written under it is not among what is being handed over.
@@ -140,6 +192,7 @@ impl File {
             let joins = held.owner == ask.owner
                 && held.handle == ask.handle
                 && held.range.exclusive == exclusive
+                && held.title == title
                 && meet(held.range, grown);
             if joins {
                 range.start = range.start.min(held.range.start);
@@ -152,6 +205,7 @@ impl File {
             handle: ask.handle,
             pid: ask.pid,
             range,
+            title,
         });
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::range::{ALL, conflict, is_covered};
 use super::{RENEW, TERM, millis};
-use crate::base::{DeviceId, LogId, Rng};
+use crate::base::{DeviceId, LogId};
 use crate::wire::limits::{LOCK_HEADS_MAX, LOCK_RANGES_MAX};
 use crate::wire::{LockAnswer, LockHow, LockKey, LockRange, LockWant, LockWish, LockWord};
 
@@ -20,11 +20,19 @@ const QUIET: Duration = Duration::from_secs(2);
 /// one is for all.
 const IDLE_MAX: usize = 16_384;
 
+/// Managers have numbers this far apart: what is between counts what was taken from machines meanwhile.
+const STRIDE: u64 = 1 << 20;
+
+/// Greatest number of a manager that is taken from others: who says a greater one lies.
+const NUMBER_MAX: u64 = u64::MAX / 2;
+
 /// What who decides records says of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Standing {
     /// Whether this device leads.
     pub leads: bool,
+    /// At which ballot it does, which no other start of it did, and none before another leader.
+    pub round: u64,
     /// Who decides the next record.
     pub voters: Vec<DeviceId>,
     /// Whether this device has accepted a record that is not known to be decided, by which others decide: the
@@ -38,6 +46,7 @@ pub struct Standing {
 #[derive(Debug)]
 pub struct Voter {
     silent_until: Duration,
+    /// Whom this device vouched for last, and until when.
     vouched: Option<(DeviceId, u64, Duration)>,
 }
 
@@ -58,12 +67,20 @@ impl Voter {
         voters: &[DeviceId],
         standing: &Standing,
     ) -> Option<LockWord> {
-        let other = self
-            .vouched
-            .is_some_and(|(device, id, until)| (device, id) != (from, manager) && until > now);
         let is_known = voters == standing.voters && voters.contains(&from);
-        if other || !is_known || standing.is_changing || now < self.silent_until {
+        if !is_known || standing.is_changing || now < self.silent_until {
             return None;
+        }
+        if let Some((device, last, until)) = self.vouched
+            && (device, last) != (from, manager)
+        {
+            if until > now {
+                return None;
+            }
+            if manager <= last {
+                let manager = last.saturating_add(1);
+                return Some(LockWord::Vouched { manager, sent_ms });
+            }
         }
         self.vouched = Some((from, manager, now + TERM));
         Some(LockWord::Vouched { manager, sent_ms })
@@ -78,8 +95,8 @@ struct Part {
     granted: Vec<LockWant>,
     refused: Vec<(u64, LockRange)>,
     lost: bool,
-    /// When the lease was over by which it has what it said that it holds.
-    lapsed: Duration,
+    /// That of the wish.
+    fence: u64,
 }
 
 impl Part {
@@ -97,8 +114,19 @@ impl Part {
         }
     }
 
+    fn is_met(&self, range: LockRange) -> bool {
+        self.ranges()
+            .into_iter()
+            .any(|theirs| conflict(theirs, range))
+    }
+
+    /// Says whether there is nothing to remember: that a lock is lost is, as it is told with each answer.
     fn is_empty(&self) -> bool {
-        !self.whole && self.held.is_empty() && self.granted.is_empty() && self.refused.is_empty()
+        !self.whole
+            && !self.lost
+            && self.held.is_empty()
+            && self.granted.is_empty()
+            && self.refused.is_empty()
     }
 }
 
@@ -126,10 +154,11 @@ struct Machine {
 ///
 /// To drive it: [`Manager::tick`] every [`super::TICK`] and where the standing changed, [`Manager::receive`] for
 /// each word; then say what [`Manager::poll`] returns. `now` is of a clock that never goes back.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Manager {
-    rng: Rng,
     id: u64,
+    /// No number up to this is one of a manager to come.
+    taken: u64,
     voters: Vec<DeviceId>,
     /// Since when it wants to grant; `None` where another leads.
     since: Option<Duration>,
@@ -148,25 +177,6 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Returns one that grants nothing yet; `seed` is to be another one at each start.
-    pub fn new(seed: u64) -> Self {
-        Self {
-            rng: Rng::from_seed(seed),
-            id: 0,
-            voters: Vec::new(),
-            since: None,
-            heard_since: None,
-            vouched: BTreeMap::new(),
-            next_vouch: Duration::ZERO,
-            machines: BTreeMap::new(),
-            files: BTreeMap::new(),
-            idle: 0,
-            heads: BTreeMap::new(),
-            base: 0,
-            out: Vec::new(),
-        }
-    }
-
     /// Returns what is to be said, and to whom.
     pub fn poll(&mut self) -> Vec<(DeviceId, LockWord)> {
         std::mem::take(&mut self.out)
@@ -195,12 +205,28 @@ impl Manager {
         let waited = |since: Duration| now >= since + TERM * 11 / 10;
         let is_said = |heard: Duration| now >= heard + CLAIM_TIME;
         self.is_vouched(now)
+            && !self.is_used_up()
             && self.since.is_some_and(waited)
             && self.heard_since.is_some_and(is_said)
     }
 
-    fn begin(&mut self, now: Duration) {
-        self.id = self.rng.below(u64::MAX);
+    /// Says whether it can count no further.
+    fn is_used_up(&self) -> bool {
+        self.base >= self.id.saturating_add(STRIDE - 1)
+    }
+
+    /// Counts on, where it can: who has an answer of before is told by it from who has one of later.
+    fn count(&mut self) {
+        if self.base > 0 && !self.is_used_up() {
+            self.base += 1;
+        }
+    }
+
+    fn begin(&mut self, now: Duration, round: u64) {
+        let next = (self.taken.max(self.id) / STRIDE).saturating_add(1);
+        // A start knows nothing of those before, but leads at a greater ballot.
+        let of_round = round.min(1 << 30) << 12;
+        self.id = next.max(of_round).saturating_mul(STRIDE);
         self.since = Some(now);
         self.heard_since = None;
         self.vouched.clear();
@@ -221,10 +247,11 @@ impl Manager {
             (self.idle, self.base) = (0, 0);
             return;
         }
-        let is_over = self.base > 0 && !self.is_vouched(now);
-        if self.since.is_none() || self.voters != standing.voters || is_over {
+        let is_over = self.base > 0 && (!self.is_vouched(now) || self.is_used_up());
+        let is_taken = self.base == 0 && self.id <= self.taken;
+        if self.since.is_none() || self.voters != standing.voters || is_over || is_taken {
             self.voters.clone_from(&standing.voters);
-            self.begin(now);
+            self.begin(now, standing.round);
         }
         if self.heard_since.is_none() && self.is_vouched(now) {
             self.heard_since = Some(now);
@@ -232,7 +259,9 @@ impl Manager {
         if self.base == 0 {
             // What was given up to who granted before is in the logs of which somebody told by now.
             merge(&mut self.heads, here.iter().map(|(log, end)| (*log, *end)));
-            self.base = u64::from(self.grants(now));
+            if self.grants(now) {
+                self.base = self.id.saturating_add(1);
+            }
         }
         if now >= self.next_vouch {
             self.next_vouch = now + RENEW;
@@ -277,6 +306,11 @@ impl Manager {
                     let newest = self.vouched.entry(from).or_default();
                     *newest = sent.max(*newest);
                 }
+            }
+            LockWord::Vouched { manager, .. }
+                if self.voters.contains(&from) && manager <= NUMBER_MAX =>
+            {
+                self.taken = manager.max(self.taken);
             }
             LockWord::Renew {
                 run,
@@ -353,6 +387,9 @@ impl Manager {
                 keys.push(*key);
             }
         }
+        if !keys.is_empty() {
+            self.count();
+        }
         for key in keys {
             self.serve(now, key, None);
         }
@@ -377,7 +414,7 @@ impl Manager {
             if !wish.wants.is_empty() {
                 file.asked.insert(from, now);
             }
-            file.take(now, from, &wish, self.base > 0);
+            file.take(from, &wish, self.base > 0);
         }
         self.idle = self.idle.saturating_sub(usize::from(was_idle));
         self.serve(now, wish.key, Some(from));
@@ -389,6 +426,8 @@ impl Manager {
         let Some(file) = self.files.get_mut(&key) else {
             return;
         };
+        // Before it grants, somebody else may yet say what he holds.
+        let asker = asker.filter(|_| self.base > 0);
         let mut told: BTreeSet<DeviceId> = asker.into_iter().collect();
         if grants {
             told.extend(file.decide(now));
@@ -444,7 +483,7 @@ impl Manager {
             !file.is_idle()
         });
         self.idle = 0;
-        self.base += 1;
+        self.count();
     }
 }
 
@@ -455,11 +494,10 @@ impl File {
 
     /// Takes what a machine says of itself; before anything is granted, what several say that they hold is
     /// weighed.
-    fn take(&mut self, now: Duration, from: DeviceId, wish: &LockWish, grants: bool) {
-        let lapsed = now.saturating_sub(Duration::from_millis(wish.lapsed_ms));
+    fn take(&mut self, from: DeviceId, wish: &LockWish, grants: bool) {
         let mut part = self.parts.remove(&from).unwrap_or_default();
         let before = part.ranges();
-        part.lapsed = lapsed;
+        part.fence = wish.fence;
         let is_wanted = |id: u64| wish.wants.iter().any(|want| want.id == id);
         part.granted.retain(|want| is_wanted(want.id));
         part.refused.retain(|(id, _)| is_wanted(*id));
@@ -467,17 +505,17 @@ impl File {
         part.lost = false;
         for range in &wish.held {
             // What was not granted here was by another manager, or the lease of the machine was over.
-            let mut others = self.parts.values_mut().filter(|other| {
-                let theirs = other.ranges();
-                theirs.iter().any(|theirs| conflict(*theirs, *range))
-            });
-            if is_covered(*range, &before)
-                || others.all(|other| !grants && other.give_way(*range, lapsed))
-            {
-                part.held.push(*range);
-            } else {
-                part.lost = true;
+            if !is_covered(*range, &before) {
+                let mut others = self.parts.values().filter(|other| other.is_met(*range));
+                if others.any(|other| grants || other.fence >= wish.fence) {
+                    part.lost = true;
+                    continue;
+                }
+                for other in self.parts.values_mut() {
+                    other.held.retain(|held| !conflict(*held, *range));
+                }
             }
+            part.held.push(*range);
         }
         part.whole = wish.whole && (part.whole || self.parts.values().all(Part::is_empty));
         self.queue
@@ -542,20 +580,6 @@ impl File {
             }
         }
         told
-    }
-}
-
-impl Part {
-    /// Gives up what another machine holds whose lease was over later: that one was granted it when this
-    /// one's was over.
-    fn give_way(&mut self, range: LockRange, lapsed: Duration) -> bool {
-        if self.lapsed >= lapsed {
-            return false;
-        }
-        self.whole = false;
-        self.held.retain(|held| !conflict(*held, range));
-        self.lost = true;
-        true
     }
 }
 

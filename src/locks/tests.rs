@@ -17,6 +17,8 @@ struct Machine {
     manager: Manager,
     voter: Voter,
     leads: bool,
+    /// At which ballot it leads, or did.
+    round: u64,
     is_alive: bool,
     run: u64,
     next_tick: Duration,
@@ -54,6 +56,8 @@ struct World {
     place: Vec<u64>,
     words: Vec<(Duration, usize, usize, LockWord)>,
     is_rough: bool,
+    /// Machines that reach no majority know it, and go on alone where they may.
+    goes_on: bool,
     holds: Vec<Hold>,
     pasts: Vec<Past>,
     waits: BTreeMap<(usize, u64), Ask>,
@@ -89,9 +93,10 @@ impl World {
         let now = Duration::from_secs(100);
         let one = |machine: usize| Machine {
             client: new_client(1),
-            manager: Manager::new(seed * 100 + machine as u64),
+            manager: Manager::default(),
             voter: Voter::new(Duration::ZERO),
             leads: machine == 0,
+            round: u64::from(machine == 0),
             is_alive: true,
             run: 1,
             next_tick: now,
@@ -108,6 +113,7 @@ impl World {
             place: vec![0; machines],
             words: Vec::new(),
             is_rough: false,
+            goes_on: false,
             holds: Vec::new(),
             pasts: Vec::new(),
             waits: BTreeMap::new(),
@@ -183,8 +189,9 @@ impl World {
         self.holds.retain(|hold| {
             hold.machine != at || hold.ask.owner != asked.owner || hold.ask.key != asked.key
         });
-        // What was written under locks of others is here.
-        for past in &self.pasts {
+        let lapsed = !self.machines[at].client.is_valid(self.now);
+        // What was written under locks of others is here, but with who goes on alone.
+        for past in self.pasts.iter().filter(|_| !lapsed) {
             let is_seen = self.machines[at].folded.get(&log_of(past.machine)) >= Some(&past.end);
             let is_met = past.ask.key == asked.key && conflict(past.ask.range, asked.range);
             assert!(
@@ -194,7 +201,6 @@ impl World {
                 self.told()
             );
         }
-        let lapsed = !self.machines[at].client.is_valid(self.now);
         self.holds.push(Hold {
             machine: at,
             ask: asked,
@@ -238,11 +244,13 @@ impl World {
 
     fn restart(&mut self, at: usize) {
         let now = self.now;
-        let seed = self.rng.below(u64::MAX);
         let machine = &mut self.machines[at];
         machine.run += 1;
         machine.client = new_client(machine.run);
-        machine.manager = Manager::new(seed);
+        machine
+            .client
+            .set_strict(!self.goes_on || at.is_multiple_of(2));
+        machine.manager = Manager::default();
         machine.voter = Voter::new(now);
         machine.leads = false;
         machine.is_alive = true;
@@ -276,7 +284,8 @@ impl World {
                 machine.next_tick = now + TICK;
                 // It hears of what the others of its place have.
                 machine.manager.tick(now, &standing, &here);
-                machine.client.tick(now, Reach::Guarded);
+                let reach = self.reach(at);
+                self.machines[at].client.tick(now, reach);
             }
             let machine = &mut self.machines[at];
             if machine.publishes.is_some_and(|until| now >= until) {
@@ -301,9 +310,31 @@ impl World {
         self.check();
     }
 
+    fn reach(&self, at: usize) -> Reach {
+        let is_here = |voter: &&DeviceId| {
+            let voter = voter.0 as usize - 1;
+            self.machines[voter].is_alive && self.place[voter] == self.place[at]
+        };
+        let here = self.voters.iter().filter(is_here).count();
+        match self.goes_on && here <= self.voters.len() / 2 {
+            true => Reach::Cut,
+            false => Reach::Guarded,
+        }
+    }
+
+    /// A machine leads: at no ballot of its own before, and none below that of another.
+    fn lead(&mut self, at: usize) {
+        let newest = self.machines.iter().map(|machine| machine.round).max();
+        let newest = newest.unwrap_or_default() + self.rng.below(2);
+        let machine = &mut self.machines[at];
+        machine.leads = true;
+        machine.round = newest.max(machine.round + 1);
+    }
+
     fn standing(&self, at: usize) -> Standing {
         Standing {
             leads: self.machines[at].leads,
+            round: self.machines[at].round,
             voters: self.voters.clone(),
             is_changing: false,
         }
@@ -347,7 +378,7 @@ impl World {
             // Once it was answered what it said of a lock, that is as good as any.
             let client = &self.machines[at].client;
             for hold in self.holds.iter_mut().filter(|hold| hold.machine == at) {
-                hold.lapsed &= !client.is_confirmed(hold.ask.key);
+                hold.lapsed &= !client.is_confirmed(hold.ask.key, hold.ask.owner);
             }
         }
         for (place, one) in self.holds.iter().enumerate() {
@@ -415,6 +446,11 @@ fn storm(seed: u64) -> u64 {
     let mut world = World::new(seed, machines, voters);
     world.run(Duration::from_secs(12));
     world.is_rough = true;
+    world.goes_on = seed.is_multiple_of(3);
+    for (at, machine) in world.machines.iter_mut().enumerate() {
+        let is_strict = !world.goes_on || at.is_multiple_of(2);
+        machine.client.set_strict(is_strict);
+    }
     for _ in 0..2_400 {
         let at = usize::try_from(world.rng.below(machines as u64)).expect("small");
         match world.rng.below(400) {
@@ -435,7 +471,10 @@ fn storm(seed: u64) -> u64 {
             // Two may think that they lead.
             4 if at < voters && world.rng.below(3) == 0 => {
                 let leads = !world.machines[at].leads;
-                world.machines[at].leads = leads;
+                match leads {
+                    true => world.lead(at),
+                    false => world.machines[at].leads = false,
+                }
                 world
                     .trace
                     .push(format!("{:?} {at} leads: {leads}", world.now));
@@ -493,8 +532,9 @@ fn storm(seed: u64) -> u64 {
         if !world.machines[at].is_alive {
             world.restart(at);
         }
-        world.machines[at].leads = at == 0;
+        world.machines[at].leads = false;
     }
+    world.lead(0);
     let until = world.now + Duration::from_secs(120);
     while world.now < until && !(world.waits.is_empty() && world.holds.is_empty()) {
         if let Some(hold) = world.holds.first().copied() {
@@ -568,7 +608,7 @@ fn locks_stay_with_who_holds_them_while_one_who_grants_follows_another() {
         world.run(Duration::from_secs(1));
         world.kill(0);
         world.run(Duration::from_secs(9));
-        world.machines[1].leads = true;
+        world.lead(1);
         world.run(Duration::from_secs(30));
         assert_eq!(world.waits.len(), 2, "seed {seed}: {}", world.told());
         world.unlock(alone);
@@ -594,6 +634,63 @@ fn a_machine_that_is_gone_holds_nothing_for_long() {
     assert_eq!(world.ask(1, ask(1, 0, WHOLE, LockHow::Try)), None);
     world.run(Duration::from_secs(5));
     assert_eq!((world.waits.len(), world.holds.len()), (0, 1));
+}
+
+#[test]
+fn who_lost_a_lock_is_told_so_whatever_is_lost_of_what_is_said_twice() {
+    for drops in [false, true] {
+        let mut world = World::new(4, 2, 1);
+        world.run(Duration::from_secs(12));
+        world.lock(1, ask(1, 0, (0, 9, false), LockHow::Wait));
+        world.run(Duration::from_secs(3));
+        world.place[1] = 1;
+        world.lock(0, ask(1, 0, WHOLE, LockHow::Wait));
+        world.place[1] = 0;
+        while !world.machines[1].client.is_valid(world.now) {
+            world.step();
+        }
+        // What it held lets nobody in beside it until it is known whether it is still its own.
+        assert_eq!(world.ask(1, ask(2, 0, (0, 9, false), LockHow::Try)), None);
+        let claim = |(_, from, _, word): &&(Duration, usize, usize, LockWord)| {
+            *from == 1 && matches!(word, LockWord::Wish(_))
+        };
+        let claim = world.words.iter().find(claim).expect("it is said").clone();
+        let (at, from, to, word) = claim;
+        let again = at + Duration::from_millis(300);
+        world.words.push((again, from, to, word));
+        while world.now < again {
+            world.step();
+            let is_answer = |word: &LockWord| matches!(word, LockWord::Answer(_));
+            let kept = |(_, _, to, word): &_| !drops || *to != 1 || !is_answer(word);
+            world.words.retain(kept);
+        }
+        world.run(Duration::from_secs(2));
+        let client = &world.machines[1].client;
+        assert_eq!(client.told(world.now).1, 1, "{}", world.told());
+        assert!(!client.is_confirmed(LockKey([0; 16]), 1));
+    }
+}
+
+#[test]
+fn of_two_that_say_they_have_a_lock_it_stays_with_who_was_granted_it_last() {
+    for seed in 0..40 {
+        let mut world = World::new(seed, 4, 3);
+        world.run(Duration::from_secs(12));
+        world.lock(3, ask(1, 0, WHOLE, LockHow::Wait));
+        world.run(Duration::from_secs(3));
+        world.place[3] = 1;
+        world.lock(2, ask(1, 0, WHOLE, LockHow::Wait));
+        world.run(Duration::from_secs(1));
+        world.machines[0].leads = false;
+        world.lead(1);
+        // It is back before the other has said to the next manager what it holds, or after.
+        world.run(Duration::from_millis(500) * u32::try_from(seed).expect("small"));
+        world.place[3] = 0;
+        world.run(Duration::from_secs(30));
+        let key = LockKey([0; 16]);
+        let is_confirmed = [2, 3].map(|at| world.machines[at].client.is_confirmed(key, 1));
+        assert_eq!(is_confirmed, [true, false], "seed {seed}: {}", world.told());
+    }
 }
 
 #[test]

@@ -56,7 +56,7 @@ impl Granting {
         let now = node.now();
         Self {
             node: Arc::clone(node),
-            manager: Manager::new(node.rng.below(u64::MAX)),
+            manager: Manager::default(),
             voter: Voter::new(now),
             next_tick: now,
         }
@@ -66,13 +66,14 @@ impl Granting {
         let node = Arc::clone(&self.node);
         // The chain may be waiting for the disk.
         let look = move || (node.chain.lead(), node.logs_known());
-        let Some(((leads, voters, is_changing), here)) = self.node.config.pool.call(look).await
+        let Some(((ballot, voters, is_changing), here)) = self.node.config.pool.call(look).await
         else {
             return;
         };
         let is_alone = self.node.roster().members().len() <= 1;
         let standing = Standing {
-            leads: leads && !is_alone,
+            leads: ballot.is_some() && !is_alone,
+            round: ballot.map_or(0, |ballot| ballot.round),
             voters,
             is_changing,
         };

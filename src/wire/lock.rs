@@ -52,8 +52,9 @@ pub struct LockWish {
     pub key: LockKey,
     /// Greater than that of all wishes of this run before.
     pub version: u64,
-    /// How long ago the lease of the machine was over, milliseconds; 0 while it is not.
-    pub lapsed_ms: u64,
+    /// [`LockAnswer::base`] of the newest answer for this file; 0 where there was none. Of two machines that say
+    /// the same, what they hold is of the one with the greater.
+    pub fence: u64,
     /// Whether the machine has the whole file, so that it asks nobody.
     pub whole: bool,
     /// What is locked, in order.
@@ -69,7 +70,7 @@ pub struct LockWish {
 /// What becomes of a wish.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LockAnswer {
-    /// A random number of whoever grants locks, since it does.
+    /// The number of whoever grants locks, since it does.
     pub manager: u64,
     /// That of the wish.
     pub run: u64,
@@ -89,7 +90,8 @@ pub struct LockAnswer {
     /// Wants that are refused, and what is in their way.
     #[serde(deserialize_with = "bounded::list::<_, _, LOCK_RANGES_MAX>")]
     pub refused: Vec<(u64, LockRange)>,
-    /// The number of what has to be folded first, whatever is granted.
+    /// The number of what has to be folded first, whatever is granted. It grows, also from one who grants to
+    /// the next, and does so before what one machine had is granted to another.
     pub base: u64,
     /// Up to where logs have to be folded, too, before what is granted of this file is used.
     #[serde(deserialize_with = "bounded::list::<_, _, LOCK_HEADS_MAX>")]
@@ -116,7 +118,7 @@ pub enum LockWord {
     },
     /// The lease goes on.
     Renewed {
-        /// A random number of who grants locks.
+        /// The number of who grants locks.
         manager: u64,
         /// As asked.
         run: u64,
@@ -132,7 +134,7 @@ pub enum LockWord {
     },
     /// Of who leads those that decide records, to each of them: it is to be the only one that grants locks.
     Vouch {
-        /// A random number of who grants locks.
+        /// Its number, greater than those of all who granted locks before.
         manager: u64,
         /// When it says so, milliseconds by its own clock.
         sent_ms: u64,
@@ -140,9 +142,9 @@ pub enum LockWord {
         #[serde(deserialize_with = "bounded::list::<_, _, LOCK_VOTERS_MAX>")]
         voters: Vec<DeviceId>,
     },
-    /// It is, for some seconds.
+    /// It is, for some seconds; or it is not, as its number is none that is greater than those of before.
     Vouched {
-        /// As asked.
+        /// As asked; or a number up to which all are taken.
         manager: u64,
         /// As asked.
         sent_ms: u64,

@@ -247,16 +247,17 @@ impl Chain {
         self.state.lock().agreement.row().promised
     }
 
-    /// Says whether this device leads those who decide, who that is, and whether it has accepted a record,
-    /// not known to be decided, by which others do.
-    pub fn lead(&self) -> (bool, Vec<DeviceId>, bool) {
+    /// Returns the ballot at which this device leads those who decide, where it does, who that is, and whether
+    /// it has accepted a record, not known to be decided, by which others do.
+    pub fn lead(&self) -> (Option<Ballot>, Vec<DeviceId>, bool) {
         let state = self.state.lock();
         let (tip, row) = (state.agreement.tip(), state.agreement.row());
         let accepted = row.accepted.as_ref().map(|(_, record)| record);
         let is_changing = accepted
             .is_some_and(|record| record.number > tip.at.number && record.voters != tip.voters);
         let voters = tip.voters.iter().map(|voter| voter.device).collect();
-        (state.agreement.leads(), voters, is_changing)
+        let ballot = state.agreement.leads().then_some(row.promised);
+        (ballot, voters, is_changing)
     }
 
     /// Says whether this device leads those who decide.

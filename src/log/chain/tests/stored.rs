@@ -118,7 +118,7 @@ fn lock_words() -> Vec<LockWord> {
             run,
             key,
             version: 26,
-            lapsed_ms: 27,
+            fence: 27,
             whole: false,
             held: vec![range],
             wants: (28..).zip(hows).map(|(id, how)| want(id, how)).collect(),

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 pub trait Clock: Send + Sync + 'static {
     /// Returns the time of day.
     fn wall(&self) -> Timespec;
-    /// Returns the time since an arbitrary moment; never goes back.
+    /// Returns the time since an arbitrary moment; never goes back, and goes on while the machine is suspended,
+    /// as what others believe of it ends meanwhile, too.
     fn monotonic(&self) -> Duration;
 
     /// Returns the time of day in milliseconds since 1970; 0 before.
@@ -45,20 +46,37 @@ impl Timespec {
 /// The machine's clock.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemClock {
-    started: std::time::Instant,
+    started: Duration,
 }
 
 impl SystemClock {
     /// Returns the clock; its monotonic time starts at zero now.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one place that asks the machine for time"
-    )]
     pub fn new() -> Self {
         Self {
-            started: std::time::Instant::now(),
+            started: since_boot(),
         }
     }
+}
+
+/// Returns the time since the machine was started, with what it was suspended.
+#[cfg(target_os = "linux")]
+fn since_boot() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
+}
+
+/// Returns the time since this was asked first.
+#[cfg(not(target_os = "linux"))]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that asks the machine for time"
+)]
+fn since_boot() -> Duration {
+    static FIRST: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    FIRST.get_or_init(std::time::Instant::now).elapsed()
 }
 
 impl Default for SystemClock {
@@ -83,7 +101,7 @@ impl Clock for SystemClock {
     }
 
     fn monotonic(&self) -> Duration {
-        self.started.elapsed()
+        since_boot().saturating_sub(self.started)
     }
 }
 
@@ -272,6 +290,23 @@ impl Hlc {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The kernel's word for the time since the start counts what the machine was suspended. Where it never was,
+    /// `unshare --time --boottime 5000` makes the difference.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_clock_goes_on_while_the_machine_is_suspended() {
+        let uptime = || {
+            let told = std::fs::read_to_string("/proc/uptime").unwrap();
+            let seconds = told.split(' ').next().unwrap().parse().unwrap();
+            Duration::from_secs_f64(seconds)
+        };
+        let (before, now, after) = (uptime(), since_boot(), uptime());
+        // It is told in hundredths.
+        let least = before.saturating_sub(Duration::from_millis(10));
+        let most = after + Duration::from_millis(10);
+        assert!(least <= now && now <= most, "{before:?} {now:?} {after:?}");
+    }
 
     #[test]
     fn stamps_only_grow_even_when_the_wall_clock_goes_back() {

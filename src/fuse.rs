@@ -40,6 +40,7 @@ mod options;
 mod pace;
 mod positions;
 mod prune;
+mod running;
 mod session;
 mod skin;
 mod waiting;

@@ -13,21 +13,38 @@ use crate::fs::Fs;
 use crate::locks::{Answer, Ask, LockSpace, Outcome};
 use crate::wire::{LockHow, LockRange};
 
-/// How long a lock is waited for by who cannot be seen, and so could not be interrupted.
+/// How long a lock is waited for by who cannot be seen, and so could not be interrupted: fuser answers the
+/// kernel's INTERRUPT by itself, with ENOSYS, and the kernel sends none any more.
 const UNSEEN_MAX: Duration = Duration::from_secs(60);
 
 /// A lock as the kernel asks for it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
-    pub(super) handle: FileHandle,
-    pub(super) owner: LockOwner,
-    pub(super) start: u64,
-    pub(super) end: u64,
-    pub(super) kind: i32,
-    pub(super) pid: u32,
+    handle: FileHandle,
+    owner: LockOwner,
+    start: u64,
+    end: u64,
+    kind: i32,
+    pid: u32,
 }
 
 impl Asked {
+    /// Returns what `pid` asks by a handle for an owner: some bytes, of which the last is named.
+    pub(super) fn new(
+        (handle, owner, pid): (FileHandle, LockOwner, u32),
+        (start, end): (u64, u64),
+        kind: i32,
+    ) -> Self {
+        Self {
+            handle,
+            owner,
+            start,
+            end,
+            kind,
+            pid,
+        }
+    }
+
     fn range(&self) -> LockRange {
         LockRange {
             start: self.start,

@@ -637,14 +637,7 @@ impl Filesystem for Skin {
         reply: ReplyLock,
     ) {
         let _turn = self.crew.turn();
-        let asked = Asked {
-            handle,
-            owner,
-            start,
-            end,
-            kind,
-            pid,
-        };
+        let asked = Asked::new((handle, owner, pid), (start, end), kind);
         self.test_lock((number, req), asked, reply);
     }
 
@@ -662,14 +655,7 @@ impl Filesystem for Skin {
         reply: ReplyEmpty,
     ) {
         let _turn = self.crew.turn();
-        let asked = Asked {
-            handle,
-            owner,
-            start,
-            end,
-            kind,
-            pid,
-        };
+        let asked = Asked::new((handle, owner, pid), (start, end), kind);
         self.set_lock((number, req), asked, sleep, reply);
     }
 

@@ -6,6 +6,7 @@
 
 pub mod chain;
 pub mod checkpoint;
+mod floors;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -13,13 +14,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use crate::base::limits::{STAMP_AHEAD_MAX, STAMPS_BEGIN_MS};
 use crate::base::{DeviceId, LogId, OpId, Stamp, VolumeId};
 use crate::store::{Batch, Rows, StoreError, Table, codec};
 use crate::wire::{RecordRef, SealedSegment, SegmentHeader, Vector};
+
+use floors::Floor;
 
 /// Says why a segment is not taken, or why the log cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -196,8 +199,9 @@ pub struct Accepted {
 /// Every start of a daemon that writes begins a log of its own, so that a state folder that was put
 /// back from a copy, or cloned, continues nobody's log; so does who lost the right to write and has it anew.
 ///
-/// Invariants: the segments of a log are contiguous from 1 and chained by hash; a segment's
-/// stamps are above all of those before it; a row is never replaced.
+/// Invariants: the segments of a log are contiguous from 1, or from behind its floor
+/// ([`LogStore::start_at`]), and chained by hash; a segment's stamps are above all of those before it; a
+/// row is never replaced.
 #[derive(Debug)]
 pub struct LogStore {
     rows: Arc<dyn Rows>,
@@ -207,6 +211,10 @@ pub struct LogStore {
     incarnation: AtomicU64,
     /// Held while a batch is committed, so that two batches never race for one place in a log.
     state: Mutex<State>,
+    /// A leaf: where logs begin that do not begin at their first segment.
+    floors: RwLock<BTreeMap<LogId, Floor>>,
+    /// Held by who moves floors, before all others.
+    starting: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -247,9 +255,10 @@ impl LogStore {
         if let Some(log) = damaged {
             return Err(LogError::Corrupt { log, seg_no: 0 });
         }
+        let floors = floors::stored(&*rows)?;
         rows.sync()?;
         let offered = ends(&heads);
-        Ok(Self {
+        let log = Self {
             rows,
             volume,
             own,
@@ -259,7 +268,11 @@ impl LogStore {
                 offered,
                 admission: [0; 32],
             }),
-        })
+            floors: RwLock::new(floors),
+            starting: Mutex::new(()),
+        };
+        log.drop_below()?;
+        Ok(log)
     }
 
     /// Returns the device that appends here.
@@ -478,8 +491,11 @@ impl LogStore {
         Ok(accepted)
     }
 
-    /// Returns one segment, `None` where it is not here.
+    /// Returns one segment, `None` where it is not here, or below the floor of its log.
     pub fn get(&self, log: LogId, seg_no: u64) -> Result<Option<SealedSegment>, LogError> {
+        if seg_no <= self.floor(log) {
+            return Ok(None);
+        }
         let Some(bytes) = self.rows.get(Table::Segment, &segment_key(log, seg_no))? else {
             return Ok(None);
         };
@@ -488,17 +504,22 @@ impl LogStore {
             .map_err(|_| LogError::Corrupt { log, seg_no })
     }
 
-    /// Returns the hash of a segment and the stamp of its last op; `None` where it is not here.
+    /// Returns the hash of a segment and the stamp of its last op; `None` where it is not here, nor the one
+    /// at the floor.
     pub fn end_at(&self, log: LogId, seg_no: u64) -> Result<Option<([u8; 32], Stamp)>, LogError> {
         if let Some(head) = self.head(log).filter(|head| head.seg_no == seg_no) {
             return Ok(Some((head.hash, head.last)));
+        }
+        if let Some(start) = self.start_of(log).filter(|start| start.seg_no == seg_no) {
+            return Ok(Some((start.hash, start.last)));
         }
         let segment = self.get(log, seg_no)?;
         Ok(segment.map(|segment| (segment.hash(), segment.header.last)))
     }
 
     /// Returns a log's segments from number `from` on, up to `max_bytes` of them but at least
-    /// one where there is one.
+    /// one where there is one. None where the first is below the floor of the log: those behind it are of
+    /// no use without it.
     pub fn range(
         &self,
         log: LogId,
@@ -506,6 +527,9 @@ impl LogStore {
         max_bytes: usize,
     ) -> Result<Vec<SealedSegment>, LogError> {
         let mut segments = Vec::new();
+        if from <= self.floor(log) && from > 0 {
+            return Ok(segments);
+        }
         let mut bytes_total = 0usize;
         let mut seg_no = from;
         let mut damaged = false;
@@ -539,11 +563,16 @@ impl LogStore {
     /// Returns the log and the number of the segment that carries an op, `None` where none does yet.
     ///
     /// That is the log which the op is named after, but for ops that a start of the device had not
-    /// sealed when it ended: those the next start seals, at the beginning of its own.
+    /// sealed when it ended: those the next start seals, at the beginning of its own. Of an op below the
+    /// floor it is the segment at the floor: who has that has the op, in one way or the other.
     pub fn find(&self, op: OpId) -> Result<Option<(LogId, u64)>, LogError> {
         if let Some(head) = self.head(op.log).filter(|head| op.stamp <= head.last) {
+            let floor = self.start_of(op.log);
+            if floor.is_some_and(|floor| op.stamp <= floor.last) {
+                return Ok(floor.map(|floor| (op.log, floor.seg_no)));
+            }
             // The first whose last op is not before it.
-            let (mut low, mut high) = (1, head.seg_no);
+            let (mut low, mut high) = (self.floor(op.log) + 1, head.seg_no);
             while low < high {
                 let middle = low + (high - low) / 2;
                 let segment = self.get(op.log, middle)?;
@@ -560,7 +589,7 @@ impl LogStore {
             .map(|device| self.logs_of(device))
             .unwrap_or_default()
         {
-            let mut seg_no = 1;
+            let mut seg_no = self.floor(log) + 1;
             while let Some(segment) = self.get(log, seg_no)? {
                 let header = &segment.header;
                 if header.op_log() == log {
@@ -572,7 +601,7 @@ impl LogStore {
                 seg_no += 1;
             }
         }
-        Ok(None)
+        Ok(device.and_then(|device| self.below_floor(device, op)))
     }
 
     /// Commits those of the verified segments that continue their logs.

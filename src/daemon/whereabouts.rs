@@ -415,8 +415,8 @@ fn safe_stamp(node: &Node, log: LogId, wanted: usize) -> Stamp {
     have.push(here);
     have.sort_unstable_by(|a, b| b.cmp(a));
     let nth = have.get(wanted.saturating_sub(1)).copied().unwrap_or(0);
-    match node.log().get(log, nth.min(here)) {
-        Ok(Some(segment)) => segment.header.last,
+    match node.log().end_at(log, nth.min(here)) {
+        Ok(Some((_, last))) => last,
         Ok(None) | Err(_) => Stamp::default(),
     }
 }

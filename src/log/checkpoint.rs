@@ -120,6 +120,15 @@ pub struct LogStart {
     pub last: Stamp,
 }
 
+impl LogStart {
+    /// Says whether the log has the name that its author and its incarnation give it, and nothing is
+    /// said of a segment that is none.
+    pub(super) fn is_sound(&self) -> bool {
+        let is_none = self.hash == [0; 32] && self.last == Stamp::default();
+        LogId::of(self.device, self.incarnation) == self.log && (self.seg_no > 0 || is_none)
+    }
+}
+
 /// Where the logs go on behind a checkpoint: ascending by log, each once.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogStarts(Vec<LogStart>);

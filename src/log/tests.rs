@@ -7,21 +7,21 @@ use crate::store::Store;
 use crate::store::memory::MemoryDisk;
 use crate::wire::{RecordRef, SegmentHeader};
 
-const VOLUME: VolumeId = VolumeId([1; 32]);
-const ME: DeviceId = DeviceId(1);
-const OTHER: DeviceId = DeviceId(u64::MAX);
+pub(super) const VOLUME: VolumeId = VolumeId([1; 32]);
+pub(super) const ME: DeviceId = DeviceId(1);
+pub(super) const OTHER: DeviceId = DeviceId(u64::MAX);
 
 /// Which start of each device writes here.
-const RUN: u64 = 3;
+pub(super) const RUN: u64 = 3;
 
 const TEN_YEARS_MS: u64 = 315_360_000_000;
 
-fn log_of(device: DeviceId) -> LogId {
+pub(super) fn log_of(device: DeviceId) -> LogId {
     LogId::of(device, RUN)
 }
 
 /// Returns `count` chained segments of a device, stamped one millisecond apart from 1,000.
-fn chain(device: DeviceId, count: u64) -> Vec<SealedSegment> {
+pub(super) fn chain(device: DeviceId, count: u64) -> Vec<SealedSegment> {
     let mut prev = [0; 32];
     (1..=count)
         .map(|seg_no| {
@@ -51,11 +51,11 @@ fn chain(device: DeviceId, count: u64) -> Vec<SealedSegment> {
         .collect()
 }
 
-fn open(store: &Store) -> LogStore {
+pub(super) fn open(store: &Store) -> LogStore {
     LogStore::open(Arc::clone(&store.rows), VOLUME, ME, RUN).unwrap()
 }
 
-fn anyone(_: &SealedSegment) -> Result<(), LogError> {
+pub(super) fn anyone(_: &SealedSegment) -> Result<(), LogError> {
     Ok(())
 }
 
@@ -188,7 +188,7 @@ fn stamps_of_the_future_and_of_another_volume_are_refused() {
 }
 
 /// Chains segments anew after their headers were changed.
-fn rechain(segments: &mut [SealedSegment], mut prev: [u8; 32]) {
+pub(super) fn rechain(segments: &mut [SealedSegment], mut prev: [u8; 32]) {
     for segment in segments {
         segment.header.prev = prev;
         prev = segment.hash();
@@ -197,7 +197,7 @@ fn rechain(segments: &mut [SealedSegment], mut prev: [u8; 32]) {
 
 /// Returns `count` chained segments that the next start of a device writes, of which the first `of_last`
 /// carry what the one before had not sealed; they are stamped from 2,001 ms on.
-fn next_chain(device: DeviceId, count: u64, of_last: u64) -> Vec<SealedSegment> {
+pub(super) fn next_chain(device: DeviceId, count: u64, of_last: u64) -> Vec<SealedSegment> {
     let mut segments = chain(device, count);
     for segment in &mut segments {
         let header = &mut segment.header;

@@ -272,6 +272,8 @@ impl Node {
     ///
     /// Those of either store.
     pub fn take_logs(&self, old: &Store) -> Result<usize, NodeError> {
+        // What lay below its floors it had with the rows of a checkpoint.
+        self.log.start_at(&LogStore::starts_in(&*old.rows)?)?;
         let mut left = 0;
         let mut slice: Vec<SealedSegment> = Vec::new();
         let mut bytes = 0;

@@ -51,14 +51,36 @@ pub(super) const FOUNDING_ROUNDS_PUSHED: usize = 2;
 pub(super) struct Exchange {
     node: Arc<Node>,
     session: Arc<Session>,
-    /// Logs that are not pulled before this time.
-    paused: BTreeMap<LogId, Duration>,
+    /// Logs that are not pulled for a while.
+    paused: BTreeMap<LogId, Paused>,
     /// The same for the chain.
     chain_paused: Option<Duration>,
     /// Own logs of which what was pushed last was not taken: not pushed before this time, with how long
     /// that is.
     refused: BTreeMap<LogId, (Duration, Duration)>,
     is_closed: bool,
+}
+
+/// A log that is not pulled from a peer for a while, as what came of it was of no use.
+#[derive(Debug, Clone, Copy)]
+struct Paused {
+    /// Until when.
+    until: Duration,
+    /// How long that is: longer each time that nothing came.
+    pause: Duration,
+    /// Up to which segment it was here: where it goes on, it goes on at once.
+    have: u64,
+}
+
+/// What came of a pull.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pulled {
+    /// Logs are longer.
+    Grown,
+    /// What came is not taken.
+    Useless,
+    /// Nothing came.
+    Nothing,
 }
 
 impl Exchange {
@@ -170,36 +192,46 @@ impl Node {
     async fn pull(
         self: &Arc<Self>,
         session: &Arc<Session>,
-        paused: &mut BTreeMap<LogId, Duration>,
+        paused: &mut BTreeMap<LogId, Paused>,
     ) -> bool {
         let now = self.now();
-        paused.retain(|_, until| *until > now);
         let Some(claim) = self.claim(session, paused) else {
             return false;
         };
         let wanted = claim.wanted.clone();
-        let grown = match self.pull_wanted(session, &wanted, paused).await {
-            Ok(grown) => grown,
-            Err(error) => {
-                tracing::debug!(peer = %session.peer().short(), %error, "a pull failed");
-                false
-            }
-        };
-        if !grown {
-            // The peer cannot give now what it has; the next pulse but one asks again.
-            for log in wanted.keys() {
-                paused.entry(*log).or_insert(now + EMPTY_PAUSE);
-            }
+        let pulled = self.pull_wanted(session, &wanted, paused).await;
+        let pulled = pulled.unwrap_or_else(|error| {
+            tracing::debug!(peer = %session.peer().short(), %error, "a pull failed");
+            Pulled::Useless
+        });
+        if pulled == Pulled::Grown {
+            return true;
         }
-        grown
+        for (log, from) in &wanted {
+            let have = from.saturating_sub(1);
+            let before = paused.get(log).filter(|at| at.have == have);
+            if before.is_some_and(|at| at.until > now) {
+                continue;
+            }
+            // The peer cannot give now what it has; the next pulse but one asks again. Or it has it no
+            // more, as it has a checkpoint: it is asked less and less often, until this one has it, too.
+            let pause = match before {
+                Some(before) if pulled == Pulled::Nothing => before.pause * 2,
+                _ => EMPTY_PAUSE,
+            };
+            let pause = pause.min(REFUSED_PAUSE);
+            let until = now + pause;
+            paused.insert(*log, Paused { until, pause, have });
+        }
+        false
     }
 
     async fn pull_wanted(
         self: &Arc<Self>,
         session: &Arc<Session>,
         wanted: &Vector,
-        paused: &mut BTreeMap<LogId, Duration>,
-    ) -> Result<bool, NodeError> {
+        paused: &mut BTreeMap<LogId, Paused>,
+    ) -> Result<Pulled, NodeError> {
         let from = wanted.clone();
         let room = session.inward.batch_bytes(SEGMENTS_BATCH_BYTES) as u32;
         let request = Request::Pull { from, room };
@@ -213,6 +245,9 @@ impl Node {
             return Err(NodeError::Protocol { peer });
         };
         self.heard_from(session);
+        if segments.is_empty() {
+            return Ok(Pulled::Nothing);
+        }
         let accepted = self
             .take_segments(session, segments, FOUNDING_ROUNDS)
             .await?;
@@ -228,13 +263,20 @@ impl Node {
                 grown = true;
             } else if matches!(error, LogError::Over { .. }) {
                 // Asked for again once something that counts builds on it.
-            } else if self.is_untold(session, error) {
-                paused.insert(*log, self.now() + EMPTY_PAUSE);
             } else {
-                paused.insert(*log, self.now() + REFUSED_PAUSE);
+                let pause = match self.is_untold(session, error) {
+                    true => EMPTY_PAUSE,
+                    false => REFUSED_PAUSE,
+                };
+                let have = self.log.head(*log).map_or(0, |head| head.seg_no);
+                let until = self.now() + pause;
+                paused.insert(*log, Paused { until, pause, have });
             }
         }
-        Ok(grown)
+        Ok(match grown {
+            true => Pulled::Grown,
+            false => Pulled::Useless,
+        })
     }
 
     /// Verifies and stores segments that a peer sent, with the records that they build on, and tells whoever
@@ -399,7 +441,9 @@ impl Node {
         let mut ends = logs.filter_map(|log| Some((log, offered.get(&log).copied()?)));
         ends.find_map(|(log, offered)| {
             let has = self.known_at(session, log);
-            (has < offered).then_some((log, has, offered))
+            // What is below the floor is not here: the peer takes a checkpoint first.
+            let is_here = has >= self.log.floor(log);
+            (is_here && has < offered).then_some((log, has, offered))
         })
     }
 
@@ -431,7 +475,7 @@ impl Node {
     fn claim(
         self: &Arc<Self>,
         session: &Session,
-        paused: &BTreeMap<LogId, Duration>,
+        paused: &mut BTreeMap<LogId, Paused>,
     ) -> Option<Claim> {
         let theirs = {
             let table = self.table.lock();
@@ -440,6 +484,9 @@ impl Node {
         let theirs = self.counting(theirs);
         let ours = self.log.vector();
         let since = self.now();
+        let have = |log: &LogId| ours.get(log).copied().unwrap_or(0);
+        paused.retain(|log, at| at.have == have(log) && at.until + at.pause > since);
+        let is_paused = |log: &LogId| paused.get(log).is_some_and(|at| at.until > since);
         let author = DeviceId::from(session.peer());
         let newest = session.incarnation().map(|run| LogId::of(author, run));
         let of_author = |log: &LogId| Some(*log) == newest || self.log.author(*log) == Some(author);
@@ -453,12 +500,7 @@ impl Node {
             let have = ours.get(&log).copied().unwrap_or(0);
             let asked = pulling.get(&log).is_some_and(|at| since < *at + CLAIM_TIME);
             let comes = pushes && of_author(&log);
-            if last > have
-                && !asked
-                && !comes
-                && !paused.contains_key(&log)
-                && wanted.len() < WANTS_MAX
-            {
+            if last > have && !asked && !comes && !is_paused(&log) && wanted.len() < WANTS_MAX {
                 pulling.insert(log, since);
                 wanted.insert(log, have + 1);
             }

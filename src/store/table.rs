@@ -91,6 +91,8 @@ tables! {
     Pending = 31,
     /// Free for replication.
     Replica = 32,
+    /// Up to where the segments of each log are not needed here, as the rows of a checkpoint have them.
+    Floor = 33,
     /// Where each chunk lies; written by the chunk store alone.
     ChunkIndex = 40,
     /// Totals of each chunk file; written by the chunk store alone.

@@ -420,6 +420,10 @@ impl Volume {
             if seen.get(&log).is_some_and(is_known) {
                 continue;
             }
+            // Which ops those were is not here any more; all have folded them for good.
+            if seg_no <= self.config.log.floor(log) {
+                continue;
+            }
             if log != own {
                 let last = self.config.log.get(log, seg_no)?;
                 let last = last.ok_or(LogError::Corrupt { log, seg_no })?;
@@ -430,7 +434,7 @@ impl Volume {
                 }
             }
             // What an earlier start left stands first.
-            for seg_no in 1..=seg_no {
+            for seg_no in self.config.log.floor(log) + 1..=seg_no {
                 let segment = self.config.log.get(log, seg_no)?;
                 let carried = segment.filter(|segment| segment.header.op_log() != log);
                 let Some(SealedSegment { header, .. }) = carried else {

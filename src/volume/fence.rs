@@ -159,8 +159,7 @@ impl Volume {
                 of_ops.insert(segment.header.op_log());
             }
             if at.seg_no > limit {
-                let segment = log.get(*id, limit)?;
-                let hash = segment.map_or([0; 32], |segment| segment.hash());
+                let hash = log.end_at(*id, limit)?.map_or([0; 32], |(hash, _)| hash);
                 let seg_no = limit;
                 back.progress.insert(
                     *id,

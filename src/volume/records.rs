@@ -233,7 +233,9 @@ impl Volume {
         Ok(record.filter(|record| {
             record.segments.iter().all(|name| {
                 let at = state.progress.get(&name.log);
+                // What is below a floor is had with the rows of a checkpoint alone.
                 at.is_some_and(|at| at.seg_no >= name.seg_no)
+                    && name.seg_no > self.config.log.floor(name.log)
             })
         }))
     }

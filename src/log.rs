@@ -6,6 +6,7 @@
 
 pub mod chain;
 pub mod checkpoint;
+pub mod checkpoints;
 mod floors;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -12,6 +12,7 @@ use crate::base::{ChunkId, DeviceId, LogId, Stamp, VolumeId};
 use crate::crypto::Signature;
 use crate::log::LogError;
 use crate::store::codec;
+use crate::wire::limits::{CHECKPOINT_MAX_BYTES, STARTS_MAX_BYTES};
 use crate::wire::{RecordRef, bounded};
 
 /// The signing domain of checkpoints.
@@ -61,7 +62,7 @@ pub struct SignedCheckpoint {
 impl SignedCheckpoint {
     /// Longest form of [`SignedCheckpoint::to_bytes`], and some: three numbers of 9 bytes and one of 5, four
     /// hashes, a signature of 64 bytes, two bytes.
-    pub const MAX_BYTES: usize = 256;
+    pub const MAX_BYTES: usize = CHECKPOINT_MAX_BYTES;
 
     const VERSION: u8 = 1;
 
@@ -134,7 +135,7 @@ impl LogStart {
 pub struct LogStarts(Vec<LogStart>);
 
 impl LogStarts {
-    /// Longest form of [`LogStarts::to_bytes`].
+    /// Longest form of [`LogStarts::to_bytes`], which fits a message.
     pub const MAX_BYTES: usize = 16 + STARTS_MAX * START_MAX_BYTES;
 
     const VERSION: u8 = 1;
@@ -199,6 +200,8 @@ impl Deref for LogStarts {
 
 /// Longest encoded [`LogStart`]: five numbers of 9 bytes and two hashes.
 const START_MAX_BYTES: usize = 5 * 9 + 2 * 32;
+
+const _: () = assert!(LogStarts::MAX_BYTES <= STARTS_MAX_BYTES);
 
 #[derive(Deserialize)]
 struct List(#[serde(deserialize_with = "bounded::list::<_, _, STARTS_MAX>")] Vec<LogStart>);

@@ -93,6 +93,8 @@ tables! {
     Replica = 32,
     /// Up to where the segments of each log are not needed here, as the rows of a checkpoint have them.
     Floor = 33,
+    /// What members say of checkpoints, and where logs go on behind these.
+    Checkpoint = 34,
     /// Where each chunk lies; written by the chunk store alone.
     ChunkIndex = 40,
     /// Totals of each chunk file; written by the chunk store alone.

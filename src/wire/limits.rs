@@ -42,6 +42,13 @@ pub const LINK_MAX_BYTES: usize = 321 << 10;
 pub const LETTER_MAX_BYTES: usize = LINK_MAX_BYTES;
 pub const LETTERS_MAX: usize = 16;
 
+/// Largest word on a checkpoint, and most of them in one message: sixteen of each of 256 members, 1 MiB.
+pub const CHECKPOINT_MAX_BYTES: usize = 256;
+pub const CHECKPOINTS_MAX: usize = 4096;
+
+/// Largest list of where logs go on behind a checkpoint: 16,384 of 112 bytes each.
+pub const STARTS_MAX_BYTES: usize = 2 << 20;
+
 /// Ranges of one file that a machine has locked, or wants, at a time, and logs that a grant names: 1,024
 /// take 20 KiB.
 pub const LOCK_RANGES_MAX: usize = 1024;

@@ -470,6 +470,7 @@ impl Device {
                 now_ms,
                 needed: 0,
                 voters: None,
+                asks_checkpoint: false,
                 is_checkpoint: false,
             };
             let outcome = self.chain.extend(now, proposal, &self.judge);

@@ -16,6 +16,7 @@ mod fence;
 mod fork;
 mod keep;
 mod liveness;
+mod marks;
 mod message;
 mod naming;
 mod record;

@@ -291,6 +291,7 @@ impl Node {
             let proposal = Proposal {
                 now_ms: node.clock.wall_ms(),
                 needed,
+                asks_checkpoint: false,
                 voters: node.chain.leads().then(|| node.choose_voters()).flatten(),
                 is_checkpoint: false,
             };

@@ -41,9 +41,11 @@ pub struct Proposal {
     /// The least record that the fold of any op to come may look back to: the base line follows it, in a
     /// record that names nothing where nothing more comes.
     pub needed: u64,
+    /// Whether a member asks that it be a checkpoint: see [`Chain::marked`].
+    pub asks_checkpoint: bool,
     /// Who is to decide the records behind it, ascending by device; `None` for those that decide now.
     pub voters: Option<Vec<Voter>>,
-    /// Whether the rows at it make a checkpoint.
+    /// Whether it is one where none is due, too.
     pub is_checkpoint: bool,
 }
 
@@ -143,7 +145,8 @@ impl Chain {
 
     /// Does what is due for the agreement, and proposes the next record where this device leads the
     /// voters and there is something to say: segments that peers may be told of and no record names,
-    /// other voters, what ended somebody's right to write, or a base line below which something lies. What is
+    /// other voters, what ended somebody's right to write, a base line below which something lies, or that it
+    /// is a checkpoint. What is
     /// here of who lost it in this record may be named. To be called once a second or more often.
     pub fn extend(
         &self,
@@ -173,7 +176,8 @@ impl Chain {
         let settles = tip.base_line < state.last && base_line >= state.last;
         let voters = proposal.voters.unwrap_or_else(|| tip.voters.clone());
         let names_any = !next.names.is_empty() || !statements.is_empty();
-        let is_news = settles || names_any || voters != tip.voters;
+        let is_due = self.is_mark_due(&mut state, proposal.now_ms, proposal.asks_checkpoint)?;
+        let is_news = settles || names_any || is_due || voters != tip.voters;
         let number = tip.at.number.checked_add(1);
         let Some(number) = number.filter(|_| is_news) else {
             return Ok(outcome);
@@ -188,7 +192,7 @@ impl Chain {
             base_line,
             time_ms: proposal.now_ms,
             voters,
-            is_checkpoint: proposal.is_checkpoint,
+            is_checkpoint: is_due || proposal.is_checkpoint,
         })?;
         // What it names was looked at a moment ago.
         if state.agreement.propose(now, record, notary) {
@@ -306,6 +310,10 @@ impl Chain {
                         state.fence = None;
                     }
                 }
+                let marks = output.decided.iter().map(|(record, _)| record);
+                let marks = marks.filter(|record| record.is_checkpoint);
+                let marked = marks.map(|record| record.number).max();
+                state.marked = state.marked.max(marked.unwrap_or(0));
                 let records = output.decided.iter().map(|(record, _)| record);
                 let naming = records.filter(|record| !record.segments.is_empty());
                 let last = naming.map(|record| record.number).max();

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::drive::Outcome;
 use super::fence::Pasts;
 use super::keep::{Chain, State};
+use super::marks::{MARKED_KEY, Since};
 use super::record::Record;
 use super::row::Tip;
 use super::stored::{Link, put_row};
@@ -328,6 +329,10 @@ impl Chain {
         let Some(common) = common else {
             return Ok(None);
         };
+        // What is named up to a checkpoint that counts is here no more to be put in another order.
+        if common.at.number < self.shown.lock().settled {
+            return Ok(None);
+        }
         let ours = self.behind(common.at.number)?;
         // What names what nobody has gives way. What is missing of both says nothing of either.
         let held = self.hold_in(&mut state)?;
@@ -338,7 +343,9 @@ impl Chain {
         };
         let counting = ours.partition_point(|link| link.record.number <= held);
         let counting = &ours[..counting];
-        if winner(counting, &theirs, common.at.era, notary) == Winner::Ours {
+        let is_settled = theirs.iter().any(|link| notary.counts(&link.record));
+        let is_ours = || winner(counting, &theirs, common.at.era, notary) == Winner::Ours;
+        if !is_settled && is_ours() {
             return Ok(None);
         }
         tracing::warn!(
@@ -422,6 +429,13 @@ impl Chain {
         for (log, last) in &named {
             batch.put(Table::Named, log.0.to_be_bytes(), last.to_be_bytes());
         }
+        let number = theirs.first().map_or(0, |link| link.record.number);
+        let marks = theirs.iter().filter(|link| link.record.is_checkpoint);
+        let marked = match marks.map(|link| link.record.number).max() {
+            Some(marked) => marked,
+            None => self.last_marked(state.marked, number.saturating_sub(1))?,
+        };
+        batch.put(Table::Meta, MARKED_KEY, marked.to_be_bytes());
         state.agreement.adopt(now, Tip::of(&last.record));
         let output = state.agreement.poll();
         put_row(&mut batch, &output);
@@ -435,6 +449,7 @@ impl Chain {
             .retain(|statement, _| !untaken.contains(statement));
         state.taken.extend(taken);
         (state.fence, state.pasts) = (None, Pasts::default());
+        (state.marked, state.since) = (marked, Since::default());
         {
             let mut memory = self.memory.lock();
             let turns = memory.turns + 1;

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::fence::{Fence, NoChanges, Pasts, Roll};
 use super::fork::Memory;
 use super::liveness::Agreement;
+use super::marks::Since;
 use super::record::{Record, Voter};
 use super::stored::{Founding, Link, begin_row, stored_named, stored_row, stored_taken};
 use super::vote::Ballot;
@@ -48,6 +49,8 @@ pub(super) struct Shown {
     pub(super) held: RecordRef,
     /// The base line that the newest one states.
     pub(super) base_line: u64,
+    /// The newest checkpoint that counts.
+    pub(super) settled: u64,
 }
 
 /// A record that names what is not here.
@@ -68,6 +71,9 @@ pub(super) struct State {
     pub(super) named: Vector,
     /// The newest record that names anything.
     pub(super) last: u64,
+    /// The newest record that is a checkpoint.
+    pub(super) marked: u64,
+    pub(super) since: Since,
     /// The newest record up to which all is here that records name.
     pub(super) held: u64,
     /// Whether the record that this device proposed last leaves segments that are not named.
@@ -111,6 +117,7 @@ impl Chain {
             durable: row.tip.at,
             held: row.tip.at,
             base_line: row.tip.base_line,
+            settled: 0,
         };
         let chain = Self {
             rows,
@@ -124,6 +131,8 @@ impl Chain {
                 agreement: Agreement::new(founding.volume, row, now, seed),
                 named,
                 last: 0,
+                marked: 0,
+                since: Since::default(),
                 held: 0,
                 is_full: false,
                 taken,
@@ -134,6 +143,7 @@ impl Chain {
         {
             let state = &mut *chain.state.lock();
             state.last = chain.last_naming(shown.tip.number)?;
+            state.marked = chain.stored_mark()?;
             state.held = chain.held_at_start(state)?;
             chain.hold_in(state)?;
         }

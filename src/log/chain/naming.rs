@@ -189,6 +189,10 @@ impl Notary for Endorser<'_> {
         self.notary.verify(device, vote, signature)
     }
 
+    fn counts(&self, record: &Record) -> bool {
+        self.notary.counts(record)
+    }
+
     fn may_begin_era(&self, device: DeviceId) -> bool {
         self.notary.may_begin_era(device)
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::core::Output;
 use super::keep::{Chain, State};
+use super::marks::MARKED_KEY;
 use super::record::{Record, RecordBody, Voter};
 use super::row::{Row, Tip};
 use super::vote::Certificate;
@@ -125,6 +126,9 @@ impl Chain {
             };
             let key = record.number.to_be_bytes();
             batch.put(Table::Chain, key, codec::encode(&link));
+            if record.is_checkpoint {
+                batch.put(Table::Meta, MARKED_KEY, key);
+            }
             let statements = record.statements.iter();
             for statement in statements.filter(|of| !state.taken.contains_key(*of)) {
                 batch.put(Table::Taken, statement, key);

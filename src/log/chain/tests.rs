@@ -3,6 +3,7 @@
 mod check;
 mod fork;
 mod keep;
+mod marks;
 mod rules;
 mod stored;
 mod storm;

@@ -78,6 +78,11 @@ pub trait Notary {
     /// Says whether `device` signed this vote.
     fn verify(&self, device: DeviceId, vote: &Vote, signature: &Signature) -> bool;
 
+    /// Says whether a record of another chain is a checkpoint that counts, so that its chain does.
+    fn counts(&self, _record: &Record) -> bool {
+        false
+    }
+
     /// Says whether a device is, or was, that of an admin, who may begin an era.
     fn may_begin_era(&self, device: DeviceId) -> bool;
 

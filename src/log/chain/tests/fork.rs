@@ -322,6 +322,7 @@ fn the_founder_of_an_era_is_who_began_it_whoever_decides_then() {
     let proposal = Proposal {
         now_ms: 7,
         needed: 0,
+        asks_checkpoint: false,
         voters,
         is_checkpoint: false,
     };

@@ -68,6 +68,7 @@ impl Keeper {
         let proposal = Proposal {
             now_ms: 7,
             needed: self.needed.get(),
+            asks_checkpoint: false,
             voters: None,
             is_checkpoint: false,
         };
@@ -405,6 +406,7 @@ fn peers_are_told_of_the_records_that_are_durable_and_of_no_others() {
         let proposal = Proposal {
             now_ms: 7,
             needed: 0,
+            asks_checkpoint: false,
             voters: None,
             is_checkpoint: false,
         };
@@ -437,6 +439,7 @@ fn a_record_that_the_disk_does_not_take_is_none_and_the_next_stands_in_its_place
         let proposal = Proposal {
             now_ms: 7,
             needed: 0,
+            asks_checkpoint: false,
             voters: None,
             is_checkpoint: false,
         };
@@ -525,6 +528,7 @@ fn what_another_signed_in_the_name_of_who_decides_is_not_taken() {
     let proposal = Proposal {
         now_ms: 7,
         needed: 0,
+        asks_checkpoint: false,
         voters: None,
         is_checkpoint: false,
     };

@@ -94,6 +94,7 @@ impl Device {
         let proposal = Proposal {
             now_ms,
             needed,
+            asks_checkpoint: false,
             voters: None,
             is_checkpoint: true,
         };

@@ -12,6 +12,7 @@
 //! | `bulk`, `pieces`, `flow` | large messages: in pieces, as fast as the line, the urgent ones first |
 //! | `pulse`, `sync` | what the two ends of a session tell each other; pushing and pulling segments |
 //! | `chain`, `branch`, `letters` | the commit chain: making its records together, and pulling those of others |
+//! | `checkpoints` | which checkpoint counts, and logs that begin behind it where there are no keys |
 //! | `locks` | who grants locks, and the words about them |
 //! | `voters`, `presence` | who is to make them: those that are there most of the time |
 //! | `membership`, [`roster`], [`token`] | who belongs to the volume |
@@ -37,6 +38,7 @@ mod book;
 mod branch;
 mod bulk;
 mod chain;
+mod checkpoints;
 mod config;
 mod dial;
 mod discover;
@@ -80,6 +82,7 @@ use tokio::sync::{Notify, broadcast};
 
 pub use approve::AskingInfo;
 pub use ask::{Admission, AskedAt};
+pub use checkpoints::Counted;
 pub use config::{Machine, NodeConfig};
 pub use error::NodeError;
 pub use event::{ChunkHandler, EpochDrawer, KeyWrapper, NodeEvent, PeerInfo, PeerState, Shower};
@@ -97,6 +100,7 @@ use crate::base::{Clock, DeviceId, LogId, PeerId, Rng, Stamp, VolumeId};
 use crate::kad::{Contact, RoutingTable};
 use crate::log::LogStore;
 use crate::log::chain::{Chain, Founding, Roll};
+use crate::log::checkpoints::Checkpoints;
 use crate::store::{Batch, Store, Table};
 use crate::transport::{Priority, Transport};
 use crate::wire::limits::{ADDRS_MAX, NAME_MAX_BYTES};
@@ -152,6 +156,8 @@ pub struct Node {
     post: Mutex<letters::Post>,
     /// Words about locks.
     locks: locks::Words,
+    /// Words on checkpoints.
+    checkpoints: checkpoints::Pending,
     /// Whether another member said since the start how long its chain is.
     heard_chain: AtomicBool,
     /// Taken before any of the others where two are held; those are all leaves.
@@ -272,6 +278,10 @@ impl Node {
         let chain = Chain::open(rows, of, founding, device, now, seed)?.with_roll(roll);
         let chain = Arc::new(chain);
         membership.pin(chain.statements())?;
+        let words = Checkpoints::open(Arc::clone(&store.rows))?;
+        if let Some(counted) = words.counted() {
+            chain.settle_at(counted.record.number);
+        }
         let own = config.identity.id();
         let attendance = presence::Attendance::load(&*store.rows, own, clock.wall_ms())?;
         let config = NodeConfig {
@@ -323,6 +333,7 @@ impl Node {
             parted: Mutex::default(),
             post: Mutex::default(),
             locks: locks::Words::default(),
+            checkpoints: checkpoints::Pending::new(words),
             heard_chain: AtomicBool::new(false),
             needs: Mutex::default(),
             settled: Mutex::default(),
@@ -335,6 +346,7 @@ impl Node {
         node.employ(discover::Discovery::new(&node));
         node.employ(chain::Chaining::new(&node));
         node.employ(locks::Granting::new(&node));
+        node.employ(checkpoints::Judging(Arc::clone(&node)));
         Ok(node)
     }
 

@@ -26,8 +26,8 @@ pub use codec::{WIRE_VERSION, WireError};
 pub use hello::{FEATURES, Hello, InviteRefusal, RecoveryRefusal, Refusal};
 pub use lock::{LockAnswer, LockHow, LockKey, LockRange, LockWant, LockWish, LockWord};
 pub use message::{
-    JoinInfo, LetterBytes, LinkBytes, LogRefusal, PieceOf, Redeem, Redeemed, Request, Response,
-    Settled, StatementBytes, SyncState, Vector,
+    CheckpointBytes, JoinInfo, LetterBytes, LinkBytes, LogRefusal, PieceOf, Redeem, Redeemed,
+    Request, Response, Settled, StartsBytes, StatementBytes, SyncState, Vector,
 };
 pub use record::{NodeRecord, SignedRecord};
 pub use segment::{RecordRef, SEGMENT_DOMAIN, SealedSegment, Seen, SegmentHeader};

@@ -465,7 +465,7 @@ pub(super) fn answer_priority(request: &Request) -> Option<Priority> {
 fn has_large_answer(request: &Request) -> bool {
     matches!(
         request,
-        Request::Chunk(ChunkRequest::Get { .. }) | Request::Pull { .. }
+        Request::Chunk(ChunkRequest::Get { .. }) | Request::Pull { .. } | Request::Starts { .. }
     )
 }
 

@@ -44,6 +44,7 @@ const SETTLE_TIME: Duration = Duration::from_secs(60);
 
 /// Who signs and judges for this peer.
 pub(super) struct Judge<'a> {
+    node: &'a Node,
     identity: &'a Identity,
     roster: &'a Roster,
     /// The base line of the newest record.
@@ -76,6 +77,10 @@ impl Notary for Judge<'_> {
         let admins = admins(self.roster);
         let place = admins.iter().position(|id| DeviceId::from(*id) == device);
         place.and_then(|place| u64::try_from(place).ok())
+    }
+
+    fn counts(&self, record: &Record) -> bool {
+        self.node.counts_elsewhere(record, self.roster)
     }
 
     fn ends(&self, record: &Record, device: DeviceId) -> bool {
@@ -291,7 +296,7 @@ impl Node {
             let proposal = Proposal {
                 now_ms: node.clock.wall_ms(),
                 needed,
-                asks_checkpoint: false,
+                asks_checkpoint: node.is_checkpoint_asked(),
                 voters: node.chain.leads().then(|| node.choose_voters()).flatten(),
                 is_checkpoint: false,
             };
@@ -378,6 +383,7 @@ impl Node {
         let needed = needed.collect();
         drop(table);
         Judge {
+            node: self,
             identity: &self.config.identity,
             roster,
             base_line: self.chain.base_line(),
@@ -388,6 +394,9 @@ impl Node {
     /// Tells everybody that the chain is longer.
     pub(super) fn chain_grew(&self) {
         self.emit(NodeEvent::Chain);
+        if self.checkpoints.is_open.load(Ordering::Relaxed) {
+            self.checkpoints.judge_again();
+        }
         for session in self.table.lock().sessions() {
             session.pulse_wake.notify_one();
         }

@@ -45,6 +45,11 @@ pub enum NodeEvent {
     AskingsChanged,
     /// The commit chain grew, durably.
     Chain,
+    /// A newer checkpoint counts.
+    Checkpoint {
+        /// The number of its record.
+        number: u64,
+    },
 }
 
 /// How a peer stands to this one.

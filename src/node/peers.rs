@@ -58,6 +58,8 @@ pub(super) struct Peer {
     pub(super) voter: Option<u64>,
     /// What followed from its rows when it last told.
     pub(super) settled: Option<Settled>,
+    /// Whether it waits for a checkpoint.
+    pub(super) asks_checkpoint: bool,
     pub(super) free_bytes: u64,
     /// How far its clock was ahead of the own one when it last told, milliseconds.
     pub(super) clock_ahead_ms: i64,

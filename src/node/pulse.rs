@@ -38,6 +38,8 @@ pub(super) struct Pulse {
     node: Arc<Node>,
     session: Arc<Session>,
     differing: Differing,
+    /// The same of words on checkpoints.
+    words: Differing,
     is_closed: bool,
 }
 
@@ -47,6 +49,7 @@ impl Pulse {
             node: Arc::clone(node),
             session: Arc::clone(session),
             differing: Differing::default(),
+            words: Differing::default(),
             is_closed: false,
         }
     }
@@ -77,6 +80,11 @@ impl Worker for Pulse {
             if theirs != own && self.differing.is_due(own, theirs, node.now()) {
                 node.reconcile_roster(session, theirs).await;
             }
+            let own = node.checkpoints.words.digest();
+            let theirs = state.checkpoints;
+            if theirs != own && self.words.is_due(own, theirs, node.now()) {
+                node.exchange_words(session).await;
+            }
         }
         Ok(Step::Idle("news, or the next pulse"))
     }
@@ -106,6 +114,8 @@ impl Node {
             voter: self.chain.own_voter().incarnation,
             settled: *self.settled.lock(),
             alike: Vec::new(),
+            checkpoints: self.checkpoints.words.digest(),
+            asks_checkpoint: self.asks_checkpoint(),
         }
     }
 
@@ -171,6 +181,7 @@ impl Node {
             peer.voter = Some(state.voter);
             // Of an older one the rows may not be what they were.
             peer.settled = state.settled;
+            peer.asks_checkpoint = state.asks_checkpoint;
             peer.note_needs(state.record.era, state.needs);
             // States overtake each other on the way, so within a session numbers only grow; a peer
             // that has lost its log says so in its next hello.
@@ -275,6 +286,7 @@ impl Node {
         }
         let roster = self.roster();
         self.stand();
+        self.checkpoints.judge_again();
         self.grant_missed(&roster);
         let (cut_off, sessions) = {
             let mut table = self.table.lock();

@@ -258,6 +258,8 @@ impl Node {
             Request::Pull { from, room } => self.answer_pull(from, room).await,
             Request::Chain { after, room } => self.answer_chain(after, room).await,
             Request::Left { record, room } => self.answer_left(record, room).await,
+            Request::Checkpoints { words } => self.answer_words(session, words).await,
+            Request::Starts { hash } => self.answer_starts(hash).await,
             Request::Letters { letters } => {
                 self.take_letters(session, letters).await;
                 Response::Done

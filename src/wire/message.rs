@@ -11,9 +11,10 @@ use super::chunk::{ChunkRequest, ChunkResponse};
 use super::codec::{self, Kinds, WireError};
 use super::hello::{Hello, Refusal};
 use super::limits::{
-    ALIKE_MAX, ASKINGS_MAX, LETTER_MAX_BYTES, LETTERS_MAX, LINK_MAX_BYTES, LINKS_MAX,
-    NAME_MAX_BYTES, PIECEWISE_MAX_BYTES, RECORDS_MAX, SECRET_MAX_BYTES, SEGMENTS_MAX, SHOWN_MAX,
-    STATEMENT_MAX_BYTES, STATEMENTS_MAX, VECTOR_MAX, WANTS_MAX, WRAPPED_KEYS_MAX_BYTES,
+    ALIKE_MAX, ASKINGS_MAX, CHECKPOINT_MAX_BYTES, CHECKPOINTS_MAX, LETTER_MAX_BYTES, LETTERS_MAX,
+    LINK_MAX_BYTES, LINKS_MAX, NAME_MAX_BYTES, PIECEWISE_MAX_BYTES, RECORDS_MAX, SECRET_MAX_BYTES,
+    SEGMENTS_MAX, SHOWN_MAX, STARTS_MAX_BYTES, STATEMENT_MAX_BYTES, STATEMENTS_MAX, VECTOR_MAX,
+    WANTS_MAX, WRAPPED_KEYS_MAX_BYTES,
 };
 use super::record::SignedRecord;
 use super::segment::{RecordRef, SealedSegment};
@@ -31,6 +32,12 @@ pub type LinkBytes = BoundedBytes<LINK_MAX_BYTES>;
 
 /// A letter between those who decide records, encoded; nothing is checked yet.
 pub type LetterBytes = BoundedBytes<LETTER_MAX_BYTES>;
+
+/// The word of a member on a checkpoint, encoded; the log room knows what is in it.
+pub type CheckpointBytes = BoundedBytes<CHECKPOINT_MAX_BYTES>;
+
+/// Where logs go on behind a checkpoint, encoded; the log room knows what is in it.
+pub type StartsBytes = BoundedBytes<STARTS_MAX_BYTES>;
 
 /// Which request is one of [`ChunkRequest`].
 const CHUNK_REQUEST: u32 = 10;
@@ -180,6 +187,18 @@ pub enum Request {
         /// Bytes of records that the answer may have; one record it may have always.
         room: u32,
     },
+    /// Hands over all that the peer knows of what members say of checkpoints. Answer:
+    /// [`Response::Checkpoints`].
+    Checkpoints {
+        /// The words, each signed by whose it is.
+        #[serde(deserialize_with = "bounded::list::<_, _, CHECKPOINTS_MAX>")]
+        words: Vec<CheckpointBytes>,
+    },
+    /// Asks where logs go on behind a checkpoint. Answer: [`Response::Starts`].
+    Starts {
+        /// The hash by which the checkpoint names that.
+        hash: [u8; 32],
+    },
 }
 
 /// The answer to a [`Request`].
@@ -241,6 +260,17 @@ pub enum Response {
         #[serde(deserialize_with = "bounded::list::<_, _, LINKS_MAX>")]
         links: Vec<LinkBytes>,
     },
+    /// What members say of checkpoints.
+    Checkpoints {
+        /// The words, each signed by whose it is.
+        #[serde(deserialize_with = "bounded::list::<_, _, CHECKPOINTS_MAX>")]
+        words: Vec<CheckpointBytes>,
+    },
+    /// Where logs go on behind a checkpoint.
+    Starts {
+        /// The list, `None` where the peer does not have it.
+        starts: Option<StartsBytes>,
+    },
 }
 
 /// A message that travels in pieces of 32 KiB: its encoded body and its payload one after another.
@@ -281,6 +311,10 @@ pub struct SyncState {
     /// may not reach them.
     #[serde(deserialize_with = "bounded::list::<_, _, ALIKE_MAX>")]
     pub alike: Vec<PeerId>,
+    /// Digest of the words on checkpoints that the peer knows.
+    pub checkpoints: [u8; 32],
+    /// Whether the peer waits for a checkpoint.
+    pub asks_checkpoint: bool,
 }
 
 /// What follows from the rows of a volume at a record, while nothing is tentative: the same for all

@@ -1,6 +1,7 @@
 //! Whole nodes on a simulated network: joining, sessions, log sync, and what strangers can do.
 
 mod asking;
+mod checkpoints;
 mod hostile;
 mod lines;
 mod losses;

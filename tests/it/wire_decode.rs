@@ -98,6 +98,8 @@ fn state() -> SyncState {
             mac: [4; 16],
         }),
         alike: vec![PeerId([5; 32])],
+        checkpoints: [6; 32],
+        asks_checkpoint: true,
     }
 }
 

@@ -4,8 +4,8 @@ use dfs::base::ChunkId;
 use dfs::base::id::{from_hex, to_hex};
 use dfs::base::variants;
 use dfs::wire::{
-    Asked, ChunkRefusal, ChunkRequest, ChunkResponse, InviteRefusal, LinkBytes, LogRefusal,
-    PieceOf, RecoveryRefusal, Refusal, Request, Response,
+    Asked, CheckpointBytes, ChunkRefusal, ChunkRequest, ChunkResponse, InviteRefusal, LinkBytes,
+    LogRefusal, PieceOf, RecoveryRefusal, Refusal, Request, Response, StartsBytes,
 };
 
 use super::{requests, responses, state};
@@ -31,6 +31,10 @@ fn more_requests() -> Vec<Request> {
             start: 16_437,
             end: 32_837,
         }),
+        Request::Checkpoints {
+            words: vec![CheckpointBytes::new(vec![1; 3]).unwrap()],
+        },
+        Request::Starts { hash: [1; 32] },
     ]
 }
 
@@ -103,6 +107,12 @@ fn more_responses() -> Vec<Response> {
         base_line: 9,
         named: vec![true, false],
     }));
+    all.push(Response::Checkpoints {
+        words: vec![CheckpointBytes::new(vec![1; 3]).unwrap()],
+    });
+    all.push(Response::Starts { starts: None });
+    let starts = StartsBytes::new(vec![2; 5]);
+    all.push(Response::Starts { starts });
     all
 }
 

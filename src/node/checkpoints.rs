@@ -450,7 +450,10 @@ impl Node {
         for (checkpoint, signers) in &said {
             let who = self.judges_of(checkpoint, &roster)?;
             let Some(who) = who else {
-                wanted.insert(checkpoint.logs);
+                // One that is here and does not say it will not say it another time.
+                if words.starts(&checkpoint.logs)?.is_none() {
+                    wanted.insert(checkpoint.logs);
+                }
                 continue;
             };
             // Whoever said something of this record may judge it.

@@ -24,6 +24,7 @@
 //! machine had goes to another, and from manager to manager: the **fence** of what is held by it. Clocks may show anything, but have
 //! to run alike: a tenth is allowed for.
 
+mod absent;
 mod client;
 mod desk;
 mod held;
@@ -34,6 +35,7 @@ mod tests;
 
 use std::time::Duration;
 
+pub use absent::Absent;
 pub use client::{Client, Effect, Outcome, Reach};
 pub use desk::{Answer, Desk, LockSpace};
 pub use held::Ask;

@@ -107,6 +107,8 @@ pub struct Client {
     base_heads: BTreeMap<LogId, u64>,
     /// How far is folded, as far as it was asked for.
     folded: BTreeMap<LogId, u64>,
+    /// What was not to be had, and was not asked for since.
+    gone: BTreeMap<LogId, u64>,
     folding: bool,
     publishing: bool,
     /// Something was given back since, by a machine that knows nobody to tell so.
@@ -136,6 +138,7 @@ impl Client {
             base_told: 0,
             base_heads: BTreeMap::new(),
             folded: BTreeMap::new(),
+            gone: BTreeMap::new(),
             folding: false,
             publishing: false,
             publishes_again: false,
@@ -181,6 +184,7 @@ impl Client {
         if file.waiters.len() >= LOCK_RANGES_MAX || file.held.len() >= LOCK_RANGES_MAX / 2 {
             return Ok(Outcome::Unavailable);
         }
+        self.gone.clear();
         self.next_ticket += 1;
         let ticket = self.next_ticket;
         file.waiters.push_back(Waiter {
@@ -492,7 +496,9 @@ impl Client {
                 *head = (*end).max(*head);
             }
         }
-        heads.retain(|log, end| self.folded.get(log).is_none_or(|folded| folded < end));
+        heads.retain(|log, end| {
+            self.folded.get(log).is_none_or(|folded| folded < end) && !self.gone.contains_key(log)
+        });
         if heads.is_empty() {
             self.base_folded();
             return;
@@ -508,15 +514,21 @@ impl Client {
         }
     }
 
-    /// Says that these are folded, and the kernel knows; or that they are not to be had: who wrote them is
-    /// gone.
-    pub fn folded(&mut self, now: Duration, heads: &BTreeMap<LogId, u64>, is_done: bool) {
+    /// Says which of what was to be folded is, and the kernel knows; and what is not to be had, as who wrote
+    /// it is gone. The rest is asked for again.
+    pub fn folded(
+        &mut self,
+        now: Duration,
+        done: &BTreeMap<LogId, u64>,
+        gone: &BTreeMap<LogId, u64>,
+    ) {
         self.folding = false;
-        if !is_done && self.is_strict {
-            self.refuse_waiting();
-            return;
+        if self.is_strict {
+            self.refuse_waiting(gone);
+            self.gone.extend(gone);
         }
-        for (log, end) in heads {
+        let given_up = gone.iter().filter(|_| !self.is_strict);
+        for (log, end) in done.iter().chain(given_up) {
             let folded = self.folded.entry(*log).or_default();
             *folded = (*end).max(*folded);
         }
@@ -528,12 +540,14 @@ impl Client {
         }
     }
 
-    /// Refuses all that waits for what is to be folded; who asks again has it looked for again.
-    fn refuse_waiting(&mut self) {
-        let is_ready = self.base == self.base_told;
+    /// Refuses all that waits for what is not to be had; who asks again has it looked for again.
+    fn refuse_waiting(&mut self, gone: &BTreeMap<LogId, u64>) {
+        let lacks = |heads: &BTreeMap<LogId, u64>| heads.keys().any(|log| gone.contains_key(log));
+        let is_base = self.base != self.base_told && lacks(&self.base_heads);
         for file in self.files.values_mut() {
-            let mut heads = file.heads.iter();
-            if is_ready && heads.all(|(log, end)| self.folded.get(log) >= Some(end)) {
+            let mut heads = file.heads.clone();
+            heads.retain(|log, end| self.folded.get(log).is_none_or(|folded| folded < end));
+            if !is_base && !lacks(&heads) {
                 continue;
             }
             for waiter in std::mem::take(&mut file.waiters) {
@@ -782,4 +796,75 @@ fn bounded(ranges: Vec<LockRange>) -> Vec<LockRange> {
         end: ends.max().unwrap_or(u64::MAX),
         exclusive: ranges.iter().any(|range| range.exclusive),
     }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_what_another_file_does_not_need_is_not_refused_for_it() {
+        let now = Duration::from_secs(100);
+        let (from, manager) = (DeviceId(9), 1 << 20);
+        let mut client = Client::new(1);
+        client.set_strict(true);
+        client.tick(now, Reach::Guarded);
+        let range = LockRange {
+            start: 0,
+            end: u64::MAX,
+            exclusive: true,
+        };
+        let tickets = [1, 2].map(|file| {
+            let ask = Ask {
+                key: LockKey([file; 16]),
+                ..Ask::new(1, 1, 1, range, LockHow::Wait)
+            };
+            client.ask(now, ask).expect_err("it is asked for")
+        });
+        let renewed = LockWord::Renewed {
+            manager,
+            run: 1,
+            sent_ms: millis(now),
+            valid_ms: 5_000,
+            base: manager + 1,
+            heads: Vec::new(),
+        };
+        client.receive(now, from, renewed);
+        for effect in client.poll() {
+            if let Effect::Say {
+                word: LockWord::Wish(wish),
+                ..
+            } = effect
+            {
+                let answer = LockAnswer {
+                    manager,
+                    run: 1,
+                    key: wish.key,
+                    version: wish.version,
+                    whole: false,
+                    recall: false,
+                    lost: false,
+                    granted: wish.wants.iter().map(|want| want.id).collect(),
+                    refused: Vec::new(),
+                    base: manager + 1,
+                    heads: vec![(LogId(u64::from(wish.key.0[0])), 5)],
+                };
+                client.receive(now, from, LockWord::Answer(answer));
+            }
+        }
+        let heads = |log| BTreeMap::from([(LogId(log), 5)]);
+        client.poll();
+        client.folded(now, &BTreeMap::new(), &heads(1));
+        let done = |at: usize, outcome| Effect::Done {
+            ticket: tickets[at],
+            outcome,
+        };
+        let fold = Effect::Fold { heads: heads(2) };
+        let effects = client.poll();
+        assert!(effects.contains(&done(0, Outcome::Unavailable)));
+        assert!(effects.contains(&fold));
+        assert!(!effects.contains(&done(1, Outcome::Unavailable)));
+        client.folded(now, &heads(2), &BTreeMap::new());
+        assert!(client.poll().contains(&done(1, Outcome::Granted)));
+    }
 }

@@ -195,11 +195,11 @@ impl Desk {
         self.settle(state);
     }
 
-    /// Says that these are folded, and the kernel knows; or that they are not to be had.
-    pub fn folded(&self, heads: &BTreeMap<LogId, u64>, is_done: bool) {
+    /// Says which are folded, and the kernel knows; and which are not to be had.
+    pub fn folded(&self, done: &BTreeMap<LogId, u64>, gone: &BTreeMap<LogId, u64>) {
         let state = &mut *self.state.lock();
         let now = self.clock.monotonic();
-        state.client.folded(now, heads, is_done);
+        state.client.folded(now, done, gone);
         self.settle(state);
     }
 

@@ -300,7 +300,7 @@ impl World {
                         let folded = machine.folded.entry(*log).or_default();
                         *folded = (*end).max(*folded);
                     }
-                    machine.client.folded(now, &heads, true);
+                    machine.client.folded(now, &heads, &BTreeMap::new());
                 } else {
                     machine.folds = Some((until, heads));
                 }
@@ -769,7 +769,8 @@ fn what_is_not_to_be_had_refuses_a_lock_where_that_is_asked_for_and_else_is_gone
         // As if it had been: the check of what is seen is not what is asked here.
         world.machines[1].folded.extend(heads.clone());
         let now = world.now;
-        world.machines[1].client.folded(now, &heads, false);
+        let client = &mut world.machines[1].client;
+        client.folded(now, &BTreeMap::new(), &heads);
         let done = world.machines[1].client.poll();
         let is_granted = done.iter().any(|effect| {
             matches!(

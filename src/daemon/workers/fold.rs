@@ -14,6 +14,7 @@ use crate::daemon::error::DaemonError;
 use crate::daemon::look::FORK_ADVICE;
 use crate::daemon::peer::{Member, Peer};
 use crate::daemon::troubles::Trouble;
+use crate::locks::Absent;
 use crate::node::NodeEvent;
 use crate::volume::{Merged, VolumeError};
 use crate::wire::Vector;
@@ -53,28 +54,40 @@ impl Peer {
         }
     }
 
-    /// Resolves when segments are folded and the kernel's caches know.
-    pub(super) async fn has_folded(
+    /// Waits until some of these segments are folded and the kernel's caches know, or some are not to be had:
+    /// returns both.
+    pub(super) async fn folded_of(
         &self,
         member: &Member,
         heads: &Vector,
-    ) -> Result<(), DaemonError> {
+        absent: &mut Absent,
+    ) -> Result<(Vector, Vector), DaemonError> {
+        let mut waited = Duration::ZERO;
         loop {
             let shown = self.shown.notified();
-            {
+            let missing = {
+                // Behind one that is under way: what it changes the kernel is told in its turn.
                 let _turn = self.fold_turn.lock().await;
                 let (volume, heads) = (Arc::clone(&member.volume), heads.clone());
                 let unfolded = self.fold_pool().call(move || volume.unfolded(&heads)).await;
-                if unfolded.ok_or(DaemonError::WorkerFailed)?.is_empty() {
-                    break;
+                unfolded.ok_or(DaemonError::WorkerFailed)?
+            };
+            let gone = absent.look(waited, &missing, &self.node().log().vector());
+            if missing.len() < heads.len() || !gone.is_empty() {
+                if let Some(sink) = self.sink() {
+                    sink.settled().await;
                 }
+                let done = heads.iter().filter(|(log, _)| !missing.contains_key(log));
+                return Ok((done.map(|(log, end)| (*log, *end)).collect(), gone));
             }
+            let began = self.clock().monotonic();
             let _ = timeout(LOOK_PAUSE, shown).await;
+            waited = self
+                .clock()
+                .monotonic()
+                .saturating_sub(began)
+                .min(LOOK_PAUSE);
         }
-        if let Some(sink) = self.sink() {
-            sink.settled().await;
-        }
-        Ok(())
     }
 
     /// Folds everything anew where this peer has gone over to another chain since. Where that cannot be

@@ -5,25 +5,28 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::time::{sleep, timeout};
+use crate::base::time::sleep;
 use crate::base::worker::{Failed, Job, Step, Worker};
 use crate::base::{DeviceId, LogId};
 use crate::daemon::peer::{Member, Peer};
 use crate::daemon::troubles::Trouble;
 use crate::fs::Fs;
-use crate::locks::{Effect, Reach, TICK};
+use crate::locks::{Absent, Effect, Reach, TICK};
 use crate::wire::Vector;
 
 /// How long no majority may be there before locks are of this machine alone: at a start sessions come first.
 const CUT_AFTER: Duration = Duration::from_secs(8);
 
-/// How long what was written under a lock is waited for that its writer said to have handed over: where that
-/// machine is gone since, nobody else may have it.
-const FOLD_MAX: Duration = Duration::from_secs(20);
-
 /// How often what was written is tried to be handed over, and how long.
 const HAND_OVER_AGAIN: Duration = Duration::from_secs(1);
 const HAND_OVER_MAX: u32 = 30;
+
+/// What came of what was to be folded.
+struct Folded {
+    done: Vector,
+    gone: Vector,
+    absent: Absent,
+}
 
 type Work<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
 
@@ -36,7 +39,8 @@ pub(super) struct Locks {
     /// Since when a majority was not there.
     cut_since: Option<Duration>,
     handing: Work<Option<(LogId, u64)>>,
-    folding: Work<(Vector, bool)>,
+    folding: Work<Folded>,
+    absent: Absent,
 }
 
 impl Locks {
@@ -52,6 +56,7 @@ impl Locks {
             cut_since: None,
             handing: None,
             folding: None,
+            absent: Absent::default(),
         }
     }
 
@@ -96,7 +101,8 @@ impl Locks {
             }
             Effect::Fold { heads } => {
                 let (peer, member) = (Arc::clone(&self.peer), self.member.clone());
-                self.folding = Some(Box::pin(fold(peer, member, heads)));
+                let absent = std::mem::take(&mut self.absent);
+                self.folding = Some(Box::pin(fold(peer, member, heads, absent)));
             }
             // Whoever waits has it.
             Effect::Done { .. } => {}
@@ -122,14 +128,21 @@ async fn hand_over(peer: Arc<Peer>) -> Option<(LogId, u64)> {
     log.vector().get(&own).map(|end| (own, *end))
 }
 
-/// Returns when all is folded and the kernel knows, or it is not to be had.
-async fn fold(peer: Arc<Peer>, member: Member, heads: Vector) -> (Vector, bool) {
-    match timeout(FOLD_MAX, peer.has_folded(&member, &heads)).await {
-        Ok(Ok(())) => return (heads, true),
-        Ok(Err(error)) => tracing::warn!(%error, "what was written under a lock is not shown"),
-        Err(_) => tracing::warn!("what was written under a lock did not come: its writer is gone"),
+/// Returns what is folded and the kernel knows, and what is not to be had, once there is any.
+async fn fold(peer: Arc<Peer>, member: Member, heads: Vector, mut absent: Absent) -> Folded {
+    match peer.folded_of(&member, &heads, &mut absent).await {
+        Ok((done, gone)) => {
+            if !gone.is_empty() {
+                tracing::warn!("what was written under a lock did not come: its writer is gone");
+            }
+            Folded { done, gone, absent }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "what was written under a lock is not shown");
+            let (done, gone) = (Vector::new(), heads);
+            Folded { done, gone, absent }
+        }
     }
-    (heads, false)
 }
 
 /// Resolves when work is done that is under way.
@@ -164,7 +177,10 @@ impl Worker for Locks {
             biased;
             () = fs.locks().work() => {}
             head = done(&mut self.handing) => fs.locks().published(head),
-            (heads, is_done) = done(&mut self.folding) => fs.locks().folded(&heads, is_done),
+            folded = done(&mut self.folding) => {
+                self.absent = folded.absent;
+                fs.locks().folded(&folded.done, &folded.gone);
+            }
             () = sleep(pause) => {}
         }
     }

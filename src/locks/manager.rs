@@ -42,18 +42,21 @@ pub struct Standing {
 
 /// Lets one manager grant at a time.
 ///
-/// What was vouched for is in memory alone, so who starts vouches for nobody for a term.
+/// What was vouched for is in memory alone, so who starts vouches for no other device for a term. For the
+/// manager of its own device it does at once: that began no earlier, and grants nothing for a term by itself.
 #[derive(Debug)]
 pub struct Voter {
+    own: DeviceId,
     silent_until: Duration,
     /// Whom this device vouched for last, and until when.
     vouched: Option<(DeviceId, u64, Duration)>,
 }
 
 impl Voter {
-    /// Begins at `now`.
-    pub fn new(now: Duration) -> Self {
+    /// Begins at `now`, on a device.
+    pub fn new(now: Duration, own: DeviceId) -> Self {
         Self {
+            own,
             silent_until: now + TERM,
             vouched: None,
         }
@@ -68,13 +71,15 @@ impl Voter {
         standing: &Standing,
     ) -> Option<LockWord> {
         let is_known = voters == standing.voters && voters.contains(&from);
-        if !is_known || standing.is_changing || now < self.silent_until {
+        let is_silent = now < self.silent_until && from != self.own;
+        if !is_known || standing.is_changing || is_silent {
             return None;
         }
         if let Some((device, last, until)) = self.vouched
             && (device, last) != (from, manager)
         {
-            if until > now {
+            // A device has one manager: with the next the one before is over.
+            if until > now && device != from {
                 return None;
             }
             if manager <= last {

@@ -94,7 +94,7 @@ impl World {
         let one = |machine: usize| Machine {
             client: new_client(1),
             manager: Manager::default(),
-            voter: Voter::new(Duration::ZERO),
+            voter: Voter::new(Duration::ZERO, device(machine)),
             leads: machine == 0,
             round: u64::from(machine == 0),
             is_alive: true,
@@ -251,7 +251,7 @@ impl World {
             .client
             .set_strict(!self.goes_on || at.is_multiple_of(2));
         machine.manager = Manager::default();
-        machine.voter = Voter::new(now);
+        machine.voter = Voter::new(now, device(at));
         machine.leads = false;
         machine.is_alive = true;
         (machine.publishes, machine.folds) = (None, None);
@@ -634,6 +634,19 @@ fn a_machine_that_is_gone_holds_nothing_for_long() {
     assert_eq!(world.ask(1, ask(1, 0, WHOLE, LockHow::Try)), None);
     world.run(Duration::from_secs(5));
     assert_eq!((world.waits.len(), world.holds.len()), (0, 1));
+}
+
+#[test]
+fn the_first_lock_after_a_start_waits_for_one_term_alone() {
+    let mut world = World::new(5, 2, 1);
+    for at in 0..2 {
+        world.kill(at);
+        world.restart(at);
+    }
+    world.lead(0);
+    let began = world.now;
+    world.lock(1, ask(1, 0, WHOLE, LockHow::Wait));
+    assert!(world.now < began + 5 * super::TERM / 4);
 }
 
 #[test]

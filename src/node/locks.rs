@@ -57,7 +57,7 @@ impl Granting {
         Self {
             node: Arc::clone(node),
             manager: Manager::default(),
-            voter: Voter::new(now),
+            voter: Voter::new(now, DeviceId::from(node.id)),
             next_tick: now,
         }
     }

@@ -13,6 +13,7 @@ pub mod troubles;
 mod addresses;
 mod asking;
 mod birth;
+mod checkpoints;
 mod config;
 mod conflicts;
 mod ending;

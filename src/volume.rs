@@ -279,7 +279,8 @@ impl Volume {
             let fence = volume.config.chain.fence_at(state.chain.record.number);
             state.chain.fence = Some(Arc::new(fence));
         }
-        if is_anew_asked {
+        // Where logs begin at a checkpoint that is taken over first: by who can fetch it.
+        if is_anew_asked && volume.config.log.floors().is_empty() {
             volume.move_layer(&mut Merged::default())?;
             volume.fold_anew()?;
         }

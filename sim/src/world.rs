@@ -330,6 +330,7 @@ impl World {
             Event::Collect => {
                 let host = member?;
                 self.cluster.peer(host).collect_soon();
+                self.cluster.peer(host).node().ask_checkpoint();
                 format!("host{host}")
             }
             Event::Copy => {

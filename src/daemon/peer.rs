@@ -17,10 +17,11 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
+use super::checkpoints::Keeping;
 use super::config::Fsync;
 use super::epochs::Epochs;
 use super::error::DaemonError;
-use super::rights::{admits, may_write};
+use super::rights::{admits, is_alone, may_write};
 use super::room::Room;
 use super::troubles::{Trouble, Troubles};
 use super::waiting::Waiting;
@@ -243,7 +244,7 @@ impl Peer {
                 clock: Arc::clone(&parts.clock),
                 rng: parts.rng.clone(),
             },
-            node.roster().is_sole_author(&node.id()),
+            is_alone(node),
         )?;
         let drafts = Arc::clone(drafts);
         volume.on_draft(Box::new(move |bytes| drafts.tell(bytes)));
@@ -252,6 +253,8 @@ impl Peer {
             let holders = holders.upgrade();
             holders.map_or(Ok(()), |holders| holders.renew(chunks, record))
         }));
+        let keeping = Keeping::new(node, replica, keys);
+        volume.keep_checkpoints(Box::new(keeping));
         let volume = Arc::new(volume);
         admits(node, keys, &volume, &parts.rng);
         let data = Data::new(

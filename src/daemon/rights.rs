@@ -55,7 +55,7 @@ impl Peer {
         if was != is {
             tracing::warn!(read_only = is, "what this peer may do has changed");
         }
-        if !self.node().roster().is_sole_author(&self.node().id()) {
+        if !is_alone(self.node()) {
             member.volume.end_alone();
         }
         if was
@@ -65,6 +65,13 @@ impl Peer {
             tracing::error!(%error, "this device has no name in the volume yet");
         }
     }
+}
+
+/// Says whether nobody else ever wrote, and nobody else makes checkpoints: what an op replaced is given up as
+/// soon as it is sealed then, and is in no checkpoint.
+pub(super) fn is_alone(node: &Node) -> bool {
+    let (roster, id) = (node.roster(), node.id());
+    roster.is_sole_author(&id) && roster.is_sole_reader(&id)
 }
 
 /// Says whether changes made here count: those of a reader, or of who was removed, would be accepted by
@@ -85,9 +92,7 @@ pub(super) fn admits(node: &Node, keys: &Arc<VolumeKeys>, volume: &Arc<Volume>, 
         if !role.reads() {
             return Ok(Vector::new());
         }
-        if role.writes() {
-            showing.end_alone();
-        }
+        showing.end_alone();
         Ok(showing.shown()?)
     }));
     let (drawn_after, chance) = (Arc::clone(keys), rng.clone());

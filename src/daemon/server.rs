@@ -391,6 +391,8 @@ async fn collect(
     if let Err(error) = peer.flush().await {
         return Ok(failed(&error));
     }
+    // What led to it goes as soon as it counts.
+    peer.node().ask_checkpoint();
     let clock = peer.clock();
     let end = clock.monotonic() + limit;
     let mut sums = peer.collections().watch();

@@ -155,13 +155,12 @@ impl Peer {
     }
 
     async fn mend(&self, member: &Member, now: Duration) {
-        let volume = Arc::clone(&member.volume);
-        let folded = self.fold_pool().call(move || volume.fold_anew()).await;
+        let folded = self.anew(member).await;
         let mut seen = self.sums.0.lock();
         match folded {
-            Some(Ok(Anew {
+            Ok(Anew {
                 changes, differing, ..
-            })) => {
+            }) => {
                 if differing > 0 {
                     tracing::warn!(rows = differing, "rows that were damaged are mended");
                     let before = seen.mended.map_or(0, |(_, rows)| rows);
@@ -174,11 +173,10 @@ impl Peer {
                 self.waiting.anew.done();
                 self.invalidate(member.fs.apply_changes(&changes));
             }
-            Some(Err(error)) => {
+            Err(error) => {
                 tracing::warn!(%error, "nothing is folded anew");
                 seen.in_vain = Some(now);
             }
-            None => {}
         }
     }
 

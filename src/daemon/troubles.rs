@@ -75,6 +75,8 @@ pub enum Trouble {
     PeerClock(PeerId),
     /// Some members have another order of the changes.
     Parted,
+    /// Members signed different things of one record.
+    Checkpoints,
     /// Locks hold on this machine alone.
     Locks,
     /// Another machine has locks that are held here, too.

@@ -1,6 +1,7 @@
 //! The background work of a peer, one file a worker; what the rooms below do by themselves is listed with
 //! it.
 
+mod checkpoints;
 mod collect;
 mod fold;
 mod locks;
@@ -44,6 +45,7 @@ pub(super) fn start(peer: &Arc<Peer>) {
     run(peer, publish::Publish::new(peer, member));
     run(peer, seal_ahead::SealAhead::new(peer, member));
     run(peer, fold::Fold::new(peer));
+    run(peer, checkpoints::Checkpoints::new(peer, member));
     run(peer, write_out::WriteOut::new(peer, member));
     run(peer, locks::Locks::new(peer, member));
     run(peer, rows::Rows::new(peer, member));

@@ -10,7 +10,7 @@ use super::checkpoint::LogStart;
 use super::{LogError, LogHead, LogStore, put_head, segment_key};
 use crate::base::{DeviceId, LogId, OpId};
 use crate::store::{Batch, Rows, Table, codec};
-use crate::wire::SealedSegment;
+use crate::wire::{SealedSegment, Vector};
 
 /// Logs of which a floor is noted in one batch: 320 bytes each with its head.
 const NOTE_SLICE: usize = 1024;
@@ -65,6 +65,13 @@ impl LogStore {
     /// Returns where the logs begin here that do not begin at their first segments, ascending.
     pub fn starts(&self) -> Vec<LogStart> {
         self.floors.read().values().map(|at| at.start).collect()
+    }
+
+    /// Returns up to which segment a log is not needed here, of those of which that is any.
+    pub fn floors(&self) -> Vector {
+        let floors = self.floors.read();
+        let floors = floors.iter().map(|(log, at)| (*log, at.start.seg_no));
+        floors.filter(|(_, seg_no)| *seg_no > 0).collect()
     }
 
     /// Returns those that can be read in the rows of a damaged store.

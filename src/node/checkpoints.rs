@@ -30,7 +30,7 @@ use crate::log::chain::Record;
 use crate::log::checkpoint::{CHECKPOINT_DOMAIN, Checkpoint, LogStarts, SignedCheckpoint, Tree};
 use crate::log::checkpoints::Checkpoints;
 use crate::wire::limits::CHECKPOINTS_MAX;
-use crate::wire::{CheckpointBytes, Request, Response, StartsBytes};
+use crate::wire::{CheckpointBytes, RecordRef, Request, Response, StartsBytes};
 
 /// How often it is looked at without news.
 const LOOK_PAUSE: Duration = Duration::from_secs(10);
@@ -137,6 +137,32 @@ impl Node {
             }
         }
         Some(Counted { checkpoint, trees })
+    }
+
+    /// Returns where the logs go on behind that one.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::NotConnected`] where none counts, or nobody is there who has the list; those of
+    /// [`Node::start_logs_at_checkpoint`].
+    pub async fn checkpoint_starts(self: &Arc<Self>) -> Result<LogStarts, NodeError> {
+        let counted = self.checkpoint();
+        let counted = counted.ok_or(NodeError::NotConnected { peer: self.id })?;
+        self.starts_of(&counted.checkpoint.logs).await
+    }
+
+    /// Says whether this member is to make the checkpoint at a record: the newest of the chain, or one on
+    /// which others have said something and that does not count yet. Who was away for long makes none of the
+    /// many that it folds past.
+    pub fn wants_checkpoint(&self, record: RecordRef) -> bool {
+        let words = self.checkpoints.words.words();
+        let counted = self.checkpoints.words.counted();
+        let is_old = counted.is_some_and(|counted| counted.record.number >= record.number);
+        let device = DeviceId::from(self.id);
+        let mut of_it = words.iter().filter(|word| word.checkpoint.record == record);
+        let is_said = of_it.clone().any(|word| word.device == device);
+        let is_open = self.chain.marked() <= record.number || of_it.next().is_some();
+        self.role().is_some_and(Role::reads) && !is_old && !is_said && is_open
     }
 
     /// Returns what members say of checkpoints, as far as it is kept.

@@ -353,6 +353,12 @@ impl Roster {
         !(others.any(|other| other.wrote) || has_others && had_phrase)
     }
 
+    /// Says whether no other member has the keys of the volume.
+    pub fn is_sole_reader(&self, peer: &PeerId) -> bool {
+        let mut others = self.members().filter(|member| member.id != *peer);
+        !others.any(|member| member.role.reads())
+    }
+
     /// Returns a peer that was a member and is not now.
     pub fn former(&self, peer: &PeerId) -> Option<&Member> {
         self.view.former.get(peer)

@@ -117,6 +117,14 @@ impl Volume {
         batch.put(Table::Meta, ANEW_KEY, []);
     }
 
+    /// Tells whether a checkpoint is to be taken over before anything is folded: where the rows are to be made
+    /// anew, or do not reach to where the logs begin.
+    pub fn awaits_checkpoint(&self) -> Result<bool> {
+        let floors = self.config.log.floors();
+        let is_anew_asked = Self::is_anew_asked(&*self.view.rows)?;
+        Ok(!floors.is_empty() && (is_anew_asked || !self.unfolded(&floors).is_empty()))
+    }
+
     /// Tells whether that was asked for.
     pub(super) fn is_anew_asked(rows: &dyn Rows) -> Result<bool> {
         Ok(rows.get(Table::Meta, ANEW_KEY)?.is_some())

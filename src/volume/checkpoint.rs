@@ -37,6 +37,10 @@ use crate::log::chain::Record;
 use crate::log::checkpoint::{Checkpoint, LogStart, LogStarts, Tree};
 use crate::replica::ReplicaError;
 use crate::store::{Batch, BesideRows, Rows, Table};
+use crate::wire::RecordRef;
+
+/// Trees that are kept of those that do not count (yet): as many as members are told of.
+const TREES_MAX: usize = 16;
 
 /// Ids of chunks in one row.
 const IDS_SLICE: usize = 1024;
@@ -57,6 +61,10 @@ pub struct Made {
 
 /// Keeps the checkpoints that a volume makes.
 pub trait Keeper: Send + Sync {
+    /// Tells whether one is to be made of the rows at a record that is one: not of each that who was away
+    /// folds past.
+    fn wants(&self, record: RecordRef) -> bool;
+
     /// Keeps a node of a tree as a chunk.
     fn put(&self, plain: Bytes) -> std::result::Result<ChunkId, ReplicaError>;
 
@@ -94,6 +102,9 @@ impl Volume {
     /// Freezes the rows where a record was just folded that is a checkpoint, to be made one of.
     pub(super) fn freeze_at(&self, record: &Record, state: &State) -> Option<Frozen<'_>> {
         let keeper = self.keeper.get().filter(|_| record.is_checkpoint)?;
+        if !keeper.wants(record.reference()) {
+            return None;
+        }
         let frozen = self
             .starts_at(state)
             .and_then(|starts| Frozen::of(&self.view, state, starts));
@@ -135,6 +146,10 @@ impl Volume {
         let (tree, ids) = growing.end()?;
         self.note_tree(record.number, &ids)?;
         self.config.store.sync()?;
+        let kept = self.trees()?;
+        if let Some(first) = kept.iter().rev().nth(TREES_MAX - 1) {
+            self.drop_trees_before(*first)?;
+        }
         let checkpoint = Checkpoint {
             record,
             rows: hasher.finalize().into(),

@@ -4,6 +4,7 @@
 //! `DFS_SIM_SEED=N cargo test --test it sim` repeats one run; without it the seeds below are run.
 //! A failure prints its seed.
 
+mod checkpoints;
 mod collection;
 mod members;
 mod records;

@@ -7,6 +7,7 @@ mod anew;
 mod attributes;
 mod beside;
 mod chains;
+mod checkpoints;
 pub(crate) mod cluster;
 mod content;
 mod crossed;

@@ -103,9 +103,7 @@ impl Peer {
         if !self.waiting.anew.is_due(&here, self.clock().monotonic()) {
             return Ok(());
         }
-        let volume = Arc::clone(&member.volume);
-        let anew = self.fold_pool().call(move || volume.fold_anew()).await;
-        match anew.ok_or(DaemonError::WorkerFailed)? {
+        match self.anew(member).await {
             Ok(anew) => {
                 self.waiting.anew.done();
                 self.invalidate(member.fs.apply_changes(&anew.changes));

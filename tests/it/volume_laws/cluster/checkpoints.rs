@@ -6,10 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dfs::base::ChunkId;
 use dfs::crypto::chunk_id;
-use dfs::log::checkpoint::Checkpoint;
+use dfs::log::checkpoint::{Checkpoint, LogStarts};
 use dfs::replica::ReplicaError;
 use dfs::volume::checkpoint::{Base, Keeper, Made};
 use dfs::volume::{Anew, VolumeError};
+use dfs::wire::RecordRef;
 use parking_lot::Mutex;
 
 use super::Device;
@@ -24,6 +25,10 @@ pub(crate) struct Kept {
 struct Keeping(Arc<Kept>);
 
 impl Keeper for Keeping {
+    fn wants(&self, _: RecordRef) -> bool {
+        true
+    }
+
     fn put(&self, plain: Bytes) -> Result<ChunkId, ReplicaError> {
         let id = chunk_id(&plain);
         self.0.nodes.lock().insert(id, plain);
@@ -52,6 +57,28 @@ impl Device {
         let of_chain = made.values().filter(of_chain);
         let checkpoints = of_chain.map(|made| (made.checkpoint.record.number, made.checkpoint));
         checkpoints.collect()
+    }
+
+    /// Returns where the logs go on behind what it made at a record.
+    pub(crate) fn starts_at(&self, number: u64) -> LogStarts {
+        let made = self.kept.made.lock();
+        made[&number].starts.clone()
+    }
+
+    /// Puts other rows in the place of those in the tree that it made at a record.
+    pub(crate) fn spoil_node(&self, number: u64) {
+        let root = self.kept.made.lock()[&number].tree.root;
+        let mut nodes = self.kept.nodes.lock();
+        let mut plain = nodes[&root].to_vec();
+        // The last value of the leaf: part of a time.
+        *plain.last_mut().unwrap() ^= 1;
+        nodes.insert(root, plain.into());
+    }
+
+    /// Loses the root of the tree that it made at a record.
+    pub(crate) fn lose_node(&self, number: u64) {
+        let root = self.kept.made.lock()[&number].tree.root;
+        self.kept.nodes.lock().remove(&root);
     }
 
     /// Takes over what another made at a record.

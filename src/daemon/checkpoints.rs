@@ -1,0 +1,291 @@
+//! Checkpoints: those that the volume makes are signed, and one is taken over where what led there is not to be
+//! had any more.
+
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+
+use super::error::DaemonError;
+use super::peer::{Member, Peer};
+use crate::base::ChunkId;
+use crate::base::limits::{CHUNK_BYTES, FETCH_TIMEOUT};
+use crate::crypto::VolumeKeys;
+use crate::data::{Data, DataError};
+use crate::log::checkpoint::Tree;
+use crate::node::{Counted, Node};
+use crate::replica::{Replica, ReplicaError};
+use crate::volume::checkpoint::{Base, Keeper, Made, nodes_of};
+use crate::volume::{Anew, VolumeError};
+use crate::wire::RecordRef;
+
+/// Nodes of a tree that are fetched at once.
+const FETCHES_MAX: usize = 8;
+
+/// Where the volume keeps the checkpoints that it makes.
+pub(super) struct Keeping {
+    node: Arc<Node>,
+    /// It has what refers to the volume.
+    replica: Weak<Replica>,
+    keys: Arc<VolumeKeys>,
+}
+
+impl Keeping {
+    pub(super) fn new(node: &Arc<Node>, replica: &Arc<Replica>, keys: &Arc<VolumeKeys>) -> Self {
+        Self {
+            node: Arc::clone(node),
+            replica: Arc::downgrade(replica),
+            keys: Arc::clone(keys),
+        }
+    }
+}
+
+impl Keeper for Keeping {
+    fn put(&self, plain: Bytes) -> Result<ChunkId, ReplicaError> {
+        let sealed = self.keys.seal_chunk(&plain);
+        if let Some(replica) = self.replica.upgrade() {
+            replica.put(sealed.id, &sealed.bytes)?;
+        }
+        Ok(sealed.id)
+    }
+
+    fn wants(&self, record: RecordRef) -> bool {
+        self.node.wants_checkpoint(record)
+    }
+
+    fn made(&self, record: u64, made: Option<Made>) {
+        let Some(made) = made else {
+            // Another one, as soon as there is something new.
+            self.node.ask_checkpoint();
+            return;
+        };
+        tracing::debug!(record, "made a checkpoint");
+        let signed = self
+            .node
+            .sign_checkpoint(made.checkpoint, made.tree, &made.starts);
+        match signed {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!(
+                record,
+                "a checkpoint is not signed: another was, or none may be"
+            ),
+            Err(error) => tracing::warn!(%error, "a checkpoint is not signed"),
+        }
+    }
+}
+
+/// What of the newest checkpoint that counts is left to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// Nothing: the volume is past it.
+    Nothing,
+    /// It is folded by what is here, or on its way.
+    Folding,
+    /// What leads there is not here; nothing at all is, or something.
+    TakingOver {
+        /// Whether the volume is as good as empty.
+        is_new: bool,
+    },
+}
+
+impl Peer {
+    /// Says what is left to do about a checkpoint that counts.
+    pub(super) async fn left_of(
+        &self,
+        member: &Member,
+        counted: &Counted,
+    ) -> Result<Left, DaemonError> {
+        let volume = &member.volume;
+        let is_new = volume.record().number == 0;
+        let log = self.node().log();
+        if volume.awaits_checkpoint()? {
+            return Ok(Left::TakingOver { is_new: true });
+        }
+        if volume.record().number >= counted.checkpoint.record.number {
+            return Ok(Left::Nothing);
+        }
+        let starts = self.node().checkpoint_starts().await?;
+        let have = log.vector();
+        let is_here = |log, seg_no| have.get(&log).copied().unwrap_or(0) >= seg_no;
+        let mut starts = starts.iter();
+        Ok(match starts.all(|start| is_here(start.log, start.seg_no)) {
+            true => Left::Folding,
+            false => Left::TakingOver { is_new },
+        })
+    }
+
+    /// Folds everything anew: from the newest checkpoint on, where the logs begin at one.
+    pub(super) async fn anew(&self, member: &Member) -> Result<Anew, VolumeError> {
+        let volume = Arc::clone(&member.volume);
+        let counted = self.node().checkpoint();
+        let counted = counted.filter(|_| !self.node().log().floors().is_empty());
+        let tree = counted.as_ref().and_then(|of| of.trees.first().copied());
+        let (Some(counted), Some(tree)) = (counted, tree) else {
+            return self.in_fold_pool(move || volume.fold_anew()).await;
+        };
+        if let Err(error) = fetch_tree(self.replica(), &member.data, tree, true).await {
+            tracing::warn!(%error, "a checkpoint cannot be had");
+        }
+        let starts = self.node().checkpoint_starts().await;
+        let starts = starts.map_err(|error| {
+            tracing::warn!(%error, "where logs begin cannot be had");
+            VolumeError::NoNode { id: tree.root }
+        })?;
+        let (data, checkpoint) = (Arc::clone(&member.data), counted.checkpoint);
+        self.in_fold_pool(move || {
+            volume.take_over(Base {
+                checkpoint,
+                tree,
+                starts: &starts,
+                get: &mut |id| node_of(&data, id),
+            })
+        })
+        .await
+    }
+
+    async fn in_fold_pool(
+        &self,
+        fold: impl FnOnce() -> Result<Anew, VolumeError> + Send + 'static,
+    ) -> Result<Anew, VolumeError> {
+        let folded = self.fold_pool().call(fold).await;
+        folded.unwrap_or(Err(VolumeError::Busy))
+    }
+
+    /// Lets go of what led to a checkpoint that counts, which the volume is past: segments, and older trees.
+    pub(super) async fn settle_on(
+        &self,
+        member: &Member,
+        counted: &Counted,
+    ) -> Result<(), DaemonError> {
+        let number = counted.checkpoint.record.number;
+        if !member.volume.trees()?.contains(&number) {
+            // It was folded past in a merge beside the view.
+            let mut ids = Vec::new();
+            for tree in &counted.trees {
+                match fetch_tree(self.replica(), &member.data, *tree, false).await {
+                    Ok(nodes) => {
+                        ids = nodes;
+                        break;
+                    }
+                    Err(error) => tracing::debug!(%error, "a tree cannot be had"),
+                }
+            }
+            if ids.is_empty() {
+                return Err(VolumeError::NoNode {
+                    id: counted
+                        .trees
+                        .first()
+                        .map_or(ChunkId([0; 32]), |tree| tree.root),
+                }
+                .into());
+            }
+            member.volume.note_tree(number, &ids)?;
+        }
+        member.volume.drop_trees_before(number)?;
+        // What was folded is durable before what it was folded from goes.
+        member.volume.sync()?;
+        self.node().start_logs_at_checkpoint().await?;
+        Ok(())
+    }
+
+    /// Takes the newest checkpoint that counts over in the place of what is here.
+    pub(super) async fn take_over(
+        &self,
+        member: &Member,
+        counted: &Counted,
+    ) -> Result<(), DaemonError> {
+        let mut failure = None;
+        for tree in &counted.trees {
+            match self.try_take_over(member, counted, *tree).await {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    tracing::warn!(%error, "a checkpoint is not taken over");
+                    failure = Some(error);
+                }
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    async fn try_take_over(
+        &self,
+        member: &Member,
+        counted: &Counted,
+        tree: Tree,
+    ) -> Result<(), DaemonError> {
+        tracing::info!(
+            record = counted.checkpoint.record.number,
+            "takes a checkpoint over"
+        );
+        fetch_tree(self.replica(), &member.data, tree, true).await?;
+        self.node().start_logs_at_checkpoint().await?;
+        let starts = self.node().checkpoint_starts().await?;
+        let _turn = self.fold_turn.lock().await;
+        let (volume, data) = (Arc::clone(&member.volume), Arc::clone(&member.data));
+        let checkpoint = counted.checkpoint;
+        let take = move || {
+            volume.take_over(Base {
+                checkpoint,
+                tree,
+                starts: &starts,
+                get: &mut |id| node_of(&data, id),
+            })
+        };
+        let taken = self.in_fold_pool(take).await?;
+        tracing::info!(rows = taken.differing, "a checkpoint is taken over");
+        self.invalidate(member.fs.apply_changes(&taken.changes));
+        self.rights_changed();
+        self.shown.notify_waiters();
+        Ok(())
+    }
+}
+
+/// Returns the plaintext of a node that is here.
+fn node_of(data: &Data, id: &ChunkId) -> Result<Option<Bytes>, ReplicaError> {
+    match data.read_local(*id, 0..CHUNK_BYTES as usize) {
+        Ok(plain) => Ok(plain),
+        Err(DataError::Replica(error)) => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "a node of a checkpoint");
+            Err(ReplicaError::Corrupt { id: *id })
+        }
+    }
+}
+
+/// Fetches the nodes of a tree, the leaves too where that is asked for; returns all of their chunks. Those
+/// that are fetched are kept here, sealed.
+async fn fetch_tree(
+    replica: &Arc<Replica>,
+    data: &Arc<Data>,
+    tree: Tree,
+    with_leaves: bool,
+) -> Result<Vec<ChunkId>, DaemonError> {
+    let mut ids = Vec::new();
+    let mut waiting = vec![tree];
+    let mut fetches: JoinSet<Result<Tree, ReplicaError>> = JoinSet::new();
+    loop {
+        while fetches.len() < FETCHES_MAX
+            && let Some(node) = waiting.pop()
+        {
+            ids.push(node.root);
+            if node.level == 0 && !with_leaves {
+                continue;
+            }
+            let replica = Arc::clone(replica);
+            fetches.spawn(async move {
+                replica.fetch(node.root, FETCH_TIMEOUT).await?;
+                Ok(node)
+            });
+        }
+        let Some(fetched) = fetches.join_next().await else {
+            return Ok(ids);
+        };
+        let node = fetched.map_err(|_| DaemonError::WorkerFailed)?;
+        let node = node.map_err(DataError::from)?;
+        if node.level > 0 {
+            let plain = node_of(data, &node.root).map_err(DataError::from)?;
+            let plain = plain.ok_or(VolumeError::NoNode { id: node.root })?;
+            waiting.extend(nodes_of(&node, &plain)?);
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Follows the newest checkpoint that counts: lets go of what led there, or takes it over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::TICK_INTERVAL;
+use crate::base::time::sleep;
+use crate::base::worker::{Failed, Job, Step, Worker};
+use crate::daemon::checkpoints::Left;
+use crate::daemon::peer::{Member, Peer};
+use crate::daemon::troubles::Trouble;
+use crate::log::checkpoint::Checkpoint;
+use crate::wire::{RecordRef, Vector};
+
+/// How long nothing moves before a checkpoint is taken over by who has something: what is missing comes from
+/// another peer at the same time, perhaps.
+const STALL_MAX: Duration = Duration::from_secs(5);
+
+/// The worker.
+pub(super) struct Checkpoints {
+    peer: Arc<Peer>,
+    member: Member,
+    /// The one that is done with.
+    done: Option<Checkpoint>,
+    /// What was folded and here when something moved last, and when that was.
+    moved: Option<(RecordRef, Vector, Duration)>,
+}
+
+impl Checkpoints {
+    pub(super) fn new(peer: &Arc<Peer>, member: &Member) -> Self {
+        Self {
+            peer: Arc::clone(peer),
+            member: member.clone(),
+            done: None,
+            moved: None,
+        }
+    }
+
+    /// Tells where members say different things of one record.
+    fn tell_differing(&self) {
+        let differing = self.peer.node().checkpoints_differ();
+        let told = differing.map(|(number, devices)| {
+            let names = devices.into_iter().map(|device| self.peer.device_name(device));
+            let names = names.collect::<Vec<_>>().join(", ");
+            let what = format!("{names} have not the same files after the same changes (record {number})");
+            let advice = "run the same version of dfs on all of them; dfs status says there whose rows \
+                          are damaged";
+            (what, advice.to_owned())
+        });
+        self.peer.troubles().set(Trouble::Checkpoints, told);
+    }
+
+    /// Says whether nothing has moved for long.
+    fn is_stalled(&mut self) -> bool {
+        let now = self.peer.clock().monotonic();
+        let here = (self.member.volume.record(), self.peer.node().log().vector());
+        match &self.moved {
+            Some((record, have, at)) if (*record, have) == (here.0, &here.1) => {
+                now >= *at + STALL_MAX
+            }
+            _ => {
+                self.moved = Some((here.0, here.1, now));
+                false
+            }
+        }
+    }
+}
+
+impl Worker for Checkpoints {
+    fn job(&self) -> Job {
+        Job::new(
+            "checkpoints",
+            "lets go of what led to a checkpoint, or takes one over",
+        )
+    }
+
+    async fn step(&mut self) -> Result<Step, Failed> {
+        const IDLE: Step = Step::Idle("a checkpoint");
+        self.tell_differing();
+        let Some(counted) = self.peer.node().checkpoint() else {
+            return Ok(IDLE);
+        };
+        if self.done == Some(counted.checkpoint) {
+            return Ok(IDLE);
+        }
+        match self.peer.left_of(&self.member, &counted).await? {
+            Left::Nothing => {
+                self.peer.settle_on(&self.member, &counted).await?;
+                self.done = Some(counted.checkpoint);
+            }
+            Left::Folding => {}
+            Left::TakingOver { is_new } => {
+                if is_new || self.is_stalled() {
+                    self.peer.take_over(&self.member, &counted).await?;
+                    return Ok(Step::Busy);
+                }
+            }
+        }
+        Ok(IDLE)
+    }
+
+    async fn wait(&mut self) {
+        sleep(TICK_INTERVAL).await;
+    }
+}

@@ -31,6 +31,7 @@ mod feed;
 mod fence;
 mod fold;
 mod folded;
+mod history;
 mod index;
 mod large;
 mod lineage;
@@ -72,6 +73,7 @@ pub use aside::{DFS_NAME, is_aside};
 pub use changes::Changes;
 pub use error::VolumeError;
 pub use feed::{Merged, Missing};
+pub use history::{PastContent, Removals, Removed, Revision};
 pub use op::{
     Append, Create, OP_INLINE_MAX_BYTES, OP_PIECES_MAX, Op, OpKind, Replaced, Write, ino_of,
 };
@@ -92,6 +94,7 @@ use crate::replica::ReplicaError;
 use crate::store::{LayeredRows, Store, StoreError};
 use aside::Aside;
 use feed::Feed;
+use history::History;
 use lineage::Lineages;
 use state::State;
 use view::View;
@@ -162,6 +165,8 @@ pub struct Volume {
     holds: Arc<Mutex<HashMap<Ino, u64>>>,
     /// Which files the numbers stand for that the kernel has.
     lineages: Lineages,
+    /// What was replaced or removed and can be had back.
+    history: History,
     /// Told of new drafts.
     on_draft: OnceLock<Box<DraftHook>>,
     /// Told of what is about to be sealed.
@@ -264,6 +269,7 @@ impl Volume {
             feed: Mutex::new(Feed::default()),
             holds: Arc::default(),
             lineages: Lineages::default(),
+            history: History::load(&*config.store.rows)?,
             on_draft: OnceLock::new(),
             on_seal: OnceLock::new(),
             keeper: OnceLock::new(),

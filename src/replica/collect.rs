@@ -39,6 +39,8 @@ pub struct Named {
     pub files: ChunkSet,
     /// What is named beside that as somebody may look back to it.
     pub past: ChunkSet,
+    /// What can be had back one day names.
+    pub history: ChunkSet,
     /// What was named while it was looked.
     pub noted: ChunkSet,
 }
@@ -46,7 +48,8 @@ pub struct Named {
 impl Named {
     /// Tells whether anything names a chunk.
     pub fn has(&self, id: &ChunkId) -> bool {
-        self.files.has(id) || self.past.has(id) || self.noted.has(id)
+        let sets = [&self.files, &self.past, &self.history, &self.noted];
+        sets.iter().any(|set| set.has(id))
     }
 }
 
@@ -84,6 +87,8 @@ pub struct Collected {
     pub waiting_bytes: u64,
     /// Sealed bytes of the chunks that no file names, and that somebody may look back to.
     pub past_bytes: u64,
+    /// Sealed bytes of the chunks that nothing names but what can be had back.
+    pub kept_bytes: u64,
     /// When the first of those that wait for their time goes, milliseconds since 1970.
     pub next_ms: Option<u64>,
     /// Some wait until the base line has passed what is asked for.
@@ -105,9 +110,14 @@ impl Collection<'_> {
             let ids = self.replica.ledger.ids_from(start, COLLECT_SLICE)?;
             from = ids.last().and_then(super::ledger::after);
             for id in &ids {
-                if named.past.has(id) && !named.files.has(id) {
+                let (is_past, is_kept) = (named.past.has(id), named.history.has(id));
+                if (is_past || is_kept) && !named.files.has(id) {
                     let holding = self.replica.ledger.holding(id)?;
-                    collected.past_bytes += holding.map_or(0, |holding| u64::from(holding.len));
+                    let bytes = holding.map_or(0, |holding| u64::from(holding.len));
+                    match is_past {
+                        true => collected.past_bytes += bytes,
+                        false => collected.kept_bytes += bytes,
+                    }
                 }
             }
             let ids: Vec<_> = ids.into_iter().map(|id| (id, named.has(&id))).collect();

@@ -109,6 +109,8 @@ tables! {
     Arrival = 51,
     /// When directories changed by what named them, which are a part of another.
     Dated = 52,
+    /// What was replaced or removed and can be had back.
+    History = 53,
     /// Chunks of the trees of checkpoints, by record and number.
     Tree = 54,
     /// Changes of a batch that is too great to go as one; written by the store alone.

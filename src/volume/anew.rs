@@ -53,6 +53,7 @@ pub(super) const FOLDED: &[Table] = &[
     Table::Arrival,
     Table::Dated,
     Table::Undone,
+    Table::History,
 ];
 
 /// Those of them that all members share.
@@ -77,6 +78,7 @@ const LOCAL: &[Table] = &[
     Table::Applied,
     Table::Committed,
     Table::Dated,
+    Table::History,
 ];
 
 /// The mark: what is here is to be folded anew.
@@ -248,6 +250,7 @@ impl Volume {
         // What has no name and is in use here stays.
         shadow.holds = Arc::clone(&self.holds);
         shadow.lineages = self.lineages.as_they_are();
+        shadow.history = self.history.beside();
         Ok(shadow)
     }
 

@@ -14,6 +14,7 @@ use parking_lot::MutexGuard;
 use super::committed::Committed;
 use super::extents::Layers;
 use super::fold::fold_within;
+use super::history;
 use super::op::{OP_INLINE_MAX_BYTES, OP_PIECES_MAX, OpKind, Write};
 use super::overlay::{Base, Effects, Overlay, Room};
 use super::record::Record;
@@ -187,7 +188,9 @@ impl Volume {
         let record = Record::decode(value)?;
         if let Some((ino, base)) = self.plain_write(id, &record) {
             let chain = chains.files.entry(ino).or_default();
-            if chain.last().is_none_or(|last| last.id != base) {
+            let is_next = chain.last().is_some_and(|last| last.id == base);
+            // What can be had back one day is no part of the content behind it.
+            if !is_next || self.keeps_history() && !history::passes_by(ino, id, &record)? {
                 chain.clear();
             }
             let bytes = value.len();

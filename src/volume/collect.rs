@@ -52,7 +52,7 @@ impl Volume {
         self.each_chunk(&self.aside.view, &mut |_, id| named.files.insert(id))?;
         self.each_of_trees(&mut |id| named.files.insert(id))?;
         // Behind the files: an own change moves what it replaces from there to here.
-        self.each_record(&mut |record| {
+        self.each_record(&mut |_, record| {
             for (key, before) in &record.writes {
                 if let (RowKey::Extent(..), Some(before)) = (key, before)
                     && let Value::Extent(extent) = &Stored::decode(key, before.clone())?.value
@@ -68,6 +68,8 @@ impl Volume {
                 .for_each(|id| named.past.insert(&id));
             Ok(())
         })?;
+        // Behind the records: what is given up there goes to history.
+        self.each_past_chunk(&mut |id| named.history.insert(id))?;
         for (log, head) in self.config.log.vector() {
             let folded = progress.get(&log).map_or(0, |at| at.seg_no);
             self.each_unfolded(log, folded, head, &mut |id| named.past.insert(id))?;
@@ -143,7 +145,10 @@ impl Volume {
     }
 
     /// Reads what is kept for undo of all ops.
-    fn each_record(&self, each: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
+    pub(super) fn each_record(
+        &self,
+        each: &mut dyn FnMut(OpId, Record) -> Result<()>,
+    ) -> Result<()> {
         let rows = &*self.view.rows;
         let mut from = Some(OpId::default());
         while let Some(start) = from {
@@ -160,7 +165,7 @@ impl Volume {
             for id in ids {
                 // One that is gone meanwhile was settled: nobody looks back to it.
                 if let Some(record) = Record::load(rows, id)? {
-                    each(record)?;
+                    each(id, record)?;
                 }
             }
         }

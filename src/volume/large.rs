@@ -189,6 +189,7 @@ impl Volume {
         let mut beside = Self::open_beside(config, context)?;
         beside.holds = Arc::clone(&self.holds);
         beside.lineages = self.lineages.as_they_are();
+        beside.history = self.history.beside();
         Ok(beside)
     }
 

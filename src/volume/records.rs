@@ -112,28 +112,32 @@ impl Volume {
         loop {
             let (gone, next) = self.settled_ops(&settled, from, end)?;
             let mut batch = Batch::new();
+            self.keep_replaced(gone.iter(), &mut batch)?;
             for id in &gone {
                 batch.delete(Table::Op, id.to_key());
             }
             Undo::delete_parts(&*self.view.rows, &mut batch, &|id| gone.contains(&id))?;
             self.view.rows.settle()?;
-            let mut state = self.state.lock();
+            let _state = self.state.lock();
             if !batch.is_empty() {
                 self.view.rows.commit(batch)?;
             }
             match next {
                 Some(next) => from = next,
-                None => {
-                    let mut batch = Batch::new();
-                    let committed = Arc::make_mut(&mut state.chain.committed);
-                    committed.forget(&mut batch);
-                    self.view.rows.commit(batch)?;
-                    state.trimmed.base_line = base_line;
-                    break;
-                }
+                None => break,
             }
         }
-        self.reap()
+        // While it is known which record names what took their names.
+        self.reap()?;
+        {
+            let mut state = self.state.lock();
+            let mut batch = Batch::new();
+            let committed = Arc::make_mut(&mut state.chain.committed);
+            committed.forget(&mut batch);
+            self.view.rows.commit(batch)?;
+            state.trimmed.base_line = base_line;
+        }
+        self.thin_in_turn()
     }
 
     /// Returns a slice of settled ops whose records are here, from one on, and where the next begins.

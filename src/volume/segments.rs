@@ -102,7 +102,9 @@ impl Volume {
         if state.trimmed.alone {
             // The first of them: that a full disk takes this, which gives room back. A trim removes the
             // others, some at a time.
-            for id in sealed.take(TRIM_SLICE) {
+            // Not where they are history first.
+            let sealed = sealed.take(TRIM_SLICE).filter(|_| !self.keeps_history());
+            for id in sealed {
                 batch.delete(Table::Op, id.to_key());
             }
             cut = cut.max(OpId {

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use parking_lot::MutexGuard;
 
+use super::history::RemovalTimes;
 use super::overlay::Overlay;
 use super::record::Record;
 use super::rows::{Removed, RowKey, Value};
@@ -102,40 +103,50 @@ impl Volume {
         if self.state.lock().trimmed.alone {
             while self.trim_records()? == TRIM_SLICE {}
             self.reap()?;
+            self.thin_in_turn()?;
         }
         Ok(())
     }
 
     /// Removes one slice of records up to the cut; returns how many.
     fn trim_records(&self) -> Result<usize> {
-        let mut state = self.state.lock();
-        let mut batch = Batch::new();
-        let mut last = state.trimmed.cut;
         // From where the last trim ended: what was removed below slows a scan down.
-        let (from, to) = (state.trimmed.gone.to_key(), state.trimmed.cut.to_key());
-        let mut remove = |key: &[u8]| {
-            batch.delete(Table::Op, key);
-            if batch.len() < TRIM_SLICE {
-                return ControlFlow::Continue(());
-            }
-            last = OpId::from_key(key).unwrap_or(last);
-            ControlFlow::Break(())
+        let (from, to) = {
+            let state = self.state.lock();
+            (state.trimmed.gone, state.trimmed.cut)
         };
+        let mut gone = BTreeSet::new();
+        let mut take = |key: &[u8]| {
+            gone.extend(OpId::from_key(key));
+            match gone.len() < TRIM_SLICE {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        };
+        let (start, end) = (from.to_key(), after(to).to_key());
         self.view
             .rows
-            .scan_keys(Table::Op, &from, Some(&to), &mut remove)?;
-        let count = batch.len();
+            .scan_keys(Table::Op, &start, Some(&end), &mut take)?;
+        let is_full = gone.len() == TRIM_SLICE;
+        let last = gone.last().copied().filter(|_| is_full).unwrap_or(to);
+        let mut batch = Batch::new();
+        self.keep_replaced(gone.iter(), &mut batch)?;
+        for id in &gone {
+            batch.delete(Table::Op, id.to_key());
+        }
         Record::delete_parts(&*self.view.rows, &mut batch, &|id| id <= last)?;
-        if count > 0 {
+        let mut state = self.state.lock();
+        if !batch.is_empty() {
             self.view.rows.commit(batch)?;
         }
         state.trimmed.gone = state.trimmed.gone.max(last);
-        Ok(count)
+        Ok(gone.len())
     }
 
     /// Removes the nodes without a name that nothing can bring back and no local handle holds.
     pub(super) fn reap(&self) -> Result<()> {
         let mut after = RowKey::Orphan(Ino(0));
+        let mut times = self.removal_times();
         loop {
             // What was removed of this table slows the look down: nobody waits for it.
             let (next, orphans) = self.reapable(after)?;
@@ -143,7 +154,7 @@ impl Volume {
             let (mut orphans, mut from) = (&*orphans, 0);
             while !orphans.is_empty() {
                 let gone;
-                (gone, from) = self.reap_some(&mut state, orphans, from)?;
+                (gone, from) = self.reap_some(&mut state, orphans, from, &mut times)?;
                 orphans = orphans.get(gone..).unwrap_or_default();
                 // Whoever changes something waits no longer than for one batch.
                 MutexGuard::bump(&mut state);
@@ -195,9 +206,16 @@ impl Volume {
 
     /// Removes the first of some nodes; returns how many are done with, and from which offset on the
     /// next one has extents: of a long file a part is removed, of the first that before `from` was.
-    fn reap_some(&self, state: &mut State, orphans: &[Ino], from: u64) -> Result<(usize, u64)> {
+    fn reap_some(
+        &self,
+        state: &mut State,
+        orphans: &[Ino],
+        from: u64,
+        times: &mut Option<RemovalTimes<'_>>,
+    ) -> Result<(usize, u64)> {
         let mut overlay = Overlay::default();
         let (mut gone, mut from) = (0, from);
+        let mut batch = Batch::new();
         for ino in orphans.iter().take(REAP_SLICE) {
             if !self.is_held(*ino) && self.is_reapable(*ino, state)? {
                 if let Some(next) = self.remove_node(*ino, from, &mut overlay)? {
@@ -211,7 +229,8 @@ impl Volume {
                 break;
             }
         }
-        state.commit(&self.view, overlay, Batch::new(), None)?;
+        self.keep_removed(&overlay, &mut batch, times)?;
+        state.commit(&self.view, overlay, batch, None)?;
         Ok((gone, from))
     }
 }

@@ -13,6 +13,7 @@ mod content;
 mod crossed;
 mod cuts;
 mod equal;
+mod history;
 mod joined;
 mod large;
 mod listed;

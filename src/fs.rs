@@ -33,6 +33,7 @@ mod name_ops;
 mod read_plan;
 mod readdir;
 mod rename;
+mod restore;
 mod room;
 mod sparse;
 mod twins;
@@ -42,6 +43,7 @@ mod xattr_ops;
 
 pub use error::FsError;
 pub use read_plan::{PendingRead, ReadPlan};
+pub use restore::{Restored, Way};
 pub use types::{
     Attr, Attributes, Caller, Capacity, CapacitySource, Created, DirEntry, Entry, Fallocate,
     FileHandle, FsConfig, FsCounts, GroupSource, Invalidation, OpenFlags, Opened, OwnRoom,

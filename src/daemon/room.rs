@@ -101,10 +101,4 @@ impl RoomSource for Room {
             },
         }
     }
-
-    fn history_ms(&self) -> u64 {
-        let node = self.node.upgrade();
-        // What is not known keeps everything.
-        node.map_or(u64::MAX, |node| node.roster().history_ms())
-    }
 }

@@ -132,9 +132,8 @@ impl Fs {
                 tracing::warn!(%error, "what was removed lately stays");
             }
             if is_short && self.is_forced_collection_due(missing()) {
-                match self.collect_now(true) {
-                    Ok(_) => self.give_back(),
-                    Err(error) => tracing::warn!(%error, "nothing could be given up"),
+                if let Err(error) = self.press(&missing) {
+                    tracing::warn!(%error, "nothing could be given up");
                 }
             }
             if missing() == 0 || self.dirty_bytes.load(Ordering::Relaxed) == 0 {
@@ -142,6 +141,17 @@ impl Fs {
             }
             for node in self.inodes.dirty() {
                 self.write_out_in_background(&node);
+            }
+        }
+    }
+
+    /// Collects, and gives history up, the oldest first, until nothing is missing or there is none.
+    fn press(&self, missing: &dyn Fn() -> u64) -> Result<()> {
+        loop {
+            self.collect_now()?;
+            self.give_back();
+            if missing() == 0 || !self.volume.shorten_history()? {
+                return Ok(());
             }
         }
     }
@@ -176,7 +186,7 @@ impl Fs {
             now >= spare.next && (estimate >= worth || self.is_left_due(&spare, estimate, now))
         };
         let collected = match is_due {
-            true => self.collect_now(false)?,
+            true => self.collect_now()?,
             false => None,
         };
         self.give_back_of(collected);
@@ -251,7 +261,9 @@ impl Fs {
     /// others is being folded.
     pub fn collect(&self) -> Result<Option<Collected>> {
         let _one_at_a_time = self.room.making.lock();
-        let collected = self.collect_now(false)?;
+        // What history keeps no longer names nothing.
+        self.volume.thin_history()?;
+        let collected = self.collect_now()?;
         self.give_back_of(collected);
         Ok(collected)
     }
@@ -286,9 +298,8 @@ impl Fs {
         Ok(ids)
     }
 
-    /// Collects; where there is no room for what is written (`is_pressed`), without the time for which what
-    /// nothing names is kept.
-    fn collect_now(&self, is_pressed: bool) -> Result<Option<Collected>> {
+    /// Collects.
+    fn collect_now(&self) -> Result<Option<Collected>> {
         let began = self.clock.monotonic();
         let line = self.volume.base_line();
         let collection = self.contents.collection();
@@ -296,18 +307,14 @@ impl Fs {
             Err(FsError::TimedOut) => return Ok(None),
             named => named?,
         };
-        let kept_ms = match (&self.config.room, is_pressed) {
-            (Some(room), false) => room.history_ms(),
-            _ => 0,
-        };
         // While nobody else issues ops none is on its way.
-        let (least_ms, base_line) = match named.is_alone {
+        let (wait_ms, base_line) = match named.is_alone {
             true => (0, u64::MAX),
             false => (millis(UNNAMED_MIN), named.base_line),
         };
         let terms = Terms {
             now_ms: self.clock.wall_ms(),
-            wait_ms: kept_ms.max(least_ms),
+            wait_ms,
             base_line,
         };
         let collected = collection.run(&named, &terms);

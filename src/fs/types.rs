@@ -355,9 +355,6 @@ pub struct OwnRoom {
 pub trait RoomSource: Send + Sync {
     /// Returns what it still takes.
     fn own(&self) -> OwnRoom;
-
-    /// Returns how long what was replaced or removed is kept, milliseconds.
-    fn history_ms(&self) -> u64;
 }
 
 /// Tells the supplementary groups of a process, which requests do not carry.

@@ -14,7 +14,7 @@ use crate::base::worker::{Failed, Job, Step, Worker};
 use crate::base::{ChunkId, Clock, PeerId};
 use crate::daemon::error::DaemonError;
 use crate::daemon::peer::{Member, Peer};
-use crate::fs::{FsError, RoomSource};
+use crate::fs::FsError;
 use crate::node::PeerState;
 use crate::replica::{Collected, Named, Names, Terms, UNNAMED_MIN};
 
@@ -284,7 +284,7 @@ impl Collect {
         let base_line = peer.node().chain().base_line();
         let terms = Terms {
             now_ms: peer.clock().wall_ms(),
-            wait_ms: peer.room().history_ms().max(millis(UNNAMED_MIN)),
+            wait_ms: millis(UNNAMED_MIN),
             base_line,
         };
         let replica = peer.replica();

@@ -44,10 +44,6 @@ impl RoomSource for Machine {
             allowed_bytes: u64::MAX,
         }
     }
-
-    fn history_ms(&self) -> u64 {
-        0
-    }
 }
 
 /// Mounts on a machine with room for so many chunks, and for what seals them.

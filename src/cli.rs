@@ -10,6 +10,7 @@ mod conflicts;
 mod demo;
 mod detach;
 mod exit;
+mod history;
 mod launch;
 mod man;
 mod members;

@@ -20,6 +20,7 @@ mod ending;
 mod epochs;
 mod error;
 mod facts;
+mod history;
 mod locate;
 mod logging;
 mod look;

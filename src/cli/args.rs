@@ -144,6 +144,10 @@ pub enum Verb {
     Conflicts(ConflictsArgs),
     /// Settle a conflict: say whose side keeps the name, or that both stay
     Resolve(ResolveArgs),
+    /// List what a file held before, or what was removed from a folder and those below it
+    History(HistoryArgs),
+    /// Have back what was replaced or removed, as a new change
+    Restore(RestoreArgs),
     /// Wait until everything is replicated
     Sync(SyncArgs),
     /// Give up now what nothing needs any more, on all peers that are there
@@ -234,6 +238,41 @@ pub struct ResolveArgs {
 
     /// The file or one of its copies; of a file all its conflicts are meant
     #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+}
+
+/// Arguments of `dfs history`.
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    #[command(flatten)]
+    pub target: TargetArgs,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// File or folder in the mount; it may be one that was removed
+    #[arg(value_name = "FILE|DIR")]
+    pub path: PathBuf,
+}
+
+/// Arguments of `dfs restore`.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    #[command(flatten)]
+    pub target: TargetArgs,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Have back all that was removed from this folder and those below it, where nothing has the name now
+    #[arg(long)]
+    pub deleted: bool,
+
+    /// The file, or what was removed; with @TIME as it was at that time, which is written as `dfs
+    /// history` does, or as a span before now, like @2h. Else as it was before the last change
+    #[arg(value_name = "FILE[@TIME]|DIR")]
     pub path: PathBuf,
 }
 

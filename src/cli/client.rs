@@ -12,7 +12,7 @@ use super::args::{
     Verb,
 };
 use super::exit::{Exit, complain};
-use super::{conflicts, members, settings, show, show_asking};
+use super::{conflicts, history, members, settings, show, show_asking};
 use crate::daemon::control::{self, ControlError, FailKind, Request};
 use crate::daemon::report::SyncReport;
 use crate::daemon::{self, dead_mount, default_state_base, locate};
@@ -45,6 +45,8 @@ pub(super) fn run(verb: Verb) -> Exit {
         Verb::Config(args) => config(&args),
         Verb::Conflicts(args) => conflicts::list(&args),
         Verb::Resolve(args) => conflicts::resolve(&args),
+        Verb::History(args) => history::list(&args),
+        Verb::Restore(args) => history::restore(&args),
         Verb::Sync(args) => sync(&args),
         Verb::Gc(args) => collect(&args),
         Verb::Log(args) => log(&args.fact, args.lines),

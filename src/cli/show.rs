@@ -390,18 +390,18 @@ pub(super) fn collected(value: &Value) -> Option<String> {
     };
     if report.waiting_bytes > 0 {
         let size = show_size(report.waiting_bytes);
-        let _ = match report.next_ms {
-            Some(next_ms) if report.history_ms > 0 => write!(
-                out,
-                "\n{size} that were replaced or removed are kept, the first of them until {} (dfs config \
-                 history)",
-                moment(next_ms)
-            ),
-            _ => write!(
-                out,
-                "\n{size} more go as soon as all members have heard of it"
-            ),
-        };
+        let _ = write!(
+            out,
+            "\n{size} more go as soon as all members have heard of it"
+        );
+    }
+    if report.kept_bytes > 0 {
+        let size = show_size(report.kept_bytes);
+        let _ = write!(
+            out,
+            "\n{size} that were replaced or removed can be had back (dfs history), and are kept for as \
+             long as the volume says (dfs config history)"
+        );
     }
     if report.past_bytes > 0 {
         let size = show_size(report.past_bytes);

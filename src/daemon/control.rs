@@ -90,6 +90,21 @@ pub enum Request {
         /// A side of those that are meant, by its path below the mountpoint, hex; absent for all.
         path: Option<String>,
     },
+    /// What a file was before, or what was removed from a folder.
+    History {
+        /// Path below the mountpoint, hex; it may be one that is gone.
+        path: String,
+    },
+    /// Has back what was replaced or removed; sends progress.
+    Restore {
+        /// Path below the mountpoint, hex; it may be one that is gone.
+        path: String,
+        /// The time of the content that is wanted, milliseconds since 1970; absent for the newest that is
+        /// not there now.
+        at_ms: Option<u64>,
+        /// True for all that was removed from a folder and those below it.
+        deleted: bool,
+    },
     /// Takes conflicts off the list, of which both sides stay.
     Settle {
         /// Their ids.

@@ -32,6 +32,19 @@ pub enum DaemonError {
     /// Whoever started a peer that asks to be admitted has gone, or told it to end.
     #[error("given up before an admin decided: start again to go on asking, with the same code")]
     GivenUp,
+    /// Neither is there anything at a path, nor is anything kept that was there.
+    #[error(
+        "there is no file of that name, and none is kept that was removed: what was replaced or removed is \
+         kept for {} (dfs config history)",
+        kept
+    )]
+    NoHistory {
+        /// For how long it is.
+        kept: String,
+    },
+    /// No content of a file is kept of the time that is wanted.
+    #[error("no other content of that file is kept from then: dfs history lists those that are")]
+    NoVersion,
     /// No machine that asks to be admitted has this code.
     #[error(
         "no machine asks with the code {code}: it was admitted, has given up, or asks for another \
@@ -329,6 +342,8 @@ impl DaemonError {
             | Self::KeysLost { .. }
             | Self::GivenUp
             | Self::CodeUnknown { .. }
+            | Self::NoHistory { .. }
+            | Self::NoVersion
             | Self::NothingLeft { .. }
             | Self::NoState { .. }
             | Self::Settings { .. }

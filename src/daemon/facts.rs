@@ -114,6 +114,7 @@ pub(super) fn status(
             .iter()
             .map(|trouble| format!("{}: {}", trouble.what, trouble.advice))
             .chain(super::asking::warning(node))
+            .chain(member.and_then(super::history::warning))
             .collect(),
         advice: super::members::second_admin(peer)
             .into_iter()

@@ -396,6 +396,70 @@ pub struct ConflictReport {
     pub time_ms: u64,
 }
 
+/// What a path was before (`dfs history`).
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct HistoryReport {
+    /// The path below the mountpoint.
+    pub path: String,
+    /// The contents that a file has or had, newest first.
+    pub versions: Vec<VersionReport>,
+    /// What was removed from a folder and from those below it, newest first.
+    pub removed: Vec<RemovedReport>,
+}
+
+/// One content of a file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VersionReport {
+    /// When it was written, milliseconds since 1970.
+    pub time_ms: u64,
+    /// The name of the device that wrote it.
+    pub device: String,
+    /// The first 16 digits of that peer's id.
+    pub device_id: String,
+    /// Bytes.
+    pub size: u64,
+    /// `there` for what is there now, `replaced`, or `removed` for what was there when the file was removed.
+    pub state: String,
+    /// When it was replaced or removed, milliseconds since 1970.
+    pub until_ms: Option<u64>,
+    /// The name of the device that did.
+    pub until_device: Option<String>,
+}
+
+/// Something that was removed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RemovedReport {
+    /// The path below the mountpoint.
+    pub path: String,
+    /// The same in hex.
+    pub path_hex: String,
+    /// Whether it was a folder; what was removed from that before is in the list by itself.
+    pub is_folder: bool,
+    /// When it was removed, milliseconds since 1970.
+    pub time_ms: u64,
+    /// The name of the device that removed it.
+    pub device: String,
+    /// The first 16 digits of that peer's id.
+    pub device_id: String,
+    /// Bytes of a file.
+    pub size: u64,
+}
+
+/// What a restore brought back (`dfs restore`).
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct RestoreReport {
+    /// Files and what else is no folder.
+    pub files: u64,
+    /// Folders.
+    pub folders: u64,
+    /// Bytes of files.
+    pub bytes: u64,
+    /// Names that something has by now; what was removed there is not back.
+    pub taken: u64,
+    /// The time of the content of a file that is back, milliseconds since 1970.
+    pub time_ms: Option<u64>,
+}
+
 /// What somebody did that crossed something else.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActReport {
@@ -513,8 +577,9 @@ pub struct CollectReport {
     pub next_ms: Option<u64>,
     /// Sealed bytes of chunks here that only what members may look back to names.
     pub past_bytes: u64,
-    /// How long the volume keeps what was replaced or removed, milliseconds.
-    pub history_ms: u64,
+    /// Sealed bytes of chunks here that only what can be had back names (`dfs history`).
+    #[serde(default)]
+    pub kept_bytes: u64,
 }
 
 /// What a machine that asks to be admitted shows to whoever started it.

@@ -47,6 +47,10 @@ impl Peer {
         let Some(member) = self.member_parts() else {
             return;
         };
+        let history_ms = self.node().roster().history_ms();
+        if let Err(error) = member.volume.keep_history(history_ms) {
+            tracing::error!(%error, "for how long history is kept stays as it was");
+        }
         let was = member.fs.is_read_only();
         member
             .fs

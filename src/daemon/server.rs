@@ -16,10 +16,11 @@ use super::conflicts;
 use super::control::{FailKind, Reply, Request, SOCKET_NAME, with_short_path};
 use super::error::DaemonError;
 use super::facts::{self, Surroundings};
+use super::history;
 use super::members;
 use super::peer::Peer;
 use super::protection;
-use super::report::{CollectReport, SyncReport};
+use super::report::{CollectReport, RestoreReport, SyncReport};
 use super::troubles::Trouble;
 use super::whereabouts::{self, Found};
 use super::workers;
@@ -48,6 +49,7 @@ const SYNC_STEP: Duration = Duration::from_millis(100);
 
 /// Pause between two collections that `dfs gc` asks for, between two times that it asks the others, and how
 /// long it waits for one.
+const RESTORE_STEP: Duration = Duration::from_millis(500);
 const COLLECT_STEP: Duration = Duration::from_secs(2);
 const TELL_PAUSE: Duration = Duration::from_secs(20);
 const COLLECT_MAX: Duration = Duration::from_secs(900);
@@ -219,6 +221,15 @@ async fn serve(
         Ok(Request::Collect { limit_s }) => {
             collect(peer, Duration::from_secs(limit_s), &mut write).await?
         }
+        Ok(Request::History { path }) => match history::list(peer, &path).await.and_then(value) {
+            Ok(value) => Reply::Done { value },
+            Err(error) => failed(&error),
+        },
+        Ok(Request::Restore {
+            path,
+            at_ms,
+            deleted,
+        }) => restore(peer, (path, at_ms, deleted), &mut write).await?,
         Ok(Request::Stop { force }) => {
             drop(reader);
             surroundings.wishes.leave(stream, force);
@@ -288,6 +299,8 @@ async fn answer(peer: &Arc<Peer>, surroundings: &Surroundings, request: Request)
         Request::Status { path: Some(_) }
         | Request::Sync { .. }
         | Request::Collect { .. }
+        | Request::History { .. }
+        | Request::Restore { .. }
         | Request::Stop { .. } => Ok(Value::Null),
         Request::Askings => asking::list(peer).and_then(value),
         Request::Approve { code, role, name } => {
@@ -334,6 +347,29 @@ async fn look_up(
             Ok(true) => send(write, &Reply::Progress { value }).await?,
             Ok(false) => return Ok(Reply::Done { value }),
             Err(error) => return Ok(failed(&error)),
+        }
+    }
+}
+
+/// Has back what was replaced or removed.
+async fn restore(
+    peer: &Arc<Peer>,
+    (path, at_ms, deleted): (String, Option<u64>, bool),
+    write: &mut (impl AsyncWriteExt + Unpin),
+) -> std::io::Result<Reply> {
+    let (told, mut news) = tokio::sync::watch::channel(RestoreReport::default());
+    let mut done = Box::pin(history::restore(peer, path, at_ms, deleted, told));
+    loop {
+        tokio::select! {
+            done = &mut done => return Ok(match done.and_then(value) {
+                Ok(value) => Reply::Done { value },
+                Err(error) => failed(&error),
+            }),
+            () = sleep(RESTORE_STEP) => {
+                let value = serde_json::to_value(*news.borrow_and_update())?;
+                // Who broke off is told of no more; what was begun goes on to its end.
+                send(write, &Reply::Progress { value }).await?;
+            }
         }
     }
 }
@@ -433,7 +469,7 @@ async fn collect(
             waiting_bytes: found.waiting_bytes,
             next_ms: found.next_ms,
             past_bytes: found.past_bytes,
-            history_ms: peer.node().roster().history_ms(),
+            kept_bytes: found.kept_bytes,
         };
         let value = serde_json::to_value(report)?;
         let now = clock.monotonic();

@@ -252,6 +252,7 @@ impl Live {
         }
         if let Change::History(ms) = &change {
             peer.node().set(Setting::HistoryMs(*ms)).await?;
+            peer.rights_changed();
         }
         let mut settings = self.settings.lock();
         let mut changed = settings.clone();

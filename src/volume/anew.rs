@@ -19,6 +19,7 @@ use super::changes::Changes;
 use super::committed::Rank;
 use super::drafts::{self, Group};
 use super::feed::{Feed, Merged};
+use super::folded::RECORD_KEY;
 use super::merge::Merge;
 use super::record::Record;
 use super::rows::{RowKey, Stored};
@@ -148,7 +149,10 @@ impl Volume {
     pub(super) fn fold_anew_on(&self, lay: impl FnOnce(&BesideRows) -> Result<()>) -> Result<Anew> {
         tracing::info!("folding everything anew");
         let beside = Arc::new(BesideRows::new(Arc::clone(&self.view.rows), FOLDED)?);
-        let folded = lay(&beside).and_then(|()| self.fold_beside(&beside));
+        let folded = lay(&beside).and_then(|()| {
+            let is_whole = beside.get(Table::Meta, RECORD_KEY)?.is_none();
+            self.fold_beside(&beside, is_whole)
+        });
         if let Err(error) = beside.clear() {
             tracing::warn!(%error, "what was folded beside is not removed yet");
         }
@@ -166,7 +170,8 @@ impl Volume {
         folded
     }
 
-    fn fold_beside(&self, beside: &Arc<BesideRows>) -> Result<Anew> {
+    /// `is_whole` says that nothing was laid there: else history of before is in the rows in use alone.
+    fn fold_beside(&self, beside: &Arc<BesideRows>, is_whole: bool) -> Result<Anew> {
         let layer = self.layer.as_ref().ok_or(VolumeError::TooMuch)?;
         let shadow = self.shadow(beside)?;
         shadow.state.lock().drafts.anchors = self.state.lock().drafts.seen();
@@ -197,7 +202,7 @@ impl Volume {
         };
         // A file that is open stays what it is, whoever has its name now.
         let moves = self.moves_beside(&state, &shadow, &shadow.state.lock())?;
-        let differing = self.lay_over(layer, beside);
+        let differing = self.lay_over(layer, beside, is_whole);
         if differing.is_err() {
             layer.abandon()?;
         }
@@ -377,7 +382,12 @@ impl Volume {
 
     /// Puts what differs of the rows beside into a layer over those that are used; returns how many rows that
     /// all members share are others than they have to be.
-    fn lay_over(&self, layer: &Arc<LayeredRows>, beside: &BesideRows) -> Result<usize> {
+    fn lay_over(
+        &self,
+        layer: &Arc<LayeredRows>,
+        beside: &BesideRows,
+        is_whole: bool,
+    ) -> Result<usize> {
         let rows = layer.begin()?;
         let (mut differing, mut batch, mut bytes) = (0, Batch::new(), 0);
         for table in SHARED.iter().chain(LOCAL) {
@@ -388,6 +398,9 @@ impl Volume {
                     used,
                     anew,
                 } = difference;
+                if table == Table::History && !is_whole && used.is_some() {
+                    return Ok(());
+                }
                 if SHARED.contains(&table) && !is_same(table, used, anew) {
                     differing += 1;
                 }

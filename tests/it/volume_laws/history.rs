@@ -498,6 +498,31 @@ fn folding_anew_makes_the_same_history() {
 }
 
 #[test]
+fn who_takes_a_checkpoint_over_keeps_the_history_that_it_has() {
+    let devices = keeping(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    a.put("f", "one");
+    a.put("g", "gone");
+    sync(&devices);
+    let (file, gone) = (a.at("f").ino, a.at("g").ino);
+    a.pass(Duration::from_secs(60));
+    b.put("f", "two");
+    b.unlink("g");
+    settle(&devices);
+    settle(&devices);
+    assert!(is_settled(a));
+    let (revisions, number) = (a.revisions(file), *a.checkpoints().keys().last().unwrap());
+    assert_eq!(revisions, ["two", "one"]);
+    a.pass(Duration::from_secs(60));
+    a.put("f", "three");
+    settle(&devices);
+    a.take_over(b, number).unwrap();
+    assert_eq!(a.revisions(file), ["three", "two", "one"]);
+    assert_eq!(a.revisions(gone), ["gone"]);
+    assert_eq!(a.removed(Ino::ROOT)["g"].ino, gone);
+}
+
+#[test]
 fn a_power_cut_at_any_moment_leaves_what_can_be_had_back() {
     let devices = keeping(2);
     let [a, b] = [&devices[0], &devices[1]];

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -14,7 +14,9 @@ use super::members::label;
 use super::show::{hex, parse};
 use super::units::{parse_duration, show_size};
 use super::when::{exact, parse as parse_moment};
+use crate::base::Clock;
 use crate::base::text::shown;
+use crate::base::time::SystemClock;
 use crate::daemon::control::{self, Request};
 use crate::daemon::report::{HistoryReport, RestoreReport, VersionReport};
 
@@ -60,9 +62,8 @@ fn split(path: &Path) -> Result<(PathBuf, Option<u64>), Failure> {
     let (file, time) = bytes.split_at(at);
     let time = String::from_utf8_lossy(time.get(1..).unwrap_or_default()).into_owned();
     let ago = parse_duration(&time).ok().map(|ago| {
-        let now = SystemTime::now().checked_sub(ago);
-        let since = now.and_then(|then| then.duration_since(SystemTime::UNIX_EPOCH).ok());
-        since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
+        let ago_ms = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
+        SystemClock::new().wall_ms().saturating_sub(ago_ms)
     });
     match parse_moment(&time).or(ago) {
         Some(ms) => Ok((

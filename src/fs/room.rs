@@ -131,10 +131,11 @@ impl Fs {
                 // Files that were removed keep their chunks until then.
                 tracing::warn!(%error, "what was removed lately stays");
             }
-            if is_short && self.is_forced_collection_due(missing()) {
-                if let Err(error) = self.press(&missing) {
-                    tracing::warn!(%error, "nothing could be given up");
-                }
+            if is_short
+                && self.is_forced_collection_due(missing())
+                && let Err(error) = self.press(&missing)
+            {
+                tracing::warn!(%error, "nothing could be given up");
             }
             if missing() == 0 || self.dirty_bytes.load(Ordering::Relaxed) == 0 {
                 return;

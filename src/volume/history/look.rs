@@ -18,6 +18,9 @@ use crate::base::{ChunkId, Ino, OpId};
 use crate::store::Table;
 use crate::volume::types::Source;
 
+/// What takes the key and the value of a row.
+type RowTaker<'a> = dyn FnMut(&[u8], &[u8]) -> Result<()> + 'a;
+
 /// Most contents that are gone back through, one after the other.
 const STEPS_MAX: usize = 1 << 20;
 
@@ -217,11 +220,7 @@ impl Volume {
     }
 
     /// Calls `f` for the rows of history whose keys begin with some bytes.
-    pub(super) fn scan_history(
-        &self,
-        prefix: &[u8],
-        f: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>,
-    ) -> Result<()> {
+    pub(super) fn scan_history(&self, prefix: &[u8], f: &mut RowTaker<'_>) -> Result<()> {
         let mut failed = None;
         let end = end_of(prefix);
         let rows = &self.view.rows;

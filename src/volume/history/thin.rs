@@ -155,7 +155,7 @@ impl Volume {
             0 => None,
             number => self.config.chain.get(number)?,
         };
-        let time_ms = record.map_or(newest.stamp.ms(), |record| record.time_ms);
+        let time_ms = record.map_or_else(|| newest.stamp.ms(), |record| record.time_ms);
         let own_ms = self.context.clock.wall_ms();
         Ok(time_ms.min(own_ms.saturating_add(HOUR_MS)))
     }

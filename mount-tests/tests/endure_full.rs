@@ -271,6 +271,32 @@ fn all_of_a_small_volume_can_be_removed_when_others_take_the_last_byte() {
 }
 
 #[test]
+fn all_of_many_files_can_be_removed_when_others_take_the_last_byte() {
+    scenario("filled-many", 8 * MINUTES, |s| {
+        const FILES: u64 = 12_000;
+        let mut disk = OnSmallDisk::start(s, 840);
+        for number in 0..FILES {
+            let path = disk.peer.path(format!("file {number}"));
+            // Several tables of rows, and the last of them full of contents.
+            let size = if number < FILES / 2 { 0 } else { 1_000 };
+            fs::write(path, pattern(size, number)).expect("there is room");
+        }
+        disk.fill_but_for_root();
+        let filler = disk.fill_from_outside();
+        for number in 0..FILES {
+            let path = disk.peer.path(format!("file {number}"));
+            fs::remove_file(path).unwrap_or_else(|error| panic!("{number}: {error}"));
+        }
+        disk.peer.kill();
+        disk.peer.restart();
+        disk.check("after removals");
+        fs::remove_file(filler).expect("removed");
+        disk.wait_for_room();
+        disk.check("with room");
+    });
+}
+
+#[test]
 fn what_was_written_without_fsync_is_told_at_close_or_kept_for_later() {
     scenario("full-close", 5 * MINUTES, |s| {
         let mut disk = OnSmallDisk::start(s, 512);

@@ -96,8 +96,8 @@ struct Shared {
     group: GroupSync,
     options: BufferOptions,
     gate: Gate,
-    /// What the tree takes of the disk, as of its last table.
-    tree_bytes: AtomicU64,
+    /// How many rows the tree has, as of its last table.
+    tree_rows: AtomicU64,
     /// Number of the last batch that is known to be durable.
     durable: AtomicU64,
     /// Number of the last batch after which the gate was open: whoever copies the folder has it.
@@ -214,10 +214,10 @@ impl BufferedRows {
         };
         let mark = Mark::open(&*disk, sealer.owner(), said);
         let mark = mark.map_err(|e| StoreError::io("write the mark in", folder, e))?;
-        let tree_bytes = AtomicU64::new(tree.bytes());
+        let tree_rows = AtomicU64::new(tree.count());
         let rows = Self {
             shared: Arc::new(Shared {
-                tree_bytes,
+                tree_rows,
                 tree,
                 space: Space::new(Arc::clone(&disk), folder.to_owned(), Reserve::ROWS),
                 disk,
@@ -359,16 +359,26 @@ impl Shared {
     /// Has the active table flushed, or the one before it that found no room, where there is room now. Until then
     /// rows are removed from a full disk all the same: the log and the table go on.
     fn flush_full(&self, writer: &mut Writer, held: usize) -> Result<(), StoreError> {
-        let stuck = self.layers.read().flushing.clone();
-        let bytes = stuck.as_ref().map_or(held, |table| table.bytes()) as u64;
-        // The next log file takes room, too.
-        let bytes = bytes.saturating_add(self.options.new_file_bytes());
+        let layers = self.layers.read().clone();
+        let stuck = layers.flushing.as_ref();
+        let bytes =
+            stuck.map_or_else(|| layers.active.net_bytes(), |table| table.net_bytes()) as u64;
+        // The next log file takes room, too, where it is to be made.
+        let flush = self.flush.lock();
+        let new_file = match flush.spare.is_none() && flush.free.is_empty() {
+            true => self.options.new_file_bytes(),
+            false => 0,
+        };
+        drop(flush);
+        let is_stuck = stuck.is_some();
+        drop(layers);
+        let bytes = bytes.saturating_add(new_file);
         self.space.set_flush(bytes);
         let missing = self.space.missing_for_flush(bytes);
         let is_due = held >= self.options.table_bytes;
         let is_overfull = held >= self.options.table_bytes * OVERFULL;
         let has_room = missing == 0 || is_due && self.space.give(missing);
-        if !has_room && (!is_overfull || stuck.is_some()) {
+        if !has_room && (!is_overfull || is_stuck) {
             self.space.set_flush(0);
             return match is_overfull {
                 true => Err(StoreError::Full),
@@ -532,7 +542,7 @@ impl Shared {
         if let Some(table) = table {
             apply(&*self.tree, &table)?;
             self.flush.lock().applied = table.last();
-            self.tree_bytes.store(self.tree.bytes(), Ordering::Relaxed);
+            self.tree_rows.store(self.tree.count(), Ordering::Relaxed);
             let mut layers = self.layers.write();
             layers.flushing = None;
             layers.moved += 1;
@@ -659,13 +669,15 @@ impl Shared {
         Ok(())
     }
 
-    /// Says what the rows take, for the reserve.
+    /// Says how many rows there are and what a flush takes, for the reserve.
     fn measure(&self) {
         let layers = self.layers.read();
-        let flushing = layers.flushing.as_ref().map_or(0, |table| table.bytes());
-        let tables = (layers.active.bytes() + flushing) as u64;
-        let tree = self.tree_bytes.load(Ordering::Relaxed);
-        self.space.set_rows(tree.saturating_add(tables));
+        let flushing = layers.flushing.as_ref();
+        let rows = layers.active.count() + flushing.map_or(0, |table| table.count());
+        let unflushed = layers.active.net_bytes() + flushing.map_or(0, |table| table.net_bytes());
+        let tree = self.tree_rows.load(Ordering::Relaxed);
+        let rows = tree.saturating_add(rows as u64);
+        self.space.set_rows(rows, unflushed as u64);
     }
 
     fn sync(&self) -> Result<(), StoreError> {
@@ -850,12 +862,13 @@ impl Drop for BufferedRows {
         let shared = &*self.shared;
         shared.flush.lock().has_thread = false;
         let mut writer = shared.writer.lock();
-        let held = shared.layers.read().active.bytes();
+        let active = Arc::clone(&shared.layers.read().active);
+        let (held, net) = (active.bytes(), active.net_bytes() as u64);
         if shared.group.check().is_err() {
             return;
         }
         let is_stuck = shared.flush.lock().is_stuck;
-        let has_room = !is_stuck && shared.space.missing_for_flush(held as u64) == 0;
+        let has_room = !is_stuck && shared.space.missing_for_flush(net) == 0;
         if held > LEFT_TO_LOG_BYTES && has_room && shared.gate.is_open() {
             let spare = shared.flush.lock().spare.take();
             if let Err(error) = shared.freeze(&mut writer, spare) {

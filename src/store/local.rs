@@ -191,8 +191,8 @@ impl Tree for LocalTree {
         Ok(())
     }
 
-    fn bytes(&self) -> u64 {
-        self.tree.disk_space()
+    fn count(&self) -> u64 {
+        self.tree.approximate_len() as u64
     }
 
     /// Does nothing: what was applied is durable.

@@ -20,6 +20,10 @@ pub(super) struct Memtable {
     rows: RwLock<BTreeMap<Vec<u8>, Slot>>,
     /// Memory of the rows, about.
     bytes: AtomicUsize,
+    /// What the rows take in the tree, about.
+    net: AtomicUsize,
+    /// How many rows there are.
+    count: AtomicUsize,
     /// Number of the last batch; changes under the lock of `rows`.
     last: AtomicU64,
     /// Cursors that live; grows under the lock of `rows`.
@@ -58,6 +62,18 @@ impl Slot {
 /// What a row takes beside its key and value: its place in the map.
 const ROW_BYTES: usize = 96;
 
+/// Returns what a row takes in the tree: its seal, and what the database says of it.
+fn in_tree(key_len: usize, value: Option<&Bytes>) -> usize {
+    let sealed = value.map_or(0, |value| value.len() + SEAL_BYTES);
+    key_len + sealed + TREE_ROW_BYTES
+}
+
+/// Nonce and tag.
+const SEAL_BYTES: usize = 28;
+
+/// Lengths, number and kind of a row in a block, and its part of the filter.
+const TREE_ROW_BYTES: usize = 12;
+
 impl Memtable {
     /// Returns an empty table whose last batch is `seq`.
     pub(super) fn new(seq: u64) -> Self {
@@ -69,15 +85,17 @@ impl Memtable {
 
     /// Applies the changes of batch `seq`, which is above all before it; visible as a whole.
     pub(super) fn apply(&self, seq: u64, changes: Changes) {
-        let mut added = 0;
+        let (mut added, mut grown, mut shrunk, mut count) = (0, 0, 0, 0);
         let mut rows = self.rows.write();
         let watched = self.cursors.load(Ordering::Acquire) > 0;
         for (key, value) in changes {
             let (key_len, value_len) = (key.len(), value.as_ref().map_or(0, Bytes::len));
+            grown += in_tree(key_len, value.as_ref());
             let newest = Version { seq, value };
             match rows.entry(key) {
                 std::collections::btree_map::Entry::Vacant(vacant) => {
                     added += ROW_BYTES + key_len + value_len;
+                    count += 1;
                     vacant.insert(Slot {
                         newest,
                         older: None,
@@ -89,6 +107,7 @@ impl Memtable {
                     // Counted as if it were kept: a row that is written again and again fills the
                     // log, which the size of the table stands for.
                     added += value_len;
+                    shrunk += in_tree(key_len, old.value.as_ref());
                     if watched {
                         slot.older.get_or_insert_default().versions.push(old);
                     } else {
@@ -98,6 +117,9 @@ impl Memtable {
             }
         }
         self.bytes.fetch_add(added, Ordering::Relaxed);
+        self.net.fetch_add(grown, Ordering::Relaxed);
+        self.net.fetch_sub(shrunk, Ordering::Relaxed);
+        self.count.fetch_add(count, Ordering::Relaxed);
         self.last.store(seq, Ordering::Release);
     }
 
@@ -111,6 +133,16 @@ impl Memtable {
     /// Returns the memory that the rows take, about, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Returns what the rows take in the tree, about, in bytes.
+    pub(super) fn net_bytes(&self) -> usize {
+        self.net.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many rows there are, removed ones included.
+    pub(super) fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
     }
 
     /// Returns the number of the last batch.

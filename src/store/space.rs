@@ -7,7 +7,9 @@
 //! there is no room for it, and takes some of the ballast where that has enough.
 //!
 //! What these need grows with the rows, and so does the reserve: what there is next to nothing of takes next to
-//! nothing of the disk. It grows before the rows do: rows that it cannot grow for are refused.
+//! nothing of the disk. It is what a flush takes and what removed rows leave, not what the rows hold: what is removed goes
+//! through the log, whose files are used again when their table is flushed. It grows before the rows do: rows that
+//! it cannot grow for are refused.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -35,8 +37,10 @@ pub(super) struct Space {
     credit: AtomicU64,
     /// When the disk was looked at, in milliseconds.
     looked_ms: AtomicU64,
-    /// What the rows take, in memory and on the disk.
+    /// How many rows there are, in memory and on the disk.
     rows: AtomicU64,
+    /// What a flush of the rows in memory writes.
+    unflushed: AtomicU64,
     /// What the row log may grow by without taking room from the disk.
     log_room: AtomicU64,
     /// What a flush is about to take.
@@ -50,8 +54,8 @@ pub(super) struct Space {
 pub(super) struct Reserve {
     /// Bytes where there are no rows.
     least: u64,
-    /// Bytes for each that the rows take.
-    per_row_byte: u64,
+    /// Bytes for each row.
+    per_row: u64,
     most: u64,
     /// The reserve takes at most this fraction of the disk.
     fraction: u64,
@@ -62,7 +66,7 @@ impl Reserve {
     /// can still be removed.
     pub(super) const CHUNKS: Self = Self {
         least: 192 << 20,
-        per_row_byte: 0,
+        per_row: 0,
         most: 192 << 20,
         fraction: 16,
     };
@@ -70,27 +74,30 @@ impl Reserve {
     /// Room that rows must leave: for the log of what removes them, and for a flush of the memtables and a
     /// compaction behind it, which the row database does by itself.
     ///
-    /// A quarter is what others may have taken by small changes when removals begin. Of the rest twice the rows
-    /// are for the log of what removes all of them, and once the rows for the flush.
+    /// Twice what a flush takes, since that gets half at most ([`Space::give`]). A row that is removed leaves its key
+    /// in the tree, until that is compacted, and there is what the log of the volume says of it: 64 bytes. Of the
+    /// least, a quarter is what others may have taken by small changes when removals begin, and the rest takes
+    /// the log of what removes some thousand rows, until there is so much that it is flushed.
     pub(super) const ROWS: Self = Self {
-        least: 2 << 20,
-        per_row_byte: 4,
+        least: 3 << 20,
+        per_row: 64,
         most: 96 << 20,
         fraction: 32,
     };
 
-    /// Returns the bytes of a disk that are kept back for rows that take so much.
-    fn of(self, rows: u64, disk_bytes: u64) -> u64 {
-        let grown = self
-            .least
-            .saturating_add(rows.saturating_mul(self.per_row_byte));
-        let grown = grown / STEP_BYTES * STEP_BYTES;
-        grown.min(self.most).min(disk_bytes / self.fraction)
+    /// Returns the bytes of a disk that are kept back for so many rows, of which those in memory take so much when
+    /// they are flushed.
+    fn of(self, rows: u64, unflushed: u64, disk_bytes: u64) -> u64 {
+        let flush = needed_for_flush(unflushed).saturating_mul(2);
+        let removals = rows.saturating_mul(self.per_row);
+        let grown = self.least.max(flush).saturating_add(removals);
+        let grown = grown.min(self.most).next_multiple_of(STEP_BYTES);
+        grown.min(disk_bytes / self.fraction)
     }
 
     /// Returns the most bytes of a disk that are ever kept back.
     pub(super) fn most_of(self, disk_bytes: u64) -> u64 {
-        self.of(self.most, disk_bytes)
+        self.most.min(disk_bytes / self.fraction)
     }
 }
 
@@ -103,6 +110,7 @@ impl Space {
             credit: AtomicU64::new(0),
             looked_ms: AtomicU64::new(0),
             rows: AtomicU64::new(0),
+            unflushed: AtomicU64::new(0),
             log_room: AtomicU64::new(0),
             flush: AtomicU64::new(0),
             reserve,
@@ -116,9 +124,10 @@ impl Space {
         self.look(0).map(drop)
     }
 
-    /// Says how much the rows take, in memory and on the disk.
-    pub(super) fn set_rows(&self, bytes: u64) {
-        self.rows.store(bytes, Ordering::Relaxed);
+    /// Says how many rows there are, in memory and on the disk, and what a flush of those in memory writes.
+    pub(super) fn set_rows(&self, rows: u64, unflushed: u64) {
+        self.rows.store(rows, Ordering::Relaxed);
+        self.unflushed.store(unflushed, Ordering::Relaxed);
     }
 
     /// Says how much the row log may grow by without taking room from the disk.
@@ -129,8 +138,11 @@ impl Space {
     /// Returns the room, of which the ballast is a part, and the reserve with so many bytes more.
     fn look(&self, more: u64) -> Result<Look, StoreError> {
         let room = self.room()?;
-        let rows = self.rows.load(Ordering::Relaxed).saturating_add(more);
-        let reserve = self.reserve.of(rows, room.total);
+        let rows = self.rows.load(Ordering::Relaxed);
+        let unflushed = self.unflushed.load(Ordering::Relaxed);
+        // And what comes before the next look.
+        let unflushed = unflushed.saturating_add(more).saturating_add(RECHECK_BYTES);
+        let reserve = self.reserve.of(rows, unflushed, room.total);
         let ballast = self.ballast.get();
         let free = room.available;
         let free = free.saturating_sub(self.flush.load(Ordering::Relaxed));
@@ -295,7 +307,7 @@ impl Ballast {
         let before = state.bytes;
         let changed = if before < reserve && !state.is_without && available >= reserve - before {
             Some(self.grow(reserve))
-        } else if before / 2 > reserve {
+        } else if before / 4 > reserve {
             Some(self.shrink(reserve))
         } else {
             None
@@ -356,12 +368,12 @@ impl Ballast {
     }
 }
 
-/// The reserve grows by this much at a time. Less than [`Reserve::least`].
-const STEP_BYTES: u64 = 1 << 20;
+/// The reserve grows by this much at a time.
+const STEP_BYTES: u64 = 256 << 10;
 
 /// The free room is asked for again after this many bytes written: a look at the disk costs 2 us,
-/// other programs take room, too, and the reserve grows by a step.
-const RECHECK_BYTES: u64 = STEP_BYTES / 4;
+/// other programs take room, too, and the reserve grows.
+const RECHECK_BYTES: u64 = 256 << 10;
 
 /// How long such a look counts: other programs fill the reserve in no shorter time.
 const CREDIT_MS: u64 = 10;
@@ -380,11 +392,25 @@ mod tests {
     #[derive(Debug)]
     struct Shared {
         available: AtomicU64,
+        total: AtomicU64,
         ballast: PathBuf,
+    }
+
+    impl Shared {
+        fn new(available: u64, ballast: &Path) -> Self {
+            Self {
+                available: AtomicU64::new(available),
+                total: AtomicU64::new(TOTAL),
+                ballast: ballast.to_owned(),
+            }
+        }
     }
 
     const TOTAL: u64 = 320 << 20;
     const RESERVE: u64 = TOTAL / Reserve::ROWS.fraction;
+
+    /// For which all of it is kept back.
+    const ROWS: u64 = RESERVE / Reserve::ROWS.per_row;
 
     impl Disk for Shared {
         fn open(&self, _: &str, _: bool) -> std::io::Result<Arc<dyn super::super::disk::DiskFile>> {
@@ -408,7 +434,7 @@ mod tests {
             Ok(Room {
                 available: available.saturating_sub(ballast),
                 last: available.saturating_sub(ballast),
-                total: TOTAL,
+                total: self.total.load(Ordering::Relaxed),
             })
         }
     }
@@ -417,13 +443,10 @@ mod tests {
     fn what_is_kept_back_is_never_free_in_between_and_is_kept_again_later() {
         let folder = tempfile::tempdir().unwrap();
         let ballast = folder.path().join("ballast");
-        let disk = Arc::new(Shared {
-            available: AtomicU64::new(TOTAL),
-            ballast: ballast.clone(),
-        });
+        let disk = Arc::new(Shared::new(TOTAL, &ballast));
         let held = || std::fs::metadata(&ballast).map_or(0, |meta| meta.blocks() * 512);
         let space = Space::new(Arc::<Shared>::clone(&disk), "x".into(), Reserve::ROWS);
-        space.set_rows(RESERVE);
+        space.set_rows(ROWS, 0);
         space.set_ballast(&ballast).unwrap();
         assert_eq!(held(), RESERVE);
         space.take(1 << 20, false).unwrap();
@@ -455,7 +478,7 @@ mod tests {
         // One that is there is used by the next process.
         disk.available.store(RESERVE, Ordering::Relaxed);
         let next = Space::new(Arc::<Shared>::clone(&disk), "x".into(), Reserve::ROWS);
-        next.set_rows(RESERVE);
+        next.set_rows(ROWS, 0);
         next.set_ballast(&ballast).unwrap();
         next.take(100, true).unwrap();
         assert_eq!(held(), RESERVE);
@@ -465,13 +488,10 @@ mod tests {
     fn what_is_kept_back_grows_while_there_is_room_and_rows_without_it_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let ballast = folder.path().join("ballast");
-        let disk = Arc::new(Shared {
-            available: AtomicU64::new(RESERVE + (1 << 20)),
-            ballast: ballast.clone(),
-        });
+        let disk = Arc::new(Shared::new(RESERVE + (1 << 20), &ballast));
         let held = || std::fs::metadata(&ballast).map_or(0, |meta| meta.blocks() * 512);
         let space = Space::new(Arc::<Shared>::clone(&disk), "x".into(), Reserve::ROWS);
-        space.set_rows(RESERVE);
+        space.set_rows(ROWS, 0);
         space.set_ballast(&ballast).unwrap();
         assert_eq!(held(), RESERVE);
         drop(space);
@@ -512,13 +532,10 @@ mod tests {
     fn a_flush_takes_half_of_what_is_kept_back_at_most() {
         let folder = tempfile::tempdir().unwrap();
         let ballast = folder.path().join("ballast");
-        let disk = Arc::new(Shared {
-            available: AtomicU64::new(TOTAL),
-            ballast: ballast.clone(),
-        });
+        let disk = Arc::new(Shared::new(TOTAL, &ballast));
         let held = || std::fs::metadata(&ballast).map_or(0, |meta| meta.blocks() * 512);
         let space = Space::new(Arc::<Shared>::clone(&disk), "x".into(), Reserve::ROWS);
-        space.set_rows(RESERVE);
+        space.set_rows(ROWS, 0);
         space.set_ballast(&ballast).unwrap();
         assert_eq!(space.missing_for_flush(TOTAL / 2), 0);
         disk.available.store(RESERVE, Ordering::Relaxed);
@@ -542,23 +559,22 @@ mod tests {
     fn the_ballast_is_small_without_rows_and_grows_before_there_are_more() {
         let folder = tempfile::tempdir().unwrap();
         let ballast = folder.path().join("ballast");
-        let disk = Arc::new(Shared {
-            available: AtomicU64::new(TOTAL),
-            ballast: ballast.clone(),
-        });
+        let disk = Arc::new(Shared::new(TOTAL, &ballast));
         let held = || std::fs::metadata(&ballast).map_or(0, |meta| meta.blocks() * 512);
-        let space = Space::new(disk, "x".into(), Reserve::ROWS);
+        let space = Space::new(Arc::<Shared>::clone(&disk), "x".into(), Reserve::ROWS);
         space.set_ballast(&ballast).unwrap();
         assert_eq!(held(), Reserve::ROWS.least);
-        let mut rows = 0;
-        for bytes in [100, 5_000, 60_000].into_iter().cycle().take(200) {
+        let (mut rows, mut unflushed) = (0, 0);
+        for bytes in [100, 5_000, 60_000].into_iter().cycle().take(300) {
             space.take(bytes, false).unwrap();
-            rows += bytes;
-            space.set_rows(rows);
-            // The quarter that only what goes on in the background may take holds each row.
+            unflushed += bytes;
+            rows += 1;
+            space.set_rows(rows, unflushed);
+            // Half of it is for the flush of all that is in memory.
+            let needed = rows * Reserve::ROWS.per_row + 2 * needed_for_flush(unflushed);
             assert!(
-                held() / 4 >= rows.min(RESERVE / 4),
-                "{rows} bytes of rows, {}",
+                held() >= needed.min(RESERVE),
+                "{unflushed} bytes of rows, {}",
                 held()
             );
         }
@@ -568,9 +584,15 @@ mod tests {
             "{}",
             held()
         );
-        // Who has removed much has the room for other things.
-        space.set_rows(rows / 16);
+        // Rows in the tree are removed by little more than their keys; who has removed much has the room for
+        // other things.
+        space.set_rows(2_000_000, 0);
+        disk.available.store(64 << 30, Ordering::Relaxed);
+        disk.total.store(64 << 30, Ordering::Relaxed);
         assert!(space.has_room(1));
-        assert!((rows / 4..RESERVE / 2).contains(&held()), "{}", held());
+        assert!(held() >= Reserve::ROWS.most);
+        space.set_rows(100_000, 0);
+        assert!(space.has_room(1));
+        assert!((6 << 20..10 << 20).contains(&held()), "{}", held());
     }
 }

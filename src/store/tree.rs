@@ -35,8 +35,8 @@ pub trait Tree: Send + Sync + std::fmt::Debug {
     /// `None` removes the row. Durable at the next sync.
     fn apply(&self, visit: &mut dyn FnMut(&mut TreeChange<'_>)) -> Result<(), StoreError>;
 
-    /// Returns about how many bytes of the disk the rows take; 0 where that is not known.
-    fn bytes(&self) -> u64 {
+    /// Returns about how many rows there are, those counted that say that one was removed; 0 where that is not known.
+    fn count(&self) -> u64 {
         0
     }
 

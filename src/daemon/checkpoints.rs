@@ -1,15 +1,17 @@
 //! Checkpoints: those that the volume makes are signed, and one is taken over where what led there is not to be
 //! had any more.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 use super::error::DaemonError;
 use super::peer::{Member, Peer};
-use crate::base::ChunkId;
 use crate::base::limits::{CHUNK_BYTES, FETCH_TIMEOUT};
+use crate::base::{ChunkId, DeviceId};
 use crate::crypto::VolumeKeys;
 use crate::data::{Data, DataError};
 use crate::log::checkpoint::Tree;
@@ -28,11 +30,29 @@ pub(super) struct Keeping {
     /// It has what refers to the volume.
     replica: Weak<Replica>,
     keys: Arc<VolumeKeys>,
+    unsigned: Arc<Unsigned>,
 }
 
+/// Checkpoints that were made here and are not signed: others let go of what led there as soon as they count, so
+/// their trees are on as many peers before as any content.
+#[derive(Debug, Default)]
+pub(super) struct Unsigned(Mutex<VecDeque<Made>>);
+
+/// So many peers have each node of a tree before it is signed, where not all have it yet that should.
+const COPIES_MIN: usize = 2;
+
+/// Most of them.
+const UNSIGNED_MAX: usize = 16;
+
 impl Keeping {
-    pub(super) fn new(node: &Arc<Node>, replica: &Arc<Replica>, keys: &Arc<VolumeKeys>) -> Self {
+    pub(super) fn new(
+        node: &Arc<Node>,
+        replica: &Arc<Replica>,
+        keys: &Arc<VolumeKeys>,
+        unsigned: &Arc<Unsigned>,
+    ) -> Self {
         Self {
+            unsigned: Arc::clone(unsigned),
             node: Arc::clone(node),
             replica: Arc::downgrade(replica),
             keys: Arc::clone(keys),
@@ -60,17 +80,11 @@ impl Keeper for Keeping {
             return;
         };
         tracing::debug!(record, "made a checkpoint");
-        let signed = self
-            .node
-            .sign_checkpoint(made.checkpoint, made.tree, &made.starts);
-        match signed {
-            Ok(true) => {}
-            Ok(false) => tracing::warn!(
-                record,
-                "a checkpoint is not signed: another was, or none may be"
-            ),
-            Err(error) => tracing::warn!(%error, "a checkpoint is not signed"),
+        let mut unsigned = self.unsigned.0.lock();
+        if unsigned.len() == UNSIGNED_MAX {
+            unsigned.pop_front();
         }
+        unsigned.push_back(made);
     }
 }
 
@@ -89,6 +103,46 @@ pub(super) enum Left {
 }
 
 impl Peer {
+    /// Signs what was made here, as soon as enough peers have its tree.
+    pub(super) async fn sign_checkpoints(&self, member: &Member) -> Result<(), DaemonError> {
+        loop {
+            let made = member.unsigned.0.lock().front().cloned();
+            let Some(made) = made else {
+                return Ok(());
+            };
+            let (volume, replica) = (Arc::clone(&member.volume), Arc::clone(self.replica()));
+            let number = made.checkpoint.record.number;
+            let look = move || -> Result<bool, DaemonError> {
+                for id in volume.tree_ids(number)? {
+                    let status = replica.status(id).map_err(DataError::from)?;
+                    // One that is away is waited for no longer than until another has it.
+                    let is_safe = !status.pending || status.holders.len() >= COPIES_MIN;
+                    if !status.local || !is_safe {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            };
+            let is_safe = self.asking_pool().call(look).await;
+            if !is_safe.ok_or(DaemonError::WorkerFailed)?? {
+                return Ok(());
+            }
+            let node = Arc::clone(self.node());
+            let of_it = made.clone();
+            let sign = move || node.sign_checkpoint(of_it.checkpoint, of_it.tree, &of_it.starts);
+            let signed = self.asking_pool().call(sign).await;
+            if !signed.ok_or(DaemonError::WorkerFailed)?? {
+                tracing::warn!(
+                    number,
+                    "a checkpoint is not signed: another was, or none may be"
+                );
+            }
+            let is_it = |of: &mut Made| of.checkpoint != made.checkpoint;
+            let mut unsigned = member.unsigned.0.lock();
+            unsigned.retain_mut(is_it);
+        }
+    }
+
     /// Says what is left to do about a checkpoint that counts.
     pub(super) async fn left_of(
         &self,
@@ -100,6 +154,9 @@ impl Peer {
         let log = self.node().log();
         if volume.awaits_checkpoint()? {
             return Ok(Left::TakingOver { is_new: true });
+        }
+        if !volume.is_of_chain()? {
+            return Ok(Left::Folding);
         }
         if volume.record().number >= counted.checkpoint.record.number {
             return Ok(Left::Nothing);
@@ -119,28 +176,35 @@ impl Peer {
         let volume = Arc::clone(&member.volume);
         let counted = self.node().checkpoint();
         let counted = counted.filter(|_| !self.node().log().floors().is_empty());
-        let tree = counted.as_ref().and_then(|of| of.trees.first().copied());
-        let (Some(counted), Some(tree)) = (counted, tree) else {
+        let Some(counted) = counted else {
             return self.in_fold_pool(move || volume.fold_anew()).await;
         };
-        if let Err(error) = fetch_tree(self.replica(), &member.data, tree, true).await {
-            tracing::warn!(%error, "a checkpoint cannot be had");
+        let mut failure = None;
+        for tree in counted.trees {
+            if let Err(error) = fetch_tree(self.replica(), &member.data, tree, true).await {
+                tracing::warn!(%error, "a checkpoint cannot be had");
+            }
+            let starts = self.node().checkpoint_starts().await;
+            let starts = starts.map_err(|error| {
+                tracing::warn!(%error, "where logs begin cannot be had");
+                VolumeError::NoNode { id: tree.root }
+            })?;
+            let (volume, data) = (Arc::clone(&member.volume), Arc::clone(&member.data));
+            let checkpoint = counted.checkpoint;
+            let take = move || {
+                volume.take_over(Base {
+                    checkpoint,
+                    tree,
+                    starts: &starts,
+                    get: &mut |id| node_of(&data, id),
+                })
+            };
+            match self.in_fold_pool(take).await {
+                Ok(anew) => return Ok(anew),
+                Err(error) => failure = Some(error),
+            }
         }
-        let starts = self.node().checkpoint_starts().await;
-        let starts = starts.map_err(|error| {
-            tracing::warn!(%error, "where logs begin cannot be had");
-            VolumeError::NoNode { id: tree.root }
-        })?;
-        let (data, checkpoint) = (Arc::clone(&member.data), counted.checkpoint);
-        self.in_fold_pool(move || {
-            volume.take_over(Base {
-                checkpoint,
-                tree,
-                starts: &starts,
-                get: &mut |id| node_of(&data, id),
-            })
-        })
-        .await
+        Err(failure.unwrap_or(VolumeError::Busy))
     }
 
     async fn in_fold_pool(
@@ -158,29 +222,38 @@ impl Peer {
         counted: &Counted,
     ) -> Result<(), DaemonError> {
         let number = counted.checkpoint.record.number;
-        if !member.volume.trees()?.contains(&number) {
-            // It was folded past in a merge beside the view.
-            let mut ids = Vec::new();
-            for tree in &counted.trees {
-                match fetch_tree(self.replica(), &member.data, *tree, false).await {
-                    Ok(nodes) => {
-                        ids = nodes;
-                        break;
-                    }
-                    Err(error) => tracing::debug!(%error, "a tree cannot be had"),
-                }
-            }
-            if ids.is_empty() {
-                return Err(VolumeError::NoNode {
-                    id: counted
-                        .trees
-                        .first()
-                        .map_or(ChunkId([0; 32]), |tree| tree.root),
-                }
-                .into());
-            }
-            member.volume.note_tree(number, &ids)?;
+        let own = DeviceId::from(self.node().id());
+        let words = self.node().checkpoint_words();
+        let differs = words.iter().any(|word| {
+            let is_own = word.device == own && word.checkpoint.record.number == number;
+            is_own && word.checkpoint != counted.checkpoint
+        });
+        if differs {
+            // That is told; what shows who is right stays here.
+            return Ok(());
         }
+        // Each member names the nodes of all trees that somebody may take over: they differ in what is each
+        // machine's own.
+        let mut ids: BTreeSet<ChunkId> = member.volume.tree_ids(number)?.into_iter().collect();
+        for tree in counted
+            .trees
+            .iter()
+            .filter(|tree| !ids.contains(&tree.root))
+            .copied()
+            .collect::<Vec<_>>()
+        {
+            match fetch_tree(self.replica(), &member.data, tree, false).await {
+                Ok(nodes) => ids.extend(nodes),
+                Err(error) => tracing::debug!(%error, "a tree cannot be had"),
+            }
+        }
+        if ids.is_empty() {
+            let root = counted.trees.first().map(|tree| tree.root);
+            let id = root.unwrap_or(ChunkId([0; 32]));
+            return Err(VolumeError::NoNode { id }.into());
+        }
+        let ids: Vec<ChunkId> = ids.into_iter().collect();
+        member.volume.note_tree(number, &ids)?;
         member.volume.drop_trees_before(number)?;
         // What was folded is durable before what it was folded from goes.
         member.volume.sync()?;
@@ -217,9 +290,24 @@ impl Peer {
             record = counted.checkpoint.record.number,
             "takes a checkpoint over"
         );
-        fetch_tree(self.replica(), &member.data, tree, true).await?;
-        self.node().start_logs_at_checkpoint().await?;
+        let ids = fetch_tree(self.replica(), &member.data, tree, true).await?;
+        // Nobody collects them from now on.
+        let number = counted.checkpoint.record.number;
+        member.volume.note_tree(number, &ids)?;
         let starts = self.node().checkpoint_starts().await?;
+        let (volume, data) = (Arc::clone(&member.volume), Arc::clone(&member.data));
+        let (checkpoint, of_it) = (counted.checkpoint, starts.clone());
+        let prove = move || {
+            volume.prove(Base {
+                checkpoint,
+                tree,
+                starts: &of_it,
+                get: &mut |id| node_of(&data, id),
+            })
+        };
+        let proved = self.asking_pool().call(prove).await;
+        proved.ok_or(DaemonError::WorkerFailed)??;
+        self.node().start_logs_at_checkpoint().await?;
         let _turn = self.fold_turn.lock().await;
         let (volume, data) = (Arc::clone(&member.volume), Arc::clone(&member.data));
         let checkpoint = counted.checkpoint;
@@ -261,12 +349,17 @@ async fn fetch_tree(
     with_leaves: bool,
 ) -> Result<Vec<ChunkId>, DaemonError> {
     let mut ids = Vec::new();
+    let mut known = BTreeSet::new();
     let mut waiting = vec![tree];
     let mut fetches: JoinSet<Result<Tree, ReplicaError>> = JoinSet::new();
     loop {
         while fetches.len() < FETCHES_MAX
             && let Some(node) = waiting.pop()
         {
+            // One that stands in several places is one.
+            if !known.insert(node.root) {
+                continue;
+            }
             ids.push(node.root);
             if node.level == 0 && !with_leaves {
                 continue;

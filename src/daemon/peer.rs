@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
-use super::checkpoints::Keeping;
+use super::checkpoints::{Keeping, Unsigned};
 use super::config::Fsync;
 use super::epochs::Epochs;
 use super::error::DaemonError;
@@ -107,6 +107,8 @@ pub struct Member {
     pub data: Arc<Data>,
     /// The filesystem.
     pub fs: Arc<Fs>,
+    /// Checkpoints that were made here and are not signed yet.
+    pub(super) unsigned: Arc<Unsigned>,
 }
 
 /// A running peer.
@@ -253,7 +255,8 @@ impl Peer {
             let holders = holders.upgrade();
             holders.map_or(Ok(()), |holders| holders.renew(chunks, record))
         }));
-        let keeping = Keeping::new(node, replica, keys);
+        let unsigned = Arc::default();
+        let keeping = Keeping::new(node, replica, keys, &unsigned);
         volume.keep_checkpoints(Box::new(keeping));
         let volume = Arc::new(volume);
         admits(node, keys, &volume, &parts.rng);
@@ -293,6 +296,7 @@ impl Peer {
             volume,
             data,
             fs: Arc::new(fs),
+            unsigned,
         })
     }
 

@@ -86,6 +86,7 @@ pub(super) fn may_write(node: &Node, volume: &Volume) -> bool {
         && volume.unfolded(&shown).is_empty()
         && !volume.is_over()
         && !volume.awaits_fence()
+        && !volume.awaits_checkpoint().unwrap_or(true)
 }
 
 /// Lets a node admit members that read. Not before this no peer gets keys, so none is admitted before the

@@ -2,7 +2,7 @@
 //! a peer without keys lets go of what is below.
 //!
 //! A checkpoint counts when more than half of those said the same of it who can judge it: the members with
-//! keys of which records up to it name anything, and those who said anything of it. Who only came since
+//! keys of which records up to it name anything. Who only came since
 //! has nothing to say, as it may have nothing but that checkpoint. So it follows from the chain, the roster
 //! and the words alone; and it stays what it is, whoever joins then.
 
@@ -27,7 +27,9 @@ use crate::base::worker::{Failed, Job, Step, Worker};
 use crate::base::{DeviceId, PeerId};
 use crate::log::LogError;
 use crate::log::chain::Record;
-use crate::log::checkpoint::{CHECKPOINT_DOMAIN, Checkpoint, LogStarts, SignedCheckpoint, Tree};
+use crate::log::checkpoint::{
+    CHECKPOINT_DOMAIN, Checkpoint, LogStart, LogStarts, SignedCheckpoint, Tree,
+};
 use crate::log::checkpoints::Checkpoints;
 use crate::wire::limits::CHECKPOINTS_MAX;
 use crate::wire::{CheckpointBytes, RecordRef, Request, Response, StartsBytes};
@@ -282,6 +284,14 @@ impl Node {
         let starts = self.starts_of(&checkpoint.logs).await?;
         let node = Arc::clone(self);
         let start = move || {
+            // Whatever was signed: what goes is what the chain names.
+            let mut named = node.chain.named_at(checkpoint.record.number)?;
+            let mut with_segments = starts.iter().filter(|start| start.seg_no > 0);
+            let mut is_named = |start: &LogStart| named.remove(&start.log) == Some(start.seg_no);
+            if !with_segments.all(&mut is_named) || !named.is_empty() {
+                let what = "the starts of logs, which are not those that the chain names";
+                return Err(LogError::MalformedRecord { what });
+            }
             node.log.start_at(&starts)?;
             node.chain.hold()
         };
@@ -482,12 +492,10 @@ impl Node {
                 }
                 continue;
             };
-            // Whoever said something of this record may judge it.
-            let of_record = said.iter().filter(|(of, _)| of.record == checkpoint.record);
-            let spoke = of_record.flat_map(|(_, signers)| signers.iter().copied());
-            let all: BTreeSet<DeviceId> = who.into_iter().chain(spoke).collect();
+            // Who wrote nothing has no say: else who may only read took from all what led there.
+            let signed = signers.intersection(&who).count();
             let is_newest = |of: &&Checkpoint| of.record.number < checkpoint.record.number;
-            if signers.len() > all.len() / 2 && newest.as_ref().is_none_or(is_newest) {
+            if signed > who.len() / 2 && newest.as_ref().is_none_or(is_newest) {
                 newest = Some(checkpoint);
             }
         }

@@ -36,7 +36,7 @@ const SLICE_BYTES: usize = 8 << 20;
 
 /// Tables that are taken over as far as they can be read: what is in them is checked where it is used,
 /// or is this machine's alone.
-const TAKEN_OVER: [Table; 8] = [
+const TAKEN_OVER: [Table; 10] = [
     Table::Aside,
     Table::Peers,
     Table::Records,
@@ -45,6 +45,8 @@ const TAKEN_OVER: [Table; 8] = [
     Table::Pending,
     Table::Atime,
     Table::Arrival,
+    Table::Checkpoint,
+    Table::Tree,
 ];
 
 /// Largest encoded head of a log.

@@ -21,7 +21,7 @@ use super::drafts::{self, Group};
 use super::feed::{Feed, Merged};
 use super::folded::RECORD_KEY;
 use super::merge::Merge;
-use super::record::Record;
+use super::record::Record as Undo;
 use super::rows::{RowKey, Stored};
 use super::sight::{self, Past, Sights};
 use super::state::{self, State};
@@ -30,6 +30,7 @@ use super::types::{Change, DirKey, Field, Inode};
 use super::view::is_private;
 use super::{Result, Volume, VolumeConfig, VolumeContext, VolumeError};
 use crate::base::{DeviceId, Ino, LogId, OpId};
+use crate::log::chain::Record;
 use crate::store::{Batch, BesideRows, LayeredRows, Rows, Table, codec};
 use crate::wire::RecordRef;
 
@@ -124,8 +125,16 @@ impl Volume {
     /// anew, or do not reach to where the logs begin.
     pub fn awaits_checkpoint(&self) -> Result<bool> {
         let floors = self.config.log.floors();
-        let is_anew_asked = Self::is_anew_asked(&*self.view.rows)?;
-        Ok(!floors.is_empty() && (is_anew_asked || !self.unfolded(&floors).is_empty()))
+        if floors.is_empty() {
+            return Ok(false);
+        }
+        let is_below = |record: Record| {
+            let mut names = record.segments.iter();
+            names.any(|name| floors.get(&name.log) >= Some(&name.seg_no))
+        };
+        Ok(Self::is_anew_asked(&*self.view.rows)?
+            || !self.unfolded(&floors).is_empty()
+            || self.unfolded_record()?.is_some_and(is_below))
     }
 
     /// Tells whether that was asked for.
@@ -330,7 +339,7 @@ impl Volume {
         for ids in ids.chunks(DRAFTS_SLICE) {
             let mut todo = Todo::default();
             for id in ids {
-                match Record::load(rows, *id) {
+                match Undo::load(rows, *id) {
                     Ok(Some(record)) => {
                         todo.insert(Rank::tentative(*id), record.kind);
                     }

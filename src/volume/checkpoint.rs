@@ -27,16 +27,17 @@ use super::folded::FoldedChain;
 use super::progress::Progress;
 use super::record::Record as Undo;
 use super::rows::{RowKey, Stored, Value};
+use super::settled::{CUT_KEY, Trimmed};
 use super::state::State;
 use super::totals::Totals;
 use super::{Result, Volume, VolumeError};
-use crate::base::{ChunkId, LogId, OpId, Stamp};
+use crate::base::{ChunkId, Ino, LogId, OpId, Stamp};
 use crate::crypto::VolumeKeys;
 use crate::log::LogError;
 use crate::log::chain::Record;
 use crate::log::checkpoint::{Checkpoint, LogStart, LogStarts, Tree};
 use crate::replica::ReplicaError;
-use crate::store::{Batch, BesideRows, Rows, Table};
+use crate::store::{Batch, BesideRows, Rows, Table, codec};
 use crate::wire::RecordRef;
 
 /// Trees that are kept of those that do not count (yet): as many as members are told of.
@@ -168,13 +169,12 @@ impl Volume {
         let mut starts = Vec::new();
         for (id, at) in state.progress.iter() {
             let is_named = at.named > 0 || state.chain.committed.end(*id) > Stamp::default();
-            let (Some(device), Some(incarnation)) = (log.author(*id), log.incarnation_of(*id))
-            else {
-                continue;
-            };
             if !is_named {
                 continue;
             }
+            let missing = |seg_no| LogError::Corrupt { log: *id, seg_no };
+            let device = log.author(*id).ok_or_else(|| missing(0))?;
+            let incarnation = log.incarnation_of(*id).ok_or_else(|| missing(0))?;
             let mut start = LogStart {
                 log: *id,
                 device,
@@ -186,16 +186,24 @@ impl Volume {
             };
             if at.named > 0 {
                 let last = log.end_at(*id, at.named)?;
-                let missing = LogError::Corrupt {
-                    log: *id,
-                    seg_no: at.named,
-                };
-                (start.hash, start.last) = last.ok_or(missing)?;
+                (start.hash, start.last) = last.ok_or_else(|| missing(at.named))?;
                 start.admission = log.admission(*id).unwrap_or_default();
             }
             starts.push(start);
         }
         Ok(starts)
+    }
+
+    /// Returns of which chunks the trees at a record are made that are kept here.
+    pub fn tree_ids(&self, number: u64) -> Result<Vec<ChunkId>> {
+        let mut ids = Vec::new();
+        let (start, end) = (number.to_be_bytes(), number.saturating_add(1).to_be_bytes());
+        let rows = &self.view.rows;
+        rows.scan(Table::Tree, &start, Some(&end), &mut |_, of| {
+            ids.extend(of.as_chunks().0.iter().map(|id| ChunkId(*id)));
+            ControlFlow::Continue(())
+        })?;
+        Ok(ids)
     }
 
     /// Keeps in mind of which chunks the tree at a record is made, so that they are not given up.
@@ -272,21 +280,34 @@ impl Volume {
         };
         let mut ids = Vec::new();
         let anew = self.fold_anew_on(|beside| {
-            ids = lay(base, &record, &self.config.keys, beside)?;
+            ids = lay(base, &record, &self.config.keys, Some(beside))?;
             Ok(())
         })?;
         self.note_tree(record.number, &ids)?;
         Ok(anew)
     }
+
+    /// Reads the tree of a checkpoint, and says whether it is the one that was signed: before anything of what
+    /// is here goes for it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Volume::take_over`].
+    pub fn prove(&self, base: Base<'_>) -> Result<()> {
+        let record = self.config.chain.get(base.checkpoint.record.number)?;
+        let record = record.ok_or(BAD_RECORD)?;
+        lay(base, &record, &self.config.keys, None)?;
+        Ok(())
+    }
 }
 
-/// Lays the rows of a checkpoint beside those that are used, with what says how far they are; returns the chunks
-/// of its tree.
+/// Lays the rows of a checkpoint beside those that are used, where that is asked for, with what says how far they
+/// are; returns the chunks of its tree.
 fn lay(
     base: Base<'_>,
     record: &Record,
     keys: &VolumeKeys,
-    beside: &BesideRows,
+    beside: Option<&BesideRows>,
 ) -> Result<Vec<ChunkId>> {
     let Base {
         checkpoint,
@@ -312,8 +333,14 @@ fn lay(
         };
         match table {
             Table::Dated => {
+                let key = RowKey::parse(&RowKey::Dated(Ino(0)), &item.key)?;
+                Stored::decode(&key, item.value.clone().into())?;
                 item.shared = Shared::Nothing;
                 batch.put(table, &item.key, &*item.value);
+            }
+            Table::Meta if item.key == CUT_KEY => {
+                let cut: OpId = codec::decode(&item.value, item.value.len())?;
+                Trimmed::put_cut(&mut batch, cut);
             }
             Table::Op => {
                 let id = OpId::from_key(&item.key).ok_or(BAD_ROWS)?;
@@ -338,8 +365,11 @@ fn lay(
         item.hash_into(&mut hasher);
         if bytes >= LAID_BYTES {
             bytes = 0;
-            beside.commit(std::mem::take(&mut batch))?;
-            beside.settle()?;
+            let laid = std::mem::take(&mut batch);
+            if let Some(beside) = beside {
+                beside.commit(laid)?;
+                beside.settle()?;
+            }
         }
         Ok(())
     })?;
@@ -360,7 +390,9 @@ fn lay(
     }
     totals.put(&mut batch, &tally);
     FoldedChain::put_record(&mut batch, record);
-    beside.commit(batch)?;
+    if let Some(beside) = beside {
+        beside.commit(batch)?;
+    }
     Ok(ids)
 }
 
@@ -371,7 +403,7 @@ impl Item {
             && inode.is_dir()
         {
             let shared = inode.clone().without_times();
-            self.shared = Shared::Value(crate::store::codec::encode(&shared));
+            self.shared = Shared::Value(codec::encode(&shared));
         }
     }
 }

@@ -35,6 +35,10 @@ impl Volume {
     pub fn named(&self) -> Result<Named> {
         let feed = self.feed.try_lock_for(FEED_WAIT_MAX);
         let _feed = feed.ok_or(VolumeError::Busy)?;
+        // What is here says nothing of what is named.
+        if self.awaits_checkpoint()? {
+            return Err(VolumeError::Busy);
+        }
         let mut named = Named::default();
         let progress = {
             let mut state = self.state.lock();

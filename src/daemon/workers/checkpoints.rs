@@ -77,6 +77,7 @@ impl Worker for Checkpoints {
     async fn step(&mut self) -> Result<Step, Failed> {
         const IDLE: Step = Step::Idle("a checkpoint");
         self.tell_differing();
+        self.peer.sign_checkpoints(&self.member).await?;
         let Some(counted) = self.peer.node().checkpoint() else {
             return Ok(IDLE);
         };

@@ -17,7 +17,7 @@ use crate::volume::committed::Committed;
 use crate::volume::overlay::Delta;
 use crate::volume::record::Record;
 use crate::volume::rows::{Removed, RowKey, Stored, Value};
-use crate::volume::settled::Settled;
+use crate::volume::settled::{CUT_KEY, Settled};
 use crate::volume::state::State;
 use crate::volume::types::{FileKind, Inode};
 use crate::volume::view::{View, is_private};
@@ -34,6 +34,8 @@ pub(in crate::volume) struct Frozen<'a> {
     pub(super) record: RecordRef,
     pub(super) starts: Vec<LogStart>,
     committed: Arc<Committed>,
+    /// Up to where what ops replaced is not in it, of a volume of one author.
+    cut: Option<OpId>,
     settled: Settled,
     /// No applied op before this one is tentative.
     tentative: OpId,
@@ -84,6 +86,7 @@ impl<'a> Frozen<'a> {
             record: state.chain.record,
             starts,
             committed: Arc::clone(&state.chain.committed),
+            cut: state.trimmed.alone.then_some(state.trimmed.cut),
             settled: state.settled(),
             tentative: state.chain.tentative,
             ops,
@@ -118,6 +121,14 @@ impl<'a> Frozen<'a> {
             Ok(())
         })?;
         let mut put = |item| f(item);
+        if let Some(cut) = self.cut {
+            put(Item {
+                table: Table::Meta,
+                key: CUT_KEY.to_vec(),
+                value: codec::encode(&cut),
+                shared: Shared::Whole,
+            })?;
+        }
         let is_dated = |(table, _): &(Table, Vec<u8>)| *table == Table::Dated;
         let of_dated = steps.iter().filter(|(key, _)| is_dated(key)).collect();
         let others = steps.iter().filter(|(key, _)| !is_dated(key)).collect();

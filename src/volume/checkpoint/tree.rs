@@ -213,6 +213,7 @@ pub(super) fn read(
 ) -> Result<Vec<ChunkId>> {
     let mut ids = Vec::new();
     let mut part: Option<(Table, Vec<u8>, Vec<u8>)> = None;
+    let mut last: Option<(Table, Vec<u8>)> = None;
     each_leaf(tree, get, &mut ids, &mut |leaf| {
         each_item(leaf, &mut |table, goes_on, key, value| {
             let row = match part.take() {
@@ -228,11 +229,18 @@ pub(super) fn read(
                 }
                 None => (table, key.to_vec(), value.to_vec()),
             };
-            match goes_on {
-                true => part = Some(row),
-                false => f(row.0, row.1, row.2)?,
+            if goes_on {
+                part = Some(row);
+                return Ok(());
             }
-            Ok(())
+            // So no tree is longer than its rows, whoever made it.
+            let rank = |(table, key): &(Table, Vec<u8>)| (table.tag(), key.clone());
+            let at = (row.0, row.1.clone());
+            if last.as_ref().is_some_and(|last| rank(last) >= rank(&at)) {
+                return Err(BAD_NODE);
+            }
+            last = Some(at);
+            f(row.0, row.1, row.2)
         })
     })?;
     match part {

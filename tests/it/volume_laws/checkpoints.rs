@@ -193,3 +193,40 @@ fn who_joins_knows_what_was_replaced_and_may_be_looked_up() {
     let files = all[3].files();
     assert!(files.values().any(|text| text == "0123ab6789"), "{files:?}");
 }
+
+#[test]
+fn who_takes_over_what_one_author_made_makes_what_that_author_makes() {
+    let alone = Device::alone();
+    alone.put("/f", "one");
+    alone.put("/f", "two");
+    alone.publish();
+    let number = {
+        alone.commit();
+        alone.chain.tip().number
+    };
+    let made = alone.checkpoints();
+    let joiner = Device::new(1);
+    alone.volume.end_alone();
+    begin_at(
+        &joiner,
+        &alone,
+        made.keys().next_back().copied().unwrap_or(number),
+    );
+    let both = [alone, joiner];
+    exchange_all(&both);
+    both[1].put("/f", "three");
+    both[0].put("/g", "of the first");
+    for _ in 0..4 {
+        exchange_all(&both);
+        both[0].commit_from(u64::MAX);
+        exchange_all(&both);
+    }
+    let (one, other) = (both[0].checkpoints(), both[1].checkpoints());
+    let of_both = one.keys().filter(|of| other.contains_key(of));
+    let mut of_both = of_both.filter(|of| **of > number).peekable();
+    assert!(of_both.peek().is_some(), "{one:?} {other:?}");
+    for number in of_both {
+        assert_eq!(one[number], other[number]);
+    }
+    expect_rows(&both[1], &both[0]);
+}

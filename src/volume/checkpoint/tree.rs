@@ -364,10 +364,10 @@ mod tests {
 
     #[test]
     fn a_tree_of_any_size_is_read_as_it_was_made() {
-        let long = |len: usize| vec![item(Table::Op, &[7; 16], vec![9; len])];
+        let long = |len: usize| vec![item(Table::Op, &(len as u64).to_be_bytes(), vec![9; len])];
         let mut mixed = some(3000);
-        mixed.extend(long(3 << 20));
         mixed.extend(long(PART_BYTES));
+        mixed.extend(long(3 << 20));
         for items in [
             Vec::new(),
             some(1),
@@ -389,6 +389,18 @@ mod tests {
                     .values()
                     .all(|plain| plain.len() as u64 <= CHUNK_BYTES)
             );
+        }
+    }
+
+    #[test]
+    fn rows_that_come_twice_or_out_of_order_are_no_tree() {
+        let rows = some(3);
+        for order in [[0, 0, 1], [0, 2, 1]] {
+            let kept = Kept::default();
+            let items: Vec<Item> = order.map(|at: usize| rows[at].clone()).into();
+            let (tree, _) = grow(&items, &kept);
+            let read = rows_of(&tree, &kept);
+            assert!(matches!(read, Err(VolumeError::BadCheckpoint { .. })));
         }
     }
 

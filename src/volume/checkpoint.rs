@@ -137,7 +137,7 @@ impl Volume {
         let mut hasher = self.config.keys.checkpoint_hasher();
         let mut put = |plain: Bytes| keeper.put(plain);
         let mut growing = Growing::new(&mut put);
-        let is_whole = frozen.each(&mut |item| {
+        let is_whole = frozen.each(&self.config.keys, &mut |item| {
             item.hash_into(&mut hasher);
             growing.add(&item)
         })?;

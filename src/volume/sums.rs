@@ -94,7 +94,7 @@ fn shared_dir(value: &Value) -> Option<Inode> {
 }
 
 /// Returns the hash of a row as it lies in the store, whatever is wrong with it.
-fn hash_stored(keys: &VolumeKeys, table: Table, key: &[u8], value: &[u8]) -> u128 {
+pub(super) fn hash_stored(keys: &VolumeKeys, table: Table, key: &[u8], value: &[u8]) -> u128 {
     let parsed = anew::like(table).and_then(|like| RowKey::parse(&like, key).ok());
     let row = parsed.filter(|_| table == Table::Inode).and_then(|key| {
         let value = value.to_vec().into();

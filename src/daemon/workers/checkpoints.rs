@@ -69,7 +69,7 @@ impl Checkpoints {
 impl Worker for Checkpoints {
     fn job(&self) -> Job {
         Job::new(
-            "checkpoints",
+            "take-over",
             "lets go of what led to a checkpoint, or takes one over",
         )
     }

@@ -10,8 +10,9 @@ use bytes::Bytes;
 
 use super::tree::{Item, Shared};
 use crate::base::{Ino, OpId};
+use crate::crypto::VolumeKeys;
 use crate::log::checkpoint::LogStart;
-use crate::store::{FrozenRows, Rows, Table, codec};
+use crate::store::{FrozenRow, FrozenRows, Rows, Table, codec};
 use crate::volume::anew::{SHARED, is_of_private};
 use crate::volume::committed::Committed;
 use crate::volume::overlay::Delta;
@@ -19,6 +20,7 @@ use crate::volume::record::Record;
 use crate::volume::rows::{Removed, RowKey, Stored, Value};
 use crate::volume::settled::{CUT_KEY, Settled};
 use crate::volume::state::State;
+use crate::volume::sums::{Sum, hash_stored};
 use crate::volume::types::{FileKind, Inode};
 use crate::volume::view::{View, is_private};
 use crate::volume::{Result, VolumeError};
@@ -34,6 +36,8 @@ pub(in crate::volume) struct Frozen<'a> {
     pub(super) record: RecordRef,
     pub(super) starts: Vec<LogStart>,
     committed: Arc<Committed>,
+    /// What the rows add up to that were put here.
+    sum: Sum,
     /// Up to where what ops replaced is not in it, of a volume of one author.
     cut: Option<OpId>,
     settled: Settled,
@@ -86,6 +90,7 @@ impl<'a> Frozen<'a> {
             record: state.chain.record,
             starts,
             committed: Arc::clone(&state.chain.committed),
+            sum: state.totals.sum(),
             cut: state.trimmed.alone.then_some(state.trimmed.cut),
             settled: state.settled(),
             tentative: state.chain.tentative,
@@ -98,8 +103,13 @@ impl<'a> Frozen<'a> {
     }
 
     /// Calls `f` with each row at the record, by table and in key order; says whether that was possible:
-    /// not where very much is tentative.
-    pub(super) fn each(self, f: &mut dyn FnMut(Item) -> Result<()>) -> Result<bool> {
+    /// not where very much is tentative, nor where the rows are not those that were put here. Nobody signs what
+    /// his disk made of them.
+    pub(super) fn each(
+        self,
+        keys: &VolumeKeys,
+        f: &mut dyn FnMut(Item) -> Result<()>,
+    ) -> Result<bool> {
         let Self {
             committed, settled, ..
         } = self;
@@ -110,16 +120,20 @@ impl<'a> Frozen<'a> {
         let mut gone = HashSet::new();
         let is_orphan = |(table, _): &(Table, Vec<u8>)| *table == Table::Orphan;
         let of_orphans = steps.iter().filter(|(key, _)| is_orphan(key));
-        Merged::new(self.orphans, of_orphans.collect()).each(&mut |_, key, value| {
-            let key = RowKey::parse(&RowKey::Orphan(Ino(0)), &key)?;
-            let row = Stored::decode(&key, value.into())?;
-            if let (RowKey::Orphan(ino), Value::Orphan(Removed { by, .. })) = (key, &row.value)
-                && settled.has(*by)
-            {
-                gone.insert(ino);
-            }
-            Ok(())
-        })?;
+        let mut unseen = |_: &FrozenRow| {};
+        Merged::new(self.orphans, of_orphans.collect()).each(
+            &mut unseen,
+            &mut |_, key, value| {
+                let key = RowKey::parse(&RowKey::Orphan(Ino(0)), &key)?;
+                let row = Stored::decode(&key, value.into())?;
+                if let (RowKey::Orphan(ino), Value::Orphan(Removed { by, .. })) = (key, &row.value)
+                    && settled.has(*by)
+                {
+                    gone.insert(ino);
+                }
+                Ok(())
+            },
+        )?;
         let mut put = |item| f(item);
         if let Some(cut) = self.cut {
             put(Item {
@@ -132,7 +146,13 @@ impl<'a> Frozen<'a> {
         let is_dated = |(table, _): &(Table, Vec<u8>)| *table == Table::Dated;
         let of_dated = steps.iter().filter(|(key, _)| is_dated(key)).collect();
         let others = steps.iter().filter(|(key, _)| !is_dated(key)).collect();
-        Merged::new(self.rows, others).each(&mut |table, key, value| match table {
+        let mut sum = Sum::default();
+        let mut add = |(table, key, value): &FrozenRow| {
+            if SHARED.contains(table) && !is_of_private(*table, key) {
+                sum.add(hash_stored(keys, *table, key, value));
+            }
+        };
+        Merged::new(self.rows, others).each(&mut add, &mut |table, key, value| match table {
             Table::Op => op_at(&committed, &parts, key, value)?.map_or(Ok(()), &mut put),
             Table::Committed => run_at(&committed, key, value).map_or(Ok(()), &mut put),
             table if SHARED.contains(&table) => {
@@ -140,7 +160,7 @@ impl<'a> Frozen<'a> {
             }
             _ => Ok(()),
         })?;
-        Merged::new(self.dated, of_dated).each(&mut |table, key, value| {
+        Merged::new(self.dated, of_dated).each(&mut unseen, &mut |table, key, value| {
             put(Item {
                 table,
                 key,
@@ -148,7 +168,7 @@ impl<'a> Frozen<'a> {
                 shared: Shared::Nothing,
             })
         })?;
-        Ok(true)
+        Ok(sum == self.sum)
     }
 }
 
@@ -300,7 +320,12 @@ impl<'a, 'b> Merged<'a, 'b> {
         }
     }
 
-    fn each(mut self, f: &mut dyn FnMut(Table, Vec<u8>, Vec<u8>) -> Result<()>) -> Result<()> {
+    /// Calls `as_is` with each row as it lies there, and `f` with it without what is tentative.
+    fn each(
+        mut self,
+        as_is: &mut dyn FnMut(&FrozenRow),
+        f: &mut dyn FnMut(Table, Vec<u8>, Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
         loop {
             let order = match (self.rows.peek(), self.steps.peek()) {
                 (None, None) => return Ok(()),
@@ -312,6 +337,9 @@ impl<'a, 'b> Merged<'a, 'b> {
             };
             let row = self.rows.next_if(|_| order.is_le());
             let row = row.transpose()?;
+            if let Some(row) = &row {
+                as_is(row);
+            }
             let steps = self.steps.next_if(|_| order.is_ge());
             let (table, key, value) = match (row, steps) {
                 (Some((table, key, value)), None) => (table, key, Some(value)),

@@ -10,12 +10,22 @@ use dfs_sim::Cluster;
 use super::simulate;
 
 /// What a storage peer does.
-const OF_ALL: [&str; 10] = [
-    "accept", "chain", "collect", "dial", "discover", "links", "locks", "look", "mend", "recheck",
+const OF_ALL: [&str; 11] = [
+    "accept",
+    "chain",
+    "checkpoints",
+    "collect",
+    "dial",
+    "discover",
+    "links",
+    "locks",
+    "look",
+    "mend",
+    "recheck",
 ];
 
 /// What a member with the key does beside.
-const OF_MEMBERS: [&str; 8] = [
+const OF_MEMBERS: [&str; 9] = [
     "fold",
     "lock-requests",
     "lost",
@@ -23,6 +33,7 @@ const OF_MEMBERS: [&str; 8] = [
     "publish",
     "rows",
     "seal-ahead",
+    "take-over",
     "write-out",
 ];
 

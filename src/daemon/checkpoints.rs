@@ -11,14 +11,15 @@ use tokio::task::JoinSet;
 use super::error::DaemonError;
 use super::peer::{Member, Peer};
 use crate::base::limits::{CHUNK_BYTES, FETCH_TIMEOUT};
+use crate::base::task::Pool;
 use crate::base::{ChunkId, DeviceId};
 use crate::crypto::VolumeKeys;
 use crate::data::{Data, DataError};
-use crate::log::checkpoint::Tree;
+use crate::log::checkpoint::{Checkpoint, LogStarts, Tree};
 use crate::node::{Counted, Node};
 use crate::replica::{Replica, ReplicaError};
 use crate::volume::checkpoint::{Base, Keeper, Made, nodes_of};
-use crate::volume::{Anew, VolumeError};
+use crate::volume::{Anew, Volume, VolumeError};
 use crate::wire::RecordRef;
 
 /// Nodes of a tree that are fetched at once.
@@ -103,44 +104,37 @@ pub(super) enum Left {
 }
 
 impl Peer {
-    /// Signs what was made here, as soon as enough peers have its tree.
+    /// Signs what was made here, each as soon as enough peers have its tree.
     pub(super) async fn sign_checkpoints(&self, member: &Member) -> Result<(), DaemonError> {
-        loop {
-            let made = member.unsigned.0.lock().front().cloned();
-            let Some(made) = made else {
-                return Ok(());
-            };
+        let unsigned: Vec<Made> = member.unsigned.0.lock().iter().cloned().collect();
+        for made in unsigned {
             let (volume, replica) = (Arc::clone(&member.volume), Arc::clone(self.replica()));
-            let number = made.checkpoint.record.number;
-            let look = move || -> Result<bool, DaemonError> {
-                for id in volume.tree_ids(number)? {
+            let (node, checkpoint) = (Arc::clone(self.node()), made.checkpoint);
+            let sign = move || -> Result<bool, DaemonError> {
+                for id in volume.tree_ids(checkpoint.record.number)? {
                     let status = replica.status(id).map_err(DataError::from)?;
-                    // One that is away is waited for no longer than until another has it.
-                    let is_safe = !status.pending || status.holders.len() >= COPIES_MIN;
-                    if !status.local || !is_safe {
+                    // One that is away is waited for no longer than until another has it. What is not here any
+                    // more is where it is to be.
+                    if status.pending && status.holders.len() < COPIES_MIN {
                         return Ok(false);
                     }
                 }
+                if !node.sign_checkpoint(checkpoint, made.tree, &made.starts)? {
+                    let number = checkpoint.record.number;
+                    tracing::warn!(
+                        number,
+                        "a checkpoint is not signed: another was, or none may be"
+                    );
+                }
                 Ok(true)
             };
-            let is_safe = self.asking_pool().call(look).await;
-            if !is_safe.ok_or(DaemonError::WorkerFailed)?? {
-                return Ok(());
+            let is_done = self.asking_pool().call(sign).await;
+            if is_done.ok_or(DaemonError::WorkerFailed)?? {
+                let mut unsigned = member.unsigned.0.lock();
+                unsigned.retain(|of| of.checkpoint != checkpoint);
             }
-            let node = Arc::clone(self.node());
-            let of_it = made.clone();
-            let sign = move || node.sign_checkpoint(of_it.checkpoint, of_it.tree, &of_it.starts);
-            let signed = self.asking_pool().call(sign).await;
-            if !signed.ok_or(DaemonError::WorkerFailed)?? {
-                tracing::warn!(
-                    number,
-                    "a checkpoint is not signed: another was, or none may be"
-                );
-            }
-            let is_it = |of: &mut Made| of.checkpoint != made.checkpoint;
-            let mut unsigned = member.unsigned.0.lock();
-            unsigned.retain_mut(is_it);
         }
+        Ok(())
     }
 
     /// Says what is left to do about a checkpoint that counts.
@@ -177,7 +171,8 @@ impl Peer {
         let counted = self.node().checkpoint();
         let counted = counted.filter(|_| !self.node().log().floors().is_empty());
         let Some(counted) = counted else {
-            return self.in_fold_pool(move || volume.fold_anew()).await;
+            let folded = self.fold_pool().call(move || volume.fold_anew()).await;
+            return folded.unwrap_or(Err(VolumeError::Busy));
         };
         let mut failure = None;
         for tree in counted.trees {
@@ -189,30 +184,14 @@ impl Peer {
                 tracing::warn!(%error, "where logs begin cannot be had");
                 VolumeError::NoNode { id: tree.root }
             })?;
-            let (volume, data) = (Arc::clone(&member.volume), Arc::clone(&member.data));
-            let checkpoint = counted.checkpoint;
-            let take = move || {
-                volume.take_over(Base {
-                    checkpoint,
-                    tree,
-                    starts: &starts,
-                    get: &mut |id| node_of(&data, id),
-                })
-            };
-            match self.in_fold_pool(take).await {
+            let from = (counted.checkpoint, tree, starts);
+            let taken = with_tree(self.fold_pool(), member, from, Volume::take_over);
+            match taken.await {
                 Ok(anew) => return Ok(anew),
                 Err(error) => failure = Some(error),
             }
         }
         Err(failure.unwrap_or(VolumeError::Busy))
-    }
-
-    async fn in_fold_pool(
-        &self,
-        fold: impl FnOnce() -> Result<Anew, VolumeError> + Send + 'static,
-    ) -> Result<Anew, VolumeError> {
-        let folded = self.fold_pool().call(fold).await;
-        folded.unwrap_or(Err(VolumeError::Busy))
     }
 
     /// Lets go of what led to a checkpoint that counts, which the volume is past: segments, and older trees.
@@ -235,13 +214,11 @@ impl Peer {
         // Each member names the nodes of all trees that somebody may take over: they differ in what is each
         // machine's own.
         let mut ids: BTreeSet<ChunkId> = member.volume.tree_ids(number)?.into_iter().collect();
-        for tree in counted
+        let others = counted
             .trees
             .iter()
-            .filter(|tree| !ids.contains(&tree.root))
-            .copied()
-            .collect::<Vec<_>>()
-        {
+            .filter(|tree| !ids.contains(&tree.root));
+        for tree in others.copied().collect::<Vec<Tree>>() {
             match fetch_tree(self.replica(), &member.data, tree, false).await {
                 Ok(nodes) => ids.extend(nodes),
                 Err(error) => tracing::debug!(%error, "a tree cannot be had"),
@@ -286,46 +263,43 @@ impl Peer {
         counted: &Counted,
         tree: Tree,
     ) -> Result<(), DaemonError> {
-        tracing::info!(
-            record = counted.checkpoint.record.number,
-            "takes a checkpoint over"
-        );
+        let number = counted.checkpoint.record.number;
+        tracing::info!(number, "takes a checkpoint over");
         let ids = fetch_tree(self.replica(), &member.data, tree, true).await?;
         // Nobody collects them from now on.
-        let number = counted.checkpoint.record.number;
         member.volume.note_tree(number, &ids)?;
         let starts = self.node().checkpoint_starts().await?;
-        let (volume, data) = (Arc::clone(&member.volume), Arc::clone(&member.data));
-        let (checkpoint, of_it) = (counted.checkpoint, starts.clone());
-        let prove = move || {
-            volume.prove(Base {
-                checkpoint,
-                tree,
-                starts: &of_it,
-                get: &mut |id| node_of(&data, id),
-            })
-        };
-        let proved = self.asking_pool().call(prove).await;
-        proved.ok_or(DaemonError::WorkerFailed)??;
+        let from = (counted.checkpoint, tree, starts);
+        with_tree(self.asking_pool(), member, from.clone(), Volume::prove).await?;
         self.node().start_logs_at_checkpoint().await?;
         let _turn = self.fold_turn.lock().await;
-        let (volume, data) = (Arc::clone(&member.volume), Arc::clone(&member.data));
-        let checkpoint = counted.checkpoint;
-        let take = move || {
-            volume.take_over(Base {
-                checkpoint,
-                tree,
-                starts: &starts,
-                get: &mut |id| node_of(&data, id),
-            })
-        };
-        let taken = self.in_fold_pool(take).await?;
+        let taken = with_tree(self.fold_pool(), member, from, Volume::take_over).await?;
         tracing::info!(rows = taken.differing, "a checkpoint is taken over");
         self.invalidate(member.fs.apply_changes(&taken.changes));
         self.rights_changed();
         self.shown.notify_waiters();
         Ok(())
     }
+}
+
+/// Does something with a checkpoint whose tree is here.
+async fn with_tree<T: Send + 'static>(
+    pool: &Pool,
+    member: &Member,
+    (checkpoint, tree, starts): (Checkpoint, Tree, LogStarts),
+    act: impl FnOnce(&Volume, Base<'_>) -> Result<T, VolumeError> + Send + 'static,
+) -> Result<T, VolumeError> {
+    let (volume, data) = (Arc::clone(&member.volume), Arc::clone(&member.data));
+    let acted = pool.call(move || {
+        let base = Base {
+            checkpoint,
+            tree,
+            starts: &starts,
+            get: &mut |id| node_of(&data, id),
+        };
+        act(&volume, base)
+    });
+    acted.await.unwrap_or(Err(VolumeError::Busy))
 }
 
 /// Returns the plaintext of a node that is here.

@@ -75,6 +75,8 @@ pub enum Trouble {
     PeerClock(PeerId),
     /// Some members have another order of the changes.
     Parted,
+    /// The files are to be taken from a checkpoint, and none is known.
+    Takeover,
     /// Members signed different things of one record.
     Checkpoints,
     /// Locks hold on this machine alone.

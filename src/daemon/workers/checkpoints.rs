@@ -78,7 +78,16 @@ impl Worker for Checkpoints {
         const IDLE: Step = Step::Idle("a checkpoint");
         self.tell_differing();
         self.peer.sign_checkpoints(&self.member).await?;
-        let Some(counted) = self.peer.node().checkpoint() else {
+        let counted = self.peer.node().checkpoint();
+        let awaits = counted.is_none() && self.member.volume.awaits_checkpoint()?;
+        let told = awaits.then(|| {
+            let what = "the files of this machine are made anew from a checkpoint, and none is here: the mount \
+                        shows what is left, and takes no changes";
+            let advice = "connect a machine that has them; it goes on by itself";
+            (what.to_owned(), advice.to_owned())
+        });
+        self.peer.troubles().set(Trouble::Takeover, told);
+        let Some(counted) = counted else {
             return Ok(IDLE);
         };
         if self.done == Some(counted.checkpoint) {

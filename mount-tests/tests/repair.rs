@@ -198,3 +198,39 @@ fn a_damaged_member_is_made_whole_by_the_line_that_its_start_names() {
         assert!(b.state().join("damaged").exists());
     });
 }
+
+#[test]
+fn a_volume_of_one_that_has_its_changes_in_a_checkpoint_alone_is_whole_again() {
+    scenario("repair-checkpoint", 5 * MINUTES, |s| {
+        let mut a = s.peer("a");
+        a.mount(&Start::new_volume());
+        fs::create_dir(a.path("folder")).expect("made");
+        for n in 0..40 {
+            fs::write(a.path(format!("folder/{n}")), pattern(500 * n, n as u64)).expect("written");
+        }
+        fs::write(a.path("large"), pattern(3_000_000, 7)).expect("written");
+        a.sync();
+        let before = tree(a.mountpoint());
+        let state = a.state().display().to_string();
+        // What it frees is another matter; it asks for a checkpoint.
+        let asked = a.attempt("dfs", &["gc", "--state", &state, "--timeout", "1s"]);
+        assert!(matches!(asked.status.code(), Some(0 | 5)), "{asked}");
+        wait_until("the segments went", 2 * MINUTES, || {
+            let status = a.facts(&["status"]);
+            (status["disk_segments_bytes"] == 0).then_some(())
+        });
+        a.unmount();
+        Damage::Format.to(a.state());
+        println!(
+            "{}",
+            good(&a.attempt("dfs", &["repair", "--state", &state]))
+        );
+        a.mount(&Start::again());
+        wait_until("all is there", MINUTES, || {
+            (tree(a.mountpoint()) == before).then_some(())
+        });
+        wait_until("it can be written", MINUTES, || {
+            fs::write(a.path("later"), "later").ok()
+        });
+    });
+}

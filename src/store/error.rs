@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::base::ChunkId;
+
 /// Says why the store could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -140,6 +142,15 @@ pub enum StoreError {
     /// this was for is done by the next opening.
     #[error("the state folder is being left as it is")]
     Frozen,
+    /// A node of a tree of rows is not on this disk.
+    #[error("a part of the rows is on other peers: chunk {id}")]
+    Elsewhere {
+        /// Its chunk.
+        id: ChunkId,
+    },
+    /// The rows are of the past.
+    #[error("rows of the past do not change")]
+    OfThePast,
     /// The row database failed in a way that is not the system's fault; the log says how.
     #[error("the row database in {} cannot be read: a file there is damaged or missing", path.display())]
     Database {

@@ -9,7 +9,8 @@
 //! Whoever takes a tree over folds anew, as [`super::anew`] does, from there instead of from record 0.
 
 mod frozen;
-mod tree;
+pub(super) mod tree;
+mod tree_rows;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -17,10 +18,11 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 pub use self::tree::{GetNode, nodes_of};
+pub use self::tree_rows::{NodeSource, TreeRows};
 
 pub(super) use self::frozen::Frozen;
 
-use self::tree::{Growing, Item, Shared};
+use self::tree::{Growing, Item, Shared, Sizes};
 use super::anew::{Anew, SHARED, is_of_private, like};
 use super::committed::Committed;
 use super::folded::FoldedChain;
@@ -136,7 +138,7 @@ impl Volume {
         let starts = LogStarts::new(frozen.starts.clone())?;
         let mut hasher = self.config.keys.checkpoint_hasher();
         let mut put = |plain: Bytes| keeper.put(plain);
-        let mut growing = Growing::new(&mut put);
+        let mut growing = Growing::new(Sizes::WHOLE, &mut put);
         let is_whole = frozen.each(&self.config.keys, &mut |item| {
             item.hash_into(&mut hasher);
             growing.add(&item)
@@ -398,7 +400,7 @@ fn lay(
 
 impl Item {
     /// Leaves out of what all have of the row what each machine has for itself.
-    fn share(&mut self, value: &Value) {
+    pub(super) fn share(&mut self, value: &Value) {
         if let Value::Inode(inode) = value
             && inode.is_dir()
         {

@@ -1,8 +1,8 @@
 //! The tree of a checkpoint: rows in their order, cut into leaves, and lists of nodes up to one root.
 //!
 //! Each node is a chunk. Where a leaf ends is decided by the key of its last row, so leaves of which no row
-//! changed are the same chunks in the next checkpoint. A row that is longer than a leaf takes goes in several
-//! items.
+//! changed are the same chunks in the next tree. A row that is longer than a leaf takes goes in several
+//! items. A list says with which row each of its nodes begins, so one way down finds a row.
 
 use std::io::Write as _;
 
@@ -18,24 +18,42 @@ use crate::store::{KEY_MAX_BYTES, Table, VALUE_MAX_BYTES, codec};
 use crate::volume::{Result, VolumeError};
 
 /// Called with the plaintext of each node, which it keeps as a chunk.
-pub(super) type PutNode<'a> = dyn FnMut(Bytes) -> std::result::Result<ChunkId, ReplicaError> + 'a;
+pub(in crate::volume) type PutNode<'a> =
+    dyn FnMut(Bytes) -> std::result::Result<ChunkId, ReplicaError> + 'a;
 
 /// Called for the plaintext of a node; `None` where it is not here.
 pub type GetNode<'a> = dyn FnMut(&ChunkId) -> std::result::Result<Option<Bytes>, ReplicaError> + 'a;
 
-/// The least and the greatest leaf, in bytes, and how seldom a row ends one: some 100 KiB in the mean.
-const LEAF_MIN_BYTES: usize = 32 << 10;
-const LEAF_MAX_BYTES: usize = 512 << 10;
-const LEAF_END_MASK: u64 = 0x1ff;
+/// How large the nodes of a tree are.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::volume) struct Sizes {
+    /// The least and the greatest leaf, in bytes.
+    leaf_min: usize,
+    leaf_max: usize,
+    /// How seldom a row ends one.
+    leaf_end_mask: u64,
+    /// Most bytes of a value in one item.
+    part: usize,
+    /// Most nodes in a list.
+    list_max: usize,
+}
 
-/// Most bytes of a value in one item.
-const PART_BYTES: usize = 256 << 10;
+impl Sizes {
+    /// Those of what is read as a whole: leaves of some 100 KiB in the mean.
+    pub(in crate::volume) const WHOLE: Self = Self {
+        leaf_min: 32 << 10,
+        leaf_max: 512 << 10,
+        leaf_end_mask: 0x1ff,
+        part: 256 << 10,
+        list_max: LIST_MAX,
+    };
+}
 
 /// Most nodes in a list: 256 KiB of them.
 const LIST_MAX: usize = 4096;
 
 /// More levels than any tree has.
-const LEVELS_MAX: u8 = 6;
+pub(in crate::volume) const LEVELS_MAX: u8 = 6;
 
 const VERSION: u8 = 1;
 const LEAF: u8 = 0;
@@ -44,16 +62,16 @@ const HEAD_BYTES: usize = 2;
 
 /// A row as a tree holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Item {
-    pub(super) table: Table,
-    pub(super) key: Vec<u8>,
-    pub(super) value: Vec<u8>,
-    pub(super) shared: Shared,
+pub(in crate::volume) struct Item {
+    pub(in crate::volume) table: Table,
+    pub(in crate::volume) key: Vec<u8>,
+    pub(in crate::volume) value: Vec<u8>,
+    pub(in crate::volume) shared: Shared,
 }
 
 /// What all who have folded the same have of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Shared {
+pub(in crate::volume) enum Shared {
     /// The whole of it.
     Whole,
     /// This value: the rest is each machine's own.
@@ -72,7 +90,7 @@ impl Item {
     }
 
     /// Adds what all have of the row to the hash of all rows.
-    pub(super) fn hash_into(&self, hasher: &mut blake3::Hasher) {
+    pub(in crate::volume) fn hash_into(&self, hasher: &mut blake3::Hasher) {
         if let Some(shared) = self.shared() {
             let head = (self.table.tag(), self.key.len(), shared.len());
             hasher.update(&codec::encode(&head));
@@ -82,17 +100,40 @@ impl Item {
     }
 }
 
-/// A node in a list: where it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Node {
+/// A node in a list: where it is, and with which row it begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::volume) struct Node {
     id: ChunkId,
     len: u32,
+    tag: u8,
+    key: Vec<u8>,
+    /// It begins with the rest of that row.
+    pub(in crate::volume) is_rest: bool,
+}
+
+impl Node {
+    /// Returns the row with which it begins.
+    pub(in crate::volume) fn first(&self) -> (u8, &[u8]) {
+        (self.tag, &self.key)
+    }
+
+    /// Returns the tree below it, which has so many levels.
+    pub(in crate::volume) fn tree(&self, level: u8) -> Tree {
+        Tree {
+            root: self.id,
+            len: self.len,
+            level,
+        }
+    }
 }
 
 /// A tree that is being made.
-pub(super) struct Growing<'a> {
+pub(in crate::volume) struct Growing<'a> {
+    sizes: Sizes,
     put: &'a mut PutNode<'a>,
     leaf: Vec<u8>,
+    /// With which row the leaf begins, and whether with the rest of it.
+    first: Option<(u8, Vec<u8>, bool)>,
     /// What all have of the leaf: where it ends is the same for all.
     shared_bytes: usize,
     lists: Vec<Vec<Node>>,
@@ -100,10 +141,12 @@ pub(super) struct Growing<'a> {
 }
 
 impl<'a> Growing<'a> {
-    pub(super) fn new(put: &'a mut PutNode<'a>) -> Self {
+    pub(in crate::volume) fn new(sizes: Sizes, put: &'a mut PutNode<'a>) -> Self {
         Self {
+            sizes,
             put,
             leaf: head(LEAF),
+            first: None,
             shared_bytes: 0,
             lists: vec![Vec::new()],
             ids: Vec::new(),
@@ -111,11 +154,14 @@ impl<'a> Growing<'a> {
     }
 
     /// Adds the row that comes next.
-    pub(super) fn add(&mut self, item: &Item) -> Result<()> {
+    pub(in crate::volume) fn add(&mut self, item: &Item) -> Result<()> {
         let mut rest = &*item.value;
         loop {
-            let (part, later) = rest.split_at(rest.len().min(PART_BYTES));
+            let (part, later) = rest.split_at(rest.len().min(self.sizes.part));
+            let is_rest = rest.len() < item.value.len();
             rest = later;
+            self.first
+                .get_or_insert_with(|| (item.table.tag(), item.key.clone(), is_rest));
             put_item(&mut self.leaf, item, part, !rest.is_empty());
             if rest.is_empty() {
                 break;
@@ -125,16 +171,17 @@ impl<'a> Growing<'a> {
         let Some(shared) = item.shared() else {
             return Ok(());
         };
-        self.shared_bytes += item.key.len() + shared.len().min(PART_BYTES);
-        let ends = xxh3_64(&item.key) & LEAF_END_MASK == 0;
-        if self.shared_bytes >= LEAF_MAX_BYTES || ends && self.shared_bytes >= LEAF_MIN_BYTES {
+        self.shared_bytes += item.key.len() + shared.len().min(self.sizes.part);
+        let ends = xxh3_64(&item.key) & self.sizes.leaf_end_mask == 0;
+        let bytes = self.shared_bytes;
+        if bytes >= self.sizes.leaf_max || ends && bytes >= self.sizes.leaf_min {
             self.end_leaf()?;
         }
         Ok(())
     }
 
     /// Ends the tree; returns it, and the chunks that it is made of.
-    pub(super) fn end(mut self) -> Result<(Tree, Vec<ChunkId>)> {
+    pub(in crate::volume) fn end(mut self) -> Result<(Tree, Vec<ChunkId>)> {
         if self.leaf.len() > HEAD_BYTES || self.lists.iter().all(Vec::is_empty) {
             self.end_leaf()?;
         }
@@ -161,16 +208,25 @@ impl<'a> Growing<'a> {
     fn end_leaf(&mut self) -> Result<()> {
         self.shared_bytes = 0;
         let leaf = std::mem::replace(&mut self.leaf, head(LEAF));
-        self.put_node(0, leaf)
+        let first = self.first.take().unwrap_or_default();
+        self.put_node(0, leaf, first)
     }
 
     fn end_list(&mut self, level: usize, list: &[Node]) -> Result<()> {
         let mut bytes = head(LIST);
         codec::encode_into(list, &mut bytes);
-        self.put_node(level + 1, bytes)
+        let first = list
+            .first()
+            .map(|node| (node.tag, node.key.clone(), node.is_rest));
+        self.put_node(level + 1, bytes, first.unwrap_or_default())
     }
 
-    fn put_node(&mut self, level: usize, bytes: Vec<u8>) -> Result<()> {
+    fn put_node(
+        &mut self,
+        level: usize,
+        bytes: Vec<u8>,
+        (tag, key, is_rest): (u8, Vec<u8>, bool),
+    ) -> Result<()> {
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let id = (self.put)(Bytes::from(bytes))?;
         self.ids.push(id);
@@ -180,8 +236,14 @@ impl<'a> Growing<'a> {
         let Some(list) = self.lists.get_mut(level) else {
             return Ok(());
         };
-        list.push(Node { id, len });
-        if list.len() == LIST_MAX {
+        list.push(Node {
+            id,
+            len,
+            tag,
+            key,
+            is_rest,
+        });
+        if list.len() == self.sizes.list_max {
             let list = std::mem::take(list);
             self.end_list(level, &list)?;
         }
@@ -206,7 +268,7 @@ const BAD_NODE: VolumeError = VolumeError::BadCheckpoint {
 };
 
 /// Calls `f` with each row of a tree in order; returns the chunks that it is made of.
-pub(super) fn read(
+pub(in crate::volume) fn read(
     tree: &Tree,
     get: &mut GetNode<'_>,
     f: &mut dyn FnMut(Table, Vec<u8>, Vec<u8>) -> Result<()>,
@@ -253,15 +315,11 @@ pub(super) fn read(
 pub fn nodes_of(tree: &Tree, plain: &[u8]) -> Result<Vec<Tree>> {
     let nodes = list_of(plain)?;
     let level = tree.level.checked_sub(1).ok_or(BAD_NODE)?;
-    let tree = |node: Node| Tree {
-        root: node.id,
-        len: node.len,
-        level,
-    };
-    Ok(nodes.into_iter().map(tree).collect())
+    Ok(nodes.iter().map(|node| node.tree(level)).collect())
 }
 
-fn list_of(plain: &[u8]) -> Result<Vec<Node>> {
+/// Returns the nodes of a list.
+pub(in crate::volume) fn list_of(plain: &[u8]) -> Result<Vec<Node>> {
     let list = plain.strip_prefix(&[VERSION, LIST]).ok_or(BAD_NODE)?;
     let nodes: Vec<Node> = codec::decode(list, plain.len()).map_err(|_| BAD_NODE)?;
     match nodes.len() {
@@ -297,7 +355,8 @@ fn each_leaf(
 /// Called with the table of an item, whether it goes on in the next one, its key, and its part of the value.
 type ItemVisitor<'a> = dyn FnMut(Table, bool, &[u8], &[u8]) -> Result<()> + 'a;
 
-fn each_item(leaf: &[u8], f: &mut ItemVisitor<'_>) -> Result<()> {
+/// Calls `f` with each item of a leaf.
+pub(in crate::volume) fn each_item(leaf: &[u8], f: &mut ItemVisitor<'_>) -> Result<()> {
     let mut rest = leaf.strip_prefix(&[VERSION, LEAF]).ok_or(BAD_NODE)?;
     while !rest.is_empty() {
         let head: (u8, bool, usize, usize) = codec::take(&mut rest).ok_or(BAD_NODE)?;
@@ -312,6 +371,18 @@ fn each_item(leaf: &[u8], f: &mut ItemVisitor<'_>) -> Result<()> {
         f(table, goes_on, key, value)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+impl Sizes {
+    /// Trees of few rows that have several levels.
+    pub(in crate::volume) const TINY: Self = Self {
+        leaf_min: 64,
+        leaf_max: 512,
+        leaf_end_mask: 3,
+        part: 128,
+        list_max: 4,
+    };
 }
 
 #[cfg(test)]
@@ -330,7 +401,7 @@ mod tests {
             kept.borrow_mut().insert(id, plain);
             Ok(id)
         };
-        let mut growing = Growing::new(&mut put);
+        let mut growing = Growing::new(Sizes::WHOLE, &mut put);
         for item in items {
             growing.add(item).unwrap();
         }
@@ -366,14 +437,14 @@ mod tests {
     fn a_tree_of_any_size_is_read_as_it_was_made() {
         let long = |len: usize| vec![item(Table::Op, &(len as u64).to_be_bytes(), vec![9; len])];
         let mut mixed = some(3000);
-        mixed.extend(long(PART_BYTES));
+        mixed.extend(long(Sizes::WHOLE.part));
         mixed.extend(long(3 << 20));
         for items in [
             Vec::new(),
             some(1),
             some(100_000),
-            long(PART_BYTES),
-            long(PART_BYTES + 1),
+            long(Sizes::WHOLE.part),
+            long(Sizes::WHOLE.part + 1),
             mixed,
         ] {
             let kept = Kept::default();

@@ -48,6 +48,7 @@ mod segments;
 mod settled;
 mod shape;
 mod sight;
+mod snapshot;
 mod state;
 mod sums;
 mod todo;
@@ -75,8 +76,9 @@ pub use error::VolumeError;
 pub use feed::{Merged, Missing};
 pub use history::{PastContent, Removals, Removed, Revision};
 pub use op::{
-    Append, Create, OP_INLINE_MAX_BYTES, OP_PIECES_MAX, Op, OpKind, Replaced, Write, ino_of,
+    Append, Create, Kept, OP_INLINE_MAX_BYTES, OP_PIECES_MAX, Op, OpKind, Replaced, Write, ino_of,
 };
+pub use snapshot::{Keep, Snapshot};
 pub use sums::Checked;
 pub use types::{
     Change, Conflict, ConflictKind, Counts, DirKey, Dirent, Extent, FileKind, Inode, Piece, Place,

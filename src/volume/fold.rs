@@ -154,6 +154,14 @@ impl Fold<'_> {
                 self.set_xattr(*ino, name, None, *time, false)
             }
             OpKind::Resolve { conflict } => self.resolve_conflict(*conflict),
+            OpKind::Snapshot(kept) => {
+                let key = RowKey::Snapshot(self.id);
+                self.tx.put(key, Value::Snapshot(kept.clone()))
+            }
+            OpKind::DropSnapshot { snapshot } => match self.tx.get(RowKey::Snapshot(*snapshot))? {
+                Some(_) => self.tx.delete(RowKey::Snapshot(*snapshot)),
+                None => Ok(()),
+            },
         }
     }
 

@@ -14,6 +14,7 @@ use crate::base::limits::{
     XATTR_VALUE_MAX_BYTES,
 };
 use crate::base::{Ino, LogId, OpId, Timespec};
+use crate::log::checkpoint::Tree;
 
 /// A change with its name in the total order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,6 +140,28 @@ pub enum OpKind {
         /// The conflict's op.
         conflict: OpId,
     },
+    /// Keeps what its author saw of the volume at a moment.
+    Snapshot(Kept),
+    /// Lets go of a snapshot.
+    DropSnapshot {
+        /// The op that made it.
+        snapshot: OpId,
+    },
+}
+
+/// The fields of [`OpKind::Snapshot`], and its row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// What people call it.
+    pub name: String,
+    /// Of which moment it is, milliseconds since 1970.
+    pub time_ms: u64,
+    /// Where the rows of that moment are.
+    pub tree: Tree,
+    /// Files, directories and other nodes in it.
+    pub nodes: u64,
+    /// Bytes that the extents of its files cover.
+    pub bytes: u64,
 }
 
 /// The fields of [`OpKind::Create`].
@@ -237,7 +260,10 @@ impl OpKind {
     /// elsewhere does nothing.
     pub(super) fn flaw(&self) -> Option<&'static str> {
         match self {
-            Self::Format { .. } | Self::SetAttr { .. } | Self::Resolve { .. } => None,
+            Self::Format { .. }
+            | Self::SetAttr { .. }
+            | Self::Resolve { .. }
+            | Self::DropSnapshot { .. } => None,
             Self::Device { name } => {
                 (name.len() > DEVICE_NAME_MAX_BYTES).then_some("a device name too long")
             }
@@ -250,16 +276,20 @@ impl OpKind {
             Self::Append(append) => flaw_of_pieces(&append.pieces, append.len),
             Self::SetXattr { name, value, .. } => flaw_of_xattr(name, value),
             Self::RemoveXattr { name, .. } => flaw_of_xattr(name, &[]),
+            Self::Snapshot(kept) => flaw_of_name(kept.name.as_bytes()),
         }
     }
 }
 
 fn flaw_of_place(place: &Place) -> Option<&'static str> {
-    let name = &place.name;
+    flaw_of_name(&place.name)
+}
+
+fn flaw_of_name(name: &[u8]) -> Option<&'static str> {
     if name.is_empty() || name.len() > NAME_MAX_BYTES {
         return Some("a name of no or too many bytes");
     }
-    if name == "." || name == ".." || name.iter().any(|byte| matches!(byte, b'/' | 0)) {
+    if name == b"." || name == b".." || name.iter().any(|byte| matches!(byte, b'/' | 0)) {
         return Some("a name that no directory can hold");
     }
     None

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::op::Kept;
 use super::types::{Conflict, DirKey, Dirent, Extent, Inode, Place};
 use super::{Result, VolumeError};
 use crate::base::{DeviceId, Ino, OpId, Timespec};
@@ -35,6 +36,8 @@ pub(super) enum RowKey {
     Device(DeviceId),
     /// When a directory that is a part of another changed.
     Dated(Ino),
+    /// A snapshot, by the op that made it.
+    Snapshot(OpId),
 }
 
 /// Where the content that a version names is now.
@@ -103,6 +106,8 @@ pub(super) enum Value {
     Device(String),
     /// Of [`RowKey::Dated`].
     Dated(Dated),
+    /// Of [`RowKey::Snapshot`].
+    Snapshot(Kept),
 }
 
 /// A row as it lies in the store, with its value.
@@ -132,6 +137,7 @@ impl Stored {
             Value::Conflict(value) => codec::encode(value),
             Value::Device(value) => codec::encode(value),
             Value::Dated(value) => codec::encode(value),
+            Value::Snapshot(value) => codec::encode(value),
         };
         Arc::new(Self {
             bytes: Bytes::from(bytes),
@@ -153,6 +159,7 @@ impl Stored {
             RowKey::Conflict(_) => Value::Conflict(decode(&bytes)?),
             RowKey::Device(_) => Value::Device(decode(&bytes)?),
             RowKey::Dated(_) => Value::Dated(decode(&bytes)?),
+            RowKey::Snapshot(_) => Value::Snapshot(decode(&bytes)?),
         };
         Ok(Arc::new(Self { bytes, value }))
     }
@@ -195,8 +202,9 @@ impl AsRef<[u8]> for KeyBytes {
     }
 }
 
-/// First byte of the keys of places in the table that the volume shares among small things.
+/// First bytes of the keys of places and of snapshots in the table that the volume shares among small things.
 const LINK_TAG: u8 = b'L';
+const SNAPSHOT_TAG: u8 = b'S';
 
 impl RowKey {
     /// Returns the table of the row.
@@ -206,7 +214,7 @@ impl RowKey {
             Self::Dirent(..) => Table::Dirent,
             Self::Extent(..) => Table::Extent,
             Self::Xattr(..) => Table::Xattr,
-            Self::Link(..) => Table::Volume,
+            Self::Link(..) | Self::Snapshot(_) => Table::Volume,
             Self::Orphan(_) => Table::Orphan,
             Self::Alias(_) => Table::Alias,
             Self::Fork(..) => Table::Fork,
@@ -235,7 +243,13 @@ impl RowKey {
             Self::Fork(ino, version) => key.push(&ino.0.to_be_bytes()).push(&version.to_key()),
             Self::Conflict(op) => key.push(&op.to_key()),
             Self::Device(device) => key.push(&device.0.to_be_bytes()),
+            Self::Snapshot(op) => key.push(&[SNAPSHOT_TAG]).push(&op.to_key()),
         }
+    }
+
+    /// Tells whether these are the bytes of the key of a place.
+    pub(super) fn is_of_link(bytes: &[u8]) -> bool {
+        bytes.first() == Some(&LINK_TAG)
     }
 
     /// Returns the key whose bytes these are in the table of `like`.
@@ -248,7 +262,11 @@ impl RowKey {
             Self::Dirent(..) => Self::Dirent(Ino(take_u64(&mut rest)?), take_hash(&mut rest)?),
             Self::Xattr(..) => Self::Xattr(Ino(take_u64(&mut rest)?), take_hash(&mut rest)?),
             Self::Extent(..) => Self::Extent(Ino(take_u64(&mut rest)?), take_u64(&mut rest)?),
-            Self::Link(..) => {
+            Self::Link(..) | Self::Snapshot(_) if rest.first() == Some(&SNAPSHOT_TAG) => {
+                rest = rest.get(1..).ok_or(BAD_KEY)?;
+                Self::Snapshot(take_op(&mut rest)?)
+            }
+            Self::Link(..) | Self::Snapshot(_) => {
                 rest = rest.strip_prefix(&[LINK_TAG]).ok_or(BAD_KEY)?;
                 Self::Link(
                     Ino(take_u64(&mut rest)?),
@@ -355,6 +373,7 @@ mod tests {
             ],
             [RowKey::Fork(Ino(1), op(1)), RowKey::Fork(Ino(1), op(2))],
             [RowKey::Conflict(op(255)), RowKey::Conflict(op(256))],
+            [RowKey::Snapshot(op(255)), RowKey::Snapshot(op(256))],
         ];
         for pair in keys {
             assert!(pair[0] < pair[1]);

@@ -110,7 +110,11 @@ impl OpKind {
                 loose_bytes: name.len(),
                 ..shape(Target::Changes(*ino))
             },
-            Self::Resolve { .. } => shape(Target::None),
+            Self::Resolve { .. } | Self::DropSnapshot { .. } => shape(Target::None),
+            Self::Snapshot(kept) => OpShape {
+                loose_bytes: kept.name.len(),
+                ..shape(Target::None)
+            },
         }
     }
 
@@ -129,7 +133,9 @@ impl OpKind {
             | Self::Unlink { .. }
             | Self::Rmdir { .. }
             | Self::Rename { .. }
-            | Self::Resolve { .. } => {}
+            | Self::Resolve { .. }
+            | Self::Snapshot(_)
+            | Self::DropSnapshot { .. } => {}
         }
         self
     }

@@ -26,6 +26,7 @@ mod records;
 mod removal;
 mod replaced;
 mod several;
+mod snapshots;
 mod sums;
 mod times;
 mod tree;

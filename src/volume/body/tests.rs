@@ -4,7 +4,10 @@ use bytes::Bytes;
 
 use super::*;
 use crate::base::{ChunkId, DeviceId, Ino, LogId, OpId, Timespec, VolumeId, stored};
-use crate::volume::{Append, Create, FileKind, Piece, Place, Replaced, Source, Write, ino_of};
+use crate::log::checkpoint::Tree;
+use crate::volume::{
+    Append, Create, FileKind, Kept, Piece, Place, Replaced, Source, Write, ino_of,
+};
 use crate::wire::RecordRef;
 
 fn id() -> OpId {
@@ -185,6 +188,18 @@ fn every_kind() -> Vec<OpKind> {
         },
         OpKind::RemoveXattr { ino, name, time },
         OpKind::Resolve { conflict: id() },
+        OpKind::Snapshot(Kept {
+            name: "a".repeat(255),
+            time_ms: 1_700_000_000_000,
+            tree: Tree {
+                root: ChunkId([5; 32]),
+                len: 300,
+                level: 1,
+            },
+            nodes: 400,
+            bytes: 1 << 40,
+        }),
+        OpKind::DropSnapshot { snapshot: id() },
     ]
 }
 
@@ -272,15 +287,15 @@ fn outcome(ops: &[&[u8]]) -> Result<Vec<(Stamp, OpKind)>> {
 #[test]
 fn a_kind_that_is_not_known_is_told_from_what_is_no_op() {
     let known = codec::encode(&OpKind::Resolve { conflict: id() });
-    let next = [13u8, 1, 2, 3];
+    let next = [15u8, 1, 2, 3];
     let far = [0xfb, 0x2c, 0x01];
     assert_eq!(outcome(&[&known, &known]).unwrap().len(), 2);
-    for (newer, number) in [(&next[..], 13), (&far[..], 300)] {
+    for (newer, number) in [(&next[..], 15), (&far[..], 300)] {
         for ops in [[newer, &known[..]], [&known[..], newer]] {
             let Err(VolumeError::TooNew { found, known, .. }) = outcome(&ops) else {
                 panic!("{ops:?}: {:?}", outcome(&ops));
             };
-            assert_eq!((found, known), (number, 12));
+            assert_eq!((found, known), (number, 14));
         }
     }
     // A known kind with other fields, none at all, and a number that is cut.

@@ -1,6 +1,7 @@
 //! The bytes of every kind of row.
 
 use crate::base::{ChunkId, DeviceId, LogId, Stamp, Timespec, stored, variants};
+use crate::log::checkpoint::Tree;
 use crate::volume::progress::Progress;
 use crate::volume::sight::Past;
 use crate::volume::types::{Cells, ConflictKind, Field, FileKind, Kindred, Source, Twin};
@@ -150,6 +151,18 @@ fn every_row() -> Vec<(RowKey, Value)> {
     ));
     let mtime = inode().mtime;
     rows.push((RowKey::Dated(Ino(2)), Value::Dated(Dated { mtime, by })));
+    let kept = Kept {
+        name: "before".to_owned(),
+        time_ms: 1_700_000_000_000,
+        tree: Tree {
+            root: ChunkId([5; 32]),
+            len: 300,
+            level: 1,
+        },
+        nodes: 400,
+        bytes: 1 << 40,
+    };
+    rows.push((RowKey::Snapshot(op(1)), Value::Snapshot(kept)));
     rows
 }
 

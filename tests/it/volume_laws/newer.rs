@@ -74,7 +74,7 @@ fn the_log_of_a_newer_kind_of_op_waits_and_no_other_does() {
     let [here, newer, third] = &devices[..] else {
         unreachable!("three devices");
     };
-    seal_raw(newer, &[folder(newer, "before"), vec![13, 1, 2, 3]]);
+    seal_raw(newer, &[folder(newer, "before"), vec![15, 1, 2, 3]]);
     seal_raw(newer, &[folder(newer, "after")]);
     for _ in 0..2 {
         let merged = take(here, newer);
@@ -84,8 +84,8 @@ fn the_log_of_a_newer_kind_of_op_waits_and_no_other_does() {
             matches!(
                 error,
                 VolumeError::TooNew {
-                    found: 13,
-                    known: 12,
+                    found: 15,
+                    known: 14,
                     ..
                 }
             ),

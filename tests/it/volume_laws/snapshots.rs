@@ -1,0 +1,216 @@
+//! Snapshots: all who fold the op have what its author saw.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dfs::base::{ChunkId, Clock, Rng};
+use dfs::replica::ReplicaError;
+use dfs::store::{Rows, Table};
+use dfs::volume::{Keep, Snapshot, VolumeError};
+use parking_lot::Mutex;
+
+use super::cluster::{Device, agree, cluster, exchange_all, sync};
+
+type Nodes = Arc<Mutex<BTreeMap<ChunkId, Bytes>>>;
+
+/// Keeps the nodes of trees.
+struct Kept<'a> {
+    nodes: &'a Nodes,
+    /// Called when the moment is chosen.
+    frozen: &'a dyn Fn(),
+    news: usize,
+}
+
+impl Keep for Kept<'_> {
+    fn put(&mut self, plain: Bytes) -> Result<ChunkId, ReplicaError> {
+        let id = ChunkId(*blake3::hash(&plain).as_bytes());
+        self.news += usize::from(self.nodes.lock().insert(id, plain).is_none());
+        Ok(id)
+    }
+
+    fn frozen(&mut self) {
+        (self.frozen)();
+    }
+}
+
+impl Device {
+    fn keep(&self, nodes: &Nodes, name: &str) -> Snapshot {
+        self.keep_while(nodes, name, &|| {})
+    }
+
+    fn keep_while(&self, nodes: &Nodes, name: &str, frozen: &dyn Fn()) -> Snapshot {
+        let news = 0;
+        let keep = &mut Kept {
+            nodes,
+            frozen,
+            news,
+        };
+        self.volume.make_snapshot(name, keep).unwrap()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let snapshots = self.volume.snapshots().unwrap();
+        snapshots.into_iter().map(|kept| kept.name).collect()
+    }
+
+    fn of(&self, nodes: &Nodes, snapshot: &Snapshot) -> Of {
+        let nodes = Arc::clone(nodes);
+        let source = move |id: &ChunkId| Ok(nodes.lock().get(id).cloned());
+        of(&*self.volume.snapshot_rows(snapshot, Arc::new(source)))
+    }
+}
+
+type Of = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+
+/// Returns the rows by which files are looked up and read.
+fn of(rows: &dyn Rows) -> Of {
+    let mut of = Of::new();
+    for table in [
+        Table::Inode,
+        Table::Dirent,
+        Table::Extent,
+        Table::Xattr,
+        Table::Volume,
+    ] {
+        rows.scan(table, &[], None, &mut |key, value| {
+            if table != Table::Volume || key.first() == Some(&b'L') {
+                of.insert((table, key.to_vec()), value.to_vec());
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    }
+    of
+}
+
+fn some_changes(devices: &[Device]) {
+    devices[0].mkdir("/d");
+    devices[0].put("/d/a", "one");
+    devices[0].put("/d/b", "two");
+    devices[0].link("/d/b", "/c");
+    sync(devices);
+    devices[1].put("/d/a", "three");
+    devices[0].put("/new", "that nobody else has");
+}
+
+#[test]
+fn all_have_what_its_author_saw_at_that_moment() {
+    let (devices, nodes) = (cluster(2), Nodes::default());
+    some_changes(&devices);
+    let expected = of(&*devices[0].store.rows);
+    devices[0].clock.advance(std::time::Duration::from_secs(5));
+    let now = devices[0].clock.wall_ms();
+    let made = devices[0].keep_while(&nodes, "first", &|| {
+        // What changes while the tree is made is not in it.
+        devices[0].put("/d/late", "not in it");
+        devices[0].unlink("/new");
+    });
+    assert_eq!((&*made.name, made.time_ms), ("first", now));
+    assert_eq!(made.device, devices[0].volume.device());
+    // The root, a directory, and three files of which one has two names.
+    assert_eq!(made.nodes, 5);
+    exchange_all(&devices);
+    agree(&devices);
+    for device in &devices {
+        assert_eq!(
+            device.volume.snapshots().unwrap(),
+            std::slice::from_ref(&made)
+        );
+        assert_eq!(device.of(&nodes, &made), expected);
+    }
+    devices[1].volume.drop_snapshot(made.op).unwrap();
+    exchange_all(&devices);
+    agree(&devices);
+    assert_eq!(devices[0].names(), [""; 0]);
+}
+
+#[test]
+fn what_crossed_is_undone_and_done_again() {
+    let (devices, nodes) = (cluster(2), Nodes::default());
+    some_changes(&devices);
+    // Each in its own order: what the other one did comes before some of it and behind the rest.
+    for (device, name) in [(0, "one"), (1, "two"), (0, "three"), (1, "two"), (0, "two")] {
+        devices[device].put("/d/a", name);
+        devices[device].keep(&nodes, name);
+        devices[device]
+            .clock
+            .advance(std::time::Duration::from_secs(1));
+    }
+    let first = devices[0].volume.snapshots().unwrap()[0].clone();
+    devices[0].volume.drop_snapshot(first.op).unwrap();
+    exchange_all(&devices);
+    agree(&devices);
+    // Two that have one name are told apart, alike everywhere, and both are there.
+    for device in &devices {
+        assert_eq!(device.names(), ["two", "two (2)", "three", "two (3)"]);
+    }
+    let twice = devices[1].volume.snapshots().unwrap();
+    devices[0].volume.drop_snapshot(twice[0].op).unwrap();
+    devices[1].volume.drop_snapshot(twice[0].op).unwrap();
+    exchange_all(&devices);
+    agree(&devices);
+    assert_eq!(devices[1].names(), ["two", "three", "two (2)"]);
+}
+
+#[test]
+fn what_did_not_change_is_kept_once() {
+    let (devices, nodes) = (cluster(1), Nodes::default());
+    for dir in 0..40 {
+        devices[0].mkdir(&format!("/{dir}"));
+        for file in 0..40 {
+            devices[0].put(
+                &format!("/{dir}/{file}"),
+                "some text that stands in the rows",
+            );
+        }
+    }
+    devices[0].keep(&nodes, "a");
+    let (frozen, news) = (&|| {}, 0);
+    let before = nodes.lock().len();
+    devices[0].put("/7/7", "changed");
+    let mut keep = Kept {
+        nodes: &nodes,
+        frozen,
+        news,
+    };
+    devices[0].volume.make_snapshot("b", &mut keep).unwrap();
+    assert!(
+        before > 5 && keep.news < before / 2,
+        "{} of {before}",
+        keep.news
+    );
+}
+
+#[test]
+fn a_name_that_no_folder_can_hold_is_refused() {
+    let (devices, nodes) = (cluster(1), Nodes::default());
+    for name in ["", ".", "..", "a/b", &"a".repeat(256)] {
+        let (frozen, news) = (&|| {}, 0);
+        let keep = &mut Kept {
+            nodes: &nodes,
+            frozen,
+            news,
+        };
+        let refused = devices[0].volume.make_snapshot(name, keep);
+        assert!(matches!(refused, Err(VolumeError::BadOp { .. })), "{name}");
+    }
+    let long = "é".repeat(127);
+    for _ in 0..2 {
+        devices[0].keep(&nodes, &long);
+    }
+    let names = devices[0].names();
+    assert!(names.iter().all(|name| name.len() <= 255), "{names:?}");
+    assert_ne!(names[0], names[1]);
+}
+
+#[test]
+fn it_outlives_a_power_cut() {
+    let (mut devices, nodes) = (cluster(1), Nodes::default());
+    devices[0].put("/a", "one");
+    let made = devices[0].keep(&nodes, "a");
+    devices[0].volume.sync().unwrap();
+    devices[0].crash(&Rng::from_seed(3));
+    assert_eq!(devices[0].volume.snapshots().unwrap(), [made]);
+}

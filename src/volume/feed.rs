@@ -23,7 +23,6 @@ use super::todo::Todo;
 use super::view::private_of;
 use super::{Result, Volume, VolumeError};
 use crate::base::{Ino, LogId, OpId, Stamp};
-use crate::log::LogError;
 use crate::log::chain::{Footing, Pasts};
 use crate::store::Batch;
 use crate::wire::limits::SEEN_MAX;
@@ -408,58 +407,29 @@ impl Volume {
 
 impl Volume {
     /// Returns what an author had folded at ops of its log `own`, in terms of this chain: what a record of
-    /// another one named behind where the two part it had seen, too.
+    /// another one named behind where the two part it had seen, too. That follows from the records alone,
+    /// whatever of the segments is here.
     pub(super) fn past_of(&self, past: Past, own: LogId, footing: Footing) -> Result<Past> {
         if footing.number == past.record.number {
             return Ok(past);
         }
         let seen = past.seen.iter();
         let mut seen: BTreeMap<LogId, Seen> = seen.map(|seen| (seen.log, *seen)).collect();
-        for (log, seg_no) in footing.beyond {
-            let is_known = |seen: &Seen| seen.seg_no >= seg_no;
-            if seen.get(&log).is_some_and(is_known) {
+        for (log, beyond) in footing.beyond {
+            if log == own {
                 continue;
             }
-            // Which ops those were is not here any more; all have folded them for good.
-            if seg_no <= self.config.log.floor(log) {
-                continue;
+            let at = seen.entry(log).or_insert(beyond);
+            if at.seg_no < beyond.seg_no {
+                (at.seg_no, at.hash) = (beyond.seg_no, beyond.hash);
             }
-            if log != own {
-                let last = self.config.log.get(log, seg_no)?;
-                let last = last.ok_or(LogError::Corrupt { log, seg_no })?;
-                let at = seen.entry(log).or_insert_with(|| unseen(log));
-                (at.seg_no, at.hash) = (seg_no, last.hash());
-                if last.header.op_log() == log {
-                    at.last = last.header.last;
-                }
-            }
-            // What an earlier start left stands first.
-            for seg_no in self.config.log.floor(log) + 1..=seg_no {
-                let segment = self.config.log.get(log, seg_no)?;
-                let carried = segment.filter(|segment| segment.header.op_log() != log);
-                let Some(SealedSegment { header, .. }) = carried else {
-                    break;
-                };
-                let named = header.op_log();
-                let at = seen.entry(named).or_insert_with(|| unseen(named));
-                at.last = header.last.max(at.last);
-            }
+            at.last = beyond.last.max(at.last);
         }
         let record = self.config.chain.get(footing.number)?;
         Ok(Past {
             record: record.map(|record| record.reference()).unwrap_or_default(),
             seen: seen.into_values().take(SEEN_MAX).collect(),
         })
-    }
-}
-
-/// Says of a log that nothing of it was seen.
-fn unseen(log: LogId) -> Seen {
-    Seen {
-        log,
-        seg_no: 0,
-        hash: [0; 32],
-        last: Stamp(0),
     }
 }
 
@@ -534,8 +504,8 @@ impl Feed {
             *seg_no > folded.max(read)
         };
         let seen = header.seen.iter().map(|seen| (seen.log, seen.seg_no));
-        let beyond = footing.beyond.iter().map(|(log, seg_no)| (*log, *seg_no));
-        match seen.chain(beyond).find(is_missing) {
+        let missing = seen.chain(footing.ends()).find(is_missing);
+        match missing {
             Some((log, _)) => Err(Missing::Log(log)),
             None => Ok(footing),
         }

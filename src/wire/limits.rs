@@ -34,8 +34,8 @@ pub const SEGMENTS_BATCH_BYTES: usize = 2 << 20;
 pub const LINKS_MAX: usize = 256;
 pub const LINKS_BATCH_BYTES: usize = 1 << 20;
 
-/// Largest record with its certificate: 4,096 segments of 50 bytes each and its other lists.
-pub const LINK_MAX_BYTES: usize = 321 << 10;
+/// Largest record with its certificate: 4,096 segments of 68 bytes each and its other lists.
+pub const LINK_MAX_BYTES: usize = 385 << 10;
 
 /// Largest letter between those who decide records, one with a record and its certificate; and most of
 /// them in one message, with as many bytes as of records.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use super::fork::Footing;
 use super::keep::Chain;
 use crate::base::LogId;
 use crate::log::{LogError, LogStore};
@@ -218,7 +219,7 @@ fn note_past(
     note(reach, &header.seen);
     let footing = chain.footing(header.record)?;
     let is_known = footing.is_some();
-    for (log, seg_no) in footing.into_iter().flat_map(|footing| footing.beyond) {
+    for (log, seg_no) in footing.iter().flat_map(Footing::ends) {
         let at = reach.entry(log).or_default();
         *at = (*at).max(seg_no);
     }

@@ -13,14 +13,14 @@ use super::drive::Outcome;
 use super::fence::Pasts;
 use super::keep::{Chain, State};
 use super::marks::{MARKED_KEY, Since};
-use super::record::Record;
+use super::record::{Record, SegmentName};
 use super::row::Tip;
 use super::stored::{Link, put_row};
 use super::vote::Notary;
-use crate::base::{DeviceId, LogId};
+use crate::base::{DeviceId, LogId, Stamp};
 use crate::log::LogError;
 use crate::store::{Batch, Table, codec};
-use crate::wire::{RecordRef, Vector};
+use crate::wire::{RecordRef, Seen};
 
 /// Hashes of records that are kept in memory, so that the heads of segments cost no row each.
 const HASHES_MAX: usize = 4096;
@@ -36,8 +36,42 @@ const LEFT_MAX: usize = 1 << 20;
 pub struct Footing {
     /// The newest record of this chain that it had folded.
     pub number: u64,
-    /// The last segments of logs that records of another chain named behind that one.
-    pub beyond: Vector,
+    /// What records of another chain named behind that one, by log: its last segment, and the last of its ops.
+    pub beyond: BTreeMap<LogId, Seen>,
+}
+
+impl Footing {
+    /// Returns the last segments of logs that records of another chain named.
+    pub fn ends(&self) -> impl Iterator<Item = (LogId, u64)> {
+        let named = self.beyond.values().filter(|seen| seen.seg_no > 0);
+        named.map(|seen| (seen.log, seen.seg_no))
+    }
+
+    /// Notes a segment that a record of another chain named. What it carries of another log of its author is
+    /// that one's, too.
+    fn note(&mut self, name: &SegmentName) {
+        let of_ops = Seen {
+            log: name.last.log,
+            seg_no: 0,
+            hash: [0; 32],
+            last: name.last.stamp,
+        };
+        self.add(of_ops);
+        self.add(Seen {
+            log: name.log,
+            seg_no: name.seg_no,
+            hash: name.hash,
+            last: Stamp::default(),
+        });
+    }
+
+    fn add(&mut self, seen: Seen) {
+        let at = self.beyond.entry(seen.log).or_insert(seen);
+        if at.seg_no < seen.seg_no {
+            (at.seg_no, at.hash) = (seen.seg_no, seen.hash);
+        }
+        at.last = seen.last.max(at.last);
+    }
 }
 
 /// Where the record stands that a segment states.
@@ -111,11 +145,14 @@ impl Chain {
         if record == RecordRef::default() || self.has(record)? {
             return Ok(Standing::Known(Footing {
                 number: record.number,
-                beyond: Vector::new(),
+                beyond: BTreeMap::new(),
             }));
         }
         let turns = self.memory.lock().turns;
-        let mut beyond = Vector::new();
+        let mut beyond = Footing {
+            number: 0,
+            beyond: BTreeMap::new(),
+        };
         let mut at = record;
         for _ in 0..LEFT_MAX {
             let known = self.memory.lock().footings.get(&at.hash).cloned();
@@ -127,10 +164,7 @@ impl Chain {
             let Some(left) = left.filter(|left| left.number == at.number) else {
                 return Ok(Standing::Lacks(at));
             };
-            for name in &left.segments {
-                let last = beyond.entry(name.log).or_default();
-                *last = name.seg_no.max(*last);
-            }
+            left.segments.iter().for_each(|name| beyond.note(name));
             let Some(before) = left.before() else {
                 break;
             };
@@ -145,7 +179,7 @@ impl Chain {
             }
             let common = Footing {
                 number: before.number,
-                beyond: Vector::new(),
+                beyond: BTreeMap::new(),
             };
             return Ok(self.stands_beside(record, common, beyond, turns));
         }
@@ -160,12 +194,11 @@ impl Chain {
         &self,
         record: RecordRef,
         mut footing: Footing,
-        named: Vector,
+        named: Footing,
         turns: u64,
     ) -> Standing {
-        for (log, seg_no) in named {
-            let last = footing.beyond.entry(log).or_default();
-            *last = seg_no.max(*last);
+        for seen in named.beyond.into_values() {
+            footing.add(seen);
         }
         let memory = &mut *self.memory.lock();
         if memory.footings.len() >= FOOTINGS_MAX {

@@ -118,7 +118,7 @@ impl<'a> Naming<'a> {
                 true => self.log.get(name.log, name.seg_no)?,
                 false => None,
             };
-            let Some(segment) = found.filter(|segment| segment.hash() == name.hash) else {
+            let Some(segment) = found.filter(|segment| SegmentName::of(segment) == *name) else {
                 return Ok(false);
             };
             if self.take(&segment)? != Taken::Yes {
@@ -142,7 +142,7 @@ impl<'a> Naming<'a> {
             return Ok(Taken::Waits);
         };
         let seen = header.seen.iter().map(|seen| (seen.log, seen.seg_no));
-        let beyond = footing.beyond.iter().map(|(log, last)| (*log, *last));
+        let beyond = footing.ends();
         let mut past = seen.chain(beyond);
         let is_named = |(of, last)| last <= self.last(of);
         let is_closed = footing.number <= self.tip && past.all(is_named);
@@ -156,11 +156,7 @@ impl<'a> Naming<'a> {
         if !names.is_empty() && (is_full || names.len() >= SEGMENTS_MAX) {
             return Ok(Taken::Full);
         }
-        names.push(SegmentName {
-            log,
-            seg_no: header.seg_no,
-            hash: segment.hash(),
-        });
+        names.push(SegmentName::of(segment));
         self.next.needed = self.next.needed.min(footing.number);
         self.taken.insert(log, header.seg_no);
         Ok(Taken::Yes)

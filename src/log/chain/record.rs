@@ -11,10 +11,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::row::Tip;
 use crate::base::id::to_hex;
 use crate::base::limits::SEGMENT_OPS_MAX;
-use crate::base::{DeviceId, LogId, VolumeId};
+use crate::base::{DeviceId, LogId, OpId, VolumeId};
 use crate::log::LogError;
 use crate::store::codec;
-use crate::wire::{RecordRef, bounded};
+use crate::wire::{RecordRef, SealedSegment, bounded};
 
 /// Most segments that one record names: as many as it may name ops, with one op each.
 pub const SEGMENTS_MAX: usize = SEGMENT_OPS_MAX;
@@ -49,6 +49,24 @@ pub struct SegmentName {
     pub seg_no: u64,
     /// Its hash: a branch of a log is another segment.
     pub hash: [u8; 32],
+    /// The last of its ops: who reads the record long after knows up to where they went.
+    pub last: OpId,
+}
+
+impl SegmentName {
+    /// Returns the name of a segment.
+    pub fn of(segment: &SealedSegment) -> Self {
+        let header = &segment.header;
+        Self {
+            log: header.log(),
+            seg_no: header.seg_no,
+            hash: segment.hash(),
+            last: OpId {
+                stamp: header.last,
+                log: header.op_log(),
+            },
+        }
+    }
 }
 
 /// What a record says. Encoded field by field in this order.
@@ -94,7 +112,7 @@ pub struct Record {
 impl Record {
     /// Largest form of [`Record::to_bytes`]: the greatest lists (50 bytes a segment, 9 a log, 32 a
     /// statement, 18 a voter) and what is always there.
-    pub const MAX_BYTES: usize = 320 << 10;
+    pub const MAX_BYTES: usize = 384 << 10;
 
     pub(super) const VERSION: u8 = 1;
     const HASH_DOMAIN: &str = "dfs/1 record";

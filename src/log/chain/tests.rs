@@ -10,7 +10,7 @@ mod storm;
 mod voter;
 
 use super::{Notary, Record, RecordBody, Row, SegmentName, Tip, Vote, Voter};
-use crate::base::{DeviceId, LogId, VolumeId};
+use crate::base::{DeviceId, LogId, OpId, VolumeId};
 use crate::crypto::Signature;
 
 /// A notary whose signatures name their device and what was signed, and prove nothing.
@@ -91,6 +91,7 @@ pub(super) fn next(tip: &Tip, mark: u64, voters: Vec<Voter>) -> Record {
             log: LogId(mark),
             seg_no: 1,
             hash: [mark as u8; 32],
+            last: OpId::default(),
         }],
         ended: Vec::new(),
         statements: Vec::new(),

@@ -277,3 +277,32 @@ fn what_stands_on_the_chain_that_counts_waits_until_that_is_folded() {
     come_together(&devices);
     assert_eq!(d.text("moved/x"), "x");
 }
+
+#[test]
+fn what_an_author_had_seen_on_the_other_chain_it_had_where_those_segments_are_gone_too() {
+    let devices = with_a_folder();
+    let [a, b, c, d] = [&devices[0], &devices[1], &devices[2], &devices[3]];
+    b.begin_era();
+    a.rename("dir", "moved", false);
+    record(a);
+    tell(a, c);
+    c.later();
+    c.unlink("moved/x");
+    c.publish();
+    // The chain that counts names what c had seen only now, and one of two has it no more when c comes.
+    tell(a, b);
+    record(b);
+    tell(b, d);
+    let number = b.volume.record().number;
+    let starts = b.starts_at(number);
+    b.log.start_at(&starts).unwrap();
+    let of_a = a.log.own_log();
+    assert!(b.log.get(of_a, 1).unwrap().is_none());
+    assert!(d.log.get(of_a, 1).unwrap().is_some());
+    for device in [b, d] {
+        assert_eq!(device.text("moved/x"), "x");
+        tell(c, device);
+        assert!(device.find("moved/x").is_none());
+    }
+    assert!(b.rows() == d.rows());
+}

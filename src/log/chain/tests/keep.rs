@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::Stub;
 use crate::base::{DeviceId, LogId, Stamp, VolumeId};
 use crate::crypto::Signature;
+use crate::log::chain::fork::Footing;
 use crate::log::chain::naming::Endorser;
 use crate::log::chain::{
     Chain, Ending, Founding, Notary, Outcome, Proposal, Record, RecordBody, Roll, Vote,
@@ -217,6 +218,10 @@ fn a_removal_is_recorded_once_and_later_segments_are_named_where_somebody_built_
     assert!(!lacking.knows_statements_of(&record) && lacking.fence().is_empty());
     let knowing = lacking.with_roll(Arc::new(AllButAlice(true)));
     assert!(knowing.knows_statements_of(&record) && knowing.fence().ends(&[0; 32]));
+}
+
+fn ends(footing: &Footing) -> Vec<(LogId, u64)> {
+    footing.ends().collect()
 }
 
 pub(super) fn log_of(device: DeviceId) -> LogId {
@@ -620,7 +625,7 @@ fn an_era_begins_behind_the_newest_record_of_which_all_is_here_that_was_named() 
     assert_eq!(names, wanted);
     let footing = bob.chain.footing(alice.chain.tip()).unwrap().unwrap();
     assert_eq!(footing.number, 1);
-    assert_eq!(footing.beyond, Vector::from([(log_of(DeviceId(3)), 3)]));
+    assert_eq!(ends(&footing), [(log_of(DeviceId(3)), 3)]);
     // And of the two that of the later era counts, though the other is as long.
     alice.take(&fours);
     assert_eq!(alice.extend(), Some(false));
@@ -814,7 +819,7 @@ fn of_two_chains_of_one_voter_the_longer_counts_and_what_the_other_named_is_name
     // Who stood on what was left had seen what that names.
     let footing = alice.chain.footing(left).unwrap().unwrap();
     assert_eq!(footing.number, 1);
-    assert_eq!(footing.beyond, Vector::from([(log_of(DeviceId(4)), 1)]));
+    assert_eq!(ends(&footing), [(log_of(DeviceId(4)), 1)]);
     // Somebody who never had it asks for it, and believes hashes alone.
     assert_eq!(again.chain.footing(left).unwrap(), None);
     assert_eq!(again.chain.lacks(left).unwrap(), Some(left));
@@ -874,16 +879,15 @@ fn what_an_author_had_folded_of_a_longer_chain_is_known_once_this_one_goes_anoth
     for record in [far, alice.chain.get(40).unwrap().unwrap().reference(), far] {
         let footing = again.chain.footing(record).unwrap().unwrap();
         assert_eq!(footing.number, 1);
-        let beyond = Vector::from([(log_of(DeviceId(4)), record.number - 1)]);
-        assert_eq!(footing.beyond, beyond);
+        assert_eq!(ends(&footing), [(log_of(DeviceId(4)), record.number - 1)]);
+        // And up to which op, whether those segments are here or not.
+        let last = fours[record.number as usize - 2].header.last;
+        assert_eq!(footing.beyond[&log_of(DeviceId(4))].last, last);
         assert_eq!(again.chain.lacks(record).unwrap(), None);
     }
     // And where that other chain counts in the end it is had as its own.
     let links = alice.chain.range(1, usize::MAX, 99).unwrap();
     assert!(weigh(&again, &links));
     let footing = again.chain.footing(far).unwrap().unwrap();
-    assert_eq!(
-        (footing.number, footing.beyond),
-        (far.number, Vector::new())
-    );
+    assert_eq!((footing.number, ends(&footing)), (far.number, Vec::new()));
 }

@@ -9,7 +9,7 @@ use super::super::{
     SegmentName, Tip, VOTE_DOMAIN, Vote, Voter,
 };
 use super::{Stub, first_row, genesis, next, volume_of, voters};
-use crate::base::{DeviceId, LogId, Rng};
+use crate::base::{DeviceId, LogId, OpId, Rng, Stamp};
 use crate::crypto::{Identity, Signature};
 use crate::log::LogError;
 
@@ -24,11 +24,16 @@ fn full() -> RecordBody {
                 log: LogId(0x0102_0304_0506_0708),
                 seg_no: 70_000,
                 hash: [1; 32],
+                last: OpId {
+                    stamp: Stamp::from_ms(1_700_000_000_000),
+                    log: LogId(6),
+                },
             },
             SegmentName {
                 log: LogId(5),
                 seg_no: 1,
                 hash: [2; 32],
+                last: OpId::default(),
             },
         ],
         ended: vec![LogId(4), LogId(1000)],
@@ -67,9 +72,9 @@ fn the_bytes_of_a_record_are_those_of_the_format() {
     expected.extend([9; 32]);
     expected.extend([2, 253, 8, 7, 6, 5, 4, 3, 2, 1, 252, 112, 17, 1, 0]);
     expected.extend([1; 32]);
-    expected.extend([5, 1]);
+    expected.extend([253, 0, 0, 0, 128, 86, 254, 188, 24, 6, 5, 1]);
     expected.extend([2; 32]);
-    expected.extend([2, 4, 251, 232, 3, 1]);
+    expected.extend([0, 0, 2, 4, 251, 232, 3, 1]);
     expected.extend([3; 32]);
     expected.extend([251, 43, 1, 253, 0, 104, 229, 207, 139, 1, 0, 0]);
     expected.extend([3, 1, 1, 2, 1, 3, 1, 1]);
@@ -127,6 +132,10 @@ fn a_record_has_one_form_and_bounds() {
                 log: LogId(u64::MAX),
                 seg_no: u64::MAX,
                 hash,
+                last: OpId {
+                    stamp: Stamp(u64::MAX),
+                    log: LogId(u64::MAX),
+                },
             }
         };
         (0..count).map(name).collect::<Vec<_>>()

@@ -1,6 +1,6 @@
 //! The bytes of records, votes, certificates, rows of voters, and of each thing that voters say.
 
-use crate::base::{DeviceId, LogId, stored, variants};
+use crate::base::{DeviceId, LogId, OpId, Stamp, stored, variants};
 use crate::crypto::Signature;
 use crate::log::LogError;
 use crate::log::chain::stored::Link;
@@ -28,6 +28,10 @@ fn record() -> Record {
             log: LogId(0x0123_4567_89ab_cdef),
             seg_no: 4,
             hash: [5; 32],
+            last: OpId {
+                stamp: Stamp(0x0fed_cba9_8765_4321),
+                log: LogId(0x0011_2233_4455_6677),
+            },
         }],
         ended: vec![LogId(6), LogId(7)],
         statements: vec![[8; 32]],

@@ -7,10 +7,10 @@ use std::sync::Once;
 use std::time::Duration;
 
 use dfs::base::time::sleep;
-use dfs::base::{LogId, PeerId};
+use dfs::base::{Ino, LogId, PeerId};
 use dfs::daemon::troubles::Trouble;
 use dfs::log::chain::{Ballot, Chain};
-use dfs::store::{Store, Table, codec};
+use dfs::store::{Store, Table};
 use dfs::volume::Inode;
 
 use crate::Cluster;
@@ -269,11 +269,11 @@ pub(crate) fn shared_rows(store: &Store) -> SharedRows {
         let mut take = |key: &[u8], value: &[u8]| {
             let mut value = value.to_vec();
             if table == Table::Inode {
-                let mut inode: Inode = codec::decode(&value, value.len()).expect("an inode");
+                let mut inode = Inode::of_row(Ino(0), &value).expect("an inode");
                 // Times of a directory are each machine's own.
                 if inode.is_dir() {
                     (inode.mtime, inode.ctime) = Default::default();
-                    value = codec::encode(&inode);
+                    value = inode.to_row();
                 }
             }
             rows.insert((table, key.to_vec()), value);

@@ -586,8 +586,13 @@ impl Cluster {
         let Some((key, mut value)) = found else {
             return false;
         };
-        if let Some(last) = value.last_mut() {
-            *last ^= 1;
+        // The last bytes of a folder's row may be its times, of which each machine has its own.
+        let byte = match table {
+            Table::Inode => value.first_mut(),
+            _ => value.last_mut(),
+        };
+        if let Some(byte) = byte {
+            *byte ^= 1;
         }
         let mut batch = Batch::new();
         batch.put(table, key, value);

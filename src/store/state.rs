@@ -12,7 +12,7 @@ use super::StoreError;
 use super::first_start::FIRST_START_FILE;
 
 /// Format version of the state folder, the one that this release reads and writes.
-pub const STATE_VERSION: u32 = 4;
+pub const STATE_VERSION: u32 = 5;
 
 /// A state folder that this process holds until the value is dropped.
 ///
@@ -147,7 +147,7 @@ pub(super) fn owner_of(folder: &Path) -> Result<Option<u64>, StoreError> {
     let owner = rest.first_chunk().map(|owner| u64::from_le_bytes(*owner));
     match u32::from_le_bytes(*version) {
         STATE_VERSION => {}
-        found @ 3 if owner.is_some_and(|owner| bytes == format_of_version(found, owner)) => {
+        found @ (3 | 4) if owner.is_some_and(|owner| bytes == format_of_version(found, owner)) => {
             return Err(StoreError::TooOld { found });
         }
         // Those had no checksum.
@@ -448,12 +448,14 @@ mod tests {
             let outcome = format(&[b"dfsstate", &[found, 0, 0, 0][..]].concat());
             assert!(matches!(outcome, Err(StoreError::TooOld { .. })));
         }
-        let outcome = format(&format_of_version(3, 7));
-        assert!(matches!(outcome, Err(StoreError::TooOld { found: 3 })));
-        let outcome = format(b"dfsstate\x05\0\0\0 and more");
+        for found in [3, 4] {
+            let outcome = format(&format_of_version(found, 7));
+            assert!(matches!(outcome, Err(StoreError::TooOld { found: of }) if of == found));
+        }
+        let outcome = format(b"dfsstate\x06\0\0\0 and more");
         assert!(matches!(
             outcome,
-            Err(StoreError::TooNew { found: 5, known: 4 })
+            Err(StoreError::TooNew { found: 6, known: 5 })
         ));
         let mut whole = format_of(7);
         assert_eq!(owner_of(&path).map_err(|_| ()), Err(()));

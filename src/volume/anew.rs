@@ -31,7 +31,7 @@ use super::view::is_private;
 use super::{Result, Volume, VolumeConfig, VolumeContext, VolumeError};
 use crate::base::{DeviceId, Ino, LogId, OpId};
 use crate::log::chain::Record;
-use crate::store::{Batch, BesideRows, LayeredRows, Rows, Table, codec};
+use crate::store::{Batch, BesideRows, LayeredRows, Rows, Table};
 use crate::wire::RecordRef;
 
 /// The tables that a fold fills.
@@ -561,7 +561,7 @@ fn shared_dir(bytes: &[u8]) -> Option<Inode> {
 }
 
 fn dir(bytes: &[u8]) -> Option<Inode> {
-    let inode: Inode = codec::decode(bytes, bytes.len()).ok()?;
+    let inode = Inode::of_row(Ino(0), bytes).ok()?;
     inode.is_dir().then_some(inode)
 }
 

@@ -405,7 +405,7 @@ impl Item {
             && inode.is_dir()
         {
             let shared = inode.clone().without_times();
-            self.shared = Shared::Value(codec::encode(&shared));
+            self.shared = Shared::Value(shared.to_row());
         }
     }
 }

@@ -126,8 +126,8 @@ impl Stored {
     /// Encodes a value.
     pub(super) fn encode(value: Value) -> Row {
         let bytes = match &value {
-            Value::Inode(value) => codec::encode(value),
-            Value::Dirent(value) => codec::encode(value),
+            Value::Inode(value) => value.to_row(),
+            Value::Dirent(value) => value.to_row(),
             Value::Extent(value) => codec::encode(value),
             Value::Xattr(value) => codec::encode(value),
             Value::Link(value) => codec::encode(value),
@@ -148,8 +148,8 @@ impl Stored {
     /// Decodes the bytes of the row `key`.
     pub(super) fn decode(key: &RowKey, bytes: Bytes) -> Result<Row> {
         let value = match key {
-            RowKey::Inode(_) => Value::Inode(decode(&bytes)?),
-            RowKey::Dirent(..) => Value::Dirent(decode(&bytes)?),
+            RowKey::Inode(ino) => Value::Inode(Inode::of_row(*ino, &bytes)?),
+            RowKey::Dirent(..) => Value::Dirent(Dirent::of_row(&bytes)?),
             RowKey::Extent(..) => Value::Extent(decode(&bytes)?),
             RowKey::Xattr(..) => Value::Xattr(decode(&bytes)?),
             RowKey::Link(..) => Value::Link(decode(&bytes)?),

@@ -17,7 +17,7 @@ use super::view::{is_private, xattr_range};
 use super::{Result, Volume};
 use crate::base::{Ino, OpId, Stamp};
 use crate::crypto::VolumeKeys;
-use crate::store::{Table, codec};
+use crate::store::Table;
 use crate::wire::{RecordRef, Settled};
 
 /// Rows that are read again under one hold of the writer's lock.
@@ -76,7 +76,7 @@ fn is_own(key: &RowKey) -> bool {
 
 fn hash_of(keys: &VolumeKeys, key: &RowKey, row: &Row) -> u128 {
     let bytes: KeyBytes = key.bytes();
-    let shared = shared_dir(&row.value).map(|dir| codec::encode(&dir));
+    let shared = shared_dir(&row.value).map(|dir| dir.to_row());
     let value = shared.as_deref().unwrap_or(&row.bytes);
     hash(keys, key.table(), bytes.as_ref(), value)
 }

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{ChunkId, DeviceId, Ino, OpId, Timespec};
 
+mod row;
+
 /// What an inode is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum FileKind {
@@ -34,7 +36,7 @@ pub struct Place {
 }
 
 /// A file, directory or other node: everything but its contents, names and extended attributes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inode {
     /// Its number, the same on every member.
     pub ino: Ino,
@@ -154,7 +156,7 @@ pub(super) enum Field {
 
 /// Which ops set attributes of an inode since it was made, the last of each: with a bit for each
 /// [`Field`] that it set last.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Cells(Vec<(u8, OpId)>);
 
 impl Cells {
@@ -231,7 +233,7 @@ impl Inode {
 
     /// Returns it without its ctime, which is each machine's own, and its mtime, which for a directory may
     /// be one that was taken back with who was removed.
-    pub(super) fn without_times(mut self) -> Self {
+    pub fn without_times(mut self) -> Self {
         (self.mtime, self.ctime) = Default::default();
         self.cells.clear(Field::Mtime);
         self
@@ -253,7 +255,7 @@ impl Inode {
 }
 
 /// An entry of a directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dirent {
     /// The name.
     pub name: Bytes,

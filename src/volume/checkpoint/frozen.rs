@@ -303,7 +303,7 @@ fn take_back(
         }
         now = before;
     }
-    Ok(now.map(|inode| codec::encode(&inode)))
+    Ok(now.map(|inode| inode.to_row()))
 }
 
 /// Frozen rows with what takes tentative ops back.

@@ -374,7 +374,7 @@ fn lost(key: &[u8], value: &[u8]) -> Result<Removed> {
 fn removed(parent: Ino, by: OpId, at_ms: u64, entry: &[u8]) -> Result<Removed> {
     let Dirent {
         name, ino, kind, ..
-    } = decode(entry)?;
+    } = Dirent::of_row(entry)?;
     Ok(Removed {
         parent,
         name,

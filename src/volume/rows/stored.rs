@@ -2,6 +2,7 @@
 
 use crate::base::{ChunkId, DeviceId, LogId, Stamp, Timespec, stored, variants};
 use crate::log::checkpoint::Tree;
+use crate::volume::op::ino_of;
 use crate::volume::progress::Progress;
 use crate::volume::sight::Past;
 use crate::volume::types::{Cells, ConflictKind, Field, FileKind, Kindred, Source, Twin};
@@ -92,6 +93,28 @@ fn inode() -> Inode {
     inode
 }
 
+/// A file of which there is nothing to say that is not so of nearly every one.
+fn plain() -> Inode {
+    let time = inode().ctime;
+    Inode {
+        gid: 1000,
+        size: 0,
+        stored: 0,
+        xattrs: 0,
+        mtime: time,
+        btime: time,
+        target: None,
+        version: op(3),
+        written_by: op(3),
+        origin: None,
+        joined: None,
+        conflict: None,
+        cells: Cells::default(),
+        kin: Default::default(),
+        ..inode()
+    }
+}
+
 fn extent(src: Source) -> Value {
     Value::Extent(Extent {
         offset: 1 << 20,
@@ -119,7 +142,11 @@ fn every_row() -> Vec<(RowKey, Value)> {
     let entry = |kind| {
         Value::Dirent(Dirent {
             name: place().name,
-            ino: Ino(2),
+            // As that of what it made, for one of them.
+            ino: match kind {
+                FileKind::File => ino_of(op(1)),
+                _ => Ino(2),
+            },
             kind,
             by: op(1),
         })
@@ -134,7 +161,9 @@ fn every_row() -> Vec<(RowKey, Value)> {
         skip: 3,
     };
     let inline = Source::Inline(Bytes::from_static(b"words"));
-    let mut rows = vec![(RowKey::Inode(Ino(2)), Value::Inode(inode()))];
+    let (other, plain) = (Value::Inode(inode()), Value::Inode(plain()));
+    let mut rows = vec![(RowKey::Inode(Ino(2)), other)];
+    rows.push((RowKey::Inode(Ino(2)), plain));
     rows.extend(KINDS.map(|kind| (RowKey::Dirent(Ino(1), hash), entry(kind))));
     rows.extend([inline, chunk].map(|src| (RowKey::Extent(Ino(2), 1 << 20), extent(src))));
     rows.push((RowKey::Xattr(Ino(2), hash), Value::Xattr(xattr)));

@@ -64,7 +64,7 @@ fn damage(device: &Device, rng: &Rng, tables: &[Table]) {
                 0 => set(&device.store, *table, key, None),
                 1 => {
                     let mut value = value.clone();
-                    if let Some(byte) = value.last_mut() {
+                    if let Some(byte) = byte_of(*table, &mut value) {
                         *byte ^= 1 << rng.below(8);
                     }
                     set(&device.store, *table, key, Some(&value));
@@ -79,6 +79,14 @@ fn damage(device: &Device, rng: &Rng, tables: &[Table]) {
                 _ => {}
             }
         }
+    }
+}
+
+/// Returns a byte of a row that is the same on all devices: the last ones of a folder may be its times.
+pub(super) fn byte_of(table: Table, value: &mut [u8]) -> Option<&mut u8> {
+    match table {
+        Table::Inode => value.first_mut(),
+        _ => value.last_mut(),
     }
 }
 

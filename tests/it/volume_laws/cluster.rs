@@ -12,7 +12,7 @@ use dfs::crypto::{Identity, VolumeKeys};
 use dfs::log::LogStore;
 use dfs::log::chain::{Chain, Ending, Founding, Outcome};
 use dfs::store::memory::{MemoryDisk, Scanned};
-use dfs::store::{Batch, Store, Table, codec};
+use dfs::store::{Batch, Store, Table};
 use dfs::volume::{
     Append, Applied, Conflict, ConflictKind, Create, Extent, FileKind, Inode, Merged, OpKind,
     Piece, Place, Replaced, Source, Volume, VolumeConfig, VolumeContext, VolumeError, Write,
@@ -66,11 +66,11 @@ pub(crate) fn shared_rows(store: &Store) -> SharedRows {
         let mut take = |key: &[u8], value: &[u8]| {
             let mut value = value.to_vec();
             if table == Table::Inode {
-                let mut inode: Inode = codec::decode(&value, value.len()).unwrap();
+                let mut inode = Inode::of_row(Ino(0), &value).unwrap();
                 // The ctime of a directory is each machine's own.
                 if inode.is_dir() {
                     inode.ctime = Default::default();
-                    value = codec::encode(&inode);
+                    value = inode.to_row();
                 }
             }
             rows.insert((table, key.to_vec()), value);
@@ -81,9 +81,6 @@ pub(crate) fn shared_rows(store: &Store) -> SharedRows {
     rows
 }
 
-/// The bit of the mtime in what an inode says of the ops that set its attributes.
-const MTIME: u8 = 8;
-
 /// Returns rows without the mtimes of directories, and what says who set them.
 pub(crate) fn without_times(mut rows: SharedRows) -> SharedRows {
     rows.retain(|(table, _), _| *table != Table::Dated);
@@ -91,16 +88,9 @@ pub(crate) fn without_times(mut rows: SharedRows) -> SharedRows {
         .iter_mut()
         .filter(|((table, _), _)| *table == Table::Inode);
     for value in inodes.map(|(_, value)| value) {
-        let mut inode: Inode = codec::decode(value, value.len()).unwrap();
+        let inode = Inode::of_row(Ino(0), value).unwrap();
         if inode.is_dir() {
-            let cells = codec::encode(&inode.cells);
-            let mut cells: Vec<(u8, OpId)> = codec::decode(&cells, cells.len()).unwrap();
-            cells.iter_mut().for_each(|(fields, _)| *fields &= !MTIME);
-            cells.retain(|(fields, _)| *fields != 0);
-            let cells = codec::encode(&cells);
-            inode.cells = codec::decode(&cells, cells.len()).unwrap();
-            inode.mtime = Default::default();
-            *value = codec::encode(&inode);
+            *value = inode.without_times().to_row();
         }
     }
     rows

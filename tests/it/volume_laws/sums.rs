@@ -107,8 +107,8 @@ fn a_row_changed_by_hand_is_found_told_and_mended() {
         let Some((key, mut value)) = found else {
             continue;
         };
-        if let Some(last) = value.last_mut() {
-            *last ^= 1;
+        if let Some(byte) = super::anew::byte_of(table, &mut value) {
+            *byte ^= 1;
         }
         let mut batch = Batch::new();
         batch.put(table, key, value);

@@ -29,7 +29,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use self::logs::{Logs, keep_some, said};
 pub(super) use self::logs::{check_flushed, look};
-use self::merged::Merged;
+use self::merged::Walk;
 use super::batch::{Batch, frozen_row, stored_key, stored_range, tables_range};
 use super::disk::{Disk, DiskFile};
 use super::error::is_full;
@@ -709,66 +709,10 @@ impl Shared {
         let io = |e| StoreError::io("write the mark in", &self.folder, e);
         mark.say(said).map_err(io)
     }
-
-    /// Returns what a scan walks, all as of one moment.
-    ///
-    /// The tree may wait until a version is durable, so that is under no lock. A table that goes there
-    /// meanwhile may be in none of what is seen, and rows behind it in the tree: then once more.
-    fn merged(&self, start: &[u8], end: &[u8], walk: Walk) -> Merged<'_> {
-        let is_reverse = matches!(walk, Walk::Backwards);
-        loop {
-            let moved = self.layers.read().moved;
-            let tree = match walk {
-                Walk::Keys => self.tree.keys(start, end),
-                Walk::Forwards | Walk::Backwards => self.tree.range(start, end, is_reverse),
-            };
-            let layers = self.layers.read();
-            if layers.moved != moved {
-                continue;
-            }
-            let cursor =
-                |table: &Arc<Memtable>| table.cursor(start.to_vec(), end.to_vec(), is_reverse);
-            return Merged {
-                active: cursor(&layers.active),
-                flushing: layers.flushing.as_ref().map(cursor),
-                tree,
-                tree_next: None,
-                is_reverse,
-            };
-        }
-    }
-
-    fn visit(
-        &self,
-        start: &[u8],
-        end: &[u8],
-        walk: Walk,
-        f: &mut RowVisitor<'_>,
-    ) -> Result<(), StoreError> {
-        if start >= end {
-            return Ok(());
-        }
-        let mut rows = self.merged(start, end, walk);
-        while let Some((key, value)) = rows.next()? {
-            if f(key.get(1..).unwrap_or_default(), value.as_ref()).is_break() {
-                break;
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Room for encoding that is kept between commits; one that was larger is given back.
 const BODY_KEPT_BYTES: usize = 1 << 20;
-
-/// How rows are walked.
-#[derive(Debug, Clone, Copy)]
-enum Walk {
-    Forwards,
-    Backwards,
-    /// Forwards; values do not matter.
-    Keys,
-}
 
 impl Rows for BufferedRows {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {

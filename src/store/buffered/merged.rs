@@ -1,10 +1,13 @@
 //! The rows of all layers, walked as one.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
-use crate::store::StoreError;
-use crate::store::memtable::Cursor;
+use super::Shared;
+use crate::store::memtable::{Cursor, Memtable};
 use crate::store::tree::TreeRow;
+use crate::store::{RowVisitor, StoreError};
 
 /// A value out of memory or out of the tree.
 pub(super) enum RowValue {
@@ -76,5 +79,63 @@ impl Merged<'_> {
                 (None, None) => return Ok(None),
             }
         }
+    }
+}
+
+/// How rows are walked.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Walk {
+    Forwards,
+    Backwards,
+    /// Forwards; values do not matter.
+    Keys,
+}
+
+impl Shared {
+    /// Returns what a scan walks, all as of one moment.
+    ///
+    /// The tree may wait until a version is durable, so that is under no lock. A table that goes there
+    /// meanwhile may be in none of what is seen, and rows behind it in the tree: then once more.
+    pub(super) fn merged(&self, start: &[u8], end: &[u8], walk: Walk) -> Merged<'_> {
+        let is_reverse = matches!(walk, Walk::Backwards);
+        loop {
+            let moved = self.layers.read().moved;
+            let tree = match walk {
+                Walk::Keys => self.tree.keys(start, end),
+                Walk::Forwards | Walk::Backwards => self.tree.range(start, end, is_reverse),
+            };
+            let layers = self.layers.read();
+            if layers.moved != moved {
+                continue;
+            }
+            let cursor =
+                |table: &Arc<Memtable>| table.cursor(start.to_vec(), end.to_vec(), is_reverse);
+            return Merged {
+                active: cursor(&layers.active),
+                flushing: layers.flushing.as_ref().map(cursor),
+                tree,
+                tree_next: None,
+                is_reverse,
+            };
+        }
+    }
+
+    pub(super) fn visit(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        walk: Walk,
+        f: &mut RowVisitor<'_>,
+    ) -> Result<(), StoreError> {
+        if start >= end {
+            return Ok(());
+        }
+        let mut rows = self.merged(start, end, walk);
+        while let Some((key, value)) = rows.next()? {
+            if f(key.get(1..).unwrap_or_default(), value.as_ref()).is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 }

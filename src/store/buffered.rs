@@ -15,6 +15,7 @@
 
 mod logs;
 mod merged;
+mod rest;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +31,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use self::logs::{Logs, keep_some, said};
 pub(super) use self::logs::{check_flushed, look};
 use self::merged::Walk;
+use self::rest::{LOOK, Quiet};
 use super::batch::{Batch, frozen_row, stored_key, stored_range, tables_range};
 use super::disk::{Disk, DiskFile};
 use super::error::is_full;
@@ -156,6 +158,8 @@ struct Flush {
     free: Vec<u64>,
     /// Log files of the table that is being flushed.
     retiring: Vec<(u64, u64)>,
+    /// This flush gives up what is not needed at rest, too.
+    is_resting: bool,
     /// The flusher has a thread, and shall end.
     has_thread: bool,
     is_closing: bool,
@@ -281,6 +285,15 @@ impl BufferedRows {
             .map_err(|e| StoreError::io("start a thread for", folder, e))?;
         rows.flusher = Some(thread);
         Ok(rows)
+    }
+
+    /// Gives up what is needed only while rows are written, where that is not left to a thread; tells whether it could
+    /// be done.
+    pub fn rest(&self) -> Result<bool, StoreError> {
+        match self.flusher {
+            Some(_) => Ok(false),
+            None => self.shared.rest(),
+        }
     }
 
     /// Lets the room that is kept back lie in a file.
@@ -551,6 +564,9 @@ impl Shared {
             self.flush_changed.notify_all();
         }
         self.retire()?;
+        if std::mem::take(&mut self.flush.lock().is_resting) {
+            self.drop_long_logs()?;
+        }
         // Ahead of the next table, which cannot be frozen before this flush ends.
         if self.flush.lock().has_thread {
             self.prepare();
@@ -564,7 +580,7 @@ impl Shared {
         let retiring = std::mem::take(&mut flush.retiring);
         flush.retired.extend(retiring);
         let held: u64 = flush.retired.iter().map(|(_, len)| len).sum();
-        if held > self.options.log_bytes {
+        if held > self.options.log_bytes || flush.is_resting {
             let retired = std::mem::take(&mut flush.retired);
             let flushed = flush.applied;
             drop(flush);
@@ -610,8 +626,10 @@ impl Shared {
         }
     }
 
-    /// Flushes whenever that is wanted, until closing.
+    /// Flushes whenever that is wanted, until closing; and gives up what is not needed at rest, once next to
+    /// nothing was committed for a while.
     fn run(&self) {
+        let mut quiet = Quiet::default();
         let mut flush = self.flush.lock();
         loop {
             if flush.is_wanted && !flush.is_stuck {
@@ -625,7 +643,20 @@ impl Shared {
             if flush.is_closing {
                 return;
             }
-            self.flush_changed.wait(&mut flush);
+            if self.flush_changed.wait_for(&mut flush, LOOK).timed_out() {
+                drop(flush);
+                let active = Arc::clone(&self.layers.read().active);
+                let is_due = quiet.is_due(active.last(), active.count());
+                drop(active);
+                match is_due.then(|| self.rest()) {
+                    Some(Ok(true)) => quiet.rested(),
+                    Some(Err(error)) => {
+                        tracing::warn!(%error, "what is not needed at rest is kept");
+                    }
+                    Some(Ok(false)) | None => {}
+                }
+                flush = self.flush.lock();
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use fjall::compaction::Leveled;
 use fjall::compaction::filter::{
     CompactionFilter, CompactionFilterResult, Context, Factory, ItemAccessor, Verdict,
 };
-use fjall::{AbstractTree, Database, Keyspace};
+use fjall::{AbstractTree, Database, Keyspace, LsmError};
 use parking_lot::{Condvar, Mutex};
 
 use super::current::Current;
@@ -33,6 +33,7 @@ struct Signal {
 #[derive(Debug, Default)]
 struct State {
     due: u32,
+    rests: bool,
     closed: bool,
 }
 
@@ -63,6 +64,12 @@ impl Compactor {
         self.signal.changed.notify_one();
     }
 
+    /// Makes the thread give up what the tree still has of removed rows, where that is much.
+    pub(super) fn rest(&self) {
+        self.signal.state.lock().rests = true;
+        self.signal.changed.notify_one();
+    }
+
     /// Ends the thread and waits for that, which the brake makes short.
     pub(super) fn close(&mut self) {
         self.signal.state.lock().closed = true;
@@ -76,19 +83,39 @@ impl Compactor {
 
 impl Signal {
     fn serve(&self, database: &Database, tree: &Keyspace, brake: &Brake, current: &Current) {
+        // What writing all once more did not change is not tried again: what a first time finds to be needless goes with
+        // the second.
+        let mut seen = Needless::default();
         loop {
-            {
+            let rests = {
                 let mut state = self.state.lock();
-                while state.due == 0 && !state.closed {
+                while state.due == 0 && !state.rests && !state.closed {
                     self.changed.wait(&mut state);
                 }
                 if state.closed {
                     return;
                 }
-                state.due -= 1;
+                let is_due = state.due > 0;
+                state.due = state.due.saturating_sub(1);
+                // What is due comes first.
+                !is_due && std::mem::take(&mut state.rests)
+            };
+            if rests {
+                let needless = Needless::of(tree);
+                if !brake.is_on() && needless != seen && needless.is_much_of(tree) {
+                    step(database, tree, brake, current, |watermark| {
+                        tree.tree.major_compact(TREE_FILE_BYTES, watermark)
+                    });
+                    seen = needless;
+                }
+                if !brake.is_on() {
+                    forget_versions(database, tree);
+                }
+                continue;
             }
+            let steps = |watermark| tree.tree.compact(Arc::new(levels()), watermark);
             for _ in 0..STEPS_MAX {
-                if brake.is_on() || !step(database, tree, brake, current) {
+                if brake.is_on() || !step(database, tree, brake, current, steps) {
                     break;
                 }
             }
@@ -96,8 +123,57 @@ impl Signal {
     }
 }
 
+/// What a tree has that nobody needs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Needless {
+    /// Rows that say that one is removed.
+    removals: u64,
+    /// Bytes of large values that no row names.
+    bytes: u64,
+}
+
+impl Needless {
+    fn of(tree: &Keyspace) -> Self {
+        Self {
+            removals: tree.tree.tombstone_count(),
+            bytes: tree.tree.stale_blob_bytes(),
+        }
+    }
+
+    /// Tells whether that is a good part of the rows, or of what they take, and all of it is little enough to be
+    /// written once more, and has room on the disk.
+    ///
+    /// What was removed from a level stays with what says so until both reach the last one, which takes as much
+    /// again as the levels between hold.
+    fn is_much_of(self, tree: &Keyspace) -> bool {
+        let (bytes, rows) = (tree.disk_space(), tree.approximate_len() as u64);
+        // Each stands for one that it hides.
+        let gone = self.removals.saturating_mul(2);
+        let is_much = gone > rows / GONE_PART || self.bytes > bytes / GONE_PART;
+        let room = rustix::fs::statvfs(tree.path());
+        let room = room.map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        is_much && (REST_MIN_BYTES..=REST_MAX_BYTES).contains(&bytes) && room / 2 > bytes
+    }
+}
+
+/// Lets go of the files of versions that no reader has: the database does so only when it makes the next version
+/// but one.
+fn forget_versions(database: &Database, tree: &Keyspace) {
+    let watermark = database.supervisor.snapshot_tracker.get_seqno_safe_to_gc();
+    let mut versions = tree.tree.get_version_history_lock();
+    if let Err(error) = versions.maintenance(&tree.tree.tree_config().path, watermark) {
+        tracing::warn!(?error, "old versions of the row database are kept");
+    }
+}
+
 /// Compacts once, where there is something to do; says whether that changed anything.
-fn step(database: &Database, tree: &Keyspace, brake: &Brake, current: &Current) -> bool {
+fn step(
+    database: &Database,
+    tree: &Keyspace,
+    brake: &Brake,
+    current: &Current,
+    compact: impl Fn(u64) -> Result<(), LsmError>,
+) -> bool {
     let tables = || -> Vec<_> {
         let version = tree.tree.current_version();
         version.iter_tables().map(|table| table.id()).collect()
@@ -106,10 +182,7 @@ fn step(database: &Database, tree: &Keyspace, brake: &Brake, current: &Current) 
     // The database asserts what its files say about themselves.
     let compact = || {
         let before = tables();
-        let strategy = Arc::new(levels());
-        tree.tree
-            .compact(strategy, watermark)
-            .map(|()| before != tables())
+        compact(watermark).map(|()| before != tables())
     };
     match panics::caught(compact) {
         Ok(Ok(changed)) => {
@@ -138,6 +211,13 @@ const TREE_FILE_BYTES: u64 = 4 << 20;
 /// A flushed table moves about one file on in each level: so many steps keep up with what is flushed, and catch
 /// up.
 const STEPS_MAX: usize = 8;
+
+/// All is written once more when one in so many rows is gone, or is there to say so.
+const GONE_PART: u64 = 8;
+
+/// What takes less is not worth it, and what takes more takes too long.
+const REST_MIN_BYTES: u64 = 1 << 20;
+const REST_MAX_BYTES: u64 = 1 << 30;
 
 /// Stops a compaction that is running, before anything comes of it.
 #[derive(Debug, Clone)]

@@ -195,6 +195,10 @@ impl Tree for LocalTree {
         self.tree.approximate_len() as u64
     }
 
+    fn rest(&self) {
+        self.compactor.rest();
+    }
+
     /// Does nothing: what was applied is durable.
     fn sync(&self) -> Result<(), StoreError> {
         Ok(())
@@ -281,7 +285,11 @@ fn database_error(op: &'static str, folder: &Path, error: fjall::Error) -> Store
 }
 
 fn tree_options() -> KeyspaceCreateOptions {
-    let separation = KvSeparationOptions::default().separation_threshold(LARGE_VALUE_BYTES);
+    // Of files with large values each is written anew that a quarter of has gone, where a compaction meets all
+    // rows that name it; not only the oldest quarter of them, which of a few are none.
+    let separation = KvSeparationOptions::default()
+        .separation_threshold(LARGE_VALUE_BYTES)
+        .age_cutoff(1.0);
     KeyspaceCreateOptions::default()
         // Index and filter blocks go through the bounded cache, but for the two newest levels.
         .with_kv_separation(Some(separation))

@@ -167,6 +167,15 @@ impl Space {
         look.is_ok_and(|look| look.is_kept() && look.usable() >= bytes)
     }
 
+    /// Gives back what is kept back beyond the reserve; for when nothing is written.
+    pub(super) fn rest(&self) -> Result<(), StoreError> {
+        let reserve = self.look(0)?.reserve;
+        if let Some(ballast) = self.ballast.get() {
+            ballast.rest(reserve);
+        }
+        Ok(())
+    }
+
     /// Says what a flush that runs takes: what is free for it is not kept back again meanwhile.
     pub(super) fn set_flush(&self, bytes: u64) {
         let needed = if bytes == 0 {
@@ -336,6 +345,13 @@ impl Ballast {
         tracing::warn!("the disk is full: what is kept back for removing files is used now");
         state.bytes = left;
         true
+    }
+
+    fn rest(&self, reserve: u64) {
+        let mut state = self.state.lock();
+        if state.bytes > reserve && self.shrink(reserve).is_ok() {
+            state.bytes = reserve;
+        }
     }
 
     fn turn(&self, path: &Path) -> std::io::Result<bool> {

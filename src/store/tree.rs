@@ -40,6 +40,10 @@ pub trait Tree: Send + Sync + std::fmt::Debug {
         0
     }
 
+    /// Lets the tree give up what it only still has of rows that were removed, in its own time; for when nobody
+    /// changes anything.
+    fn rest(&self) {}
+
     /// Makes everything that was applied before this call durable.
     fn sync(&self) -> Result<(), StoreError>;
 }

@@ -150,6 +150,24 @@ pub(super) fn keep_some(
     Ok(kept)
 }
 
+/// Keeps the files that are no longer than `most` and removes the others.
+pub(super) fn keep_short(
+    disk: &dyn Disk,
+    folder: &Path,
+    files: Vec<u64>,
+    most: u64,
+) -> Result<Vec<u64>, StoreError> {
+    let io = |e| StoreError::io("look at a row log in", folder, e);
+    let (mut kept, mut long) = (Vec::new(), Vec::new());
+    for number in files {
+        let file = disk.open(&wal::name_of(number), false).map_err(io)?;
+        let is_long = file.size().map_err(io)? > most;
+        if is_long { &mut long } else { &mut kept }.push(number);
+    }
+    remove(disk, folder, long.into_iter())?;
+    Ok(kept)
+}
+
 fn remove(
     disk: &dyn Disk,
     folder: &Path,

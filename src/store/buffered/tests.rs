@@ -5,12 +5,14 @@ mod promises;
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::logs::FREE_FILES_MAX;
 use super::*;
-use crate::base::Rng;
+use crate::base::time::SystemClock;
+use crate::base::{Clock, Rng};
 use crate::crypto::Identity;
 use crate::store::disk::Folder;
 use crate::store::local::LocalTree;
@@ -286,7 +288,7 @@ fn tables_go_into_the_tree_while_a_walk_waits_for_it_and_the_walk_misses_nothing
     }));
     let (sender, walked) = std::sync::mpsc::channel();
     let walking = task::thread("walk", move || sender.send(all(&rows, b"", false)).unwrap());
-    let walked = walked.recv_timeout(std::time::Duration::from_secs(30));
+    let walked = walked.recv_timeout(Duration::from_secs(30));
     let walked = walked.expect("the walk keeps nobody out");
     walking.unwrap().join().unwrap();
     let keys: Vec<u8> = walked.iter().map(|(key, _)| key[0]).collect();
@@ -364,6 +366,62 @@ fn room_is_kept_back_for_all_rows_wherever_they_lie_and_not_for_what_they_hold()
     let rows = machine.open(64 << 10, false);
     rows.set_ballast(&ballast).unwrap();
     assert_eq!(kept(), before);
+}
+
+#[test]
+fn rows_at_rest_take_no_more_than_as_many_that_were_never_changed() {
+    const TABLE: usize = 4 << 20;
+    const ROWS: u32 = 30_000;
+    let bytes_in = |path: &Path| {
+        let files = std::fs::read_dir(path).unwrap().map(Result::unwrap);
+        // Compaction removes some meanwhile.
+        let blocks = files.filter_map(|file| Some(file.metadata().ok()?.blocks()));
+        blocks.sum::<u64>() * 512
+    };
+    let mut machine = Machine::new();
+    let rows = machine.open_beside_others(TABLE, &Arc::default());
+    let ballast = machine.folder.path().join("ballast");
+    let tree = machine.folder.path().join("rows/keyspaces/1");
+    for n in 0..ROWS {
+        // As a file is made: its rows stay, and what undoes the op goes some thousand later.
+        let mut batch = Batch::new();
+        batch.put(Table::Inode, (n * 7919 % ROWS).to_be_bytes(), [7; 100]);
+        let len = if n.is_multiple_of(100) { 9000 } else { 600 };
+        batch.put(Table::Op, n.to_be_bytes(), vec![8; len]);
+        if let Some(old) = n.checked_sub(3000) {
+            batch.delete(Table::Op, old.to_be_bytes());
+        }
+        rows.commit(batch).unwrap();
+    }
+    let mut batch = Batch::new();
+    for n in ROWS - 3000..ROWS {
+        batch.delete(Table::Op, n.to_be_bytes());
+    }
+    rows.commit(batch).unwrap();
+    let taken = || bytes_in(&tree.join("tables")) + bytes_in(&tree.join("blobs"));
+    assert!(taken() > 10 << 20);
+    let needed = u64::from(ROWS) * (5 + 100 + 28);
+    // What the tree gives up it does in a thread of its own.
+    let clock = SystemClock::new();
+    let deadline = clock.monotonic() + Duration::from_secs(60);
+    while taken() > needed * 5 / 4 {
+        assert!(clock.monotonic() < deadline, "{} for {needed}", taken());
+        rows.shared.rest().unwrap();
+    }
+    let log = bytes_in(&machine.folder.path().join("wal"));
+    assert!(log <= (4 << 20) + (64 << 10), "{log} bytes of the row log");
+    let kept = std::fs::metadata(&ballast).unwrap().blocks() * 512;
+    let most = (3 << 20) + u64::from(ROWS) * 3 * 64;
+    assert!(kept < most + (512 << 10), "{kept} kept back");
+    assert_eq!(rows.shared.layers.read().active.count(), 0);
+
+    // It goes on, and is all there at the next start.
+    put(&rows, ROWS, 100).unwrap();
+    rows.sync().unwrap();
+    rows.shared.rest().unwrap();
+    drop(rows);
+    let rows = machine.open(TABLE, true);
+    assert_eq!(keys(&rows, b"").len() as u32, ROWS + 1);
 }
 
 #[test]
@@ -558,6 +616,9 @@ impl Tree for FullTree {
     }
     fn count(&self) -> u64 {
         self.tree.count()
+    }
+    fn rest(&self) {
+        self.tree.rest();
     }
     fn sync(&self) -> Result<(), StoreError> {
         self.tree.sync()

@@ -2,6 +2,7 @@
 //! that fill many tables; what comes back is a prefix with all that was synced.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -109,6 +110,7 @@ struct Machine {
     /// Batches committed, and those of them that were synced.
     committed: u64,
     synced: u64,
+    rests: bool,
 }
 
 impl Machine {
@@ -126,6 +128,7 @@ impl Machine {
             rows,
             committed: 0,
             synced: 0,
+            rests: false,
         })
     }
 
@@ -143,6 +146,10 @@ impl Machine {
                 self.rows.sync()?;
                 self.synced = self.committed;
             }
+            // Now and then nobody writes for a while.
+            if self.rests && rng.below(8) == 0 {
+                self.rows.rest()?;
+            }
         }
         Ok(())
     }
@@ -152,10 +159,13 @@ impl Machine {
         let disk = self.disk.crashed(rng, Arc::clone(power));
         let tree = ModelTree::new(power, self.tree.crashed(rng));
         // What a dying process does when it drops its rows is done to a disk that nobody sees.
-        let synced = self.synced;
-        let mut next = Self::start(disk, tree, epoch)?;
-        next.synced = synced;
-        Ok(next)
+        let (synced, rests) = (self.synced, self.rests);
+        let next = Self::start(disk, tree, epoch)?;
+        Ok(Self {
+            synced,
+            rests,
+            ..next
+        })
     }
 
     fn check(&mut self, what: &str) {
@@ -171,9 +181,19 @@ impl Machine {
 
 #[test]
 fn a_power_cut_at_every_step_leaves_a_prefix_with_all_that_was_synced() {
-    for seed in 0..2 {
+    cut_at_every_step(0..2, false);
+}
+
+#[test]
+fn a_power_cut_while_files_are_given_up_at_rest_loses_nothing() {
+    cut_at_every_step(10..14, true);
+}
+
+fn cut_at_every_step(seeds: Range<u64>, rests: bool) {
+    for seed in seeds {
         let power = Power::steady();
         let mut machine = Machine::new(&power).unwrap();
+        machine.rests = rests;
         machine.run(&Rng::from_seed(seed), 90).unwrap();
         machine.check("no crash");
         let steps = power.steps();
@@ -185,6 +205,7 @@ fn a_power_cut_at_every_step_leaves_a_prefix_with_all_that_was_synced() {
             let Ok(mut machine) = Machine::new(&power) else {
                 continue;
             };
+            machine.rests = rests;
             machine.run(&Rng::from_seed(seed), 90).unwrap_err();
             let steady = Power::steady();
             let mut machine = machine.crash(&chance, &steady, 2).expect(&what);

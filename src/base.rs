@@ -2,7 +2,7 @@
 //!
 //! Owns: [`id`] (newtypes of every identifier), [`time`] (the clock, stamps), [`rng`] (the source of
 //! chance), [`task`] (how work is spawned), [`text`] (what may stand on a terminal), [`limits`] (every bound of the system with its
-//! arithmetic), [`chunk_set`] (many chunks in little memory), [`marks`] (a filter of numbers), [`memory`] (how much caches may take), [`told`] (a value that many wait for),
+//! arithmetic), [`chunk_set`] (many chunks in little memory), [`marks`] (a filter of numbers), [`memory`] (how much caches may take), [`told`] (a value that many wait for), [`when`] (moments as people say them),
 //! [`panics`] (what ended by a mistake, and nobody else tells of), [`variants`] (which numbers a type of messages knows), [`worker`] (what repeats in the background, and what is told of it). Must never know: anything else of this crate.
 //!
 //! The clock, the sleeps, the rng and the spawner live here and only here, so that a whole cluster
@@ -23,6 +23,7 @@ pub mod time;
 pub mod told;
 pub mod variants;
 pub mod waits;
+pub mod when;
 pub mod worker;
 
 pub use chunk_set::ChunkSet;

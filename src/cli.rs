@@ -22,7 +22,6 @@ mod settings;
 mod show;
 mod show_asking;
 mod units;
-mod when;
 
 use std::ffi::OsString;
 

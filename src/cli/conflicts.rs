@@ -14,8 +14,8 @@ use super::client::{Failure, PATIENCE, output, pick, print_line};
 use super::exit::Exit;
 use super::members::label;
 use super::show::{hex, io_error, parse};
-use super::when::moment;
 use crate::base::text::shown;
+use crate::base::when::moment;
 use crate::daemon::control::{self, Request};
 use crate::daemon::report::{ConflictReport, SideReport};
 

@@ -13,10 +13,10 @@ use super::exit::Exit;
 use super::members::label;
 use super::show::{hex, parse};
 use super::units::{parse_duration, show_size};
-use super::when::{exact, parse as parse_moment};
 use crate::base::Clock;
 use crate::base::text::shown;
 use crate::base::time::SystemClock;
+use crate::base::when::{exact, parse as parse_moment};
 use crate::daemon::control::{self, Request};
 use crate::daemon::report::{HistoryReport, RestoreReport, VersionReport};
 

@@ -11,10 +11,10 @@ use super::client::{Failure, PATIENCE, end, fact, output, pick};
 use super::exit::Exit;
 use super::qr;
 use super::show::{ago, parse};
-use super::when::{day, moment, span};
 use crate::base::Clock;
 use crate::base::text::shown;
 use crate::base::time::SystemClock;
+use crate::base::when::{day, moment, span};
 use crate::daemon::control::{self, Request};
 use crate::daemon::report::{
     InviteEntry, InviteReport, MemberReport, RecoveryEntry, RecoveryReport,

@@ -6,8 +6,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::units::show_size;
-use super::when::moment;
 use crate::base::text::shown;
+use crate::base::when::moment;
 use crate::daemon::report::{
     CollectReport, FileReport, FolderReport, PeerReport, StatusReport, SyncReport, WorkerReport,
 };

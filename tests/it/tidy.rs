@@ -39,7 +39,7 @@ const WALLS: [(&str, &[&str]); 16] = [
     ("clap", &["cli"]),
     ("clap_mangen", &["cli"]),
     ("qrcodegen", &["cli"]),
-    ("tz", &["cli"]),
+    ("tz", &["base"]),
     ("rand_chacha", &["base"]),
     ("stateright", &["log"]),
 ];

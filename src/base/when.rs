@@ -3,17 +3,17 @@
 use tz::{DateTime, TimeZone, UtcDateTime};
 
 /// Returns a moment (milliseconds since 1970) in this machine's time zone: `Fri 2027-01-15 09:05 CET`.
-pub(super) fn moment(ms: u64) -> String {
+pub fn moment(ms: u64) -> String {
     at(ms).map_or_else(|| format!("{ms} ms after 1970"), |at| written(&at))
 }
 
 /// Returns the day of a moment: `2027-01-15`.
-pub(super) fn day(ms: u64) -> String {
+pub fn day(ms: u64) -> String {
     at(ms).map_or_else(String::new, |at| date(&at))
 }
 
 /// Returns a moment to the millisecond, as [`parse`] takes it: `2027-01-15T09:05:00.123`.
-pub(super) fn exact(ms: u64) -> String {
+pub fn exact(ms: u64) -> String {
     let written = |at: &DateTime| {
         let (hour, minute, second) = (at.hour(), at.minute(), at.second());
         let ms = ms % 1_000;
@@ -23,8 +23,11 @@ pub(super) fn exact(ms: u64) -> String {
 }
 
 /// Returns the moment that a text names in this machine's time zone, to the last millisecond of what it
-/// leaves out: a day, or a day and a time, as [`exact`] writes it.
-pub(super) fn parse(text: &str) -> Option<u64> {
+/// leaves out: a day, or a day and a time, as [`exact`] writes it; with a `Z` at its end, of Greenwich.
+pub fn parse(text: &str) -> Option<u64> {
+    if let Some(text) = text.strip_suffix('Z') {
+        return parse_in(text, &TimeZone::utc());
+    }
     let zone = TimeZone::local().unwrap_or_else(|_| TimeZone::utc());
     parse_in(text, &zone)
 }
@@ -98,7 +101,7 @@ fn written(at: &DateTime) -> String {
 }
 
 /// Returns a span of time in its two greatest units: `6 days 23 h`, `24 h`, `59 min`.
-pub(super) fn span(ms: u64) -> String {
+pub fn span(ms: u64) -> String {
     // Rounded: what was just begun is not a second short.
     let minutes = (ms + 30_000) / 60_000;
     let (days, hours) = (minutes / 1_440, minutes / 60);
@@ -148,6 +151,7 @@ mod tests {
         }
         let ms = 1_800_000_000_123;
         assert_eq!(parse(&exact(ms)), Some(ms));
+        assert_eq!(parse("2027-01-15T08:00:00.123Z"), Some(ms));
     }
 
     #[test]

@@ -39,6 +39,7 @@ mod merge;
 mod op;
 mod overlay;
 mod past;
+mod past_view;
 mod private;
 mod progress;
 mod record;
@@ -70,7 +71,7 @@ use parking_lot::Mutex;
 
 pub use acl::Acl;
 pub use anew::Anew;
-pub use aside::{DFS_NAME, is_aside};
+pub use aside::{DFS_NAME, is_aside, is_past};
 pub use changes::Changes;
 pub use error::VolumeError;
 pub use feed::{Merged, Missing};
@@ -78,6 +79,7 @@ pub use history::{PastContent, Removals, Removed, Revision};
 pub use op::{
     Append, Create, Kept, OP_INLINE_MAX_BYTES, OP_PIECES_MAX, Op, OpKind, Replaced, Write, ino_of,
 };
+pub use past_view::is_fleeting;
 pub use snapshot::{Keep, Snapshot};
 pub use sums::Checked;
 pub use types::{
@@ -98,6 +100,7 @@ use aside::Aside;
 use feed::Feed;
 use history::History;
 use lineage::Lineages;
+use past_view::Pasts;
 use state::State;
 use view::View;
 
@@ -154,6 +157,7 @@ pub struct Volume {
     hlc: Hlc,
     view: View,
     aside: Aside,
+    pasts: Pasts,
     /// The writer's lock.
     state: Mutex<State>,
     /// The sums as they were seen last.
@@ -262,6 +266,7 @@ impl Volume {
         };
         let volume = Self {
             aside: Aside::open(&config),
+            pasts: Pasts::default(),
             device,
             hlc: Hlc::new(state.newest.stamp),
             view,
@@ -363,7 +368,10 @@ impl Volume {
     ///
     /// A file without a name is there until it is reaped: [`Volume::hold`].
     pub fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
-        self.view_of(ino).inode(ino)
+        match is_past(ino) {
+            true => self.past_inode(ino),
+            false => self.view_of(ino).inode(ino),
+        }
     }
 
     /// Returns when a node changed here last by what others did, `None` where it never was: its ctime
@@ -381,9 +389,12 @@ impl Volume {
     /// Returns the entry `name` of a directory.
     pub fn dirent(&self, parent: Ino, name: &[u8]) -> Result<Option<Dirent>> {
         if parent == Ino::ROOT && name == DFS_NAME {
-            return self.top_of_aside();
+            return self.top_of_own();
         }
-        self.view_of(parent).dirent(parent, name)
+        match is_past(parent) {
+            true => self.past_dirent(parent, name),
+            false => self.view_of(parent).dirent(parent, name),
+        }
     }
 
     /// Visits the entries of a directory in its order, those behind `after`; `f` returns false to
@@ -394,12 +405,15 @@ impl Volume {
         after: Option<DirKey>,
         f: &mut dyn FnMut(DirKey, &Dirent) -> bool,
     ) -> Result<()> {
-        self.view_of(parent).readdir(parent, after, f)
+        match is_past(parent) {
+            true => self.past_readdir(parent, after, f),
+            false => self.view_of(parent).readdir(parent, after, f),
+        }
     }
 
     /// Returns the extents that overlap a range of a file, in order, uncut.
     pub fn extents(&self, ino: Ino, range: Range<u64>) -> Result<Vec<Extent>> {
-        self.view_of(ino).extents(ino, range)
+        self.read_at(ino, |view, ino| view.extents(ino, range))
     }
 
     /// Visits the extents that overlap a range of a file, in order, uncut, until `f` breaks.
@@ -409,7 +423,7 @@ impl Volume {
         range: Range<u64>,
         f: &mut dyn FnMut(&Extent) -> ControlFlow<()>,
     ) -> Result<()> {
-        self.view_of(ino).each_extent(ino, range, f)
+        self.read_at(ino, |view, ino| view.each_extent(ino, range, f))
     }
 
     /// Returns how many extents were looked at since the volume was opened: what an operation cost.
@@ -431,12 +445,12 @@ impl Volume {
 
     /// Returns the value of an extended attribute.
     pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<Bytes>> {
-        self.view_of(ino).xattr(ino, name)
+        self.read_at(ino, |view, ino| view.xattr(ino, name))
     }
 
     /// Returns the names of the extended attributes of a node.
     pub fn xattr_names(&self, ino: Ino) -> Result<Vec<Bytes>> {
-        self.view_of(ino).xattr_names(ino)
+        self.read_at(ino, |view, ino| view.xattr_names(ino))
     }
 
     /// Returns the conflicts, oldest first, settled ones included.

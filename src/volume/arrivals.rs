@@ -49,6 +49,13 @@ impl Arrivals {
         Self { marks }
     }
 
+    /// Returns those of rows that nobody looked through: any node may be elsewhere.
+    pub(super) fn unknown() -> Self {
+        let marks = Marks::default();
+        marks.mark_all();
+        Self { marks }
+    }
+
     /// Returns when what others did last changed a node here.
     pub(super) fn get(&self, view: &View, ino: Ino) -> Result<Option<Timespec>> {
         if !self.marks.may_have(ino.0) {

@@ -32,13 +32,16 @@ use crate::store::{Batch, BesideRows, StoreError, Table};
 pub const DFS_NAME: &[u8] = b".dfs";
 
 /// The name in there of what was set aside.
-const ASIDE_NAME: &[u8] = b"aside";
+pub(super) const ASIDE_NAME: &[u8] = b"aside";
 
-/// The numbers of what is set aside are those with these bits set, which no op makes.
+/// The numbers of what is this machine's own are those with these bits set, which no op makes.
 const ASIDE_BITS: u64 = 0xffff << 47;
 
+/// With this bit, those of what was, as `past_view` shows it.
+const PAST_BIT: u64 = 1 << 46;
+
 /// The folder [`DFS_NAME`], and the one in it.
-const DFS: Ino = Ino(ASIDE_BITS | 1);
+pub(super) const DFS: Ino = Ino(ASIDE_BITS | 1);
 const ASIDE: Ino = Ino(ASIDE_BITS | 2);
 
 /// Names tried for one copy.
@@ -61,9 +64,19 @@ pub(super) struct Aside {
     files: AtomicU64,
 }
 
-/// Tells whether a number is that of what was set aside.
+/// Tells whether a number is one of this machine's own: of what was set aside, or of what was.
 pub fn is_aside(ino: Ino) -> bool {
     ino.0 >> 47 == ASIDE_BITS >> 47
+}
+
+/// Tells whether a number is that of [`DFS_NAME`], or of what was.
+pub fn is_past(ino: Ino) -> bool {
+    ino == DFS || ino.0 >> 46 == (ASIDE_BITS | PAST_BIT) >> 46
+}
+
+/// Returns the number of what was that these bits choose.
+pub(super) const fn past_number(bits: u64) -> Ino {
+    Ino(ASIDE_BITS | PAST_BIT | bits & (PAST_BIT - 1))
 }
 
 /// Returns a number that is none of those set aside, as good as the one given.
@@ -82,7 +95,7 @@ fn number_of(domain: &[u8], of: Ino, rest: &[u8]) -> Ino {
     hasher.update(rest);
     let mut first = [0u8; 8];
     hasher.finalize_xof().fill(&mut first);
-    let number = u64::from_be_bytes(first) & (ASIDE_BITS ^ (u64::MAX >> 1));
+    let number = u64::from_be_bytes(first) & (PAST_BIT - 1);
     Ino(ASIDE_BITS | number.max(16))
 }
 
@@ -190,7 +203,7 @@ impl Aside {
 }
 
 /// Returns a node as it is when it is copied: a folder without entries.
-fn copy_of(node: &Inode, number: Ino) -> Inode {
+pub(super) fn copy_of(node: &Inode, number: Ino) -> Inode {
     Inode {
         ino: number,
         nlink: if node.is_dir() { 2 } else { 1 },
@@ -219,14 +232,9 @@ impl Volume {
         }
     }
 
-    /// Returns the entry at the top below which what was set aside is shown, where there is any.
-    pub(super) fn top_of_aside(&self) -> Result<Option<Dirent>> {
-        Ok(self.aside.has(DFS)?.then(|| Dirent {
-            name: Bytes::from_static(DFS_NAME),
-            ino: DFS,
-            kind: FileKind::Dir,
-            by: OpId::default(),
-        }))
+    /// Tells whether anything was set aside, ever.
+    pub(super) fn has_aside(&self) -> Result<bool> {
+        self.aside.has(DFS)
     }
 
     /// Copies the files that own ops made or wrote, as they are here, before these ops are taken back.

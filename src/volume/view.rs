@@ -28,6 +28,9 @@ use crate::store::Rows;
 const CACHE_BYTES: u64 = (1 << 16) * CACHE_ROW_BYTES;
 const CACHE_ROW_BYTES: u64 = 400;
 
+/// Of a state of the past fewer: there may be several of them.
+const PAST_CACHE_ROWS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
 /// Longer rows are not kept, so that the bound on their number is one on their bytes: the targets of
 /// long symlinks, which nobody walks again and again.
 const CACHE_ROW_MAX_BYTES: usize = 768;
@@ -110,8 +113,24 @@ impl View {
         log: Arc<LogStore>,
         cached: NonZeroUsize,
     ) -> Self {
+        let arrivals = Arrivals::open(&*rows);
+        Self::over(rows, keys, log, cached, arrivals)
+    }
+
+    /// Returns the view of rows that change no more. None is read before it is asked for.
+    pub(super) fn of_past(rows: Arc<dyn Rows>, keys: Arc<VolumeKeys>, log: Arc<LogStore>) -> Self {
+        Self::over(rows, keys, log, PAST_CACHE_ROWS, Arrivals::unknown())
+    }
+
+    fn over(
+        rows: Arc<dyn Rows>,
+        keys: Arc<VolumeKeys>,
+        log: Arc<LogStore>,
+        cached: NonZeroUsize,
+        arrivals: Arrivals,
+    ) -> Self {
         Self {
-            arrivals: Arrivals::open(&*rows),
+            arrivals,
             rows,
             keys,
             log,

@@ -70,7 +70,7 @@ use self::room::Room;
 use crate::base::{Clock, Ino, OpId, Timespec};
 use crate::data::Data;
 use crate::locks::Desk;
-use crate::volume::{Inode, OpKind, Volume, is_aside};
+use crate::volume::{Inode, OpKind, Volume, is_aside, is_past};
 
 type Result<T, E = FsError> = std::result::Result<T, E>;
 
@@ -307,6 +307,10 @@ impl Fs {
 
     /// Gives back what was kept for an inode whose content the caller may have locked.
     fn retire_with(&self, dropped: &Dropped, atime: Atime) {
+        if is_past(dropped.ino) {
+            let is_known = || self.inodes.is_known(dropped.ino);
+            self.volume.forget_past(dropped.ino, is_known);
+        }
         self.save_atime(dropped.ino, atime);
         if dropped.held {
             self.volume.release(dropped.ino);

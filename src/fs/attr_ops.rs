@@ -10,7 +10,7 @@ use super::inode_table::{Content, Node};
 use super::{Attr, Attributes, Caller, Entry, FileKind, Fs, FsError, GroupSource, Result, SetAttr};
 use crate::base::limits::FILE_MAX_BYTES;
 use crate::base::{Ino, Timespec};
-use crate::volume::{Inode, OpKind};
+use crate::volume::{Inode, OpKind, is_past};
 
 /// The setuid bit.
 pub(super) const SETUID: u32 = 0o4000;
@@ -95,6 +95,9 @@ impl Fs {
     /// Tells whether to cut a file at `size` takes so much away that it takes a while.
     pub fn is_cut_long(&self, ino: Ino, size: u64) -> Result<bool> {
         let ino = self.file(ino);
+        if is_past(ino) {
+            return Ok(false);
+        }
         let Some(inode) = self.volume.inode(ino)? else {
             return Ok(false);
         };
@@ -166,6 +169,9 @@ impl Fs {
             }
         }
         let node = self.inodes.remember(ino);
+        if is_past(ino) {
+            self.volume.keep_past(ino);
+        }
         let found = self.attr_of_row(ino, node);
         match found {
             Ok(Some(attr)) if attr.ino == ino => return Ok(Some(self.entry(attr))),
@@ -311,6 +317,9 @@ impl Fs {
     /// Notes an access at `now`, as a mount with `relatime` does: the time moves where it is not
     /// newer than the last change, or a day old.
     pub(super) fn touch_atime(&self, inode: &Inode, content: &mut Content, now: Timespec) {
+        if is_past(inode.ino) {
+            return;
+        }
         let atime = self.atime(inode.ino, content, inode.btime);
         let mtime = content
             .dirty

@@ -1,12 +1,14 @@
 //! Names: lookup, forget, readlink, link, unlink, rmdir.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::create_ops::{check_name, live_dir};
 use super::{Entry, FileKind, Fs, FsError, Result};
 use crate::base::Ino;
 use crate::base::limits::{LINK_MAX, NAME_MAX_BYTES};
-use crate::volume::{Inode, OpKind, Place, is_aside};
+use crate::volume::{Inode, OpKind, Place, is_aside, is_fleeting, is_past};
 
 impl Fs {
     /// Finds a name in a directory; counts one `nlookup`.
@@ -33,7 +35,7 @@ impl Fs {
         let mut ino = named()?;
         loop {
             if let Some(entry) = self.looked_up(ino)? {
-                return Ok(entry);
+                return Ok(trusted_in(parent, entry));
             }
             // Since a merge a moment ago the name may stand for something else.
             match named()? {
@@ -108,6 +110,9 @@ impl Fs {
     /// Removes a name of anything but a directory. An open file stays readable and writable.
     pub fn unlink(&self, parent: Ino, name: &[u8]) -> Result<()> {
         check_name(name)?;
+        if is_past(parent) {
+            return Err(FsError::ReadOnly);
+        }
         if is_aside(parent) {
             return self.remove_aside(parent, name, false);
         }
@@ -134,6 +139,9 @@ impl Fs {
             return Err(FsError::NotEmpty);
         }
         check_name(name)?;
+        if is_past(parent) {
+            return Err(FsError::ReadOnly);
+        }
         if is_aside(parent) {
             return self.remove_aside(parent, name, true);
         }
@@ -183,6 +191,19 @@ impl Fs {
                 self.volume.hold(number);
             }
         }
+    }
+}
+
+/// Returns an entry as it is shown in a directory: not for the kernel to remember where that changes by
+/// itself.
+pub(super) fn trusted_in(parent: Ino, entry: Entry) -> Entry {
+    match is_fleeting(parent) {
+        true => Entry {
+            entry_ttl: Duration::ZERO,
+            attr_ttl: Duration::ZERO,
+            ..entry
+        },
+        false => entry,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Directories: opendir, readdir, readdirplus, fsyncdir.
 
 use super::cookies::{Cookies, DOT, DOT_DOT};
+use super::name_ops::trusted_in;
 use super::{DirEntry, FileHandle, FileKind, Fs, FsError, OpenFlags, Opened, Reply, Result};
 use crate::base::Ino;
 use crate::volume::Inode;
@@ -54,7 +55,7 @@ impl Fs {
             };
             match found {
                 Ok(Some(plus)) => {
-                    entry.entry = Some(plus);
+                    entry.entry = Some(trusted_in(ino, plus));
                     let answer = reply(entry);
                     if answer == Reply::Full {
                         self.forget(plus.attr.ino, 1);

@@ -4,7 +4,7 @@ use super::create_ops::{NewNode, check_name, live_dir};
 use super::name_ops::{check_empty, place};
 use super::{Caller, FileKind, Fs, FsError, RenameMode, Result};
 use crate::base::Ino;
-use crate::volume::{Inode, OpKind, Replaced, Writer};
+use crate::volume::{Inode, OpKind, Replaced, Writer, is_aside};
 
 impl Fs {
     /// Moves a name, replacing what is there as `mode` says.
@@ -98,6 +98,9 @@ impl Fs {
     /// Returns whether what is unwritten of a file at a name keeps its rename waiting: better not on
     /// the thread that answers the kernel.
     pub fn is_rename_slow(&self, parent: Ino, name: &[u8]) -> bool {
+        if is_aside(parent) {
+            return false;
+        }
         let dirent = self.volume.dirent(parent, name).ok().flatten();
         dirent.is_some_and(|dirent| self.is_flush_slow(self.number_of(dirent.ino)))
     }

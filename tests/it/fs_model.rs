@@ -14,6 +14,7 @@ mod long;
 pub(crate) mod mount;
 mod named;
 mod pages;
+mod past;
 mod restore;
 pub(crate) mod room;
 mod space;

@@ -27,6 +27,7 @@ mod look;
 mod members;
 mod notify;
 mod order;
+mod past;
 mod place;
 mod protection;
 mod repair;

@@ -38,6 +38,7 @@ mod notify;
 mod numbers;
 mod options;
 mod pace;
+mod past;
 mod positions;
 mod prune;
 mod running;

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use super::birth::keys_in;
 use super::config::{Config, Fsync, host_name};
 use super::error::DaemonError;
+use super::past;
 use super::peer::{Parts, Peer};
 use super::run::{FOLD_QUEUE_MAX, SEAL_QUEUE_MAX, Started, Stop, cores, pool, wait};
 use crate::base::limits::MEMORY_CACHE_BYTES;
@@ -86,6 +87,7 @@ pub(super) async fn serve(
         });
     };
     let handle = tokio::runtime::Handle::current();
+    past::show(member, handle.clone());
     let mounted = fuse::mount(&prepared, Arc::clone(&member.fs), handle)?;
     told(&Started {
         volume: peer.node().volume().to_string(),

@@ -18,6 +18,7 @@ use super::error::DaemonError;
 use super::facts::Surroundings;
 use super::logging;
 use super::notify;
+use super::past;
 use super::peer::{Parts, Peer, Sink};
 use super::place;
 use super::repair;
@@ -369,6 +370,7 @@ async fn up(
     let mounted = match (&prepared, peer.member_parts()) {
         (Some(prepared), Some(member)) => {
             let handle = tokio::runtime::Handle::current();
+            past::show(member, handle.clone());
             Some(fuse::mount(prepared, Arc::clone(&member.fs), handle)?)
         }
         _ => None,

@@ -72,6 +72,29 @@ pub(super) fn readdirplus(of: Listed<'_>, mut reply: ReplyDirectoryPlus) {
     }
 }
 
+/// Has here what a reply would hold, and as much as the largest one: who lists then waits for nobody.
+pub(super) fn warm(of: Listed<'_>, is_plus: bool) -> Result<(), FsError> {
+    let mut count = 0;
+    let add = &mut |found: DirEntry<'_>| {
+        count += 1;
+        if count > WARM_MAX {
+            return Reply::Full;
+        }
+        if let Some(entry) = found.entry {
+            of.fs.forget(entry.attr.ino, 1);
+        }
+        Reply::Taken
+    };
+    let list = |fs: &Fs, from, add: &mut Add<'_>| match is_plus {
+        true => fs.readdirplus(of.dir, of.fh, from, add),
+        false => fs.readdir(of.dir, of.fh, from, add),
+    };
+    list_from(of, list, add)
+}
+
+/// Entries of the largest reply, of names of usual length.
+const WARM_MAX: usize = 512;
+
 type Add<'a> = dyn FnMut(DirEntry<'_>) -> Reply + 'a;
 
 fn taken(is_taken: bool) -> Reply {

@@ -27,6 +27,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::positions::Positions;
 use crate::base::{Ino, Rng};
 use crate::fs::{Attr, Entry, FileKind, Fs};
+use crate::volume::is_past;
 
 /// Turns inodes into the numbers that the kernel is shown, and back. Clones share one table.
 #[derive(Debug, Clone, Default)]
@@ -343,7 +344,7 @@ impl Short {
         table.known.remove(&number);
         table.shrink();
         match table.owners.get(&number).copied() {
-            Some(other) if table.others.len() > OTHERS_MAX => {
+            Some(other) if table.others.len() > OTHERS_MAX || is_past(other) => {
                 table.owners.remove(&number);
                 table.others.remove(&other);
             }

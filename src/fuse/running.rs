@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{Errno, ReplyData, Request};
+use tokio::runtime::Handle;
 
 use super::answer::{answer_data, failure, run};
 use super::skin::Skin;
-use super::waiting::Refusable;
+use super::waiting::{Parked, Refusable};
 use crate::base::{Ino, task};
 use crate::fs::{Fs, FsError, PendingRead};
 
@@ -93,17 +94,22 @@ impl Skin {
     /// that does not, since a reply that never comes makes a process that waits for ever.
     pub(super) fn read_later(&self, req: &Request, pending: PendingRead, reply: ReplyData) {
         let parked = self.waiting.park_ahead(req.pid(), reply);
-        let _context = self.runtime.enter();
-        task::spawn(async move {
-            let outcome = tokio::select! {
-                outcome = crate::base::time::timeout(READ_MAX, pending.complete()) => outcome,
-                () = parked.given_up() => return,
-            };
-            let outcome = outcome.unwrap_or(Err(FsError::TimedOut));
-            parked.answer(|reply| match outcome {
-                Ok(pieces) => answer_data(reply, &pieces),
-                Err(error) => reply.error(failure("read", &error)),
-            });
-        });
+        read_parked(&self.runtime, pending, parked);
     }
+}
+
+/// Answers a read whose reply is in keeping as [`Skin::read_later`] does.
+pub(super) fn read_parked(runtime: &Handle, pending: PendingRead, parked: Parked<ReplyData>) {
+    let _context = runtime.enter();
+    task::spawn(async move {
+        let outcome = tokio::select! {
+            outcome = crate::base::time::timeout(READ_MAX, pending.complete()) => outcome,
+            () = parked.given_up() => return,
+        };
+        let outcome = outcome.unwrap_or(Err(FsError::TimedOut));
+        parked.answer(|reply| match outcome {
+            Ok(pieces) => answer_data(reply, &pieces),
+            Err(error) => reply.error(failure("read", &error)),
+        });
+    });
 }

@@ -17,6 +17,7 @@ use super::mountpoint::{abort, detach, unmount};
 use super::notify::{Gate, Invalidator, Told};
 use super::numbers::Numbers;
 use super::pace::Pace;
+use super::past;
 use super::prune::{Device, Pruner};
 use super::skin::Skin;
 use super::waiting::Waiting;
@@ -32,6 +33,7 @@ use crate::fs::Fs;
 pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounted, FuseError> {
     let threads = prepared.options.thread_count();
     let disk = Pool::threads("fuse-disk", DISK_THREADS, DISK_QUEUE_MAX).map_err(failed_thread)?;
+    let past = Pool::threads("fuse-past", past::THREADS, past::QUEUE_MAX).map_err(failed_thread)?;
     let gate = Gate::default();
     let waiting = Waiting::start().map_err(failed_thread)?;
     let numbers = match prepared.options.ino64 {
@@ -58,6 +60,7 @@ pub fn mount(prepared: &Prepared, fs: Arc<Fs>, runtime: Handle) -> Result<Mounte
         crew: Crew::new(threads, spare / 4 * 3, move || asked.is_asked()),
         runtime,
         disk,
+        past,
         pace,
         waiting,
         gate: gate.clone(),

@@ -32,6 +32,7 @@ use crate::base::{Ino, task::Pool};
 use crate::fs::{
     self, Fallocate, Fs, FsError, ReadPlan, RenameMode, Seek, SetAttr, Sought, XattrMode,
 };
+use crate::volume::is_past;
 
 /// Answers the kernel from an [`Fs`].
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub(super) struct Skin {
     pub(super) runtime: Handle,
     /// Where flushes wait for the disk.
     pub(super) disk: Pool,
+    /// Where what is of the past waits for peers.
+    pub(super) past: Pool,
     /// Says when they need not.
     pub(super) pace: Arc<Pace>,
     /// Keeps the replies of those who wait there.
@@ -70,7 +73,7 @@ impl Skin {
         }
     }
 
-    fn ino(&self, number: INodeNo) -> Ino {
+    pub(super) fn ino(&self, number: INodeNo) -> Ino {
         self.numbers.ino(number)
     }
 
@@ -95,8 +98,11 @@ impl Filesystem for Skin {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let _turn = self.crew.turn();
+        if let Some(parent) = self.of_past(parent) {
+            return self.lookup_past(req, parent, name, reply);
+        }
         let _gate = self.gate.hold();
         match self.run("lookup", |fs| fs.lookup(self.ino(parent), name.as_bytes())) {
             // An entry with inode 0 says "not there, and you may remember it".
@@ -118,8 +124,11 @@ impl Filesystem for Skin {
         });
     }
 
-    fn getattr(&self, _req: &Request, number: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, number: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let _turn = self.crew.turn();
+        if let Some(ino) = self.of_past(number) {
+            return self.getattr_past(req, ino, reply);
+        }
         let _gate = self.gate.hold();
         let found = self.run("getattr", |fs| fs.getattr(self.ino(number)));
         answer_attr(&self.numbers, reply, found.as_ref().map_err(|errno| *errno));
@@ -183,8 +192,11 @@ impl Filesystem for Skin {
         );
     }
 
-    fn readlink(&self, _req: &Request, number: INodeNo, reply: ReplyData) {
+    fn readlink(&self, req: &Request, number: INodeNo, reply: ReplyData) {
         let _turn = self.crew.turn();
+        if let Some(ino) = self.of_past(number) {
+            return self.readlink_past(req, ino, reply);
+        }
         match self.run("readlink", |fs| fs.readlink(self.ino(number))) {
             Ok(target) => reply.data(&target),
             Err(errno) => reply.error(errno),
@@ -325,6 +337,9 @@ impl Filesystem for Skin {
     fn open(&self, req: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let _turn = self.crew.turn();
         let flags = fs::OpenFlags::from_raw(flags.0);
+        if let Some(ino) = self.of_past(number) {
+            return self.open_past((req, reply), ino, flags);
+        }
         match self.run("open", |fs| {
             fs.open(caller(req, 0), self.ino(number), flags)
         }) {
@@ -382,6 +397,9 @@ impl Filesystem for Skin {
         reply: ReplyData,
     ) {
         let _turn = self.crew.turn();
+        if let Some(ino) = self.of_past(number) {
+            return self.read_past(req, (ino, fh(handle)), (offset, size), reply);
+        }
         let outcome = self.run("read", |fs| {
             fs.read(self.ino(number), fh(handle), offset, size as usize)
         });
@@ -496,8 +514,11 @@ impl Filesystem for Skin {
         self.run_durably("fsyncdir", (number, req), reply, fsync, answer);
     }
 
-    fn opendir(&self, _req: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, req: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let _turn = self.crew.turn();
+        if let Some(ino) = self.of_past(number) {
+            return self.opendir_past((req, reply), ino);
+        }
         match self.run("opendir", |fs| fs.opendir(self.ino(number))) {
             Ok(opened) => reply.opened(
                 FileHandle(opened.fh.0),
@@ -509,26 +530,34 @@ impl Filesystem for Skin {
 
     fn readdir(
         &self,
-        _req: &Request,
+        req: &Request,
         number: INodeNo,
         handle: FileHandle,
         offset: u64,
         reply: ReplyDirectory,
     ) {
         let _turn = self.crew.turn();
+        if let Some(ino) = self.of_past(number) {
+            let at = (ino, fh(handle), offset);
+            return self.list_past(false, (req, reply), at, listing::readdir);
+        }
         let _gate = self.gate.hold();
         listing::readdir(self.listed(number, handle, offset), reply);
     }
 
     fn readdirplus(
         &self,
-        _req: &Request,
+        req: &Request,
         number: INodeNo,
         handle: FileHandle,
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
         let _turn = self.crew.turn();
+        if let Some(ino) = self.of_past(number) {
+            let at = (ino, fh(handle), offset);
+            return self.list_past(true, (req, reply), at, listing::readdirplus);
+        }
         let _gate = self.gate.hold();
         listing::readdirplus(self.listed(number, handle, offset), reply);
     }
@@ -591,15 +620,12 @@ impl Filesystem for Skin {
         answer(reply, outcome);
     }
 
-    fn getxattr(
-        &self,
-        _req: &Request,
-        number: INodeNo,
-        name: &OsStr,
-        size: u32,
-        reply: ReplyXattr,
-    ) {
+    fn getxattr(&self, req: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let _turn = self.crew.turn();
+        if let Some(ino) = self.of_past(number) {
+            let name = name.as_bytes().to_vec();
+            return self.xattr_past((req, reply), size, move |fs| fs.getxattr(ino, &name));
+        }
         let outcome = self.run("getxattr", |fs| {
             fs.getxattr(self.ino(number), name.as_bytes())
         });
@@ -608,6 +634,10 @@ impl Filesystem for Skin {
 
     fn listxattr(&self, req: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
         let _turn = self.crew.turn();
+        if let Some(ino) = self.of_past(number) {
+            let caller = caller(req, 0);
+            return self.xattr_past((req, reply), size, move |fs| fs.listxattr(caller, ino));
+        }
         let outcome = self.run("listxattr", |fs| {
             fs.listxattr(caller(req, 0), self.ino(number))
         });
@@ -702,7 +732,7 @@ impl Filesystem for Skin {
 
     fn lseek(
         &self,
-        _req: &Request,
+        req: &Request,
         number: INodeNo,
         handle: FileHandle,
         offset: i64,
@@ -720,6 +750,12 @@ impl Filesystem for Skin {
             return reply.error(Errno::ENXIO);
         };
         let (number, handle) = (self.ino(number), fh(handle));
+        if is_past(number) {
+            let sought = move |fs: &Fs| fs.lseek(number, handle, offset, seek);
+            return self.run_past("lseek", (req, reply), sought, |reply, at| {
+                answer_offset(reply, *at);
+            });
+        }
         let first = self.run("lseek", |fs| fs.lseek_some(number, handle, offset, seek));
         match first {
             Ok(Sought::Found(found)) => answer_offset(reply, Ok(found)),
@@ -754,6 +790,11 @@ impl Filesystem for Skin {
             // At most what was asked for, which fits.
             Ok(usize::try_from(copied).unwrap_or(0))
         };
+        if is_past(from.0) {
+            return self.run_past("copy_file_range", (req, reply), copy, |reply, copied| {
+                answer_written(reply, *copied);
+            });
+        }
         // What is unwritten of the source goes first, and much that is of the target before more.
         match self.fs.is_flush_slow(from.0) || self.fs.is_flush_slow(to.0) {
             true => self.run_apart("copy_file_range", reply, copy, answer_written),

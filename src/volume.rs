@@ -173,6 +173,8 @@ pub struct Volume {
     lineages: Lineages,
     /// What was replaced or removed and can be had back.
     history: History,
+    /// Trees of snapshots of which it was not known what they name when somebody asked.
+    unread: Mutex<snapshot::Trees>,
     /// Told of new drafts.
     on_draft: OnceLock<Box<DraftHook>>,
     /// Told of what is about to be sealed.
@@ -277,6 +279,7 @@ impl Volume {
             holds: Arc::default(),
             lineages: Lineages::default(),
             history: History::load(&*config.store.rows)?,
+            unread: Mutex::default(),
             on_draft: OnceLock::new(),
             on_seal: OnceLock::new(),
             keeper: OnceLock::new(),

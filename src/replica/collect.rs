@@ -1,7 +1,7 @@
 //! Collection: giving up chunks that nothing names any more.
 //!
-//! A member that reads looks through all that names chunks: files, what undo may bring back, what is
-//! known and not folded, what is being written. What it holds and none of these names may go where an op
+//! A member that reads looks through all that names chunks: files, what undo may bring back, history and
+//! snapshots, what is known and not folded, what is being written. What it holds and none of these names may go where an op
 //! cannot come that names it. There are two ways to such an op:
 //!
 //! - its author put the chunk anew. Then it counts on no copy that was confirmed before: it asks all
@@ -9,6 +9,9 @@
 //!   one before it, so it is folded here by the time when the base line has passed `asked`.
 //! - its author found the chunk named in its own rows. What the base line has passed all authors have
 //!   folded, and what was removed behind it undo still names here.
+//!
+//! A snapshot's op names what its author's rows named when it was begun: nothing is folded there until it is
+//! issued, so no base line has passed a removal by then that is not behind it, and undo names it everywhere.
 //!
 //! So a chunk goes that nothing names, whose `asked` is below the base line. One that was asked for since
 //! stays, whoever asked: its author keeps it, too, until it is confirmed again.

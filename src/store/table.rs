@@ -113,6 +113,8 @@ tables! {
     History = 53,
     /// Chunks of the trees of checkpoints, by record and number.
     Tree = 54,
+    /// What nodes of the trees of snapshots name, by their chunk.
+    SnapshotNode = 55,
     /// Changes of a batch that is too great to go as one; written by the store alone.
     Staged = 60,
     /// Rows of a merge that is made beside the others, by table and key, until they are moved there.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use super::op::OpKind;
 use super::record::Record;
 use super::rows::{RowKey, Stored, Value};
 use super::segments::open;
@@ -30,7 +31,8 @@ impl Volume {
     ///
     /// # Errors
     ///
-    /// [`VolumeError::Busy`] while something is folded, or another looks; where a segment cannot be read, as
+    /// [`VolumeError::Busy`] while something is folded, or another looks, and until it is known what
+    /// snapshots name; where a segment cannot be read, as
     /// what it names cannot be told; and the store's.
     pub fn named(&self) -> Result<Named> {
         let feed = self.feed.try_lock_for(FEED_WAIT_MAX);
@@ -55,9 +57,15 @@ impl Volume {
         })?;
         self.each_chunk(&self.aside.view, &mut |_, id| named.files.insert(id))?;
         self.each_of_trees(&mut |id| named.files.insert(id))?;
+        let mut trees = self.snapshot_trees()?;
         // Behind the files: an own change moves what it replaces from there to here.
         self.each_record(&mut |_, record| {
             for (key, before) in &record.writes {
+                if let (RowKey::Snapshot(_), Some(before)) = (key, before)
+                    && let Value::Snapshot(kept) = &Stored::decode(key, before.clone())?.value
+                {
+                    trees.insert(kept.tree.root, kept.tree);
+                }
                 if let (RowKey::Extent(..), Some(before)) = (key, before)
                     && let Value::Extent(extent) = &Stored::decode(key, before.clone())?.value
                     && let Source::Chunk { id, .. } = &extent.src
@@ -70,14 +78,23 @@ impl Volume {
                 .shape()
                 .chunks()
                 .for_each(|id| named.past.insert(&id));
+            if let Some(kept) = record.kind.as_snapshot() {
+                trees.insert(kept.tree.root, kept.tree);
+            }
             Ok(())
         })?;
         // Behind the records: what is given up there goes to history.
         self.each_past_chunk(&mut |id| named.history.insert(id))?;
         for (log, head) in self.config.log.vector() {
             let folded = progress.get(&log).map_or(0, |at| at.seg_no);
-            self.each_unfolded(log, folded, head, &mut |id| named.past.insert(id))?;
+            self.each_unfolded(log, folded, head, &mut |kind| {
+                kind.shape().chunks().for_each(|id| named.past.insert(&id));
+                if let Some(kept) = kind.as_snapshot() {
+                    trees.insert(kept.tree.root, kept.tree);
+                }
+            })?;
         }
+        self.name_snapshots(&trees, &mut named.history)?;
         named.noted = self.state.lock().named.take().unwrap_or_default();
         drop(noting);
         self.sync()?;
@@ -176,13 +193,13 @@ impl Volume {
         Ok(())
     }
 
-    /// Reads which chunks the segments of a log name behind `folded`, up to `head`.
+    /// Reads which ops the segments of a log hold behind `folded`, up to `head`.
     fn each_unfolded(
         &self,
         log: LogId,
         folded: u64,
         head: u64,
-        each: &mut dyn FnMut(&ChunkId),
+        each: &mut dyn FnMut(&OpKind),
     ) -> Result<()> {
         for seg_no in folded.saturating_add(1)..=head {
             let Some(segment) = self.config.log.get(log, seg_no)? else {
@@ -190,9 +207,7 @@ impl Volume {
             };
             match open(&self.config.keys, &segment) {
                 Ok(ops) => {
-                    for (_, kind) in &ops {
-                        kind.shape().chunks().for_each(|id| each(&id));
-                    }
+                    ops.iter().for_each(|(_, kind)| each(kind));
                 }
                 // By its author's fault it has no ops, for anybody.
                 Err(VolumeError::BadSegment { .. }) => {}

@@ -285,7 +285,8 @@ fn flaw_of_place(place: &Place) -> Option<&'static str> {
     flaw_of_name(&place.name)
 }
 
-fn flaw_of_name(name: &[u8]) -> Option<&'static str> {
+/// Returns what is wrong with a name in a directory.
+pub(super) fn flaw_of_name(name: &[u8]) -> Option<&'static str> {
     if name.is_empty() || name.len() > NAME_MAX_BYTES {
         return Some("a name of no or too many bytes");
     }

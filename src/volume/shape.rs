@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 
-use super::op::{Append, OpKind, Write};
+use super::op::{Append, Kept, OpKind, Write};
 use super::types::{Piece, Place, Source};
 use crate::base::{ChunkId, Ino};
 
@@ -158,6 +158,27 @@ impl OpKind {
         match self.shape().content {
             Content::Appended(append) => Some(append),
             Content::Same | Content::Overwritten(_) => None,
+        }
+    }
+
+    /// Returns the snapshot that the op makes: the chunks of its tree, and all that their rows name, stay.
+    pub(super) fn as_snapshot(&self) -> Option<&Kept> {
+        match self {
+            Self::Snapshot(kept) => Some(kept),
+            Self::Format { .. }
+            | Self::Device { .. }
+            | Self::Create(_)
+            | Self::Link { .. }
+            | Self::Unlink { .. }
+            | Self::Rmdir { .. }
+            | Self::Rename { .. }
+            | Self::SetAttr { .. }
+            | Self::Write(_)
+            | Self::Append(_)
+            | Self::SetXattr { .. }
+            | Self::RemoveXattr { .. }
+            | Self::Resolve { .. }
+            | Self::DropSnapshot { .. } => None,
         }
     }
 

@@ -4,6 +4,8 @@
 //! not change between two is the same chunks. What it was made of stays as long as a row names it that all
 //! members share: the chunks of the tree, and the contents that its rows name.
 
+mod named;
+
 use std::collections::{BTreeSet, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -11,10 +13,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub(super) use self::named::Trees;
+
 use super::anew::is_of_private;
 use super::checkpoint::tree::{Growing, Item, PutNode, Shared, Sizes};
 use super::checkpoint::{NodeSource, TreeRows};
-use super::op::{Kept, OpKind};
+use super::op::{Kept, OpKind, flaw_of_name};
 use super::rows::{RowKey, Stored, Value};
 use super::view::OP_MAX;
 use super::{Result, Volume, VolumeError};
@@ -22,10 +26,13 @@ use crate::base::limits::NAME_MAX_BYTES;
 use crate::base::{ChunkId, DeviceId, Ino, OpId};
 use crate::log::checkpoint::Tree;
 use crate::replica::ReplicaError;
-use crate::store::{FrozenRows, Rows, Table};
+use crate::store::{Batch, FrozenRows, Rows, Table, VALUE_MAX_BYTES, codec};
 
 /// How long a snapshot waits for what is being folded.
 const FEED_WAIT_MAX: Duration = Duration::from_millis(250);
+
+/// The names of the snapshots that are wanted and not made.
+const ASKED_KEY: &[u8] = b"volume/snapshots";
 
 /// The tables by which files are looked up and read: the first and the last of those that stand together.
 const TABLES: [(Table, Table); 3] = [
@@ -55,8 +62,12 @@ pub struct Snapshot {
 
 /// Where a snapshot is to be kept, and how that goes on.
 pub trait Keep {
-    /// Keeps a node of the tree as a chunk.
-    fn put(&mut self, plain: Bytes) -> std::result::Result<ChunkId, ReplicaError>;
+    /// Keeps a node of the tree as a chunk, but where a snapshot names that which is kept.
+    fn put(
+        &mut self,
+        plain: Bytes,
+        is_kept: &dyn Fn(&ChunkId) -> bool,
+    ) -> std::result::Result<ChunkId, ReplicaError>;
 
     /// Hears that the moment is chosen: what changes from now on is not in it.
     fn frozen(&mut self);
@@ -106,6 +117,7 @@ impl Volume {
     /// [`VolumeError::Busy`] while something is folded, [`VolumeError::BadOp`] for a name that is none; those of
     /// the store and of `keep`.
     pub fn make_snapshot(&self, name: &str, keep: &mut dyn Keep) -> Result<Snapshot> {
+        check_name(name)?;
         let feed = self.feed.try_lock_for(FEED_WAIT_MAX);
         let _feed = feed.ok_or(VolumeError::Busy)?;
         // What is here is not the volume yet.
@@ -118,8 +130,23 @@ impl Volume {
             (Frozen::of(&*self.view.rows)?, time_ms)
         };
         keep.frozen();
-        let mut put = |plain: Bytes| keep.put(plain);
+        let before = self.walk(&self.snapshot_trees()?, &mut |_| {})?;
+        let mut kept: HashSet<ChunkId> = before.nodes.iter().map(|(id, _)| *id).collect();
+        for node in &before.missing {
+            kept.remove(&node.root);
+        }
+        let mut failed = None;
+        let mut put = |plain: Bytes| {
+            let id = keep.put(plain.clone(), &|id| kept.contains(id))?;
+            if kept.insert(id)
+                && let Err(error) = self.note_own_node(id, &plain)
+            {
+                failed.get_or_insert(error);
+            }
+            Ok(id)
+        };
         let (tree, nodes, bytes) = frozen.grow(&mut put)?;
+        failed.map_or(Ok(()), Err)?;
         self.config.store.sync()?;
         let kept = Kept {
             name: name.to_owned(),
@@ -133,11 +160,47 @@ impl Volume {
         made.ok_or(VolumeError::Over)
     }
 
+    /// Takes note that a snapshot is wanted, until [`Volume::forget_asked`]; durable on return.
+    pub fn ask_snapshot(&self, name: &str) -> Result<()> {
+        check_name(name)?;
+        self.change_asked(&mut |names| names.push(name.to_owned()))?;
+        self.sync()
+    }
+
+    /// Takes note that it is not wanted any more.
+    pub fn forget_asked(&self, name: &str) -> Result<()> {
+        self.change_asked(&mut |names| names.retain(|of| of != name))
+    }
+
+    /// Returns the names of the snapshots that are wanted.
+    pub fn asked_snapshots(&self) -> Result<Vec<String>> {
+        match self.view.rows.get(Table::Meta, ASKED_KEY)? {
+            Some(names) => Ok(codec::decode(&names, VALUE_MAX_BYTES)?),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn change_asked(&self, change: &mut dyn FnMut(&mut Vec<String>)) -> Result<()> {
+        let _writer = self.write()?;
+        let mut names = self.asked_snapshots()?;
+        change(&mut names);
+        let mut batch = Batch::new();
+        batch.put(Table::Meta, ASKED_KEY, codec::encode(&names));
+        Ok(self.view.rows.commit(batch)?)
+    }
+
     /// Lets go of a snapshot.
     pub fn drop_snapshot(&self, op: OpId) -> Result<()> {
         let drop = OpKind::DropSnapshot { snapshot: op };
         self.write()?.apply(drop)?;
         Ok(())
+    }
+
+    /// Returns the trees of the snapshots that are kept.
+    pub(super) fn snapshot_trees(&self) -> Result<Trees> {
+        let kept = self.kept_snapshots()?;
+        let trees = kept.iter().map(|(_, kept)| (kept.tree.root, kept.tree));
+        Ok(trees.collect())
     }
 
     /// Returns the rows of snapshots.
@@ -152,6 +215,11 @@ impl Volume {
         })?;
         Ok(kept)
     }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let flaw = flaw_of_name(name.as_bytes());
+    flaw.map_or(Ok(()), |what| Err(VolumeError::BadOp { what }))
 }
 
 /// Returns a name of which there are several: the first one as it is.

@@ -112,6 +112,11 @@ pub(in crate::volume) struct Node {
 }
 
 impl Node {
+    /// Returns its chunk.
+    pub(in crate::volume) fn id(&self) -> ChunkId {
+        self.id
+    }
+
     /// Returns the row with which it begins.
     pub(in crate::volume) fn first(&self) -> (u8, &[u8]) {
         (self.tag, &self.key)
@@ -316,6 +321,11 @@ pub fn nodes_of(tree: &Tree, plain: &[u8]) -> Result<Vec<Tree>> {
     let nodes = list_of(plain)?;
     let level = tree.level.checked_sub(1).ok_or(BAD_NODE)?;
     Ok(nodes.iter().map(|node| node.tree(level)).collect())
+}
+
+/// Tells whether a node that was made here is a list.
+pub(in crate::volume) fn is_list(plain: &[u8]) -> bool {
+    plain.get(1) == Some(&LIST)
 }
 
 /// Returns the nodes of a list.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use crate::base::OpId;
 use crate::base::limits::NAME_MAX_BYTES;
 use crate::base::text::is_unseen;
+use crate::base::time::civil_date;
 use crate::volume::op::{MARK_CHARS, mark_of};
 
 /// Longest part behind the last dot that counts as an extension.
@@ -36,7 +37,7 @@ pub(in crate::volume) fn conflict_names(
     by: OpId,
 ) -> impl Iterator<Item = Bytes> {
     let (stem, extension) = if is_dir { (name, &[][..]) } else { split(name) };
-    let (year, month, day) = date(by.stamp.ms());
+    let (year, month, day) = civil_date(by.stamp.ms());
     let bracket = format!(" (conflict, {label}, {year:04}-{month:02}-{day:02})");
     (0..=MARK_CHARS).step_by(MARK_STEP).map(move |len| {
         // Nearly always the first name is free.
@@ -85,26 +86,6 @@ fn floor_char_boundary(bytes: &[u8], max: usize) -> usize {
         .rev()
         .find(|at| !is_continuation(*at))
         .unwrap_or(max)
-}
-
-/// Returns year, month and day (UTC) of a time in milliseconds since 1970: the civil calendar from
-/// a count of days, by eras of 400 years that begin on the first of March.
-fn date(ms: u64) -> (u64, u64, u64) {
-    let days = ms / 86_400_000 + 719_468;
-    let era = days / 146_097;
-    let day_of_era = days % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    (year, month, day)
 }
 
 #[cfg(test)]
@@ -171,11 +152,11 @@ mod tests {
 
     #[test]
     fn dates_are_those_of_the_calendar() {
-        assert_eq!(date(0), (1970, 1, 1));
-        assert_eq!(date(86_400_000 * 31), (1970, 2, 1));
-        assert_eq!(date(951_782_400_000), (2000, 2, 29));
-        assert_eq!(date(1_735_689_599_999), (2024, 12, 31));
-        assert_eq!(date(1_735_689_600_000), (2025, 1, 1));
-        assert_eq!(date(4_107_542_400_000), (2100, 3, 1));
+        assert_eq!(civil_date(0), (1970, 1, 1));
+        assert_eq!(civil_date(86_400_000 * 31), (1970, 2, 1));
+        assert_eq!(civil_date(951_782_400_000), (2000, 2, 29));
+        assert_eq!(civil_date(1_735_689_599_999), (2024, 12, 31));
+        assert_eq!(civil_date(1_735_689_600_000), (2025, 1, 1));
+        assert_eq!(civil_date(4_107_542_400_000), (2100, 3, 1));
     }
 }

@@ -27,7 +27,7 @@ const READ: OpenFlags = OpenFlags {
 struct Nodes<'a>(&'a Disk);
 
 impl Keep for Nodes<'_> {
-    fn put(&mut self, plain: Bytes) -> Result<ChunkId, ReplicaError> {
+    fn put(&mut self, plain: Bytes, _: &dyn Fn(&ChunkId) -> bool) -> Result<ChunkId, ReplicaError> {
         let sealed = self.0.keys.seal_chunk(&plain);
         self.0.store.chunks.put(sealed.id, &sealed.bytes).unwrap();
         Ok(sealed.id)

@@ -26,7 +26,7 @@ fn keep(devices: &[Device], kept_ms: u64) {
 }
 
 /// Lets all have all, and gives up what undo needs of it.
-fn settle(devices: &[Device]) {
+pub(super) fn settle(devices: &[Device]) {
     exchange_all(devices);
     for _ in 0..3 {
         devices[0].commit_from(u64::MAX);

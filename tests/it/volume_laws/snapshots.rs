@@ -8,10 +8,11 @@ use bytes::Bytes;
 use dfs::base::{ChunkId, Clock, Rng};
 use dfs::replica::ReplicaError;
 use dfs::store::{Rows, Table};
-use dfs::volume::{Keep, Snapshot, VolumeError};
+use dfs::volume::{FileKind, Keep, OpKind, Piece, Snapshot, Source, VolumeError};
 use parking_lot::Mutex;
 
-use super::cluster::{Device, agree, cluster, exchange_all, sync};
+use super::cluster::{Device, agree, cluster, exchange_all, sync, write};
+use super::history::settle;
 
 type Nodes = Arc<Mutex<BTreeMap<ChunkId, Bytes>>>;
 
@@ -24,7 +25,7 @@ struct Kept<'a> {
 }
 
 impl Keep for Kept<'_> {
-    fn put(&mut self, plain: Bytes) -> Result<ChunkId, ReplicaError> {
+    fn put(&mut self, plain: Bytes, _: &dyn Fn(&ChunkId) -> bool) -> Result<ChunkId, ReplicaError> {
         let id = ChunkId(*blake3::hash(&plain).as_bytes());
         self.news += usize::from(self.nodes.lock().insert(id, plain).is_none());
         Ok(id)
@@ -181,6 +182,81 @@ fn what_did_not_change_is_kept_once() {
         "{} of {before}",
         keep.news
     );
+}
+
+/// Has a device write a file that is one chunk.
+fn write_chunk(device: &Device, path: &str, id: ChunkId) {
+    device.make(path, FileKind::File);
+    let inode = device.at(path);
+    let mut kind = write(inode.ino, inode.version, "");
+    if let OpKind::Write(write) = &mut kind {
+        write.size = 1000;
+        write.pieces = vec![Piece {
+            offset: 0,
+            len: 1000,
+            src: Some(Source::Chunk { id, skip: 0 }),
+        }];
+    }
+    device.apply(kind);
+}
+
+#[test]
+fn what_a_snapshot_alone_names_is_named_until_it_is_removed() {
+    let (devices, nodes) = (cluster(2), Nodes::default());
+    let [a, b] = [&devices[0], &devices[1]];
+    let id = ChunkId([7; 32]);
+    write_chunk(a, "f", id);
+    sync(&devices);
+    let made = a.keep(&nodes, "a");
+    exchange_all(&devices);
+    b.unlink("f");
+    settle(&devices);
+    settle(&devices);
+    // Who made it knows what it names; who did not says so until it does.
+    let named = a.volume.named().unwrap();
+    assert!(named.history.has(&id) && named.history.has(&made.tree.root));
+    assert!(!named.files.has(&id) && !named.past.has(&id));
+    assert!(matches!(b.volume.named(), Err(VolumeError::Busy)));
+    assert!(b.volume.has_unread_nodes());
+    let mut count = 0;
+    loop {
+        let unread = b.volume.unread_nodes().unwrap();
+        let Some(node) = unread.first() else { break };
+        let plain = nodes.lock()[&node.root].clone();
+        b.volume.note_node(node, &plain).unwrap();
+        count += 1;
+    }
+    assert_eq!(count, nodes.lock().len());
+    assert!(!b.volume.has_unread_nodes());
+    for device in &devices {
+        let named = device.volume.named().unwrap();
+        assert!(named.has(&id) && nodes.lock().keys().all(|node| named.has(node)));
+    }
+    // Its removal may be undone until all have folded it.
+    b.volume.drop_snapshot(made.op).unwrap();
+    assert!(b.volume.named().unwrap().has(&id));
+    settle(&devices);
+    settle(&devices);
+    for device in &devices {
+        let named = device.volume.named().unwrap();
+        assert!(!named.has(&id) && !named.has(&made.tree.root));
+        let rows = &device.store.rows;
+        let left = &mut |_: &[u8]| panic!("what its nodes named is still here");
+        rows.scan_keys(Table::SnapshotNode, &[], None, left)
+            .unwrap();
+    }
+}
+
+#[test]
+fn what_is_wanted_is_known_after_a_power_cut() {
+    let mut devices = cluster(1);
+    for name in ["a", "b"] {
+        devices[0].volume.ask_snapshot(name).unwrap();
+    }
+    devices[0].crash(&Rng::from_seed(4));
+    devices[0].volume.forget_asked("a").unwrap();
+    assert_eq!(devices[0].volume.asked_snapshots().unwrap(), ["b"]);
+    assert!(devices[0].volume.ask_snapshot("..").is_err());
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod secret;
 mod settings;
 mod show;
 mod show_asking;
+mod snapshot;
 mod units;
 
 use std::ffi::OsString;

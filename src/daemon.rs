@@ -37,6 +37,7 @@ mod room;
 mod run;
 mod server;
 mod settings;
+mod snapshots;
 mod sums;
 mod waiting;
 mod whereabouts;

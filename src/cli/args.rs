@@ -148,6 +148,8 @@ pub enum Verb {
     History(HistoryArgs),
     /// Have back what was replaced or removed, as a new change
     Restore(RestoreArgs),
+    /// Keep the volume as it is now under a name, or list what was kept, or let go of it
+    Snapshot(SnapshotArgs),
     /// Wait until everything is replicated
     Sync(SyncArgs),
     /// Give up now what nothing needs any more, on all peers that are there
@@ -274,6 +276,39 @@ pub struct RestoreArgs {
     /// history` does, or as a span before now, like @2h. Else as it was before the last change
     #[arg(value_name = "FILE[@TIME]|DIR")]
     pub path: PathBuf,
+}
+
+/// Arguments of `dfs snapshot`.
+#[derive(Debug, Args)]
+pub struct SnapshotArgs {
+    #[command(flatten)]
+    pub target: TargetArgs,
+
+    #[command(subcommand)]
+    pub verb: SnapshotVerb,
+}
+
+/// What `dfs snapshot` does.
+#[derive(Debug, Subcommand)]
+pub enum SnapshotVerb {
+    /// Keep what this machine sees of the volume now; returns as soon as the moment is chosen
+    Create {
+        /// What it is to be called [default: the time]
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+    },
+    /// List what was kept, oldest first
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let go of one that was kept, on all machines
+    Remove {
+        /// What it is called
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
 }
 
 /// Arguments of `dfs peers`.

@@ -12,7 +12,7 @@ use super::args::{
     Verb,
 };
 use super::exit::{Exit, complain};
-use super::{conflicts, history, members, settings, show, show_asking};
+use super::{conflicts, history, members, settings, show, show_asking, snapshot};
 use crate::daemon::control::{self, ControlError, FailKind, Request};
 use crate::daemon::report::SyncReport;
 use crate::daemon::{self, dead_mount, default_state_base, locate};
@@ -47,6 +47,7 @@ pub(super) fn run(verb: Verb) -> Exit {
         Verb::Resolve(args) => conflicts::resolve(&args),
         Verb::History(args) => history::list(&args),
         Verb::Restore(args) => history::restore(&args),
+        Verb::Snapshot(args) => snapshot::run(&args),
         Verb::Sync(args) => sync(&args),
         Verb::Gc(args) => collect(&args),
         Verb::Log(args) => log(&args.fact, args.lines),

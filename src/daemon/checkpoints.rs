@@ -303,7 +303,7 @@ async fn with_tree<T: Send + 'static>(
 }
 
 /// Returns the plaintext of a node that is here.
-fn node_of(data: &Data, id: &ChunkId) -> Result<Option<Bytes>, ReplicaError> {
+pub(super) fn node_of(data: &Data, id: &ChunkId) -> Result<Option<Bytes>, ReplicaError> {
     match data.read_local(*id, 0..CHUNK_BYTES as usize) {
         Ok(plain) => Ok(plain),
         Err(DataError::Replica(error)) => Err(error),

@@ -105,6 +105,18 @@ pub enum Request {
         /// True for all that was removed from a folder and those below it.
         deleted: bool,
     },
+    /// Keeps what this machine sees of the volume now.
+    CreateSnapshot {
+        /// What it is to be called.
+        name: String,
+    },
+    /// The snapshots.
+    Snapshots,
+    /// Lets go of a snapshot.
+    RemoveSnapshot {
+        /// Its name.
+        name: String,
+    },
     /// Takes conflicts off the list, of which both sides stay.
     Settle {
         /// Their ids.

@@ -109,6 +109,8 @@ pub struct Member {
     pub fs: Arc<Fs>,
     /// Checkpoints that were made here and are not signed yet.
     pub(super) unsigned: Arc<Unsigned>,
+    /// The volume's keys.
+    pub(super) keys: Arc<VolumeKeys>,
 }
 
 /// A running peer.
@@ -133,6 +135,8 @@ pub struct Peer {
     pub(super) shown: tokio::sync::Notify,
     /// Held from when they are folded until the kernel's caches are told of them.
     pub(super) fold_turn: tokio::sync::Mutex<()>,
+    /// Who waits for snapshots.
+    pub(super) snapshots: super::snapshots::Waiting,
     /// What was seen of the rows.
     pub(super) sums: super::sums::Watch,
     /// Where this peer keeps its state; `None` where that is in memory.
@@ -207,6 +211,7 @@ impl Peer {
             waiting: Waiting::default(),
             shown: tokio::sync::Notify::new(),
             fold_turn: tokio::sync::Mutex::default(),
+            snapshots: super::snapshots::Waiting::default(),
             sums: super::sums::Watch::default(),
             state: parts.fs.state,
             asking_pool: parts.seal_pool,
@@ -280,7 +285,7 @@ impl Peer {
         );
         fs.wait_for_holders(parts.fsync == Fsync::Replicated);
         fs.set_read_only(!may_write(node, &volume));
-        let keys = Arc::clone(keys);
+        let (keys, of_member) = (Arc::clone(keys), Arc::clone(keys));
         let of_volume = Arc::clone(&volume);
         fs.locks().open(parts.clock.wall_ms(), move |space, ino| {
             let kind = match space {
@@ -297,6 +302,7 @@ impl Peer {
             data,
             fs: Arc::new(fs),
             unsigned,
+            keys: of_member,
         })
     }
 

@@ -564,6 +564,32 @@ pub struct ConfigReport {
     pub history_ms: u64,
 }
 
+/// The snapshots that are kept (`dfs snapshot list`).
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct SnapshotsReport {
+    /// Oldest first.
+    pub snapshots: Vec<SnapshotReport>,
+    /// Names of those that were asked for here and are not made yet.
+    pub asked: Vec<String>,
+}
+
+/// A snapshot.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct SnapshotReport {
+    /// Its name.
+    pub name: String,
+    /// Of which moment it is, milliseconds since 1970.
+    pub time_ms: u64,
+    /// Name of the device that made it.
+    pub device: String,
+    /// Files, folders and other nodes in it; 0 where it is being made.
+    pub nodes: u64,
+    /// Bytes of the contents of its files; 0 where it is being made.
+    pub bytes: u64,
+    /// Whether its moment is not chosen yet, as something else is being done.
+    pub waits: bool,
+}
+
 /// What `dfs gc` did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CollectReport {

@@ -21,6 +21,7 @@ use super::members;
 use super::peer::Peer;
 use super::protection;
 use super::report::{CollectReport, RestoreReport, SyncReport};
+use super::snapshots;
 use super::troubles::Trouble;
 use super::whereabouts::{self, Found};
 use super::workers;
@@ -302,6 +303,9 @@ async fn answer(peer: &Arc<Peer>, surroundings: &Surroundings, request: Request)
         | Request::History { .. }
         | Request::Restore { .. }
         | Request::Stop { .. } => Ok(Value::Null),
+        Request::CreateSnapshot { name } => snapshots::create(peer, &name).await.and_then(value),
+        Request::Snapshots => snapshots::list(peer).and_then(value),
+        Request::RemoveSnapshot { name } => snapshots::remove(peer, &name).and_then(value),
         Request::Askings => asking::list(peer).and_then(value),
         Request::Approve { code, role, name } => {
             let admitted = asking::approve(peer, &code, &role, name.as_deref()).await;

@@ -10,6 +10,7 @@ mod lost;
 mod publish;
 mod rows;
 mod seal_ahead;
+mod snapshots;
 mod write_out;
 
 use std::sync::Arc;
@@ -50,6 +51,7 @@ pub(super) fn start(peer: &Arc<Peer>) {
     run(peer, locks::Locks::new(peer, member));
     run(peer, rows::Rows::new(peer, member));
     run(peer, lost::Lost::new(peer, member));
+    run(peer, snapshots::Snapshots::new(peer, member));
 }
 
 fn run(peer: &Arc<Peer>, worker: impl Worker) {

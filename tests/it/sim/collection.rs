@@ -40,6 +40,45 @@ fn assert_exact(cluster: &Cluster, hosts: usize) {
 }
 
 #[test]
+fn what_a_snapshot_alone_names_stays_on_all_peers_until_it_is_removed() {
+    for seed in seeds() {
+        simulate(seed, |seed| async move {
+            let mut cluster = Cluster::new(seed, 3, 1).await;
+            let names: Vec<Vec<u8>> = (0..6).map(|n| format!("file {n}").into_bytes()).collect();
+            for (number, name) in names.iter().enumerate() {
+                let content = cluster.random_bytes(LEN);
+                cluster.write(number % 3, name, &content).await;
+            }
+            cluster.settle().await;
+            let files = all_chunks(&cluster, 4);
+            cluster.peer(0).keep_snapshot("before").await.unwrap();
+            cluster.settle().await;
+            cluster.synced().await;
+            let before = all_chunks(&cluster, 4);
+            assert!(before.len() > files.len(), "its tree is there, too");
+            for name in &names[..4] {
+                cluster.unlink(1, name);
+            }
+            cluster.settle().await;
+            collecting(&cluster, 4, Duration::from_secs(240)).await;
+            assert!(before.is_subset(&all_chunks(&cluster, 4)));
+            for index in 0..3 {
+                let volume = &cluster.peer(index).member_parts().unwrap().volume;
+                let kept = volume.snapshots().unwrap().remove(0);
+                assert_eq!((&*kept.name, kept.nodes), ("before", 7));
+                assert!(volume.unread_nodes().unwrap().is_empty());
+            }
+            cluster.peer(2).remove_snapshot("before").unwrap();
+            cluster.settle().await;
+            collecting(&cluster, 4, Duration::from_secs(240)).await;
+            cluster.synced().await;
+            assert_exact(&cluster, 4);
+            assert_eq!(all_chunks(&cluster, 4).len(), 2);
+        });
+    }
+}
+
+#[test]
 fn what_is_overwritten_and_removed_goes_on_all_peers_also_where_there_are_no_keys() {
     for seed in seeds() {
         simulate(seed, |seed| async move {

@@ -25,7 +25,7 @@ const OF_ALL: [&str; 11] = [
 ];
 
 /// What a member with the key does beside.
-const OF_MEMBERS: [&str; 9] = [
+const OF_MEMBERS: [&str; 10] = [
     "fold",
     "lock-requests",
     "lost",
@@ -33,6 +33,7 @@ const OF_MEMBERS: [&str; 9] = [
     "publish",
     "rows",
     "seal-ahead",
+    "snapshots",
     "take-over",
     "write-out",
 ];

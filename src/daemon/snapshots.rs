@@ -1,0 +1,248 @@
+//! Snapshots: made when somebody asks, listed, removed; and found out what those of others
+//! name.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinSet;
+
+use super::checkpoints::node_of;
+use super::error::DaemonError;
+use super::peer::{Member, Peer};
+use super::report::{SnapshotReport, SnapshotsReport};
+use crate::base::limits::{FETCH_TIMEOUT, NAME_MAX_BYTES};
+use crate::base::time::timeout;
+use crate::base::{ChunkId, DeviceId};
+use crate::crypto::VolumeKeys;
+use crate::data::DataError;
+use crate::fs::FsError;
+use crate::replica::{Replica, ReplicaError};
+use crate::volume::{Keep, Snapshot, VolumeError};
+
+/// How long who asks for a snapshot waits until its moment is chosen.
+const CHOSEN_MAX: Duration = Duration::from_secs(10);
+
+/// Nodes that are fetched at once.
+const FETCHES_MAX: usize = 8;
+
+/// Who waits for snapshots.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    /// Told when the moment of a snapshot is chosen, by its name.
+    chosen: Mutex<BTreeMap<String, oneshot::Sender<()>>>,
+    /// Told when somebody asks for one.
+    pub(super) asked: Notify,
+}
+
+/// Where a snapshot is kept that is made here.
+struct Keeping<'a> {
+    replica: Arc<Replica>,
+    keys: &'a VolumeKeys,
+    name: &'a str,
+    waiting: &'a Waiting,
+}
+
+impl Keep for Keeping<'_> {
+    fn put(
+        &mut self,
+        plain: Bytes,
+        is_kept: &dyn Fn(&ChunkId) -> bool,
+    ) -> Result<ChunkId, ReplicaError> {
+        let sealed = self.keys.seal_chunk(&plain);
+        if !is_kept(&sealed.id) {
+            self.replica.put(sealed.id, &sealed.bytes)?;
+        }
+        Ok(sealed.id)
+    }
+
+    fn frozen(&mut self) {
+        if let Some(waits) = self.waiting.chosen.lock().remove(self.name) {
+            // Who waits no more has it all the same.
+            let _ = waits.send(());
+        }
+    }
+}
+
+/// Keeps what this machine sees of the volume now, under a name. Returns as soon as the moment is chosen.
+pub(super) async fn create(peer: &Arc<Peer>, name: &str) -> Result<SnapshotReport, DaemonError> {
+    check(name)?;
+    let (chosen, is_chosen) = oneshot::channel();
+    let waiting = &peer.snapshots;
+    waiting.chosen.lock().insert(name.to_owned(), chosen);
+    let (of, named) = (Arc::clone(peer), name.to_owned());
+    let ask = move || -> Result<(), DaemonError> {
+        let member = of.member_parts().ok_or(DaemonError::NoFiles)?;
+        let volume = &member.volume;
+        if member.fs.is_read_only() {
+            return Err(FsError::ReadOnly.into());
+        }
+        let is_there = volume.snapshots()?.iter().any(|kept| kept.name == named);
+        if is_there || volume.asked_snapshots()?.contains(&named) {
+            return Err(bad(format!("there is a snapshot {named}")));
+        }
+        // What programs wrote is in it.
+        member.fs.sync_all()?;
+        Ok(volume.ask_snapshot(&named)?)
+    };
+    let asked = peer.asking_pool().call(ask).await;
+    if let Err(error) = asked.unwrap_or(Err(DaemonError::WorkerFailed)) {
+        waiting.chosen.lock().remove(name);
+        return Err(error);
+    }
+    let time_ms = peer.clock().wall_ms();
+    waiting.asked.notify_one();
+    let chosen = timeout(CHOSEN_MAX, is_chosen).await;
+    Ok(SnapshotReport {
+        name: name.to_owned(),
+        time_ms,
+        device: peer.device_name(DeviceId::from(peer.node().id())),
+        waits: !matches!(chosen, Ok(Ok(()))),
+        ..SnapshotReport::default()
+    })
+}
+
+/// Lists the snapshots that are kept, oldest first.
+pub(super) fn list(peer: &Arc<Peer>) -> Result<SnapshotsReport, DaemonError> {
+    let member = peer.member_parts().ok_or(DaemonError::NoFiles)?;
+    let report = |kept: Snapshot| SnapshotReport {
+        name: kept.name,
+        time_ms: kept.time_ms,
+        device: peer.device_name(kept.device),
+        nodes: kept.nodes,
+        bytes: kept.bytes,
+        waits: false,
+    };
+    let snapshots = member.volume.snapshots()?.into_iter().map(report).collect();
+    Ok(SnapshotsReport {
+        snapshots,
+        asked: member.volume.asked_snapshots()?,
+    })
+}
+
+/// Lets go of a snapshot, or of the wish for one.
+pub(super) fn remove(peer: &Arc<Peer>, name: &str) -> Result<(), DaemonError> {
+    let member = peer.member_parts().ok_or(DaemonError::NoFiles)?;
+    let volume = &member.volume;
+    if member.fs.is_read_only() {
+        return Err(FsError::ReadOnly.into());
+    }
+    let mut snapshots = volume.snapshots()?.into_iter();
+    match snapshots.find(|kept| kept.name == name) {
+        Some(kept) => volume.drop_snapshot(kept.op)?,
+        None if volume.asked_snapshots()?.iter().any(|asked| asked == name) => {
+            volume.forget_asked(name)?;
+        }
+        None => return Err(bad(format!("there is no snapshot {name}"))),
+    }
+    Ok(())
+}
+
+/// Checks that a name is one that a folder can hold.
+fn check(name: &str) -> Result<(), DaemonError> {
+    let is_none = name.is_empty() || name == "." || name == ".." || name.len() > NAME_MAX_BYTES;
+    match is_none || name.contains(['/', '\0']) {
+        true => Err(bad(
+            "the name of a snapshot has 1 to 255 bytes, none of them a slash".to_owned(),
+        )),
+        false => Ok(()),
+    }
+}
+
+fn bad(what: String) -> DaemonError {
+    DaemonError::BadRequest { what }
+}
+
+impl Peer {
+    /// Keeps what this machine sees of the volume now, under a name; it is there a moment later.
+    pub async fn keep_snapshot(self: &Arc<Self>, name: &str) -> Result<(), DaemonError> {
+        create(self, name).await.map(|_| ())
+    }
+
+    /// Lets go of a snapshot.
+    pub fn remove_snapshot(self: &Arc<Self>, name: &str) -> Result<(), DaemonError> {
+        remove(self, name)
+    }
+
+    /// Makes the first snapshot that is wanted; says whether there was one that could be made.
+    pub(super) async fn make_snapshot(
+        self: &Arc<Self>,
+        member: &Member,
+    ) -> Result<bool, DaemonError> {
+        let Some(name) = member.volume.asked_snapshots()?.into_iter().next() else {
+            return Ok(false);
+        };
+        let (of, member) = (Arc::clone(self), member.clone());
+        let make = move || -> Result<bool, DaemonError> {
+            // It was made, and the wish stayed: the power went.
+            let volume = &member.volume;
+            let is_there = volume.snapshots()?.iter().any(|kept| kept.name == name);
+            let keep = &mut Keeping {
+                replica: Arc::clone(of.replica()),
+                keys: &member.keys,
+                name: &name,
+                waiting: &of.snapshots,
+            };
+            match (is_there, !member.fs.is_read_only()) {
+                (true, _) => {}
+                // Later, perhaps.
+                (_, false) => return Ok(false),
+                _ => match volume.make_snapshot(&name, keep) {
+                    Ok(made) => tracing::info!(name, nodes = made.nodes, "made a snapshot"),
+                    Err(VolumeError::Busy) => return Ok(false),
+                    Err(error) => return Err(error.into()),
+                },
+            }
+            volume.forget_asked(&name)?;
+            Ok(true)
+        };
+        let made = self.asking_pool().call(make).await;
+        made.ok_or(DaemonError::WorkerFailed)?
+    }
+
+    /// Finds out what some nodes of snapshots name of which that is not known here; says whether there were any.
+    pub(super) async fn read_nodes(&self, member: &Member) -> Result<bool, DaemonError> {
+        let volume = Arc::clone(&member.volume);
+        let unread = self.asking_pool().call(move || volume.unread_nodes()).await;
+        let unread = unread.ok_or(DaemonError::WorkerFailed)??;
+        let mut waiting: VecDeque<_> = unread.into();
+        let was_any = !waiting.is_empty();
+        let mut fetches = JoinSet::new();
+        let mut failure = None;
+        loop {
+            while fetches.len() < FETCHES_MAX
+                && failure.is_none()
+                && let Some(node) = waiting.pop_front()
+            {
+                let replica = Arc::clone(self.replica());
+                fetches.spawn(async move {
+                    let fetched = replica.fetch(node.root, FETCH_TIMEOUT).await;
+                    fetched.map(|_| node)
+                });
+            }
+            let Some(fetched) = fetches.join_next().await else {
+                break;
+            };
+            match fetched.map_err(|_| DaemonError::WorkerFailed)? {
+                Ok(node) => {
+                    let (volume, data) = (Arc::clone(&member.volume), Arc::clone(&member.data));
+                    let note = move || -> Result<(), DaemonError> {
+                        let plain = node_of(&data, &node.root).map_err(DataError::from)?;
+                        let plain = plain.ok_or(VolumeError::NoNode { id: node.root })?;
+                        Ok(volume.note_node(&node, &plain)?)
+                    };
+                    let noted = self.asking_pool().call(note).await;
+                    noted.ok_or(DaemonError::WorkerFailed)??;
+                }
+                Err(error) => failure = Some(DataError::from(error)),
+            }
+        }
+        match failure {
+            Some(error) => Err(error.into()),
+            None => Ok(was_any),
+        }
+    }
+}

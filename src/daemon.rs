@@ -44,6 +44,7 @@ mod whereabouts;
 mod workers;
 
 pub use crate::crypto::PHRASE_WORDS;
+pub use crate::node::Schedule;
 pub use asking::Starter;
 pub use config::{Config, Fsync, default_state_base, default_state_dir};
 pub use ending::{await_end, await_exit, is_held};

@@ -89,7 +89,9 @@ pub use event::{ChunkHandler, EpochDrawer, KeyWrapper, NodeEvent, PeerInfo, Peer
 pub use join::Joined;
 pub use peers::SUSPECT_AFTER;
 pub use restore::Restored;
-pub use roster::{InviteInfo, Member, Recovery, RecoveryId, Role, Roster, RosterError, Setting};
+pub use roster::{
+    InviteInfo, Member, Recovery, RecoveryId, Role, Roster, RosterError, Schedule, Setting,
+};
 pub use token::{InviteSecret, InviteToken, TokenError};
 pub use transfer::Transfer;
 

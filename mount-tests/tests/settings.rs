@@ -49,6 +49,7 @@ fn what_was_said_at_the_first_start_holds_at_the_next() {
             "listen": "127.0.0.1:4801", "listening": "127.0.0.1:4801", "listens_later": false,
             "name": "anna", "capacity_bytes": 3 * GIB, "cache_bytes": GIB, "fsync": "replicated",
             "memory_bytes": 64 << 20, "history_ms": 0,
+            "snapshots": { "hourly": 0, "daily": 0, "weekly": 0 },
         });
         assert_eq!(first, expected);
         unmount(&peer);

@@ -553,6 +553,9 @@ pub enum Key {
     Memory,
     /// How long the volume keeps what was replaced or removed, on all machines, like 30d; for admins.
     History,
+    /// How many snapshots the volume makes by itself and keeps, like "hourly:24 daily:7 weekly:4", or off;
+    /// for admins.
+    Snapshots,
 }
 
 impl Key {
@@ -566,6 +569,7 @@ impl Key {
             Self::Fsync => "fsync",
             Self::Memory => "memory",
             Self::History => "history",
+            Self::Snapshots => "snapshots",
         }
     }
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::config::Fsync;
+use crate::node::Schedule;
 
 /// Longest line either side accepts: a status of a file with a million chunks stays below.
 pub const LINE_MAX_BYTES: u64 = 256 << 20;
@@ -180,6 +181,8 @@ pub enum Change {
     Memory(u64),
     /// How long the volume keeps what was replaced or removed, in milliseconds.
     History(u64),
+    /// How many snapshots the volume makes by itself and keeps.
+    Snapshots(Schedule),
 }
 
 /// What the daemon answers.

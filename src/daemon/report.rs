@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::Fsync;
+use crate::node::Schedule;
 
 /// What one peer knows of its volume and of itself (`dfs status`).
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -562,6 +563,9 @@ pub struct ConfigReport {
     pub memory_bytes: u64,
     /// How long the volume keeps what was replaced or removed, milliseconds.
     pub history_ms: u64,
+    /// How many snapshots the volume makes by itself and keeps.
+    #[serde(default)]
+    pub snapshots: Schedule,
 }
 
 /// The snapshots that are kept (`dfs snapshot list`).

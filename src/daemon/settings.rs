@@ -237,6 +237,7 @@ impl Live {
             fsync: settings.fsync(),
             memory_bytes: settings.memory_bytes(),
             history_ms: peer.node().roster().history_ms(),
+            snapshots: peer.node().roster().schedule(),
         }
     }
 
@@ -254,6 +255,9 @@ impl Live {
             peer.node().set(Setting::HistoryMs(*ms)).await?;
             peer.rights_changed();
         }
+        if let Change::Snapshots(schedule) = &change {
+            peer.node().set(Setting::Snapshots(*schedule)).await?;
+        }
         let mut settings = self.settings.lock();
         let mut changed = settings.clone();
         match change {
@@ -266,7 +270,7 @@ impl Live {
             Change::Fsync(fsync) => changed.fsync = Some(fsync),
             Change::Name(name) => changed.name = Some(name),
             Change::Memory(bytes) => changed.memory_bytes = Some(bytes),
-            Change::History(_) => {}
+            Change::History(_) | Change::Snapshots(_) => {}
         }
         changed.keep(&self.path)?;
         *settings = changed;

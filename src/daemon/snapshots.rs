@@ -1,5 +1,7 @@
-//! Snapshots: made when somebody asks, listed, removed; and found out what those of others
+//! Snapshots: made when somebody asks and at set times, listed, removed; and found out what those of others
 //! name.
+
+mod schedule;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
+use self::schedule::{due, thinned};
 use super::checkpoints::node_of;
 use super::error::DaemonError;
 use super::peer::{Member, Peer};
@@ -201,6 +204,38 @@ impl Peer {
         };
         let made = self.asking_pool().call(make).await;
         made.ok_or(DaemonError::WorkerFailed)?
+    }
+
+    /// Asks for the snapshots that are due by the volume's schedule and lets go of those that are too many,
+    /// where it is the turn of this machine.
+    pub(super) fn follow_schedule(&self, member: &Member) -> Result<bool, DaemonError> {
+        let roster = self.node().roster();
+        let schedule = roster.schedule();
+        if schedule.is_off() || member.fs.is_read_only() {
+            return Ok(false);
+        }
+        let writers = roster.members().filter(|of| of.role.writes());
+        let writers: Vec<DeviceId> = writers.map(|of| DeviceId::from(of.id)).collect();
+        let own = DeviceId::from(self.node().id());
+        let (volume, now_ms) = (&member.volume, self.clock().wall_ms());
+        let snapshots = volume.snapshots()?;
+        let asked = volume.asked_snapshots()?;
+        let names = snapshots.iter().map(|kept| &*kept.name);
+        let names: Vec<&str> = names.chain(asked.iter().map(|name| &**name)).collect();
+        let mut is_asked = false;
+        for name in due(&schedule, &names, now_ms, (own, &writers)) {
+            volume.ask_snapshot(&name)?;
+            is_asked = true;
+        }
+        // Whoever made the newest one of a kind lets go of what is too many of it.
+        let own_names = snapshots.iter().filter(|kept| kept.device == own);
+        let own_names: Vec<&str> = own_names.map(|kept| &*kept.name).collect();
+        let names: Vec<&str> = snapshots.iter().map(|kept| &*kept.name).collect();
+        let over = thinned(&schedule, &names, &own_names);
+        for kept in snapshots.iter().filter(|kept| over.contains(&&*kept.name)) {
+            volume.drop_snapshot(kept.op)?;
+        }
+        Ok(is_asked)
     }
 
     /// Finds out what some nodes of snapshots name of which that is not known here; says whether there were any.

@@ -34,7 +34,7 @@ use crate::wire::Vector;
 use crate::wire::limits::{NAME_MAX_BYTES, VECTOR_MAX};
 
 pub use issue::Issuer;
-pub use statement::{Claim, InviteId, KEEP_MAX, RecoveryId, Setting, StatementId};
+pub use statement::{Claim, InviteId, KEEP_MAX, RecoveryId, Schedule, Setting, StatementId};
 use statement::{Statement, Voice};
 use view::{Statements, View};
 
@@ -390,6 +390,13 @@ impl Roster {
     /// said so.
     pub fn history_ms(&self) -> u64 {
         self.view.history.map_or(0, |(_, ms)| ms)
+    }
+
+    /// Returns how many snapshots are made by themselves; none where nobody has said so.
+    pub fn schedule(&self) -> Schedule {
+        self.view
+            .schedule
+            .map_or_else(Schedule::default, |(_, of)| of)
     }
 
     /// Returns a phrase that holds, with the secrets that it opens.

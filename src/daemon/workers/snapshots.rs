@@ -1,4 +1,4 @@
-//! Makes the snapshots that somebody asked for, and finds out what those of others name.
+//! Makes the snapshots that somebody asked for or that are due, and finds out what those of others name.
 
 use std::sync::Arc;
 
@@ -35,7 +35,9 @@ impl Worker for Snapshots {
     }
 
     async fn step(&mut self) -> Result<Step, Failed> {
-        if self.peer.make_snapshot(&self.member).await? {
+        if self.peer.make_snapshot(&self.member).await?
+            || self.peer.follow_schedule(&self.member)?
+        {
             return Ok(Step::Busy);
         }
         let volume = &self.member.volume;

@@ -251,8 +251,11 @@ impl Roster {
     /// Gives a setting of the volume another value, and returns the statement's bytes.
     pub fn set(&mut self, issuer: Issuer<'_>, setting: Setting) -> Result<Vec<u8>, RosterError> {
         // The newest holds, so this one must be newer than the last, whatever that one's date.
-        let Setting::HistoryMs(_) = setting;
-        let last = self.view.history.map_or(Stamp(0), |((stamp, _), _)| stamp);
+        let last = match setting {
+            Setting::HistoryMs(_) => self.view.history.map(|(said, _)| said),
+            Setting::Snapshots(_) => self.view.schedule.map(|(said, _)| said),
+        };
+        let last = last.map_or(Stamp(0), |(stamp, _)| stamp);
         let issuer = Issuer {
             stamp: issuer.stamp.max(last.next()),
             ..issuer

@@ -152,6 +152,26 @@ pub enum Claim {
 pub enum Setting {
     /// How long what was replaced or removed is kept, milliseconds.
     HistoryMs(u64),
+    /// How many snapshots are made by themselves and kept.
+    Snapshots(Schedule),
+}
+
+/// How many snapshots are kept of those that are made each hour, day and week; none where that is 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Schedule {
+    /// One for each hour.
+    pub hourly: u16,
+    /// One for each day.
+    pub daily: u16,
+    /// One for each week.
+    pub weekly: u16,
+}
+
+impl Schedule {
+    /// Tells whether none are made.
+    pub fn is_off(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What statements that name a statement as their authority may claim.

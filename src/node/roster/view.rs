@@ -17,7 +17,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::endings::lets_anybody_write;
-use super::statement::{Claim, Content, InviteId, RecoveryId, Setting, Statement, StatementId};
+use super::statement::{
+    Claim, Content, InviteId, RecoveryId, Schedule, Setting, Statement, StatementId,
+};
 use super::{Member, Recovery, Role};
 use crate::base::{DeviceId, PeerId, Stamp};
 
@@ -50,6 +52,8 @@ pub(super) struct View {
     pub(super) left: BTreeSet<PeerId>,
     /// How long what was replaced or removed is kept, milliseconds, and by which statement.
     pub(super) history: Option<((Stamp, StatementId), u64)>,
+    /// How many snapshots are made by themselves, and what says so.
+    pub(super) schedule: Option<((Stamp, StatementId), Schedule)>,
     /// What holds and ends the right to write of somebody who had it.
     pub(super) endings: BTreeSet<StatementId>,
     /// All statements, each behind the one that it takes its authority from.
@@ -258,6 +262,10 @@ impl<'a> Judge<'a> {
                 Claim::Set(Setting::HistoryMs(ms)) => {
                     let said = Some((statement.order(), *ms));
                     self.view.history = self.view.history.max(said);
+                }
+                Claim::Set(Setting::Snapshots(schedule)) => {
+                    let said = Some((statement.order(), *schedule));
+                    self.view.schedule = self.view.schedule.max(said);
                 }
                 Claim::Grant { peer, .. } => {
                     self.view

@@ -58,6 +58,11 @@ fn claims() -> Vec<Claim> {
             sealed: vec![13; 6],
         },
         Claim::Set(Setting::HistoryMs(90 * 86_400_000)),
+        Claim::Set(Setting::Snapshots(Schedule {
+            hourly: 24,
+            daily: 7,
+            weekly: 300,
+        })),
     ]
 }
 

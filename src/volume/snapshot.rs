@@ -1,7 +1,8 @@
 //! Snapshots: what one member saw of the volume at a moment, as a tree of rows that an op names.
 //!
 //! The tree is made as that of a checkpoint is, of the tables by which files are looked up and read, so what did
-//! not change between two is the same chunks. What it was made of stays as long as a row names it that all
+//! not change between two is the same chunks. Its nodes are smaller: numbers of files are spread at random, so
+//! each file that changed is in leaves of its own. What it was made of stays as long as a row names it that all
 //! members share: the chunks of the tree, and the contents that its rows name.
 
 mod named;
@@ -249,7 +250,7 @@ impl<'a> Frozen<'a> {
 
     /// Makes the tree of them; returns it, and how many nodes and bytes of contents are in it.
     fn grow(self, put: &mut PutNode<'_>) -> Result<(Tree, u64, u64)> {
-        let mut growing = Growing::new(Sizes::WHOLE, put);
+        let mut growing = Growing::new(Sizes::APART, put);
         let (mut nodes, mut bytes) = (0, 0);
         let mut nameless = HashSet::new();
         for row in self.0.into_iter().flatten() {

@@ -34,8 +34,11 @@ pub(in crate::volume) struct Sizes {
     leaf_end_mask: u64,
     /// Most bytes of a value in one item.
     part: usize,
-    /// Most nodes in a list.
+    /// The fewest and the most nodes in a list.
+    list_min: usize,
     list_max: usize,
+    /// How seldom a node ends one.
+    list_end_mask: u64,
 }
 
 impl Sizes {
@@ -45,7 +48,21 @@ impl Sizes {
         leaf_max: 512 << 10,
         leaf_end_mask: 0x1ff,
         part: 256 << 10,
+        list_min: LIST_MAX,
         list_max: LIST_MAX,
+        list_end_mask: 0,
+    };
+
+    /// Those of what is read a row at a time, and of which there are many that differ little: leaves of some
+    /// 7 KiB, and lists of some forty nodes.
+    pub(in crate::volume) const APART: Self = Self {
+        leaf_min: 2 << 10,
+        leaf_max: 64 << 10,
+        leaf_end_mask: 0x1f,
+        part: 64 << 10,
+        list_min: 8,
+        list_max: 256,
+        list_end_mask: 0x1f,
     };
 }
 
@@ -241,6 +258,8 @@ impl<'a> Growing<'a> {
         let Some(list) = self.lists.get_mut(level) else {
             return Ok(());
         };
+        // What comes before and behind does not change where lists end.
+        let ends = xxh3_64(&key) & self.sizes.list_end_mask == 0;
         list.push(Node {
             id,
             len,
@@ -248,7 +267,8 @@ impl<'a> Growing<'a> {
             key,
             is_rest,
         });
-        if list.len() == self.sizes.list_max {
+        let len = list.len();
+        if len == self.sizes.list_max || ends && len >= self.sizes.list_min {
             let list = std::mem::take(list);
             self.end_list(level, &list)?;
         }
@@ -391,7 +411,9 @@ impl Sizes {
         leaf_max: 512,
         leaf_end_mask: 3,
         part: 128,
-        list_max: 4,
+        list_min: 2,
+        list_max: 6,
+        list_end_mask: 1,
     };
 }
 

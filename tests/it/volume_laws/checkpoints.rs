@@ -6,7 +6,7 @@ use dfs::volume::{OpKind, VolumeError};
 use super::cluster::{Device, agree, cluster, exchange_all, inline, sync, write};
 
 /// Has a device make a record of all that is there, which all fold.
-fn commit(devices: &[Device]) -> u64 {
+pub(super) fn commit(devices: &[Device]) -> u64 {
     exchange_all(devices);
     devices[0].commit();
     exchange_all(devices);
@@ -14,7 +14,7 @@ fn commit(devices: &[Device]) -> u64 {
 }
 
 /// Lets the logs of a device begin at what another made at a record, and takes that over.
-fn begin_at(device: &Device, from: &Device, number: u64) {
+pub(super) fn begin_at(device: &Device, from: &Device, number: u64) {
     device.take_records(from);
     device.log.start_at(&from.starts_at(number)).unwrap();
     device.take_over(from, number).unwrap();
@@ -35,7 +35,7 @@ fn some_changes(devices: &[Device]) {
 }
 
 /// Checks that a device that has not all segments holds the rows of another that has.
-fn expect_rows(device: &Device, like: &Device) {
+pub(super) fn expect_rows(device: &Device, like: &Device) {
     assert_eq!(device.log.vector(), like.log.vector());
     let (rows, expected) = (device.rows(), like.rows());
     let differs = expected

@@ -59,7 +59,7 @@ pub use first_start::is_founded;
 pub use footprint::{Footprint, Held};
 pub use gate::Gate;
 pub use holder::holder;
-pub use layer::{IsLayered, LayerRows, LayeredRows, MoveVisitor};
+pub use layer::{Filling, IsLayered, LayerRows, LayeredRows, MoveVisitor};
 pub use rebuild::Rebuild;
 pub use rescue::Rescued;
 pub use state::StateDir;

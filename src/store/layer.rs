@@ -6,6 +6,8 @@
 //! *turn*): from there on all look there first. At last its rows are moved to their tables, some at a time.
 //! A crash before the turn leaves none of them, a crash behind it all.
 
+mod fill;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -13,6 +15,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use xxhash_rust::xxh3::xxh3_64;
 
+pub use self::fill::Filling;
+
+use self::fill::FILL_KEY;
 use super::batch::stored_key;
 use super::{Batch, FrozenRows, KeyVisitor, RowVisitor, Rows, StoreError, Table};
 use crate::base::marks::Marks;
@@ -41,6 +46,8 @@ const SLICE_BYTES: usize = 1 << 20;
 const IDLE: u8 = 0;
 const MADE: u8 = 1;
 const TURNED: u8 = 2;
+/// Tables are filled, and the layer has what others see of them.
+const FILLED: u8 = 3;
 
 /// Says whether a row of a table, with a key, may lie in the layer.
 pub type IsLayered = fn(Table, &[u8]) -> bool;
@@ -77,7 +84,12 @@ impl LayeredRows {
     /// called until nothing is left.
     pub fn open(inner: Arc<dyn Rows>, is_layered: IsLayered) -> Result<Self, StoreError> {
         let turned = inner.get(Table::Layer, TURN_KEY)?.is_some();
-        let mode = AtomicU8::new(if turned { TURNED } else { IDLE });
+        let filled = inner.get(Table::Layer, FILL_KEY)?.is_some();
+        let mode = AtomicU8::new(match (turned, filled) {
+            (true, _) => TURNED,
+            (false, true) => FILLED,
+            (false, false) => IDLE,
+        });
         Ok(Self {
             inner,
             is_layered,
@@ -90,6 +102,10 @@ impl LayeredRows {
     /// Begins a layer: it is empty. Nothing may be committed between what the caller knows of the rows and
     /// this.
     pub fn begin(self: &Arc<Self>) -> Result<LayerRows, StoreError> {
+        if self.is_filling() {
+            // Something broke off for want of room.
+            self.give_up_filling()?;
+        }
         self.clear()?;
         let marks = Arc::new(Marks::large());
         let mut order = self.order.write();
@@ -101,8 +117,11 @@ impl LayeredRows {
         })
     }
 
-    /// Gives up a layer that does not count.
+    /// Gives up a layer that does not count, and filling.
     pub fn abandon(&self) -> Result<(), StoreError> {
+        if self.is_filling() {
+            return self.give_up_filling();
+        }
         {
             let mut order = self.order.write();
             *order = None;
@@ -373,6 +392,11 @@ fn decoded(value: &[u8]) -> Option<&[u8]> {
     value.strip_prefix(&[1])
 }
 
+/// Calls `f` with rows until it breaks off.
+fn visit_all(mut rows: impl Iterator<Item = (Vec<u8>, Vec<u8>)>, f: &mut RowVisitor<'_>) {
+    let _ = rows.try_for_each(|(key, value)| f(&key, &value));
+}
+
 fn encoded(value: Option<&[u8]>) -> Vec<u8> {
     let Some(value) = value else {
         return vec![0];
@@ -391,6 +415,12 @@ impl Rows for LayeredRows {
         {
             return Ok(value);
         }
+        if self.is_filling()
+            && (self.is_layered)(table, key)
+            && let Some(value) = self.get_beside_filling(table, key)?
+        {
+            return Ok(value);
+        }
         self.inner.get(table, key)
     }
 
@@ -401,6 +431,12 @@ impl Rows for LayeredRows {
         end: Option<&[u8]>,
         f: &mut RowVisitor<'_>,
     ) -> Result<(), StoreError> {
+        if self.is_filling()
+            && let Some(rows) = self.rows_beside_filling((table, start, end))?
+        {
+            visit_all(rows.into_iter(), f);
+            return Ok(());
+        }
         if self.is_turned() {
             return self.walk((table, start, end), false, true, f);
         }
@@ -414,6 +450,12 @@ impl Rows for LayeredRows {
         end: Option<&[u8]>,
         f: &mut RowVisitor<'_>,
     ) -> Result<(), StoreError> {
+        if self.is_filling()
+            && let Some(rows) = self.rows_beside_filling((table, start, end))?
+        {
+            visit_all(rows.into_iter().rev(), f);
+            return Ok(());
+        }
         if self.is_turned() {
             return self.walk((table, start, end), true, true, f);
         }
@@ -427,6 +469,12 @@ impl Rows for LayeredRows {
         end: Option<&[u8]>,
         f: &mut KeyVisitor<'_>,
     ) -> Result<(), StoreError> {
+        if self.is_filling()
+            && let Some(rows) = self.rows_beside_filling((table, start, end))?
+        {
+            visit_all(rows.into_iter(), &mut |key, _| f(key));
+            return Ok(());
+        }
         if self.is_turned() {
             return self.walk((table, start, end), false, true, &mut |key, _| f(key));
         }
@@ -435,7 +483,7 @@ impl Rows for LayeredRows {
 
     fn freeze(&self, first: Table, last: Table) -> Result<Option<FrozenRows<'_>>, StoreError> {
         let _order = self.order.read();
-        match self.is_turned() {
+        match self.is_turned() || self.is_filling() {
             true => Ok(None),
             false => self.inner.freeze(first, last),
         }
@@ -456,6 +504,7 @@ impl Rows for LayeredRows {
                     batch.append(unstaged);
                     return self.inner.commit(batch);
                 }
+                FILLED => return self.inner.commit(self.batch_beside_filling(&batch)),
                 _ => {}
             }
         }

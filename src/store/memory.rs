@@ -44,6 +44,8 @@ struct DiskState {
     largest_batch: usize,
     /// Most bytes of one.
     largest_bytes: u64,
+    /// Bytes of all of them.
+    written_bytes: u64,
     /// Rows that scans looked at.
     scanned: Scanned,
     failing_syncs: bool,
@@ -193,6 +195,11 @@ impl MemoryDisk {
     /// Returns the bytes of the largest batch since the last call.
     pub fn take_largest_bytes(&self) -> u64 {
         std::mem::take(&mut self.state.lock().largest_bytes)
+    }
+
+    /// Returns the bytes of all batches since the last call.
+    pub fn take_written_bytes(&self) -> u64 {
+        std::mem::take(&mut self.state.lock().written_bytes)
     }
 
     /// Returns how many rows the scans since the last call looked at, of those that look at values.
@@ -402,6 +409,7 @@ impl Rows for MemoryRows {
         state.check_writable(added)?;
         state.largest_batch = state.largest_batch.max(batch.changes().len());
         state.largest_bytes = state.largest_bytes.max(added);
+        state.written_bytes += added;
         if let Some(durable) = &mut state.durable {
             durable.unsynced.push(batch.clone());
         }

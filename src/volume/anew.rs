@@ -179,6 +179,86 @@ impl Volume {
         folded
     }
 
+    /// Takes the state out of the rows as they are now.
+    fn load_anew(&self, state: &mut State, own: &[LogId]) -> Result<()> {
+        let first = self.config.chain.get(0)?.map(|record| record.reference());
+        let alone = state.trimmed.alone;
+        let mut fresh = State::load(&*self.view.rows, own, first.unwrap_or_default(), alone)?;
+        fresh.keep_of(state);
+        fresh.chain.last_ms = self.last_ms(&fresh)?;
+        let fence = self.config.chain.fence_at(fresh.chain.record.number);
+        fresh.chain.fence = Some(Arc::new(fence));
+        self.hlc.observe(fresh.newest.stamp);
+        *state = fresh;
+        Ok(())
+    }
+
+    /// Lets `lay` lay rows into the tables of a volume that has folded nothing and has nothing of its own; returns
+    /// `None` where it has. `lay` says how many rows all members share.
+    ///
+    /// Nothing has a time of arrival then: programs that look for changes have not looked at that volume here. At
+    /// one that is mended they may have.
+    pub(super) fn fill_on(
+        &self,
+        lay: &mut dyn FnMut(&dyn Rows) -> Result<usize>,
+    ) -> Result<Option<Anew>> {
+        let Some(layer) = &self.layer else {
+            return Ok(None);
+        };
+        let _sealing = self.sealing.lock();
+        let mut feed = self.feed.lock();
+        if !self.state.lock().is_blank() || Self::is_anew_asked(&*self.view.rows)? {
+            return Ok(None);
+        }
+        // History is this machine's own.
+        let is_filled = |table: &&Table| **table != Table::History;
+        let tables: Vec<Table> = FOLDED.iter().filter(is_filled).copied().collect();
+        let Some(filling) = layer.fill(&tables)? else {
+            return Ok(None);
+        };
+        // What was read ahead is read again.
+        *feed = Feed::default();
+        let laid = lay(filling.rows());
+        let mut state = self.state.lock();
+        let counts = laid.and_then(|differing| match state.is_blank() {
+            true => Ok(differing),
+            // Something was made here meanwhile.
+            false => Err(VolumeError::Busy),
+        });
+        let differing = match counts {
+            Ok(differing) => differing,
+            Err(error) => {
+                layer.abandon()?;
+                return Err(error);
+            }
+        };
+        {
+            let _merging = self.view.merging.write();
+            filling.end()?;
+            self.view.forget();
+        }
+        self.each_alias(&mut |ino| self.view.arrivals.note_elsewhere(ino))?;
+        let own = self.config.log.logs_of(self.device);
+        self.load_anew(&mut state, &own)?;
+        drop(state);
+        tracing::info!(rows = differing, "took over what was laid");
+        // Of an empty volume programs have seen that nothing is in its root.
+        let mut changes = Changes::default();
+        changes.push(&Change::Attr(Ino::ROOT));
+        let key = |ino: Ino| ino.0.to_be_bytes();
+        let (first, end) = (key(Ino::ROOT), key(Ino(Ino::ROOT.0 + 1)));
+        let rows = &self.view.rows;
+        rows.scan(Table::Dirent, &first, Some(&end), &mut |key, entry| {
+            changes.extend(self.change_of(Table::Dirent, key, None, Some(entry)));
+            ControlFlow::Continue(())
+        })?;
+        Ok(Some(Anew {
+            changes,
+            differing,
+            lost: 0,
+        }))
+    }
+
     /// `is_whole` says that nothing was laid there: else history of before is in the rows in use alone.
     fn fold_beside(&self, beside: &Arc<BesideRows>, is_whole: bool) -> Result<Anew> {
         let layer = self.layer.as_ref().ok_or(VolumeError::TooMuch)?;
@@ -216,7 +296,6 @@ impl Volume {
             layer.abandon()?;
         }
         let differing = differing?;
-        let first = self.config.chain.get(0)?.map(|record| record.reference());
         // What became one is asked for under the numbers of both as soon as it counts.
         shadow.each_alias(&mut |ino| self.view.arrivals.note_elsewhere(ino))?;
         {
@@ -228,15 +307,7 @@ impl Volume {
             self.view.forget();
             self.move_numbers(&moves);
         }
-        let rows = &*self.view.rows;
-        let mut fresh = State::load(rows, &own, first.unwrap_or_default(), alone)?;
-        fresh.keep_of(&mut state);
-        fresh.chain.last_ms = self.last_ms(&fresh)?;
-        fresh.chain.fence = Some(Arc::new(
-            self.config.chain.fence_at(fresh.chain.record.number),
-        ));
-        self.hlc.observe(fresh.newest.stamp);
-        *state = fresh;
+        self.load_anew(&mut state, &own)?;
         drop(state);
         let mut moved = Merged::default();
         if let Err(error) = self.move_layer(&mut moved) {

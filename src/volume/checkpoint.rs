@@ -6,7 +6,8 @@
 //! up, above the base line, and which records name which ops. So two who have folded the same have one hash.
 //! The times of directories are each machine's own: they are in the tree, and not in the hash.
 //!
-//! Whoever takes a tree over folds anew, as [`super::anew`] does, from there instead of from record 0.
+//! Whoever takes a tree over folds anew, as [`super::anew`] does, from there instead of from record 0. Who has nothing
+//! yet lays the rows where they stay, once, and nobody sees them before all are there.
 
 mod frozen;
 pub(super) mod tree;
@@ -39,7 +40,7 @@ use crate::log::LogError;
 use crate::log::chain::Record;
 use crate::log::checkpoint::{Checkpoint, LogStart, LogStarts, Tree};
 use crate::replica::ReplicaError;
-use crate::store::{Batch, BesideRows, Rows, Table, codec};
+use crate::store::{Batch, Rows, Table, codec};
 use crate::wire::RecordRef;
 
 /// Trees that are kept of those that do not count (yet): as many as members are told of.
@@ -280,11 +281,17 @@ impl Volume {
         let Some(record) = record.filter(is_of_chain) else {
             return Err(BAD_RECORD);
         };
+        let mut base = base;
         let mut ids = Vec::new();
-        let anew = self.fold_anew_on(|beside| {
-            ids = lay(base, &record, &self.config.keys, Some(beside))?;
-            Ok(())
-        })?;
+        let mut lay_on = |rows: &dyn Rows| {
+            let laid = lay(&mut base, &record, &self.config.keys, Some(rows))?;
+            ids = laid.ids;
+            Ok(laid.shared)
+        };
+        let anew = match self.fill_on(&mut lay_on)? {
+            Some(anew) => anew,
+            None => self.fold_anew_on(|beside| lay_on(beside).map(drop))?,
+        };
         self.note_tree(record.number, &ids)?;
         Ok(anew)
     }
@@ -295,28 +302,36 @@ impl Volume {
     /// # Errors
     ///
     /// Those of [`Volume::take_over`].
-    pub fn prove(&self, base: Base<'_>) -> Result<()> {
+    pub fn prove(&self, mut base: Base<'_>) -> Result<()> {
         let record = self.config.chain.get(base.checkpoint.record.number)?;
         let record = record.ok_or(BAD_RECORD)?;
-        lay(base, &record, &self.config.keys, None)?;
+        lay(&mut base, &record, &self.config.keys, None)?;
         Ok(())
     }
 }
 
-/// Lays the rows of a checkpoint beside those that are used, where that is asked for, with what says how far they
-/// are; returns the chunks of its tree.
+/// What was laid of a checkpoint.
+struct Laid {
+    /// The chunks of its tree.
+    ids: Vec<ChunkId>,
+    /// Rows that all members share.
+    shared: usize,
+}
+
+/// Lays the rows of a checkpoint where that is said, with what says how far they are.
 fn lay(
-    base: Base<'_>,
+    base: &mut Base<'_>,
     record: &Record,
     keys: &VolumeKeys,
-    beside: Option<&BesideRows>,
-) -> Result<Vec<ChunkId>> {
+    rows: Option<&dyn Rows>,
+) -> Result<Laid> {
     let Base {
         checkpoint,
         tree,
         starts,
         get,
     } = base;
+    let mut shared = 0;
     if starts.hash() != checkpoint.logs {
         return Err(BAD_LOGS);
     }
@@ -325,7 +340,7 @@ fn lay(
     let mut tally = totals.tally();
     let (mut batch, mut bytes) = (Batch::new(), 0);
     let mut ends: BTreeMap<LogId, Stamp> = BTreeMap::new();
-    let ids = tree::read(&tree, get, &mut |table, key, value| {
+    let ids = tree::read(tree, *get, &mut |table, key, value| {
         bytes += key.len() + value.len();
         let mut item = Item {
             table,
@@ -360,6 +375,7 @@ fn lay(
                 let row = Stored::decode(&key, item.value.clone().into())?;
                 item.share(&row.value);
                 tally.change(keys, &key, None, Some(&row));
+                shared += 1;
                 batch.put(table, &item.key, &*item.value);
             }
             _ => return Err(BAD_ROWS),
@@ -368,9 +384,9 @@ fn lay(
         if bytes >= LAID_BYTES {
             bytes = 0;
             let laid = std::mem::take(&mut batch);
-            if let Some(beside) = beside {
-                beside.commit(laid)?;
-                beside.settle()?;
+            if let Some(rows) = rows {
+                rows.commit(laid)?;
+                rows.settle()?;
             }
         }
         Ok(())
@@ -392,10 +408,10 @@ fn lay(
     }
     totals.put(&mut batch, &tally);
     FoldedChain::put_record(&mut batch, record);
-    if let Some(beside) = beside {
-        beside.commit(batch)?;
+    if let Some(rows) = rows {
+        rows.commit(batch)?;
     }
-    Ok(ids)
+    Ok(Laid { ids, shared })
 }
 
 impl Item {

@@ -92,6 +92,13 @@ impl State {
         Ok(state)
     }
 
+    /// Says whether nothing is folded of others, and nothing was ever made here.
+    pub(super) fn is_blank(&self) -> bool {
+        let has_progress = self.progress.iter().next().is_some();
+        let is_first = self.chain.record.number == 0;
+        is_first && !has_progress && self.drafts.is_empty() && !self.trimmed.alone
+    }
+
     /// Takes over from a state of before what the rows do not say.
     pub(super) fn keep_of(&mut self, before: &mut Self) {
         self.drafts.keep_of(&mut before.drafts);

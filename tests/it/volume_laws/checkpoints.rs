@@ -77,6 +77,57 @@ fn who_joins_takes_a_checkpoint_over_and_only_what_comes_behind_it() {
     assert_eq!(text, "of who joined");
 }
 
+#[test]
+fn who_joins_and_is_cut_short_anywhere_has_nothing_of_it_and_takes_it_over_later() {
+    let devices = cluster(2);
+    some_changes(&devices);
+    // More than goes in one batch.
+    for n in 0..6 {
+        devices[0].put(&format!("/large {n}"), &"x".repeat(100_000));
+    }
+    let number = commit(&devices);
+    let mut cuts = 0;
+    for writes in 0.. {
+        let mut joiner = Device::new(2);
+        joiner.take_records(&devices[1]);
+        joiner.log.start_at(&devices[1].starts_at(number)).unwrap();
+        joiner.volume.sync().unwrap();
+        let blank = joiner.rows();
+        joiner.refuse_writes_after(writes);
+        if joiner.take_over(&devices[1], number).is_ok() {
+            expect_rows(&joiner, &devices[1]);
+            break;
+        }
+        joiner.crash(&Rng::from_seed(writes));
+        if joiner.volume.awaits_checkpoint().unwrap() {
+            cuts += 1;
+            assert_eq!(joiner.rows(), blank, "after {writes} writes");
+        }
+        joiner.take_over(&devices[1], number).unwrap();
+        expect_rows(&joiner, &devices[1]);
+    }
+    assert!(cuts > 5, "{cuts} cuts before it counts");
+}
+
+#[test]
+fn who_joins_writes_each_row_once() {
+    let devices = cluster(2);
+    for n in 0..20 {
+        devices[0].put(&format!("/large {n}"), &"x".repeat(100_000));
+    }
+    let number = commit(&devices);
+    let joiner = Device::new(2);
+    joiner.take_records(&devices[1]);
+    joiner.log.start_at(&devices[1].starts_at(number)).unwrap();
+    joiner.take_written_bytes();
+    let before = joiner.used_bytes();
+    let anew = joiner.take_over(&devices[1], number).unwrap();
+    assert!(anew.differing >= 40, "{}", anew.differing);
+    let written = joiner.take_written_bytes();
+    let rows = joiner.used_bytes() - before;
+    assert!(written < rows + rows / 4, "{written} for {rows}");
+}
+
 fn some_more(devices: &[Device]) {
     devices[0].put("/d/x", "behind it");
     devices[1].put("/d/a", "again");

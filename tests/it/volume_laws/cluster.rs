@@ -362,6 +362,16 @@ impl Device {
         self.disk.take_largest_bytes()
     }
 
+    /// Returns how many bytes of rows were written since the last call.
+    pub(crate) fn take_written_bytes(&self) -> u64 {
+        self.disk.take_written_bytes()
+    }
+
+    /// Returns what lies on its disk, in bytes.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.disk.used_bytes()
+    }
+
     /// Returns how many rows the largest batch since the last call changed.
     pub(crate) fn take_largest_batch(&self) -> usize {
         self.disk.take_largest_batch()

@@ -37,6 +37,12 @@ impl Room {
         self.footprint.as_ref().map_or(0, Footprint::rows_bytes)
     }
 
+    /// Returns what rows, segments among them, and chunks take that must stay, as they were measured last.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        let (kept, _) = self.chunks();
+        kept.saturating_add(self.rows_bytes())
+    }
+
     /// Returns how many bytes of contents fit here, once what may go has gone.
     pub(super) fn free_bytes(&self) -> u64 {
         let own = self.own();

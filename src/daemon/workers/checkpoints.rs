@@ -1,4 +1,5 @@
-//! Follows the newest checkpoint that counts: lets go of what led there, or takes it over.
+//! Follows the newest checkpoint that counts: lets go of what led there, or takes it over; and asks for one when
+//! nothing changes any more and segments are a good part of what is here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,12 @@ use crate::wire::{RecordRef, Vector};
 /// another peer at the same time, perhaps.
 const STALL_MAX: Duration = Duration::from_secs(5);
 
+/// How long nothing changes before a checkpoint is asked for by who has segments that are this part of all that it
+/// keeps, and are not few: by then nobody waits for what making it takes.
+const REST: Duration = Duration::from_secs(30);
+const SEGMENTS_PART: u64 = 8;
+const SEGMENTS_MIN_BYTES: u64 = 1 << 20;
+
 /// The worker.
 pub(super) struct Checkpoints {
     peer: Arc<Peer>,
@@ -24,6 +31,8 @@ pub(super) struct Checkpoints {
     done: Option<Checkpoint>,
     /// What was folded and here when something moved last, and when that was.
     moved: Option<(RecordRef, Vector, Duration)>,
+    /// What was here when one was asked for last, because nothing changed.
+    asked: Option<Vector>,
 }
 
 impl Checkpoints {
@@ -33,6 +42,7 @@ impl Checkpoints {
             member: member.clone(),
             done: None,
             moved: None,
+            asked: None,
         }
     }
 
@@ -50,19 +60,35 @@ impl Checkpoints {
         self.peer.troubles().set(Trouble::Checkpoints, told);
     }
 
-    /// Says whether nothing has moved for long.
-    fn is_stalled(&mut self) -> bool {
+    /// Says for how long nothing has moved.
+    fn stands_for(&mut self) -> Duration {
         let now = self.peer.clock().monotonic();
         let here = (self.member.volume.record(), self.peer.node().log().vector());
         match &self.moved {
             Some((record, have, at)) if (*record, have) == (here.0, &here.1) => {
-                now >= *at + STALL_MAX
+                now.saturating_sub(*at)
             }
             _ => {
                 self.moved = Some((here.0, here.1, now));
-                false
+                Duration::ZERO
             }
         }
+    }
+
+    /// Asks for a checkpoint when nothing changes any more and segments are much of what is here: once for the
+    /// same ones.
+    fn ask_at_rest(&mut self) {
+        let stands_for = self.stands_for();
+        let segments = self.peer.node().log().bytes();
+        if segments < SEGMENTS_MIN_BYTES || stands_for < REST {
+            return;
+        }
+        let have = self.moved.as_ref().map(|(_, have, _)| have);
+        if self.asked.as_ref() == have || segments < self.peer.room().kept_bytes() / SEGMENTS_PART {
+            return;
+        }
+        self.asked = have.cloned();
+        self.peer.node().ask_checkpoint();
     }
 }
 
@@ -77,6 +103,7 @@ impl Worker for Checkpoints {
     async fn step(&mut self) -> Result<Step, Failed> {
         const IDLE: Step = Step::Idle("a checkpoint");
         self.tell_differing();
+        self.ask_at_rest();
         self.peer.sign_checkpoints(&self.member).await?;
         let counted = self.peer.node().checkpoint();
         let awaits = counted.is_none() && self.member.volume.awaits_checkpoint()?;
@@ -100,7 +127,7 @@ impl Worker for Checkpoints {
             }
             Left::Folding => {}
             Left::TakingOver { is_new } => {
-                if is_new || self.is_stalled() {
+                if is_new || self.stands_for() >= STALL_MAX {
                     self.peer.take_over(&self.member, &counted).await?;
                     return Ok(Step::Busy);
                 }

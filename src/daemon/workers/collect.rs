@@ -18,9 +18,11 @@ use crate::fs::FsError;
 use crate::node::PeerState;
 use crate::replica::{Collected, Named, Names, Terms, UNNAMED_MIN};
 
-/// Bytes that nothing seems to name any more before chunks are collected, where the capacity is not
-/// small; else this fraction of it.
-const MIN_BYTES: u64 = 64 << 20;
+/// Bytes that nothing seems to name any more before chunks are collected: this part of all that is kept here, no
+/// fewer than some and no more than many, and where the capacity is small this fraction of it.
+const WORTH_PART: u64 = 8;
+const WORTH_MIN_BYTES: u64 = 4 << 20;
+const WORTH_MAX_BYTES: u64 = 64 << 20;
 const MIN_FRACTION: u64 = 32;
 
 /// How long what names chunks may be told to others as it was: less than [`UNNAMED_MIN`], so that what they
@@ -196,7 +198,9 @@ impl Collect {
         is_asked: bool,
     ) -> Result<Option<Collected>, Failed> {
         let fs = Arc::clone(&member.fs);
-        let worth = MIN_BYTES.min(self.peer.node().capacity_bytes() / MIN_FRACTION);
+        let kept = self.peer.room().kept_bytes();
+        let worth = (kept / WORTH_PART).clamp(WORTH_MIN_BYTES, WORTH_MAX_BYTES);
+        let worth = worth.min(self.peer.node().capacity_bytes() / MIN_FRACTION);
         let collect = move || match is_asked {
             true => fs.collect(),
             false => fs.collect_if_due(worth),

@@ -108,6 +108,34 @@ fn who_was_away_takes_a_checkpoint_over_and_loses_nothing_of_its_own() {
     }
 }
 
+#[test]
+fn when_nothing_changes_any_more_segments_that_are_much_of_what_is_here_go() {
+    simulate(1, |seed| async move {
+        let mut cluster = Cluster::new(seed, 3, 1).await;
+        let first = cluster.peer(0).node().chain().marked();
+        // Contents that lie in the segments themselves.
+        for file in 0..200u8 {
+            let content = cluster.random_bytes(8 << 10);
+            let name = format!("file {file}").into_bytes();
+            cluster.write(0, &name, &content).await;
+        }
+        cluster.settle().await;
+        let bytes = |cluster: &Cluster, host| cluster.peer(host).node().log().bytes();
+        let before = bytes(&cluster, 0);
+        assert!(before > 1 << 20, "{before}");
+        assert_eq!(cluster.peer(0).node().chain().marked(), first);
+        sleep(COUNTS_MAX).await;
+        for host in 0..4 {
+            assert!(bytes(&cluster, host) < 64 << 10, "host{host}");
+        }
+        // It is not asked for again and again.
+        let number = cluster.folded(0).number;
+        sleep(COUNTS_MAX).await;
+        assert_eq!(cluster.folded(0).number, number);
+        cluster.assert_converged().await;
+    });
+}
+
 async fn some_files_of_three(cluster: &mut Cluster) {
     for number in 0..9u8 {
         let name = format!("meanwhile {number}").into_bytes();

@@ -34,6 +34,7 @@ mod read_plan;
 mod readdir;
 mod rename;
 mod restore;
+mod restore_to;
 mod room;
 mod sparse;
 mod twins;
@@ -44,6 +45,7 @@ mod xattr_ops;
 pub use error::FsError;
 pub use read_plan::{PendingRead, ReadPlan};
 pub use restore::{Restored, Way};
+pub use restore_to::Brought;
 pub use types::{
     Attr, Attributes, Caller, Capacity, CapacitySource, Created, DirEntry, Entry, Fallocate,
     FileHandle, FsConfig, FsCounts, GroupSource, Invalidation, OpenFlags, Opened, OwnRoom,

@@ -79,7 +79,7 @@ pub use history::{PastContent, Removals, Removed, Revision};
 pub use op::{
     Append, Create, Kept, OP_INLINE_MAX_BYTES, OP_PIECES_MAX, Op, OpKind, Replaced, Write, ino_of,
 };
-pub use past_view::is_fleeting;
+pub use past_view::{PastVolume, is_fleeting};
 pub use snapshot::{Keep, Snapshot};
 pub use sums::Checked;
 pub use types::{

@@ -109,18 +109,7 @@ impl Fs {
         let number = self.number_of(file);
         self.check_writable(number)?;
         let past = self.volume.content_by(of, by)?.ok_or(FsError::NotFound)?;
-        let node = self.inodes.node(number);
-        self.write_out(&node)?;
-        let mut content = node.content();
-        let before = self.inode(number)?;
-        let others = self.others(&before, number)?;
-        let now = self.now();
-        self.put_content(before.ino, &past, now)?;
-        let Content { cached, .. } = &mut *content;
-        *cached = None;
-        drop(content);
-        self.tell_others(others)?;
-        self.invalid.lock().push(Invalidation::Content(number));
+        self.put_content_of(number, &past, self.now())?;
         self.volume.sync()?;
         Ok(Restored {
             files: 1,
@@ -188,6 +177,27 @@ impl Fs {
         Ok(found)
     }
 
+    /// Writes a content over what a number stands for, on top of what is unwritten of that.
+    pub(super) fn put_content_of(
+        &self,
+        number: Ino,
+        past: &PastContent,
+        mtime: Timespec,
+    ) -> Result<()> {
+        let node = self.inodes.node(number);
+        self.write_out(&node)?;
+        let mut content = node.content();
+        let before = self.inode(number)?;
+        let others = self.others(&before, number)?;
+        self.put_content(before.ino, past, mtime)?;
+        let Content { cached, .. } = &mut *content;
+        *cached = None;
+        drop(content);
+        self.tell_others(others)?;
+        self.invalid.lock().push(Invalidation::Content(number));
+        Ok(())
+    }
+
     /// Writes a content over that of a file: in one op, or in several that are each the work of some
     /// milliseconds. No content in between is one that was had back.
     fn put_content(&self, file: Ino, past: &PastContent, mtime: Timespec) -> Result<()> {
@@ -212,6 +222,61 @@ impl Fs {
             self.put_pieces(file, Vec::new(), start.min(now.size - 1), mtime)?;
         }
         Ok(())
+    }
+
+    /// Makes a node as one was, with the content that a file had; returns it.
+    pub(super) fn make_anew(
+        &self,
+        at: Place,
+        node: &Inode,
+        xattrs: &[(Bytes, Bytes)],
+        past: Option<&PastContent>,
+    ) -> Result<Ino> {
+        let mtime = past.map_or(node.mtime, |past| past.inode.mtime);
+        let time = self.now();
+        let (first, rest) = xattrs.split_at(xattrs.len().min(CREATE_XATTRS));
+        let mut writer = self.volume.write()?;
+        let mut together = writer.together();
+        let made = together.add(OpKind::Create(Create {
+            at,
+            kind: node.kind,
+            mode: node.mode,
+            uid: node.uid,
+            gid: node.gid,
+            rdev: node.rdev,
+            target: node.target.clone(),
+            time,
+            xattrs: first.to_vec(),
+        }))?;
+        for (name, value) in rest {
+            let (ino, name, value) = (made.ino, name.clone(), value.clone());
+            together.add(OpKind::SetXattr {
+                ino,
+                name,
+                value,
+                time,
+            })?;
+        }
+        let long = match past {
+            Some(past) => !add_content(&mut together, (made.ino, made.id), past, mtime)?,
+            None => false,
+        };
+        if !node.is_dir() {
+            together.add(OpKind::SetAttr {
+                ino: made.ino,
+                mode: None,
+                uid: None,
+                gid: None,
+                mtime: Some(mtime),
+                ctime: time,
+            })?;
+        }
+        together.commit()?;
+        drop(writer);
+        if let Some(past) = past.filter(|_| long) {
+            self.put_content(made.ino, past, mtime)?;
+        }
+        Ok(made.ino)
     }
 
     fn put_pieces(&self, file: Ino, pieces: Vec<Piece>, size: u64, mtime: Timespec) -> Result<()> {
@@ -398,7 +463,7 @@ impl<'a> Work<'a> {
 
     fn make(
         &mut self,
-        at: Place,
+        place: Place,
         removed: &Removed,
         node: &Inode,
         by: Option<OpId>,
@@ -412,58 +477,13 @@ impl<'a> Work<'a> {
             }
             _ => None,
         };
-        let mtime = past.as_ref().map_or(node.mtime, |past| past.inode.mtime);
         let xattrs = match node.xattrs {
             0 => Vec::new(),
             _ => fs.volume.xattrs_or_gone(node.ino)?,
         };
-        let time = fs.now();
-        let (first, rest) = xattrs.split_at(xattrs.len().min(CREATE_XATTRS));
-        let mut writer = fs.volume.write()?;
-        let mut together = writer.together();
-        let made = together.add(OpKind::Create(Create {
-            at,
-            kind: node.kind,
-            mode: node.mode,
-            uid: node.uid,
-            gid: node.gid,
-            rdev: node.rdev,
-            target: node.target.clone(),
-            time,
-            xattrs: first.to_vec(),
-        }))?;
-        for (name, value) in rest {
-            let (ino, name, value) = (made.ino, name.clone(), value.clone());
-            together.add(OpKind::SetXattr {
-                ino,
-                name,
-                value,
-                time,
-            })?;
-        }
-        let long = match &past {
-            Some(past) => !add_content(&mut together, (made.ino, made.id), past, mtime)?,
-            None => false,
-        };
-        if !node.is_dir() {
-            together.add(OpKind::SetAttr {
-                ino: made.ino,
-                mode: None,
-                uid: None,
-                gid: None,
-                mtime: Some(mtime),
-                ctime: time,
-            })?;
-        }
-        together.commit()?;
-        drop(writer);
-        if let Some(past) = past {
-            if long {
-                fs.put_content(made.ino, &past, mtime)?;
-            }
-            self.done.bytes += past.inode.size;
-        }
-        Ok(made.ino)
+        let made = fs.make_anew(place, node, &xattrs, past.as_ref())?;
+        self.done.bytes += past.map_or(0, |past| past.inode.size);
+        Ok(made)
     }
 
     fn end(self) -> Result<Restored> {

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use super::aside::{ASIDE_NAME, DFS, DFS_NAME, copy_of, is_past, past_number};
 use super::checkpoint::NodeSource;
+use super::history::PastContent;
 use super::rows::RowKey;
 use super::snapshot::Snapshot;
 use super::types::{Cells, DirKey, Dirent, FileKind, Inode, Kin, Place};
@@ -45,6 +46,49 @@ struct PastView {
     of: Snapshot,
     /// Made when it is read first.
     view: OnceLock<View>,
+}
+
+/// What a volume was, by the numbers that its nodes had and have.
+#[derive(Debug)]
+pub struct PastVolume(View);
+
+impl PastVolume {
+    /// Returns an inode.
+    pub fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
+        self.0.inode(ino)
+    }
+
+    /// Returns the entry `name` of a directory.
+    pub fn dirent(&self, parent: Ino, name: &[u8]) -> Result<Option<Dirent>> {
+        self.0.dirent(parent, name)
+    }
+
+    /// Returns the entries of a directory, in its order.
+    pub fn entries(&self, parent: Ino) -> Result<Vec<Dirent>> {
+        let mut found = Vec::new();
+        self.0.readdir(parent, None, &mut |_, entry| {
+            found.push(entry.clone());
+            true
+        })?;
+        Ok(found)
+    }
+
+    /// Returns what a file held.
+    pub fn content(&self, inode: Inode) -> Result<PastContent> {
+        let extents = self.0.extents(inode.ino, 0..inode.size)?;
+        Ok(PastContent { inode, extents })
+    }
+
+    /// Returns the extended attributes of a node.
+    pub fn xattrs(&self, ino: Ino) -> Result<Vec<(Bytes, Bytes)>> {
+        let mut found = Vec::new();
+        for name in self.0.xattr_names(ino)? {
+            if let Some(value) = self.0.xattr(ino, &name)? {
+                found.push((name, value));
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// What a number stands for.
@@ -175,6 +219,11 @@ impl Volume {
 
     fn shows_past(&self) -> bool {
         self.pasts.source.get().is_some()
+    }
+
+    /// Returns what the volume was in a snapshot.
+    pub fn past_volume(&self, of: &Snapshot) -> Result<PastVolume> {
+        Ok(PastVolume(self.open_past(of)?))
     }
 
     /// Returns the view of a snapshot, of which nothing is read yet.

@@ -1,17 +1,17 @@
 //! What the volume was, below `.dfs`: files as they were, that nobody changes, and numbers that stay.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dfs::base::{ChunkId, Clock, Ino, when};
+use dfs::base::{ChunkId, Clock, Ino, Rng, when};
 use dfs::fs::{
-    Entry, Fallocate, FileHandle, Fs, FsError, OpenFlags, RenameMode, Reply, Seek, SetAttr,
-    WriteFlags, XattrMode,
+    Attr, Brought, Entry, Fallocate, FileHandle, FileKind, Fs, FsError, OpenFlags, RenameMode,
+    Reply, Seek, SetAttr, WriteFlags, XattrMode,
 };
 use dfs::replica::ReplicaError;
-use dfs::volume::{Keep, Snapshot};
+use dfs::volume::{Keep, PastVolume, Snapshot};
 
 use super::mount::Disk;
 use super::named::{BOTH, ROOT};
@@ -66,6 +66,10 @@ impl World {
     fn snapshot(&self, name: &str) -> Snapshot {
         let mut all = self.fs.volume().snapshots().unwrap().into_iter();
         all.find(|snapshot| snapshot.name == name).unwrap()
+    }
+
+    fn past(&self, name: &str) -> PastVolume {
+        self.fs.volume().past_volume(&self.snapshot(name)).unwrap()
     }
 
     fn find(&self, path: &str) -> Result<Entry, FsError> {
@@ -403,4 +407,182 @@ fn who_is_in_a_snapshot_that_is_removed_is_told() {
         Err(FsError::NotFound)
     ));
     w.fs.release(file, fh).unwrap();
+}
+
+impl World {
+    /// Returns all that is below a directory, by path.
+    fn dump(&self, dir: Ino, path: &str, into: &mut BTreeMap<String, String>) {
+        for (name, _) in self.list(dir) {
+            let attr = self.fs.lookup(dir, name.as_bytes()).unwrap().attr;
+            let path = format!("{path}/{name}");
+            let content = match attr.kind {
+                FileKind::File => {
+                    let fh = self.fs.open(ROOT, attr.ino, READ).unwrap().fh;
+                    let bytes = read_all(&self.fs, attr.ino, fh);
+                    self.fs.release(attr.ino, fh).unwrap();
+                    format!("{:?}", (bytes.len(), blake3::hash(&bytes)))
+                }
+                FileKind::Symlink => format!("{:?}", self.fs.readlink(attr.ino).unwrap()),
+                _ => String::new(),
+            };
+            let xattr = self.fs.getxattr(attr.ino, b"user.x").ok();
+            let (kind, mode, links, mtime) = (attr.kind, attr.mode, attr.nlink, attr.mtime);
+            let what = format!("{kind:?} {mode:o} {links} {mtime:?} {content} {xattr:?}");
+            into.insert(path.clone(), what);
+            if attr.kind == FileKind::Dir {
+                self.dump(attr.ino, &path, into);
+            }
+            self.fs.forget(attr.ino, 1);
+        }
+    }
+
+    fn all(&self, path: &str) -> BTreeMap<String, String> {
+        let mut all = BTreeMap::new();
+        self.dump(self.at(path), "", &mut all);
+        all
+    }
+
+    /// Changes anything below a directory.
+    fn change(&self, top: Ino, rng: &Rng) {
+        let fs = &self.fs;
+        let mut dirs = vec![top];
+        let mut at = top;
+        while rng.below(2) == 0 {
+            let below: Vec<_> = self.list(at).into_iter().map(|(_, ino)| ino).collect();
+            let below: Vec<_> = below
+                .into_iter()
+                .filter(|ino| {
+                    fs.getattr(*ino)
+                        .is_ok_and(|of| of.attr.kind == FileKind::Dir)
+                })
+                .collect();
+            let Some(next) = below.get(rng.below(below.len().max(1) as u64) as usize) else {
+                break;
+            };
+            at = *next;
+            dirs.push(at);
+        }
+        let other = dirs[rng.below(dirs.len() as u64) as usize];
+        let name = |rng: &Rng| [b'a' + rng.below(4) as u8];
+        let (one, two) = (name(rng), name(rng));
+        let there = fs.lookup(at, &one).ok().map(|entry| entry.attr);
+        let is_file = there.is_some_and(|attr| attr.kind == FileKind::File);
+        self.disk.advance();
+        // Whatever cannot be done is not.
+        match rng.below(12) {
+            0..=2 => drop(fs.mkdir(ROOT, at, &one, 0o700 + rng.below(8) as u32)),
+            3..=5 if there.is_none() || is_file => {
+                let len = [3, 70_000, 1 << 20][rng.below(3) as usize];
+                let text: String = (0..len)
+                    .map(|_| (b'a' + rng.below(26) as u8) as char)
+                    .collect();
+                self.put(at, str::from_utf8(&one).unwrap(), &text);
+            }
+            6 => drop(fs.rename((at, &one), (other, &two), RenameMode::Replace)),
+            7 => drop(there.map(|there| fs.link(there.ino, other, &two))),
+            8 => drop(fs.symlink(ROOT, at, &one, &two)),
+            9 => drop(fs.unlink(at, &one).or_else(|_| fs.rmdir(at, &one))),
+            10 => {
+                let mode = SetAttr {
+                    mode: Some(0o600 + rng.below(64) as u32),
+                    ..SetAttr::default()
+                };
+                drop(there.map(|there| fs.setattr(ROOT, there.ino, mode)));
+            }
+            _ => {
+                let set = |there: Attr| match rng.below(2) {
+                    0 => fs.setxattr(ROOT, there.ino, b"user.x", &two, XattrMode::Either),
+                    _ => fs.removexattr(there.ino, b"user.x"),
+                };
+                drop(there.map(set));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_tree_is_again_what_it_was_and_nothing_beside_it_changes() {
+    for seed in seeds() {
+        let rng = Rng::from_seed(seed);
+        let w = World::new();
+        let (dir, beside) = (w.mkdir(Ino::ROOT, "d"), w.mkdir(Ino::ROOT, "e"));
+        for _ in 0..30 {
+            w.change(dir, &rng);
+            w.change(beside, &rng);
+        }
+        w.take("one", "2027-01-15");
+        let was = w.all("d");
+        assert_eq!(w.all(".dfs/snapshots/one/d"), was, "seed {seed}");
+        for round in 0..4 {
+            for _ in 0..12 {
+                w.change(dir, &rng);
+                w.change(beside, &rng);
+            }
+            if round == 2 {
+                let gone =
+                    w.fs.rename((Ino::ROOT, b"d"), (beside, b"gone"), RenameMode::Replace);
+                gone.unwrap();
+            }
+            w.fs.sync_all().unwrap();
+            let others = w.all("e");
+            let past = w.past("one");
+            // What breaks off on the way is gone on with.
+            let mut steps = rng.below(20);
+            let broken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                w.fs.restore_to(&past, &[b"d".to_vec()], &mut |_| {
+                    assert_ne!(steps, 0, "broken off");
+                    steps -= 1;
+                })
+            }));
+            if broken.is_err() {
+                w.fs.restore_to(&past, &[b"d".to_vec()], &mut |_| {})
+                    .unwrap();
+            }
+            assert_eq!(w.all("d"), was, "seed {seed}, round {round}");
+            assert_eq!(w.all("e"), others, "seed {seed}, round {round}");
+            w.fs.restore_to(&past, &[b"d".to_vec()], &mut |_| {})
+                .unwrap();
+            assert_eq!(w.all("d"), was, "seed {seed}, round {round}, again");
+        }
+    }
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    let asked = std::env::var("DFS_SEEDS").ok();
+    0..asked.map_or(4, |asked| asked.parse().expect("a number"))
+}
+
+#[test]
+fn what_was_moved_within_a_tree_is_moved_back_and_stays_what_it_is() {
+    let w = World::new();
+    let dir = w.mkdir(Ino::ROOT, "d");
+    let sub = w.mkdir(dir, "sub");
+    let (file, _) = w.put(sub, "f", "first");
+    w.take("one", "2027-01-15");
+    let new = w.mkdir(dir, "new");
+    w.fs.rename((dir, b"sub"), (new, b"other"), RenameMode::Replace)
+        .unwrap();
+    w.fs.rename((sub, b"f"), (new, b"g"), RenameMode::Replace)
+        .unwrap();
+    let fh = w.fs.open(ROOT, file, READ).unwrap().fh;
+    let past = w.past("one");
+    let done =
+        w.fs.restore_to(&past, &[b"d".to_vec()], &mut |_| {})
+            .unwrap();
+    let counts = (done.back, done.changed, done.removed, done.bytes);
+    assert_eq!(counts, (2, 0, 1, 0));
+    assert_eq!((w.at("d/sub"), w.at("d/sub/f")), (sub, file));
+    assert_eq!(read_all(&w.fs, file, fh), b"first");
+    let again = w.fs.restore_to(&past, &[b"d".to_vec()], &mut |_| {});
+    assert_eq!(again.unwrap(), Brought::default());
+    let missing = w.fs.restore_to(&past, &[b"e".to_vec()], &mut |_| {});
+    assert!(matches!(missing, Err(FsError::NotFound)));
+    let file = [b"d".to_vec(), b"sub".to_vec(), b"f".to_vec()];
+    w.fs.unlink(sub, b"f").unwrap();
+    w.fs.rmdir(dir, b"sub").unwrap();
+    w.put(dir, "beside", "stays");
+    let done = w.fs.restore_to(&past, &file, &mut |_| {}).unwrap();
+    assert_eq!((done.back, done.removed, done.bytes), (2, 0, 5));
+    assert_eq!(w.text("d/sub/f"), "first");
+    assert_eq!(w.names("d"), set(&["beside", "sub"]));
 }

@@ -32,6 +32,7 @@ mod place;
 mod protection;
 mod repair;
 mod rescue;
+mod restore_to;
 mod rights;
 mod room;
 mod run;

@@ -272,6 +272,15 @@ pub struct RestoreArgs {
     #[arg(long)]
     pub deleted: bool,
 
+    /// Make this folder or file what it was in a snapshot: of this name, or the newest one of this time at the
+    /// latest. What is there now and was not there then is removed; a snapshot is made of it before
+    #[arg(long, value_name = "TIME|SNAPSHOT", conflicts_with = "deleted")]
+    pub to: Option<String>,
+
+    /// With --to: do not ask
+    #[arg(long, requires = "to")]
+    pub yes: bool,
+
     /// The file, or what was removed; with @TIME as it was at that time, which is written as `dfs
     /// history` does, or as a span before now, like @2h. Else as it was before the last change
     #[arg(value_name = "FILE[@TIME]|DIR")]

@@ -10,15 +10,15 @@ use serde_json::Value;
 use super::args::{HistoryArgs, RestoreArgs, TargetArgs};
 use super::client::{Failure, output, pick};
 use super::exit::Exit;
-use super::members::label;
+use super::members::{confirm, label};
 use super::show::{hex, parse};
 use super::units::{parse_duration, show_size};
 use crate::base::Clock;
 use crate::base::text::shown;
 use crate::base::time::SystemClock;
-use crate::base::when::{exact, parse as parse_moment};
+use crate::base::when::{exact, moment, parse as parse_moment};
 use crate::daemon::control::{self, Request};
-use crate::daemon::report::{HistoryReport, RestoreReport, VersionReport};
+use crate::daemon::report::{HistoryReport, RestoreReport, RestoreToReport, VersionReport};
 
 /// How long the daemon may take to look all of it up, and between two words of how far it is.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -30,6 +30,9 @@ pub(super) fn list(args: &HistoryArgs) -> Result<(), Failure> {
 }
 
 pub(super) fn restore(args: &RestoreArgs) -> Result<(), Failure> {
+    if let Some(to) = &args.to {
+        return restore_to(args, to);
+    }
     let (path, at_ms) = split(&args.path)?;
     let (state, path) = find(&args.target, &path)?;
     let request = Request::Restore {
@@ -37,10 +40,21 @@ pub(super) fn restore(args: &RestoreArgs) -> Result<(), Failure> {
         at_ms,
         deleted: args.deleted,
     };
+    let answer = ask_drawing(args, &state, &request, restored)?;
+    output(args.json, &answer, restored)
+}
+
+/// Asks for what takes a while, and draws on a terminal how far it is.
+fn ask_drawing(
+    args: &RestoreArgs,
+    state: &Path,
+    request: &Request,
+    line: fn(&Value) -> Option<String>,
+) -> Result<Value, Failure> {
     let live = std::io::stderr().is_terminal() && !args.json;
     let mut drawn = false;
-    let answer = control::ask(&state, &request, PATIENCE, |value| {
-        if live && let Some(line) = restored(value) {
+    let answer = control::ask(state, request, PATIENCE, |value| {
+        if live && let Some(line) = line(value) {
             eprint!("\r\x1b[K{line}");
             drawn = true;
         }
@@ -48,7 +62,62 @@ pub(super) fn restore(args: &RestoreArgs) -> Result<(), Failure> {
     if drawn {
         eprint!("\r\x1b[K");
     }
-    output(args.json, &answer?, restored)
+    Ok(answer?)
+}
+
+fn restore_to(args: &RestoreArgs, to: &str) -> Result<(), Failure> {
+    let (state, path) = find(&args.target, &args.path)?;
+    let request = |confirmed| Request::RestoreTo {
+        path: path.clone(),
+        to: to.to_owned(),
+        at_ms: time_of(to),
+        confirmed,
+    };
+    if !args.yes {
+        let found = control::ask(&state, &request(false), PATIENCE, |_| {})?;
+        let found: RestoreToReport = parse(&found).ok_or_else(other_version)?;
+        let question = format!(
+            "make {} what it was on {} (snapshot {})? What is there now and was not there then is removed; \
+             a snapshot is made of it before.",
+            shown(&args.path.to_string_lossy()),
+            moment(found.time_ms),
+            shown(&found.snapshot)
+        );
+        confirm(&question, &found.snapshot)?;
+    }
+    let answer = ask_drawing(args, &state, &request(true), |value| {
+        parse(value).as_ref().map(brought)
+    })?;
+    output(args.json, &answer, |value| {
+        let report: RestoreToReport = parse(value)?;
+        let mut out = brought(&report);
+        if let Some(before) = &report.before {
+            out.push_str(&format!(
+                "\nwhat was there before is in the snapshot {}",
+                shown(before)
+            ));
+        }
+        Some(out)
+    })
+}
+
+fn other_version() -> Failure {
+    Failure {
+        exit: Exit::Failed,
+        message: "the daemon is of another version: restart it".to_owned(),
+    }
+}
+
+fn brought(report: &RestoreToReport) -> String {
+    format!(
+        "{} brought back, {} changed, {} removed ({} written), as of {} (snapshot {})",
+        report.back,
+        report.changed,
+        report.removed,
+        show_size(report.bytes),
+        moment(report.time_ms),
+        shown(&report.snapshot)
+    )
 }
 
 /// Returns a path and the time that stands behind it.
@@ -61,11 +130,7 @@ fn split(path: &Path) -> Result<(PathBuf, Option<u64>), Failure> {
     };
     let (file, time) = bytes.split_at(at);
     let time = String::from_utf8_lossy(time.get(1..).unwrap_or_default()).into_owned();
-    let ago = parse_duration(&time).ok().map(|ago| {
-        let ago_ms = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
-        SystemClock::new().wall_ms().saturating_sub(ago_ms)
-    });
-    match parse_moment(&time).or(ago) {
+    match time_of(&time) {
         Some(ms) => Ok((
             PathBuf::from(std::ffi::OsString::from_vec(file.to_vec())),
             Some(ms),
@@ -79,6 +144,15 @@ fn split(path: &Path) -> Result<(PathBuf, Option<u64>), Failure> {
             ),
         }),
     }
+}
+
+/// Returns the moment that a text means: as it is written, or so long ago.
+fn time_of(text: &str) -> Option<u64> {
+    let ago = parse_duration(text).ok().map(|ago| {
+        let ago_ms = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
+        SystemClock::new().wall_ms().saturating_sub(ago_ms)
+    });
+    parse_moment(text).or(ago)
 }
 
 /// Returns state folder and path below the mountpoint, in hex, of what is or was there.

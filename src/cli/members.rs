@@ -322,7 +322,7 @@ pub(super) fn leave(args: &LeaveArgs) -> Result<(), Failure> {
 }
 
 /// Asks on the terminal whether to go on, which is said by typing `name`.
-fn confirm(question: &str, name: &str) -> Result<(), Failure> {
+pub(super) fn confirm(question: &str, name: &str) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(usage(
             "this asks before it acts, and nobody can answer here: say --yes",

@@ -118,6 +118,17 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// Makes a tree what it was in a snapshot; sends progress.
+    RestoreTo {
+        /// Path below the mountpoint, hex; it may be one that is gone.
+        path: String,
+        /// The name of the snapshot, or a moment as somebody wrote it.
+        to: String,
+        /// That moment, milliseconds since 1970: the newest snapshot that is no newer is meant.
+        at_ms: Option<u64>,
+        /// False to hear which snapshot that is, and do nothing.
+        confirmed: bool,
+    },
     /// Takes conflicts off the list, of which both sides stay.
     Settle {
         /// Their ids.

@@ -45,6 +45,23 @@ pub enum DaemonError {
     /// No content of a file is kept of the time that is wanted.
     #[error("no other content of that file is kept from then: dfs history lists those that are")]
     NoVersion,
+    /// No snapshot has a name, or is as old as a moment.
+    #[error("there is no snapshot {of}, and none of a moment before that (see dfs snapshot list)")]
+    NoSnapshot {
+        /// The name, or the moment.
+        of: String,
+    },
+    /// Nothing was at a path.
+    #[error("nothing was there in the snapshot {snapshot}")]
+    NotThen {
+        /// When.
+        snapshot: String,
+    },
+    /// What is there cannot be kept before it is made what it was.
+    #[error(
+        "no snapshot can be made of what is there now, so nothing was done: try again in a moment"
+    )]
+    NotKept,
     /// No machine that asks to be admitted has this code.
     #[error(
         "no machine asks with the code {code}: it was admitted, has given up, or asks for another \
@@ -344,6 +361,9 @@ impl DaemonError {
             | Self::CodeUnknown { .. }
             | Self::NoHistory { .. }
             | Self::NoVersion
+            | Self::NoSnapshot { .. }
+            | Self::NotThen { .. }
+            | Self::NotKept
             | Self::NothingLeft { .. }
             | Self::NoState { .. }
             | Self::Settings { .. }

@@ -461,6 +461,25 @@ pub struct RestoreReport {
     pub time_ms: Option<u64>,
 }
 
+/// What was done to make a tree what it was (`dfs restore --to`).
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct RestoreToReport {
+    /// The name of the snapshot.
+    pub snapshot: String,
+    /// Of which moment it is, milliseconds since 1970.
+    pub time_ms: u64,
+    /// The name of the snapshot of what was there before; absent where nothing was done yet.
+    pub before: Option<String>,
+    /// Names that are there again.
+    pub back: u64,
+    /// Files and folders that were there, and are now what they were.
+    pub changed: u64,
+    /// Names that were not there then, and are no more.
+    pub removed: u64,
+    /// Bytes of the files that were made or written.
+    pub bytes: u64,
+}
+
 /// What somebody did that crossed something else.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActReport {

@@ -1,5 +1,6 @@
 //! The control socket's server: accepts, reads one request, answers it.
 
+use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,8 @@ use super::history;
 use super::members;
 use super::peer::Peer;
 use super::protection;
-use super::report::{CollectReport, RestoreReport, SyncReport};
+use super::report::{CollectReport, RestoreReport, RestoreToReport, SyncReport};
+use super::restore_to::{self, Wish};
 use super::snapshots;
 use super::troubles::Trouble;
 use super::whereabouts::{self, Found};
@@ -230,7 +232,29 @@ async fn serve(
             path,
             at_ms,
             deleted,
-        }) => restore(peer, (path, at_ms, deleted), &mut write).await?,
+        }) => {
+            let (told, news) = tokio::sync::watch::channel(RestoreReport::default());
+            let done = history::restore(peer, path, at_ms, deleted, told);
+            restore(done, news, &mut write).await?
+        }
+        Ok(Request::RestoreTo {
+            path,
+            to,
+            at_ms,
+            confirmed,
+        }) => {
+            let wish = Wish { path, to, at_ms };
+            match confirmed {
+                true => {
+                    let (told, news) = tokio::sync::watch::channel(RestoreToReport::default());
+                    restore(restore_to::restore(peer, wish, told), news, &mut write).await?
+                }
+                false => match restore_to::find(peer, &wish).and_then(value) {
+                    Ok(value) => Reply::Done { value },
+                    Err(error) => failed(&error),
+                },
+            }
+        }
         Ok(Request::Stop { force }) => {
             drop(reader);
             surroundings.wishes.leave(stream, force);
@@ -302,6 +326,7 @@ async fn answer(peer: &Arc<Peer>, surroundings: &Surroundings, request: Request)
         | Request::Collect { .. }
         | Request::History { .. }
         | Request::Restore { .. }
+        | Request::RestoreTo { .. }
         | Request::Stop { .. } => Ok(Value::Null),
         Request::CreateSnapshot { name } => snapshots::create(peer, &name).await.and_then(value),
         Request::Snapshots => snapshots::list(peer).and_then(value),
@@ -355,14 +380,13 @@ async fn look_up(
     }
 }
 
-/// Has back what was replaced or removed.
-async fn restore(
-    peer: &Arc<Peer>,
-    (path, at_ms, deleted): (String, Option<u64>, bool),
+/// Waits for what has back what was, and tells how far it is.
+async fn restore<R: Serialize + Clone>(
+    done: impl Future<Output = Result<R, DaemonError>>,
+    mut news: tokio::sync::watch::Receiver<R>,
     write: &mut (impl AsyncWriteExt + Unpin),
 ) -> std::io::Result<Reply> {
-    let (told, mut news) = tokio::sync::watch::channel(RestoreReport::default());
-    let mut done = Box::pin(history::restore(peer, path, at_ms, deleted, told));
+    let mut done = Box::pin(done);
     loop {
         tokio::select! {
             done = &mut done => return Ok(match done.and_then(value) {
@@ -370,7 +394,7 @@ async fn restore(
                 Err(error) => failed(&error),
             }),
             () = sleep(RESTORE_STEP) => {
-                let value = serde_json::to_value(*news.borrow_and_update())?;
+                let value = serde_json::to_value(news.borrow_and_update().clone())?;
                 // Who broke off is told of no more; what was begun goes on to its end.
                 send(write, &Reply::Progress { value }).await?;
             }

@@ -23,7 +23,9 @@ use crate::base::{ChunkId, DeviceId};
 use crate::crypto::VolumeKeys;
 use crate::data::DataError;
 use crate::fs::FsError;
+use crate::node::Transfer;
 use crate::replica::{Replica, ReplicaError};
+use crate::transport::Priority;
 use crate::volume::{Keep, Snapshot, VolumeError};
 
 /// How long who asks for a snapshot waits until its moment is chosen.
@@ -254,7 +256,8 @@ impl Peer {
             {
                 let replica = Arc::clone(self.replica());
                 fetches.spawn(async move {
-                    let fetched = replica.fetch(node.root, FETCH_TIMEOUT).await;
+                    let transfer = Transfer::new(Priority::Background);
+                    let fetched = replica.fetch_for(node.root, FETCH_TIMEOUT, &transfer).await;
                     fetched.map(|_| node)
                 });
             }

@@ -10,6 +10,7 @@ mod lost;
 mod publish;
 mod rows;
 mod seal_ahead;
+mod snapshot_nodes;
 mod snapshots;
 mod write_out;
 
@@ -52,6 +53,7 @@ pub(super) fn start(peer: &Arc<Peer>) {
     run(peer, rows::Rows::new(peer, member));
     run(peer, lost::Lost::new(peer, member));
     run(peer, snapshots::Snapshots::new(peer, member));
+    run(peer, snapshot_nodes::SnapshotNodes::new(peer, member));
 }
 
 fn run(peer: &Arc<Peer>, worker: impl Worker) {

@@ -41,6 +41,10 @@ impl Volume {
         if self.awaits_checkpoint()? {
             return Err(VolumeError::Busy);
         }
+        // Before all else is read for nothing.
+        if !self.unread_nodes()?.is_empty() {
+            return Err(VolumeError::Busy);
+        }
         let mut named = Named::default();
         let progress = {
             let mut state = self.state.lock();

@@ -1,9 +1,8 @@
-//! Makes the snapshots that somebody asked for or that are due, and finds out what those of others name.
+//! Makes the snapshots that somebody asked for or that are due.
 
 use std::sync::Arc;
 
 use super::{NEXT_TICK, TICK_INTERVAL};
-use crate::base::OpId;
 use crate::base::time::timeout;
 use crate::base::worker::{Failed, Job, Step, Worker};
 use crate::daemon::peer::{Member, Peer};
@@ -12,8 +11,6 @@ use crate::daemon::peer::{Member, Peer};
 pub(super) struct Snapshots {
     peer: Arc<Peer>,
     member: Member,
-    /// The snapshots of which it is known what they name.
-    read: Option<Vec<OpId>>,
 }
 
 impl Snapshots {
@@ -21,35 +18,21 @@ impl Snapshots {
         Self {
             peer: Arc::clone(peer),
             member: member.clone(),
-            read: None,
         }
     }
 }
 
 impl Worker for Snapshots {
     fn job(&self) -> Job {
-        Job::new(
-            "snapshots",
-            "makes snapshots, and finds out what those of others name",
-        )
+        Job::new("snapshots", "makes snapshots that are asked for or due")
     }
 
     async fn step(&mut self) -> Result<Step, Failed> {
-        if self.peer.make_snapshot(&self.member).await?
-            || self.peer.follow_schedule(&self.member)?
-        {
-            return Ok(Step::Busy);
+        let is_made = self.peer.make_snapshot(&self.member).await?;
+        match is_made || self.peer.follow_schedule(&self.member)? {
+            true => Ok(Step::Busy),
+            false => Ok(Step::Idle(NEXT_TICK)),
         }
-        let volume = &self.member.volume;
-        let snapshots = volume.snapshots()?;
-        let ops: Vec<OpId> = snapshots.into_iter().map(|kept| kept.op).collect();
-        if self.read.as_ref() != Some(&ops) || volume.has_unread_nodes() {
-            if self.peer.read_nodes(&self.member).await? {
-                return Ok(Step::Busy);
-            }
-            self.read = Some(ops);
-        }
-        Ok(Step::Idle(NEXT_TICK))
     }
 
     async fn wait(&mut self) {

@@ -25,7 +25,7 @@ const OF_ALL: [&str; 11] = [
 ];
 
 /// What a member with the key does beside.
-const OF_MEMBERS: [&str; 10] = [
+const OF_MEMBERS: [&str; 11] = [
     "fold",
     "lock-requests",
     "lost",
@@ -33,6 +33,7 @@ const OF_MEMBERS: [&str; 10] = [
     "publish",
     "rows",
     "seal-ahead",
+    "snapshot-nodes",
     "snapshots",
     "take-over",
     "write-out",

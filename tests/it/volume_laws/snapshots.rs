@@ -197,6 +197,37 @@ fn write_chunk(device: &Device, path: &str, id: ChunkId) {
     device.apply(kind);
 }
 
+/// Has a device find out what snapshots name; returns of how many nodes it did not know that.
+fn read_nodes(device: &Device, nodes: &Nodes) -> usize {
+    for count in 0.. {
+        let unread = device.volume.unread_nodes().unwrap();
+        let Some(node) = unread.first() else {
+            return count;
+        };
+        let plain = nodes.lock()[&node.root].clone();
+        device.volume.note_node(node, &plain).unwrap();
+    }
+    0
+}
+
+#[test]
+fn what_a_snapshot_names_whose_removal_may_be_undone_is_found_out_too() {
+    let (devices, nodes) = (cluster(2), Nodes::default());
+    let (b, id) = (&devices[1], ChunkId([7; 32]));
+    write_chunk(&devices[0], "f", id);
+    let made = devices[0].keep(&nodes, "a");
+    exchange_all(&devices);
+    b.unlink("f");
+    b.volume.drop_snapshot(made.op).unwrap();
+    // No snapshot is here: its tree is in what undo needs alone.
+    assert!(b.volume.unread_nodes().unwrap().is_empty());
+    assert!(matches!(b.volume.named(), Err(VolumeError::Busy)));
+    assert!(b.volume.has_unread_nodes());
+    assert_eq!(read_nodes(b, &nodes), nodes.lock().len());
+    assert!(!b.volume.has_unread_nodes());
+    assert!(b.volume.named().unwrap().history.has(&id));
+}
+
 #[test]
 fn what_a_snapshot_alone_names_is_named_until_it_is_removed() {
     let (devices, nodes) = (cluster(2), Nodes::default());
@@ -214,17 +245,7 @@ fn what_a_snapshot_alone_names_is_named_until_it_is_removed() {
     assert!(named.history.has(&id) && named.history.has(&made.tree.root));
     assert!(!named.files.has(&id) && !named.past.has(&id));
     assert!(matches!(b.volume.named(), Err(VolumeError::Busy)));
-    assert!(b.volume.has_unread_nodes());
-    let mut count = 0;
-    loop {
-        let unread = b.volume.unread_nodes().unwrap();
-        let Some(node) = unread.first() else { break };
-        let plain = nodes.lock()[&node.root].clone();
-        b.volume.note_node(node, &plain).unwrap();
-        count += 1;
-    }
-    assert_eq!(count, nodes.lock().len());
-    assert!(!b.volume.has_unread_nodes());
+    assert_eq!(read_nodes(b, &nodes), nodes.lock().len());
     for device in &devices {
         let named = device.volume.named().unwrap();
         assert!(named.has(&id) && nodes.lock().keys().all(|node| named.has(node)));

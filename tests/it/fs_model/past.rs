@@ -586,3 +586,34 @@ fn what_was_moved_within_a_tree_is_moved_back_and_stays_what_it_is() {
     assert_eq!(w.text("d/sub/f"), "first");
     assert_eq!(w.names("d"), set(&["beside", "sub"]));
 }
+
+#[test]
+fn what_took_the_place_of_another_is_had_back_with_it() {
+    const PAIRS: usize = 8;
+    let w = World::new();
+    let dir = w.mkdir(Ino::ROOT, "d");
+    for pair in 0..PAIRS {
+        w.put(dir, &format!("a{pair}"), &format!("a{pair}"));
+        w.put(dir, &format!("b{pair}"), &format!("b{pair}"));
+        for name in ["x", "y"] {
+            let sub = w.mkdir(dir, &format!("{name}{pair}"));
+            w.put(sub, "f", &format!("{name}{pair}"));
+        }
+    }
+    w.take("one", "2027-01-15");
+    let was = w.all("d");
+    for pair in 0..PAIRS {
+        let of = |name: &str| format!("{name}{pair}").into_bytes();
+        let rename = |from: &[u8], to: &[u8]| {
+            let moved = w.fs.rename((dir, from), (dir, to), RenameMode::Replace);
+            moved.unwrap();
+        };
+        rename(&of("a"), &of("b"));
+        w.fs.unlink(w.at(&format!("d/y{pair}")), b"f").unwrap();
+        rename(&of("x"), &of("y"));
+    }
+    let past = w.past("one");
+    w.fs.restore_to(&past, &[b"d".to_vec()], &mut |_| {})
+        .unwrap();
+    assert_eq!(w.all("d"), was);
+}

@@ -399,8 +399,8 @@ pub(super) fn collected(value: &Value) -> Option<String> {
         let size = show_size(report.kept_bytes);
         let _ = write!(
             out,
-            "\n{size} that were replaced or removed can be had back (dfs history), and are kept for as \
-             long as the volume says (dfs config history)"
+            "\n{size} can be had back (dfs history), for as long as the volume says (dfs config history), or \
+             are in snapshots, until these are removed (dfs snapshot)"
         );
     }
     if report.past_bytes > 0 {

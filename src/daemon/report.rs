@@ -626,7 +626,7 @@ pub struct CollectReport {
     pub next_ms: Option<u64>,
     /// Sealed bytes of chunks here that only what members may look back to names.
     pub past_bytes: u64,
-    /// Sealed bytes of chunks here that only what can be had back names (`dfs history`).
+    /// Sealed bytes of chunks here that only what can be had back names (`dfs history`), and snapshots.
     #[serde(default)]
     pub kept_bytes: u64,
 }

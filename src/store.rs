@@ -151,6 +151,11 @@ pub trait Rows: Send + Sync + std::fmt::Debug {
         Ok(())
     }
 
+    /// Tells whether so many bytes could be written without eating into what is kept back for removals.
+    fn has_room(&self, _bytes: u64) -> bool {
+        true
+    }
+
     /// Makes everything that was committed before this call durable.
     ///
     /// Concurrent callers share one flush of the disk. A failure poisons the store: what the disk

@@ -48,7 +48,7 @@ fn what_was_said_at_the_first_start_holds_at_the_next() {
         let expected = json!({
             "listen": "127.0.0.1:4801", "listening": "127.0.0.1:4801", "listens_later": false,
             "name": "anna", "capacity_bytes": 3 * GIB, "cache_bytes": GIB, "fsync": "replicated",
-            "memory_bytes": 64 << 20, "history_ms": 0,
+            "memory_bytes": 64 << 20, "history_ms": 2_592_000_000_u64,
             "snapshots": { "hourly": 0, "daily": 0, "weekly": 0 },
         });
         assert_eq!(first, expected);
@@ -160,13 +160,13 @@ fn settings_change_while_the_peer_runs_and_stay() {
         assert_eq!(changed["cache_bytes"], GIB / 2);
         assert_eq!(changed["memory_bytes"], 48 << 20);
         // What holds for the volume an admin says, and all hear of it.
-        let refused = b.dfs(&["config", "history", "30d"]);
+        let refused = b.dfs(&["config", "history", "90d"]);
         assert_eq!(refused.status.code(), Some(4), "{refused}");
-        let done = a.dfs(&["config", "history", "30d"]);
-        assert_eq!(done.stdout_text(), "30d\n", "{done}");
+        let done = a.dfs(&["config", "history", "90d"]);
+        assert_eq!(done.stdout_text(), "90d\n", "{done}");
         wait_until("all hear how long is kept", MINUTES, || {
             let said = b.dfs(&["config", "history"]).stdout_text();
-            (said == "30d\n").then_some(())
+            (said == "90d\n").then_some(())
         });
         wait_until("the others hear of the capacity", MINUTES, || {
             let peers = a.facts(&["peers"]);
@@ -276,20 +276,21 @@ fn what_is_removed_is_given_back_or_kept_as_long_as_the_volume_says() {
         const CHUNKS: u64 = 6;
         let mut a = s.peer("a");
         a.mount(&Start::new_volume());
+        let set = |time: &str| {
+            let done = a.dfs(&["config", "history", time]);
+            assert!(done.status.success(), "{done}");
+        };
         let remove_one = |seed: u64| {
             let path = a.path("film");
             fs::write(&path, pattern((CHUNKS << 20) as usize, seed)).expect("room");
             fs::remove_file(&path).expect("it is there");
             a.facts(&["gc"])
         };
+        set("0");
         let freed = remove_one(1);
         let is_freed = |said: &Value| said["freed_bytes"].as_u64() >= Some(CHUNKS << 20);
         assert!(is_freed(&freed), "{freed}");
         assert_eq!(freed["waiting_bytes"], 0, "{freed}");
-        let set = |time: &str| {
-            let done = a.dfs(&["config", "history", time]);
-            assert!(done.status.success(), "{done}");
-        };
         set("1d");
         let kept = remove_one(2);
         assert_eq!(kept["freed_chunks"], 0, "{kept}");

@@ -560,7 +560,7 @@ pub enum Key {
     Fsync,
     /// Memory of the caches of rows and contents, from the next start on.
     Memory,
-    /// How long the volume keeps what was replaced or removed, on all machines, like 30d; for admins.
+    /// How long what was replaced or removed can be had back, on all machines, like 90d (30d to begin with; 0 keeps none); for admins.
     History,
     /// How many snapshots the volume makes by itself and keeps, like "hourly:24 daily:7 weekly:4", or off;
     /// for admins.

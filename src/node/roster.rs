@@ -41,6 +41,9 @@ use view::{Statements, View};
 /// Most statements of a roster: 4096 members, each invited, admitted, granted keys and removed.
 pub const STATEMENTS_MAX: usize = 16_384;
 
+/// How long what was replaced or removed is kept where nobody has said otherwise, milliseconds: 30 days.
+const HISTORY_MS: u64 = 30 * 86_400_000;
+
 /// Most peers that are or were members: one entry each in every version vector.
 pub const MEMBERS_MAX: usize = VECTOR_MAX;
 
@@ -386,10 +389,10 @@ impl Roster {
         &self.view.recoveries
     }
 
-    /// Returns how long what was replaced or removed is kept, milliseconds; none of it where nobody has
-    /// said so.
+    /// Returns how long what was replaced or removed is kept, milliseconds; 30 days where nobody has said
+    /// otherwise.
     pub fn history_ms(&self) -> u64 {
-        self.view.history.map_or(0, |(_, ms)| ms)
+        self.view.history.map_or(HISTORY_MS, |(_, ms)| ms)
     }
 
     /// Returns how many snapshots are made by themselves; none where nobody has said so.

@@ -165,6 +165,10 @@ impl Rows for BesideRows {
         self.inner.settle()
     }
 
+    fn has_room(&self, bytes: u64) -> bool {
+        self.inner.has_room(bytes)
+    }
+
     fn sync(&self) -> Result<(), StoreError> {
         self.inner.sync()
     }

@@ -820,6 +820,10 @@ impl Rows for BufferedRows {
         self.shared.settle()
     }
 
+    fn has_room(&self, bytes: u64) -> bool {
+        self.shared.space.has_room(bytes)
+    }
+
     fn sync(&self) -> Result<(), StoreError> {
         self.shared.group.sync(|| self.shared.sync())
     }

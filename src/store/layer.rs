@@ -532,6 +532,10 @@ impl Rows for LayeredRows {
         self.inner.settle()
     }
 
+    fn has_room(&self, bytes: u64) -> bool {
+        self.inner.has_room(bytes)
+    }
+
     fn sync(&self) -> Result<(), StoreError> {
         self.inner.sync()
     }
@@ -608,6 +612,10 @@ impl Rows for LayerRows {
 
     fn settle(&self) -> Result<(), StoreError> {
         self.rows.inner.settle()
+    }
+
+    fn has_room(&self, bytes: u64) -> bool {
+        self.rows.inner.has_room(bytes)
     }
 
     fn sync(&self) -> Result<(), StoreError> {

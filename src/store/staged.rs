@@ -369,6 +369,10 @@ impl Rows for StagedRows {
         self.inner.settle()
     }
 
+    fn has_room(&self, bytes: u64) -> bool {
+        self.inner.has_room(bytes)
+    }
+
     fn sync(&self) -> Result<(), StoreError> {
         self.inner.sync()
     }

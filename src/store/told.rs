@@ -340,6 +340,10 @@ impl Rows for ToldRows {
         self.rows.settle()
     }
 
+    fn has_room(&self, bytes: u64) -> bool {
+        self.rows.has_room(bytes)
+    }
+
     fn sync(&self) -> Result<(), StoreError> {
         self.tell(RowsDone::Sync)?;
         self.rows.sync()

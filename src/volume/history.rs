@@ -55,6 +55,8 @@ pub(super) struct History {
     looked_ms: AtomicU64,
     /// Before this time nothing is kept, as there was no room; 0 where there was.
     short_ms: AtomicU64,
+    /// Whether it is made beside the one in use, which it replaces as a whole.
+    is_beside: bool,
 }
 
 /// The row of how long it is kept.
@@ -70,6 +72,7 @@ impl History {
             kept_ms: Arc::new(kept_ms.into()),
             looked_ms: AtomicU64::default(),
             short_ms: AtomicU64::default(),
+            is_beside: false,
         })
     }
 
@@ -79,6 +82,7 @@ impl History {
             kept_ms: Arc::clone(&self.kept_ms),
             looked_ms: AtomicU64::default(),
             short_ms: AtomicU64::default(),
+            is_beside: true,
         }
     }
 }

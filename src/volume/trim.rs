@@ -146,12 +146,12 @@ impl Volume {
     /// Removes the nodes without a name that nothing can bring back and no local handle holds.
     pub(super) fn reap(&self) -> Result<()> {
         let mut after = RowKey::Orphan(Ino(0));
-        let mut times = self.removal_times();
         loop {
             // What was removed of this table slows the look down: nobody waits for it.
-            let (next, orphans) = self.reapable(after)?;
+            let (next, reaped) = self.reapable(after)?;
+            let mut times = self.removal_times()?;
             let mut state = self.state.lock();
-            let (mut orphans, mut from) = (&*orphans, 0);
+            let (mut orphans, mut from) = (&*reaped, 0);
             while !orphans.is_empty() {
                 let gone;
                 (gone, from) = self.reap_some(&mut state, orphans, from, &mut times)?;
@@ -160,6 +160,10 @@ impl Volume {
                 MutexGuard::bump(&mut state);
             }
             self.drop_private(&mut state, |ino| !self.is_held(ino))?;
+            drop(state);
+            if times.is_none() {
+                self.forget_gone(&reaped)?;
+            }
             match next {
                 Some(next) => after = next,
                 None => return Ok(()),

@@ -1,6 +1,7 @@
 //! What goes to history as undo records and removed nodes are given up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -10,11 +11,14 @@ use super::super::rows::{RowKey, Value};
 use super::super::view::{as_inode, is_private};
 use super::super::{Result, Volume};
 use super::{
-    GONE_EXTENT_TAG, GONE_TAG, GONE_XATTR_TAG, Gone, Lost, Parts, Replaced, Times, Version,
-    extent_key, lost_key, node_prefix, version_key,
+    EXTENT_TAG, GONE_EXTENT_TAG, GONE_TAG, GONE_XATTR_TAG, Gone, Lost, Parts, Replaced, Times,
+    VERSION_TAG, Version, extent_key, lost_key, node_prefix, version_key,
 };
 use crate::base::{Ino, OpId};
 use crate::store::{Batch, Table, codec};
+
+/// Where the disk takes less than this, nothing goes to history: removing frees it.
+const ROOM_BYTES: u64 = 32 << 20;
 
 /// Bytes of extents that are put in one batch, about.
 const STEP_BYTES: usize = 1 << 20;
@@ -29,6 +33,9 @@ impl Volume {
     ) -> Result<()> {
         if !self.keeps_history() {
             return Ok(());
+        }
+        if !self.has_history_room()? {
+            return self.forget_versions(ids);
         }
         let mut keeper = Keeper {
             volume: self,
@@ -99,8 +106,55 @@ impl Volume {
     }
 
     /// Returns what tells when nodes were removed, where that is history.
-    pub(in super::super) fn removal_times(&self) -> Option<RemovalTimes<'_>> {
-        self.keeps_history().then(|| RemovalTimes(self.times()))
+    pub(in super::super) fn removal_times(&self) -> Result<Option<RemovalTimes<'_>>> {
+        let is_kept = self.keeps_history() && self.has_history_room()?;
+        Ok(is_kept.then(|| RemovalTimes(self.times())))
+    }
+
+    /// Tells whether there is room for more of it. Where there is not it is told that what is replaced and
+    /// removed now cannot be had back.
+    fn has_history_room(&self) -> Result<bool> {
+        let has_room = self.history.is_beside || self.view.rows.has_room(ROOM_BYTES);
+        if !has_room {
+            let short_ms = &self.history.short_ms;
+            short_ms.fetch_max(self.history_now()?, Ordering::Relaxed);
+        }
+        Ok(has_room)
+    }
+
+    /// Gives up the versions of those of some nodes that are gone, as they were not kept themselves.
+    pub(in super::super) fn forget_gone(&self, nodes: &[Ino]) -> Result<()> {
+        if !self.keeps_history() {
+            return Ok(());
+        }
+        for ino in nodes {
+            if self.view.row(&RowKey::Inode(*ino))?.is_none() {
+                self.drop_versions(*ino)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn drop_versions(&self, ino: Ino) -> Result<()> {
+        for tag in [VERSION_TAG, EXTENT_TAG] {
+            self.drop_rows(&node_prefix(tag, ino))?;
+        }
+        Ok(())
+    }
+
+    /// Gives up all versions of the files of which some ops replaced content, as what these did is not kept:
+    /// what was before could be had back by way of that alone.
+    fn forget_versions<'a>(&self, ids: impl Iterator<Item = &'a OpId>) -> Result<()> {
+        let mut files = BTreeSet::new();
+        for id in ids {
+            if let Some(record) = Record::load(&*self.view.rows, *id)? {
+                let contents = Parts::of(*id, &record)?.contents;
+                files.extend(contents.into_iter().map(|content| content.ino));
+            }
+        }
+        files
+            .into_iter()
+            .try_for_each(|ino| self.drop_versions(ino))
     }
 
     /// Says whether a removed node is one that people had: what stood aside for another that says the same is

@@ -146,7 +146,7 @@ impl Volume {
 
     /// Returns the time of the newest folded record. Of one whose author's clock is far ahead the own clock's:
     /// nobody's history goes by that.
-    fn history_now(&self) -> Result<u64> {
+    pub(super) fn history_now(&self) -> Result<u64> {
         let (number, newest) = {
             let state = self.state.lock();
             (state.chain.record.number, state.newest)
@@ -355,7 +355,7 @@ impl Volume {
         Ok(())
     }
 
-    fn drop_rows(&self, prefix: &[u8]) -> Result<()> {
+    pub(super) fn drop_rows(&self, prefix: &[u8]) -> Result<()> {
         loop {
             let mut batch = Batch::new();
             let rows = &self.view.rows;

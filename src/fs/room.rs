@@ -149,9 +149,10 @@ impl Fs {
     /// Collects, and gives history up, the oldest first, until nothing is missing or there is none.
     fn press(&self, missing: &dyn Fn() -> u64) -> Result<()> {
         loop {
-            self.collect_now()?;
+            let collected = self.collect_now()?;
             self.give_back();
-            if missing() == 0 || !self.volume.shorten_history()? {
+            // Where it is not known what is named, nothing that history gives up would make room.
+            if collected.is_none() || missing() == 0 || !self.volume.shorten_history()? {
                 return Ok(());
             }
         }

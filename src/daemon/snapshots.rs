@@ -12,8 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
-use self::schedule::{due, thinned};
-use super::checkpoints::node_of;
+use self::schedule::{due, is_of_schedule, thinned};
 use super::error::DaemonError;
 use super::peer::{Member, Peer};
 use super::report::{SnapshotReport, SnapshotsReport};
@@ -172,19 +171,41 @@ impl Peer {
         remove(self, name)
     }
 
-    /// Makes the first snapshot that is wanted; says whether there was one that could be made.
+    /// Makes the first snapshot that is wanted and can be made; says whether there was one. Fails where there was
+    /// none and some failed.
     pub(super) async fn make_snapshot(
         self: &Arc<Self>,
         member: &Member,
     ) -> Result<bool, DaemonError> {
-        let Some(name) = member.volume.asked_snapshots()?.into_iter().next() else {
-            return Ok(false);
-        };
+        let mut failure = None;
+        for name in member.volume.asked_snapshots()? {
+            match self.make_asked(member, name).await {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(error) => {
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        failure.map_or(Ok(false), Err)
+    }
+
+    /// Makes a snapshot that is wanted; says whether it could be made.
+    async fn make_asked(
+        self: &Arc<Self>,
+        member: &Member,
+        name: String,
+    ) -> Result<bool, DaemonError> {
         let (of, member) = (Arc::clone(self), member.clone());
         let make = move || -> Result<bool, DaemonError> {
-            // It was made, and the wish stayed: the power went.
+            // It was made, and the wish stayed: the power went. One of this name that another made meanwhile is
+            // of another moment.
             let volume = &member.volume;
-            let is_there = volume.snapshots()?.iter().any(|kept| kept.name == name);
+            let own = volume.device();
+            let is_it = |kept: &Snapshot| {
+                kept.name == name && (kept.device == own || is_of_schedule(&name))
+            };
+            let is_there = volume.snapshots()?.iter().any(is_it);
             let keep = &mut Keeping {
                 replica: Arc::clone(of.replica()),
                 keys: &member.keys,
@@ -233,7 +254,7 @@ impl Peer {
         let own_names = snapshots.iter().filter(|kept| kept.device == own);
         let own_names: Vec<&str> = own_names.map(|kept| &*kept.name).collect();
         let names: Vec<&str> = snapshots.iter().map(|kept| &*kept.name).collect();
-        let over = thinned(&schedule, &names, &own_names);
+        let over = thinned(&schedule, &names, &own_names, now_ms);
         for kept in snapshots.iter().filter(|kept| over.contains(&&*kept.name)) {
             volume.drop_snapshot(kept.op)?;
         }
@@ -248,7 +269,7 @@ impl Peer {
         let mut waiting: VecDeque<_> = unread.into();
         let was_any = !waiting.is_empty();
         let mut fetches = JoinSet::new();
-        let mut failure = None;
+        let (mut failure, mut unknown) = (None, None);
         loop {
             while fetches.len() < FETCHES_MAX
                 && failure.is_none()
@@ -258,28 +279,31 @@ impl Peer {
                 fetches.spawn(async move {
                     let transfer = Transfer::new(Priority::Background);
                     let fetched = replica.fetch_for(node.root, FETCH_TIMEOUT, &transfer).await;
-                    fetched.map(|_| node)
+                    fetched.map(|sealed| (node, sealed))
                 });
             }
             let Some(fetched) = fetches.join_next().await else {
                 break;
             };
             match fetched.map_err(|_| DaemonError::WorkerFailed)? {
-                Ok(node) => {
-                    let (volume, data) = (Arc::clone(&member.volume), Arc::clone(&member.data));
+                Ok((node, sealed)) => {
+                    let (volume, keys) = (Arc::clone(&member.volume), Arc::clone(&member.keys));
+                    // What came is not kept here where there is no room.
                     let note = move || -> Result<(), DaemonError> {
-                        let plain = node_of(&data, &node.root).map_err(DataError::from)?;
-                        let plain = plain.ok_or(VolumeError::NoNode { id: node.root })?;
+                        let plain = keys.open_chunk(&sealed)?;
                         Ok(volume.note_node(&node, &plain)?)
                     };
                     let noted = self.asking_pool().call(note).await;
-                    noted.ok_or(DaemonError::WorkerFailed)??;
+                    if let Err(error) = noted.ok_or(DaemonError::WorkerFailed)? {
+                        // The others are read all the same.
+                        unknown.get_or_insert(error);
+                    }
                 }
                 Err(error) => failure = Some(DataError::from(error)),
             }
         }
-        match failure {
-            Some(error) => Err(error.into()),
+        match failure.map(DaemonError::from).or(unknown) {
+            Some(error) => Err(error),
             None => Ok(was_any),
         }
     }

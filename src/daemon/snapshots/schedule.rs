@@ -104,15 +104,26 @@ fn turn(name: &str, own: DeviceId, writers: &[DeviceId]) -> u64 {
     u64::try_from(before).unwrap_or(TURNS_MAX).min(TURNS_MAX)
 }
 
-/// Returns the snapshots that are too many of those kinds of which this machine made the newest one.
+/// Tells whether a name is one that snapshots have which are made by a schedule.
+pub(super) fn is_of_schedule(name: &str) -> bool {
+    let kinds = kinds(&Schedule::default());
+    kinds.iter().any(|kind| kind.time_of(name).is_some())
+}
+
+/// Returns the snapshots that are too many of those kinds of which this machine made the newest one. One of a
+/// time that has not begun, by whose clock ever, counts as none: it would stay the newest one.
 pub(super) fn thinned<'a>(
     schedule: &Schedule,
     names: &[&'a str],
     own_names: &[&str],
+    now_ms: u64,
 ) -> Vec<&'a str> {
     let mut over = Vec::new();
     for kind in kinds(schedule).into_iter().filter(|kind| kind.kept > 0) {
-        let mut times: Vec<&str> = names.iter().filter_map(|name| kind.time_of(name)).collect();
+        let now = kind.name(kind.begin(now_ms));
+        let has_begun = |time: &&str| kind.time_of(&now).is_some_and(|now| *time <= now);
+        let times = names.iter().filter_map(|name| kind.time_of(name));
+        let mut times: Vec<&str> = times.filter(has_begun).collect();
         times.sort_unstable();
         times.dedup();
         let newest = times.last().copied();
@@ -197,9 +208,32 @@ mod tests {
             "daily-2026-11-28T00:00",
             "before the move",
         ];
-        assert_eq!(thinned(&ALL, &names, &[names[4]]), &names[..3]);
-        assert!(thinned(&ALL, &names, &[names[3], names[5]]).is_empty());
-        assert!(thinned(&ALL, &names[3..], &[names[4]]).is_empty());
-        assert!(thinned(&Schedule::default(), &names, &[names[4]]).is_empty());
+        let over = |names: &[&'static str], own: &[&str]| thinned(&ALL, names, own, NOW_MS);
+        assert_eq!(over(&names, &[names[4]]), &names[..3]);
+        assert!(over(&names, &[names[3], names[5]]).is_empty());
+        assert!(over(&names[3..], &[names[4]]).is_empty());
+        assert!(thinned(&Schedule::default(), &names, &[names[4]], NOW_MS).is_empty());
+    }
+
+    #[test]
+    fn one_of_a_time_that_has_not_begun_is_not_the_newest() {
+        let names = [
+            "hourly-2026-11-28T10:00",
+            "hourly-2026-11-28T11:00",
+            "hourly-2026-11-28T12:00",
+            "hourly-2026-11-28T13:00",
+            "hourly-2099-11-28T12:00",
+        ];
+        let over = |own: &[&str]| thinned(&ALL, &names, own, NOW_MS);
+        assert_eq!(over(&[names[2]]), &names[..1]);
+        assert!(over(&names[3..]).is_empty());
+    }
+
+    #[test]
+    fn a_name_of_the_schedule_is_told_from_others() {
+        for name in ["hourly-2026-11-28T09:00", "weekly-2026-11-23T00:00 (2)"] {
+            assert!(is_of_schedule(name), "{name}");
+        }
+        assert!(!is_of_schedule("hourly-mine") && !is_of_schedule("before the move"));
     }
 }

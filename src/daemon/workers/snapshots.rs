@@ -28,8 +28,10 @@ impl Worker for Snapshots {
     }
 
     async fn step(&mut self) -> Result<Step, Failed> {
-        let is_made = self.peer.make_snapshot(&self.member).await?;
-        match is_made || self.peer.follow_schedule(&self.member)? {
+        let is_made = self.peer.make_snapshot(&self.member).await;
+        // Also where one that is asked for cannot be made.
+        let is_asked = self.peer.follow_schedule(&self.member)?;
+        match is_made? || is_asked {
             true => Ok(Step::Busy),
             false => Ok(Step::Idle(NEXT_TICK)),
         }

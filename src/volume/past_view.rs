@@ -278,7 +278,7 @@ impl Volume {
         Ok(row.map(|_| node))
     }
 
-    /// Reads what a number names where its rows are; what is not there has nothing.
+    /// Reads what a number names where its rows are. What this machine alone shows has nothing.
     pub(super) fn read_at<T: Default>(
         &self,
         number: Ino,
@@ -289,7 +289,10 @@ impl Volume {
         }
         match self.past_node(number)? {
             Some(Node::Of(past, ino)) => read(self.view_in(&past)?, ino),
-            _ => Ok(T::default()),
+            Some(Node::Link(_)) => Ok(T::default()),
+            None if is_fleeting(number) => Ok(T::default()),
+            // Its snapshot is gone: it has not become empty.
+            None => Err(VolumeError::NoInode(number)),
         }
     }
 
@@ -437,7 +440,8 @@ impl Volume {
             }
             _ => {
                 let Some(Node::Of(past, dir)) = self.past_node(parent)? else {
-                    return Ok(());
+                    // Its snapshot is gone: it has not become empty.
+                    return Err(VolumeError::NoInode(parent));
                 };
                 return self.view_in(&past)?.readdir(dir, after, &mut |key, entry| {
                     let ino = self.number_in(&past, entry.ino);

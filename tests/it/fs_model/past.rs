@@ -11,7 +11,7 @@ use dfs::fs::{
     Reply, Seek, SetAttr, WriteFlags, XattrMode,
 };
 use dfs::replica::ReplicaError;
-use dfs::volume::{Keep, PastVolume, Snapshot};
+use dfs::volume::{Keep, PastVolume, Snapshot, VolumeError};
 
 use super::mount::Disk;
 use super::named::{BOTH, ROOT};
@@ -395,7 +395,14 @@ fn who_is_in_a_snapshot_that_is_removed_is_told() {
     let (dir, file) = (w.at(".dfs/snapshots/one/d"), w.at(".dfs/snapshots/one/d/f"));
     let link = w.at(".dfs/at/2027-01-15");
     let fh = w.fs.open(ROOT, file, READ).unwrap().fh;
+    let opened = w.fs.opendir(dir).unwrap().fh;
     w.fs.volume().drop_snapshot(w.snapshot("one").op).unwrap();
+    // Nothing has become empty.
+    let listed = w.fs.readdir(dir, opened, 0, &mut |_| Reply::Taken);
+    assert!(matches!(listed, Err(FsError::Stale(_))), "{listed:?}");
+    let held = w.fs.volume().extents(file, 0..10);
+    assert!(matches!(held, Err(VolumeError::NoInode(_))), "{held:?}");
+    w.fs.releasedir(dir, opened).unwrap();
     for number in [dir, file, link] {
         let told = w.fs.getattr(number);
         assert!(matches!(told, Err(FsError::Stale(_))), "{told:?}");

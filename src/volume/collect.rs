@@ -8,6 +8,7 @@ use super::op::OpKind;
 use super::record::Record;
 use super::rows::{RowKey, Stored, Value};
 use super::segments::open;
+use super::snapshot::{Trees, key_of_tree};
 use super::types::Source;
 use super::view::{View, private_of};
 use super::{Result, Volume, VolumeError};
@@ -42,7 +43,7 @@ impl Volume {
             return Err(VolumeError::Busy);
         }
         // Before all else is read for nothing.
-        if !self.unread_nodes()?.is_empty() {
+        if !self.knows_snapshots()? {
             return Err(VolumeError::Busy);
         }
         let mut named = Named::default();
@@ -61,14 +62,14 @@ impl Volume {
         })?;
         self.each_chunk(&self.aside.view, &mut |_, id| named.files.insert(id))?;
         self.each_of_trees(&mut |id| named.files.insert(id))?;
-        let mut trees = self.snapshot_trees()?;
+        let (mut trees, mut gone_trees) = (self.snapshot_trees()?, Trees::new());
         // Behind the files: an own change moves what it replaces from there to here.
         self.each_record(&mut |_, record| {
             for (key, before) in &record.writes {
                 if let (RowKey::Snapshot(_), Some(before)) = (key, before)
                     && let Value::Snapshot(kept) = &Stored::decode(key, before.clone())?.value
                 {
-                    trees.insert(kept.tree.root, kept.tree);
+                    gone_trees.insert(key_of_tree(&kept.tree), kept.tree);
                 }
                 if let (RowKey::Extent(..), Some(before)) = (key, before)
                     && let Value::Extent(extent) = &Stored::decode(key, before.clone())?.value
@@ -83,7 +84,7 @@ impl Volume {
                 .chunks()
                 .for_each(|id| named.past.insert(&id));
             if let Some(kept) = record.kind.as_snapshot() {
-                trees.insert(kept.tree.root, kept.tree);
+                gone_trees.insert(key_of_tree(&kept.tree), kept.tree);
             }
             Ok(())
         })?;
@@ -94,11 +95,11 @@ impl Volume {
             self.each_unfolded(log, folded, head, &mut |kind| {
                 kind.shape().chunks().for_each(|id| named.past.insert(&id));
                 if let Some(kept) = kind.as_snapshot() {
-                    trees.insert(kept.tree.root, kept.tree);
+                    trees.insert(key_of_tree(&kept.tree), kept.tree);
                 }
             })?;
         }
-        self.name_snapshots(&trees, &mut named.history)?;
+        self.name_snapshots(&trees, &gone_trees, &mut named.history)?;
         named.noted = self.state.lock().named.take().unwrap_or_default();
         drop(noting);
         self.sync()?;

@@ -29,6 +29,12 @@ pub enum VolumeError {
         /// Its chunk.
         id: ChunkId,
     },
+    /// A node of a snapshot was made by a newer release, which may find more in it.
+    #[error("a part of a snapshot was made by a newer version of dfs: chunk {id}")]
+    NewerNode {
+        /// Its chunk.
+        id: ChunkId,
+    },
     /// The tree of a checkpoint is not what its signers signed, or what they signed is no such thing.
     #[error("a checkpoint is not what was signed: {what}")]
     BadCheckpoint {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::aside::not_aside;
+use super::checkpoint::tree::LEVELS_MAX;
 use super::extents::check_pieces;
 use super::types::{FileKind, Piece, Place, Source};
 use crate::base::limits::{
@@ -276,7 +277,11 @@ impl OpKind {
             Self::Append(append) => flaw_of_pieces(&append.pieces, append.len),
             Self::SetXattr { name, value, .. } => flaw_of_xattr(name, value),
             Self::RemoveXattr { name, .. } => flaw_of_xattr(name, &[]),
-            Self::Snapshot(kept) => flaw_of_name(kept.name.as_bytes()),
+            Self::Snapshot(kept) => {
+                let is_deep = kept.tree.level > LEVELS_MAX;
+                let flaw = is_deep.then_some("a tree of too many levels");
+                flaw.or_else(|| flaw_of_name(kept.name.as_bytes()))
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub(super) use self::named::Trees;
+pub(super) use self::named::{Trees, key_of_tree};
 
 use super::anew::is_of_private;
 use super::checkpoint::tree::{Growing, Item, PutNode, Shared, Sizes};
@@ -200,7 +200,9 @@ impl Volume {
     /// Returns the trees of the snapshots that are kept.
     pub(super) fn snapshot_trees(&self) -> Result<Trees> {
         let kept = self.kept_snapshots()?;
-        let trees = kept.iter().map(|(_, kept)| (kept.tree.root, kept.tree));
+        let trees = kept
+            .iter()
+            .map(|(_, kept)| (key_of_tree(&kept.tree), kept.tree));
         Ok(trees.collect())
     }
 

@@ -14,7 +14,7 @@ use crate::log::checkpoint::Tree;
 use crate::replica::ReplicaError;
 use crate::store::{Batch, RowVisitor, Rows, StoreError, Table, VALUE_MAX_BYTES};
 use crate::volume::VolumeError;
-use crate::volume::checkpoint::tree::{LEVELS_MAX, Node, each_item, list_of};
+use crate::volume::checkpoint::tree::{LEVELS_MAX, Node, PARTS_MAX, each_item, list_of};
 
 /// Called for the plaintext of a node; `None` where it is not here. May be called again for one that it gave.
 pub type NodeSource =
@@ -86,6 +86,15 @@ struct Below<'a> {
     first: Option<At<'a>>,
     /// It begins with the rest of it.
     is_rest: bool,
+}
+
+/// What was found of a row in parts.
+struct Gathered {
+    value: Vec<u8>,
+    /// Those behind the first one.
+    parts: usize,
+    /// There is more.
+    goes_on: bool,
 }
 
 /// The rows of a table that are asked for.
@@ -195,11 +204,17 @@ impl TreeRows {
                 };
                 let low = nodes.partition_point(begins).saturating_sub(1);
                 let high = nodes.partition_point(|node| span.ends_behind(node.first()));
-                let nodes = nodes.get(low..high).unwrap_or_default();
+                // Between two rests of a row no other one begins.
+                let has_rows = |at: usize| match (nodes.get(at), nodes.get(at + 1)) {
+                    (Some(node), Some(next)) => !node.is_rest || next.first() != node.first(),
+                    _ => true,
+                };
+                let visited = (low..high).filter(|at| has_rows(*at));
+                let visited: Vec<&Node> = visited.filter_map(|at| nodes.get(at)).collect();
                 let mut visit = |node: &Node| self.visit(below(at, node), span, f);
                 match span.is_reverse {
-                    false => each(nodes.iter(), &mut visit),
-                    true => each(nodes.iter().rev(), &mut visit),
+                    false => each(visited.into_iter(), &mut visit),
+                    true => each(visited.into_iter().rev(), &mut visit),
                 }
             }
             Decoded::Leaf(rows) => {
@@ -212,11 +227,14 @@ impl TreeRows {
                     if !row.goes_on {
                         return Ok(f(&row.key, &row.value));
                     }
-                    let mut value = row.value.to_vec();
-                    let mut goes_on = true;
-                    self.gather(self.root(), row.at(), &mut value, &mut goes_on)?;
-                    match goes_on {
-                        false => Ok(f(&row.key, &value)),
+                    let mut gathered = Gathered {
+                        value: row.value.to_vec(),
+                        parts: 0,
+                        goes_on: true,
+                    };
+                    self.gather(self.root(), row.at(), &mut gathered)?;
+                    match gathered.goes_on {
+                        false => Ok(f(&row.key, &gathered.value)),
                         true => Err(BAD_NODE),
                     }
                 };
@@ -229,20 +247,14 @@ impl TreeRows {
     }
 
     /// Adds to a value what leaves have that begin with the rest of its row.
-    fn gather(
-        &self,
-        at: Below<'_>,
-        key: At<'_>,
-        value: &mut Vec<u8>,
-        goes_on: &mut bool,
-    ) -> Result<()> {
+    fn gather(&self, at: Below<'_>, key: At<'_>, to: &mut Gathered) -> Result<()> {
         match &*self.node(at)? {
             Decoded::List(nodes) => {
                 let low = nodes.partition_point(|node| node.first() < key);
                 let nodes = nodes.get(low.saturating_sub(1)..).unwrap_or_default();
                 for node in nodes.iter().take_while(|node| node.first() <= key) {
-                    if *goes_on && (node.is_rest || at.tree.level > 1) {
-                        self.gather(below(at, node), key, value, goes_on)?;
+                    if to.goes_on && (node.is_rest || at.tree.level > 1) {
+                        self.gather(below(at, node), key, to)?;
                     }
                 }
             }
@@ -251,12 +263,13 @@ impl TreeRows {
                     && at.is_rest
                     && row.at() == key
                 {
-                    value.extend_from_slice(&row.value);
-                    *goes_on = row.goes_on;
+                    to.value.extend_from_slice(&row.value);
+                    to.parts += 1;
+                    to.goes_on = row.goes_on;
                 }
             }
         }
-        match value.len() > VALUE_MAX_BYTES {
+        match to.value.len() > VALUE_MAX_BYTES || to.parts > PARTS_MAX {
             true => Err(BAD_NODE),
             false => Ok(()),
         }

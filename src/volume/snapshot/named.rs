@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::base::{ChunkId, ChunkSet, Ino};
 use crate::log::checkpoint::Tree;
 use crate::store::{Batch, Table};
-use crate::volume::checkpoint::tree::{LEVELS_MAX, Node, each_item, is_list, list_of};
+use crate::volume::checkpoint::tree::{LEVELS_MAX, Node, each_item, is_list, is_newer, list_of};
 use crate::volume::rows::{RowKey, Stored, Value};
 use crate::volume::types::Source;
 use crate::volume::{Result, Volume, VolumeError};
@@ -20,8 +20,13 @@ use crate::volume::{Result, Volume, VolumeError};
 /// Rows of nodes that nothing names any more which go in one batch.
 const DROPPED_SLICE: usize = 1024;
 
-/// Trees of snapshots, by root.
-pub(in crate::volume) type Trees = BTreeMap<ChunkId, Tree>;
+/// Trees of snapshots, by root and level: of two that say other things of one root each is looked at.
+pub(in crate::volume) type Trees = BTreeMap<(ChunkId, u8), Tree>;
+
+/// Returns how a tree is found among others.
+pub(in crate::volume) fn key_of_tree(tree: &Tree) -> (ChunkId, u8) {
+    (tree.root, tree.level)
+}
 
 /// What was found below some trees.
 #[derive(Debug, Default)]
@@ -48,6 +53,20 @@ impl Volume {
         Ok(walked.missing)
     }
 
+    /// Tells whether it is known what all snapshots name that are kept here.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub(in crate::volume) fn knows_snapshots(&self) -> Result<bool> {
+        let trees = self.snapshot_trees()?;
+        let is_known = self.walk(&trees, &mut |_| {})?.missing.is_empty();
+        if !is_known {
+            *self.unread.lock() = trees;
+        }
+        Ok(is_known)
+    }
+
     /// Tells whether somebody asked what is named, and that was not known of all snapshots.
     pub fn has_unread_nodes(&self) -> bool {
         !self.unread.lock().is_empty()
@@ -57,8 +76,11 @@ impl Volume {
     ///
     /// # Errors
     ///
-    /// The store's.
+    /// [`VolumeError::NewerNode`] where a newer release may find more in it; and the store's.
     pub fn note_node(&self, node: &Tree, plain: &[u8]) -> Result<()> {
+        if is_newer(plain) {
+            return Err(VolumeError::NewerNode { id: node.root });
+        }
         let is_list = node.level > 0;
         let ids = names_of(is_list, plain).unwrap_or_else(|error| {
             tracing::warn!(id = %node.root, %error, "a node of a snapshot is none");
@@ -80,22 +102,31 @@ impl Volume {
         Ok(self.view.rows.commit(batch)?)
     }
 
-    /// Adds what trees name to `named`, and lets go of what is known of other nodes.
+    /// Adds what trees name to `named`, and lets go of what is known of other nodes. Of `gone`, which are of
+    /// snapshots that were removed, it is what is known of them: others may have given up their nodes, and
+    /// removed they are again whenever that is undone.
     ///
     /// # Errors
     ///
-    /// [`VolumeError::Busy`] where that is not known of all nodes.
+    /// [`VolumeError::Busy`] where that is not known of all nodes of `trees`.
     pub(in crate::volume) fn name_snapshots(
         &self,
         trees: &Trees,
+        gone: &Trees,
         named: &mut ChunkSet,
     ) -> Result<()> {
         let walked = self.walk(trees, &mut |id| named.insert(id))?;
-        if !walked.missing.is_empty() {
-            self.unread.lock().extend(trees.clone());
+        // Those of before may be gone by now.
+        let is_known = walked.missing.is_empty();
+        *self.unread.lock() = match is_known {
+            true => Trees::new(),
+            false => trees.clone(),
+        };
+        if !is_known {
             return Err(VolumeError::Busy);
         }
-        let nodes = walked.nodes.iter();
+        let of_gone = self.walk(gone, &mut |id| named.insert(id))?;
+        let nodes = walked.nodes.iter().chain(&of_gone.nodes);
         let kept: HashSet<[u8; 33]> = nodes.map(|(id, level)| key_of(id, *level > 0)).collect();
         let mut others = Vec::new();
         let rows = &*self.view.rows;

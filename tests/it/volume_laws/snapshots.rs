@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dfs::base::{ChunkId, Clock, Rng};
+use dfs::log::checkpoint::Tree;
 use dfs::replica::ReplicaError;
 use dfs::store::{Rows, Table};
-use dfs::volume::{FileKind, Keep, OpKind, Piece, Snapshot, Source, VolumeError};
+use dfs::volume::{FileKind, Keep, Kept as KeptOp, OpKind, Piece, Snapshot, Source, VolumeError};
 use parking_lot::Mutex;
 
 use super::checkpoints::{begin_at, commit, expect_rows};
@@ -211,21 +212,66 @@ fn read_nodes(device: &Device, nodes: &Nodes) -> usize {
 }
 
 #[test]
-fn what_a_snapshot_names_whose_removal_may_be_undone_is_found_out_too() {
+fn a_snapshot_that_was_removed_names_what_is_known_of_it() {
     let (devices, nodes) = (cluster(2), Nodes::default());
-    let (b, id) = (&devices[1], ChunkId([7; 32]));
-    write_chunk(&devices[0], "f", id);
-    let made = devices[0].keep(&nodes, "a");
+    let ([a, b], id) = ([&devices[0], &devices[1]], ChunkId([7; 32]));
+    write_chunk(a, "f", id);
+    let made = a.keep(&nodes, "a");
     exchange_all(&devices);
-    b.unlink("f");
-    b.volume.drop_snapshot(made.op).unwrap();
-    // No snapshot is here: its tree is in what undo needs alone.
-    assert!(b.volume.unread_nodes().unwrap().is_empty());
     assert!(matches!(b.volume.named(), Err(VolumeError::Busy)));
     assert!(b.volume.has_unread_nodes());
-    assert_eq!(read_nodes(b, &nodes), nodes.lock().len());
-    assert!(!b.volume.has_unread_nodes());
-    assert!(b.volume.named().unwrap().history.has(&id));
+    b.unlink("f");
+    b.volume.drop_snapshot(made.op).unwrap();
+    exchange_all(&devices);
+    // Its tree is in what undo needs alone; others may have given up its nodes.
+    for device in [a, b] {
+        let named = device.volume.named().unwrap();
+        assert!(named.history.has(&made.tree.root));
+        assert!(!device.volume.has_unread_nodes());
+        assert!(device.volume.unread_nodes().unwrap().is_empty());
+    }
+    assert!(a.volume.named().unwrap().history.has(&id));
+}
+
+#[test]
+fn a_snapshot_that_says_other_things_of_a_root_hides_no_other_one() {
+    let (devices, nodes) = (cluster(1), Nodes::default());
+    let (a, id) = (&devices[0], ChunkId([7; 32]));
+    write_chunk(a, "f", id);
+    let made = a.keep(&nodes, "a");
+    let of_level = |level| Tree { level, ..made.tree };
+    let kept = |tree| {
+        OpKind::Snapshot(KeptOp {
+            name: "b".to_owned(),
+            time_ms: made.time_ms,
+            tree,
+            nodes: 1,
+            bytes: 1,
+        })
+    };
+    let mut writer = a.volume.write().unwrap();
+    let refused = writer.apply(kept(of_level(255)));
+    assert!(matches!(refused, Err(VolumeError::BadOp { .. })));
+    writer.apply(kept(of_level(made.tree.level + 1))).unwrap();
+    drop(writer);
+    a.unlink("f");
+    // What is no list names nothing.
+    read_nodes(a, &nodes);
+    assert!(a.volume.named().unwrap().history.has(&id));
+}
+
+#[test]
+fn a_node_of_a_newer_release_is_not_known() {
+    let (devices, nodes) = (cluster(2), Nodes::default());
+    devices[0].keep(&nodes, "a");
+    exchange_all(&devices);
+    let b = &devices[1].volume;
+    let unread = b.unread_nodes().unwrap();
+    let noted = b.note_node(&unread[0], &[2, 0]);
+    assert!(matches!(noted, Err(VolumeError::NewerNode { .. })));
+    assert_eq!(b.unread_nodes().unwrap(), unread);
+    b.note_node(&unread[0], &[0, 0]).unwrap();
+    assert!(b.unread_nodes().unwrap().is_empty());
 }
 
 #[test]

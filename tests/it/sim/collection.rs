@@ -5,12 +5,21 @@ use std::time::Duration;
 
 use dfs::base::time::sleep;
 use dfs::base::{ChunkId, Rng};
+use dfs::node::Setting;
 use dfs_sim::Cluster;
 
 use super::{seeds, simulate};
 
 /// What a program writes in one go, and is no small file.
 const LEN: usize = 60 << 10;
+
+/// Founds a volume that keeps nothing that was replaced or removed.
+async fn without_history(seed: u64, members: usize, storage: usize) -> Cluster {
+    let cluster = Cluster::new(seed, members, storage).await;
+    let node = cluster.peer(0).node();
+    node.set(Setting::HistoryMs(0)).await.unwrap();
+    cluster
+}
 
 /// Lets a time pass in which all peers collect now and then.
 async fn collecting(cluster: &Cluster, hosts: usize, time: Duration) {
@@ -43,7 +52,7 @@ fn assert_exact(cluster: &Cluster, hosts: usize) {
 fn what_a_snapshot_alone_names_stays_on_all_peers_until_it_is_removed() {
     for seed in seeds() {
         simulate(seed, |seed| async move {
-            let mut cluster = Cluster::new(seed, 3, 1).await;
+            let mut cluster = without_history(seed, 3, 1).await;
             let names: Vec<Vec<u8>> = (0..6).map(|n| format!("file {n}").into_bytes()).collect();
             for (number, name) in names.iter().enumerate() {
                 let content = cluster.random_bytes(LEN);
@@ -82,7 +91,7 @@ fn what_a_snapshot_alone_names_stays_on_all_peers_until_it_is_removed() {
 fn what_is_overwritten_and_removed_goes_on_all_peers_also_where_there_are_no_keys() {
     for seed in seeds() {
         simulate(seed, |seed| async move {
-            let mut cluster = Cluster::new(seed, 3, 1).await;
+            let mut cluster = without_history(seed, 3, 1).await;
             let mut names = Vec::new();
             for number in 0..12u8 {
                 let name = format!("file {number}").into_bytes();
@@ -122,7 +131,7 @@ fn what_is_named_again_while_it_goes_is_on_as_many_peers_as_any_other() {
     for seed in seeds().into_iter().chain(200..202) {
         simulate(seed, |seed| async move {
             let rng = Rng::from_seed(seed ^ 0x636f_6c6c);
-            let mut cluster = Cluster::new(seed, 4, 2).await;
+            let mut cluster = without_history(seed, 4, 2).await;
             // Few contents, so that they come again and again.
             let contents: Vec<Vec<u8>> = (0..4).map(|_| cluster.random_bytes(LEN)).collect();
             for _ in 0..40 {

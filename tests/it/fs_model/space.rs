@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
-use dfs::base::Ino;
+use dfs::base::{ChunkId, Ino};
 use dfs::fs::{
     Caller, Capacity, Fallocate, FileHandle, Fs, FsConfig, FsError, OpenFlags, OwnRoom, RoomSource,
     WriteFlags,
 };
+use dfs::log::checkpoint::Tree;
 use dfs::store::Store;
+use dfs::volume::{Kept, OpKind};
 use mount_tests::source::pattern;
 
 use super::mount::Disk;
@@ -259,4 +261,34 @@ fn a_reservation_asks_for_what_is_missing() {
     fs.volume().seal_drafts().unwrap();
     // With the chunks of the hole given up its bytes fit again.
     assert!(reserve(0, 16).is_ok());
+}
+
+#[test]
+fn history_stays_while_giving_it_up_makes_no_room() {
+    let disk = Disk::new();
+    let fs = mount(&disk, 6);
+    let volume = fs.volume();
+    volume.keep_history(u64::MAX).unwrap();
+    store(&fs, "a", 3, 1).unwrap();
+    remove(&fs, "a");
+    // Nobody has its tree, so nobody knows what it names.
+    let unknown = Kept {
+        name: "unknown".to_owned(),
+        time_ms: 0,
+        tree: Tree {
+            root: ChunkId([9; 32]),
+            len: 1,
+            level: 0,
+        },
+        nodes: 1,
+        bytes: 1,
+    };
+    let made = volume.write().unwrap().apply(OpKind::Snapshot(unknown));
+    let full = store(&fs, "b", 5, 2);
+    assert!(matches!(full, Err(FsError::NoSpace)), "{full:?}");
+    assert_eq!(volume.removals().unwrap().of(Ino::ROOT).unwrap().len(), 1);
+    volume.drop_snapshot(made.unwrap().id).unwrap();
+    remove(&fs, "b");
+    store(&fs, "c", 5, 3).unwrap();
+    assert_eq!(volume.removals().unwrap().of(Ino::ROOT).unwrap().len(), 0);
 }

@@ -15,6 +15,9 @@ type Seen = Vec<(Vec<u8>, Vec<u8>)>;
 /// Tables with more rows than that are not filled.
 const FEW: usize = 64;
 
+/// Bytes of keys that go in a step where the disk is full.
+const SMALL_STEP_BYTES: usize = 1 << 10;
+
 /// Tables that are filled.
 #[derive(Debug)]
 pub struct Filling {
@@ -24,6 +27,10 @@ pub struct Filling {
 impl LayeredRows {
     /// Begins to fill tables; `None` where they have more than a few rows, or rows lie in a layer.
     pub fn fill(self: &Arc<Self>, tables: &[Table]) -> Result<Option<Filling>, StoreError> {
+        // What one that broke off left takes room that this one needs.
+        if self.is_filling() {
+            self.give_up_filling()?;
+        }
         if self.mode.load(Ordering::SeqCst) != IDLE {
             return Ok(None);
         }
@@ -70,10 +77,11 @@ impl LayeredRows {
             .filter_map(|tag| Table::from_tag(*tag))
         {
             let mut from = Vec::new();
+            let mut most = STEP_BYTES;
             loop {
                 let (mut step, mut bytes, mut next) = (Batch::new(), 0, None);
                 let mut visit = |key: &[u8]| {
-                    if bytes >= STEP_BYTES {
+                    if bytes >= most {
                         next = Some(key.to_vec());
                         return ControlFlow::Break(());
                     }
@@ -84,10 +92,16 @@ impl LayeredRows {
                     ControlFlow::Continue(())
                 };
                 self.inner.scan_keys(table, &from, None, &mut visit)?;
-                self.inner.commit(step)?;
-                match next {
-                    Some(next) => from = next,
-                    None => break,
+                match self.inner.commit(step) {
+                    // A full disk takes what is small.
+                    Err(StoreError::Full) if most > SMALL_STEP_BYTES => most = SMALL_STEP_BYTES,
+                    done => {
+                        done?;
+                        match next {
+                            Some(next) => from = next,
+                            None => break,
+                        }
+                    }
                 }
             }
         }

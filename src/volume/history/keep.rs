@@ -128,8 +128,17 @@ impl Volume {
             return Ok(());
         }
         for ino in nodes {
-            if self.view.row(&RowKey::Inode(*ino))?.is_none() {
-                self.drop_versions(*ino)?;
+            if self.view.row(&RowKey::Inode(*ino))?.is_some() {
+                continue;
+            }
+            self.drop_versions(*ino)?;
+            // A long one whose first part went when there was room still.
+            let rows = &self.view.rows;
+            let gone = node_prefix(GONE_TAG, *ino);
+            if rows.get(Table::History, &gone)?.is_none() {
+                for tag in [GONE_EXTENT_TAG, GONE_XATTR_TAG] {
+                    self.drop_rows(&node_prefix(tag, *ino))?;
+                }
             }
         }
         Ok(())

@@ -232,6 +232,11 @@ impl Node {
         }
     }
 
+    /// Says whether the newest record is a checkpoint: there is nothing behind it for another one.
+    pub fn is_at_checkpoint(&self) -> bool {
+        self.chain.marked() == self.chain.tip().number
+    }
+
     /// Says whether this peer waits for a checkpoint that it asked for.
     pub(super) fn asks_checkpoint(&self) -> bool {
         let mut asked = self.checkpoints.asked.lock();

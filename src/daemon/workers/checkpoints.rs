@@ -31,8 +31,8 @@ pub(super) struct Checkpoints {
     done: Option<Checkpoint>,
     /// What was folded and here when something moved last, and when that was.
     moved: Option<(RecordRef, Vector, Duration)>,
-    /// What was here when one was asked for last, because nothing changed.
-    asked: Option<Vector>,
+    /// What was here when one was asked for last, because nothing changed, and the bytes of segments then.
+    asked: Option<(Vector, u64)>,
 }
 
 impl Checkpoints {
@@ -83,11 +83,18 @@ impl Checkpoints {
         if segments < SEGMENTS_MIN_BYTES || stands_for < REST {
             return;
         }
-        let have = self.moved.as_ref().map(|(_, have, _)| have);
-        if self.asked.as_ref() == have || segments < self.peer.room().kept_bytes() / SEGMENTS_PART {
+        let many = SEGMENTS_MIN_BYTES.max(self.peer.room().kept_bytes() / SEGMENTS_PART);
+        // Where they do not go, whatever the reason, as many more have to come before the next one.
+        let asked = self.asked.as_ref();
+        let is_asked = asked.is_some_and(|(have, bytes)| {
+            let is_same = self.moved.as_ref().is_some_and(|(_, now, _)| now == have);
+            is_same || (*bytes..bytes.saturating_add(many)).contains(&segments)
+        });
+        if segments < many || is_asked || self.peer.node().is_at_checkpoint() {
             return;
         }
-        self.asked = have.cloned();
+        let have = self.moved.as_ref().map(|(_, have, _)| have.clone());
+        self.asked = have.map(|have| (have, segments));
         self.peer.node().ask_checkpoint();
     }
 }
